@@ -1,0 +1,364 @@
+"""What the operator declares in `mail.yml`: the models, and nothing about how a host is built from them.
+
+Fields are checked one by one first; how they relate (does this alias lead anywhere?) only once each is sound,
+lest one typing error turn into ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from mailkeep import relations, source
+from mailkeep.source import Document, Loc, Problem, SettingsError, dotted, shown, shown_kind
+from mailkeep.values import (
+    AnyNetwork,
+    DisplayName,
+    Domain,
+    FileBeside,
+    HostName,
+    Login,
+    Mailbox,
+    OwnMailbox,
+    PasswordHash,
+    Port,
+    PublicAddress,
+    RelayHost,
+    Switch,
+    Targets,
+    UserName,
+    size,
+    whole,
+)
+
+WANTS = {
+    "model_type": "`setting: value` lines",
+    "dict_type": "`key: value` lines",
+    "tuple_type": "a list: one `- value` a line",
+    "too_short": "at least one",
+    "too_long": "at most {max_length}",
+    "literal_error": "{expected}",
+}
+
+__all__ = ["Account", "Settings", "SettingsError", "load", "schema"]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_written_means_the_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+
+
+class Host(Model):
+    """The server itself."""
+
+    name: HostName = Field(
+        description="Its fully qualified name (HELO, certificate, MX); not one of the mail domains.",
+        examples=["mail.example.org"],
+    )
+    addresses: tuple[PublicAddress, ...] = Field(
+        min_length=1,
+        description="Its public addresses, IPv4 and IPv6.",
+        examples=[["203.0.113.25", "2001:db8::25"]],
+    )
+
+
+class Limits(Model):
+    """How much one account may send. Checked but not enforced by this version, which warns of that."""
+
+    messages_per_hour: Annotated[int, *whole(1, 1_000_000)] | None = Field(
+        default=None, description="Messages in any hour.", examples=[100]
+    )
+    recipients_per_day: Annotated[int, *whole(1, 1_000_000)] | None = Field(
+        default=None, description="Recipients, all messages together, in any day.", examples=[500]
+    )
+
+
+class Account(Model):
+    """One mailbox and the login to it."""
+
+    address: OwnMailbox = Field(
+        description="The address, which is also the login name: lower-case ASCII in one of the mail domains, "
+        "without a plus sign (mail to `anna+anything` reaches `anna` by itself).",
+        examples=["anna@example.org"],
+    )
+    password: PasswordHash = Field(
+        repr=False,
+        description="The hash that `mailkeep account passwd` writes, in quotes; never clear text.",
+        examples=["{ARGON2ID}$argon2id$v=19$m=19456,t=2,p=1$…$…"],
+    )
+    name: DisplayName = Field(
+        default="", description="The name of the person, without a colon.", examples=["Anna Example"]
+    )
+    quota: Annotated[int, *size("1M", "16T")] | None = Field(
+        default=None,
+        description="The most that the mailbox may hold, such as 500M or 2G; at least 1M. Without it, 1G.",
+        examples=["2G"],
+    )
+    send_as: tuple[OwnMailbox, ...] = Field(
+        default=(),
+        description="More addresses in the mail domains that this account may send from. Its own needs no "
+        "mention, another account's own is refused.",
+        examples=[["info@example.org"]],
+    )
+    limits: Limits = Field(default=Limits(), description="How much it may send.")
+
+
+class Admin(Model):
+    """The people who run the server."""
+
+    addresses: tuple[Mailbox, ...] = Field(
+        min_length=1,
+        max_length=20,
+        description="Where reports, alarms and the host's own mail (root, postmaster) go. One elsewhere "
+        "still reaches you when this server does not work.",
+        examples=[["you@example.net"]],
+    )
+    networks: tuple[AnyNetwork, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Networks that are never banned, such as your own connection at home.",
+        examples=[["203.0.113.0/24", "2001:db8:1::/48"]],
+    )
+
+
+class Relay(Model):
+    """A smarthost for all outbound mail, where port 25 is blocked. Its password is in the vault."""
+
+    host: RelayHost = Field(description="Its name, without brackets.", examples=["smtp.example.net"])
+    port: Port = Field(default=587, description="Its submission port.", examples=[587, "submissions"])
+    user: Login | None = Field(default=None, description="The login name there, if any.", examples=["anna"])
+
+
+class Tls(Model):
+    """The certificate that the server shows."""
+
+    mode: Literal["self-signed", "files"] = Field(
+        default="self-signed",
+        description="`self-signed` makes one, which mail clients warn of. `files` uses yours.",
+        examples=["files"],
+    )
+    certificate: FileBeside | None = Field(
+        default=None,
+        description="With `files`: the chain (PEM) beside mail.yml. Its key is in the vault.",
+        examples=["chain.pem"],
+    )
+
+
+class Retention(Model):
+    """What is deleted by itself, so that nothing fills the disk."""
+
+    journal: Annotated[int, *size("16M", "64G")] = Field(
+        default=200 * 2**20,
+        description="The most that the logs may hold (journald's SystemMaxUse), 16M to 64G.",
+        examples=["200M"],
+    )
+    queue_days: Annotated[int, *whole(1, 5)] = Field(
+        default=2,
+        description="Days until undelivered mail goes back (Postfix's maximal_queue_lifetime), 1 to 5.",
+        examples=[2],
+    )
+    trash_days: Annotated[int, *whole(1, 3650)] = Field(
+        default=30,
+        description="Days after which mail in Trash and Junk is deleted, 1 to 3650.",
+        examples=[30],
+    )
+
+
+class Ssh(Model):
+    """How the server is administered."""
+
+    port: Port = Field(default=22, description="The port that sshd listens on.", examples=[22])
+    passwords: Switch = Field(default=False, description="Whether passwords do beside keys.", examples=[False])
+
+
+class Firewall(Model):
+    """SSH and the mail ports are open, and nothing else but what is named here."""
+
+    block: tuple[AnyNetwork, ...] = Field(
+        default=(), description="Networks that reach nothing on this server.", examples=[["198.51.100.0/24"]]
+    )
+    open: tuple[Port, ...] = Field(
+        default=(),
+        description="More TCP ports to open to everyone, by number or by name.",
+        examples=[["https", 8443]],
+    )
+
+
+class Settings(Model):
+    """One mail server."""
+
+    host: Host = Field(description="The server itself.")
+    domains: tuple[Domain, ...] = Field(
+        min_length=1,
+        description="The mail domains: lower case, internationalised ones in their ASCII form (`xn--…`).",
+        examples=[["example.org", "example.net"]],
+    )
+    accounts: tuple[Account, ...] = Field(
+        default=(), description="The mailboxes. `mailkeep account add` adds one and makes its password."
+    )
+    aliases: dict[OwnMailbox, Targets] = Field(
+        default={},
+        description="Addresses whose mail goes to others, here or elsewhere.",
+        examples=[{"info@example.org": ["anna@example.org", "bert@example.net"]}],
+    )
+    catch_all: dict[Domain, Mailbox] = Field(
+        default={},
+        description="For a domain: where mail to its unknown addresses goes. Off by default: mostly spam.",
+        examples=[{"example.org": "anna@example.org"}],
+    )
+    admin: Admin = Field(description="The people who run the server.")
+    relay: Relay | None = Field(default=None, description="A smarthost for all outbound mail.")
+    tls: Tls = Field(default=Tls(), description="The certificate that the server shows.")
+    retention: Retention = Field(default=Retention(), description="What is deleted by itself.")
+    resolver: Literal["local", "system"] = Field(
+        default="local",
+        description="`local` runs a validating unbound on the server; `system` uses the provider's resolver.",
+        examples=["local"],
+    )
+    ssh: Ssh = Field(default=Ssh(), description="How the server is administered.")
+    firewall: Firewall = Field(default=Firewall(), description="What reaches the server.")
+    local_senders: tuple[UserName, ...] = Field(
+        default=("root",),
+        description="Linux users whose programs may send mail (Postfix's authorized_submit_users).",
+        examples=[["root"]],
+    )
+    message_size: Annotated[int, *size("1M", "150M")] = Field(
+        default=25 * 2**20,
+        description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",
+        examples=["25M"],
+    )
+
+    _document: Document = PrivateAttr(default=Document(Path("mail.yml"), {}, {}))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if problems := relations.problems(self):
+            raise ValidationError.from_exception_data("Settings", problems)
+        return self
+
+    @cached_property
+    def own_domains(self) -> frozenset[str]:
+        """The mail domains, to look up in."""
+        return frozenset(self.domains)
+
+    @cached_property
+    def account_addresses(self) -> frozenset[str]:
+        """The accounts' own addresses, to look up in."""
+        return frozenset(account.address for account in self.accounts)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is right but not as it seems, one message each: file, line, field, what does not happen."""
+        return tuple(self._unenforced_limits())
+
+    def _unenforced_limits(self) -> Iterator[str]:
+        for index, account in enumerate(self.accounts):
+            for name, value in account.limits:
+                loc = ("accounts", index, "limits", name)
+                if value is not None:
+                    yield f"{self._place(loc)}: {value} is not enforced; this version has no sending limits"
+
+    def _place(self, loc: Loc) -> str:
+        line = self._document.line(loc)
+        return f"{self._document.path}{f':{line}' if line else ''}: {dotted(loc)}"
+
+
+def load(path: Path) -> Settings:
+    """The settings in the YAML file `path`; raises SettingsError with all that is wrong with it."""
+    return parse(path, source.text(path))
+
+
+def parse(path: Path, content: str) -> Settings:
+    """The settings in `content`; `path` is for the messages. Raises SettingsError with all that is wrong."""
+    document = source.parse(path, content)
+    try:
+        settings = Settings.model_validate(document.data)
+    except ValidationError as error:
+        details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+        raise SettingsError(path, [_problem(document, detail) for detail in details]) from None
+    settings._document = document
+    return settings
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of `mail.yml`, for editors. It does not relate settings to each other."""
+    made = Settings.model_json_schema()
+    for model in (made, *made["$defs"].values()):
+        required = model.get("required", ())
+        for name, setting in model.get("properties", {}).items():
+            if name not in required:  # a key with nothing behind it means the default
+                model["properties"][name] = _or_nothing(setting)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | made
+
+
+def _or_nothing(setting: dict[str, Any]) -> dict[str, Any]:
+    about = {key: setting[key] for key in ("title", "description", "default", "examples") if key in setting}
+    kind = {key: value for key, value in setting.items() if key not in about}
+    choices = kind["anyOf"] if [*kind] == ["anyOf"] else [kind]
+    nothing = {"type": "null"}
+    return about | {"anyOf": [*choices, *([nothing] if nothing not in choices else [])]}
+
+
+def _problem(document: Document, detail: ErrorDetails) -> Problem:
+    loc = detail["loc"]
+    if loc and loc[-1] == "[key]":
+        loc = loc[:-1]
+    return Problem(document.line(loc), dotted(loc), *_told(detail, loc))
+
+
+def _told(detail: ErrorDetails, loc: Loc) -> tuple[str, str]:
+    """What was found and what is wanted, in the words of mail.yml rather than of Python."""
+    context = detail.get("ctx", {})
+    kind, value = detail["type"], detail["input"]
+    if kind == "want":
+        return context["found"] or shown(value), context["want"]
+    if kind == "missing":
+        return "nothing", f"this setting. {_description(loc)}"
+    if kind == "extra_forbidden":
+        return f"the unknown setting {shown(loc[-1])}", _known_settings(loc)
+    # Text where a list should be may be anything, a password with its address even.
+    found = shown_kind(value) if kind.endswith("_type") else shown(value)
+    return found, WANTS.get(kind, detail["msg"]).format(**context)
+
+
+def _follows(detail: ErrorDetails) -> bool:
+    """Whether it is told elsewhere: a list too short only because its items are wrong."""
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
+def _known_settings(loc: Loc) -> str:
+    known = [*_model_around(loc).model_fields]
+    near = get_close_matches(str(loc[-1])[:80], known, n=1)
+    return f"{near[0]}" if near else f"one of {', '.join(known)}"
+
+
+def _description(loc: Loc) -> str:
+    return _model_around(loc).model_fields[str(loc[-1])].description or ""
+
+
+def _model_around(loc: Loc) -> type[BaseModel]:
+    """The model that the last key of `loc` is a setting of."""
+    model: type[BaseModel] = Settings
+    for name in loc[:-1]:
+        if isinstance(name, str):
+            model = next(models_in(model.model_fields[name].annotation))
+    return model
+
+
+def models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models within a setting's type: Account of tuple[Account, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)

@@ -1,0 +1,246 @@
+"""Reads a YAML file as plain data that remembers its line numbers.
+
+Every scalar is the text that was written, or None when nothing was. What `no`, `0022` or `10:30` means is for
+the model to say, so none of YAML 1.1's guesses changes a value. Anchors, aliases and tags are refused: the
+settings need none, and an alias inside an alias grows without bound.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+
+from mailkeep.errors import UserError
+
+LARGEST_FILE = 10 * 2**20
+DEEPEST_NESTING = 16
+MOST_VALUES = 400_000  # keys included; 10,000 accounts with every setting have about 200,000
+SHOWN_PROBLEMS = 12
+
+Loc = tuple[str | int, ...]
+
+
+class Problem(NamedTuple):
+    """One thing to mend. `line` counts from 1; 0 is the file as a whole."""
+
+    line: int
+    field: str
+    found: str
+    want: str
+
+
+class SettingsError(UserError):
+    """Everything that is wrong with one file, in the order of its lines."""
+
+    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
+        self.path = path
+        self.problems = tuple(sorted(problems))
+        shown = [_block(path, problem) for problem in self.problems[:SHOWN_PROBLEMS]]
+        if more := len(self.problems) - len(shown):
+            shown.append(f"… and {more} more")
+        super().__init__("\n".join(shown))
+
+
+def _block(path: Path, problem: Problem) -> str:
+    line = f":{problem.line}" if problem.line else ""
+    return f"{path}{line}: {problem.field}\n  found  {problem.found}\n  want   {problem.want}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file's data, and the line of each value by its path of keys and indexes."""
+
+    # Not compared, so that equal settings are equal wherever they were read.
+    path: Path = field(compare=False)
+    data: dict[str, Any] = field(compare=False)
+    lines: dict[Loc, int] = field(compare=False)
+
+    def line(self, loc: Loc) -> int:
+        """The line of the value at `loc`, or of the nearest value around it; 0 when there is none."""
+        while loc and loc not in self.lines:
+            loc = loc[:-1]
+        return self.lines.get(loc, 0)
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: one short line without control characters."""
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    return _printable(json.dumps(_short(value), ensure_ascii=False) if isinstance(value, str) else str(value))
+
+
+def dotted(loc: Loc) -> str:
+    """`loc` as it is spoken of: accounts[1].quota, aliases[info@example.org]."""
+    if "password" in loc:  # what follows may be a clear text password that happens to be YAML
+        loc = loc[: loc.index("password") + 1]
+    parts = (f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part}]" for part in loc)
+    return _printable("".join(_short(part, 80) for part in parts)).removeprefix(".")
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def text(path: Path) -> str:
+    """The file's text, line ends as they are; raises SettingsError unless it is at most 10 MB of UTF-8."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "something that is not a regular file"
+            raise SettingsError(path, [Problem(0, "cannot be read", what, "the path of a mail.yml")])
+        if status.st_size > LARGEST_FILE:
+            size = f"{status.st_size / 2**20:.0f} MB"
+            raise SettingsError(path, [Problem(0, "is too large", size, "a file of at most 10 MB")])
+        data = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SettingsError(path, [Problem(0, "cannot be read", reason, "a readable mail.yml")]) from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{data[error.start]:02x}, which is not UTF-8"
+        raise SettingsError(path, [Problem(line, "encoding", found, "the file saved as UTF-8")]) from None
+
+
+def parse(path: Path, content: str) -> Document:
+    """The one YAML mapping in `content`; `path` is for the messages. Raises SettingsError."""
+    builder = _Builder()
+    try:
+        data = builder.document(yaml.parse(content, Loader=yaml.CSafeLoader))
+    except _RefusedError as refused:
+        raise SettingsError(path, [*builder.problems, refused.problem]) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(path, [_syntax(error, content)]) from None
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else f"{shown_kind(data)} at the top"
+        want = "`key: value` lines; inventories/example/mail.yml is a file to start from"
+        raise SettingsError(path, [Problem(0, "holds no settings", found, want)])
+    if builder.problems:
+        raise SettingsError(path, builder.problems)
+    return Document(path, data, builder.lines)
+
+
+def shown_kind(value: object) -> str:
+    """What kind of thing `value` is, for messages that must not repeat it."""
+    return "text" if isinstance(value, str) else shown(value)
+
+
+class _RefusedError(Exception):
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+
+class _Builder:
+    """Builds the data from libyaml's events, which come without recursion, so nesting can be bounded here."""
+
+    def __init__(self) -> None:
+        self.lines: dict[Loc, int] = {}
+        self.problems: list[Problem] = []
+        self.values = 0
+
+    def document(self, events: Iterator[yaml.Event]) -> object:
+        self.events = events
+        data: object = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    _refuse(event, (), "a second document (---)", "one document in the file")
+                data = self._value(next(events), ())
+        return data
+
+    def _value(self, event: yaml.Event, loc: Loc) -> object:
+        if isinstance(event, yaml.AliasEvent):
+            _refuse(event, loc, "a YAML alias (*)", "the value itself, in quotes if it begins with *")
+        assert isinstance(event, yaml.NodeEvent)
+        if event.anchor is not None:
+            _refuse(event, loc, "a YAML anchor (&)", "the value itself, in quotes if it begins with &")
+        if getattr(event, "tag", None) is not None:
+            _refuse(event, loc, "a YAML tag (!)", "the value itself, in quotes if it begins with !")
+        self.values += 1
+        if self.values > MOST_VALUES:
+            _refuse(event, loc[:1], f"more than {MOST_VALUES:,} values", "fewer")
+        if len(loc) > DEEPEST_NESTING:
+            _refuse(event, loc[:3], "deep nesting", f"at most {DEEPEST_NESTING} levels")
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(loc)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(loc)
+        assert isinstance(event, yaml.ScalarEvent)
+        plain = event.implicit[0]
+        return None if plain and event.value in ("", "~", "null") else event.value
+
+    def _mapping(self, loc: Loc) -> dict[str, object]:
+        mapping: dict[str, object] = {}
+        for event in self.events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key = self._key(event, loc)
+            line = _line(event)
+            below = (*loc, key)
+            if key in mapping:
+                found = f"a second time; first on line {self.lines[below]}"
+                self.problems.append(Problem(line, dotted(below), found, "each key once"))
+            self.lines[below] = line
+            mapping[key] = self._value(next(self.events), below)
+        return mapping
+
+    def _key(self, event: yaml.Event, loc: Loc) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            _refuse(event, loc, "a key that is a list, a mapping or an alias", "text as the key")
+        self._value(event, loc)
+        return str(event.value)
+
+    def _sequence(self, loc: Loc) -> list[object]:
+        items: list[object] = []
+        for event in self.events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            below = (*loc, len(items))
+            self.lines[below] = _line(event)
+            items.append(self._value(event, below))
+        return items
+
+
+def _refuse(event: yaml.Event, loc: Loc, found: str, want: str) -> NoReturn:
+    raise _RefusedError(Problem(_line(event), dotted(loc) or "YAML", found, want))
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
+
+
+def _syntax(error: yaml.YAMLError, content: str) -> Problem:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = content.encode().count(b"\n", 0, error.position) + 1
+        found = f"the control character 0x{ord(chr(error.character)):02x}"
+        return Problem(line, "not text", found, "the file without it")
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else 0
+    return Problem(line, "not YAML", getattr(error, "problem", None) or "a syntax error", _hint(content, line))
+
+
+def _hint(content: str, line: int) -> str:
+    lines = content.splitlines()
+    near = lines[line - 1] if 0 < line <= len(lines) else ""
+    if near.lstrip(" ").startswith("\t"):
+        return "spaces: YAML does not allow a tab in the indentation"
+    if "{ARGON2ID}" in near:
+        return "quotes around the hash, which begins with a brace: password: '{ARGON2ID}$…'"
+    return "a look at this line and the one above: indentation, a missing colon, an open quote or bracket"

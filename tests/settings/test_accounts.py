@@ -1,0 +1,330 @@
+"""Accounts are added, changed and removed in place: nothing else changes, and nothing at all when it would break."""
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from settings_samples import COMPLETE, HASH, Inventory, line_of
+
+from mailkeep import accounts
+from mailkeep.accounts import Listed
+from mailkeep.errors import UserError
+
+OTHER = HASH.replace("2b4f", "zzzz")
+LEAST = (
+    "host: {name: mail.example.org, addresses: [203.0.113.25]}\n"
+    "domains: [example.org]\n"
+    "admin: {addresses: [a@b.example]}\n"
+)
+ITEM = f"  - address: carl@example.org\n    password: '{OTHER}'\n"
+
+
+def refused(file: Inventory, *arguments: str, call: object = accounts.add) -> str:
+    before = file.path.read_bytes()
+    assert callable(call)
+    with pytest.raises(UserError) as raised:
+        call(file.path, *arguments)
+    assert file.path.read_bytes() == before
+    assert [each.name for each in file.path.parent.iterdir()] == [file.path.name]
+    return str(raised.value)
+
+
+# Adding
+
+
+def test_an_account_is_added_after_the_last_and_nothing_else_changes(mail_yml: Inventory) -> None:
+    accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    assert mail_yml.path.read_text() == COMPLETE.replace("aliases:\n", ITEM + "aliases:\n")
+    assert [account.address for account in mail_yml.load().accounts][2] == "carl@example.org"
+
+
+@pytest.mark.parametrize("name", ["Carl", "no", "null", "Ö'Néill", "# not a comment", "- x", "'", "a # b", "{}", "😀"])
+def test_name_and_quota_arrive_as_they_are(mail_yml: Inventory, name: str) -> None:
+    accounts.add(mail_yml.path, "carl@example.org", OTHER, name=name, quota="500M")
+    added = mail_yml.load().accounts[2]
+    assert (added.name, added.quota, added.password) == (name, 500 * 2**20, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (LEAST, LEAST + "accounts:\n" + ITEM),
+        (LEAST.rstrip("\n"), LEAST + "accounts:\n" + ITEM.rstrip("\n")),
+        (LEAST + "accounts: []\n", LEAST + "accounts:\n" + ITEM),
+        (LEAST + "accounts: []", LEAST + "accounts:\n" + ITEM.rstrip("\n")),
+        (LEAST + "accounts: [ ]  # none yet\nssh: {}\n", LEAST + "accounts:  # none yet\n" + ITEM + "ssh: {}\n"),
+        (LEAST + "accounts:\nssh: {}\n", LEAST + "accounts:\n" + ITEM + "ssh: {}\n"),
+        (LEAST + "accounts: [\n]\n", LEAST + "accounts:\n" + ITEM),
+        (LEAST + "accounts: ~\n", LEAST + "accounts:\n" + ITEM),
+        (LEAST + "\n# the end\n", LEAST + "\n# the end\naccounts:\n" + ITEM),
+        ("---\n" + LEAST + "...\n", "---\n" + LEAST + "accounts:\n" + ITEM + "...\n"),
+    ],
+)
+def test_the_first_account_finds_its_place(mail_yml: Inventory, before: str, after: str) -> None:
+    accounts.add(mail_yml.write(before).path, "carl@example.org", OTHER)
+    assert mail_yml.path.read_text() == after
+    assert len(mail_yml.load().accounts) == 1
+
+
+def test_indentation_and_comments_around_are_kept(mail_yml: Inventory) -> None:
+    before = (
+        LEAST
+        + f"accounts:\n- address: x@example.org\n  password: '{HASH}' # his\n  # quota: 1G\n# others\n\nssh: {{}}\n"
+    )
+    accounts.add(mail_yml.write(before).path, "carl@example.org", OTHER)
+    item = f"- address: carl@example.org\n  password: '{OTHER}'\n"
+    assert mail_yml.path.read_text() == before.replace("# others\n", item + "# others\n")
+
+
+def test_the_example_to_copy_takes_a_first_account(mail_yml: Inventory) -> None:
+    example = (Path(__file__).parents[2] / "inventories/example/mail.yml").read_text()
+    accounts.add(mail_yml.write(example).path, "carl@example.org", OTHER)
+    assert mail_yml.path.read_text() == example.replace("\naccounts: []\n", f"\naccounts:\n{ITEM}")
+
+
+@pytest.mark.parametrize("break_", ["\r\n", "\n", "\r"])
+def test_line_ends_and_byte_order_mark_are_kept(mail_yml: Inventory, break_: str) -> None:
+    before = "\ufeff" + COMPLETE.replace("\n", break_)
+    accounts.add(mail_yml.write(before).path, "carl@example.org", OTHER)
+    after = "\ufeff" + COMPLETE.replace("aliases:\n", ITEM + "aliases:\n").replace("\n", break_)
+    assert mail_yml.path.read_bytes() == after.encode()
+
+
+@pytest.mark.parametrize(
+    ("address", "hash_", "name", "quota", "why"),
+    [
+        ("anna@example.org", OTHER, "", "", "already an account"),
+        ("Carl@example.org", OTHER, "", "", "lower case: carl@example.org"),
+        ("carl@example.com", OTHER, "", "", "not in `domains`"),
+        ("info@example.org", OTHER, "", "", "an account too"),
+        ("carl+x@example.org", OTHER, "", "", "without +"),
+        ("carl@example.org\n    quota: 1G", OTHER, "", "", "one line"),
+        ("carl@example.org", "hunter2", "", "", "never clear text"),
+        ("carl@example.org", f"{OTHER}'\n    name: x", "", "", "one line"),
+        ("carl@example.org", OTHER, "Carl\nx", "", "one line"),
+        ("carl@example.org", OTHER, "Carl: x", "", "without a colon"),
+        ("carl@example.org", OTHER, "", "2 gigs", "500M or 2G"),
+    ],
+)
+def test_what_would_not_be_valid_is_not_added(
+    mail_yml: Inventory, address: str, hash_: str, name: str, quota: str, why: str
+) -> None:
+    message = refused(mail_yml, address, hash_, name, quota)
+    assert why in message
+    assert "hunter2" not in message
+    assert HASH not in message
+
+
+def test_a_file_that_is_wrong_already_is_told_as_it_is(mail_yml: Inventory) -> None:
+    broken = mail_yml.change("quota: 2G", "quota: 2 gigs")
+    assert f"{mail_yml.path}:{line_of(COMPLETE, 'quota: 2G')}: accounts[0].quota" in refused(
+        broken, "carl@example.org", OTHER
+    )
+
+
+def test_an_account_may_be_what_the_file_was_wrong_without(mail_yml: Inventory) -> None:
+    changed = mail_yml.change("someone@elsewhere.example", "carl@example.org")
+    assert changed.problem().field == "aliases[away@example.org][0]"
+    accounts.add(changed.path, "carl@example.org", OTHER)
+    assert len(changed.load().accounts) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LEAST + f"accounts: [{{address: x@example.org, password: '{HASH}'}}]\n",
+        LEAST + "accounts: [\n  # none yet\n]\n",
+        "{" + LEAST.strip().replace("\n", ", ") + "}\n",
+    ],
+)
+def test_a_layout_that_cannot_be_edited_in_place_is_refused_with_advice(mail_yml: Inventory, text: str) -> None:
+    mail_yml.write(text).load()
+    assert "`- address: …` lines, or the change made by hand" in refused(mail_yml, "carl@example.org", OTHER)
+
+
+@pytest.mark.parametrize("accounts_", ["text", "{a: b}", "[text]", "[[a]]", "\n  - text"])
+def test_accounts_that_are_none_are_refused_as_load_does(mail_yml: Inventory, accounts_: str) -> None:
+    mail_yml.write(f"{LEAST}accounts: {accounts_}\n")
+    assert refused(mail_yml, "carl@example.org", OTHER) == mail_yml.message()
+
+
+# Changing
+
+
+@pytest.mark.parametrize(("address", "number"), [("anna@example.org", 0), ("bert@example.net", 1)])
+def test_a_password_is_changed_and_nothing_else(mail_yml: Inventory, address: str, number: int) -> None:
+    accounts.set_password(mail_yml.path, address, OTHER)
+    parts = COMPLETE.split(HASH)
+    parts[number : number + 2] = [parts[number] + OTHER + parts[number + 1]]
+    assert mail_yml.path.read_text() == HASH.join(parts)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("password: hunter2  # x\n", f"password: '{OTHER}'  # x\n"),
+        (f'password: "{HASH}"\n', f"password: '{OTHER}'\n"),
+        ("password:\n", f"password: '{OTHER}'\n"),
+        ("password: ~\n", f"password: '{OTHER}'\n"),
+        (f"password:\n      '{HASH}'\n", f"password:\n      '{OTHER}'\n"),
+        (f"password:\n      # old\n      {HASH[10:]} # x\n", f"password:\n      # old\n      '{OTHER}' # x\n"),
+    ],
+)
+def test_whatever_the_password_was_the_new_one_takes_its_place(mail_yml: Inventory, old: str, new: str) -> None:
+    head = LEAST + "accounts:\n  - address: x@example.org\n    "
+    mail_yml.write(head + old)
+    accounts.set_password(mail_yml.path, "x@example.org", OTHER)
+    assert mail_yml.path.read_text() == head + new
+
+
+def test_the_password_of_nobody_is_refused_with_the_nearest_address(mail_yml: Inventory) -> None:
+    assert "Did you mean anna@example.org?" in refused(mail_yml, "ana@example.org", OTHER, call=accounts.set_password)
+
+
+def test_clear_text_does_not_become_a_password(mail_yml: Inventory) -> None:
+    message = refused(mail_yml, "anna@example.org", "hunter2", call=accounts.set_password)
+    assert "hunter2" not in message
+    assert "never clear text" in message
+
+
+# Removing
+
+
+def test_an_account_is_removed_and_nothing_else(mail_yml: Inventory) -> None:
+    accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    accounts.add(mail_yml.path, "dora@example.org", OTHER)
+    accounts.remove(mail_yml.path, "carl@example.org")
+    assert mail_yml.path.read_text() == COMPLETE.replace("aliases:\n", ITEM.replace("carl", "dora") + "aliases:\n")
+
+
+def test_an_account_that_something_leads_to_stays(mail_yml: Inventory) -> None:
+    message = refused(mail_yml, "anna@example.org", call=accounts.remove)
+    assert message.startswith("anna@example.org is not removed, the file is as it was.")
+    assert f"{mail_yml.path}: aliases[info@example.org][0]" in message
+
+
+def test_removing_the_only_account_leaves_an_empty_list(mail_yml: Inventory) -> None:
+    mail_yml.write(f"{LEAST}accounts: # all\n{ITEM}ssh: {{}}\n")
+    accounts.remove(mail_yml.path, "carl@example.org")
+    assert mail_yml.path.read_text() == f"{LEAST}accounts: [] # all\nssh: {{}}\n"
+
+
+COMMENTS = st.sampled_from(
+    ["", "# one\n", "    # deep\n", "\n", "\n# two\n\n", "  # like an item\n", "# é 😀 \u2028\n", "# -\n"]
+)
+ITEMS = st.sampled_from(
+    [
+        "{i}- address: {a}\n{i}  password: '{h}'\n",
+        "{i}- password: '{h}'   # comment\n{i}  address: {a}\n{i}  # quota: 1G\n",
+        '{i}-   address: {a}\n{i}    password: "{h}"\n{i}    limits:\n{i}      recipients_per_day: 5\n',
+        "{i}- {{address: {a}, password: '{h}'}}\n",
+        "{i}-\n{i}  # - not this\n{i}  address: {a}\n{i}  password: '{h}'\n{i}  quota:\n",
+        "{i}- address: {a}\n{i}  password: '{h}'\n{i}  send_as: [\n{i}    o@example.org\n{i}    ]\n",
+        "{i}- address: {a}\n{i}  password: '{h}'\n{i}  send_as:\n{i}  - o@example.org\n{i}  - p@example.org # x\n",
+        "{i}- address: {a}\n{i}  password: '{h}'\n{i}  name: |-\n{i}    Longer\n{i}# end\n",
+    ]
+)
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[str, int]:
+    """A mail.yml of some layout, and how many accounts user0@, user1@ … it has."""
+    indent = draw(st.sampled_from(["", "  ", "      "]))
+    items = draw(st.lists(ITEMS, min_size=1, max_size=4))
+    block = "accounts:" + draw(st.sampled_from(["\n", " # x\n", "\n# - y\n"]))
+    for number, item in enumerate(items):
+        block += item.format(i=indent, a=f"user{number}@example.org", h=HASH) + draw(COMMENTS)
+    text = LEAST + block + "ssh: {port: 22}\n" if draw(st.booleans()) else block + LEAST
+    if draw(st.booleans()):
+        text = LEAST + block
+    if draw(st.booleans()):
+        text = text.replace("\n", "\r\n")
+    if draw(st.booleans()):
+        text = "\ufeff" + text
+    return (text.rstrip("\r\n ") if draw(st.booleans()) else text), len(items)
+
+
+@settings(max_examples=80)
+@given(files())
+def test_adding_and_removing_gives_back_the_same_bytes(mail_yml: Inventory, file: tuple[str, int]) -> None:
+    text, number = file
+    mail_yml.write(text)
+    assert len(mail_yml.load().accounts) == number
+    accounts.add(mail_yml.path, "carl@example.org", OTHER, name="Carl", quota="1G")
+    assert [account.address for account in mail_yml.load().accounts][-1] == "carl@example.org"
+    accounts.remove(mail_yml.path, "carl@example.org")
+    assert mail_yml.path.read_bytes() == text.encode()
+
+
+@settings(max_examples=50)
+@given(files(), st.integers(0, 3))
+def test_every_change_keeps_all_other_lines(mail_yml: Inventory, file: tuple[str, int], which: int) -> None:
+    text, number = file
+    before = mail_yml.write(text).load()
+    address = f"user{which % number}@example.org"
+    accounts.set_password(mail_yml.path, address, OTHER)
+    changed = mail_yml.path.read_bytes().decode()
+    assert changed.count(OTHER) == 1
+    assert re.sub(r"""['"]{ARGON2ID}[^'"]*['"]""", "", changed) == re.sub(r"""['"]{ARGON2ID}[^'"]*['"]""", "", text)
+    accounts.remove(mail_yml.path, address)
+    after = mail_yml.load()
+    assert after.accounts == tuple(account for account in before.accounts if account.address != address)
+    kept = iter(text.splitlines())
+    left = [line for line in mail_yml.path.read_bytes().decode().splitlines() if number > 1 or "accounts:" not in line]
+    assert all(line in kept for line in left), "lines left are the old ones in the old order"
+
+
+# The file
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_the_mode_is_kept_and_no_other_file_is_left(mail_yml: Inventory, mode: int) -> None:
+    mail_yml.path.chmod(mode)
+    accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    assert stat.S_IMODE(mail_yml.path.stat().st_mode) == mode
+    assert [each.name for each in mail_yml.path.parent.iterdir()] == ["mail.yml"]
+
+
+def test_a_symbolic_link_stays_one(mail_yml: Inventory) -> None:
+    link = mail_yml.path.with_name("link.yml")
+    link.symlink_to("mail.yml")
+    accounts.add(link, "carl@example.org", OTHER)
+    assert link.is_symlink()
+    assert len(mail_yml.load().accounts) == 3
+
+
+def test_the_file_is_replaced_and_never_written_to(mail_yml: Inventory) -> None:
+    hard_link = mail_yml.path.with_name("before.yml")
+    hard_link.hardlink_to(mail_yml.path)
+    accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    assert hard_link.read_text() == COMPLETE
+
+
+def test_a_directory_that_takes_no_file_is_told(mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left on device" in refused(mail_yml, "carl@example.org", OTHER)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        accounts.add(tmp_path / "mail.yml", "carl@example.org", OTHER)
+
+
+# Listing
+
+
+def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory) -> None:
+    listed = accounts.listing(mail_yml.load())
+    assert listed == [
+        Listed(
+            "anna@example.org", "Anna Example", "2G", ("info@example.org", "team@example.net"), ("info@example.org",)
+        ),
+        Listed("bert@example.net", "", "", (), ()),
+    ]
+    assert HASH not in repr(listed)

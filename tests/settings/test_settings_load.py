@@ -1,0 +1,251 @@
+"""What is valid loads, and means what it says."""
+
+import time
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import ValidationError
+from settings_samples import COMPLETE, HASH, Inventory, line_of
+
+from mailkeep import reference
+from mailkeep.settings import Settings, load, schema
+from mailkeep.values import SERVICES, written_size
+
+ROOT = Path(__file__).parent.parent.parent
+SCHEMA = schema()
+
+
+def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) -> None:
+    settings = mail_yml.load()
+    assert settings.host.name == "mail.example.org"
+    assert settings.host.addresses == (ip_address("203.0.113.25"), ip_address("2001:db8::25"))
+    assert settings.domains == ("example.org", "example.net")
+    anna, bert = settings.accounts
+    assert (anna.address, anna.password, anna.name, anna.quota) == (
+        "anna@example.org",
+        HASH,
+        "Anna Example",
+        2 * 2**30,
+    )
+    assert anna.send_as == ("info@example.org", "team@example.net")
+    assert (bert.name, bert.quota, bert.send_as) == ("", None, ())
+    assert settings.aliases == {
+        "info@example.org": ("anna@example.org", "bert+info@example.net"),
+        "team@example.net": ("info@example.org",),
+        "away@example.org": ("someone@elsewhere.example",),
+    }
+    assert settings.catch_all == {"example.net": "bert@example.net"}
+    assert settings.admin.addresses == ("you@example.com",)
+    assert settings.admin.networks == tuple(map(ip_network, ("192.0.2.0/24", "2001:db8:1::/48", "198.51.100.7/32")))
+    assert settings.relay is not None
+    assert (settings.relay.host, settings.relay.port, settings.relay.user) == (
+        "smtp.example.com",
+        587,
+        "anna",
+    )
+    assert (settings.tls.mode, settings.tls.certificate) == ("files", "chain.pem")
+    assert (settings.retention.journal, settings.retention.queue_days, settings.retention.trash_days) == (
+        100 * 2**20,
+        3,
+        14,
+    )
+    assert settings.resolver == "system"
+    assert (settings.ssh.port, settings.ssh.passwords) == (2222, False)
+    assert settings.firewall.block == (ip_network("198.51.100.128/25"),)
+    assert settings.firewall.open == (443, 8443)
+    assert settings.local_senders == ("root", "www-data")
+    assert settings.message_size == 30 * 2**20
+
+
+def test_the_example_to_copy_loads_and_has_no_accounts_yet() -> None:
+    assert load(ROOT / "inventories/example/mail.yml").accounts == ()
+
+
+def test_what_is_left_out_or_left_empty_has_its_default(mail_yml: Inventory) -> None:
+    least = "host: {name: mail.example.org, addresses: [203.0.113.25]}\ndomains: [example.org]\n"
+    least += "admin: {addresses: [you@example.com]}\n"
+    settings = mail_yml.write(least).load()
+    assert (settings.catch_all, settings.relay, settings.resolver) == ({}, None, "local")
+    optional = [name for name, field in Settings.model_fields.items() if not field.is_required()]
+    empty = mail_yml.write(least + "".join(f"{name}:\n" for name in optional)).load()
+    assert empty == settings
+
+
+@pytest.mark.parametrize("name", ["no", "10:30", "2026-01-01", "0022", "1e3", "true", "1_000", ".5", "0x1F", "=", "<<"])
+def test_no_text_turns_into_something_else(mail_yml: Inventory, name: str) -> None:
+    written = name.replace(":", "-")  # a colon is refused in names, for another reason
+    assert mail_yml.change("name: Anna Example", f"name: {written}").load().accounts[0].name == written
+
+
+@pytest.mark.parametrize(("written", "port"), [("0022", None), ("22", 22), ("ssh", 22), ("1_0", None), ("0x16", None)])
+def test_a_number_is_decimal_or_refused(mail_yml: Inventory, written: str, port: int | None) -> None:
+    changed = mail_yml.change("port: 2222", f"port: {written}")
+    if port is None:
+        assert changed.problem().field == "ssh.port"
+    else:
+        assert changed.load().ssh.port == port
+
+
+def test_settings_are_made_from_python_values_just_as_well(mail_yml: Inventory) -> None:
+    data = yaml.safe_load(COMPLETE)
+    assert Settings.model_validate(data) == mail_yml.load()
+    with pytest.raises(ValidationError, match="port"):
+        Settings.model_validate({**data, "ssh": {"port": True}})
+
+
+@pytest.mark.parametrize(("written", "meant"), [("yes", True), ("true", True), ("no", False), ("false", False)])
+def test_a_switch_takes_both_of_yamls_spellings(mail_yml: Inventory, written: str, meant: bool) -> None:
+    assert mail_yml.change("passwords: no", f"passwords: {written}").load().ssh.passwords is meant
+
+
+def test_line_ends_and_byte_order_mark_of_windows_make_no_difference(mail_yml: Inventory) -> None:
+    expected = mail_yml.load()
+    windows = "\ufeff" + COMPLETE.replace("\n", "\r\n")
+    assert mail_yml.write(windows).load() == expected
+
+
+@pytest.mark.parametrize(
+    "address", ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "9.9.9.9", "2620:fe::9"]
+)
+def test_public_and_documentation_addresses_will_do_for_a_host(mail_yml: Inventory, address: str) -> None:
+    changed = mail_yml.change("203.0.113.25", f'"{address}"')
+    assert ip_address(address) in changed.load().host.addresses
+
+
+def test_a_hash_never_shows_in_what_settings_print(mail_yml: Inventory) -> None:
+    settings = mail_yml.load()
+    assert HASH not in repr(settings) + str(settings)
+
+
+def test_settings_cannot_be_changed_after_they_were_checked(mail_yml: Inventory) -> None:
+    settings = mail_yml.load()
+    with pytest.raises(ValidationError):
+        settings.ssh.port = 25  # type: ignore[misc]
+
+
+def test_limits_that_nothing_enforces_are_warned_of_with_their_place(mail_yml: Inventory) -> None:
+    assert mail_yml.load().warnings() == ()
+    text = COMPLETE.replace(
+        "    quota: 2G\n", "    limits:\n      messages_per_hour: 100\n      recipients_per_day: 500\n"
+    )
+    hourly, daily = mail_yml.write(text).load().warnings()
+    place = f"{mail_yml.path}:{line_of(text, 'messages_per_hour')}: accounts[0].limits.messages_per_hour: 100"
+    assert hourly.startswith(place)
+    assert "not enforced" in hourly
+    assert f":{line_of(text, 'recipients_per_day')}: accounts[0].limits.recipients_per_day: 500" in daily
+
+
+def many_accounts(number: int) -> str:
+    account = "  - address: user{0}@example.org\n    password: '" + HASH.replace("{", "{{").replace("}", "}}") + "'\n"
+    account += "    name: User {0}\n    quota: 1G\n    send_as: [alias{0}@example.org]\n"
+    head, tail = COMPLETE.split("accounts:\n")[0], COMPLETE[COMPLETE.index("admin:") :]
+    aliases = "".join(f"  alias{n}@example.org: user{n}@example.org\n" for n in range(number))
+    return f"{head}accounts:\n{''.join(account.format(n) for n in range(number))}aliases:\n{aliases}{tail}"
+
+
+def test_ten_thousand_accounts_load_within_seconds_and_in_linear_time(mail_yml: Inventory) -> None:
+    took = []
+    for number in (1_000, 10_000):
+        mail_yml.write(many_accounts(number))
+        start = time.process_time()
+        assert len(mail_yml.load().accounts) == number
+        took.append(time.process_time() - start)
+    assert took[1] < 6, f"{took[1]:.1f} s"
+    assert took[1] < 30 * took[0], took
+
+
+def test_a_long_chain_of_aliases_loads(mail_yml: Inventory) -> None:
+    chain = "".join(f"  a{n}@example.org: a{n + 1}@example.org\n" for n in range(5000))
+    chain += "  a5000@example.org: anna@example.org\n"
+    assert len(mail_yml.change("aliases:\n", f"aliases:\n{chain}").load().aliases) == 5004
+
+
+# JSON Schema
+
+
+def test_the_schema_takes_what_loads_and_editors_read_alike(mail_yml: Inventory) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for text in (COMPLETE, (ROOT / "inventories/example/mail.yml").read_text(), many_accounts(3)):
+        mail_yml.write(text).load()
+        jsonschema.validate(yaml.safe_load(text), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("resolver: system", "resolvers: system"),
+        ("quota: 2G", "quotas: 2G"),
+        ("quota: 2G", "quota: 2 gigs"),
+        ("resolver: system", "resolver: none"),
+        ("port: 2222", "port: 99999"),
+        ("[https, 8443]", "[imap3]"),
+        (f"'{HASH}'\n    name", "hunter2\n    name"),
+        ("mode: files", "mode: [files]"),
+        ("  name: mail.example.org\n", ""),
+        ("queue_days: 3", "queue_days: 6"),
+        ("192.0.2.0/24", "everywhere"),
+    ],
+)
+def test_the_schema_refuses_what_load_refuses_in_shape(mail_yml: Inventory, old: str, new: str) -> None:
+    changed = mail_yml.change(old, new)
+    assert changed.problems()
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(changed.path.read_text()), SCHEMA)
+
+
+def test_the_schema_takes_an_empty_optional_setting() -> None:
+    jsonschema.validate({**yaml.safe_load(COMPLETE), "relay": None, "aliases": None}, SCHEMA)
+
+
+def every_property() -> list[tuple[str, str]]:
+    models = {"Settings": SCHEMA, **SCHEMA["$defs"]}
+    return [(model, name) for model in models for name in models[model]["properties"]]
+
+
+@pytest.mark.parametrize(("model", "name"), every_property())
+def test_every_setting_is_described_and_its_example_is_valid(model: str, name: str) -> None:
+    described = (SCHEMA if model == "Settings" else SCHEMA["$defs"][model])["properties"][name]
+    referred = described.get("anyOf", [described])[0].get("$ref", "")  # a section may be described where it is defined
+    description = described.get("description") or SCHEMA["$defs"][referred.rpartition("/")[2]]["description"]
+    assert description.endswith(".")
+    if (model, name) != ("Account", "password"):  # a hash in full would be copied
+        for example in described.get("examples", []):
+            jsonschema.validate(example, {**described, "$defs": SCHEMA["$defs"]})
+
+
+# Reference
+
+
+def test_the_reference_is_what_the_models_say() -> None:
+    assert reference.TARGET.read_text() == reference.document(), "run: python -m mailkeep.reference"
+
+
+def test_the_reference_names_every_setting() -> None:
+    text = reference.document()
+    assert [name for _, name in every_property() if f"| `{name}` |" not in text] == []
+
+
+def test_a_size_is_written_as_it_is_read() -> None:
+    assert [written_size(size) for size in (25 * 2**20, 2**30, 1536, 1000, 3 * 2**40)] == [
+        "25M",
+        "1G",
+        "1536",
+        "1000",
+        "3T",
+    ]
+
+
+def test_port_names_are_those_of_this_machines_services() -> None:
+    services = Path("/etc/services")
+    if not services.exists():
+        pytest.skip("no /etc/services")
+    known: dict[str, int] = {}
+    for line in services.read_text().splitlines():
+        name, _, rest = line.partition("#")[0].partition("\t")
+        port, _, aliases = rest.strip().partition("/tcp")
+        if port.isdigit():
+            known |= dict.fromkeys([name.strip(), *aliases.split()], int(port))
+    assert {name: known.get(name, port) for name, port in SERVICES.items()} == SERVICES

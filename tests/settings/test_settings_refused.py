@@ -1,0 +1,409 @@
+"""What is not valid is refused with file, line, field, what was found and what would do; all at once."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from settings_samples import COMPLETE, HASH, Inventory, line_of
+
+from mailkeep.settings import SettingsError, load
+from mailkeep.source import SHOWN_PROBLEMS
+
+# The file
+
+
+def found_in(path: Path) -> str:
+    with pytest.raises(SettingsError) as raised:
+        load(path)
+    (problem,) = raised.value.problems
+    assert str(raised.value).startswith(f"{path}:")
+    return problem.found
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert found_in(tmp_path / "mail.yml") == "no such file or directory"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    assert found_in(tmp_path) == "a directory"
+
+
+def test_a_socket_or_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in found_in(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        assert "not a regular file" in found_in(tmp_path / "socket")
+
+
+def test_a_path_through_a_file_is_told(mail_yml: Inventory) -> None:
+    assert found_in(mail_yml.path / "mail.yml") == "not a directory"
+
+
+def test_a_file_beyond_ten_megabytes_is_not_read(mail_yml: Inventory) -> None:
+    with mail_yml.path.open("r+b") as file:
+        file.truncate(11 * 2**20)
+    assert mail_yml.problem().found == "11 MB"
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "found"),
+    [
+        (b"", 0, "an empty file"),
+        (b"# nothing but this\n", 0, "an empty file"),
+        (b"---\n...\n", 0, "an empty file"),
+        (b"just text\n", 0, "text at the top"),
+        (b"- a\n- b\n", 0, "a list at the top"),
+        (b"a: 1\nb: \xff\n", 2, "byte 0xff, which is not UTF-8"),
+        ("a: é\n".encode("latin-1"), 1, "byte 0xe9, which is not UTF-8"),
+        ("a: 1\n".encode("utf-16"), 1, "byte 0xff, which is not UTF-8"),
+        (b"a: 1\n\nb: \x00\n", 3, "the control character 0x00"),
+        ("é: é\nb: \x07\n".encode(), 2, "the control character 0x07"),
+        (b"a: &x 1\nb: 2\n", 1, "a YAML anchor (&)"),
+        (b"a: 1\nb: *x\n", 2, "a YAML alias (*)"),
+        (b"a: 1\n*x : 2\n", 2, "a key that is a list, a mapping or an alias"),
+        (b"a: 1\nb: !!python/object:os.system x\n", 2, "a YAML tag (!)"),
+        (b"a: 1\n---\nb: 2\n", 2, "a second document (---)"),
+        (b"a: 1\n? [b]\n: 2\n", 2, "a key that is a list, a mapping or an alias"),
+        (b"a: " + b"[" * 100_000, 1, "deep nesting"),
+        (b"a: " + b"{b: " * 5_000, 1, "deep nesting"),
+    ],
+)
+def test_what_is_no_settings_file_is_told_with_its_line(
+    mail_yml: Inventory, content: bytes, line: int, found: str
+) -> None:
+    problem = mail_yml.write(content).problem()
+    assert (problem.line, problem.found) == (line, found)
+
+
+def test_aliases_that_would_fill_the_memory_are_refused_at_the_first(mail_yml: Inventory) -> None:
+    laughs = "a: &a [x, x]\n" + "".join(
+        f"{c}: &{c} [*{p}, *{p}, *{p}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    assert mail_yml.write(laughs).problem().found == "a YAML anchor (&)"
+
+
+def test_a_tab_in_the_indentation_is_called_by_its_name(mail_yml: Inventory) -> None:
+    problem = mail_yml.change("  name: mail.example.org", "\tname: mail.example.org").problem()
+    assert problem.line == line_of(COMPLETE, "name: mail.example.org")
+    assert "a tab" in problem.want
+
+
+def test_a_syntax_error_names_its_line(mail_yml: Inventory) -> None:
+    problem = mail_yml.change("resolver: system", "resolver: system: 1").problem()
+    assert (problem.line, problem.field) == (line_of(COMPLETE, "resolver:"), "not YAML")
+
+
+def test_a_hash_without_its_quotes_gets_told_about_them(mail_yml: Inventory) -> None:
+    problem = mail_yml.change(f"'{HASH}'\n    name", f"{HASH}\n    name").problem()
+    assert problem.line == line_of(COMPLETE, "address: anna@") + 1
+    assert "quotes" in problem.want
+
+
+def test_a_second_key_of_the_same_name_is_refused_with_both_lines(mail_yml: Inventory) -> None:
+    text = COMPLETE + "ssh:\n  port: 22\n  port: 23\n"
+    again, port = mail_yml.write(text).problems()
+    assert (again.line, again.field) == (len(text.splitlines()) - 2, "ssh")
+    assert again.found == f"a second time; first on line {line_of(COMPLETE, 'ssh:')}"
+    assert port.field == "ssh.port"
+
+
+# Fields: the line of the change, what was found, and what would do
+
+AWAY = "away@example.org: someone@elsewhere.example"
+BERT = "address: bert@example.net "
+CATCH_ALL = "  example.net: bert@example.net"
+SEND_AS = "[info@example.org, team@example.net]"
+
+REFUSED = [
+    ("resolver: system", "resolvr: system", "resolvr", "resolvr", "resolver"),
+    ("quota: 2G", "quotta: 2G", "accounts[0].quotta", "quotta", "quota"),
+    ("  port: 2222", "  prot: 2222", "ssh.prot", "prot", "port"),
+    ("resolver: system", "zzz: system", "zzz", "zzz", "one of host, domains"),
+    ("quota: 2G", "quota: 2 gigs", "accounts[0].quota", '"2 gigs"', "500M or 2G"),
+    ("quota: 2G", "quota: -1", "accounts[0].quota", '"-1"', "500M or 2G"),
+    ("quota: 2G", "quota: 2", "accounts[0].quota", '"2"', "from 1M to 16T"),
+    ("quota: 2G", "quota: 1.5G", "accounts[0].quota", '"1.5G"', "500M or 2G"),
+    ("quota: 2G", "quota: [2G]", "accounts[0].quota", "a list", "500M or 2G"),
+    ("name: mail.example.org", "name: mail", "host.name", '"mail"', "fully qualified"),
+    ("name: mail.example.org", "name: 203.0.113.25", "host.name", '"203.0.113.25"', "fully qualified"),
+    ("name: mail.example.org", "name: Mail.example.org", "host.name", '"Mail.example.org"', "mail.example.org"),
+    ("name: mail.example.org", "name: mail.example.org.", "host.name", '"mail.example.org."', "final dot"),
+    ("name: mail.example.org", "name: mail.localdomain", "host.name", '"mail.localdomain"', "public DNS"),
+    ("name: mail.example.org", "name: mail_1.example.org", "host.name", '"mail_1.example.org"', "fully qualified"),
+    ("name: mail.example.org", f"name: {'a' * 60}.example", "host.name", "aaaaa", "64 characters"),
+    ("- example.net\n", "- -bad.example\n", "domains[1]", '"-bad.example"', "fully qualified"),
+    ("- example.net\n", f"- {'a.' * 130}example\n", "domains[1]", "a.a.a.", "fully qualified"),
+    ("- example.net\n", "- müller.example\n", "domains[1]", '"müller.example"', "xn--mller-kva.example"),
+    ("- example.net\n", "- straße.example\n", "domains[1]", '"straße.example"', "xn--…"),
+    ("- example.net\n", "- xn--\u2212.example\n", "domains[1]", "xn--", "ASCII form"),
+    ("- example.net\n", "- xn--9999999999.example\n", "domains[1]", "xn--", "internationalised label"),
+    ("203.0.113.25", "127.0.0.1", "host.addresses[0]", '"127.0.0.1"', "is loopback"),
+    ("203.0.113.25", "10.1.2.3", "host.addresses[0]", '"10.1.2.3"', "is private"),
+    ("203.0.113.25", "0.0.0.1", "host.addresses[0]", '"0.0.0.1"', "is unspecified"),
+    ("203.0.113.25", "169.254.1.1", "host.addresses[0]", '"169.254.1.1"', "link-local"),
+    ("203.0.113.25", "224.0.0.1", "host.addresses[0]", '"224.0.0.1"', "multicast"),
+    ("203.0.113.25", "203.0.113.256", "host.addresses[0]", "256", "an IPv4 or IPv6 address"),
+    ("2001:db8::25", "::1", "host.addresses[1]", '"::1"', "loopback"),
+    ("2001:db8::25", "fe80::1", "host.addresses[1]", '"fe80::1"', "link-local"),
+    ("2001:db8::25", "2001:db8::1%eth0", "host.addresses[1]", "%eth0", "an IPv4 or IPv6 address"),
+    ("2001:db8::25", "::ffff:203.0.113.25", "host.addresses[1]", "::ffff", "reserved"),
+    ("2001:db8::25", "203.0.113.25", "host.addresses[1]", "first in host.addresses[0]", "each once"),
+    (BERT, "address: anna@example.org ", "accounts[1].address", "accounts[0].address", "each once"),
+    (BERT, "address: Bert@example.net ", "accounts[1].address", "Bert@", "lower case: bert@"),
+    (BERT, "address: bert+x@example.net ", "accounts[1].address", "bert+x@", "reaches bert@example.net"),
+    (BERT, "address: börti@example.net ", "accounts[1].address", "börti", "SMTPUTF8"),
+    (BERT, "address: bert ", "accounts[1].address", '"bert"', "anna@example.org"),
+    (BERT, "address: ../bert@example.net ", "accounts[1].address", "../bert", "an address"),
+    (BERT, "address: b!t@example.net ", "accounts[1].address", "b!t", "letters, digits"),
+    (BERT, "address: a..b@example.net ", "accounts[1].address", "a..b", "an address"),
+    (BERT, f"address: {'b' * 65}@example.net ", "accounts[1].address", "bbb", "an address"),
+    (SEND_AS, "[x@example.com]", "accounts[0].send_as[0]", "x@example.com", "example.org"),
+    (SEND_AS, "[bert@example.net]", "accounts[0].send_as[0]", "bert@", "another account"),
+    (SEND_AS, "[x@mail.example.org]", "accounts[0].send_as[0]", "x@mail.", "example.org"),
+    (SEND_AS, "info@example.org", "accounts[0].send_as", "text", "a list"),
+    ("name: Anna Example", "name: 'Anna:x'", "accounts[0].name", "Anna:x", "without a colon"),
+    ("name: Anna Example", 'name: "Anna\\nx"', "accounts[0].name", r"Anna\nx", "printable"),
+    ("name: Anna Example", 'name: "\\e[31mAnna"', "accounts[0].name", r"\u001b[31mAnna", "printable"),
+    (AWAY, "anna@example.org: someone@elsewhere.example", "aliases[anna@example.org]", "an account too", "either"),
+    (AWAY, "away@example.com: x@elsewhere.example", "aliases[away@example.com]", "not in `domains`", "example.org"),
+    (AWAY, "away@example.org: nobody@example.org", "aliases[away@example.org][0]", "nobody@", "no catch_all"),
+    (AWAY, "away@example.org: root@mail.example.org", "aliases[away@example.org][0]", "root@", "admin.addresses"),
+    (AWAY, "away@example.org: [a@b.example, a@b.example]", "aliases[away@example.org][1]", "again", "each once"),
+    (
+        AWAY,
+        "away@example.org: away@example.org",
+        "aliases[away@example.org]",
+        "a loop: away@example.org → away@example.org",
+        "end at",
+    ),
+    (AWAY, "'@example.org': x@elsewhere.example", "aliases[@example.org]", "@example.org", "catch_all"),
+    (AWAY, "away@example.org: {a: b}", "aliases[away@example.org]", "a mapping", "a list"),
+    (AWAY, "away@example.org: []", "aliases[away@example.org]", "an empty list", "at least one"),
+    (AWAY, "away@example.org:", "aliases[away@example.org]", "nothing", "a list"),
+    (CATCH_ALL, "  example.com: bert@example.net", "catch_all[example.com]", "not in `domains`", "example.net"),
+    (CATCH_ALL, "  example.net: ghost@example.net", "catch_all[example.net]", "ghost@", "an account"),
+    (CATCH_ALL, "  example.net: x@mail.example.org", "catch_all[example.net]", "x@mail", "admin.addresses"),
+    ("addresses: [you@example.com]", "addresses: []", "admin.addresses", "an empty list", "at least one"),
+    ("addresses: [you@example.com]", "addresses: [ghost@example.org]", "admin.addresses[0]", "ghost@", "no catch_all"),
+    (
+        "addresses: [you@example.com]",
+        "addresses: [root@mail.example.org]",
+        "admin.addresses[0]",
+        "root@",
+        "admin.addresses",
+    ),
+    ("addresses: [you@example.com]", "addresses: you@example.com", "admin.addresses", "text", "a list"),
+    ("192.0.2.0/24", "192.0.2.5/24", "admin.networks[0]", '"192.0.2.5/24"', "did you mean 192.0.2.0/24?"),
+    ("2001:db8:1::/48", "2001:db8:1::1/48", "admin.networks[1]", "2001:db8:1::1/48", "did you mean 2001:db8:1::/48?"),
+    ("192.0.2.0/24", "192.0.2.0/33", "admin.networks[0]", '"192.0.2.0/33"', "203.0.113.0/24"),
+    ("192.0.2.0/24", "0.0.0.0/0", "admin.networks[0]", '"0.0.0.0/0"', "/8 or smaller"),
+    ("192.0.2.0/24", "198.51.100.7/32", "admin.networks[2]", "again", "each once"),
+    ("[198.51.100.128/25]", "[198.51.100.0/24]", "firewall.block[0]", "198.51.100.0/24", "admin.networks"),
+    ("[198.51.100.128/25]", "[203.0.113.0/24]", "firewall.block[0]", "203.0.113.0/24", "own address"),
+    ("[https, 8443]", "[imap3]", "firewall.open[0]", '"imap3"', "imaps"),
+    ("[https, 8443]", "[https, 65536]", "firewall.open[1]", '"65536"', "65535"),
+    ("[https, 8443]", "['imaps ']", "firewall.open[0]", '"imaps "', "imaps"),
+    ("  host: smtp.example.com", "  host: '[smtp.example.com]:587'", "relay.host", "[smtp", "without brackets"),
+    ("  host: smtp.example.com", "  host: mail.example.org", "relay.host", "mail.example.org", "another host"),
+    ("port: submission", "port: 0", "relay.port", '"0"', "from 1 to 65535"),
+    ("user: anna", "user: 'anna:x'", "relay.user", "anna:x", "colons"),
+    ("mode: files", "mode: acme", "tls.mode", '"acme"', "'self-signed' or 'files'"),
+    ("certificate: chain.pem", "certificate: ../chain.pem", "tls.certificate", "../chain.pem", "beside mail.yml"),
+    ("certificate: chain.pem", "certificate: /etc/shadow", "tls.certificate", "/etc/shadow", "beside mail.yml"),
+    ("journal: 100M", "journal: 1M", "retention.journal", '"1M"', "16M to 64G"),
+    ("queue_days: 3", "queue_days: 0", "retention.queue_days", '"0"', "from 1 to 5"),
+    ("queue_days: 3", "queue_days: 6", "retention.queue_days", '"6"', "from 1 to 5"),
+    ("queue_days: 3", "queue_days: three", "retention.queue_days", '"three"', "from 1 to 5"),
+    ("trash_days: 14", "trash_days: 0", "retention.trash_days", '"0"', "from 1 to 3650"),
+    ("resolver: system", "resolver: 9.9.9.9", "resolver", '"9.9.9.9"', "'local' or 'system'"),
+    ("port: 2222", "port: 25", "ssh.port", "25", "smtp listens there"),
+    ("passwords: no", "passwords: never", "ssh.passwords", '"never"', "true or false"),
+    ("[root, www-data]", "[root, WWW]", "local_senders[1]", '"WWW"', "Linux user"),
+    ("[root, www-data]", "[root, root]", "local_senders[1]", "again", "each once"),
+    ("[root, www-data]", "root", "local_senders", "text", "a list"),
+    ("message_size: 30M", "message_size: 10G", "message_size", '"10G"', "1M to 150M"),
+]
+
+
+TOLD_ELSEWHERE = [
+    ("  name: mail.example.org\n", "", "host.name", "nothing", "fully qualified name", "host:\n"),
+    ("name: mail.example.org", "name: example.net", "domains[1]", "host.name", "mail domains only", "- example.net"),
+    ("  certificate: chain.pem\n", "", "tls.certificate", "nothing", "beside mail.yml", "tls:\n"),
+    ("mode: files", "mode: self-signed", "tls.certificate", "chain.pem", "mode: files", "certificate:"),
+    ("  port: 2222\n  passwords: no", "  - port", "ssh", "a list", "setting: value", "ssh:\n"),
+]
+
+
+def check(changed: Inventory, line: int, field: str, found: str, want: str) -> None:
+    problem = next(problem for problem in changed.problems() if problem.field == field)
+    assert problem.line == line
+    assert found in problem.found
+    assert want in problem.want
+    block = f"{changed.path}:{line}: {field}\n  found  {problem.found}\n  want   {problem.want}"
+    assert block in changed.message()
+
+
+@pytest.mark.parametrize(("old", "new", "field", "found", "want"), REFUSED, ids=[f"{r[2]}-{r[3]}" for r in REFUSED])
+def test_each_mistake_is_told_on_its_line_with_what_would_do(
+    mail_yml: Inventory, old: str, new: str, field: str, found: str, want: str
+) -> None:
+    changed = mail_yml.change(old, new)
+    lines = zip(COMPLETE.splitlines(), changed.path.read_text().splitlines(), strict=True)
+    check(changed, [before == after for before, after in lines].index(False) + 1, field, found, want)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "found", "want", "line"), TOLD_ELSEWHERE, ids=[r[2] for r in TOLD_ELSEWHERE]
+)
+def test_what_is_missing_or_clashes_is_told_at_the_nearest_line_there_is(
+    mail_yml: Inventory, old: str, new: str, field: str, found: str, want: str, line: str
+) -> None:
+    changed = mail_yml.change(old, new)
+    text = changed.path.read_text()
+    assert text.count(line) == 1
+    check(changed, text[: text.index(line)].count("\n") + 1, field, found, want)
+
+
+def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> None:
+    bad = "".join(f"  - address: user{n}@example.org\n    password: hunter2\n" for n in range(30))
+    changed = mail_yml.change("accounts:\n", f"accounts:\n{bad}")
+    assert len(changed.problems()) == 30
+    message = changed.message()
+    assert message.count("\n  found  ") == SHOWN_PROBLEMS
+    assert message.endswith("… and 18 more")
+    assert len(message.splitlines()) < 40
+
+
+def test_one_mistake_is_one_problem(mail_yml: Inventory) -> None:
+    # Without anna's address the aliases to it lead nowhere, and a list of one bad item has no good one.
+    assert mail_yml.change("address: anna@example.org", "address: Anna@example.org").problem()
+    assert mail_yml.change("[you@example.com]", "[You]").problem()
+
+
+def test_long_or_hostile_text_cannot_garble_the_screen(mail_yml: Inventory) -> None:
+    message = mail_yml.change("quota: 2G", 'quota: "' + "\\e]0;" * 5000 + '"').message()
+    assert len(message) < 500
+    assert all(line.isprintable() for line in message.splitlines())
+    assert "\\u202e\\u009b" in mail_yml.change("quota: 2G", r'quota: "\u202e\x9b31m"').message()
+    key = mail_yml.change("quota: 2G", '"\\e[2J' + "x" * 5000 + '": 1').message()
+    assert len(key) < 700
+    assert all(line.isprintable() for line in key.splitlines())
+
+
+# Aliases
+
+
+def test_a_loop_of_aliases_is_told_once_with_its_members(mail_yml: Inventory) -> None:
+    changed = mail_yml.change(
+        AWAY,
+        "away@example.org: [x@elsewhere.example, away2@example.org]\n  away2@example.org: away@example.org",
+    )
+    assert changed.problem().found == "a loop: away@example.org → away2@example.org → away@example.org"
+
+
+def test_a_loop_through_a_plus_address_or_a_catch_all_is_a_loop(mail_yml: Inventory) -> None:
+    assert "a loop" in mail_yml.change(AWAY, "away@example.org: away+x@example.org").problem().found
+    caught = COMPLETE.replace(AWAY, "away@example.org: unknown@example.net")
+    caught = caught.replace(CATCH_ALL, "  example.net: away@example.org")
+    assert "a loop" in mail_yml.write(caught).problem().found
+
+
+def test_a_long_loop_is_told_in_short_and_in_time(mail_yml: Inventory) -> None:
+    chain = "".join(f"  a{n}@example.org: a{(n + 1) % 5000}@example.org\n" for n in range(5000))
+    problem = mail_yml.change("aliases:\n", f"aliases:\n{chain}").problem()
+    assert problem.found.startswith("a loop: a0@example.org → … → ")
+    assert len(problem.found) < 200
+
+
+def test_two_aliases_to_one_address_are_no_loop(mail_yml: Inventory) -> None:
+    assert mail_yml.change(AWAY, "away@example.org: [info@example.org, team@example.net]").load()
+
+
+# Passwords
+
+SALT_AND_DIGEST = HASH.rpartition("p=1$")[2]
+
+
+def phc(parameters: str, rest: str = SALT_AND_DIGEST) -> str:
+    return f"{{ARGON2ID}}$argon2id$v=19${parameters}${rest}"
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "hunter2-clear-text",
+        "{PLAIN}hunter2-clear-text",
+        "{SHA512-CRYPT}$6$hunter2",
+        HASH.removeprefix("{ARGON2ID}"),
+        HASH.replace("ARGON2ID", "argon2id"),
+        HASH.replace("argon2id", "argon2i"),
+        HASH[:-30],
+        HASH[:-1],
+        HASH + "!",
+        HASH + "\n",
+        phc("m=64,t=1,p=1"),
+        phc("m=7168,t=4,p=1"),
+        phc("m=4096,t=10,p=1"),
+        phc("m=1048576,t=2,p=1"),
+        phc("m=19456,t=100,p=1"),
+        phc("m=19456,t=2,p=64"),
+        phc("m=19456,t=2,p=0"),
+        phc("m=99999999999999,t=2,p=1"),
+    ],
+)
+def test_what_is_no_sound_hash_is_refused_unseen_with_the_command_to_set_it(mail_yml: Inventory, password: str) -> None:
+    quoted = '"' + password.replace("\n", "\\n") + '"'
+    changed = mail_yml.change(f"'{HASH}'\n    name", f"{quoted}\n    name")
+    assert changed.problem().field == "accounts[0].password"
+    message = changed.message()
+    assert "mailkeep account passwd NAME anna@example.org" in message
+    for secret in (password, "hunter2", SALT_AND_DIGEST, SALT_AND_DIGEST[:20]):
+        assert secret not in message
+
+
+@pytest.mark.parametrize("parameters", ["m=7168,t=5,p=1", "m=19456,t=2,p=1", "m=65536,t=2,p=1", "m=47104,t=1,p=4"])
+def test_the_choices_of_owasp_and_libsodium_are_taken(mail_yml: Inventory, parameters: str) -> None:
+    changed = mail_yml.change(f"'{HASH}'\n    name", f"'{phc(parameters)}'\n    name")
+    assert changed.load().accounts[0].password == phc(parameters)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "hunter2",
+        "*hunter2",
+        "&hunter2",
+        "&hunter2 x",
+        "!hunter2",
+        "!hunter2 x",
+        "%hunter2",
+        "@hunter2",
+        "`hunter2",
+        "{hunter2}",
+        "{hunter2: x, hunter2: y}",
+        "{hunter2: &a x}",
+        "[hunter2]",
+        "[hunter2, [hunter2]]",
+        "hunter2: x",
+        "{ARGON2ID}$hunter2",
+        "'hunter2",
+        "|\n      hunter2",
+        "\n      hunter2: x",
+        '"\\hunter2"',
+        "? hunter2",
+        "<<hunter2",
+        "# hunter2",
+    ],
+)
+def test_a_clear_text_password_is_never_repeated_whatever_yaml_makes_of_it(mail_yml: Inventory, written: str) -> None:
+    assert "hunter2" not in mail_yml.change(f"'{HASH}'\n    name", f"{written}\n    name").message()
+
+
+@pytest.mark.parametrize("line", ["pasword: hunter2", "passwd: hunter2", "Password: hunter2"])
+def test_a_password_under_a_misspelt_key_is_not_repeated(mail_yml: Inventory, line: str) -> None:
+    assert "hunter2" not in mail_yml.change("quota: 2G", line).message()
+    assert (
+        "hunter2" not in mail_yml.change("  - address: bert@example.net ", "  - bert@example.net hunter2 #").message()
+    )
