@@ -1,0 +1,210 @@
+"""What a server needs that must not be public: DKIM keys, the TLS key, the password of the relay host.
+
+In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`.
+"""
+
+import base64
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from mailkeep import certificate
+from mailkeep.errors import UserError
+from mailkeep.inventory import label
+from mailkeep.settings import Settings
+from mailkeep.vault import Vault, identity_path, write_private
+
+SELF_SIGNED = "tls/self-signed"
+TLS_KEY = "tls/key"
+RELAY = "relay"
+_DKIM = re.compile(r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})")  # the day a key was made sorts as text
+_DKIM_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; 4096 needs more than one DNS packet
+
+
+@dataclass(frozen=True, slots=True)
+class DkimKey:
+    """The key that signs for a domain; its record is at `SELECTOR._domainkey.DOMAIN` (RFC 6376 §3.6.2.1)."""
+
+    domain: str
+    selector: str
+    private_pem: bytes = field(repr=False)
+
+    @property
+    def public(self) -> str:
+        """The p= tag of the record: base64 of the DER SubjectPublicKeyInfo (RFC 6376 §3.6.1)."""
+        key = load_pem_private_key(self.private_pem, None, unsafe_skip_rsa_key_validation=True)
+        der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return base64.b64encode(der).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificate chain, the server's own first, and private key; both PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    dkim: tuple[DkimKey, ...]
+    tls: Tls
+    relay_password: str | None = field(repr=False)
+
+
+def vault(inventory: Path) -> Vault:
+    """The vault of an inventory, to be opened with the identity of this user."""
+    return Vault(inventory / "secrets", identity_path(inventory))
+
+
+def signing_domains(settings: Settings) -> tuple[str, ...]:
+    """Every mail domain, and the host name: what the server itself sends comes from there."""
+    return tuple(dict.fromkeys((*settings.domains, settings.host.name)))
+
+
+def load(settings: Settings, inventory: Path) -> Secrets:
+    """All that these settings need; UserError says what is missing or wrong and what to run."""
+    if lacking := missing(settings, inventory):
+        raise UserError("\n".join((f"{inventory / 'secrets'}: not all that mail.yml needs is there.", *lacking)))
+    safe = vault(inventory)
+    active = _selectors(safe)
+    return Secrets(
+        dkim=tuple(_dkim_key(safe, domain, active[domain][-1]) for domain in signing_domains(settings)),
+        tls=_tls(settings, inventory, safe),
+        relay_password=safe.read(RELAY).decode() if _needs_relay_password(settings) else None,
+    )
+
+
+def missing(settings: Settings, inventory: Path) -> list[str]:
+    """What the settings need and the vault lacks: a line each, with the command that mends it."""
+    safe, name = vault(inventory), label(inventory)
+    there, active = set(safe.names()), _selectors(safe)
+    lines = []
+    if unsigned := [domain for domain in signing_domains(settings) if domain not in active]:
+        lines.append(f"No DKIM key for {', '.join(unsigned)}: run `mailkeep keys {name}`.")
+    if settings.tls.mode == "self-signed" and not _has_self_signed(settings, safe):
+        lines.append(f"No self-signed certificate for {settings.host.name}: run `mailkeep keys {name}`.")
+    if settings.tls.mode == "files" and TLS_KEY not in there:
+        lines.append(f"No TLS key: run `mailkeep tls {name} --certificate CHAIN.pem --key KEY.pem`.")
+    if _needs_relay_password(settings) and RELAY not in there:
+        lines.append(f"No password for the relay host: run `mailkeep relay {name}`.")
+    return lines
+
+
+def generate(settings: Settings, inventory: Path, today: date) -> list[str]:
+    """Makes the keys that the settings need and the vault lacks; a line for each. Replaces no valid key."""
+    safe, made = vault(inventory), []
+    active = _selectors(safe)
+    for domain in signing_domains(settings):
+        if domain not in active:
+            selector = f"s{today:%Y%m%d}"
+            safe.write(f"dkim/{domain}/{selector}", _new_dkim_pem())
+            made.append(f"DKIM key for {domain}, selector {selector} (RSA {_DKIM_BITS})")
+    if settings.tls.mode == "self-signed" and not _has_self_signed(settings, safe):
+        pem = certificate.self_signed(settings.host.name, today)
+        safe.write(SELF_SIGNED, pem)
+        made.append(f"self-signed certificate for {settings.host.name}, {certificate.describe(pem)}")
+    return made
+
+
+def unused(settings: Settings, inventory: Path) -> list[str]:
+    """Names in the vault that these settings have no use for, such as keys of domains that left mail.yml.
+    Older selectors of a domain that is still there do not count: mail signed with them may be under way."""
+    needed = {
+        SELF_SIGNED: settings.tls.mode == "self-signed",
+        TLS_KEY: settings.tls.mode == "files",
+        RELAY: _needs_relay_password(settings),
+    }
+    domains = signing_domains(settings)
+
+    def used(name: str) -> bool:
+        dkim = _DKIM.fullmatch(name)
+        return dkim["domain"] in domains if dkim else needed.get(name, False)
+
+    return [name for name in vault(inventory).names() if not used(name)]
+
+
+def import_tls(settings: Settings, inventory: Path, chain: Path, key: Path) -> list[str]:
+    """Takes over a certificate chain (copied beside mail.yml) and its key (into the vault), also in place of
+    former ones, after the same checks as `load`. Returns what was done and what is left to do."""
+    pair = Tls(_file(chain), _file(key))
+    certificate.check(str(chain), pair.certificate, str(key), pair.key, settings.host.name, datetime.now(UTC))
+    target = inventory / (settings.tls.certificate or "tls.pem")
+    safe = vault(inventory)
+    safe.write(TLS_KEY, pair.key)
+    write_private(target, pair.certificate)
+    done = [f"{target}: the certificate chain", f"{safe.directory / TLS_KEY}.age: its key, encrypted"]
+    if settings.tls.mode != "files":
+        done.append(f"To use it, write in mail.yml:\ntls:\n  mode: files\n  certificate: {target.name}")
+    return done
+
+
+def set_relay_password(inventory: Path, password: str) -> None:
+    """UserError when it is empty or holds a character that no SASL password map can carry."""
+    if not password or not password.isprintable() or password != password.strip():
+        raise UserError("The password of the relay host must be one line of printable characters, no space around it.")
+    vault(inventory).write(RELAY, password.encode())
+
+
+def _needs_relay_password(settings: Settings) -> bool:
+    return settings.relay is not None and settings.relay.user is not None
+
+
+def _selectors(safe: Vault) -> dict[str, list[str]]:
+    """Per domain, the selectors from oldest to newest; the last is the active one."""
+    found: dict[str, list[str]] = {}
+    for name in safe.names():
+        if match := _DKIM.fullmatch(name):
+            found.setdefault(match["domain"], []).append(match["selector"])
+    return found
+
+
+def _dkim_key(safe: Vault, domain: str, selector: str) -> DkimKey:
+    name = f"dkim/{domain}/{selector}"
+    pem = safe.read(name)
+    key = certificate.private_key(f"{safe.directory / name}.age", pem)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise UserError(f"{safe.directory / name}.age: not an RSA key, and other kinds are not signed with.")
+    return DkimKey(domain, selector, pem)
+
+
+def _new_dkim_pem() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=_DKIM_BITS)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _has_self_signed(settings: Settings, safe: Vault) -> bool:
+    """A certificate for a former host name, or one that has run out, does not count."""
+    if SELF_SIGNED not in safe.names():
+        return False
+    pem = safe.read(SELF_SIGNED)
+    where = f"{safe.directory / SELF_SIGNED}.age"
+    leaf = certificate.chain(where, pem)[0]
+    return certificate.covers(leaf, settings.host.name) and datetime.now(UTC) < leaf.not_valid_after_utc
+
+
+def _tls(settings: Settings, inventory: Path, safe: Vault) -> Tls:
+    if settings.tls.mode == "self-signed":
+        return Tls(*certificate.split(safe.read(SELF_SIGNED)))
+    path = inventory / str(settings.tls.certificate)
+    pair = Tls(_file(path), safe.read(TLS_KEY))
+    where = f"{safe.directory / TLS_KEY}.age"
+    certificate.check(str(path), pair.certificate, where, pair.key, settings.host.name, datetime.now(UTC))
+    return pair
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error

@@ -1,0 +1,79 @@
+"""Finding an inventory by what the user types."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mailkeep import inventory
+from mailkeep.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("first", "second"):
+        directory = tmp_path / "inventories" / name
+        directory.mkdir(parents=True)
+        (directory / "mail.yml").touch()
+    (tmp_path / "inventories" / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("typed", ["first", "inventories/first", "inventories/first/", "inventories/first/mail.yml"])
+def test_a_name_a_directory_and_its_file_all_do(root: Path, typed: str) -> None:
+    assert inventory.find(typed) == root / "inventories" / "first"
+    assert inventory.find(str(root / "inventories" / "first")) == root / "inventories" / "first"
+
+
+@pytest.mark.parametrize("typed", ["third", "empty", "", "inventories", "/nowhere", "inventories/first/x/mail.yml"])
+def test_an_unknown_one_lists_those_that_exist(root: Path, typed: str) -> None:
+    with pytest.raises(UserError, match=r"There are: first, second\.") as error:
+        inventory.find(typed, root)
+    assert "mailkeep init" in str(error.value)
+
+
+def test_where_there_is_none_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There are none below"):
+        inventory.find("first", tmp_path)
+
+
+def test_the_label_is_what_the_user_would_type(root: Path) -> None:
+    assert inventory.label(root / "inventories" / "first") == "first"
+    assert inventory.label(Path("inventories/first")) == "first"
+    assert inventory.label(Path("/elsewhere/first")) == "/elsewhere/first"
+
+
+GROUPS = """
+from pathlib import Path
+_hidden = ["192.0.2.9"]
+NUMBER = 5
+plain = ["192.0.2.1", ("192.0.2.2", {"mailkeep": str(Path(__file__).parent / "mail.yml"), "a": 1})]
+shared = (["192.0.2.3", ("192.0.2.2", {"b": 2})], {"a": 3, "c": 4})
+"""
+
+
+def test_hosts_and_their_data_are_those_that_pyinfra_finds(root: Path) -> None:
+    file = root / "inventories" / "first" / "inventory.py"
+    file.write_text(GROUPS)
+    pyinfra = Path(sys.executable).parent / "pyinfra"
+    shown = subprocess.run([pyinfra, file, "debug-inventory"], capture_output=True, text=True, check=True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout + shown.stderr)
+    theirs = {host: json.loads(data) for host, data in re.findall(r"(?ms)^ *\[(.*?)\].*?(^ *\{.*?\}$)", text)}
+    assert len(theirs) == 3
+    assert inventory.hosts(file.parent) == theirs
+
+
+def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
+    directory = root / "inventories" / "first"
+    with pytest.raises(UserError, match=r"inventory\.py: not there"):
+        inventory.hosts(directory)
+    (directory / "inventory.py").write_text("hosts = [")
+    with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
+        inventory.hosts(directory)
+    (directory / "inventory.py").write_text("hosts = [undefined]")
+    with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
+        inventory.hosts(directory)

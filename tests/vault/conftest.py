@@ -1,0 +1,44 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from vault_samples import TODAY, settings
+
+from mailkeep import secrets, vault
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Identities lie below a directory of the test's own."""
+    monkeypatch.delenv("MAILKEEP_IDENTITY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    """An inventory with an empty vault."""
+    directory = tmp_path / "inventories" / "first"
+    directory.mkdir(parents=True)
+    vault.create(directory / "secrets", vault.identity_path(directory))
+    return directory
+
+
+@pytest.fixture
+def safe(inventory: Path) -> vault.Vault:
+    return secrets.vault(inventory)
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All keys for `settings()`; not to be changed."""
+    directory = tmp_path_factory.mktemp("generated")
+    vault.create(directory / "secrets", directory / vault.IDENTITY)
+    secrets.generate(settings(), directory, TODAY)
+    return directory
+
+
+@pytest.fixture
+def furnished(generated: Path, tmp_path: Path) -> Path:
+    """An inventory with all keys for `settings()`."""
+    return shutil.copytree(generated, tmp_path / "furnished")

@@ -1,0 +1,158 @@
+"""Certificates and keys of the operator's own: what will do, and what is refused before a server gets it."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from authority import Authority, intermediate, key_pem, new_key, root, with_passphrase
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from vault_samples import settings
+
+from mailkeep import secrets
+from mailkeep.errors import UserError
+
+HOST = "mail.example.org"
+FILES = settings(host=HOST, tls={"mode": "files", "certificate": "tls.pem"})
+
+
+@pytest.fixture
+def issuer() -> Authority:
+    return intermediate(root())
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "chain.pem", tmp_path / "key.pem"
+
+
+def bring(inventory: Path, incoming: tuple[Path, Path], chain: bytes, key: bytes) -> list[str]:
+    for path, content in zip(incoming, (chain, key), strict=True):
+        path.write_bytes(content)
+    return secrets.import_tls(FILES, inventory, *incoming)
+
+
+def files_of(inventory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in inventory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", [HOST, "MAIL.example.org", "*.example.org"])
+def test_what_was_imported_is_what_the_server_gets(
+    furnished: Path, incoming: tuple[Path, Path], issuer: Authority, name: str
+) -> None:
+    key = new_key()
+    chain = issuer.issue("www.example.org", name, key=key) + issuer.pem
+    bring(furnished, incoming, chain, key_pem(key))
+    assert secrets.load(FILES, furnished).tls == secrets.Tls(chain, key_pem(key))
+
+
+def test_a_renewal_replaces_certificate_and_key(
+    furnished: Path, incoming: tuple[Path, Path], issuer: Authority
+) -> None:
+    for _ in range(2):
+        key = new_key()
+        bring(furnished, incoming, issuer.issue(HOST, key=key), key_pem(key))
+    assert secrets.load(FILES, furnished).tls.key == key_pem(key)
+
+
+def test_the_imported_key_is_nowhere_in_clear_text(
+    furnished: Path, incoming: tuple[Path, Path], issuer: Authority
+) -> None:
+    key = new_key()
+    bring(furnished, incoming, issuer.issue(HOST, key=key), key_pem(key))
+    assert not any(b"PRIVATE KEY" in content for content in files_of(furnished).values())
+
+
+def test_importing_for_a_self_signed_server_says_what_to_write_in_mail_yml(
+    inventory: Path, incoming: tuple[Path, Path], issuer: Authority
+) -> None:
+    key = new_key()
+    for path, content in zip(incoming, (issuer.issue(HOST, key=key), key_pem(key)), strict=True):
+        path.write_bytes(content)
+    done = secrets.import_tls(settings(host=HOST), inventory, *incoming)
+    assert "mode: files\n  certificate: tls.pem" in done[-1]
+
+
+def bad_pairs() -> dict[str, tuple[bytes, bytes, str]]:
+    """By what is wrong: chain, key, and what the message must say."""
+    above, key, other = root(), new_key(), new_key()
+    issuer = intermediate(above)
+    good = issuer.issue(HOST, key=key)
+    short = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505
+    pem = key_pem(key)
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    days = timedelta
+    return {
+        "another key": (good, key_pem(other), "none of its certificates belongs to the key"),
+        "the authority's first": (issuer.pem + good, pem, "is number 2; it must be the first"),
+        "a gap in the chain": (good + above.pem, pem, "certificate 1 is not issued by the next"),
+        "a stranger in the chain": (good + issuer.pem + good, pem, "certificate 2 is not issued by the next"),
+        "same name, other authority": (good + intermediate(above).pem, pem, "certificate 1 is not issued"),
+        "another host": (
+            issuer.issue("www.example.org", key=key),
+            pem,
+            "is for www.example.org; host.name is",
+        ),
+        "the parent": (issuer.issue("example.org", "*.org", key=key), pem, "is for example.org, *.org"),
+        "a label too many": (issuer.issue("*.mail.example.org", key=key), pem, "is for *.mail.example.org"),
+        "only a common name": (issuer.issue(key=key, subject=HOST), pem, "no DNS name at all"),
+        "expired": (issuer.issue(HOST, key=key, end=days(seconds=-1)), pem, "certificate 1 expired on"),
+        "too early": (issuer.issue(HOST, key=key, start=days(hours=1)), pem, "is valid only from"),
+        "expired issuer": (good + _expired(above, issuer), pem, "certificate 2 expired on"),
+        "a key in the chain": (good + pem, pem, "holds a private key"),
+        "no certificate": (b"nonsense", pem, "no certificate in PEM form"),
+        "half a certificate": (good[:200], pem, "no certificate in PEM form"),
+        "no key": (good, b"nonsense", "no private key in PEM form"),
+        "half a key": (good, pem[:60], "no private key in PEM form"),
+        "a certificate as key": (good, good, "no private key in PEM form"),
+        "a passphrase": (good, with_passphrase(key), "has a passphrase"),
+        "a short key": (issuer.issue(HOST, key=short), key_pem(short), "an RSA key of 1024 bits"),
+        "a rare kind": (
+            good,
+            edwards.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            "neither an RSA nor an ECDSA key",
+        ),
+    }
+
+
+def _expired(above: Authority, issuer: Authority) -> bytes:
+    end = timedelta(days=-1)
+    return above.issue(key=issuer.key, subject=issuer.name, authority=True, end=end)
+
+
+BAD = bad_pairs()
+
+
+@pytest.mark.parametrize("wrong", BAD)
+def test_a_bad_pair_is_refused_with_its_reason_and_changes_nothing(
+    furnished: Path, incoming: tuple[Path, Path], wrong: str
+) -> None:
+    chain, key, reason = BAD[wrong]
+    before = files_of(furnished)
+    with pytest.raises(UserError) as error:
+        bring(furnished, incoming, chain, key)
+    assert reason in str(error.value)
+    assert str(incoming[0]) in str(error.value) or str(incoming[1]) in str(error.value)
+    assert "PRIVATE KEY-----\n" not in str(error.value)
+    assert files_of(furnished) == before
+
+
+@pytest.mark.parametrize("wrong", BAD)
+def test_a_bad_pair_in_the_inventory_is_refused_when_it_is_loaded(furnished: Path, wrong: str) -> None:
+    chain, key, reason = BAD[wrong]
+    (furnished / "tls.pem").write_bytes(chain)
+    secrets.vault(furnished).write("tls/key", key)
+    with pytest.raises(UserError) as error:
+        secrets.load(FILES, furnished)
+    assert reason in str(error.value)
+
+
+def test_a_missing_chain_file_is_named(furnished: Path) -> None:
+    secrets.vault(furnished).write("tls/key", key_pem(new_key()))
+    with pytest.raises(UserError, match=str(furnished / "tls.pem")):
+        secrets.load(FILES, furnished)
+
+
+def test_a_missing_key_says_how_to_bring_it(furnished: Path) -> None:
+    with pytest.raises(UserError, match=r"mailkeep tls .* --certificate CHAIN\.pem --key KEY\.pem"):
+        secrets.load(FILES, furnished)
