@@ -1,0 +1,76 @@
+"""What a host should be, as plain data.
+
+A `Part` is everything that one service needs of a host. Parts are made from settings alone, with no host, network or
+clock, so they can be rendered, compared and tested anywhere. `mailkeep.host` makes them true. What is in no Part is
+not on the host.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A system user with a group of its own name and no login shell."""
+
+    name: str
+    home: str = "/nonexistent"
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    path: str
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file, written whole. The content of a `secret` one never appears in any output."""
+
+    path: str
+    content: bytes = field(repr=False)
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o644
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A systemd unit. `restart_on` and `reload_on` are path prefixes: when a managed file below one of them changes,
+    in whichever part, the unit is restarted (or reloaded; a restart wins)."""
+
+    name: str
+    restart_on: tuple[str, ...] = ()
+    reload_on: tuple[str, ...] = ()
+    enabled: bool = True
+    running: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A shell command that must pass before changed files go live. It runs on the host in a private, read-only view
+    of the file system in which the staged files already lie at their final paths, so it is the service's own checker
+    exactly as an operator would call it. It runs when a file below one of `reads` changes."""
+
+    command: str
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One service: what must be there (`packages` … `units`), what must not be (`absent` paths), and the checks."""
+
+    name: str
+    packages: tuple[str, ...] = ()
+    users: tuple[User, ...] = ()
+    memberships: tuple[tuple[str, str], ...] = ()  # (user, group): the user is added to the group
+    directories: tuple[Directory, ...] = ()
+    files: tuple[File, ...] = ()
+    absent: tuple[str, ...] = ()
+    units: tuple[Unit, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Part({self.name})"

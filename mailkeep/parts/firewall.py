@@ -1,0 +1,43 @@
+"""nftables: SSH and the mail ports are open, nothing else; only Postfix talks to other mail servers."""
+
+from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+from mailkeep.values import SERVICES
+
+RULES = "/etc/nftables.conf"
+DROP_IN = "/etc/systemd/system/nftables.service.d"
+MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps"))
+
+
+def part(settings: Settings) -> Part:
+    ssh = settings.ssh.port
+    rules = render(
+        "nftables/nftables.conf",
+        ports=sorted({ssh, *MAIL_PORTS, *settings.firewall.open}),
+        blocked={version: [n for n in settings.firewall.block if n.version == version] for version in (4, 6)},
+    )
+    return Part(
+        name="firewall",
+        packages=("nftables",),
+        directories=(Directory(DROP_IN),),
+        files=(
+            File(RULES, rules, mode=0o755),
+            File(f"{DROP_IN}/mailkeep.conf", render("nftables/service.d/mailkeep.conf")),
+        ),
+        # Reload, never restart: it is one transaction, with no moment without rules.
+        units=(Unit("nftables.service", reload_on=(RULES,)),),
+        checks=(
+            Check(f"nft --check --file {RULES}", reads=(RULES,)),
+            Check(_reachable(ssh), reads=(RULES,)),
+        ),
+    )
+
+
+def _reachable(port: int) -> str:
+    """Fails when SSH listens elsewhere than `ssh.port` says: the rules would lock its users out."""
+    return (
+        f"ports=$(sshd -T | sed -n 's/^port //p'); echo \"$ports\" | grep -qx {port} || "
+        f'{{ echo "sshd listens on port $ports, and mail.yml says ssh.port: {port}. '
+        f'The firewall would lock you out: set ssh.port to where sshd listens." >&2; exit 1; }}'
+    )

@@ -1,0 +1,48 @@
+"""OpenDKIM signs what accounts and the host itself send; verifying what others send is not its job here."""
+
+from collections.abc import Iterable
+
+from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.secrets import DkimKey
+from mailkeep.templates import render
+
+CONF = "/etc/opendkim.conf"
+DIRECTORY = "/etc/opendkim"
+KEYS = f"{DIRECTORY}/keys"
+DROP_IN = "/etc/systemd/system/opendkim.service.d"
+
+
+def part(keys: Iterable[DkimKey]) -> Part:
+    keys = tuple(keys)
+    return Part(
+        name="opendkim",
+        packages=("opendkim",),
+        memberships=(("postfix", "opendkim"),),  # its socket is for Postfix alone
+        directories=(Directory(DIRECTORY), Directory(KEYS, "opendkim", "opendkim", 0o700), Directory(DROP_IN)),
+        files=(
+            File(CONF, render("opendkim/opendkim.conf")),
+            File(f"{DIRECTORY}/key.table", render("opendkim/key.table", keys=keys, directory=KEYS)),
+            File(f"{DIRECTORY}/signing.table", render("opendkim/signing.table", keys=keys)),
+            *(_key_file(key) for key in keys),
+            File(f"{DROP_IN}/mailkeep.conf", render("opendkim/service.d/mailkeep.conf")),
+        ),
+        units=(Unit("opendkim.service", restart_on=(CONF, DIRECTORY, DROP_IN)),),
+        checks=(
+            Check(f"opendkim -n -x {CONF}", reads=(CONF, DIRECTORY)),
+            *(Check(_signs(key.domain), reads=(CONF, DIRECTORY)) for key in keys),
+        ),
+    )
+
+
+def _signs(domain: str) -> str:
+    """Fails unless a message of this domain gets its signature: -n reads neither the tables nor the keys."""
+    return (
+        f"out=$(printf 'From: postmaster@{domain}\\n\\n' | runuser -u opendkim -- opendkim -x {CONF} -v -v -t - 2>&1); "
+        f'echo "$out" | grep -q "INSHEADER.* d={domain};" || '
+        f'{{ echo "A message from {domain} is not signed."; echo "$out"; exit 1; }}'
+    )
+
+
+def _key_file(key: DkimKey) -> File:
+    path = f"{KEYS}/{key.domain}.{key.selector}.pem"
+    return File(path, key.private_pem, "opendkim", "opendkim", 0o600, secret=True)

@@ -1,0 +1,116 @@
+"""Postfix: takes mail for our domains from anyone, sends mail for our accounts, and relays for nobody else."""
+
+from collections.abc import Iterable, Iterator
+
+from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.parts import certificates
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+
+DIRECTORY = "/etc/postfix"
+DROP_IN = "/etc/systemd/system/postfix.service.d"
+QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that we are made for
+ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
+TABLES = ("mailboxes", "aliases", "sender_login", "own_domains")
+
+Rows = Iterator[tuple[str, str]]
+
+
+def part(settings: Settings, relay_password: str | None) -> Part:
+    """`relay_password` is needed when `settings.relay` names a user."""
+    return Part(
+        name="postfix",
+        packages=("postfix", "libsasl2-modules") if settings.relay else ("postfix",),
+        directories=(Directory(DIRECTORY), Directory(DROP_IN)),
+        files=(
+            File(f"{DIRECTORY}/main.cf", _main_cf(settings)),
+            File(f"{DIRECTORY}/master.cf", render("postfix/master.cf")),
+            File(f"{DIRECTORY}/submission_headers", render("postfix/submission_headers")),
+            _table("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
+            _table("aliases", _aliases(settings)),
+            _table("sender_login", _sender_login(settings)),
+            _table("own_domains", _own_domains(settings)),
+            *_relay_password(settings, relay_password),
+            File("/etc/mailname", f"{settings.host.name}\n".encode()),
+            File(f"{DROP_IN}/mailkeep.conf", render("postfix/service.d/mailkeep.conf")),
+        ),
+        # texthash tables are read when a process starts; a reload starts new ones.
+        units=(Unit("postfix.service", restart_on=(DROP_IN,), reload_on=(DIRECTORY, certificates.DIRECTORY)),),
+        checks=(
+            Check("postfix check", reads=(DIRECTORY, certificates.DIRECTORY)),
+            Check(_silent("postconf -n 2>&1 >/dev/null; postconf -M 2>&1 >/dev/null"), reads=(DIRECTORY,)),
+            *(
+                Check(_silent(f"postmap -q probe {table} 2>&1 >/dev/null | sort -u"), reads=(DIRECTORY,))
+                for table in _lookups()
+            ),
+        ),
+    )
+
+
+def _lookups() -> Iterator[str]:
+    yield from (f"texthash:{DIRECTORY}/{name}" for name in TABLES)
+    yield f"regexp:{DIRECTORY}/submission_headers"
+
+
+def _silent(command: str) -> str:
+    """Fails when the command says something: Postfix only warns of misspelt parameters and of bad lines in tables."""
+    return f'said=$({command}); [ -z "$said" ] || {{ echo "$said"; exit 1; }}'
+
+
+def _main_cf(settings: Settings) -> bytes:
+    versions = {address.version for address in settings.host.addresses}
+    return render(
+        "postfix/main.cf",
+        host=settings.host.name,
+        domains=settings.domains,
+        protocols={frozenset({4}): "ipv4", frozenset({6}): "ipv6"}.get(frozenset(versions), "all"),
+        local_senders=settings.local_senders,
+        admin_networks=settings.admin.networks,
+        message_size=settings.message_size,
+        queue_minfree=QUEUE_MINFREE,
+        queue_days=settings.retention.queue_days,
+        tls_certificate=certificates.CERTIFICATE,
+        tls_key=certificates.KEY,
+        validating_resolver=settings.resolver == "local",
+        relay=settings.relay,
+    )
+
+
+def _table(name: str, rows: Iterable[tuple[str, str]]) -> File:
+    return File(f"{DIRECTORY}/{name}", render("postfix/table", rows=list(rows)))
+
+
+def _aliases(settings: Settings) -> Rows:
+    """virtual_alias_maps: the declared aliases; the host's own addresses; and catch-alls, for which every account must
+    be named first, since an address that finds no row of its own would fall through to its domain's."""
+    administrators = ", ".join(settings.admin.addresses)
+    yield from ((f"{name}@{settings.host.name}", administrators) for name in ADMINISTRATIVE)
+    yield from (("root@localhost", administrators), ("postmaster", administrators))
+    yield from ((alias, ", ".join(targets)) for alias, targets in settings.aliases.items())
+    if settings.catch_all:
+        yield from ((account.address, account.address) for account in settings.accounts)
+        yield from ((f"@{domain}", target) for domain, target in settings.catch_all.items())
+
+
+def _sender_login(settings: Settings) -> Rows:
+    """Each address with the logins that own it. Shared addresses (`send_as` of several) have several."""
+    owners: dict[str, list[str]] = {}
+    for account in settings.accounts:
+        for address in (account.address, *account.send_as):
+            owners.setdefault(address, []).append(account.address)
+    yield from ((address, ", ".join(logins)) for address, logins in owners.items())
+
+
+def _own_domains(settings: Settings) -> Rows:
+    verdict = "REJECT 5.7.1 Not without logging in on a submission port"
+    for domain in (*settings.domains, settings.host.name):
+        yield from ((domain, verdict), (f".{domain}", verdict))
+    for address in settings.host.addresses:  # as a domain (RFC 5321 section 4.1.3)
+        yield f"[{'IPv6:' if address.version == 6 else ''}{address}]", verdict
+
+
+def _relay_password(settings: Settings, password: str | None) -> Iterator[File]:
+    relay = settings.relay
+    if relay and relay.user:
+        row = f"[{relay.host}]:{relay.port} {relay.user}:{password}\n"
+        yield File(f"{DIRECTORY}/relay_password", row.encode(), mode=0o600, secret=True)

@@ -1,0 +1,40 @@
+"""sshd: keys, not passwords; whoever deploys can still log in."""
+
+from mailkeep.part import Check, File, Part, Unit
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+
+CONFIG = "/etc/ssh/sshd_config.d/10-mailkeep.conf"
+
+
+def part(settings: Settings) -> Part:
+    config = render(
+        "ssh/sshd_config.d/10-mailkeep.conf",
+        passwords=settings.ssh.passwords,
+        never_penalised=("127.0.0.0/8", "::1", *settings.host.addresses, *settings.admin.networks),
+    )
+    return Part(
+        name="ssh",
+        packages=("openssh-server",),
+        files=(File(CONFIG, config),),
+        # Where ssh.socket listens, starting ssh.service stops it (Conflicts=) and leaves its sessions.
+        units=(Unit("ssh.service", reload_on=(CONFIG,)),),
+        checks=(
+            Check("sshd -t", reads=("/etc/ssh/",)),
+            Check(_has_key(settings.ssh.passwords), reads=(CONFIG,)),
+        ),
+    )
+
+
+def _has_key(passwords: bool) -> str:
+    """Fails when who is logged in now has no key to come back with. That is the user of the kernel's
+    loginuid, which sudo does not change; where the kernel keeps none, as in containers, root."""
+    needed = '[ "$user" != root ] || ' if passwords else ""
+    return (
+        'user=$(id -nu "$(cat /proc/self/loginuid)" 2>/dev/null || echo root); '
+        'home=$(getent passwd "$user" | cut -d: -f6); '
+        f'{needed}[ -s "$home/.ssh/authorized_keys" ] || '
+        "sshd -T | grep -Eq '^(authorizedkeyscommand|trustedusercakeys) /' || "
+        '{ echo "$user has no SSH key ($home/.ssh/authorized_keys): you could not log in again. Add one'
+        f'{"" if passwords else ", or set ssh.passwords: true"}." >&2; exit 1; }}'
+    )

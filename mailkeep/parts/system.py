@@ -1,0 +1,38 @@
+"""What keeps a server well that nobody looks at for months: upgrades, bounded logs, the right time."""
+
+from mailkeep.part import Check, File, Part, Unit
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+
+APT = "/etc/apt/apt.conf.d/52mailkeep"
+JOURNALD = "/etc/systemd/journald.conf.d/mailkeep.conf"
+SYSCTL = "/etc/sysctl.d/60-mailkeep.conf"
+NEEDRESTART = "/etc/needrestart/conf.d/mailkeep.conf"
+
+
+def part(settings: Settings) -> Part:
+    return Part(
+        name="system",
+        packages=("ca-certificates", "logrotate", "needrestart", "procps", "systemd-timesyncd", "unattended-upgrades"),
+        files=(
+            File(APT, render("system/apt.conf.d/52mailkeep")),
+            File(JOURNALD, render("system/journald.conf.d/mailkeep.conf", cap=settings.retention.journal)),
+            File(SYSCTL, render("system/sysctl.d/60-mailkeep.conf")),
+            File(NEEDRESTART, render("system/needrestart/mailkeep.conf")),
+        ),
+        units=(
+            Unit("systemd-journald.service", restart_on=(JOURNALD,)),
+            # Neither is meant to run in a container: their conditions say so.
+            Unit("systemd-sysctl.service", restart_on=(SYSCTL,)),
+            Unit("systemd-timesyncd.service"),
+            Unit("apt-daily.timer"),
+            Unit("apt-daily-upgrade.timer"),
+            Unit("logrotate.timer"),
+        ),
+        checks=(
+            Check("apt-config dump", reads=(APT,)),
+            Check(f"perl -c {NEEDRESTART}", reads=(NEEDRESTART,)),
+            # Its exit code also tells of keys that this kernel does not have.
+            Check(f"! sysctl --dry-run --load {SYSCTL} 2>&1 | grep 'invalid syntax'", reads=(SYSCTL,)),
+        ),
+    )
