@@ -1,0 +1,287 @@
+"""What `mailkeep init` promises: a complete inventory or nothing, and nothing of anybody's overwritten."""
+
+import dataclasses
+import re
+import shutil
+from datetime import date
+from pathlib import Path
+
+import pytest
+from argon2 import PasswordHasher
+
+from mailkeep import accounts, inventory, secrets, settings, vault
+from mailkeep.errors import UserError
+from mailkeep.init import InitResult, init
+from mailkeep.passwords import hash_password
+
+ARGUMENTS = {
+    "host": "mail.example.org",
+    "addresses": ["192.0.2.1", "2001:db8::1"],
+    "admin": ["you@example.org"],
+}
+
+
+def enter(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """A clone with no inventory in it; identities go to `config` beside it."""
+    patch.delenv("MAILKEEP_IDENTITY", raising=False)
+    patch.setenv("XDG_CONFIG_HOME", str(root / "config"))
+    (root / "clone" / "inventories").mkdir(parents=True)
+    patch.chdir(root / "clone")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    enter(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def make(root: Path, **changed: object) -> InitResult:
+    return init(root / "clone" / "inventories" / "first", **(ARGUMENTS | changed))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, InitResult]:
+    """Where a result was made, and the result; not to be changed."""
+    root = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(root, patch)
+        return root, make(root)
+
+
+@pytest.fixture
+def made(once: tuple[Path, InitResult], root: Path) -> InitResult:
+    """The result of `make(root)`."""
+    first, result = once
+    shutil.copytree(first, root, dirs_exist_ok=True)
+    there = {name: root / getattr(result, name).relative_to(first) for name in ("directory", "identity")}
+    return dataclasses.replace(result, **there)
+
+
+def everything(root: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+def test_a_new_inventory_is_complete(made: InitResult) -> None:
+    declared = settings.load(made.directory / "mail.yml")
+    loaded = secrets.load(declared, made.directory)
+    assert {key.domain for key in loaded.dkim} == {"example.org", "mail.example.org"}
+    assert {key.selector for key in loaded.dkim} == {f"s{date.today():%Y%m%d}"}
+    assert len(made.made) == 3
+
+
+def test_it_declares_what_was_asked_for(root: Path) -> None:
+    result = make(
+        root,
+        domains=["example.net", "example.com"],
+        admin=["boss@example.edu"],
+        networks=["203.0.113.0/24"],
+        account="anna@example.com",
+    )
+    declared = settings.load(result.directory / "mail.yml")
+    assert [str(address) for address in declared.host.addresses] == ["192.0.2.1", "2001:db8::1"]
+    assert declared.domains == ("example.net", "example.com")
+    assert declared.admin.addresses == ("boss@example.edu",)
+    assert [str(network) for network in declared.admin.networks] == ["203.0.113.0/24"]
+    assert [account.address for account in declared.accounts] == ["anna@example.com"]
+    assert declared.aliases == {
+        f"{role}@{domain}": ("anna@example.com",) for domain in declared.domains for role in ("postmaster", "abuse")
+    }
+
+
+@pytest.mark.parametrize(
+    ("admin", "account"),
+    [
+        (["you@example.org"], "you@example.org"),
+        (["you@example.net", "me@example.org"], "me@example.org"),
+        (["you@example.net"], "postmaster@example.org"),
+    ],
+)
+def test_the_first_account_is_the_admins_own_or_the_postmasters(root: Path, admin: list[str], account: str) -> None:
+    result = make(root, admin=admin)
+    declared = settings.load(result.directory / "mail.yml")
+    assert result.address == account
+    assert [account.address for account in declared.accounts] == [account]
+
+
+def test_the_passphrase_opens_the_account_and_is_in_no_file_nor_in_the_results_repr(
+    made: InitResult, root: Path
+) -> None:
+    result = made
+    declared = settings.load(result.directory / "mail.yml")
+    PasswordHasher().verify(declared.accounts[0].password.removeprefix("{ARGON2ID}"), result.passphrase)
+    for content in everything(root).values():
+        assert result.passphrase.encode() not in (content or b"")
+    assert result.passphrase not in repr(result)
+    assert result.passphrase not in "\n".join((*result.made, *result.next_steps))
+
+
+def test_the_identity_lies_outside_the_inventory_and_no_private_key_in_it(made: InitResult, root: Path) -> None:
+    assert made.identity == root / "config" / "mailkeep" / "first.age-identity"
+    assert made.identity.stat().st_mode & 0o777 == 0o600
+    for content in everything(root / "clone").values():
+        assert b"PRIVATE KEY" not in (content or b"")
+        assert b"AGE-SECRET-KEY" not in (content or b"")
+
+
+def test_the_identity_can_be_put_elsewhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILKEEP_IDENTITY", str(root / "stick" / "key"))
+    result = make(root)
+    assert result.identity == root / "stick" / "key"
+    assert not (root / "config").exists()
+    secrets.load(settings.load(result.directory / "mail.yml"), result.directory)
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
+def test_what_exists_is_never_overwritten(root: Path, kind: str) -> None:
+    target = root / "clone" / "inventories" / "first"
+    if kind == "directory":
+        target.mkdir()
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target.symlink_to("nowhere")
+    before = everything(root)
+    with pytest.raises(UserError, match="exists already"):
+        make(root)
+    assert everything(root) == before
+
+
+def test_an_identity_that_exists_is_never_overwritten(root: Path) -> None:
+    identity = root / "config" / "mailkeep" / "first.age-identity"
+    identity.parent.mkdir(parents=True)
+    identity.write_text("the only key to something")
+    before = everything(root)
+    with pytest.raises(UserError, match=str(identity)):
+        make(root)
+    assert everything(root) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"host": "mail"}, "host.name"),
+        ({"host": "mail.example.org: x\nadmin: {}"}, "host.name"),
+        ({"host": ""}, "host.name"),
+        ({"addresses": ["192.0.2.300"]}, "host.addresses"),
+        ({"addresses": []}, "host.addresses"),
+        ({"domains": ["example"]}, "domains"),
+        ({"domains": ["*alias"]}, "domains"),
+        ({"domains": ["mail.example.org"]}, "domains"),
+        ({"admin": ["nobody"]}, "admin.addresses"),
+        ({"admin": []}, "admin.addresses"),
+        ({"admin": ["a@b]\n  evil: [x@y"]}, "admin.addresses"),
+        ({"networks": ["everywhere"]}, "admin.networks"),
+        ({"account": "anna@elsewhere.test"}, "accounts[0].address"),
+        ({"account": "{{ 7 * 7 }}@example.org"}, "accounts[0].address"),
+        ({"ssh_host": "a b"}, "'a b': no host for SSH"),
+        ({"ssh_host": "-oProxyCommand=x"}, "no host for SSH"),
+        ({"ssh_host": '"+x+"'}, "no host for SSH"),
+    ],
+)
+def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, wrong: dict[str, object], told: str) -> None:
+    before = everything(root)
+    with pytest.raises(UserError) as error:
+        make(root, **wrong)
+    assert told in str(error.value)
+    assert str(root) not in str(error.value)
+    assert everything(root) == before
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "-n", "a\nb"])
+def test_a_name_that_is_hard_to_type_or_hidden_is_refused(root: Path, name: str) -> None:
+    with pytest.raises(UserError, match="not a name for an inventory"):
+        init(root / "clone" / "inventories" / name, **ARGUMENTS)  # type: ignore[arg-type]
+
+
+def test_a_parent_that_is_not_there_is_named(root: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        init(root / "nowhere" / "first", **ARGUMENTS)  # type: ignore[arg-type]
+
+
+class Interruption(BaseException):
+    """As Ctrl-C: not an Exception."""
+
+
+@pytest.mark.parametrize("step", ["generate", "create", "write_identity", "rename"])
+def test_a_failure_halfway_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    owner = {"generate": secrets, "create": vault, "write_identity": vault, "rename": Path}[step]
+    real = getattr(owner, step)
+
+    def fails_after_its_work(*arguments: object, **options: object) -> None:
+        if step != "rename":
+            real(*arguments, **options)
+        raise Interruption
+
+    before = everything(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, fails_after_its_work)
+        with pytest.raises(Interruption):
+            make(root)
+    assert everything(root) == before
+    make(root)
+
+
+def test_pyinfra_finds_the_host_and_its_settings(root: Path) -> None:
+    result = make(root, ssh_host="operator@203.0.113.25")
+    data = {"mailkeep": str(result.directory / "mail.yml"), "ssh_user": "operator", "_sudo": True}
+    assert inventory.hosts(result.directory) == {"203.0.113.25": data}
+
+
+@pytest.mark.parametrize("ssh_host", [None, "root@mail.example.org", "alias", "2001:db8::1"])
+def test_root_needs_no_sudo(root: Path, ssh_host: str | None) -> None:
+    ((host, data),) = inventory.hosts(make(root, ssh_host=ssh_host).directory).items()
+    assert host == (ssh_host or "mail.example.org").removeprefix("root@")
+    assert "_sudo" not in data
+
+
+def test_the_inventory_can_be_moved(made: InitResult, root: Path) -> None:
+    moved = made.directory.rename(root / "moved")
+    assert inventory.hosts(moved)["mail.example.org"]["mailkeep"] == str(moved / "mail.yml")
+
+
+def test_the_next_steps_name_the_backup_the_records_and_the_commands_in_their_order(
+    once: tuple[Path, InitResult],
+) -> None:
+    _, result = once
+    text = "\n".join(result.next_steps)
+    assert str(result.identity) in text
+    order = [text.index(f"mailkeep {command} first") for command in ("dns", "plan", "deploy", "verify")]
+    assert order == sorted(order)
+
+
+def test_whatever_the_comments_offer_is_valid_when_uncommented(made: InitResult) -> None:
+    path = made.directory / "mail.yml"
+    offered = re.compile(r"^( *)# ( *[a-z_]+(?:@?[a-z]+\.[a-z]+)?:(?: .*)?)$", re.MULTILINE)
+    text = path.read_text()
+    names = {match[2].split(":")[0].strip() for match in offered.finditer(text)}
+    own_tls = text.replace("tls:\n  mode: self-signed\n", "").replace("#   mode:", "# tls:\n#   mode:")
+    path.write_text(offered.sub(r"\1\2", own_tls))
+    declared = settings.load(path)
+    assert {"quota", "send_as", "catch_all", "relay", "retention", "ssh", "firewall", "message_size"} <= names
+    assert declared.relay is not None
+    assert declared.tls.mode == "files"
+
+
+def test_the_settings_offer_every_top_level_setting(made: InitResult) -> None:
+    text = (made.directory / "mail.yml").read_text()
+    assert [name for name in settings.Settings.model_fields if not re.search(rf"^(# )?{name}:", text, re.M)] == []
+
+
+def test_a_place_that_cannot_be_written_to_is_named(root: Path) -> None:
+    with pytest.raises(UserError, match=r"/proc/first: cannot be made: .*\."):
+        init(Path("/proc/first"), **ARGUMENTS)  # type: ignore[arg-type]
+    (root / "config").write_text("a file where the directory should be")
+    before = everything(root)
+    with pytest.raises(UserError, match=r"first\.age-identity: cannot be written: Not a directory"):
+        make(root)
+    assert everything(root) == before
+
+
+def test_accounts_can_be_added_to_what_was_written(made: InitResult) -> None:
+    path = made.directory / "mail.yml"
+    first = settings.load(path).accounts[0]
+    accounts.add(path, "bert@example.org", first.password, name="Bert")
+    accounts.set_password(path, first.address, hash_password("another passphrase"))
+    after = settings.load(path).accounts
+    assert [account.address for account in after] == [first.address, "bert@example.org"]
+    assert first.password not in (after[0].password, None)
