@@ -1,0 +1,23 @@
+"""The pyinfra entry: `pyinfra inventories/NAME/inventory.py deploy.py`, or `mailkeep deploy NAME`.
+
+Each host names its settings file in its data; the parts of `mailkeep.parts.server` are what it becomes.
+"""
+
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api.exceptions import PyinfraError
+
+from mailkeep import parts, secrets, settings
+from mailkeep.errors import UserError
+from mailkeep.host.operations import converge
+from mailkeep.host.preflight import preflight
+
+file = Path(host.data.mailkeep)
+try:
+    declared = settings.load(file)
+    server = parts.server(declared, secrets.load(declared, file.parent))
+except UserError as error:
+    raise PyinfraError(str(error)) from None  # pyinfra prints it, without a traceback
+preflight(declared, server)
+converge(server)

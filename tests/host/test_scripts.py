@@ -1,0 +1,78 @@
+"""The scripts that go to a host: what they say, and what they never hold."""
+
+import io
+import subprocess
+import tarfile
+
+import pytest
+
+from mailkeep.host import operations
+from mailkeep.host.snapshot import PathState, Snapshot
+from mailkeep.part import Check, Directory, File, Part, Unit
+
+SECRET = b"correct horse battery staple\n"
+PART = Part(
+    name="it's a part",
+    directories=(Directory("/etc/demo", group="demo", mode=0o750), Directory("/srv/elsewhere")),
+    files=(
+        File("/etc/demo/it's $(here).conf", b"content\n"),
+        File("/etc/demo/key", SECRET, "demo", "demo", 0o600, secret=True),
+    ),
+    units=(Unit("demo.service", restart_on=("/etc/demo/",)),),
+    checks=(Check("""demo -t "$HOME" 'a b'""", reads=("/etc/demo/",)),),
+)
+BARE = Snapshot()
+
+
+def members() -> dict[str, tarfile.TarInfo]:
+    packed = io.BytesIO(operations.archive((PART,), BARE, list(PART.directories)))
+    with tarfile.open(fileobj=packed) as tar:
+        return {member.name: member for member in tar.getmembers()}
+
+
+def scripts() -> list[str]:
+    return [operations.commit_script((PART,), BARE, list(PART.directories)), operations.check_script((PART,), BARE)]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_script_is_sound_whatever_names_and_commands_are_in_it(script: str) -> None:
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_no_script_holds_a_secret(script: str) -> None:
+    assert SECRET.decode().strip() not in script
+
+
+def test_staged_files_have_their_owner_and_mode_from_the_start() -> None:
+    key = members()["new/etc/demo/key"]
+    assert (key.uname, key.gname, key.mode) == ("demo", "demo", 0o600)
+
+
+def test_directories_that_lead_to_staged_files_have_their_own_modes_and_others_are_not_staged() -> None:
+    staged = members()
+    assert (staged["new/etc/demo"].gname, staged["new/etc/demo"].mode) == ("demo", 0o750)
+    assert "new/srv/elsewhere" not in staged
+
+
+def test_an_owner_that_the_host_does_not_have_is_named() -> None:
+    """tar would give the file to root."""
+    lines = operations.commit_script((PART,), BARE, []).splitlines()
+    first = "\n".join(line for line in lines if line.startswith("getent"))
+    said = subprocess.run(["sh", "-eu", "-c", first], capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert "There is no user demo" in said.stderr
+
+
+def test_marks_are_made_before_the_first_file_goes_live_and_checks_pass_before_that() -> None:
+    script = operations.commit_script((PART,), BARE, list(PART.directories))
+    order = [script.index(step) for step in ("stage/check", "cp -pT", "demo.service.restart", "mv -fT")]
+    assert order == sorted(order)
+
+
+def test_files_to_remove_are_removed_from_the_view_alone_while_checks_run() -> None:
+    """Laid over, even when nothing is staged below the same top directory."""
+    part = Part("demo", absent=("/opt/demo/default.conf",), checks=(Check("demo -t", reads=("/opt/",)),))
+    there = Snapshot(paths={"/opt/demo/default.conf": PathState("regular file", "root", "root", 0o644)})
+    script = operations.check_script((part,), there)
+    assert script.index("lay_over opt") < script.index("rm -f -- /opt/demo/default.conf") < script.index("'demo -t'")
