@@ -1,0 +1,78 @@
+"""Whether who guesses passwords is locked out, and the server never locks itself out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mailkeep.parts.firewall import MAIL_PORTS
+from mailkeep.settings import Settings
+from mailkeep.verify import ruleset
+from mailkeep.verify.promises import hold
+from mailkeep.verify.target import JAILS, Seen
+
+
+def test_every_jail_bans_in_the_firewall(seen: Seen, settings: Settings, deploy: str) -> None:
+    """A ban of every fail2ban jail reaches the firewall, and goes with it.
+
+    In one incident a jail with an invalid port name had banned nobody for a year, and looked healthy.
+    """
+    ports = {"sshd": {settings.ssh.port}, "postfix": set(MAIL_PORTS), "dovecot": set(MAIL_PORTS), "recidive": None}
+    hold(
+        [fault for jail in JAILS for fault in _faults(jail, seen["jails"], seen["firewall"]["chains"], ports[jail])],
+        expected="a banned test address in nft's set, a rule that drops it, and both gone when it is unbanned",
+        remedy=f"`journalctl -u fail2ban` says what nft refused; {deploy} restores the jails.",
+    )
+
+
+def _faults(jail: str, saw: dict[str, Any], chains: list[dict[str, Any]], ports: set[int] | None) -> Iterator[str]:
+    if jail not in saw["listed"]:
+        yield f"jail {jail}: fail2ban does not run it"
+        return
+    sets = saw["sets"][jail]
+    if len(sets) < len(saw["canaries"][jail]):
+        yield f"jail {jail}: it bans {' and '.join(saw['canaries'][jail])}, nft has {' and '.join(sets) or 'no set'}"
+    for name in sets:
+        rules = [rule for rule in saw["rules"] if ruleset.drops(rule, name) and ruleset.sees_input(rule, chains)]
+        if not rules:
+            yield f"jail {jail}: nft has no rule that drops what is in {name}"
+        elif missing := _uncovered(rules, ports):
+            yield f"jail {jail}: the rule for {name} leaves open {missing}"
+    if left := saw["left"][jail]:
+        yield f"jail {jail}: unbanned, and still in {' and '.join(left)}"
+
+
+def _uncovered(rules: list[dict[str, Any]], ports: set[int] | None) -> str:
+    """The ports of these (None: all there are) that no rule covers."""
+    covered = [ruleset.ports(rule) for rule in rules]
+    if None in covered:
+        return ""
+    if ports is None:
+        return "all ports but those it names"
+    return ", ".join(str(port) for port in sorted(ports.difference(*(one for one in covered if one))))
+
+
+def test_every_jail_notices_guesses(seen: Seen, deploy: str) -> None:
+    """Every fail2ban jail notices what it is there for.
+
+    A failed login, or (recidive) a ban by another jail."""
+    hold(
+        (f"jail {jail}: nothing in its log" for jail, lines in seen["noticed"].items() if not lines),
+        expected="each jail to log the failures that were made just now",
+        remedy=f"Its filter does not match what the service logs, or reads another log. {deploy} restores both; "
+        "`fail2ban-client status JAIL` tells what it has seen.",
+    )
+
+
+def test_the_server_does_not_ban_itself(seen: Seen, settings: Settings, deploy: str) -> None:
+    """fail2ban never bans the server itself."""
+    own = ("127.", *map(str, settings.host.addresses), seen["address"])
+    hold(
+        (
+            line
+            for jail, lines in seen["noticed"].items()
+            if jail != "recidive"
+            for line in lines
+            if line.partition("Found ")[2].startswith(own)
+        ),
+        expected="`Ignore`, not `Found`, for its own addresses",
+        remedy=f"`ignoreself` and `ignoreip` of jail.d/mailkeep.local do it: {deploy} restores them.",
+    )

@@ -1,0 +1,153 @@
+"""Whether the machine is well, and will stay so while nobody looks."""
+
+from mailkeep.part import Unit
+from mailkeep.settings import Settings
+from mailkeep.values import written_size
+from mailkeep.verify.promises import NotHereError, doubt, hold
+from mailkeep.verify.target import Seen, Target
+
+ENABLED = {"enabled", "static", "generated", "alias", "indirect"}
+FULL, NEARLY_FULL = 90, 80  # per cent
+LONG_QUEUE = 200  # messages
+CLOCK_OFF = 30  # seconds; DNSSEC and TLS bear more, but a clock that is off by this is not kept
+
+
+def test_services_run_and_start_at_boot(seen: Seen, target: Target, deploy: str) -> None:
+    """Every service runs, and will after a reboot."""
+    shown = {unit["Id"]: unit for unit in seen["units"]["shown"]}
+    units = [unit for part in target.parts for unit in part.units]
+    hold(
+        (f"{unit.name}: {fault}" for unit in units if (fault := _fault(unit, shown.get(unit.name, {})))),
+        expected="active and enabled",
+        remedy=f"`systemctl status UNIT` and `journalctl -u UNIT` say why not; {deploy} starts and enables them.",
+    )
+
+
+def _fault(unit: Unit, shown: dict[str, str]) -> str:
+    """systemd's state of it, where it is not as declared. A condition that is not met, as for time synchronisation in
+    a container, says that it is not meant to run."""
+    tried = shown.get("ConditionTimestampMonotonic", "0") != "0"
+    not_meant = tried and shown.get("ConditionResult") == "no"
+    running, enabled = shown.get("ActiveState") == "active", shown.get("UnitFileState") in ENABLED
+    if (running == unit.running or not_meant) and enabled == unit.enabled:
+        return ""
+    return f"{shown.get('ActiveState', 'unknown')}, {shown.get('UnitFileState') or shown.get('LoadState', 'unknown')}"
+
+
+def test_nothing_has_failed(seen: Seen) -> None:
+    """No unit of systemd has failed."""
+    hold(
+        seen["units"]["failed"],
+        expected="none",
+        remedy="`systemctl status UNIT` says why; `systemctl reset-failed UNIT` forgets it.",
+    )
+
+
+def test_services_run_what_is_installed(seen: Seen) -> None:
+    """No service runs a program or library that an upgrade has replaced."""
+    hold(
+        (f"{unit} runs {path}, which was replaced" for unit, path in seen["replaced"]),
+        expected="what is on the disk, with its security fixes",
+        remedy="`systemctl restart UNIT`, or reboot.",
+    )
+
+
+def test_the_clock_is_right(seen: Seen) -> None:
+    """The server's clock is right."""
+    off = seen["time"] - seen.start
+    hold(
+        [f"{off:+.0f} seconds, compared with this computer"] if abs(off) > CLOCK_OFF else [],
+        expected="the same time as here",
+        remedy="One of the two is off. On the server, `timedatectl timesync-status` shows its time server.",
+    )
+
+
+def test_the_clock_is_kept(seen: Seen) -> None:
+    """The server keeps its clock by time servers."""
+    if not seen["clock"]["can"]:
+        raise NotHereError("its clock is its host's, as in a container")
+    doubt(
+        [] if seen["clock"]["synchronised"] else ["not synchronised"],
+        expected="synchronised",
+        remedy="After a boot it takes a minute. Later: `timedatectl timesync-status`; UDP port 123 may be blocked.",
+    )
+
+
+def test_security_fixes_come_by_themselves(seen: Seen, deploy: str) -> None:
+    """Security fixes install themselves, and no package is half installed."""
+    saw = seen["upgrades"]
+    hold(
+        [
+            *(
+                f"APT::Periodic::{key} is {value or 'not set'}"
+                for key, value in saw["periodic"].items()
+                if value in ("", "0")
+            ),
+            *(
+                []
+                if any("-security" in origin for origin in saw["origins"])
+                else [f"from {saw['origins'] or 'nowhere'}"]
+            ),
+            *saw["broken"].splitlines()[:5],
+        ],
+        expected="APT's daily upgrade switched on, from Debian's security archive",
+        remedy=f"{deploy} restores apt.conf.d/52mailkeep; `dpkg --configure -a` finishes what is half installed.",
+    )
+
+
+def test_no_reboot_is_due(seen: Seen) -> None:
+    """No reboot is due."""
+    days = seen["upgrades"]["reboot_days"]
+    doubt(
+        [] if days is None else [f"due for {days:.0f} days"],
+        expected="the installed kernel and libraries to be those that run",
+        remedy="`systemctl reboot`; by itself it happens at night.",
+    )
+
+
+def test_the_logs_cannot_fill_the_disk(seen: Seen, settings: Settings, deploy: str) -> None:
+    """The logs stay within the size that mail.yml allows them."""
+    cap, saw = settings.retention.journal, seen["journal"]
+    hold(
+        [
+            *([f"journald allows itself {saw['cap']} bytes"] if (saw["cap"] or 0) > cap else []),
+            # journald looks when it makes a new file, and one file is an eighth of the cap.
+            *([f"they take {saw['used']} bytes"] if saw["used"] > cap * 9 / 8 else []),
+        ],
+        expected=f"at most {written_size(cap)} ({cap} bytes)",
+        remedy=f"{deploy} restores the cap; `journalctl --vacuum-size={written_size(cap)}` frees the space now.",
+    )
+
+
+def test_the_disks_have_room(seen: Seen) -> None:
+    """The disks have room, for mail and for files."""
+    remedy = "`du -xh / | sort -h | tail` finds what takes it; `df -i` shows inodes. Full, the server refuses mail."
+    hold(
+        (f"{one['path']}: {one['space']} % of space, {one['inodes']} % of inodes" for one in _fuller(seen, FULL)),
+        expected=f"less than {FULL} % used",
+        remedy=remedy,
+    )
+    doubt(
+        (
+            f"{one['path']}: {one['space']} % of space, {one['inodes']} % of inodes"
+            for one in _fuller(seen, NEARLY_FULL)
+        ),
+        expected=f"less than {NEARLY_FULL} % used",
+        remedy=remedy,
+    )
+
+
+def _fuller(seen: Seen, limit: int) -> list[dict[str, int]]:
+    return [one for one in seen["disks"] if max(one["space"], one["inodes"]) >= limit]
+
+
+def test_the_queue_is_short(seen: Seen) -> None:
+    """The mail queue is short."""
+    queues = seen["queue"]
+    doubt(
+        [", ".join(f"{number} {queue}" for queue, number in queues.items())]
+        if sum(queues.values()) > LONG_QUEUE
+        else [],
+        expected=f"at most {LONG_QUEUE} messages",
+        remedy="`postqueue -p` shows senders and reasons. One sender with many recipients: an account was taken over.",
+    )

@@ -1,0 +1,114 @@
+"""Whether each fail2ban jail sees a guess, and whether its ban reaches the firewall.
+
+A jail can look healthy, list who it has banned, and have no firewall rule: so a canary is banned and looked for in
+nft. Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), new ones each time, lest the recidive
+jail meets an old friend.
+"""
+
+import ipaddress
+import json
+import random
+import subprocess
+import time
+from typing import Any
+
+from .account import run
+from .given import Given, newcomer
+from .stranger import NAME
+
+NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+WAIT = 10.0  # seconds until what is in the journal must have reached fail2ban, or a ban the firewall
+
+
+def canaries(here: list[str]) -> list[str]:
+    """An IPv4 and an IPv6 address outside the networks of `here`."""
+    near = [ipaddress.ip_network(f"{address}/24", strict=False) for address in here if ":" not in address]
+    networks = [network for network in map(ipaddress.IPv4Network, NETWORKS) if network not in near]
+    v4 = random.choice(networks)[random.randint(1, 254)]  # noqa: S311
+    v6 = ipaddress.IPv6Address("2001:db8:fa11::") + random.getrandbits(64)
+    return [str(v4), str(v6)]
+
+
+def jails(given: Given) -> dict[str, Any]:
+    """Per jail, how its ban of two canaries went; and all rules that look at a set."""
+    listed = _running(given.jails)
+    banned = {jail: canaries([given.address]) for jail in sorted({*listed, *given.jails}) if jail in listed}
+    try:
+        seen = {jail: _ban(jail, addresses) for jail, addresses in banned.items()}
+        rules = [item["rule"] for item in _nft("-t", "list", "ruleset") if "rule" in item]
+    finally:
+        for jail, addresses in banned.items():
+            run("fail2ban-client", "set", jail, "unbanip", *addresses)
+    left = {jail: _sets_with(addresses) for jail, addresses in banned.items()}
+    return {"listed": listed, "canaries": banned, "sets": seen, "rules": rules, "left": left}
+
+
+def _running(wanted: list[str]) -> list[str]:
+    """The jails that run. systemd calls fail2ban started before they do."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        listed = run("fail2ban-client", "status").partition("Jail list:")[2].replace(",", " ").split()
+        if set(wanted) <= set(listed) or time.monotonic() > deadline:
+            return listed
+        time.sleep(0.2)
+
+
+def _ban(jail: str, addresses: list[str]) -> list[str]:
+    """The sets that hold the canaries, as soon as there is one for each."""
+    run("fail2ban-client", "set", jail, "banip", *addresses)
+    deadline = time.monotonic() + WAIT
+    while len(found := _sets_with(addresses)) < len(addresses) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _sets_with(addresses: list[str]) -> list[str]:
+    """The names of nft's sets that one of these addresses is in."""
+    sets = [item["set"] for item in _nft("list", "sets") if "set" in item]
+    return [one["name"] for one in sets if any(address in one.get("elem", ()) for address in addresses)]
+
+
+def _nft(*command: str) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(run("nft", "-j", *command))["nftables"]
+    return listed
+
+
+def guess_at_ssh(given: Given) -> str:
+    """One attempt to log in with nothing. Returns what sshd says, which names the ways that it offers."""
+    options = {
+        "BatchMode": "yes",
+        "BindAddress": newcomer(),
+        "ConnectTimeout": "10",
+        "LogLevel": "ERROR",
+        "PreferredAuthentications": "none",
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": "/dev/null",
+    }
+    flags = [f"-o{name}={value}" for name, value in options.items()]
+    done = subprocess.run(
+        ["ssh", "-F", "none", *flags, "-p", str(given.ssh_port), f"{NAME}@{given.address}", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=20,
+    )
+    return done.stderr.strip() or f"exit {done.returncode}"
+
+
+def noticed(given: Given, since: float) -> dict[str, list[str]]:
+    """Per jail, what fail2ban's own log says of failures since then (seconds since the epoch)."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        log = run("journalctl", "--unit=fail2ban.service", "--output=cat", f"--since=@{int(since)}").splitlines()
+        lines = {
+            jail: [line for line in log if f"[{jail}] Ignore " in line or f"[{jail}] Found " in line]
+            for jail in given.jails
+        }
+        if all(lines.values()) or time.monotonic() > deadline:
+            return {jail: said[:50] for jail, said in lines.items()}
+        time.sleep(0.5)
+        if not lines["sshd"]:
+            # Each guess is a process of sshd's. One that ends before journald has looked who it is leaves a line
+            # without a unit, which the jail does not read.
+            guess_at_ssh(given)
