@@ -1,0 +1,342 @@
+"""The `mailkeep` command: one short function a command; the work is done elsewhere.
+
+Exit codes: 0 done (`plan`: nothing to do), 1 an error that the message explains, 2 `plan`: there are changes (and, as
+for every command, arguments that make no sense), 130 interrupted.
+"""
+
+import json
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mailkeep import accounts, dns, inventory, passwords, secrets, settings
+from mailkeep.errors import UserError
+from mailkeep.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+app = typer.Typer(
+    name="mailkeep",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Build, verify and rebuild a hardened Debian mail server.\n\n"
+    "Exit codes: 0 done, 1 an error that the message explains, 2 `plan` found changes or the arguments make no sense, "
+    "130 interrupted.",
+    epilog="A first server: `mailkeep init home --host mail.example.org --address 203.0.113.25 "
+    "--admin you@example.org`, then `mailkeep deploy home`.",
+)
+account = typer.Typer(
+    no_args_is_help=True,
+    help="Add, change, list and remove mail accounts in mail.yml.",
+    epilog="Example: `mailkeep account add home anna@example.org --generate`, then `mailkeep deploy home`.",
+)
+app.add_typer(account, name="account")
+
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="An inventory: inventories/NAME, or the path of one.")]
+Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The account's address, such as anna@example.org.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server that Mailkeep did not set up.")]
+
+
+def main() -> NoReturn:
+    """Runs the command; what a user did wrong is a message, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    raise SystemExit(0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mailkeep {version('mailkeep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of `mailkeep` itself."""
+
+
+def _open(name: str) -> tuple[Path, Settings]:
+    """The inventory's directory and its valid settings; what is right but not as it seems goes to stderr."""
+    directory = inventory.find(name)
+    declared = settings.load(directory / inventory.SETTINGS)
+    for warning in declared.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+    return directory, declared
+
+
+@app.command(
+    epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`"
+)
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: makes inventories/NAME.")],
+    host: Annotated[str, typer.Option(help="The server's fully qualified name, such as mail.example.org.")],
+    address: Annotated[list[str], typer.Option(help="A public address of the server; repeat for IPv4 and IPv6.")],
+    admin: Annotated[list[str], typer.Option(help="Where reports and alarms go; repeat for several.")],
+    domain: Annotated[list[str] | None, typer.Option(help="A mail domain. Default: the host name's.")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="A network of yours that is never banned.")] = None,
+    account: Annotated[str | None, typer.Option(help="The first account. Default: the admin, or postmaster.")] = None,
+    ssh_host: Annotated[str | None, typer.Option(help="[USER@]HOST for SSH. Default: the host name.")] = None,
+) -> None:
+    """Make a new inventory: commented settings, keys, a first account. Overwrites nothing."""
+    from mailkeep.init import init as make
+
+    made = make(
+        Path(inventory.FOLDER) / name,
+        host=host,
+        addresses=address,
+        admin=admin,
+        domains=domain or (),
+        networks=network or (),
+        account=account,
+        ssh_host=ssh_host,
+    )
+    out.print(f"Made {made.directory}/ with")
+    for line in made.made:
+        out.print(f"  {line}", markup=False)
+    out.print(
+        f"\nThe first account, shown once and kept nowhere:\n  {made.address}\n  {made.passphrase}\n", markup=False
+    )
+    for line in made.next_steps:
+        out.print(line, markup=False)
+
+
+@app.command(epilog="Example: `mailkeep check home`")
+def check(name: Name) -> None:
+    """Check mail.yml and the vault without touching the host."""
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+    hosts = ", ".join(inventory.hosts(directory))
+    counted = f"{_count(len(declared.accounts), 'account')}, {_count(len(declared.domains), 'domain')}"
+    out.print(f"{directory / inventory.SETTINGS}: good. {counted}, for {hosts}.", markup=False)
+    for entry in secrets.unused(declared, directory):
+        out.print(f"note: the vault has {entry}, which mail.yml has no use for", markup=False)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+@app.command(epilog="Example: `mailkeep plan home`")
+def plan(name: Name, as_json: Json = False, adopt: Adopt = False) -> None:
+    """Say what a deploy would change, with diffs; touch nothing. Exit 0: nothing, 2: changes, 1: an error."""
+    from mailkeep.plan import plan as look
+
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+    raise typer.Exit(look(directory, json=as_json, adopt=adopt))
+
+
+@app.command(
+    epilog="Example: `mailkeep deploy home`. The same by pyinfra: `pyinfra inventories/home/inventory.py deploy.py`"
+)
+def deploy(
+    name: Name,
+    as_json: Json = False,
+    adopt: Adopt = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not verify the server afterwards.")] = False,
+) -> None:
+    """Make the host what mail.yml says, and verify it. A rerun changes nothing."""
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+    options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
+    if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
+        raise typer.Exit(code)
+    if not no_verify and not as_json:
+        verify(name)
+
+
+def pyinfra(directory: Path, *options: str) -> list[str]:
+    """The pyinfra command that deploys this inventory; it works as well without `mailkeep`."""
+    program = Path(sys.executable).parent / "pyinfra"
+    return [str(program), str(directory.resolve() / inventory.HOSTS), "deploy.py", "-y", *options]
+
+
+@app.command(epilog="Example: `mailkeep verify home`")
+def verify(name: Name, as_json: Json = False) -> None:
+    """Attack the running server in every way that we know, and see it withstand. Exit 1: something gave."""
+    from mailkeep import verify as checks
+
+    directory, _ = _open(name)
+    if code := checks.run(directory, json=as_json):
+        raise typer.Exit(code)
+
+
+@app.command(epilog="Example: `mailkeep render home /tmp/mail.example.org`")
+def render(name: Name, target: Annotated[Path, typer.Argument(metavar="DIR", help="A directory to make.")]) -> None:
+    """Write every file that a host would get below DIR, to look at. Keys among them: keep DIR private."""
+    from mailkeep.render import render as write
+
+    _open(name)
+    written = write(inventory.find(name), target)
+    out.print(f"{len(written)} files below {target}/", markup=False)
+
+
+@app.command(epilog="Example, after a new domain in mail.yml: `mailkeep keys home`")
+def keys(
+    name: Name,
+    reencrypt: Annotated[bool, typer.Option("--reencrypt", help="Encrypt anew, for who recipients.txt names.")] = False,
+) -> None:
+    """Make the keys that mail.yml needs and the vault lacks: DKIM, a self-signed certificate."""
+    directory, declared = _open(name)
+    made = secrets.generate(declared, directory, date.today())
+    for line in made or ["Nothing is missing."]:
+        out.print(line, markup=False)
+    if reencrypt:
+        secrets.vault(directory).reencrypt()
+        out.print("The vault is encrypted for all who are in recipients.txt.")
+
+
+@app.command(epilog="Example: `mailkeep tls home --certificate fullchain.pem --key privkey.pem`")
+def tls(
+    name: Name,
+    certificate: Annotated[Path, typer.Option(help="The chain, PEM, the server's own certificate first.")],
+    key: Annotated[Path, typer.Option(help="Its private key, PEM, without a passphrase.")],
+) -> None:
+    """Take over a certificate and its key, for `tls: mode: files`."""
+    directory, declared = _open(name)
+    for line in secrets.import_tls(declared, directory, certificate, key):
+        out.print(line, markup=False)
+
+
+@app.command(epilog="Example: `mailkeep relay home`")
+def relay(name: Name) -> None:
+    """Put the password of the relay host into the vault; asks for it, or reads it from standard input."""
+    directory, _ = _open(name)
+    secrets.set_relay_password(directory, _ask("Password of the relay host"))
+    out.print("The password is in the vault.")
+
+
+@app.command("dns", epilog="Example: `mailkeep dns home`; for a zone file: `mailkeep dns home --zone`")
+def dns_records(
+    name: Name,
+    as_json: Json = False,
+    zone: Annotated[bool, typer.Option("--zone", help="Print lines of a zone file.")] = False,
+) -> None:
+    """Print the DNS records to publish, most important first, each with its reason."""
+    directory, declared = _open(name)
+    listed = dns.records(declared, secrets.load(declared, directory))
+    if zone:
+        print(dns.zone(listed), end="")
+    elif as_json:
+        print(json.dumps([record.asdict() for record in (*listed, *dns.reverse(declared))], indent=2))
+    else:
+        _print_records(listed, declared)
+
+
+def _print_records(listed: list[dns.Record], declared: Settings) -> None:
+    """Each value on a line of its own, whole, so that it can be copied."""
+    for record in listed:
+        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why}[/]")
+        out.print(f"  {record.value}\n", markup=False)
+    out.print("[bold]At the hoster of the addresses[/] (reverse DNS):")
+    for record in dns.reverse(declared):
+        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why}[/]")
+
+
+@app.command(epilog="Example: `mailkeep schema > mail.schema.json`")
+def schema() -> None:
+    """Print the JSON Schema of mail.yml, for editors that complete it."""
+    print(json.dumps(settings.schema(), indent=2))
+
+
+@account.command("list", epilog="Example: `mailkeep account list home`")
+def list_accounts(name: Name, as_json: Json = False) -> None:
+    """List the accounts of mail.yml."""
+    _, declared = _open(name)
+    listed = accounts.listing(declared)
+    if as_json:
+        print(json.dumps([one._asdict() for one in listed], indent=2))
+        return
+    table = Table("address", "name", "quota", "sends as", "aliases")
+    for one in listed:
+        table.add_row(one.address, one.name, one.quota, "\n".join(one.send_as), "\n".join(one.aliases))
+    out.print(table)
+
+
+Generate = Annotated[bool, typer.Option("--generate", help="Make a passphrase and show it once.")]
+Breaches = Annotated[
+    bool, typer.Option("--check-breaches", help="Ask Have I Been Pwned; five digits of a hash leave this machine.")
+]
+
+
+@account.command("add", epilog="Example: `mailkeep account add home anna@example.org --quota 2G --generate`")
+def add_account(
+    name: Name,
+    address: Address,
+    person: Annotated[str, typer.Option("--name", help="The person's name.")] = "",
+    quota: Annotated[str | None, typer.Option(help="The mailbox's size, such as 2G.")] = None,
+    generate: Generate = False,
+    check_breaches: Breaches = False,
+) -> None:
+    """Add an account. Asks for a password, or reads it from standard input; deploy to make it work."""
+    directory, declared = _open(name)
+    password = _new_password(declared, address, generate, check_breaches)
+    accounts.add(directory / inventory.SETTINGS, address, passwords.hash_password(password), person, quota)
+    out.print(f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.", markup=False)
+    _show_once(password, generate)
+
+
+@account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
+def change_password(name: Name, address: Address, generate: Generate = False, check_breaches: Breaches = False) -> None:
+    """Give an account a new password; deploy to make it count."""
+    directory, declared = _open(name)
+    password = _new_password(declared, address, generate, check_breaches)
+    accounts.set_password(directory / inventory.SETTINGS, address, passwords.hash_password(password))
+    out.print(f"{address} has a new password. `mailkeep deploy {name}` makes it count.", markup=False)
+    _show_once(password, generate)
+
+
+@account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
+def remove_account(name: Name, address: Address) -> None:
+    """Remove an account from mail.yml. Its mail stays on the server."""
+    accounts.remove(inventory.find(name) / inventory.SETTINGS, address)
+    out.print(f"{address} is out of mail.yml. `mailkeep deploy {name}` ends its login; its mail stays.", markup=False)
+
+
+def _new_password(declared: Settings, address: str, generate: bool, check_breaches: bool) -> str:
+    """A password that passed the judge."""
+    if generate:
+        return passwords.generate()
+    password = _ask(f"Password for {address}", confirm=True)
+    passwords.judge(password, address=address, domains=(*declared.domains, declared.host.name))
+    if check_breaches and (seen := passwords.breached(password)):
+        raise UserError(f"The password was seen {seen} times in breaches; take another, or --generate one.")
+    return password
+
+
+def _show_once(password: str, generated: bool) -> None:
+    """Once the account has it: a passphrase that opens nothing would only confuse."""
+    if generated:
+        out.print(f"Its passphrase, shown once and kept nowhere:\n  {password}", markup=False)
+
+
+def _ask(what: str, confirm: bool = False) -> str:
+    """What the user types, unseen; or a line of standard input. Never an argument, which others on the machine see."""
+    if sys.stdin.isatty():
+        try:
+            return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm))
+        except typer.Abort:  # typer would exit with 1, as for an error
+            raise typer.Exit(130) from None
+    line = sys.stdin.readline().rstrip("\r\n")
+    if not line:
+        raise UserError(f"{what}: standard input is empty; give it a line, or run this at a terminal.")
+    return line

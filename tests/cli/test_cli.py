@@ -1,0 +1,421 @@
+"""The `mailkeep` command keeps its word: exit codes, messages, and what it never shows."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.rdatatype
+import dns.zonefile
+import jsonschema
+import pytest
+import typer
+import yaml
+from cli_samples import INIT, MAILKEEP, Run, environment
+
+from mailkeep import passwords, secrets, settings, vault
+from mailkeep.cli import ROOT, app
+
+PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
+PASSPHRASE = re.compile(r"\b[a-z2-9]{4}(?:-[a-z2-9]{4}){3}\b")
+
+
+def every_command() -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
+    tree = typer.main.get_command(app)
+    for name, command in tree.commands.items():  # type: ignore[attr-defined]
+        for below, inner in getattr(command, "commands", {}).items():
+            yield (name, below), inner
+        if not hasattr(command, "commands"):
+            yield (name,), command
+
+
+COMMANDS = dict(every_command())
+OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("schema",))]
+
+
+def arguments(path: tuple[str, ...], name: str) -> list[str]:
+    """The command with what it needs beside the inventory's name."""
+    more = {
+        ("render",): ["new"],
+        ("tls",): ["--certificate", "chain.pem", "--key", "key.pem"],
+        **{("account", verb): ["anna@example.org"] for verb in ("add", "passwd", "remove")},
+    }
+    return [*path, name, *more.get(path, [])]
+
+
+# --- help
+
+
+@pytest.mark.parametrize("path", [(), ("account",), *COMMANDS], ids=" ".join)
+def test_help_says_what_a_command_does_and_gives_an_example(path: tuple[str, ...], mailkeep: Run) -> None:
+    said = mailkeep(*path, "--help")
+    assert said.code == 0
+    assert f"mailkeep {' '.join(path)}".rstrip() in re.sub(r"\s+", " ", said.out.partition("─ ")[2])
+    if path in COMMANDS:
+        assert str(COMMANDS[path].help).split(".")[0][:40] in re.sub(r"\s+", " ", said.out)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_is_explained(path: tuple[str, ...]) -> None:
+    unexplained = [p.name for p in COMMANDS[path].params if not getattr(p, "help", None) and p.name != "help"]
+    assert not unexplained
+
+
+def test_the_version_is_the_projects(mailkeep: Run) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert mailkeep("--version").out == f"mailkeep {declared}\n"
+
+
+# --- exit codes, as the README has them
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("path", OF_AN_INVENTORY, ids=" ".join)
+def test_an_inventory_that_is_not_there_is_named_with_those_that_are(path: tuple[str, ...], mailkeep: Run) -> None:
+    said = mailkeep(*arguments(path, "hoem"), stdin=f"{PASSWORD}\n")
+    assert (said.code, said.out) == (1, "")
+    assert "hoem" in said.err
+    assert "There are: home." in said.err
+
+
+@pytest.mark.parametrize("path", OF_AN_INVENTORY, ids=" ".join)
+def test_a_mail_yml_that_will_not_do_stops_every_command_and_changes_nothing(
+    path: tuple[str, ...], home: Path, mailkeep: Run
+) -> None:
+    file = home / "mail.yml"
+    file.write_text(file.read_text().replace("tls:", "tsl:"))
+    before = everything(home.parent.parent)
+    line = file.read_text().splitlines().index("tsl:") + 1
+    said = mailkeep(*arguments(path, "home"), stdin=f"{PASSWORD}\n")
+    assert (said.code, said.out) == (1, "")
+    assert f'{file}:{line}: tsl\n  found  the unknown setting "tsl"' in said.err
+    assert everything(home.parent.parent) == before
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["chekc", "home"],
+        ["check"],
+        ["check", "home", "away"],
+        ["check", "home", "--fast"],
+        ["init", "new", "--host", "mail.example.org"],
+    ],
+    ids=" ".join,
+)
+def test_arguments_that_make_no_sense_end_with_2_and_point_to_help(wrong: list[str], mailkeep: Run) -> None:
+    said = mailkeep(*wrong)
+    assert (said.code, said.out) == (2, "")
+    assert "--help" in said.err
+
+
+def test_no_arguments_show_the_help(mailkeep: Run) -> None:
+    assert "Commands" in mailkeep().out
+
+
+@pytest.fixture
+def silent(home: Path) -> Iterator[socket.socket]:
+    """A listener that never says anything, as the inventory's host."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        at(home, listener.getsockname()[1])
+        yield listener
+
+
+def at(home: Path, port: int) -> None:
+    data = {"mailkeep": str(home / "mail.yml"), "ssh_hostname": "127.0.0.1", "ssh_port": port}
+    (home / "inventory.py").write_text(f"hosts = [('mail.example.org', {data!r})]\n")
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy", "verify"])
+def test_a_host_that_does_not_answer_ends_with_1_and_its_name(command: str, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    at(home, port)  # closed again: the connection is refused
+    root = home.parent.parent
+    done = subprocess.run(
+        [MAILKEEP, command, "home"], cwd=root, env=environment(root), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "mail.example.org" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy"])
+def test_an_interrupt_ends_with_130(command: str, home: Path, silent: socket.socket) -> None:
+    root = home.parent.parent
+    process = subprocess.Popen(
+        [MAILKEEP, command, "home"],
+        cwd=root,
+        env=environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    silent.settimeout(30)
+    connection, _ = silent.accept()  # it waits for an answer now
+    with connection:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert "mailkeep/cli.py" not in said  # no traceback of ours; paramiko may log one of its own
+
+
+# --- accounts
+
+
+def test_an_account_comes_changes_and_goes(home: Path, mailkeep: Run) -> None:
+    added = mailkeep(
+        *("account", "add", "home", "bert@example.org", "--name", "Bert Example", "--quota", "2G"),
+        stdin=f"{PASSWORD}\n",
+    )
+    assert (added.code, added.err) == (0, "")
+    assert "mailkeep deploy home" in added.out
+    [bert] = [one for one in listed(mailkeep) if one["address"] == "bert@example.org"]
+    assert (bert["name"], bert["quota"]) == ("Bert Example", "2G")
+    assert opens(home, "bert@example.org", PASSWORD)
+
+    assert mailkeep("account", "passwd", "home", "bert@example.org", stdin=f"{PASSWORD}-too\n").code == 0
+    assert opens(home, "bert@example.org", f"{PASSWORD}-too")
+    assert not opens(home, "bert@example.org", PASSWORD)
+
+    assert mailkeep("account", "remove", "home", "bert@example.org").code == 0
+    assert [one["address"] for one in listed(mailkeep)] == ["anna@example.org"]
+
+
+def listed(mailkeep: Run) -> list[dict[str, str]]:
+    return json.loads(mailkeep("account", "list", "home", "--json").out)  # type: ignore[no-any-return]
+
+
+def opens(home: Path, address: str, password: str) -> bool:
+    [account] = [one for one in settings.load(home / "mail.yml").accounts if one.address == address]
+    try:
+        return passwords.HASHER.verify(account.password.removeprefix("{ARGON2ID}"), password)
+    except Exception as refused:
+        if type(refused).__name__ != "VerifyMismatchError":
+            raise
+        return False
+
+
+def everything(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", ["add", "passwd"])
+def test_a_password_that_is_given_is_shown_and_written_nowhere(verb: str, home: Path, mailkeep: Run) -> None:
+    address = {"add": "bert@example.org", "passwd": "anna@example.org"}[verb]
+    said = mailkeep("account", verb, "home", address, stdin=f"{PASSWORD}\n")
+    assert said.code == 0
+    assert PASSWORD not in said.out + said.err
+    assert opens(home, address, PASSWORD)
+    assert not [path for path, content in everything(home.parent.parent).items() if PASSWORD.encode() in content]
+
+
+@pytest.mark.parametrize("verb", ["add", "passwd"])
+def test_a_password_that_is_made_is_shown_once_and_written_nowhere(verb: str, home: Path, mailkeep: Run) -> None:
+    address = {"add": "bert@example.org", "passwd": "anna@example.org"}[verb]
+    said = mailkeep("account", verb, "home", address, "--generate")
+    [shown] = PASSPHRASE.findall(said.out + said.err)
+    assert opens(home, address, shown)
+    assert not [path for path, content in everything(home.parent.parent).items() if shown.encode() in content]
+
+
+def test_init_shows_the_first_passphrase_once(first: tuple[Path, str]) -> None:
+    root, said = first
+    [shown] = PASSPHRASE.findall(said)
+    assert opens(root / "inventories" / "home", "anna@example.org", shown)
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("verb", "address"), [("add", "anna@example.org"), ("add", "no address"), ("passwd", "bert@example.org")]
+)
+def test_no_passphrase_is_shown_that_opens_nothing(verb: str, address: str, mailkeep: Run) -> None:
+    said = mailkeep("account", verb, "home", address, "--generate")
+    assert said.code == 1
+    assert address in said.err
+    assert not PASSPHRASE.search(said.out + said.err)
+
+
+@pytest.mark.parametrize(("typed", "reason"), [("", "standard input is empty"), ("hunter2\n", "12 to 256")])
+def test_a_password_that_will_not_do_changes_nothing_and_is_not_repeated(
+    typed: str, reason: str, home: Path, mailkeep: Run
+) -> None:
+    before = everything(home)
+    said = mailkeep("account", "passwd", "home", "anna@example.org", stdin=typed)
+    assert (said.code, said.out) == (1, "")
+    assert reason in said.err
+    assert "hunter2" not in said.err
+    assert everything(home) == before
+
+
+# --- at a terminal
+
+
+class Terminal:
+    """`mailkeep …` at a terminal of its own."""
+
+    def __init__(self, root: Path, *arguments: str) -> None:
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [MAILKEEP, *arguments],
+            cwd=root,
+            env=environment(root),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def until(self, text: str) -> None:
+        while text not in self.seen:
+            assert self._more(), f"no {text!r} in {self.seen!r}"
+
+    def type(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+    def end(self) -> int:
+        while self._more():
+            pass
+        os.close(self.ours)
+        return self.process.wait(timeout=30)
+
+    def _more(self) -> bool:
+        assert select.select([self.ours], [], [], 30)[0], f"silent for 30 s after {self.seen!r}"
+        try:
+            found = os.read(self.ours, 65536).decode()
+        except OSError:  # EIO: the other side is closed
+            return False
+        self.seen += found
+        return bool(found)
+
+
+def test_a_terminal_asks_twice_and_shows_nothing_of_what_is_typed(home: Path) -> None:
+    terminal = Terminal(home.parent.parent, "account", "passwd", "home", "anna@example.org")
+    terminal.until("Password for anna@example.org: ")
+    terminal.type(f"{PASSWORD}\n")
+    terminal.until("Repeat for confirmation: ")
+    terminal.type(f"{PASSWORD}\n")
+    assert terminal.end() == 0
+    assert PASSWORD not in terminal.seen
+    assert opens(home, "anna@example.org", PASSWORD)
+
+
+def test_an_interrupt_at_the_question_ends_with_130_and_changes_nothing(home: Path) -> None:
+    before = everything(home)
+    terminal = Terminal(home.parent.parent, "account", "passwd", "home", "anna@example.org")
+    terminal.until("Password for anna@example.org: ")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert everything(home) == before
+
+
+def test_colour_is_for_terminals_only(home: Path, mailkeep: Run) -> None:
+    terminal = Terminal(home.parent.parent, "dns", "home")
+    assert terminal.end() == 0
+    assert "\x1b[" in terminal.seen
+    for arguments in (["dns", "home"], ["check", "home"], ["account", "list", "home"], ["check"], ["--help"]):
+        said = mailkeep(*arguments)
+        assert "\x1b" not in said.out + said.err, arguments
+
+
+# --- what each command prints
+
+
+def test_check_says_that_all_is_well(home: Path, mailkeep: Run) -> None:
+    said = mailkeep("check", "home")
+    assert (said.code, said.err) == (0, "")
+    assert said.out == f"{home / 'mail.yml'}: good. 1 account, 1 domain, for mail.example.org.\n"
+
+
+def test_check_says_what_is_missing_and_which_command_makes_it(home: Path, mailkeep: Run) -> None:
+    secrets.vault(home).delete("tls/self-signed")
+    said = mailkeep("check", "home")
+    assert said.code == 1
+    assert "`mailkeep keys home`" in said.err
+    assert mailkeep("keys", "home").code == 0
+    assert mailkeep("check", "home").code == 0
+    assert mailkeep("keys", "home").out == "Nothing is missing.\n"
+
+
+def test_reencrypt_lets_a_colleague_in(home: Path, mailkeep: Run) -> None:
+    colleague = vault.create(home.parent.parent / "other", home.parent.parent / "other-identity")
+    recipients = home / "secrets" / vault.RECIPIENTS
+    recipients.write_text(recipients.read_text() + (colleague.directory / vault.RECIPIENTS).read_text())
+    assert mailkeep("keys", "home", "--reencrypt").code == 0
+    theirs = vault.Vault(home / "secrets", colleague.identity)
+    assert theirs.names()
+    assert all(theirs.read(name) for name in theirs.names())
+
+
+def test_the_schema_accepts_the_mail_yml_and_refuses_a_misspelt_setting(home: Path, mailkeep: Run) -> None:
+    schema = json.loads(mailkeep("schema").out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    declared = yaml.safe_load((home / "mail.yml").read_text())
+    jsonschema.validate(declared, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(declared | {"domain": ["example.org"]}, schema)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_formats_of_dns_records_say_the_same(mailkeep: Run) -> None:
+    listed = json.loads(mailkeep("dns", "home", "--json").out)
+    zone = dns.zonefile.read_rrsets(mailkeep("dns", "home", "--zone").out, rdclass=None)
+    by_zone = {
+        (rrset.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(rrset.rdtype), value(rdata))
+        for rrset in zone
+        for rdata in rrset
+    }
+    by_json = {(one["name"], one["type"], one["value"]) for one in listed if one["type"] != "PTR"}
+    assert by_zone == by_json
+    shown = mailkeep("dns", "home").out
+    for one in listed:
+        assert one["name"] in shown
+        assert one["why"] in shown
+        assert re.search(rf"^ *(?:\S+  PTR  )?{re.escape(one['value'])}(?:  .*)?$", shown, re.M), one
+    assert [one["type"] for one in listed].count("PTR") == 2
+
+
+def value(rdata: object) -> str:
+    strings = getattr(rdata, "strings", None)
+    return b"".join(strings).decode() if strings else str(rdata)
+
+
+def test_the_relay_hosts_password_goes_into_the_vault_and_nowhere_else(home: Path, mailkeep: Run) -> None:
+    said = mailkeep("relay", "home", stdin="open sesame\n")
+    assert (said.code, said.err) == (0, "")
+    assert "sesame" not in said.out
+    assert not [path for path, content in everything(home.parent.parent).items() if b"sesame" in content]
+    assert secrets.vault(home).read("relay") == b"open sesame"
+
+
+@pytest.mark.usefixtures("home")
+def test_render_writes_what_a_host_would_get_and_overwrites_nothing(mailkeep: Run, tmp_path: Path) -> None:
+    target = tmp_path / "rendered"
+    said = mailkeep("render", "home", str(target))
+    assert said.code == 0
+    written = [path for path in target.rglob("*") if path.is_file()]
+    assert said.out.startswith(f"{len(written)} files below ")
+    assert "myhostname = mail.example.org" in (target / "etc/postfix/main.cf").read_text()
+    assert target.stat().st_mode & 0o077 == 0
+    again = mailkeep("render", "home", str(target))
+    assert again.code == 1
+    assert str(target) in again.err
+
+
+def test_init_overwrites_nothing(home: Path, mailkeep: Run) -> None:
+    before = everything(home.parent.parent)
+    said = mailkeep(*INIT)
+    assert said.code == 1
+    assert not PASSPHRASE.search(said.out + said.err)
+    assert everything(home.parent.parent) == before
