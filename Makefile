@@ -1,7 +1,12 @@
-.PHONY: test test-fast lint
+# The two commands: `make demo` builds, verifies and shows a server in containers; `make test` runs everything.
+.PHONY: demo test test-fast lint bench down
+
+demo: bootstrap
+	@.venv/bin/python -m mailkeep.lab.demonstration
 
 test: test-fast
 	.venv/bin/pytest -m lab -n 2 --dist loadfile
+	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
 	.venv/bin/pytest -m "not lab" -n 2
@@ -10,6 +15,13 @@ lint: bootstrap
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+bench: bootstrap
+	.venv/bin/python bench/build.py
+	.venv/bin/python bench/rerun.py
+
+down: bootstrap
+	.venv/bin/python -m mailkeep.lab down
 
 .PHONY: bootstrap
 bootstrap:

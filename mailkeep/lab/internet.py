@@ -1,0 +1,141 @@
+"""The outside world of a lab, in one container: DNS, a mail exchanger, a relay host.
+
+Its names: `outside.test` (MX `mx.outside.test`, with SPF, DMARC and TLSA) takes mail for anyone;
+`relay.outside.test` is a relay host with STARTTLS and AUTH on port 587; `bogus.test` has a broken DNSSEC chain.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from mailkeep.lab.container import Container
+from mailkeep.lab.podman import poll
+
+OUTSIDE = Path(__file__).parent / "outside"
+RELAY_USER, RELAY_PASSWORD = "mailkeep", "relay-password"
+
+# Unbound answers these zones itself (RFC 6303, RFC 6761) unless told `nodefault`.
+_UNBOUND = """\
+server:
+    local-zone: "test." nodefault
+    local-zone: "2.0.192.in-addr.arpa." nodefault
+    local-zone: "100.51.198.in-addr.arpa." nodefault
+    local-zone: "113.0.203.in-addr.arpa." nodefault
+    local-zone: "8.b.d.0.1.0.0.2.ip6.arpa." nodefault
+stub-zone:
+    name: "."
+    stub-addr: {ip}
+"""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message that the outside world took: its envelope, how it came, its bytes."""
+
+    listener: str  # "mx" (port 25) or "relay" (port 587)
+    time: float  # seconds since the epoch
+    peer: str
+    helo: str
+    tls: str | None  # "TLSv1.3"; None: in clear
+    user: str | None  # who authenticated, at the relay
+    sender: str  # "": the null sender
+    recipients: tuple[str, ...]
+    data: bytes
+
+    @property
+    def message(self) -> EmailMessage:
+        return message_from_bytes(self.data, policy=policy.default)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The last answer of a server to a delivery; `stage` is the command it answers (CONNECT, MAIL, RCPT, DATA …)."""
+
+    stage: str
+    code: int
+    text: str
+
+
+class Internet(Container):
+    """`publish` names, `send` mail from outside, see in `messages` what arrived."""
+
+    def open(self) -> None:
+        """Start the servers with the lab's own names published; returns when they answer."""
+        relay = json.dumps({"user": RELAY_USER, "password": RELAY_PASSWORD}).encode()
+        files = {"relay.json": relay} | {path.name: path.read_bytes() for path in OUTSIDE.iterdir() if path.is_file()}
+        self.unpack({f"opt/outside/{name}": (content, 0o755) for name, content in files.items()})
+        zone = (OUTSIDE / "outside.zone").read_text().format(ip=self.ip, ip6=self.ip6)
+        self.run("/opt/outside/open", stdin=zone)
+
+    @property
+    def trust_anchor(self) -> str:
+        """The DS record of the lab's root, as unbound's trust anchor files and options take it."""
+        records = self.run("keymgr . ds").stdout.splitlines()
+        return next(record for record in records if record.split()[-2] == "2")  # SHA-256 (RFC 4509)
+
+    def publish(self, zone: str, name: str = "test") -> None:
+        """Serve these records (zone file text; origin is the root), in place of those published before as `name`."""
+        self.run(shlex.join(["/opt/outside/publish", name]), stdin=zone)
+
+    def resolve_for(self, server: Container) -> None:
+        """Let unbound on `server`, before it is installed, take the lab's root for the Internet's.
+
+        Its configuration must include /etc/unbound/unbound.conf.d/*.conf and have Debian's auto-trust-anchor-file,
+        /var/lib/unbound/root.key: Debian's start script replaces that only by a newer key of dns-root-data's.
+        """
+        server.unpack(
+            {
+                "etc/unbound/unbound.conf.d/lab.conf": (_UNBOUND.format(ip=self.ip).encode(), 0o644),
+                "var/lib/unbound/root.key": (self.trust_anchor.encode() + b"\n", 0o644),
+            }
+        )
+
+    def send(
+        self,
+        sender: str,
+        recipients: str | Iterable[str],
+        to: IPv4Address | IPv6Address | str,
+        data: bytes | EmailMessage,
+        *,
+        port: int = 25,
+        helo: str = "mx.outside.test",
+        tls: bool = True,
+    ) -> Reply:
+        """Deliver a message to the server at `to`, as a mail exchanger would; bytes go as they are."""
+        raw = data.as_bytes(policy=policy.SMTP) if isinstance(data, EmailMessage) else data
+        job = {
+            "host": str(to),
+            "port": port,
+            "helo": helo,
+            "tls": tls,
+            "sender": sender,
+            "recipients": [recipients] if isinstance(recipients, str) else list(recipients),
+            "data": base64.b64encode(raw).decode(),
+        }
+        return Reply(**json.loads(self.run("python3 /opt/outside/send.py", stdin=json.dumps(job)).stdout))
+
+    def messages(self) -> list[Received]:
+        """What arrived since the start, or since `forget`; oldest first."""
+        return [_received(json.loads(line)) for line in self.run("cat /opt/outside/messages").stdout.splitlines()]
+
+    def forget(self) -> None:
+        """Start anew with no messages."""
+        self.run(": > /opt/outside/messages")
+
+    def wait_for(self, wanted: Callable[[Received], bool], timeout: float = 30) -> Received:
+        """The first message for which `wanted` holds; LabError when none has come after `timeout` seconds."""
+        found = poll(lambda: [m for m in self.messages() if wanted(m)], timeout, "no such message outside")
+        return found[0]
+
+
+def _received(line: dict[str, Any]) -> Received:
+    return Received(**line | {"recipients": tuple(line["recipients"]), "data": base64.b64decode(line["data"])})

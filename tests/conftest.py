@@ -1,0 +1,54 @@
+"""Fixtures of the lab. A test that uses one needs containers and gets the mark `lab`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mailkeep.lab import Attacker, Internet, Lab, LabError, Server
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.add_marker("lab")
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """An empty lab of this test run's own; with pytest-xdist, of this worker's own."""
+    parts = (os.environ.get("MAILKEEP_LAB", "mailkeep"), "test", os.environ.get("PYTEST_XDIST_WORKER"))
+    lab = Lab("-".join(part for part in parts if part))
+    try:
+        lab.destroy()  # what a killed run left
+    except LabError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    yield lab
+    lab.destroy()
+
+
+@pytest.fixture(scope="session")
+def internet(lab: Lab) -> Internet:
+    return lab.internet()
+
+
+@pytest.fixture(scope="session")
+def attacker(lab: Lab) -> Attacker:
+    return lab.attacker()
+
+
+@pytest.fixture
+def base_server(lab: Lab) -> Iterator[Callable[..., Server]]:
+    """Boots fresh servers, with the arguments of `Lab.server`; they are gone after the test."""
+    booted: list[Server] = []
+
+    def boot(name: str = "mail", **options: str) -> Server:
+        booted.append(lab.server(name, **options))
+        return booted[-1]
+
+    yield boot
+    for server in booted:
+        server.remove()

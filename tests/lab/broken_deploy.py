@@ -1,0 +1,29 @@
+"""`deploy.py` with other contents for some files: host data `broken` names a JSON file, {path: content}.
+
+The parts are data, so a test can say what a wrong template would have made of them.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from pyinfra import host
+
+from mailkeep import parts, secrets, settings
+from mailkeep.host.operations import converge
+from mailkeep.part import File, Part
+
+broken: dict[str, str] = json.loads(Path(host.data.broken).read_text())
+
+
+def spoil(file: File) -> File:
+    return replace(file, content=broken[file.path].encode()) if file.path in broken else file
+
+
+def spoilt(part: Part) -> Part:
+    return replace(part, files=tuple(spoil(file) for file in part.files))
+
+
+mail_yml = Path(host.data.mailkeep)
+declared = settings.load(mail_yml)
+converge(tuple(spoilt(part) for part in parts.server(declared, secrets.load(declared, mail_yml.parent))))

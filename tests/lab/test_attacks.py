@@ -1,0 +1,639 @@
+"""The built server is attacked, from outside and from within. Each attack is refused, and succeeds as soon as the
+hardening that stops it is taken away: so it is that hardening which stops it, and the attack is one."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from clients import (
+    IMAP,
+    IMAPS,
+    OUTSIDE,
+    SMTP,
+    STRANGER,
+    SUBMISSION,
+    SUBMISSIONS,
+    accepted,
+    ask_udp,
+    crowd,
+    deliver,
+    envelope,
+    log_in,
+    message,
+    open_ports,
+    pour,
+    reach,
+    run_on,
+    shake_hands,
+    smtp,
+    talk,
+)
+
+from mailkeep.lab import Attacker, Internet, Lab, Server
+from mailkeep.lab.site import Site
+
+ANNA, BEN = "anna@example.test", "ben@example-two.test"
+HOST = "mail.example.test"
+INTRUDER, KNOWN = "test", "test"  # the Linux account of incident A, and its password
+FULL = 1 << 20  # bytes: Ben's quota
+TOO_LARGE = 27 << 20  # bytes
+FORGOTTEN = 8080  # a port
+ECHO = f"""
+import socket
+echo = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+echo.bind(("::", {FORGOTTEN}))
+while True:
+    echo.sendto(*echo.recvfrom(9))
+"""
+LINE = "x" * 70 + "\r\n"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server of Mailkeep's, to be attacked and then broken, and those around it; `sources` are unused addresses."""
+
+    site: Site
+    attacker: Attacker
+    outside: Internet
+    sources: Iterator[object]
+
+    @property
+    def server(self) -> Server:
+        return self.site.server
+
+    @property
+    def ip(self) -> str:
+        return self.address(4)
+
+    def address(self, version: int) -> str:
+        return str(self.server.ip if version == 4 else self.server.ip6)
+
+    @property
+    def anna(self) -> tuple[str, str]:
+        """Her login, which an attacker has learned."""
+        return ANNA, self.site.passphrases[ANNA]
+
+
+@dataclass(frozen=True)
+class Attack:
+    what: str
+    act: Callable[[Target], str]  # the server's last answer
+    refusal: str  # how that begins: a regular expression
+    without: str = ""  # the shell command that takes the hardening away; none where it is a part of the protocol
+
+
+# --- hardening, taken away
+
+
+def main_cf(*settings: str) -> str:
+    return f"postconf -e {shlex.join(settings)}"
+
+
+def submission(*settings: str) -> str:
+    services = ("submission", "submissions")
+    edits = shlex.join(f"{service}/inet/{setting}" for service in services for setting in settings)
+    return f"postconf -P {edits}"
+
+
+def dovecot(text: str) -> str:
+    return f"cat >> /etc/dovecot/dovecot.conf <<'END'\n{text}\nEND\n"
+
+
+SYSTEM_ACCOUNTS = dovecot(  # as Debian ships it
+    "passdb pam {\n}\nuserdb passwd {\n}\nservice auth-worker {\n  user = root\n}"
+)
+NO_LOGIN_MAP = submission("smtpd_sender_restrictions=")
+ANY_SENDER = main_cf("smtpd_sender_restrictions=")
+OPEN_RELAY = main_cf(
+    "mynetworks=0.0.0.0/0 [::]/0",
+    "smtpd_relay_restrictions=permit_mynetworks, reject",
+    "smtpd_recipient_restrictions=",
+    "smtpd_reject_unlisted_recipient=no",
+    "allow_percent_hack=yes",
+)
+ANY_RECIPIENT = main_cf("smtpd_reject_unlisted_recipient=no", "smtpd_recipient_restrictions=")
+OLD_TLS = (
+    main_cf(
+        "smtpd_tls_protocols=>=TLSv1",
+        "smtpd_tls_mandatory_protocols=>=TLSv1",
+        "tls_high_cipherlist=ALL:@SECLEVEL=0",
+        "smtpd_tls_exclude_ciphers=",
+    )
+    + "\n"
+    + dovecot("ssl_min_protocol = TLSv1\nssl_cipher_list = ALL:@SECLEVEL=0")
+)
+LAX_PROTOCOL = main_cf(
+    "smtpd_sasl_auth_enable=yes",
+    "smtpd_discard_ehlo_keywords=",
+    "smtpd_helo_required=no",
+    "smtpd_helo_restrictions=",
+    "disable_vrfy_command=no",
+    "smtpd_forbid_bare_newline=no",
+    "smtpd_forbid_unauth_pipelining=no",
+    "smtpd_data_restrictions=",
+    "message_size_limit=0",
+    "authorized_submit_users=static:anyone",
+)
+NO_LIMITS = main_cf(
+    "smtpd_client_connection_count_limit=0",
+    "smtpd_client_connection_rate_limit=0",
+    "smtpd_client_message_rate_limit=0",
+    "smtpd_client_recipient_rate_limit=0",
+    "smtpd_client_auth_rate_limit=0",
+    "smtpd_recipient_limit=1000",
+    "smtpd_hard_error_limit=100",
+    "smtpd_error_sleep_time=0",
+)
+NO_FIREWALL = "nft delete table inet mailkeep"
+
+
+# --- attacks
+
+
+def on_port(port: int, *commands: str, login: bool = False, helo: str = "mx.outside.test") -> Callable[[Target], str]:
+    return lambda at: talk(at.ip, port, commands, login=at.anna if login else None, helo=helo)
+
+
+def from_inside(host: str, *commands: str, user: str = "root") -> Callable[[Target], str]:
+    return lambda at: run_on(at.server, talk, host, SMTP, commands, user=user)
+
+
+def logins() -> Iterator[Attack]:
+    for name, port in {"IMAP": IMAP, "IMAPS": IMAPS, "submission": SUBMISSION, "submissions": SUBMISSIONS}.items():
+        yield Attack(
+            f"a Linux account logs in at {name} with its password",
+            lambda at, port=port: log_in(at.ip, port, INTRUDER, KNOWN),
+            "535 5.7.8|NO .*AUTHENTICATIONFAILED",
+            SYSTEM_ACCOUNTS,
+        )
+        yield Attack(
+            f"a Linux account logs in at {name} with a wrong password",
+            lambda at, port=port: log_in(at.ip, port, INTRUDER, "wrong"),
+            "535 5.7.8|NO .*AUTHENTICATIONFAILED",  # the same: nothing tells which password is right
+        )
+    yield Attack(
+        "a password is taken in clear at submission",
+        lambda at: log_in(at.ip, SUBMISSION, *at.anna, tls=False),
+        "530 5.7.0 Must issue a STARTTLS",
+        submission("smtpd_tls_security_level=may", "smtpd_tls_auth_only=no"),
+    )
+    yield Attack(
+        "a password is taken in clear at IMAP",
+        lambda at: log_in(at.ip, IMAP, *at.anna, tls=False),
+        "NO .*PRIVACYREQUIRED",
+        dovecot("ssl = yes\nauth_allow_cleartext = yes"),
+    )
+    yield Attack(
+        "passwords can be tried on port 25",
+        lambda at: log_in(at.ip, SMTP, *at.anna),
+        "503 5.5.1 Error: authentication not enabled",
+        LAX_PROTOCOL,
+    )
+
+
+SPOOFED = {
+    "another account": BEN,
+    "an alias of hers that she may not send from": "team@example-two.test",
+    "an unknown address of our domain": "nobody@example.test",
+    "the host's own name": f"test@{HOST}",
+    "root": f"root@{HOST}",
+    "a foreign domain": "boss@bank.test",
+    "a subdomain": "anna@sub.example.test",
+    "nobody": "",
+    "another account behind a source route": f"@example.test:{BEN}",
+    "another account in quotes": '"ben"@example-two.test',
+    "another account in capitals": BEN.upper(),
+    "another account with a trailing dot": f"{BEN}.",
+    "another account's extension": "ben+anna@example-two.test",
+    "an address within hers": f'"{BEN}"@example.test',
+    "an address before hers": f"{BEN}@example.test",
+    "hers before an address": f"{ANNA}@bank.test",
+    "a percent path": "anna%bank.test@example.test",
+    "a bang path": "bank.test!anna@example.test",
+    "an address literal": "anna@[192.0.2.1]",
+    "a name without a domain": "anna",
+    "an overlong address": f"{'a' * 250}@example.test",
+}
+
+
+def spoofs() -> Iterator[Attack]:
+    for what, sender in SPOOFED.items():
+        yield Attack(
+            f"Anna's login sends as {what}",
+            on_port(SUBMISSION, *envelope(sender, OUTSIDE), login=True),
+            "55[34] 5.7.1|504 5.5.2|501 5.1.7",
+            NO_LOGIN_MAP,
+        )
+    yield Attack(
+        "Anna's login sends as the host's own name at submissions",
+        on_port(SUBMISSIONS, *envelope(f"test@{HOST}", OUTSIDE), login=True),
+        "553 5.7.1",
+        NO_LOGIN_MAP,
+    )
+    for what, sender in {"a null byte": "anna\0@example.test", "an overlong domain": f"anna@{'a' * 300}.test"}.items():
+        yield Attack(
+            f"Anna's login sends as an address with {what}",
+            on_port(SUBMISSION, *envelope(sender, OUTSIDE), login=True),
+            "501 5.1.7",
+        )
+    yield Attack(
+        "mail is submitted without a login",
+        on_port(SUBMISSION, *envelope(STRANGER, OUTSIDE)),
+        "554 5.7.1 .*Client host rejected",
+        main_cf(
+            "mynetworks=0.0.0.0/0",
+            "submission_client_restrictions=",
+            "submission_relay_restrictions=permit_mynetworks, reject",
+        ),
+    )
+
+
+OURS = {
+    "an account": ANNA,
+    "an account in capitals": ANNA.upper(),
+    "an account in quotes": '"anna"@example.test',
+    "an account with a trailing dot": f"{ANNA}.",
+    "an account behind a source route": f"@outside.test:{ANNA}",
+    "an unknown address": "nobody@example-two.test",
+    "a subdomain": "anna@sub.example.test",
+    "the host": f"root@{HOST}",
+    "a name below the host's": f"x@sub.{HOST}",
+    "a domain that does not exist": "x@nowhere.test",
+    "a name without a domain": "anna",
+}
+
+
+def strangers() -> Iterator[Attack]:
+    for what, sender in OURS.items():
+        yield Attack(
+            f"a stranger sends us mail as {what}",
+            on_port(SMTP, *envelope(sender, ANNA)),
+            "554 5.7.1 .*Not without logging in|450 4.1.8|504 5.5.2",
+            ANY_SENDER,
+        )
+    yield Attack(
+        "a stranger sends us mail as an account at our address",
+        lambda at: talk(at.ip, SMTP, envelope(f"anna@[{at.site.settings.host.addresses[0]}]", ANNA)),
+        "554 5.7.1 .*Not without logging in",
+        ANY_SENDER,
+    )
+
+
+RELAYED = {
+    "plain": OUTSIDE,
+    "by percent at our domain": "x%outside.test@example.test",
+    "by percent at the host": f"x%outside.test@{HOST}",
+    "by bang": "outside.test!x",
+    "by bang at our domain": "outside.test!x@example.test",
+    "by source route": f"@example.test:{OUTSIDE}",
+    "by source route over the host": f"@{HOST}:{OUTSIDE}",
+    "in quotes at our domain": f'"{OUTSIDE}"@example.test',
+    "in quotes at the host": f'"{OUTSIDE}"@{HOST}',
+    "before our domain": f"{OUTSIDE}@example.test",
+    "to an address literal": "x@[192.0.2.1]",
+    "to a subdomain of ours": "x@sub.example.test",
+}
+
+
+def relays() -> Iterator[Attack]:
+    for how, recipient in RELAYED.items():
+        yield Attack(
+            f"a stranger relays {how}",
+            on_port(SMTP, *envelope(STRANGER, recipient)),
+            "554 5.7.1 .*Relay access denied",
+            OPEN_RELAY,
+        )
+    for loopback in ("127.0.0.1", "::1", HOST):
+        yield Attack(
+            f"a local program relays through {loopback}",
+            from_inside(loopback, *envelope(STRANGER, OUTSIDE), user=INTRUDER),
+            "554 5.7.1 .*Relay access denied",
+            OPEN_RELAY,
+        )
+
+
+def recipients() -> Iterator[Attack]:
+    unlisted = {
+        "an unknown address": "unknown@example.test",
+        "an account of another domain of ours": "anna@example-two.test",
+    }
+    system = {"a Linux account": f"{INTRUDER}@{HOST}", "a file": f"/var/x@{HOST}", "a program": f'"|id"@{HOST}'}
+    for what, recipient in (unlisted | system).items():
+        yield Attack(
+            f"mail to {what} is taken", on_port(SMTP, *envelope(STRANGER, recipient)), "550 5.1.1", ANY_RECIPIENT
+        )
+    yield Attack(
+        "mail to a full mailbox is taken",
+        on_port(SMTP, f"MAIL FROM:<{STRANGER}> SIZE={FULL // 2}", f"RCPT TO:<{BEN}>"),
+        "552 5.2.2",
+        ANY_RECIPIENT,
+    )
+    yield Attack(
+        "a notification of success is sent to whoever is named",
+        on_port(SMTP, f"MAIL FROM:<{STRANGER}>", f"RCPT TO:<{ANNA}> NOTIFY=SUCCESS"),
+        "501 5.7.1 DSN support is disabled",
+        LAX_PROTOCOL,
+    )
+
+
+def smuggling(end: str) -> Callable[[Target], str]:
+    """One message, as a careless server hands it on (CVE-2023-51764); the answer to a second one that is in it."""
+    commands = ["EHLO mx.outside.test", *envelope(STRANGER, ANNA), "DATA"]
+    second = "\r\n".join([*envelope("smuggled@outside.test", ANNA), "BDAT 14 LAST", "Subject: two\r\n"])
+    whole = f"Subject: one\r\n\r\none{end}{second}\r\n.\r\n"
+    return lambda at: pour(at.ip, SMTP, *(f"{command}\r\n" for command in commands), whole, "", "", "")
+
+
+def protocol() -> Iterator[Attack]:
+    greeting = envelope(STRANGER, ANNA)
+    yield Attack(
+        "a client does not say who it is",
+        lambda at: pour(at.ip, SMTP, f"MAIL FROM:<{STRANGER}>\r\n"),
+        "503 5.5.1",
+        LAX_PROTOCOL,
+    )
+    for what, helo in {"no name": "a_b", "a name without a domain": "friend"}.items():
+        yield Attack(
+            f"a client says {what}",
+            on_port(SMTP, *greeting, helo=helo),
+            "50[14] 5.5.2 .*Helo command rejected",
+            LAX_PROTOCOL,
+        )
+    yield Attack(
+        "addresses are harvested with VRFY",
+        on_port(SMTP, f"VRFY {ANNA}"),
+        "502 5.5.1",
+        LAX_PROTOCOL,
+    )
+    yield Attack(
+        "addresses are harvested with RCPT in one connection",
+        lambda at: talk(at.ip, SMTP, [*greeting, *["RCPT TO:<guess@example.test>"] * 8, greeting[1]], insist=True),
+        "dropped",
+        NO_LIMITS,
+    )
+    yield Attack(
+        "a client does not wait for answers",
+        lambda at: pour(at.ip, SMTP, "EHLO mx.outside.test\r\n" + "\r\n".join([*greeting, "DATA", ""])),
+        "554 5.5.0 .*synchronization",
+        LAX_PROTOCOL,
+    )
+    for name, end in {"LF . CR LF": "\n.\r\n", "LF . LF": "\n.\n", "CR LF . LF": "\r\n.\n"}.items():
+        yield Attack(
+            f"a second message is smuggled behind {name}",
+            smuggling(end),
+            "550 5.5.2 .*bare <LF>",
+            LAX_PROTOCOL,
+        )
+    yield Attack(
+        "a message is announced that is too large",
+        on_port(SMTP, f"MAIL FROM:<{STRANGER}> SIZE={TOO_LARGE}"),
+        "552 5.3.4",
+        LAX_PROTOCOL,
+    )
+    yield Attack(
+        "a message is too large",
+        lambda at: deliver(
+            at.ip, SMTP, STRANGER, [ANNA], message(STRANGER, ANNA, "large") + LINE * (TOO_LARGE // len(LINE))
+        ),
+        "552 5.3.4",
+        LAX_PROTOCOL,
+    )
+    yield Attack(
+        "a message has more than 100 recipients",
+        on_port(SMTP, *greeting, *greeting[1:] * 100),
+        "452 4.5.3 .*too many recipients",
+        NO_LIMITS,
+    )
+
+
+def floods() -> Iterator[Attack]:
+    """Each from an address of its own: what is limited is the client."""
+
+    def flood(act: Callable[..., str], *arguments: object, times: int = 1) -> Callable[[Target], str]:
+        return lambda at: run_on(at.attacker, act, at.ip, SMTP, *arguments, times=times, source=next(at.sources))
+
+    mail, recipient = envelope(STRANGER, ANNA)
+    yield Attack(
+        "one address connects more than 60 times a minute",
+        flood(crowd, 61, False),
+        "421 4.7.0 .*too many connections",
+        NO_LIMITS,
+    )
+    yield Attack(
+        "one address holds more than 20 connections",
+        flood(crowd, 21, True),
+        "421 4.7.0 .*too many connections",
+        NO_LIMITS,
+    )
+    yield Attack(
+        "one address sends more than 100 messages a minute",
+        flood(talk, [mail, "RSET"] * 17, times=6),
+        "450 4.7.1 .*too much mail",
+        NO_LIMITS,
+    )
+    yield Attack(
+        "one address sends to more than 300 recipients a minute",
+        flood(talk, [mail, *[recipient] * 75, "RSET"] * 4 + [mail, recipient]),
+        "450 4.7.1 .*too many recipients",
+        NO_LIMITS,
+    )
+    yield Attack(
+        "one address logs in more than 20 times a minute",
+        lambda at: run_on(at.attacker, log_in, at.ip, SUBMISSIONS, *at.anna, times=21, source=next(at.sources)),
+        "450 4.7.1 .*too many AUTH",
+        NO_LIMITS,
+    )
+
+
+def handshakes() -> Iterator[Attack]:
+    weak = {
+        "TLS 1.0": ("TLSv1", "ALL"),
+        "TLS 1.1": ("TLSv1_1", "ALL"),
+        "no authentication of the server": ("TLSv1_2", "aNULL"),
+        "CBC and SHA-1": ("TLSv1_2", "ECDHE+SHA1"),
+    }
+    for port in (SMTP, SUBMISSION, SUBMISSIONS, IMAP, IMAPS):
+        for what, (version, ciphers) in weak.items():
+            yield Attack(
+                f"port {port} agrees to {what}",
+                lambda at, tls=(port, version, ciphers): shake_hands(at.ip, *tls),
+                "dropped: .*(ALERT_PROTOCOL_VERSION|HANDSHAKE_FAILURE)",
+                OLD_TLS,
+            )
+
+
+def from_within() -> Iterator[Attack]:
+    """By a Linux user of the server whom nobody has listed as a sender."""
+    yield Attack(
+        "an unlisted Linux user sends with sendmail",
+        lambda at: sendmail(at, INTRUDER),
+        "exit 75",
+        LAX_PROTOCOL,
+    )
+    for version in (4, 6):
+        yield Attack(
+            f"an unlisted Linux user's program speaks SMTP to the outside over IPv{version}",
+            lambda at, v=version: run_on(
+                at.server, pour, str(at.outside.ip if v == 4 else at.outside.ip6), SMTP, user=INTRUDER
+            ),
+            "dropped: .*(No route to host|Permission denied)",
+            NO_FIREWALL,
+        )
+        yield Attack(
+            f"a program that somebody has started is reached over IPv{version}",
+            lambda at, version=version: reach_program(at, version),
+            "dropped: .*timed out",
+            NO_FIREWALL,
+        )
+    sockets = {
+        "/run/dovecot/lmtp": dovecot("service lmtp {\n  unix_listener lmtp {\n    mode = 0666\n  }\n}"),
+        "/run/opendkim/opendkim.sock": "chmod o+x /run/opendkim; chmod o+w /run/opendkim/opendkim.sock",
+        "/var/spool/postfix/private/auth": "chmod o+x /var/spool/postfix/private\n"
+        + dovecot("service auth {\n  unix_listener /var/spool/postfix/private/auth {\n    mode = 0666\n  }\n}"),
+    }
+    for path, without in sockets.items():
+        yield Attack(
+            f"a Linux user speaks to {path}",
+            lambda at, path=path: run_on(at.server, reach, path, user=INTRUDER),
+            "dropped: (PermissionError|FileNotFoundError)",
+            without,
+        )
+    for path in (
+        "/etc/mailkeep/tls/key.pem",
+        "/etc/opendkim/keys",
+        "/etc/dovecot/users",
+        "/var/vmail",
+        "/var/spool/postfix/maildrop",
+    ):
+        yield Attack(
+            f"a Linux user reads {path}",
+            lambda at, path=path: readable(at, path),
+            "nothing",
+            f"chmod -R a+rX {path}",
+        )
+
+
+def reach_program(at: Target, version: int) -> str:
+    """Over TCP and UDP, what somebody has started and forgotten."""
+    found = run_on(at.attacker, open_ports, at.address(version), FORGOTTEN, FORGOTTEN)
+    answer = run_on(at.attacker, ask_udp, at.address(version), FORGOTTEN)
+    return "OK" if found or accepted(answer) else answer
+
+
+def sendmail(at: Target, user: str) -> str:
+    mail = message(ANNA, OUTSIDE, f"by {user}").replace("\r", "")
+    done = at.server.run(f"runuser -u {user} -- sendmail -f {ANNA} {OUTSIDE}", stdin=mail, check=False)
+    return f"exit {done.returncode}: {done.stderr}" if done.returncode else "OK"
+
+
+def readable(at: Target, path: str) -> str:
+    found = at.server.run(f"runuser -u {INTRUDER} -- find {path} -readable ! -type l -print -quit", check=False).stdout
+    return f"OK {found}" if found else "nothing"
+
+
+ATTACKS = [
+    attack
+    for kind in (logins, spoofs, strangers, relays, recipients, protocol, floods, handshakes, from_within)
+    for attack in kind()
+]
+
+
+# --- the server that is attacked
+
+
+@pytest.fixture(scope="module")
+def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked: str) -> Iterator[Target]:
+    """A copy of the built server with a Linux account whose password is known, and a full mailbox."""
+    server = lab.server("attacked", hostname=HOST, image=baked)
+    site = built.on(server)
+    accounts = site.file.read_text()
+    accounts = accounts.replace(f"address: {ANNA}\n", f"address: {ANNA}\n  send_as: [info@example.test]\n")
+    accounts = accounts.replace(f"address: {BEN}\n", f"address: {BEN}\n  quota: {FULL}\n")
+    site.file.write_text(accounts)
+    deployed = site.deploy()
+    assert deployed.code == 0, deployed.output
+    for listener in (f"-m http.server --bind :: {FORGOTTEN}", shlex.join(["-c", ECHO])):
+        server.run(f"systemd-run --quiet python3 {listener}")
+    server.run(f"useradd --create-home --shell /bin/bash {INTRUDER} && echo {INTRUDER}:{KNOWN} | chpasswd")
+    for _ in range(2):  # a message may exceed the quota, if it has not been reached (quota_storage_grace)
+        server.run(f"/usr/lib/dovecot/dovecot-lda -d {BEN}", stdin="Subject: much\n\n" + LINE * (FULL // len(LINE)))
+    yield Target(site, attacker, internet, iter(attacker.sources))
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def answers(target: Target) -> Mapping[str, Future[str]]:
+    """What the server says to each attack; most of the time it lets a client wait, so they all come at once."""
+    target.outside.forget()
+    with ThreadPoolExecutor(12) as pool:
+        return {attack.what: pool.submit(attack.act, target) for attack in ATTACKS}
+
+
+@pytest.fixture(scope="module")
+def weakened(target: Target, answers: object) -> Callable[[str], None]:
+    """Takes a hardening away, when all attacks on the whole server are over; what was taken before is given back."""
+    assert answers
+    target.server.run("tar -cf /root/etc.tar /etc/postfix /etc/dovecot /etc/opendkim /etc/mailkeep")
+    taken = ""
+
+    def take(hardening: str) -> None:
+        nonlocal taken
+        if hardening != taken:
+            edited = {"postfix": "postconf ", "dovecot": "/etc/dovecot/"}
+            services = " ".join(name for name, sign in edited.items() if sign in taken + hardening)
+            # Not a reload, which lets old processes serve on. reset-failed: systemd counts restarts.
+            restart = f"systemctl reset-failed; systemctl restart {services}" if services else ""
+            target.server.run(f"tar -xpf /root/etc.tar -C /; nft -f /etc/nftables.conf\n{hardening}\n{restart}")
+            taken = hardening
+
+    return take
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [ANNA, ANNA.upper(), "anna+shop@example.test", "info@example.test"],
+    ids=["her address", "in capitals", "her extension", "an address given to her"],
+)
+@pytest.mark.parametrize("port", [SUBMISSION, SUBMISSIONS])
+def test_an_account_sends_as_itself(target: Target, port: int, sender: str) -> None:
+    assert talk(target.ip, port, envelope(sender, OUTSIDE), login=target.anna) == "250 2.1.5 Ok"
+
+
+def test_ports_that_are_open_are_those_of_ssh_and_mail_and_no_other(target: Target) -> None:
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda version: run_on(target.attacker, open_ports, target.address(version)), (4, 6))
+        assert list(found) == [[22, SMTP, IMAP, SUBMISSIONS, SUBMISSION, IMAPS]] * 2
+
+
+def test_authentication_is_offered_only_where_it_is_encrypted_and_never_on_port_25(target: Target) -> None:
+    def offered(port: int, tls: bool) -> bool:
+        with smtp(target.ip, port, tls=tls) as connection:
+            return connection.has_extn("auth")
+
+    asked = {(SMTP, False), (SMTP, True), (SUBMISSION, False), (SUBMISSION, True), (SUBMISSIONS, True)}
+    assert {door for door in asked if offered(*door)} == {(SUBMISSION, True), (SUBMISSIONS, True)}
+
+
+def named(attack: Attack) -> str:
+    return attack.what
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=named)
+def test_it_is_refused_that(attack: Attack, answers: Mapping[str, Future[str]]) -> None:
+    assert re.match(attack.refusal, answers[attack.what].result())
+
+
+def test_what_is_refused_leaves_nothing_in_the_queue_and_bounces_to_nobody(target: Target, answers: object) -> None:
+    assert answers
+    assert target.server.run("postqueue -j").stdout == ""
+    assert [m for m in target.outside.messages() if m.peer in (target.address(4), target.address(6))] == []
+
+
+@pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.without], ids=named)
+def test_without_its_hardening_it_happens_that(attack: Attack, target: Target, weakened: Callable[[str], None]) -> None:
+    weakened(attack.without)
+    answer = attack.act(target)
+    assert accepted(answer), answer

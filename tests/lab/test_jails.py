@@ -1,0 +1,168 @@
+"""Whoever guesses passwords, or tries to abuse SMTP, is cut off by the firewall: in every jail, over IPv4 and IPv6."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from clients import IMAP, SMTP, SUBMISSION, accepted, besiege, greeting, run_on, try_again
+
+from mailkeep.lab import Attacker, Lab, Server, poll
+from mailkeep.lab.site import Site
+from mailkeep.parts.fail2ban import MAXRETRY
+
+SSH = 22
+PATIENCE = 20.0  # seconds until who has failed MAXRETRY times must be cut off
+DOORS = {"ssh": SSH, "imap": IMAP, "submission": SUBMISSION, "relay": SMTP}
+SEEN_BY = {"ssh": {"sshd"}, "imap": {"dovecot"}, "submission": {"dovecot", "postfix"}, "relay": {"postfix"}}
+JAILS = {"sshd", "dovecot", "postfix", "recidive"}
+
+_SENTENCES = """
+import sqlite3, sys
+bans = sqlite3.connect("file:/var/lib/fail2ban/fail2ban.sqlite3?mode=ro", uri=True)
+for ban in bans.execute("SELECT jail, bantime FROM bans WHERE ip = ? ORDER BY rowid", sys.argv[1:]):
+    print(*ban)
+"""
+
+
+@dataclass(frozen=True)
+class Fortress:
+    server: Server
+    attacker: Attacker
+
+    def address(self, version: int) -> str:
+        return str(self.server.ip if version == 4 else self.server.ip6)
+
+    def source(self, version: int, door: str, *, patient: bool = False) -> str:
+        """The address that fails at this door; the `patient` one fails once less."""
+        number = [*DOORS, "all"].index(door) + (len(DOORS) + 1 if patient else 0)
+        return str((self.attacker.sources if version == 4 else self.attacker.sources6)[number])
+
+    def besieged(self, door: str, version: int) -> dict[str, Any]:
+        host, source = self.address(version), self.source(version, door)
+        return run_on(self.attacker, besiege, host, DOORS[door], door, source, MAXRETRY, PATIENCE, source=source)
+
+    def patiently(self, door: str, version: int) -> list[str]:
+        host, source = self.address(version), self.source(version, door, patient=True)
+        return run_on(self.attacker, try_again, host, door, source, MAXRETRY - 1, source=source)
+
+    def banned(self, jail: str) -> set[str]:
+        """The addresses in the jail's sets, as the firewall has them."""
+        return {address for family in ("addr", "addr6") for address in self._set(f"{family}-set-{jail}")}
+
+    def banned_anywhere(self) -> set[str]:
+        return {address for jail in JAILS for address in self.banned(jail)}
+
+    def sentences(self, address: str) -> list[tuple[str, int]]:
+        """The jails and the seconds of its bans, in their order, as fail2ban remembers them."""
+        found = self.server.run(f"python3 - {address}", stdin=_SENTENCES).stdout.splitlines()
+        return [(jail, int(seconds)) for jail, seconds in map(str.split, found)]
+
+    def noticed(self) -> set[str]:
+        """The addresses of which fail2ban has seen a failure."""
+        said = self.server.run("journalctl -u fail2ban -o cat -g ' Found '").stdout
+        return set(re.findall(r" Found (\S+)", said))
+
+    def _set(self, name: str) -> list[str]:
+        listed = json.loads(self.server.run(f"nft -j list set inet f2b-table {name}").stdout)["nftables"]
+        return [element for entry in listed if "set" in entry for element in entry["set"].get("elem", [])]
+
+
+@pytest.fixture(scope="module")
+def fortress(lab: Lab, attacker: Attacker, built: Site, baked: str) -> Iterator[Fortress]:
+    server = lab.server("besieged", hostname="mail.example.test", image=baked)
+    deployed = built.on(server).deploy()
+    assert deployed.code == 0, deployed.output
+    # sshd's own delays come before the fifth failure, if the tries are not all at once.
+    server.write("/etc/ssh/sshd_config.d/00-impatient.conf", "PerSourcePenalties no\n")
+    server.run("systemctl reload ssh")
+    yield Fortress(server, attacker)
+    server.remove()
+
+
+CASES = [(door, version) for door in DOORS for version in (4, 6)]
+
+
+@pytest.fixture(scope="module")
+def outcome(fortress: Fortress, lab: Lab) -> Mapping[tuple[str, int], dict[str, Any]]:
+    """All sieges at once: of addresses that fail often enough, of others that fail once less, of the administrator."""
+    with ThreadPoolExecutor(len(CASES) * 2 + len(DOORS)) as pool:
+        few = [pool.submit(fortress.patiently, *case) for case in CASES]
+        own = [pool.submit(try_again, fortress.address(4), door, str(lab.address(1)), MAXRETRY + 1) for door in DOORS]
+        sieges = [pool.submit(fortress.besieged, *case) for case in CASES]
+        for done in (*few, *own):
+            assert not any(map(accepted, done.result()))
+        return dict(zip(CASES, [siege.result() for siege in sieges], strict=True))
+
+
+@pytest.mark.parametrize(("door", "version"), CASES)
+def test_who_fails_too_often_is_no_longer_spoken_to(
+    outcome: Mapping[tuple[str, int], dict[str, Any]], door: str, version: int
+) -> None:
+    siege = outcome[door, version]
+    assert not any(map(accepted, siege["tries"]))
+    assert "timed out" in siege["after"]
+    assert "timed out" in siege["before"], "a connection that was open still is"
+
+
+@pytest.mark.usefixtures("outcome")
+@pytest.mark.parametrize(("door", "version"), CASES)
+def test_the_jails_that_see_it_ban_the_address_in_the_firewall(fortress: Fortress, door: str, version: int) -> None:
+    source = fortress.source(version, door)
+    assert {jail for jail in JAILS if source in fortress.banned(jail)} == SEEN_BY[door]
+
+
+@pytest.mark.usefixtures("outcome")
+def test_who_fails_once_less_is_not_banned(fortress: Fortress) -> None:
+    patient = {fortress.source(version, door, patient=True) for door, version in CASES}
+    assert patient <= fortress.noticed()
+    assert not patient & fortress.banned_anywhere()
+
+
+@pytest.mark.usefixtures("outcome")
+def test_the_administrators_network_is_never_banned(fortress: Fortress, lab: Lab) -> None:
+    assert fortress.server.run(f"journalctl -u fail2ban -g 'Ignore {lab.address(1)} by ip'").stdout
+    assert str(lab.address(1)) not in fortress.banned_anywhere()
+
+
+@pytest.mark.usefixtures("outcome")
+def test_without_the_firewalls_rules_who_is_banned_is_spoken_to(fortress: Fortress) -> None:
+    rules = fortress.server.run("nft list chain inet f2b-table f2b-chain").stdout
+    fortress.server.run("nft flush chain inet f2b-table f2b-chain")
+    banned = fortress.banned_anywhere()
+    for door, version in CASES:
+        source = fortress.source(version, door)
+        assert source in banned
+        assert run_on(fortress.attacker, greeting, fortress.address(version), DOORS[door], source=source) == "OK"
+    fortress.server.run("nft -f -", stdin=rules)
+
+
+def test_a_ban_lasts_longer_each_time_and_who_is_banned_again_and_again_loses_every_port(fortress: Fortress) -> None:
+    """With bans of seconds in place of minutes; how they grow, and what recidive counts, is as configured."""
+    offender = fortress.source(4, "all")
+    first = 2
+    fortress.server.run(f"fail2ban-client set dovecot bantime {first}; fail2ban-client set postfix bantime {first}")
+    for bans, door in enumerate(("imap", "relay", "relay", "relay"), start=1):
+        poll(lambda: offender not in fortress.banned_anywhere(), PATIENCE, "not let go")
+        run_on(fortress.attacker, try_again, fortress.address(4), door, offender, MAXRETRY, source=offender)
+        poll(lambda bans=bans: len(fortress.sentences(offender)) >= bans, PATIENCE, "not banned")
+    poll(lambda: offender in fortress.banned("recidive"), PATIENCE, "not banned for good")
+    week = 7 * 24 * 3600
+    sentences = [("dovecot", first), ("postfix", first), ("postfix", 2 * first), ("postfix", 4 * first)]
+    assert fortress.sentences(offender) == [*sentences, ("recidive", week)]
+    for port in DOORS.values():
+        assert "timed out" in run_on(fortress.attacker, greeting, fortress.address(4), port, source=offender)
+
+
+@pytest.mark.usefixtures("outcome")
+def test_without_fail2ban_nobody_is_stopped(fortress: Fortress) -> None:
+    fortress.server.run("systemctl stop fail2ban")
+    with ThreadPoolExecutor() as pool:
+        assert all(pool.map(fortress.patiently, DOORS, [4] * len(DOORS)))  # with those before, more than enough
+    assert not fortress.server.run("nft list tables | grep f2b", check=False).stdout
+    for door, port in DOORS.items():
+        source = fortress.source(4, door, patient=True)
+        assert run_on(fortress.attacker, greeting, fortress.address(4), port, source=source) == "OK"

@@ -1,0 +1,204 @@
+"""A plan says exactly what a deploy then does, keeps secrets to itself, and touches nothing."""
+
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailkeep.host.snapshot import PathState, Snapshot
+from mailkeep.lab import Internet, Lab, Server
+from mailkeep.lab.site import Deployed, Site, site
+from mailkeep.part import File, Part
+from mailkeep.parts import server as parts_of
+from mailkeep.plan import Change, changes, plan
+
+Boot = Callable[..., Server]
+Copy = Callable[[str], Site]
+Capture = pytest.CaptureFixture[str]
+
+# All that is on the disk, and since when each unit is as it is; not what daemons write on their own at any time.
+FINGERPRINT = """
+find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log \
+  -o -path /var/lib/fail2ban -o -path /var/lib/unbound -o -path /var/lib/systemd -o -path /var/spool/postfix \
+  -o -path /var/lib/dovecot -o -path /var/lib/postfix \\) -prune -o -printf '%p %y %m %U %G %s %T@ %C@ %l\\n' | sort
+ls -lR --full-time /run/mailkeep 2>&1
+systemctl show --property=Id,ActiveState,StateChangeTimestampMonotonic,InvocationID '*.service' |
+  grep -v -e session -e user@ -e ssh"""
+DRIFT = """
+set -e
+sed -i 's/^smtpd_banner = .*/smtpd_banner = drifted/' /etc/postfix/main.cf
+chmod 640 /etc/postfix/master.cf
+rm /etc/mailname
+echo x >> /etc/mailkeep/tls/key.pem
+for key in /etc/opendkim/keys/example.test.*; do sed -i 's/A/B/g' "$key"; done
+chmod 700 /etc/mailkeep
+systemctl -q stop unbound
+systemctl -q disable logrotate.timer
+gpasswd --delete postfix opendkim
+apt-get -qq remove -y fail2ban > /dev/null 2>&1"""
+
+
+def planned(on: Site, capture: Capture) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON for the inventory's one host."""
+    capture.readouterr()
+    code = plan(on.inventory, json=True)
+    (host,) = json.loads(capture.readouterr().out)["hosts"].values()
+    return code, host
+
+
+def operations(host: dict[str, Any]) -> set[str]:
+    return {change["operation"] for change in host["changes"]}
+
+
+def files(host: dict[str, Any]) -> set[str]:
+    said = (change["what"] for change in host["changes"] if change["operation"].startswith("Files"))
+    return {what.split(":")[0] for what in said if not what.startswith("make ") and "/:" not in what}
+
+
+def deployed_files(said: Deployed) -> set[str]:
+    return set(re.findall(r"(?:new|content|access) +(/\S+)", said.output))
+
+
+def private(on: Site) -> list[str]:
+    """Lines of every secret that the host gets."""
+    secret = (file for part in parts_of(on.settings, on.secrets) for file in part.files if file.secret)
+    lines = (line for file in secret for line in file.content.decode().splitlines())
+    return [line for line in lines if len(line) >= 16 and "PRIVATE KEY" not in line]
+
+
+def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
+    lab: Lab, internet: Internet, base_server: Boot, first_deploy: tuple[Site, Deployed], capsys: Capture
+) -> None:
+    server = base_server("bare", hostname="mail.example.test")
+    internet.resolve_for(server)
+    bare = site(lab, server)
+    before = server.run(FINGERPRINT).stdout
+    code, host = planned(bare, capsys)
+    assert server.run(FINGERPRINT).stdout == before
+    assert (code, host["problems"]) == (2, [])
+    _, said = first_deploy
+    assert operations(host) == set(said.changed)
+    # Debian's package writes this one as it shall be while it is installed.
+    assert files(host) - {"/etc/mailname"} == deployed_files(said) - {"/etc/mailname"}
+    assert {"install postfix", "install dovecot-imapd", "add the user vmail"} <= {c["what"] for c in host["changes"]}
+    assert not [line for line in private(bare) if line in json.dumps(host)]
+
+
+def test_after_a_deploy_there_is_nothing_to_do(built: Site, capsys: Capture) -> None:
+    assert planned(built, capsys) == (0, {"error": "", "problems": [], "warnings": [], "changes": []})
+    assert plan(built.inventory) == 0
+    assert capsys.readouterr().out == "mail: nothing to do\n"
+
+
+def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, capsys: Capture) -> None:
+    drifted = copy("drifted")
+    drifted.server.run(DRIFT)
+    text = drifted.file.read_text()
+    drifted.file.write_text(
+        text.replace("- address: anna@example.test\n", "- address: anna@example.test\n  quota: 3G\n")
+    )
+    before = drifted.server.run(FINGERPRINT).stdout
+    code, host = planned(drifted, capsys)
+    plan(drifted.inventory)
+    shown = capsys.readouterr().out
+    assert drifted.server.run(FINGERPRINT).stdout == before
+    assert code == 2
+    whats = {change["what"] for change in host["changes"]}
+    assert {
+        "install fail2ban",
+        "add postfix to the group opendkim",
+        "/etc/mailkeep/: root:root 0700 becomes root:root 0755",
+        "/etc/postfix/main.cf: content differs",
+        "/etc/postfix/master.cf: root:root 0640 becomes root:root 0644",
+        "/etc/dovecot/users: content differs (secret)",
+        "/etc/mailkeep/tls/key.pem: content differs (secret)",
+        "start unbound.service",
+        "enable logrotate.timer",
+        "start fail2ban.service",
+        "reload postfix.service",
+    } <= whats
+    diffs = {change["what"].split(":")[0]: change["diff"] for change in host["changes"] if change["diff"]}
+    assert set(diffs) == {"/etc/postfix/main.cf", "/etc/resolv.conf"}  # a container's boot wrote the second
+    assert "-smtpd_banner = drifted\n+smtpd_banner = $myhostname ESMTP\n" in diffs["/etc/postfix/main.cf"]
+    assert "-smtpd_banner = drifted" in shown
+    assert "\x1b" not in shown  # not a terminal
+    key = drifted.server.run("cat /etc/opendkim/keys/example.test.*").stdout
+    for line in [*private(drifted), *key.splitlines()[1:-1]]:
+        assert line not in shown
+        assert line not in json.dumps(host)
+    assert "argon2" not in shown + json.dumps(host)
+
+    said = drifted.deploy()
+    assert said.code == 0, said.output
+    assert operations(host) == set(said.changed)
+    assert files(host) == deployed_files(said)
+    assert planned(drifted, capsys)[0] == 0
+
+
+def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
+    lab: Lab, base_server: Boot, capsys: Capture
+) -> None:
+    refused = site(lab, base_server("refused", hostname="vps"))
+    refused.file.write_text(
+        refused.file.read_text() + "ssh:\n  port: 2222\nrelay:\n  host: relay.outside.test\n  port: 587\n"
+    )
+    code, host = planned(refused, capsys)
+    assert (code, len(host["problems"]), host["changes"]) == (1, 2, [])
+    assert plan(refused.inventory) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "hostnamectl set-hostname mail.example.test" in printed.err
+    assert "relay.outside.test does not answer" in printed.err
+
+
+def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
+    copy: Copy, tmp_path: Path, capsys: Capture
+) -> None:
+    several = copy("several")
+    several.server.run(
+        "useradd --create-home --shell /bin/bash ann && echo ann:correct-horse | chpasswd && usermod -aG sudo ann;"
+        " rm /etc/ssh/sshd_config.d/10-mailkeep.conf; systemctl reload ssh"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    config, ann = several.server.ssh_config, {"ssh_user": "ann", "ssh_password": "correct-horse"}
+    known = {"mailkeep": str(several.file), "ssh_config_file": str(config)}
+    own = re.search(r"Port (\d+)", config.read_text())
+    assert own
+    direct = {"mailkeep": str(several.file), "ssh_config_file": "/dev/null", "ssh_known_hosts_file": "/dev/null"}
+    here = direct | {"ssh_hostname": "127.0.0.1", "ssh_port": int(own[1]), "ssh_look_for_keys": False}
+    hosts = [
+        (several.server.name, known),
+        ("unreachable", direct | {"ssh_hostname": "127.0.0.1", "ssh_port": port}),
+        ("unknown", direct | {"ssh_hostname": "nowhere.invalid"}),
+        ("wrong-key", here | {"ssh_user": "root", "ssh_key": str(tmp_path / "key")}),
+        ("powerless", here | ann | {"ssh_allow_agent": False}),
+    ]
+    (several.inventory / "inventory.py").write_text(f"hosts = {hosts!r}\n")
+    assert plan(several.inventory) == 1
+    printed = capsys.readouterr()
+    assert "reload ssh.service" in printed.out  # the others' trouble does not hide what would change on the first
+    told = dict(line.split(": ", 1) for line in printed.err.splitlines() if re.match(r"[\w-]+: ", line))
+    assert "Could not connect" in told["unreachable"]
+    assert "Could not resolve hostname" in told["unknown"]
+    assert "`ssh -F /dev/null nowhere.invalid` must get in without a question" in told["unknown"]
+    assert "Authentication error" in told["wrong-key"]
+    assert f"-l root -p {own[1]} -i {tmp_path}/key 127.0.0.1` must get in" in told["wrong-key"]
+    assert "ann is not root, and sudo says: sudo: a password is required" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_what_others_cannot_read_on_the_host_is_not_shown() -> None:
+    wanted = File("/etc/x.conf", b"a\n")
+    now = Snapshot(paths={"/etc/x.conf": PathState("regular file", "root", "root", 0o600, "digest")})
+    (change,) = changes((Part("x", files=(wanted,)),), now, {})
+    assert change == Change(
+        "Files: checked, then put in place",
+        "/etc/x.conf: content differs (not shown: others cannot read it there), root:root 0600 becomes root:root 0644",
+    )

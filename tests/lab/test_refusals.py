@@ -1,0 +1,197 @@
+"""The preflight on real machines: what it sees, what it refuses, and that a refused host is left alone."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+
+import dns.resolver
+import pytest
+
+from mailkeep.host.preflight import BACKUPS, BEGUN, ReachesFact, Seen, SeenFact, Target, way_out
+from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab.site import ROOT, Deployed, Site, site
+
+Boot = Callable[..., Server]
+Copy = Callable[[str], Site]
+
+PREFLIGHT_ALONE = """\
+from pathlib import Path
+
+from pyinfra import host
+
+from mailkeep import parts, secrets, settings
+from mailkeep.host.preflight import preflight
+
+file = Path(host.data.mailkeep)
+declared = settings.load(file)
+preflight(declared, parts.server(declared, secrets.load(declared, file.parent)))
+"""
+STATE = "find /etc /usr/local /var/lib/dpkg /var/lib/mailkeep /var/backups -printf '%p %m %u %s %T@ %C@\\n' 2>&1 | sort"
+DEBIANS_OWN = "compatibility_level = 3.10\nmyhostname = mail.example.test\nmydestination = localhost\n"
+
+
+def see(server: Server) -> Seen:
+    fact = SeenFact()
+    return fact.process(server.run(fact.command(user="root")).stdout.splitlines())
+
+
+def reaches(server: Server, address: str, port: int) -> bool:
+    fact = ReachesFact()
+    return fact.process(server.run(fact.command(address=address, port=port)).stdout.splitlines())
+
+
+def preflight(on: Site, *options: str) -> Deployed:
+    """A run of pyinfra that does no more than the preflight."""
+    alone = on.inventory / "preflight.py"
+    alone.write_text(PREFLIGHT_ALONE)
+    command = [str(alone) if word == "deploy.py" else word for word in on.command()]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+    return Deployed(done.returncode, report, done.stdout + done.stderr)
+
+
+def listen(server: Server, port: int) -> None:
+    """Something that is not a mail server takes the port."""
+    take = f"import socket,time; s=socket.create_server(('', {port})); time.sleep(600)"
+    server.run(f'systemd-run --quiet --unit=taker-{port} python3 -c "{take}"')
+    poll(lambda: f":{port} " in server.run("ss -Hlnt").stdout, 10, f"nothing listens on {port}")
+
+
+def test_a_fresh_machine_is_seen_as_it_is(base_server: Boot) -> None:
+    server = base_server("fresh", hostname="mail.example.test")
+    seen = see(server)
+    assert (seen.supported, seen.name, seen.systemd, seen.overlay, seen.key) == (
+        True,
+        server.hostname,
+        True,
+        True,
+        True,
+    )
+    assert (seen.begun, seen.built, seen.foreign, seen.mtas) == (False, False, (), ())
+    assert abs(seen.clock) < 2
+    kib = int(server.run("awk '/^MemTotal/ {print $2}' /proc/meminfo").stdout)
+    assert seen.memory == kib // 1024
+    free = int(server.run("stat -f -c '%a * %S / 1048576' / | xargs expr").stdout)
+    assert [disk.mount for disk in seen.disks] == ["/"]
+    assert seen.disks[0].free == pytest.approx(free, rel=0.05)
+    assert seen.listeners is not None
+    assert ("sshd",) in [listener.programs for listener in seen.listeners if listener.port == 22]
+
+
+def test_what_cannot_mount_is_seen_before_a_deploy_needs_it(base_server: Boot) -> None:
+    server = base_server("fresh")
+    fact = SeenFact()
+    unprivileged = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh"
+    seen = fact.process(server.run(unprivileged, stdin=fact.command(user="root")).stdout.splitlines())
+    assert seen.systemd
+    assert not seen.overlay
+
+
+def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alone(lab: Lab, base_server: Boot) -> None:
+    server = base_server("wrong", hostname="vps")
+    server.run(
+        'sed -i \'s/^VERSION_ID=.*/VERSION_ID="12"/; s/^PRETTY_NAME=.*/PRETTY_NAME="Debian 12"/\' /etc/os-release'
+    )
+    server.write("/usr/local/bin/date", "#!/bin/sh\nexec /bin/date -d '10 minutes' \"$@\"\n", 0o755)
+    server.run("mkdir /etc/postfix")
+    server.write("/etc/postfix/main.cf", DEBIANS_OWN)
+    listen(server, 25)
+    listen(server, 993)
+    wrong = site(lab, server)
+    wrong.file.write_text(wrong.file.read_text() + "ssh:\n  port: 2222\n")
+    before = server.run(STATE).stdout
+    refused = wrong.deploy()
+    assert refused.code == 1
+    assert refused.changed == []
+    listed = "\n".join(re.findall(r"- (.*)", refused.output))
+    for told in (
+        "It runs Debian 12\\.",
+        "(599|600) s ahead",  # whole seconds
+        "'vps'",
+        "/etc/postfix/main.cf is there",
+        "Port 25 is taken by python3",
+        "Port 993 is taken by python3",
+        "port 22, and mail.yml says ssh.port: 2222",
+    ):
+        assert re.search(told, listed)
+    assert len(listed.splitlines()) == 7
+    assert "Traceback" not in refused.output
+    assert server.run(STATE).stdout == before
+
+
+def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: Lab, base_server: Boot) -> None:
+    server = base_server("exim", hostname="mail.example.test")
+    server.run("apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y exim4-daemon-light 2>&1")
+    poll(lambda: "exim4" in server.run("ss -Hlntp sport = 25").stdout, 20, "exim4 does not listen")
+    server.run("echo '# mine' >> /etc/exim4/update-exim4.conf.conf")
+    other = site(lab, server)
+    refused = preflight(other)
+    assert refused.code == 1
+    assert "exim4-daemon-light, another mail server, is installed" in refused.output
+    assert "exim4" in server.run("ss -Hlntp sport = 25").stdout
+
+    adopted = preflight(other, "--data", "adopt=true")
+    assert adopted.code == 0, adopted.output
+    assert server.run("ss -Hlntp sport = 25").stdout == ""
+    saved = server.run(f"cat {BACKUPS}/*/etc/exim4/update-exim4.conf.conf").stdout
+    assert saved.endswith("# mine\n")
+    assert server.run(f"stat -c %a {BACKUPS}/*").stdout == "700\n"
+    assert server.run("systemctl is-enabled exim4", check=False).stdout == "disabled\n"
+
+
+def test_a_foreign_postfix_is_refused_and_an_interrupted_run_of_ours_is_not(copy: Copy) -> None:
+    one = copy("foreign")
+    one.server.write("/etc/postfix/main.cf", DEBIANS_OWN)
+    assert preflight(one).code == 0
+
+    one.server.run(f"rmdir {BEGUN}")  # nobody of ours was here
+    refused = one.deploy()
+    assert refused.code == 1
+    assert "/etc/postfix/main.cf is there and Mailkeep did not write it" in refused.output
+    assert one.server.run("cat /etc/postfix/main.cf").stdout == DEBIANS_OWN
+
+    adopted = one.deploy("--data", "adopt=true")
+    assert adopted.code == 0, adopted.output
+    assert one.server.run(f"cat {BACKUPS}/*/etc/postfix/main.cf").stdout == DEBIANS_OWN
+    assert "Written by Mailkeep" in one.server.run("head -1 /etc/postfix/main.cf").stdout
+    assert one.deploy().changed == []
+
+
+def test_a_closed_way_out_is_seen(internet: Internet, base_server: Boot) -> None:
+    server = base_server("fresh")
+    assert reaches(server, str(internet.ip), 25)
+    assert not reaches(server, str(internet.ip), 26)
+    server.run(f"ip route add blackhole {internet.ip}")
+    assert not reaches(server, str(internet.ip), 25)
+
+
+def test_the_way_out_is_tried_with_the_exchanger_of_somebody_elsewhere(internet: Internet, built: Site) -> None:
+    outside = dns.resolver.Resolver(configure=False)
+    outside.nameservers = [str(internet.ip)]
+    ours = built.settings
+    theirs = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@outside.test",)})})
+    assert way_out(theirs, outside) == Target("mx.outside.test", str(internet.ip), 25, relay=False)
+    unknown = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@nowhere.test",)})})
+    assert way_out(unknown, outside) is None
+
+
+def test_looking_at_a_built_server_takes_less_than_a_fifth_of_a_second(built: Site) -> None:
+    look = SeenFact().command(user="root")
+
+    def once() -> float:
+        start = time.monotonic()
+        built.server.run(look)
+        return time.monotonic() - start
+
+    assert min(once() for _ in range(5)) < 0.2
+    assert see(built.server).built
+
+
+def test_a_rerun_looks_with_one_command(built: Site) -> None:
+    said = preflight(built, "-vv")
+    assert said.code == 0, said.output
+    assert said.changed == []
+    loaded = re.findall(r"Loaded fact (\S+)", said.output)
+    assert loaded == ["mailkeep.host.preflight.LoginFact", "mailkeep.host.preflight.SeenFact"]

@@ -1,0 +1,331 @@
+"""`mailkeep verify` passes on what Mailkeep built, and each check fails when what it checks is taken away."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mailkeep.inventory import hosts
+from mailkeep.lab import poll
+from mailkeep.lab.site import Site
+from mailkeep.parts import server
+from mailkeep.verify import Outcome, run, verify
+
+Boot = Callable[[], Site]
+
+# Checks that tests/verify breaks: the clock of a container is its host's, and a certificate runs out slowly.
+BROKEN_ELSEWHERE = {"the_clock_is_right", "the_clock_is_kept", "the_certificate_lasts"}
+
+# Shell scripts, by the names of the checks that each makes fail; a question mark: that warn. All of a group are applied
+# to one copy of the built server, and then exactly these checks fail there.
+PRELUDE = """
+set -eu
+dovecot=/etc/dovecot/dovecot.conf
+main() { for setting; do echo "$setting" >>/run/main.cf; done; }
+"""
+SMTP_AND_LOGIN = {
+    "linux_accounts_cannot_log_in passwords_are_looked_up_in_the_accounts_file_only": (
+        """
+        printf 'passdb pam {\\n}\\nuserdb passwd {\\n}\\n' >>$dovecot
+        sed -i 's/user = $SET:default_internal_user/user = root/' $dovecot"""
+    ),
+    "no_login_on_port_25": "main smtpd_sasl_auth_enable=yes",
+    "no_login_before_encryption": """
+        main smtpd_tls_auth_only=no
+        sed -i 's/smtpd_tls_security_level=encrypt/smtpd_tls_security_level=may/' /etc/postfix/master.cf
+        sed -i 's/^auth_allow_cleartext.*/auth_allow_cleartext = yes/; s/^ssl = required/ssl = yes/' $dovecot""",
+    "accounts_send_as_themselves_only": "main submission_sender_restrictions=permit_sasl_authenticated",
+    "nobody_relays": "main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination",
+    "our_names_are_not_spoofed": "main smtpd_sender_restrictions=",
+    "unknown_recipients_are_refused": "main smtpd_recipient_restrictions= smtpd_reject_unlisted_recipient=no",
+    "addresses_cannot_be_harvested": "main disable_vrfy_command=no",
+    "clients_say_who_they_are": "main smtpd_helo_required=no",
+    "no_mail_is_smuggled": "main smtpd_forbid_bare_newline=no",
+    "talking_out_of_turn_is_refused": "main smtpd_forbid_unauth_pipelining=no smtpd_data_restrictions=",
+    "old_tls_is_refused weak_ciphers_are_refused": """
+        main 'smtpd_tls_protocols=>=TLSv1' smtpd_tls_exclude_ciphers= tls_high_cipherlist=ALL:@SECLEVEL=0""",
+    "local_programs_cannot_send": "main authorized_submit_users=static:anyone",
+    "": "xargs -d '\\n' postconf -e </run/main.cf; systemctl restart postfix dovecot",
+}
+THE_REST = {
+    "the_postmaster_of_the_host_can_be_reached the_postmasters_of_the_domains_can_be_reached? "
+    # These need somebody who can be written to.
+    "our_names_are_not_spoofed no_mail_is_smuggled talking_out_of_turn_is_refused": """
+        sed -i '/^postmaster/d' /etc/postfix/aliases
+        systemctl restart postfix""",
+    "mail_is_served_on_every_declared_address": """
+        sed -i 's/^listen = .*/listen = */' $dovecot
+        systemctl restart dovecot""",
+    # As in one of the incidents: the jail looks healthy.
+    "every_jail_bans_in_the_firewall": "printf '[dovecot]\\nport = imap3,imaps\\n' >>/etc/fail2ban/jail.d/zz.local",
+    "every_jail_notices_guesses": "printf '[sshd]\\njournalmatch = _COMM=x\\n' >>/etc/fail2ban/jail.d/zz.local",
+    "the_server_does_not_ban_itself": """
+        printf '[DEFAULT]\\nignoreself = no\\nignoreip =\\nmaxretry = 999\\n' >>/etc/fail2ban/jail.d/zz.local
+        systemctl restart fail2ban""",
+    "nothing_else_listens": "systemd-run --quiet --unit=stray python3 -m http.server 8080",
+    "the_firewall_lets_in_the_declared_ports_only": "nft add rule inet mailkeep input tcp dport 8081 accept",
+    "blocked_networks_are_blocked": "nft add element inet mailkeep blocked4 '{ 233.252.0.0/24 }'",
+    "local_programs_cannot_reach_other_mail_servers": "nft flush chain inet mailkeep output",
+    "mail_gets_out?": "nft add rule inet mailkeep output oif != lo tcp dport 25 drop",
+    "the_resolver_validates_and_is_private": """
+        printf 'server:\\n  module-config: iterator\\n' >>/etc/unbound/unbound.conf.d/mailkeep.conf""",
+    "signatures_can_be_verified?": """
+        name=$(sed -n 's/.* example.test:\\([^:]*\\):.*/\\1._domainkey.example.test/p' /etc/opendkim/key.table)
+        echo "  local-data: '$name TXT \\"v=DKIM1; p=AAAA\\"'" >>/etc/unbound/unbound.conf.d/mailkeep.conf
+        systemctl restart unbound""",
+    "mail_is_signed": """
+        openssl genrsa 2>/dev/null >$(ls /etc/opendkim/keys/example.test.*)
+        systemctl restart opendkim""",
+    "private_sockets_are_private": "chmod 755 /run/opendkim; chmod 666 /run/opendkim/opendkim.sock",
+    "secrets_are_private": "chmod 644 /etc/dovecot/users",
+    "the_declared_certificate_is_shown": """
+        openssl req -quiet -x509 -newkey rsa:2048 -nodes -subj /CN=mail.example.test \\
+            -keyout /etc/mailkeep/tls/key.pem -out /etc/mailkeep/tls/certificate.pem
+        systemctl reload postfix dovecot""",
+    "ssh_takes_no_passwords": """
+        sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' /etc/ssh/sshd_config.d/10-mailkeep.conf
+        systemctl reload ssh""",
+    "services_run_and_start_at_boot": "systemctl disable --quiet --now logrotate.timer",
+    "nothing_has_failed": "systemd-run --quiet --wait --unit=failing false || systemctl is-failed failing",
+    "services_run_what_is_installed": """
+        cp /usr/bin/sleep /usr/bin/old-sleep
+        systemd-run --quiet --unit=old --service-type=exec /usr/bin/old-sleep infinity
+        rm /usr/bin/old-sleep""",
+    "security_fixes_come_by_themselves": """
+        echo 'APT::Periodic::Unattended-Upgrade "0";' >/etc/apt/apt.conf.d/99off""",
+    "no_reboot_is_due?": "touch /run/reboot-required",
+    "the_logs_cannot_fill_the_disk": """
+        sed -i 's/^SystemMaxUse=.*/SystemMaxUse=2G/' /etc/systemd/journald.conf.d/mailkeep.conf
+        systemctl restart systemd-journald""",
+    "the_disks_have_room": """
+        mount -t tmpfs -o size=1M,mode=700 tmpfs /var/vmail
+        head -c 1000000 /dev/zero >/var/vmail/full""",
+    "the_queue_is_short?": """
+        postconf -e 'defer_transports = lmtp' authorized_submit_users=root
+        systemctl reload postfix
+        for message in $(seq 201); do sendmail anna@example.test </dev/null; done""",
+}
+
+
+@pytest.mark.parametrize("breakages", [SMTP_AND_LOGIN, THE_REST], ids=["smtp-and-login", "the-rest"])
+def test_exactly_the_checks_fail_whose_hardening_was_removed(copy: Boot, breakages: dict[str, str]) -> None:
+    site = with_a_correspondent(copy())
+    site.server.run(PRELUDE + "\n".join(breakages.values()))
+
+    found = by_status(verify(site.inventory))
+
+    names = {name for names in breakages for name in names.split()}
+    assert found.get("failed", set()) == {name for name in names if not name.endswith("?")}
+    assert found.get("warning", set()) == {name.removesuffix("?") for name in names if name.endswith("?")}
+
+
+def test_every_check_is_broken_by_some_test(built: Site) -> None:
+    broken = {
+        name.removesuffix("?") for group in (SMTP_AND_LOGIN, THE_REST) for names in group for name in names.split()
+    }
+    assert {one.check for one in verify(built.inventory)} == broken | BROKEN_ELSEWHERE
+
+
+def test_what_mailkeep_built_passes_and_is_left_as_it_was(built: Site) -> None:
+    traces = """
+        getent passwd mailkeep-probe; getent group mailkeep-probe
+        ls -A /tmp /var/mail; postqueue -j; nft list sets | grep elements"""
+    before = built.server.run(traces, check=False).stdout
+
+    found = by_status(verify(built.inventory))
+
+    assert found.keys() <= {"passed", "skipped"}, found
+    assert found["skipped"] == {"mail_gets_out", "the_clock_is_kept"}
+    assert built.server.run(traces, check=False).stdout == before
+
+
+def test_an_account_that_an_earlier_run_left_is_removed(copy: Boot) -> None:
+    site = copy()
+    site.server.run("useradd --system mailkeep-probe")
+
+    assert run(site.inventory) == 0
+    assert not account_is_there(site)
+
+
+def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
+    copy: Boot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = copy()
+    with ThreadPoolExecutor(1) as pool:
+        interrupted = pool.submit(verify, site.inventory)
+        poll(lambda: account_is_there(site), 20, "the probe has made no account")
+        site.server.run("kill -HUP $(pgrep -f '[p]ython3 -I /tmp/')")
+        assert run(site.inventory) == 0, capsys.readouterr().out
+        [told] = interrupted.result()
+
+    assert (told.check, told.seen) == ("reachable", "the probe did not run: exit 1")
+    assert not account_is_there(site)
+    assert "fa11" not in site.server.run("nft list sets").stdout
+
+
+def test_mail_gets_out_is_tried_with_a_correspondent_elsewhere(copy: Boot) -> None:
+    site = with_a_correspondent(copy())
+    assert "mail_gets_out" in by_status(verify(site.inventory))["passed"]
+
+
+def test_a_firewall_that_is_gone_is_noticed(copy: Boot) -> None:
+    site = copy()
+    site.server.run("nft delete table inet mailkeep")
+    assert "the_firewall_lets_in_the_declared_ports_only" in by_status(verify(site.inventory))["failed"]
+
+
+def test_services_that_are_down_break_promises_rather_than_the_program(
+    copy: Boot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = copy()
+    site.server.run("systemctl stop postfix dovecot opendkim fail2ban unbound")
+
+    assert run(site.inventory) == 1
+
+    said = capsys.readouterr().out
+    assert "✗ Every service runs, and will after a reboot" in said
+    assert "postfix.service: inactive, enabled" in said
+    assert "✗ Nobody relays who has not logged in" in said  # what cannot be tried is not kept
+    assert "✓ No other Linux user reads keys" in said
+    assert "Traceback" not in said
+
+
+def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
+    site = copy()
+    site.server.run("""
+        useradd --create-home --user-group deployer
+        echo "deployer ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/deployer
+        cp -r /root/.ssh /home/deployer/ && chown -R deployer: /home/deployer/.ssh""")
+    # The lab's own connections are root's, and ssh would share them.
+    config = site.inventory / "deployer.ssh_config"
+    lines = site.server.ssh_config.read_text().replace("User root", "User deployer").splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if "Control" not in line))
+    data = {"mailkeep": str(site.file.resolve()), "ssh_config_file": str(config.resolve())}
+    (site.inventory / "inventory.py").write_text(f"hosts = [({site.server.name!r}, {data!r})]")
+
+    assert run(site.inventory) == 0
+    assert "sudo" in site.server.run("journalctl -t sudo -o cat --grep deployer").stdout
+
+
+def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
+    built: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [(name, data)] = hosts(built.inventory).items()
+    inventory = shutil.copytree(built.inventory, tmp_path / "two")
+    nowhere = {"mailkeep": data["mailkeep"], "ssh_hostname": "127.0.0.1", "ssh_port": 1}
+    (inventory / "inventory.py").write_text(f"hosts = [({name!r}, {data!r}), ('nowhere', {nowhere!r})]")
+
+    assert run(inventory) == 1
+    said = capsys.readouterr().out
+    assert "✗ The server can be reached" in said
+    assert "Connection refused" in said
+    assert "✓ Nobody relays" in said
+
+    assert run(inventory, hosts=[name]) == 0
+
+
+def test_the_json_report_has_all_that_people_are_shown(copy: Boot, capsys: pytest.CaptureFixture[str]) -> None:
+    site = copy()
+    site.server.run("touch /run/reboot-required; systemctl disable --quiet --now logrotate.timer")
+
+    assert run(site.inventory, json=True) == 1
+
+    report = json.loads(capsys.readouterr().out)
+    outcomes = {one["check"]: one for one in report["outcomes"]}
+    assert report["passed"] is False
+    assert outcomes["nobody_relays"]["status"] == "passed"
+    assert outcomes["no_reboot_is_due"]["status"] == "warning"
+    failed = outcomes["services_run_and_start_at_boot"]
+    assert (failed["host"], failed["status"]) == ("copy", "failed")
+    assert "logrotate.timer: inactive, disabled" in failed["seen"]
+    assert failed["expected"] == "active and enabled"
+    assert "mailkeep deploy" in failed["remedy"]
+
+
+def test_a_warning_breaks_no_promise(copy: Boot) -> None:
+    site = copy()
+    site.server.run("touch /run/reboot-required")
+    assert run(site.inventory) == 0
+
+
+def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built: Site, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
+    program = "import sys, pathlib; from mailkeep.verify import run; sys.exit(run(pathlib.Path(sys.argv[1])))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(built.inventory.resolve())],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_ADDOPTS": "--no-such-option", "PYTEST_PLUGINS": "no.such.plugin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    marks = {line.strip()[0] for line in done.stdout.splitlines()[1:-1] if line.startswith("  ") and line[2] != " "}
+    assert marks == {"✓", "-"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conftest.py", "pytest.ini"]
+
+
+def test_the_password_of_the_probe_is_in_no_process_list(built: Site) -> None:
+    """The kernel's audit of what is executed is not to be had in a container, so every command that the probe could
+    run is replaced by one that keeps its arguments."""
+    built.server.run("""
+        mkdir -p /run/spy && for name in useradd chpasswd userdel; do
+            spy=/usr/local/sbin/$name
+            printf '#!/bin/sh\\necho "$0 $*" >>/run/spy/arguments; exec /usr/sbin/%s "$@"\\n' $name >$spy
+            chmod 755 $spy
+        done""")
+    try:
+        verify(built.inventory)
+        arguments = built.server.run("cat /run/spy/arguments").stdout.splitlines()
+    finally:
+        built.server.run("rm -r /run/spy /usr/local/sbin/useradd /usr/local/sbin/chpasswd /usr/local/sbin/userdel")
+    assert "/usr/local/sbin/chpasswd " in arguments
+    assert all(not any(len(word) > 25 and "/" not in word for word in line.split()) for line in arguments), arguments
+
+
+@pytest.fixture
+def copy(copy: Boot) -> Boot:
+    """As elsewhere, with the resolver that the built server has: a machine boots with the lab's."""
+
+    def boot() -> Site:
+        site = copy()
+        site.server.write("/etc/resolv.conf", file_of(site, "/etc/resolv.conf"))
+        return site
+
+    return boot
+
+
+def file_of(site: Site, path: str) -> bytes:
+    """What Mailkeep writes there."""
+    parts = server(site.settings, site.secrets)
+    return next(file.content for part in parts for file in part.files if file.path == path)
+
+
+def account_is_there(site: Site) -> bool:
+    return site.server.run("getent passwd mailkeep-probe", check=False).returncode == 0
+
+
+def with_a_correspondent(site: Site) -> Site:
+    """With somebody elsewhere whose mail server can be tried."""
+    site.file.write_text(
+        site.file.read_text().replace("\naliases:\n", "\naliases:\n  out@example.test: you@outside.test\n")
+    )
+    return site
+
+
+def by_status(outcomes: list[Outcome]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for one in outcomes:
+        found.setdefault(one.status, set()).add(one.check)
+    return found

@@ -1,0 +1,38 @@
+"""A server that was declared and does not exist: what a probe would have seen there is up to the test."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailkeep import demo
+from mailkeep.lab.site import DEMO
+from mailkeep.verify.promises import Outcome
+from mailkeep.verify.session import judged
+from mailkeep.verify.target import Seen, Target
+
+START = 1_800_000_000.0  # when the probe was sent, seconds since the epoch
+
+
+@pytest.fixture(scope="session")
+def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("lab") / "demo"
+    demo.materialise(DEMO, target)
+    return target
+
+
+@pytest.fixture
+def target(inventory: Path) -> Target:
+    return Target("mail", {"mailkeep": str(inventory / "mail.yml")})
+
+
+@pytest.fixture
+def verdict(target: Target) -> Callable[..., Outcome]:
+    """What a check makes of what was seen, by area (spaces as underscores)."""
+
+    def judge(check: str, **seen: Any) -> Outcome:
+        areas = {area.replace("_", " "): {"saw": saw} for area, saw in seen.items()}
+        return next(one for one in judged([(target, Seen(areas, START))]) if one.check == check)
+
+    return judge

@@ -1,0 +1,86 @@
+"""What the checks make of what the probe saw, where a lab cannot bring it about."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from mailkeep import certificate
+from mailkeep.secrets import Tls
+from mailkeep.verify.promises import Outcome
+from mailkeep.verify.session import judged
+from mailkeep.verify.target import Seen, Target
+
+Verdict = Callable[..., Outcome]
+SENT = 1_800_000_000.0  # as in conftest
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(-3600, "failed"), (-1, "passed"), (3, "passed"), (60, "failed")])
+def test_a_clock_that_is_off_fails(verdict: Verdict, seconds: int, status: str) -> None:
+    assert verdict("the_clock_is_right", time=SENT + seconds).status == status
+
+
+@pytest.mark.parametrize(
+    ("clock", "status"),
+    [
+        ({"can": True, "synchronised": True}, "passed"),
+        ({"can": True, "synchronised": False}, "warning"),
+        ({"can": False, "synchronised": False}, "skipped"),
+    ],
+)
+def test_a_clock_that_nothing_keeps_is_warned_of(verdict: Verdict, clock: dict[str, bool], status: str) -> None:
+    assert verdict("the_clock_is_kept", clock=clock).status == status
+
+
+@pytest.mark.parametrize(("days", "status"), [(10, "warning"), (30, "passed")])
+def test_a_certificate_that_runs_out_is_warned_of(target: Target, days: int, status: str) -> None:
+    made = datetime.now(UTC).date() - timedelta(days=3650 - 1 - days)
+    served, key = certificate.split(certificate.self_signed(target.settings.host.name, made))
+    vars(target)["secrets"] = replace(target.secrets, tls=Tls(served, key))
+
+    outcomes = {one.check: one for one in judged([(target, Seen({}, SENT))])}
+
+    assert outcomes["the_certificate_lasts"].status == status
+
+
+@pytest.mark.parametrize(("percent", "status"), [(79, "passed"), (80, "warning"), (89, "warning"), (90, "failed")])
+def test_a_disk_warns_before_it_is_full(verdict: Verdict, percent: int, status: str) -> None:
+    full = {"path": "/", "space": 10, "inodes": percent}
+    assert verdict("the_disks_have_room", disks=[full]).status == status
+
+
+def test_a_certificate_that_a_service_has_not_read_is_told_by_port(verdict: Verdict, target: Target) -> None:
+    def der(pem: bytes) -> str:
+        return base64.b64encode(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)).decode()
+
+    other, _ = certificate.split(certificate.self_signed("mail.example.test", datetime.now(UTC).date()))
+    shown = [{"port": 25, "certificate": der(target.secrets.tls.certificate)}, {"port": 993, "certificate": der(other)}]
+
+    told = verdict("the_declared_certificate_is_shown", tls=shown)
+
+    assert told.status == "failed"
+    assert told.seen.startswith("port 993: CN=mail.example.test")
+    assert "port 25" not in told.seen
+
+
+def test_what_could_not_be_looked_at_is_not_kept(target: Target) -> None:
+    seen = Seen({"queue": {"error": "RuntimeError: postqueue: exit 69"}}, SENT)
+
+    [told] = [one for one in judged([(target, seen)]) if one.check == "the_queue_is_short"]
+
+    assert (told.status, told.seen) == ("failed", "RuntimeError: postqueue: exit 69")
+
+
+def test_a_4xx_is_no_refusal(verdict: Verdict) -> None:
+    later = {"command": "RCPT TO:<probe@example.net>", "code": 451, "text": "4.3.0 Later"}
+    assert verdict("nobody_relays", relay=[later]).status == "failed"
+
+
+def test_every_promise_fits_a_line_and_says_what_holds(target: Target) -> None:
+    outcomes = judged([(target, Seen({}, SENT))])
+    assert len(outcomes) > 40
+    assert [one.promise for one in outcomes if len(one.promise) > 76 or one.promise == one.check] == []

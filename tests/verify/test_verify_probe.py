@@ -1,0 +1,93 @@
+"""The probe's own small protocols, against libraries that know them in full."""
+
+import ast
+import ipaddress
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.rrset
+import pytest
+
+from mailkeep.verify import probe
+from mailkeep.verify.probe import bans, given, names
+
+FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
+LONG = "v=DKIM1; k=rsa; p=" + "A" * 400
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dns.message.Message]]:
+    """A DNS server on loopback, for one question; it says what it was asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked: list[dns.message.Message] = []
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            query = dns.message.from_wire(stream.read(*struct.unpack("!H", stream.read(2))))
+            asked.append(query)
+            reply = dns.message.make_response(query)
+            reply.flags |= dns.flags.AD | dns.flags.RA
+            name = query.question[0].name
+            reply.answer = [
+                dns.rrset.from_text(name, 60, "IN", "CNAME", "key.example.net."),
+                dns.rrset.from_text("key.example.net.", 60, "IN", "TXT", f'"{LONG[:255]}" "{LONG[255:]}"'),
+            ]
+            wire = reply.to_wire()
+            connection.sendall(struct.pack("!H", len(wire)) + wire)
+
+    def connect(_: object, timeout: float) -> socket.socket:
+        made = socket.socket()
+        made.settimeout(timeout)
+        made.connect(listener.getsockname())
+        return made
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    monkeypatch.setattr(names.socket, "create_connection", connect)  # port 53 is not ours to listen on
+    yield asked
+    thread.join()
+    listener.close()
+
+
+def test_a_long_record_behind_an_alias_is_read_whole(server: list[dns.message.Message]) -> None:
+    answer = names.ask("127.0.0.1", "s1._domainkey.example.org", "TXT")
+
+    assert [names.text(data) for data in answer.data] == [LONG]
+    assert (answer.code, answer.authentic) == (0, True)
+    [query] = server
+    assert query.question[0].to_text() == "s1._domainkey.example.org. IN TXT"
+    assert query.flags & dns.flags.AD
+
+
+def test_canaries_are_nobodys_and_not_of_the_servers_own_network() -> None:
+    for _ in range(50):
+        v4, v6 = map(ipaddress.ip_address, bans.canaries(["203.0.113.7", "2001:db8::7"]))
+        assert any(v4 in ipaddress.ip_network(network) for network in bans.NETWORKS)
+        assert v4 not in ipaddress.ip_network("203.0.113.0/24")
+        assert v6 in ipaddress.ip_network("2001:db8::/32")
+
+
+def test_an_address_is_here_only_when_it_can_be_bound() -> None:
+    assert given.is_here("127.0.0.1")
+    assert not given.is_here("192.0.2.1")
+
+
+def test_newcomers_come_from_loopback_and_differ() -> None:
+    addresses = {given.newcomer() for _ in range(20)}
+    assert len(addresses) > 15
+    assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_the_probe_needs_nothing_but_the_standard_library(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert {module.partition(".")[0] for module in modules} <= sys.stdlib_module_names, f"{file}: {modules}"
