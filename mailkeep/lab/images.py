@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from mailkeep.lab.podman import LabError, as_root, machine_flags, podman, say
 
 SUITE = "trixie"
-REGISTRY_IMAGE = "docker.io/library/debian:13"
+REGISTRY_IMAGE = "debian:13"  # podman knows whose (containers-registries.conf(5), short-name aliases)
 BASE_PACKAGES = [
     "systemd",
     "systemd-sysv",
