@@ -75,12 +75,9 @@ def options(
 
 
 def _open(name: str) -> tuple[Path, Settings]:
-    """The inventory's directory and its valid settings; what is right but not as it seems goes to stderr."""
+    """The inventory's directory and its valid settings."""
     directory = inventory.find(name)
-    declared = settings.load(directory / inventory.SETTINGS)
-    for warning in declared.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
-    return directory, declared
+    return directory, settings.load(directory / inventory.SETTINGS)
 
 
 @app.command(

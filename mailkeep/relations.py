@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 MAIL_PORTS = {25: "smtp", 143: "imap", 465: "submissions", 587: "submission", 993: "imaps", 4190: "sieve"}
 
 
+LIMIT_PAIRS = [
+    (f"{what}_{shorter}", f"{what}_{longer}")
+    for what in ("messages", "recipients")
+    for shorter, longer in (("per_10_minutes", "per_hour"), ("per_hour", "per_day"))
+]
+
+
 def problems(settings: Settings) -> list[InitErrorDetails]:
     """Everything that does not fit together."""
     return [problem for check in CHECKS for problem in check(settings)]
@@ -165,6 +172,18 @@ def _networks(settings: Settings) -> Iterator[InitErrorDetails]:
                 yield _problem(loc, blocked, f"a network without the server's own address {address}")
 
 
+def _limits(settings: Settings) -> Iterator[InitErrorDetails]:
+    """A limit that a longer window never lets anybody reach is not what was meant."""
+    places = [(("accounts", index, "limits"), account.limits) for index, account in enumerate(settings.accounts)]
+    for loc, limits in ((("guard", "limits"), settings.guard.limits), *places):
+        named = limits.model_dump(exclude_none=True)
+        effective = settings.filled(limits) if named else {}
+        for shorter, longer in LIMIT_PAIRS:
+            if shorter in named and named[shorter] > effective[longer]:
+                want = f"at most {effective[longer]}, which is {longer}, or a larger {longer} too"
+                yield _problem((*loc, shorter), named[shorter], want)
+
+
 def _tls(settings: Settings) -> Iterator[InitErrorDetails]:
     if settings.tls.mode == "files" and settings.tls.certificate is None:
         want = "the path of the certificate chain (PEM) beside mail.yml, since tls.mode is files"
@@ -209,5 +228,6 @@ CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
     _loops,
     _ports,
     _networks,
+    _limits,
     _tls,
 )

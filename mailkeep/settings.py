@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from mailkeep import relations, source
@@ -74,14 +74,52 @@ class Host(Model):
     )
 
 
-class Limits(Model):
-    """How much one account may send. Checked but not enforced by this version, which warns of that."""
+Number = Annotated[int, *whole(1, 1_000_000)]
 
-    messages_per_hour: Annotated[int, *whole(1, 1_000_000)] | None = Field(
-        default=None, description="Messages in any hour.", examples=[100]
+# What a person needs who writes a lot, with room; a program that sends needs limits of its own.
+PERSON = {
+    "messages_per_10_minutes": 20,
+    "messages_per_hour": 60,
+    "messages_per_day": 300,
+    "recipients_per_10_minutes": 60,
+    "recipients_per_hour": 150,
+    "recipients_per_day": 500,
+    "new_recipients_per_day": 200,
+    "networks_per_hour": 8,
+}
+
+
+class Limits(Model):
+    """How much may be sent. Each counts by itself, at every moment over the time that has just passed; a message counts
+    as its recipients."""
+
+    messages_per_10_minutes: Number | None = Field(
+        default=None, description="Messages in any ten minutes. Default: 20.", examples=[20]
     )
-    recipients_per_day: Annotated[int, *whole(1, 1_000_000)] | None = Field(
-        default=None, description="Recipients, all messages together, in any day.", examples=[500]
+    messages_per_hour: Number | None = Field(
+        default=None, description="Messages in any hour. Default: 60.", examples=[60]
+    )
+    messages_per_day: Number | None = Field(
+        default=None, description="Messages in any day. Default: 300.", examples=[300]
+    )
+    recipients_per_10_minutes: Number | None = Field(
+        default=None, description="Recipients in any ten minutes. Default: 60.", examples=[60]
+    )
+    recipients_per_hour: Number | None = Field(
+        default=None, description="Recipients in any hour. Default: 150.", examples=[150]
+    )
+    recipients_per_day: Number | None = Field(
+        default=None, description="Recipients, all messages together, in any day. Default: 500.", examples=[500]
+    )
+    new_recipients_per_day: Number | None = Field(
+        default=None,
+        description="Recipients whom the account has never written to, in any day. Default: 200.",
+        examples=[200],
+    )
+    networks_per_hour: Number | None = Field(
+        default=None,
+        description="Networks (IPv4 /24, IPv6 /48) that it sends from, in any hour. Default: 8.",
+        examples=[8],
     )
 
 
@@ -112,7 +150,9 @@ class Account(Model):
         "mention, another account's own is refused.",
         examples=[["info@example.org"]],
     )
-    limits: Limits = Field(default=Limits(), description="How much it may send.")
+    limits: Limits = Field(
+        default=Limits(), description="How much it may send, where that is other than `guard.limits`."
+    )
 
 
 class Admin(Model):
@@ -196,6 +236,52 @@ class Firewall(Model):
     )
 
 
+class Ceiling(Model):
+    """How much many senders together may send."""
+
+    recipients_per_hour: Number = Field(description="Recipients in any hour.", examples=[2000])
+    recipients_per_day: Number = Field(description="Recipients in any day.", examples=[10000])
+
+
+class Freeze(Model):
+    """What no honest user does: from that many on, the account is frozen."""
+
+    refused_tries: Number = Field(
+        default=30, description="Messages refused over a limit, in ten minutes.", examples=[30]
+    )
+    foreign_senders: Number = Field(
+        default=10, description="Messages that say to be from somebody else, in an hour.", examples=[10]
+    )
+    networks: Number = Field(
+        default=8, description="Networks beyond its limit that it tries to send from, in an hour.", examples=[8]
+    )
+    new_recipients: Number = Field(
+        default=300, description="Different first-time recipients refused over its limit, in a day.", examples=[300]
+    )
+
+
+class Guard(Model):
+    """What bounds the harm of a stolen password."""
+
+    mode: Literal["enforce", "learn"] = Field(
+        default="enforce",
+        description="`learn` refuses and freezes nothing, and only reports what it would have.",
+        examples=["enforce"],
+    )
+    limits: Limits = Field(default=Limits(), description="How much every account may send.")
+    server: Ceiling = Field(
+        default=Ceiling(recipients_per_hour=2000, recipients_per_day=10_000),
+        description="How much all accounts together may send.",
+        examples=[{"recipients_per_hour": 2000, "recipients_per_day": 10000}],
+    )
+    local: Ceiling = Field(
+        default=Ceiling(recipients_per_hour=100, recipients_per_day=500),
+        description="How much programs on the server may send (sendmail(1)), all together.",
+        examples=[{"recipients_per_hour": 100, "recipients_per_day": 500}],
+    )
+    freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
+
+
 class Settings(Model):
     """One mail server."""
 
@@ -234,19 +320,22 @@ class Settings(Model):
         description="Linux users whose programs may send mail (Postfix's authorized_submit_users).",
         examples=[["root"]],
     )
+    guard: Guard = Field(default=Guard(), description="What bounds the harm of a stolen password.")
     message_size: Annotated[int, *size("1M", "150M")] = Field(
         default=25 * 2**20,
         description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",
         examples=["25M"],
     )
 
-    _document: Document = PrivateAttr(default=Document(Path("mail.yml"), {}, {}))
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if problems := relations.problems(self):
             raise ValidationError.from_exception_data("Settings", problems)
         return self
+
+    def filled(self, limits: Limits) -> dict[str, int]:
+        """These limits by name; what they leave open is as for everybody, or as for a person."""
+        return PERSON | self.guard.limits.model_dump(exclude_none=True) | limits.model_dump(exclude_none=True)
 
     @cached_property
     def own_domains(self) -> frozenset[str]:
@@ -258,21 +347,6 @@ class Settings(Model):
         """The accounts' own addresses, to look up in."""
         return frozenset(account.address for account in self.accounts)
 
-    def warnings(self) -> tuple[str, ...]:
-        """What is right but not as it seems, one message each: file, line, field, what does not happen."""
-        return tuple(self._unenforced_limits())
-
-    def _unenforced_limits(self) -> Iterator[str]:
-        for index, account in enumerate(self.accounts):
-            for name, value in account.limits:
-                loc = ("accounts", index, "limits", name)
-                if value is not None:
-                    yield f"{self._place(loc)}: {value} is not enforced; this version has no sending limits"
-
-    def _place(self, loc: Loc) -> str:
-        line = self._document.line(loc)
-        return f"{self._document.path}{f':{line}' if line else ''}: {dotted(loc)}"
-
 
 def load(path: Path) -> Settings:
     """The settings in the YAML file `path`; raises SettingsError with all that is wrong with it."""
@@ -283,12 +357,10 @@ def parse(path: Path, content: str) -> Settings:
     """The settings in `content`; `path` is for the messages. Raises SettingsError with all that is wrong."""
     document = source.parse(path, content)
     try:
-        settings = Settings.model_validate(document.data)
+        return Settings.model_validate(document.data)
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
         raise SettingsError(path, [_problem(document, detail) for detail in details]) from None
-    settings._document = document
-    return settings
 
 
 def schema() -> dict[str, Any]:

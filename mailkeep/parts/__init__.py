@@ -1,7 +1,7 @@
 """A mail server's parts, in the order in which they are put in place and started."""
 
 from mailkeep.part import Part
-from mailkeep.parts import certificates, dovecot, fail2ban, firewall, opendkim, postfix, resolver, ssh, system
+from mailkeep.parts import certificates, dovecot, fail2ban, firewall, guard, opendkim, postfix, resolver, ssh, system
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 
@@ -14,6 +14,7 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         resolver.part(settings),
         certificates.part(secrets.tls),
         opendkim.part(secrets.dkim),
+        guard.part(settings),
         dovecot.part(settings),
         postfix.part(settings, secrets.relay_password),
         fail2ban.part(settings),

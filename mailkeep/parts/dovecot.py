@@ -1,7 +1,7 @@
 """Dovecot: IMAP, delivery, and the accounts that both it and Postfix know; no Linux account is one of them."""
 
 from mailkeep.part import Check, Directory, File, Part, Unit, User
-from mailkeep.parts import certificates
+from mailkeep.parts import certificates, guard
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 
@@ -19,6 +19,7 @@ def part(settings: Settings) -> Part:
         tls_key=certificates.KEY,
         trash_days=settings.retention.trash_days,
         default_quota=DEFAULT_QUOTA,
+        frozen=guard.FROZEN,
     )
     return Part(
         name="dovecot",

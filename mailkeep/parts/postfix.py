@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from mailkeep.part import Check, Directory, File, Part, Unit
-from mailkeep.parts import certificates
+from mailkeep.parts import certificates, guard
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 
@@ -73,6 +73,8 @@ def _main_cf(settings: Settings) -> bytes:
         tls_key=certificates.KEY,
         validating_resolver=settings.resolver == "local",
         relay=settings.relay,
+        guard_policy=guard.POLICY_SOCKET,
+        guard_milter=guard.MILTER_SOCKET,
     )
 
 

@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 import yaml
 from pydantic import ValidationError
-from settings_samples import COMPLETE, HASH, Inventory, line_of
+from settings_samples import COMPLETE, HASH, Inventory
 
 from mailkeep import reference
-from mailkeep.settings import Settings, load, schema
+from mailkeep.settings import PERSON, Settings, load, schema
 from mailkeep.values import SERVICES, written_size
 
 ROOT = Path(__file__).parent.parent.parent
@@ -126,16 +126,12 @@ def test_settings_cannot_be_changed_after_they_were_checked(mail_yml: Inventory)
         settings.ssh.port = 25  # type: ignore[misc]
 
 
-def test_limits_that_nothing_enforces_are_warned_of_with_their_place(mail_yml: Inventory) -> None:
-    assert mail_yml.load().warnings() == ()
-    text = COMPLETE.replace(
-        "    quota: 2G\n", "    limits:\n      messages_per_hour: 100\n      recipients_per_day: 500\n"
-    )
-    hourly, daily = mail_yml.write(text).load().warnings()
-    place = f"{mail_yml.path}:{line_of(text, 'messages_per_hour')}: accounts[0].limits.messages_per_hour: 100"
-    assert hourly.startswith(place)
-    assert "not enforced" in hourly
-    assert f":{line_of(text, 'recipients_per_day')}: accounts[0].limits.recipients_per_day: 500" in daily
+def test_an_accounts_limits_are_its_own_then_those_of_all_then_a_persons(mail_yml: Inventory) -> None:
+    text = COMPLETE.replace("    quota: 2G\n", "    limits: {messages_per_hour: 100}\n")
+    settings = mail_yml.write(f"{text}guard: {{limits: {{messages_per_hour: 70, messages_per_day: 400}}}}\n").load()
+    anna, other = (settings.filled(account.limits) for account in settings.accounts[:2])
+    assert anna == PERSON | {"messages_per_hour": 100, "messages_per_day": 400}
+    assert other == PERSON | {"messages_per_hour": 70, "messages_per_day": 400}
 
 
 def many_accounts(number: int) -> str:

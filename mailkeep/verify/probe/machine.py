@@ -185,5 +185,9 @@ def senders(given: Given) -> dict[str, Any]:
 
 
 def passdbs() -> list[str]:
-    """What Dovecot looks passwords up in, and accounts."""
-    return re.findall(r"^(?:passdb|userdb) .*(?= \{)", run("doveconf", "-n", "passdb", "userdb"), re.MULTILINE)
+    """Dovecot's password and user databases by driver, which is their name where they have no `driver` of their own."""
+    blocks = re.findall(
+        r"^(passdb|userdb) (\S+) \{\n((?: .*\n)*)", run("doveconf", "-n", "passdb", "userdb"), re.MULTILINE
+    )
+    drivers = [(kind, re.search(r"^  driver = (\S+)", body, re.MULTILINE), name) for kind, name, body in blocks]
+    return [f"{kind} {driver[1] if driver else name}" for kind, driver, name in drivers]

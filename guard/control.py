@@ -1,0 +1,103 @@
+"""The guard's window for root: `GET /status`, `/events?after=ID`, `/metrics` over a Unix socket, in HTTP/1.0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from guard.account import Account
+from guard.judge import Judge
+from guard.limits import Counted
+from guard.store import Store
+from guard.windows import DAY, Sent
+
+if TYPE_CHECKING:
+    from guard.daemon import Batch
+
+LONGEST_REQUEST = 4096
+PATIENCE = 5.0
+MOST_SHOWN = 1000
+
+
+async def serve(path: Path, judge: Judge, store: Store, batch: Batch) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+            request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+            kind, body = _answer(request.split(b" ")[1].decode(), judge, store, batch)
+            head = f"HTTP/1.0 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await asyncio.wait_for(writer.drain(), PATIENCE)
+        writer.close()
+
+    path.unlink(missing_ok=True)
+    await asyncio.start_unix_server(answer, path, limit=LONGEST_REQUEST)
+    path.chmod(0o600)
+
+
+def _answer(target: str, judge: Judge, store: Store, batch: Batch) -> tuple[str, bytes]:
+    """Content type and body; ValueError, which ends the connection, for what there is not."""
+    url = urlsplit(target)
+    now = time.time_ns() // 1_000_000
+    if url.path == "/events":
+        after = int(parse_qs(url.query).get("after", ["0"])[0])
+        events = [event._asdict() | {"time": event.time / 1000} for event in store.events_after(after)]
+        return "application/json", json.dumps({"last": store.last_event(), "events": events}).encode()
+    if url.path == "/status":
+        return "application/json", json.dumps(status(judge, now)).encode()
+    if url.path == "/metrics":
+        return "text/plain; version=0.0.4", metrics(judge, batch, now).encode()
+    raise ValueError(url.path)
+
+
+def status(judge: Judge, now: int) -> dict[str, Any]:
+    """The accounts by use of their limits, the fullest first."""
+    frozen = judge.frozen(now)
+    names = {*judge.accounts, *frozen}
+    listed = [_account(judge, name, judge.accounts.get(name, Account()), now) for name in names]
+    listed.sort(key=lambda one: (-one["fullest"]["part"], one["account"]))
+    return {
+        "mode": judge.config.mode,
+        "server": _uses(judge.server, judge.config.server, now),
+        "local": _uses(judge.local, judge.config.local, now),
+        "accounts": listed[:MOST_SHOWN],
+        "frozen": {name: {"at": one.at.isoformat(), "by": one.by, "why": one.why} for name, one in frozen.items()},
+    }
+
+
+def _account(judge: Judge, name: str, account: Account, now: int) -> dict[str, Any]:
+    uses = _uses(account.sent, judge.config.limits_of(name), now)
+    networks, most = len(account.networks_used(now)), judge.config.limits_of(name).networks_per_hour
+    uses.append({"limit": "networks_per_hour", "used": networks, "most": most, "part": networks / most})
+    return {"account": name, "fullest": max(uses, key=lambda one: one["part"]), "limits": uses}
+
+
+def _uses(sent: Sent, of: Counted, now: int) -> list[dict[str, Any]]:
+    used = {limit: getattr(sent.used(now, limit.window), limit.column) for limit in of.counted}
+    return [
+        {"limit": limit.name, "used": number, "most": limit.most, "part": number / limit.most}
+        for limit, number in used.items()
+    ]
+
+
+def metrics(judge: Judge, batch: Batch, now: int) -> str:
+    """Prometheus' text format."""
+    day = judge.server.used(now, DAY)
+    values = {
+        ("mailkeep_requests_total", "counter", "Answers given to Postfix"): batch.requests,
+        ("mailkeep_commits_total", "counter", "Commits that those answers waited for"): batch.commits,
+        ("mailkeep_commit_failures_total", "counter", "Commits that failed"): batch.failures,
+        ("mailkeep_messages_last_day", "gauge", "Messages accepted in the last 24 hours"): day.messages,
+        ("mailkeep_recipients_last_day", "gauge", "Their recipients"): day.recipients,
+        ("mailkeep_accounts_active", "gauge", "Accounts that sent, or tried to, in the last 24 hours"): len(
+            judge.accounts
+        ),
+        ("mailkeep_accounts_frozen", "gauge", "Frozen accounts"): len(judge.frozen(now)),
+    }
+    return "".join(
+        f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for (name, kind, text), value in values.items()
+    )

@@ -1,0 +1,363 @@
+"""Whether a message may go: limits, freezes, and the operator told of both.
+
+All decisions are made here, one after another in one thread, from what was accepted and refused before. Time comes in
+as an argument; what must survive goes to the store, which the caller commits before it answers.
+"""
+
+import sys
+from collections import OrderedDict
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from guard import frozen
+from guard.account import Account
+from guard.config import Config, Freeze
+from guard.limits import NAMES
+from guard.store import Message, Store
+from guard.windows import DAY, HOUR, TEN_MINUTES, Sent, Used
+
+GO_ON = "DUNNO"
+"""Postfix's word for: nothing against it from here (access(5))."""
+LOCAL = "local"
+"""Who sends by sendmail(1): not an account, and no account is called so."""
+_MOST_OPEN = 10_000
+T = TypeVar("T")
+_LATER = "450 4.7.1"
+# 521 also ends the connection (access(5)): who is frozen does not go on guessing what else is possible.
+_FROZEN = "521 5.7.1"
+
+
+class Request(NamedTuple):
+    """What Postfix says of a recipient or a message (SMTPD_POLICY_README)."""
+
+    account: str
+    client: str
+    instance: str
+    """The same for all requests of one message."""
+    recipient: str = ""
+    recipients: int = 0
+    queue_id: str = ""
+
+
+class Judge:
+    def __init__(self, config: Config, store: Store, frozen_file: Path, now: int) -> None:
+        self.config = config
+        self._store = store
+        self._frozen_file = frozen_file
+        self._frozen: frozen.Accounts = {}
+        self._frozen_stat: tuple[int, ...] | None = None
+        self._frozen_looked_at = 0
+        self._unwritten: frozen.Accounts = {}
+        self.accounts: dict[str, Account] = {}
+        self.server, self.local = Sent(), Sent()
+        self._told = Account()
+        self._open: OrderedDict[str, dict[int, bool]] = OrderedDict()
+        """By instance: recipients so far, and whether the account writes to them for the first time."""
+        self._counted: OrderedDict[str, Message] = OrderedDict()
+        """By queue id: messages that are counted and that Postfix may still refuse."""
+        self._refused: OrderedDict[str, None] = OrderedDict()
+        self._remember(now)
+        self.frozen(now)
+
+    def _remember(self, now: int) -> None:
+        for message in self._store.messages_since(now - DAY):
+            if message.account == LOCAL:
+                self.local.add(message.time, message.recipients, message.new)
+            else:
+                account = self._account(message.account)
+                account.sent.add(message.time, message.recipients, message.new)
+                account.networks[message.network] = message.time
+            self.server.add(message.time, message.recipients, message.new)
+        for one in self._store.tries_since(now - DAY):
+            account = self._account(one.account)
+            if one.kind == "new":
+                account.new[int(one.what)] = one.time
+            elif one.kind == "network":
+                account.networks.setdefault(one.what, -one.time)
+            else:
+                (account.foreign if one.kind == "foreign" else account.refused).append(one.time)
+        self.prune(now)
+
+    # --- what Postfix asks ------------------------------------------------------------------------------------------
+
+    def recipient(self, now: int, request: Request) -> str:
+        """Whether a message may have this recipient too: refused early, the sender's program says whom it is about."""
+        if refusal := self._stranger_or_frozen(now, request):
+            return refusal
+        name, account = request.account, self._account(request.account)
+        known = self._open.setdefault(request.instance, {})
+        _bound(self._open)
+        recipient = _hash(request.recipient)
+        new = not self._store.knows_recipient(name, recipient)
+        so_far = known | {recipient: new}
+        more = Used(1, len(so_far), sum(so_far.values()))
+        refusal = self._network(now, request, account) or self._limits(now, request, account, more)
+        if refusal and new and more.new + account.sent.used(now, DAY).new > self._limit(name, "new_recipients_per_day"):
+            self._new_refused(now, name, account, recipient)
+        if refusal:
+            return self._frozen_by_now(now, request, account) or refusal
+        known[recipient] = new
+        return GO_ON
+
+    def message(self, now: int, request: Request) -> str:
+        """Whether a message may go, now that it has come whole. If so it counts."""
+        recipients = self._open.pop(request.instance, {})
+        unseen = max(request.recipients - len(recipients), 0)  # as after a restart: taken for new ones
+        if refusal := self._stranger_or_frozen(now, request):
+            return refusal
+        account = self._account(request.account)
+        more = Used(1, max(request.recipients, 1), sum(recipients.values()) + unseen)
+        refusal = self._network(now, request, account) or self._limits(now, request, account, more)
+        if refusal:
+            return self._frozen_by_now(now, request, account) or refusal
+        self._count(now, request, more)
+        for recipient in recipients:
+            self._store.wrote_to(now, request.account, recipient)
+        self._near(now, request.account, account)
+        return GO_ON
+
+    def local_message(self, now: int, recipients: int, queue_id: str) -> str | None:
+        """Why a message of a program on this server may not go now, if so. Else it counts."""
+        more = Used(1, max(recipients, 1), 0)
+        for sent, ceiling, kind in (
+            (self.local, self.config.local, "local"),
+            (self.server, self.config.server, "ceiling"),
+        ):
+            if found := ceiling.over(sent, now, more):
+                whose = "Programs on this server" if kind == "local" else "All who send here"
+                self._tell_once(now, kind, "", f"{whose} have sent {found.limit}")
+                if self.config.mode == "enforce":
+                    return self._later(f"{whose} may send {found.limit}", found.free_at)
+        self._add(now, LOCAL, self.local, more, "", queue_id)
+        return None
+
+    def foreign(self, now: int, account_name: str, whose: str) -> str | None:
+        """The refusal of a message that says to be from somebody else than the account; tries count."""
+        account = self._account(account_name)
+        account.foreign.append(now)
+        self._store.tried(now, account_name, "foreign", whose)
+        if account.tell("spoof", now):
+            self._store.event(now, "spoof", account_name, f"tried to send as {whose}")
+        self._freeze_abuser(now, account_name, account)
+        return None if self.config.mode == "learn" else f"553 5.7.1 {account_name} does not own {whose}"
+
+    def owns(self, account: str, address: str) -> bool:
+        """Whether the account may send as this address, an extension (anna+shop@…) included."""
+        local_part, _, domain = address.lower().rpartition("@")
+        owned = self.config.addresses.get(account, frozenset())
+        return f"{local_part.partition('+')[0]}@{domain}" in owned
+
+    def went(self, queue_id: str) -> None:
+        """Nothing in Postfix refuses the message any more."""
+        self._counted.pop(queue_id, None)
+
+    def did_not_go(self, queue_id: str) -> None:
+        """Postfix refused the message after all, as when it could not be signed: its retry must not count again."""
+        message = self._counted.pop(queue_id, None)
+        if message:
+            sent = self.local if message.account == LOCAL else self._account(message.account).sent
+            sent.take_back(message.time, message.recipients, message.new)
+            self.server.take_back(message.time, message.recipients, message.new)
+            self._store.take_back(message)
+
+    # --- freezes ----------------------------------------------------------------------------------------------------
+
+    def frozen(self, now: int) -> frozen.Accounts:
+        """The frozen accounts, read again when somebody has changed the file; it is looked at once a millisecond."""
+        if now != self._frozen_looked_at:
+            self._frozen_looked_at = now
+            self._read_frozen(now)
+        return self._frozen | self._unwritten if self._unwritten else self._frozen
+
+    def _read_frozen(self, now: int) -> None:
+        try:
+            stat = self._frozen_file.stat()
+            changed = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        except FileNotFoundError:
+            changed = (0, 0, 0)
+        if changed != self._frozen_stat:
+            before, self._frozen = self._frozen, frozen.read(self._frozen_file)
+            for name in self._frozen.keys() - before.keys() if self._frozen_stat else ():
+                self._store.event(now, "frozen", name, f"by {self._frozen[name].by}: {self._frozen[name].why}")
+            for name in before.keys() - self._frozen.keys():
+                self._forgive(now, name)
+            self._frozen_stat = changed
+
+    def _forgive(self, now: int, name: str) -> None:
+        """What it was frozen for does not freeze it again; what it has sent still counts."""
+        account = self._account(name)
+        account.refused, account.foreign, account.new = [], [], {}
+        account.networks = account.networks_used(now)
+        self._store.forgive(name)
+        self._store.event(now, "thawed", name, "may send and log in again")
+
+    def _freeze_abuser(self, now: int, name: str, account: Account) -> None:
+        if not (why := self._abuse(now, account)) or name in self.frozen(now):
+            return
+        if self.config.mode == "learn":
+            if account.tell("would-freeze", now):
+                self._store.event(now, "would-freeze", name, why)
+            return
+        self._unwritten[name] = frozen.Frozen(_date(now), "guard", why)
+        self.write_freezes(now)
+
+    def write_freezes(self, now: int) -> None:
+        """Those that could not be written, on a full disk say, hold all the same; to be called now and then."""
+        for name, one in [*self._unwritten.items()]:
+            try:
+                frozen.freeze(name, one.by, one.why, one.at, self._frozen_file)
+            except OSError as error:
+                print(f"{self._frozen_file}: {error}; {name} is frozen here alone so far", file=sys.stderr)
+                return
+            del self._unwritten[name]
+        self._read_frozen(now)
+
+    def _abuse(self, now: int, account: Account) -> str | None:
+        """What no honest user does, in words."""
+        most: Freeze = self.config.freeze
+        refused = sum(time > now - TEN_MINUTES for time in account.refused)
+        foreign = sum(time > now - HOUR for time in account.foreign)
+        networks = account.networks_refused(now)
+        new = sum(time > now - DAY for time in account.new.values())
+        tests = (
+            (refused, most.refused_tries, f"{refused} messages over its limits in {NAMES[TEN_MINUTES]}"),
+            (foreign, most.foreign_senders, f"{foreign} messages as somebody else in {NAMES[HOUR]}"),
+            (networks, most.networks, f"{networks} networks more than it may send from in {NAMES[HOUR]}"),
+            (new, most.new_recipients, f"{new} first-time recipients over its limit in {NAMES[DAY]}"),
+        )
+        return next((why for number, threshold, why in tests if number >= threshold), None)
+
+    # --- refusals ---------------------------------------------------------------------------------------------------
+
+    def _stranger_or_frozen(self, now: int, request: Request) -> str | None:
+        if request.account not in self.config.addresses:
+            return f"{_LATER} {request.account or 'Nobody'} is no account here"
+        if is_frozen := self.frozen(now).get(request.account):
+            since = f"{is_frozen.at:%Y-%m-%d %H:%M} UTC"
+            return f"{_FROZEN} {request.account} is frozen since {since}. Ask {self.config.contact}"
+        return None
+
+    def _frozen_by_now(self, now: int, request: Request, account: Account) -> str | None:
+        self._freeze_abuser(now, request.account, account)
+        return self._stranger_or_frozen(now, request)
+
+    def _network(self, now: int, request: Request, account: Account) -> str | None:
+        network = _network(request.client)
+        last = account.networks.get(network, 0)
+        used = account.networks_used(now)
+        if network in used or len(used) < self._limit(request.account, "networks_per_hour"):
+            self._sends_from(now, request.account, account, network)
+            return None
+        if last >= 0 or -last <= now - HOUR:
+            self._store.tried(now, request.account, "network", network)
+        account.networks[network] = -now
+        most = self._limit(request.account, "networks_per_hour")
+        return self._refuse(
+            now, request, account, f"may send from {most} networks in {NAMES[HOUR]}", min(used.values()) + HOUR
+        )
+
+    def _sends_from(self, now: int, name: str, account: Account, network: str) -> None:
+        if account.networks.get(network, 0) <= now - HOUR:
+            known = self._store.networks(name)
+            if known and network not in known and account.tell(f"network {network}", now, DAY):
+                self._store.event(now, "network", name, f"sends from {network}, for the first time")
+            self._store.sent_from(now, name, network)
+        account.networks[network] = now
+
+    def _limits(self, now: int, request: Request, account: Account, more: Used) -> str | None:
+        if found := self.config.limits_of(request.account).over(account.sent, now, more):
+            return self._refuse(now, request, account, f"may send {found.limit}", found.free_at)
+        if found := self.config.server.over(self.server, now, more):
+            self._tell_once(now, "ceiling", "", f"All who send here have sent {found.limit}")
+            if self.config.mode == "enforce":
+                return self._later(f"All who send here may send {found.limit}", found.free_at)
+        return None
+
+    def _refuse(self, now: int, request: Request, account: Account, why: str, free_at: int) -> str | None:
+        """A message over a limit: a try, counted once however many of its recipients were refused."""
+        if self.config.mode == "learn":
+            if account.tell(f"would-refuse {why}", now):
+                self._store.event(now, "would-refuse", request.account, why)
+            return None
+        if request.instance not in self._refused:
+            self._refused[request.instance] = None
+            _bound(self._refused)
+            account.refused.append(now)
+            self._store.tried(now, request.account, "refused", why)
+        if account.tell("over", now):
+            self._store.event(now, "over", request.account, why)
+        return self._later(f"{request.account} {why}", free_at)
+
+    def _new_refused(self, now: int, name: str, account: Account, recipient: int) -> None:
+        if recipient not in account.new:
+            account.new[recipient] = now
+            self._store.tried(now, name, "new", str(recipient))
+
+    def _later(self, what: str, free_at: int) -> str:
+        return f"{_LATER} {what}; again at {_date(free_at):%H:%M} UTC, or ask {self.config.contact}"
+
+    # --- what counts ------------------------------------------------------------------------------------------------
+
+    def _count(self, now: int, request: Request, more: Used) -> None:
+        sent = self._account(request.account).sent
+        self._add(now, request.account, sent, more, _network(request.client), request.queue_id)
+
+    def _add(self, now: int, name: str, sent: Sent, more: Used, network: str, queue_id: str) -> None:
+        time = sent.add(now, more.recipients, more.new)
+        self.server.add(time, more.recipients, more.new)
+        self._counted[queue_id] = self._store.sent(time, name, more.recipients, more.new, network, queue_id)
+        _bound(self._counted)
+
+    def _near(self, now: int, name: str, account: Account) -> None:
+        for limit, used in self.config.limits_of(name).near(account.sent, now):
+            if account.tell(limit.name, now, limit.window):
+                self._store.event(now, "near", name, f"has sent {used} of {limit}")
+
+    def _tell_once(self, now: int, kind: str, name: str, detail: str) -> None:
+        if self._told.tell(kind, now):
+            self._store.event(now, kind, name, detail)
+
+    def _limit(self, name: str, limit: str) -> int:
+        return int(getattr(self.config.limits_of(name), limit))
+
+    def _account(self, name: str) -> Account:
+        account = self.accounts.get(name)
+        if account is None:
+            account = self.accounts[name] = Account()
+        return account
+
+    def prune(self, now: int) -> None:
+        """Forgets what counts no more; a sweep over 100,000 accounts takes a tenth of a second."""
+        self.accounts = {name: account for name, account in self.accounts.items() if account.prune(now)}
+        self.server.prune(now)
+        self.local.prune(now)
+
+
+def _bound(of: OrderedDict[str, T]) -> None:
+    if len(of) > _MOST_OPEN:
+        of.popitem(last=False)
+
+
+def _hash(recipient: str) -> int:
+    """64 bits are enough to know it again, and tell nobody who it is."""
+    return int.from_bytes(blake2b(recipient.lower().encode(), digest_size=8).digest(), signed=True)
+
+
+@lru_cache(4096)
+def _network(client: str) -> str:
+    """Who has one address of it may easily have the others: a /24, or the /48 that a site gets (RFC 6177)."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return client[:64]
+    length = 24 if address.version == 4 else 48
+    kept = int(address) >> (address.max_prefixlen - length) << (address.max_prefixlen - length)
+    return f"{type(address)(kept)}/{length}"
+
+
+def _date(time: int) -> datetime:
+    return datetime.fromtimestamp(time / 1000, UTC)

@@ -1,0 +1,146 @@
+"""The milter protocol, version 6, as Postfix speaks it (MILTER_README, Sendmail's libmilter/mfdef.h).
+
+A milter sees what a policy service does not: who a message says it is from, and whether it went in the end. This one
+changes nothing in a message. It must be the last in smtpd_milters: a message that it has seen whole is then one that
+no other milter refuses.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from guard import author
+from guard.judge import Judge
+
+LARGEST_PACKET = 1 << 20
+"""Bytes. Postfix sends a header line in one packet; header_size_limit is 102,400."""
+
+_VERSION = 6
+_NO_CONNECT, _NO_HELO, _NO_BODY, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x100, 0x200
+_NO_ANSWER_TO_HEADERS, _LEADING_SPACE = 0x80, 0x100000
+_PROTOCOL = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_UNKNOWN | _NO_DATA | _NO_ANSWER_TO_HEADERS
+_CONTINUE, _REPLY, _LATER = b"c", b"y", b"t"
+
+
+class ProtocolError(Exception):
+    """Not what Postfix says."""
+
+
+@dataclass(slots=True)
+class _Mail:
+    """The message at hand."""
+
+    login: str = ""
+    queue_id: str = ""
+    recipients: int = 0
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Milter:
+    """One connection of Postfix's. `feed` takes what comes in and returns the packets to answer with."""
+
+    def __init__(self, judge: Judge, now: Callable[[], int]) -> None:
+        self._judge, self._now = judge, now
+        self._buffer = b""
+        self._mail = _Mail()
+        self._macros: dict[str, str] = {}
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises ProtocolError."""
+        self._buffer += data
+        answers = []
+        while len(self._buffer) >= 4:
+            (length,) = struct.unpack_from("!I", self._buffer)
+            if not 0 < length <= LARGEST_PACKET:
+                raise ProtocolError(f"a packet of {length} bytes")
+            if len(self._buffer) < 4 + length:
+                break
+            packet, self._buffer = self._buffer[4 : 4 + length], self._buffer[4 + length :]
+            if answer := self._answer(packet[:1], packet[1:]):
+                answers.append(struct.pack("!I", len(answer)) + answer)
+        return b"".join(answers)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._abort()
+
+    def _answer(self, command: bytes, data: bytes) -> bytes | None:
+        handler = _COMMANDS.get(command)
+        if handler is None:
+            raise ProtocolError(f"command {command!r}")
+        return handler(self, data)
+
+    def _negotiate(self, data: bytes) -> bytes:
+        if len(data) < 12:
+            raise ProtocolError("a short negotiation")
+        version, _actions, offered = struct.unpack_from("!III", data)
+        if version < _VERSION or _PROTOCOL & ~offered:
+            raise ProtocolError(f"version {version} with protocol {offered:#x}")
+        return b"O" + struct.pack("!III", _VERSION, 0, _PROTOCOL | (offered & _LEADING_SPACE))
+
+    def _take_macros(self, data: bytes) -> None:
+        """They come before the command whose letter they begin with; those of a sender begin a message."""
+        words = _words(data[1:])
+        before = {} if data[:1] == b"M" else self._macros
+        self._macros = before | dict(zip(words[::2], words[1::2], strict=False))
+
+    def _sender(self, data: bytes) -> bytes:
+        self._abort()
+        self._mail = _Mail(login=self._macros.get("{auth_authen}", "").lower())
+        address = _words(data)[0].removeprefix("<").removesuffix(">") if data else ""
+        # The empty sender is that of a receipt (RFC 8098); Postfix refuses it in its own words.
+        foreign = self._mail.login and address and not self._judge.owns(self._mail.login, address)
+        return self._refusal(address) if foreign else _CONTINUE
+
+    def _recipient(self, _data: bytes) -> bytes:
+        self._mail.recipients += 1
+        self._mail.queue_id = self._macros.get("i", "")
+        return _CONTINUE
+
+    def _header(self, data: bytes) -> None:
+        name, value = [*_words(data), "", ""][:2]
+        if name.lower().strip() in author.AUTHORS:
+            self._mail.headers.append((name.strip(), value.strip()))
+
+    def _end_of_header(self, _data: bytes) -> bytes:
+        self._mail.queue_id = self._macros.get("i", self._mail.queue_id)
+        login = self._mail.login
+        found = login and author.foreign(self._mail.headers, lambda one: self._judge.owns(login, one))
+        return self._refusal(found) if found else _CONTINUE
+
+    def _end_of_message(self, _data: bytes) -> bytes:
+        mail, self._mail = self._mail, _Mail()
+        if not mail.login and self._judge.local_message(self._now(), mail.recipients, mail.queue_id):
+            return _LATER
+        self._judge.went(mail.queue_id)
+        return _CONTINUE
+
+    def _abort(self, _data: bytes = b"") -> None:
+        if self._mail.queue_id:
+            self._judge.did_not_go(self._mail.queue_id)
+        self._mail = _Mail()
+
+    def _refusal(self, whose: str) -> bytes:
+        said = self._judge.foreign(self._now(), self._mail.login, whose)
+        return _REPLY + said.replace("%", "%%").encode("ascii", "replace") + b"\0" if said else _CONTINUE
+
+    def _quit(self, _data: bytes) -> None:
+        self._abort()
+
+
+_COMMANDS: dict[bytes, Callable[[Milter, bytes], bytes | None]] = {
+    b"O": Milter._negotiate,
+    b"D": Milter._take_macros,
+    b"M": Milter._sender,
+    b"R": Milter._recipient,
+    b"L": Milter._header,
+    b"N": Milter._end_of_header,
+    b"E": Milter._end_of_message,
+    b"A": Milter._abort,
+    b"Q": Milter._quit,
+    b"K": Milter._quit,
+}
+
+
+def _words(data: bytes) -> list[str]:
+    return data.decode("utf-8", "surrogateescape").split("\0")[:-1]

@@ -1,0 +1,81 @@
+"""The guard: a stolen password sends a few mails, then nothing. The program itself is the package `guard`."""
+
+import json
+from pathlib import Path
+
+import guard
+from mailkeep.part import Check, Directory, File, Part, Unit, User
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+
+USER = "mailkeep-guard"
+PROGRAM = "/usr/lib/mailkeep"
+CONFIG = "/etc/mailkeep/guard.json"
+STATE = f"/var/lib/{USER}"
+FROZEN = f"{STATE}/frozen/accounts"
+POLICY_SOCKET = "/run/mailkeep-guard.policy"
+MILTER_SOCKET = "/run/mailkeep-guard.milter"
+UNITS = "/etc/systemd/system"
+
+
+def part(settings: Settings) -> Part:
+    sources = Path(guard.__file__).parent
+    program = {
+        f"{PROGRAM}/guard/{path.relative_to(sources)}": path.read_bytes() for path in sorted(sources.rglob("*.py"))
+    }
+    return Part(
+        name="guard",
+        packages=("python3",),
+        users=(User(USER, home=STATE),),
+        directories=(
+            Directory("/etc/mailkeep"),
+            Directory(PROGRAM),
+            *(
+                Directory(f"{PROGRAM}/{name}")
+                for name in sorted({str(Path(p).parent.relative_to(PROGRAM)) for p in program})
+            ),
+            Directory(STATE, USER, USER, 0o711),
+            # setgid: Dovecot's auth process (group dovecot) reads the file that the guard replaces.
+            Directory(str(Path(FROZEN).parent), USER, "dovecot", 0o2750),
+        ),
+        files=(
+            *(File(path, content) for path, content in program.items()),
+            File(f"{PROGRAM}/__main__.py", render("guard/__main__.py")),
+            File("/usr/local/sbin/mailkeepctl", render("guard/mailkeepctl", program=PROGRAM), mode=0o755),
+            File(CONFIG, _config(settings), "root", USER, 0o640),
+            File(f"{UNITS}/mailkeep-guard.service", render("guard/mailkeep-guard.service", user=USER, program=PROGRAM)),
+            File(
+                f"{UNITS}/mailkeep-guard.socket",
+                render("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
+            ),
+        ),
+        units=(
+            Unit("mailkeep-guard.socket", restart_on=(f"{UNITS}/mailkeep-guard.socket",)),
+            Unit(
+                "mailkeep-guard.service",
+                restart_on=(PROGRAM, f"{UNITS}/mailkeep-guard.service"),
+                reload_on=(CONFIG,),
+            ),
+        ),
+        checks=(Check(f"python3 -IB {PROGRAM} check {CONFIG}", reads=(PROGRAM, CONFIG)),),
+    )
+
+
+def _config(settings: Settings) -> bytes:
+    """What `guard.config` reads."""
+    everyone = settings.filled(settings.guard.limits)
+    accounts = {}
+    for account in settings.accounts:
+        limits = settings.filled(account.limits)
+        own = {"limits": limits} if limits != everyone else {}
+        accounts[account.address] = {"addresses": list(account.send_as), **own}
+    config = {
+        "mode": settings.guard.mode,
+        "contact": f"postmaster@{settings.host.name}",
+        "limits": everyone,
+        "accounts": accounts,
+        "server": settings.guard.server.model_dump(),
+        "local": settings.guard.local.model_dump(),
+        "freeze": settings.guard.freeze.model_dump(),
+    }
+    return json.dumps(config, indent=1).encode() + b"\n"
