@@ -11,7 +11,7 @@ def main(arguments: list[str]) -> int:
 
             return daemon.run()
         case ["check", file]:
-            from guard import config
+            from guard import config, ctl, daemon
 
             try:
                 config.load(Path(file))

@@ -74,15 +74,15 @@ def checks(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]
     return [
         (part, check)
         for part in parts
-        for check in (*part.checks, *map(_drop_ins, part.units))
+        for check in (*part.checks, *map(_unit_files, part.units))
         if below(changed, check.reads)
     ]
 
 
-def _drop_ins(unit: Unit) -> Check:
-    """systemd(1) passes over what it cannot read of a drop-in; a sandbox would silently not be there."""
+def _unit_files(unit: Unit) -> Check:
+    """systemd(1) passes over what it cannot read of a unit or a drop-in; a sandbox would silently not be there."""
     command = f"systemd-analyze verify --man=no --recursive-errors=no {unit.name}"
-    return Check(command, reads=(f"/etc/systemd/system/{unit.name}.d/",))
+    return Check(command, reads=(f"/etc/systemd/system/{unit.name}",))
 
 
 def actions(unit: Unit, now: Snapshot, changed: list[str]) -> list[Action]:

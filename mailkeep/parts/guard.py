@@ -12,6 +12,7 @@ USER = "mailkeep-guard"
 PROGRAM = "/usr/lib/mailkeep"
 CONFIG = "/etc/mailkeep/guard.json"
 STATE = f"/var/lib/{USER}"
+CTL = "/usr/local/sbin/mailkeepctl"
 FROZEN = f"{STATE}/frozen/accounts"
 POLICY_SOCKET = "/run/mailkeep-guard.policy"
 MILTER_SOCKET = "/run/mailkeep-guard.milter"
@@ -41,7 +42,7 @@ def part(settings: Settings) -> Part:
         files=(
             *(File(path, content) for path, content in program.items()),
             File(f"{PROGRAM}/__main__.py", render("guard/__main__.py")),
-            File("/usr/local/sbin/mailkeepctl", render("guard/mailkeepctl", program=PROGRAM), mode=0o755),
+            File(CTL, render("guard/mailkeepctl", program=PROGRAM), mode=0o755),
             File(CONFIG, _config(settings), "root", USER, 0o640),
             File(f"{UNITS}/mailkeep-guard.service", render("guard/mailkeep-guard.service", user=USER, program=PROGRAM)),
             File(
@@ -57,7 +58,10 @@ def part(settings: Settings) -> Part:
                 reload_on=(CONFIG,),
             ),
         ),
-        checks=(Check(f"python3 -IB {PROGRAM} check {CONFIG}", reads=(PROGRAM, CONFIG)),),
+        checks=(
+            Check(f"python3 -IB {PROGRAM} check {CONFIG}", reads=(PROGRAM, CONFIG)),
+            Check(f"sh -n {CTL}", reads=(CTL,)),
+        ),
     )
 
 

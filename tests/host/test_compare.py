@@ -160,11 +160,12 @@ def test_a_unit_that_shall_not_run_is_disabled_and_stopped_and_then_left_alone()
     assert compare.actions(unwanted, gone, []) == []
 
 
-def test_a_changed_drop_in_is_verified_for_its_own_unit_only() -> None:
-    ((part, check),) = compare.checks(PARTS, ["/etc/systemd/system/demo.service.d/mailkeep.conf"])
+@pytest.mark.parametrize("file", ["demo.service", "demo.service.d/mailkeep.conf"])
+def test_a_changed_unit_file_or_drop_in_is_verified_for_its_own_unit_only(file: str) -> None:
+    ((part, check),) = compare.checks(PARTS, [f"/etc/systemd/system/{file}"])
     assert part is DEMO
     assert check.command.endswith(" demo.service")
-    assert compare.checks(PARTS, ["/etc/systemd/system/demo.service"]) == []
+    assert compare.checks(PARTS, [f"/etc/systemd/system/other-{file}"]) == []
 
 
 def test_leftovers_are_ours_alone() -> None:

@@ -105,7 +105,7 @@ def dovecot(text: str) -> str:
 SYSTEM_ACCOUNTS = dovecot(  # as Debian ships it
     "passdb pam {\n}\nuserdb passwd {\n}\nservice auth-worker {\n  user = root\n}"
 )
-NO_LOGIN_MAP = submission("smtpd_sender_restrictions=")
+NO_LOGIN_MAP = submission("smtpd_sender_restrictions=", "smtpd_milters=$signing_milter")  # nor the guard's eye on it
 ANY_SENDER = main_cf("smtpd_sender_restrictions=")
 OPEN_RELAY = main_cf(
     "mynetworks=0.0.0.0/0 [::]/0",
@@ -247,6 +247,7 @@ def spoofs() -> Iterator[Attack]:
             "mynetworks=0.0.0.0/0",
             "submission_client_restrictions=",
             "submission_relay_restrictions=permit_mynetworks, reject",
+            "guard=",
         ),
     )
 
@@ -552,7 +553,7 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked:
     accounts = site.file.read_text()
     accounts = accounts.replace(f"address: {ANNA}\n", f"address: {ANNA}\n  send_as: [info@example.test]\n")
     accounts = accounts.replace(f"address: {BEN}\n", f"address: {BEN}\n  quota: {FULL}\n")
-    site.file.write_text(accounts)
+    site.file.write_text(f"{accounts}guard: {{freeze: {{foreign_senders: 1000}}}}\n")  # else the first ten end it all
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     for listener in (f"-m http.server --bind :: {FORGOTTEN}", shlex.join(["-c", ECHO])):

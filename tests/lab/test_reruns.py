@@ -222,11 +222,18 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/dovecot/dovecot.conf": (lambda text: text.replace("ssl_min", "ssl_mim"), "Unknown setting: ssl_mim"),
         "/etc/postfix/main.cf": (lambda text: text + "smtpd_bannner = x\n", "unused parameter: smtpd_bannner"),
         "/etc/fail2ban/jail.d/mailkeep.local": (lambda text: text + "[sshd\n", "parsing errors"),
+        "/etc/mailkeep/guard.json": (lambda text: text.replace('"enforce"', '"enforced"'), "not one of enforce, learn"),
+        "/usr/local/sbin/mailkeepctl": (lambda text: text + "if (\n", "Syntax error"),
+        **{
+            f"/etc/systemd/system/mailkeep-guard.{kind}": (lambda text: text + "Nonsense=1\n", "Unknown key")
+            for kind in ("service", "socket")
+        },
     },
     {
         "/etc/mailkeep/tls/key.pem": (lambda _: other_key(), "is not the key of"),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
+        "/usr/lib/mailkeep/guard": (lambda text: text + "def\n", "SyntaxError"),
         "/etc/fail2ban/filter.d/mailkeep-dovecot.conf": (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
             "Unable to compile regular expression",
@@ -268,9 +275,9 @@ def other_key() -> str:
 
 
 def declared_files(on: Site) -> dict[str, File]:
-    """The files by path; the path of a DKIM key without its dated selector."""
+    """The files by path; the path of a DKIM key without its dated selector, and one for all of the guard's program."""
     files = (file for part in server_parts(on) for file in part.files)
-    return {re.sub(r"\.s\d{8}\.pem$", "", file.path): file for file in files}
+    return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/guard)/.*|/__main__.py", "", file.path): file for file in files}
 
 
 def deploy_spoilt(on: Site, contents: dict[str, str]) -> Deployed:
