@@ -309,6 +309,28 @@ def remove_account(name: Name, address: Address) -> None:
     out.print(f"{address} is out of mail.yml. `mailkeep deploy {name}` ends its login; its mail stays.", markup=False)
 
 
+@account.command("freeze", epilog="Example: `mailkeep account freeze home anna@example.org --why 'sends spam'`")
+def freeze_account(
+    name: Name,
+    address: Address,
+    why: Annotated[str, typer.Option(help="For whoever reads it later.")] = "frozen by hand",
+) -> None:
+    """At once, on the server: no mail, no login, sessions cut, queued mail held. Nobody else is affected."""
+    from mailkeep import freezes
+
+    for host, said in freezes.freeze(inventory.find(name), address, why):
+        out.print(f"{host}:\n{said}", markup=False)
+
+
+@account.command("thaw", epilog="Example: `mailkeep account thaw home anna@example.org`")
+def thaw_account(name: Name, address: Address) -> None:
+    """On the server: it may send and log in again. Says what is still held. Give it a new password first."""
+    from mailkeep import freezes
+
+    for host, said in freezes.thaw(inventory.find(name), address):
+        out.print(f"{host}:\n{said}", markup=False)
+
+
 def _new_password(declared: Settings, address: str, generate: bool, check_breaches: bool) -> str:
     """A password that passed the judge."""
     if generate:

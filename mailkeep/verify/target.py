@@ -91,7 +91,7 @@ class Target:
     def host(self) -> Host:
         """Reached as pyinfra reaches it; raises UnreachableError."""
         direct = self._host(sudo=bool(self.data.get("_sudo")))
-        return direct if _run(direct, "id -u").stdout.strip() == "0" else self._host(sudo=True)
+        return direct if run(direct, "id -u").stdout.strip() == "0" else self._host(sudo=True)
 
     def _host(self, *, sudo: bool) -> Host:
         extra = [f"-o {option}={self.data[key]}" for key, option in OPTIONS.items() if self.data.get(key)]
@@ -108,7 +108,7 @@ class Target:
         given = json.dumps(asdict(self.given))
         script = SCRIPT.format(program=base64.encodebytes(_program()).decode(), given=given)
         host, start = self.host, time.time()
-        done = _run(host, script)
+        done = run(host, script)
         try:
             areas = json.loads(done.stdout)
         except ValueError:
@@ -157,7 +157,8 @@ def _program() -> bytes:
     return buffer.getvalue()
 
 
-def _run(host: Host, command: str) -> CommandResult:
+def run(host: Host, command: str) -> CommandResult:
+    """Raises UnreachableError."""
     try:
         return host.run(command)
     except RuntimeError as error:  # testinfra's word for ssh's exit code 255; its argument is the result

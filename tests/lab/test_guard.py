@@ -29,7 +29,8 @@ from clients import (
     smtp,
 )
 
-from mailkeep import passwords
+from mailkeep import cli, passwords
+from mailkeep.errors import UserError
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
@@ -271,6 +272,18 @@ def test_a_freeze_by_hand_cuts_sessions_holds_the_queue_survives_a_reboot_and_en
     assert "1 message on its way" in guarded.ctl("release", name)
     assert "1 message deleted" in guarded.ctl("delete", other)
     assert "0 messages" in guarded.ctl("queue", other)
+
+
+def test_it_is_frozen_and_thawed_from_elsewhere_too(guarded: Guarded, capfd: pytest.CaptureFixture[str]) -> None:
+    where = str(guarded.site.inventory)
+    for command, said in (("freeze", "is frozen"), ("thaw", "may send and log in again")):
+        with pytest.raises(SystemExit) as ended:
+            cli.app(["account", command, where, address("mia")])
+        assert ended.value.code == 0
+        assert said in capfd.readouterr().out
+        assert guarded.frozen("mia") == (command == "freeze")
+    with pytest.raises(UserError, match=r"nobody@example\.test: no account of this server\. There are: anna@"):
+        cli.freeze_account(where, "nobody@example.test")
 
 
 # --- the guard itself -------------------------------------------------------------------------------------------------

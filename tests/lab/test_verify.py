@@ -51,6 +51,9 @@ SMTP_AND_LOGIN = {
     "old_tls_is_refused weak_ciphers_are_refused": """
         main 'smtpd_tls_protocols=>=TLSv1' smtpd_tls_exclude_ciphers= tls_high_cipherlist=ALL:@SECLEVEL=0""",
     "local_programs_cannot_send": "main authorized_submit_users=static:anyone",
+    "the_guard_bounds_what_accounts_send": "main submission_end_of_data_restrictions=",
+    "local_programs_have_a_limit": "main non_smtpd_milters=",
+    "who_is_frozen_cannot_log_in": "sed -i '/deny = yes/d' $dovecot",
     "": "xargs -d '\\n' postconf -e </run/main.cf; systemctl restart postfix dovecot",
 }
 THE_REST = {
@@ -79,6 +82,7 @@ THE_REST = {
         name=$(sed -n 's/.* example.test:\\([^:]*\\):.*/\\1._domainkey.example.test/p' /etc/opendkim/key.table)
         echo "  local-data: '$name TXT \\"v=DKIM1; p=AAAA\\"'" >>/etc/unbound/unbound.conf.d/mailkeep.conf
         systemctl restart unbound""",
+    "nobody_is_frozen?": "mailkeepctl freeze ben@example-two.test",
     "mail_is_signed": """
         openssl genrsa 2>/dev/null >$(ls /etc/opendkim/keys/example.test.*)
         systemctl restart opendkim""",
@@ -109,6 +113,8 @@ THE_REST = {
     "the_queue_is_short?": """
         postconf -e 'defer_transports = lmtp' authorized_submit_users=root
         systemctl reload postfix
+        sed -i 's/"recipients_per_hour": 100,/"recipients_per_hour": 1000,/' /etc/mailkeep/guard.json
+        systemctl reload mailkeep-guard
         for message in $(seq 201); do sendmail anna@example.test </dev/null; done""",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from . import bans, login, machine, mail, milter, names, tls
+from . import bans, guard, login, machine, mail, milter, names, tls
 from .account import alone, linux_account, rights
 from .given import Given
 
@@ -38,6 +38,7 @@ AREAS: dict[str, Callable[[Given], Any]] = {
     "upgrades": lambda _: machine.upgrades(),
     "outbound": machine.outbound,
     "senders": machine.senders,
+    "guard": guard.guard,
     "passdbs": lambda _: machine.passdbs(),
 }
 AT_ONCE = 10  # a server of one CPU serves others meanwhile
