@@ -77,6 +77,14 @@ class World:
         client.select(readonly=True)
         return client
 
+    def logs_in(self) -> bool:
+        """Whether Anna does, with her passphrase."""
+        try:
+            self.login(ANNA, self.desk.passphrases[ANNA]).logout()
+        except imaplib.IMAP4.error:
+            return False
+        return True
+
     def has_mail(self) -> bool:
         """Whether the friend's message is in Anna's mailbox."""
         client = self.login(ANNA, self.desk.passphrases[ANNA])
@@ -138,7 +146,10 @@ def answers(server: Server, port: int) -> bool:
 @after("mailkeep deploy home", "")
 def who_is_declared_can_log_in_and_nobody_else(world: World, _said: str) -> None:
     declared = world.desk.settings_file.read_text()
+    frozen = world.server.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
     for address, passphrase in list(world.desk.passphrases.items()):
+        if f"{address}:" in frozen:
+            continue
         if f"address: {address}" in declared:
             world.login(address, passphrase).logout()
         else:
@@ -160,6 +171,7 @@ def the_last_plan_has_nothing_to_do(world: World, said: str) -> None:
 
 @after("postqueue -j | python3 -c '\nimport collections", "day-two.md")
 @after("sort | uniq -c | sort -rn", "day-two.md", "after-a-break-in.md")
+@after("mailkeepctl status", "after-a-break-in.md")
 def the_one_who_sent_is_named(_world: World, said: str) -> None:
     assert ANNA in said
 
@@ -187,7 +199,8 @@ def nobody_is_banned_any_more(world: World, _said: str) -> None:
     assert world.banned not in world.server.run("fail2ban-client banned; nft list ruleset").stdout
 
 
-@after("postsuper -h", "day-two.md", "after-a-break-in.md")
+@after("postsuper -h", "day-two.md")
+@after("mailkeepctl freeze", "after-a-break-in.md")
 def only_that_senders_mail_is_held(world: World, _said: str) -> None:
     assert world.queue() == {(ANNA, "hold"), ("root@mail.example.org", "deferred")}
 
@@ -197,7 +210,8 @@ def it_is_free_again(world: World, _said: str) -> None:
     assert (ANNA, "hold") not in world.queue()
 
 
-@after("postsuper -d", "day-two.md", "after-a-break-in.md")
+@after("postsuper -d", "day-two.md")
+@after("mailkeepctl delete", "after-a-break-in.md")
 def only_that_senders_mail_is_gone(world: World, _said: str) -> None:
     assert {sender for sender, _ in world.queue()} == {"root@mail.example.org"}
 
@@ -231,19 +245,19 @@ def it_goes_on(world: World, _said: str) -> None:
     assert [answers(world.server, port) for port in (25, 465, 587)] == [OPEN] * 3
 
 
-@after("doveadm kick", "after-a-break-in.md")
-def who_was_logged_in_is_not_any_more(world: World, _said: str) -> None:
+@after("mailkeep account freeze", "after-a-break-in.md")
+def whoever_was_logged_in_is_cut_off_and_even_the_right_passphrase_does_not_do(world: World, _said: str) -> None:
     assert world.session
     with pytest.raises((imaplib.IMAP4.abort, OSError)):
         [world.session.noop() for _ in range(2)]  # the server's "BYE" may answer the first
-
-
-@after("sed -i 's/^anna", "after-a-break-in.md")
-def even_the_right_passphrase_does_not_do(world: World, _said: str) -> None:
-    with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
-        world.login(ANNA, world.desk.passphrases[ANNA])
+    poll(lambda: not world.logs_in(), 2, "Anna still logs in")
     with pytest.raises(smtplib.SMTPAuthenticationError):
         world.send(FRIEND)
+
+
+@after("mailkeep account thaw", "after-a-break-in.md")
+def she_is_back(world: World, _said: str) -> None:
+    poll(world.logs_in, 5, "Anna does not log in")
 
 
 @after("> evidence.tar.gz", "after-a-break-in.md")
@@ -251,8 +265,8 @@ def a_message_and_the_log_are_safe(world: World, _said: str) -> None:
     into = world.desk.clone / "taken out"
     with tarfile.open(world.desk.clone / "evidence.tar.gz") as archive:
         archive.extractall(into, filter="data")
-    [queue_id] = (into / "evidence" / "ids").read_text().split()
-    assert b"from Anna" in (into / "evidence" / queue_id).read_bytes()
+    [waiting] = json.loads((into / "evidence" / "queue.json").read_bytes())
+    assert b"from Anna" in (into / "evidence" / "samples" / waiting["queue_id"]).read_bytes()
     assert ANNA in gzip.decompress((into / "evidence" / "journal.gz").read_bytes()).decode()
 
 
@@ -328,7 +342,7 @@ def test_a_bare_machine_becomes_a_mail_server(document: str, world: World) -> No
     go_through(document, world)
 
 
-@pytest.mark.parametrize("document", ["dns.md", "day-two.md", "after-a-break-in.md"])
+@pytest.mark.parametrize("document", ["dns.md", "day-two.md", "guard.md", "after-a-break-in.md"])
 def test_a_server_that_runs_is_looked_after(document: str, world: World, begun: Desk) -> None:
     world.desk.take_over(begun)
     world.publish()
@@ -350,5 +364,6 @@ def test_a_server_moves_to_another_machine(lab: Lab, world: World, begun: Desk) 
 
 
 def test_every_document_with_server_commands_is_gone_through() -> None:
-    gone_through = {"README.md", "first-server.md", "dns.md", "day-two.md", "after-a-break-in.md", "rebuild.md"}
+    looked_after = {"dns.md", "day-two.md", "guard.md", "after-a-break-in.md"}
+    gone_through = {"README.md", "first-server.md", "rebuild.md"} | looked_after
     assert {name for name in DOCUMENTS if any(True for _ in steps(name))} == gone_through

@@ -245,6 +245,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             "from example-two.test is not signed",
         ),
         "/etc/postfix/submission_headers": (lambda text: text + "/(/ IGNORE\n", "Unmatched ("),
+        "/usr/lib/mailkeep/__main__.py": (lambda text: text + "def\n", "SyntaxError"),
         **{
             f"/etc/postfix/{table}": (lambda text: text + "nonsense\n", "expected format: key whitespace value")
             for table in ("mailboxes", "aliases", "sender_login", "own_domains")
@@ -277,7 +278,7 @@ def other_key() -> str:
 def declared_files(on: Site) -> dict[str, File]:
     """The files by path; the path of a DKIM key without its dated selector, and one for all of the guard's program."""
     files = (file for part in server_parts(on) for file in part.files)
-    return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/guard)/.*|/__main__.py", "", file.path): file for file in files}
+    return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/guard)/.*", "", file.path): file for file in files}
 
 
 def deploy_spoilt(on: Site, contents: dict[str, str]) -> Deployed:
