@@ -144,10 +144,11 @@ class Desk:
     def _tell(self, text: str, urgent: bool) -> None:
         line = Line(self.clock(), "".join(c if c.isprintable() else "�" for c in text)[:LENGTH], urgent)
         print(line.text, flush=True)  # the journal has them all
-        if len(self.lines) >= LINES:
+        self.lines.append(line)
+        if len(self.lines) > LINES:
+            calm = (n for n in range(LINES, -1, -1) if not self.lines[n].urgent)
+            del self.lines[next(calm, LINES)]
             self.left_out += 1
-        else:
-            self.lines.append(line)
 
     def _may_tell(self, key: str, now: float) -> bool:
         if len(self.told) > KEYS:

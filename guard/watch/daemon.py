@@ -59,10 +59,13 @@ class Watch:
             time.sleep(TICK)
 
     def round(self, now: float) -> None:
-        for sensor in [sensor for sensor, due in self.due.items() if due <= now]:
+        due = [sensor for sensor, at in self.due.items() if at <= now]
+        for sensor in due:
             self.look(sensor)
             self.due[sensor] = now + sensor.every
-        self.logins.look()
+        if due:
+            write(LOOKED, json.dumps(self.looked))
+            self.logins.look()
         if letter := self.desk.letter():
             self.post.put(letter)
         self.save()
@@ -87,7 +90,6 @@ class Watch:
         if (text := json.dumps(state)) != self.saved:
             write(STATE, text)
             self.saved = text
-        write(LOOKED, json.dumps(self.looked))
 
 
 def _send(settings: Config, way: str, letter: Any) -> str:

@@ -22,7 +22,11 @@ LOGGED_IN = re.compile(r"imap-login: (?:Logged in|Login): user=<([^<>\s,]+)>, me
 FAILED = re.compile(
     r"auth\([^,()]*,([0-9a-fA-F:.]+),sasl:[\w-]+\)(?:<[^>]*>)?: (?:passwd-file: |[\w-]+: Username char)"
 )
-JOURNAL = ("journalctl", "--follow", "--output=json", "--output-fields=MESSAGE", "_SYSTEMD_UNIT=dovecot.service")
+JOURNAL = (
+    *("journalctl", "--follow", "--no-tail", "--output=json", "--output-fields=MESSAGE"),
+    "_SYSTEMD_UNIT=dovecot.service",
+)
+LOOK_BACK = 30.0  # seconds of journal that a watch that starts reads: the last one may have died
 PREFIX = {4: 24, 6: 48}  # of what counts as one network
 NETWORKS = 100  # that are remembered for an account
 WINDOW, STEP = 600.0, 10.0  # seconds
@@ -60,7 +64,7 @@ class Logins:
         self.networks: dict[str, list[str]] = dict((state or {}).get("networks", {}))
         self.failures, self.soaring = Failures(), False
         self.lock = threading.Lock()
-        self.read = time.time()
+        self.read = time.time() - LOOK_BACK
 
     def state(self) -> dict[str, Any]:
         with self.lock:

@@ -80,19 +80,17 @@ def _answer(said: tuple[int, bytes]) -> str:
 
 
 def webhook(letter: Letter, hook: Webhook, host: str) -> str:
-    from urllib.error import HTTPError, URLError
+    from urllib.error import URLError
     from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 
     method, url, headers, body = request(letter, hook, host)
-    # No redirects, which would take the token elsewhere, and no proxy of the environment's.
+    # Nothing else: no redirects, which would take the token elsewhere, no proxy of the environment's.
     opener = OpenerDirector()
     for handler in (HTTPHandler(), HTTPSHandler()):
         opener.add_handler(handler)
     try:
         with opener.open(Request(url, body, headers, method=method), timeout=TIMEOUT) as answer:  # noqa: S310
             status = int(answer.status)
-    except HTTPError as error:
-        status = error.code
     except URLError as error:
         raise NotSentError(str(error.reason)) from None
     if not 200 <= status < 300:

@@ -134,6 +134,8 @@ class Target:
             dkim=[[key.domain, key.selector] for key in self.secrets.dkim],
             outside=list(_outside(declared)),
             local_resolver=declared.resolver == "local",
+            alerts=postfix.ALERTS,
+            admins=list(declared.admin.addresses),
         )
 
 
