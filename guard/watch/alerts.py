@@ -80,6 +80,7 @@ class Desk:
         self.told: dict[str, list[float]] = dict(state.get("told", {}))
         self.budgets = {URGENT: Budget(8, 120), CALM: Budget(4, 600)}
         self.left_out = 0
+        self.cleared = 0.0
 
     def state(self) -> dict[str, Any]:
         """For the next start."""
@@ -105,7 +106,7 @@ class Desk:
             now = self.clock()
             one = self.open.setdefault(key, Trouble(text, over, now))
             one.text, one.over = text, over
-            if now - one.told >= REMIND and self._may_tell(key, now):
+            if now - one.told >= REMIND and self._may_tell(key, now, URGENT):
                 since = f" (since {_clock(one.since)})" if one.told else ""
                 one.told = now
                 self._tell(text + since, URGENT)
@@ -119,7 +120,7 @@ class Desk:
     def happened(self, key: str, text: str, urgent: bool = CALM) -> None:
         with self.lock:
             now = self.clock()
-            if self._may_tell(key, now):
+            if self._may_tell(key, now, urgent):
                 last = len(self.told[key]) == MOST
                 self._tell(text + (" (more of this is not told for six hours)" if last else ""), urgent)
 
@@ -127,7 +128,7 @@ class Desk:
         """The next letter, once it is due."""
         with self.lock:
             now = self.clock()
-            if not self.lines or now - self.lines[0].at < GATHER:
+            if not self.lines or 0 <= now - self.lines[0].at < GATHER:
                 return None
             urgent = any(line.urgent for line in self.lines)
             if not self.budgets[URGENT if urgent else CALM].spend(now):
@@ -150,10 +151,17 @@ class Desk:
             del self.lines[next(calm, LINES)]
             self.left_out += 1
 
-    def _may_tell(self, key: str, now: float) -> bool:
-        if len(self.told) > KEYS:
+    def _room(self, now: float, urgent: bool) -> bool:
+        """Whether one more key may be remembered. For what is urgent the oldest goes."""
+        if len(self.told) >= KEYS and not 0 <= now - self.cleared < 60:
             self.told = {key: times for key, times in self.told.items() if now - times[-1] < WITHIN}
-        if len(self.told) > KEYS:
+            self.cleared = now
+        if len(self.told) >= KEYS and urgent:
+            del self.told[next(iter(self.told))]
+        return len(self.told) < KEYS
+
+    def _may_tell(self, key: str, now: float, urgent: bool) -> bool:
+        if key not in self.told and not self._room(now, urgent):
             return False
         times = self.told[key] = [then for then in self.told.get(key, ()) if 0 <= now - then < WITHIN]
         if len(times) >= MOST:

@@ -3,7 +3,7 @@
 import subprocess
 
 
-def run(*command: str, timeout: float = 10.0) -> str:
+def run(*command: str, timeout: float = 5.0) -> str:
     """Standard output of a command that must succeed. Raises OSError, RuntimeError or subprocess.TimeoutExpired."""
     done = subprocess.run(
         command,

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,7 @@ class Watch:
         if GUARD in settings.units:
             self.sensors.append(self.guard)
         self.due = dict.fromkeys(self.sensors, 0.0)
+        self.rows: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
         self.looked: dict[str, dict[str, Any]] = {}
         self.saved = ""
 
@@ -74,7 +76,9 @@ class Watch:
         """What one sensor sees. One that cannot look takes nothing back, and is a trouble itself."""
         key, error = f"sensor:{sensor.name}", ""
         try:
-            there = sensor.troubles()
+            seen = sensor.troubles()
+            self.rows[sensor] = {trouble: self.rows[sensor].get(trouble, 0) + 1 for trouble in seen}
+            there = {trouble: seen[trouble] for trouble, row in self.rows[sensor].items() if row >= sensor.looks}
             self.desk.troubles(sensor.name, there)
             for happening in sensor.happenings():
                 self.desk.happened(*happening)
@@ -119,6 +123,12 @@ def _state() -> dict[str, Any]:
         return {}
 
 
+def _end(ended: threading.ExceptHookArgs) -> None:
+    """A thread has died of what nobody thought of: systemd starts us anew, and tells."""
+    threading.__excepthook__(ended)
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> None:
     try:
         settings = config.load()
@@ -128,5 +138,6 @@ def main(arguments: list[str]) -> None:
         return
     quit_: Callable[..., None] = lambda *_: sys.exit(0)  # noqa: E731
     signal.signal(signal.SIGTERM, quit_)
+    threading.excepthook = _end
     os.umask(0o077)
     Watch(settings, _state()).run()

@@ -66,12 +66,15 @@ def _turn() -> int:
 
 
 def canaries(turn: int, own: list[str]) -> tuple[str, str]:
-    """An IPv4 and an IPv6 address; none near our own, which in a lab are of those networks too."""
+    """An IPv4 and an IPv6 address; none near our own, which in a lab are of those networks too: fail2ban bans by hand
+    whomever it is told to. Raises ValueError when none is left."""
     ours = [ipaddress.ip_network(one) for one in own]
     networks = [ipaddress.IPv4Network(one) for one in NETWORKS]
     v4 = [
         address for network in networks if not any(network.overlaps(one) for one in ours) for address in network.hosts()
     ]
+    if not v4:
+        raise ValueError("no address is left for a canary")
     v6 = ipaddress.IPv6Address("2001:db8:fa11::") + int.from_bytes(os.urandom(8))
     return str(v4[turn % len(v4)]), str(v6)
 

@@ -1,8 +1,9 @@
 """What the watch looks at, and how often.
 
-An alert must be out within ten seconds: a sensor looks every five seconds or more often, and a service must be down
-for two looks in a row, lest each restart is told. Two forks every three to five seconds (`systemctl show`,
-`nft list`) are what all this costs; the others read a file or two.
+An alert must be out within ten seconds, of which it waits one for others to go with it: so what takes one look is
+looked at every five seconds, and what restarts now and then, by itself or in a deploy, must be gone for two or three
+looks in a row, which are closer together. Two forks (`systemctl show` every three seconds, `nft list` every two) are
+what all this costs; the others read a file or two.
 """
 
 import calendar
@@ -28,6 +29,7 @@ class Sensor:
 
     name = ""
     every = 5.0  # seconds
+    looks = 1  # in a row that must see a trouble before it is one
 
     def troubles(self) -> Troubles:
         raise NotImplementedError
@@ -40,12 +42,11 @@ class Sensor:
 class Units(Sensor):
     """Whether services run. One that was killed and is back at once betrays itself by systemd's count of restarts."""
 
-    name, every = "unit", 3.0
+    name, every, looks = "unit", 3.0, 2
     PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic"
 
     def __init__(self, units: list[str]) -> None:
         self.units = units
-        self.down: dict[str, int] = {}  # for how many looks
         self.restarts: dict[str, int] = {}
         self.crashed: list[str] = []
 
@@ -56,8 +57,7 @@ class Units(Sensor):
             shown = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = shown["Id"]
             self._count(unit, int(shown.get("NRestarts") or 0))
-            self.down[unit] = 0 if _runs(shown) else self.down.get(unit, 0) + 1
-            if self.down[unit] >= 2:
+            if not _runs(shown):
                 why = f"{shown['ActiveState']}, {shown.get('Result') or 'no result'}"
                 found[unit] = f"{unit} is down ({why})", f"{unit} runs again"
         return found
@@ -83,7 +83,7 @@ def _runs(shown: Mapping[str, str]) -> bool:
 class Firewall(Sensor):
     """Whether nft has what keeps everybody out, and for each jail the sets and rules that keep out who is banned."""
 
-    name = "firewall"
+    name, every, looks = "firewall", 2.0, 3
 
     def __init__(self, jails: Mapping[str, list[int] | None]) -> None:
         self.jails = jails
@@ -132,7 +132,7 @@ class Disks(Sensor):
     """Space and inodes of every file system that mail or logs are on."""
 
     name = "disk"
-    DIRECTORIES = ("/", "/var", "/var/log", "/var/spool/postfix", "/var/vmail", "/tmp")  # noqa: S108 - only looked at
+    DIRECTORIES = ("/", "/var", "/var/log", "/var/spool/postfix", "/var/vmail")
 
     def __init__(self, most: int) -> None:
         self.most, self.full = most, set[str]()

@@ -17,23 +17,18 @@ ELSEWHERE = {"frozen", "thawed"}
 
 
 class Guard(Sensor):
-    name, every = "guard", 1.0
-    SILENT = 4  # looks
+    name, every, looks = "guard", 1.0, 4
 
     def __init__(self, control: str, last: int) -> None:
         self.control, self.last = control, last
-        self.silent, self.events = 0, list[dict[str, Any]]()
+        self.events: list[dict[str, Any]] = []
 
     def troubles(self) -> Troubles:
         try:
             answer = json.loads(get(self.control, f"/events?after={self.last}"))
         except (OSError, ValueError) as error:
-            self.silent += 1
-            if self.silent < self.SILENT:
-                return {}
             text = f"The guard does not answer ({error}): nobody can send mail until it does"
             return {"silent": (text, "The guard answers again")}
-        self.silent = 0
         self.events += [event for event in answer["events"] if event["time"] > time.time() - OLD]
         self.last = answer["last"]
         return {}

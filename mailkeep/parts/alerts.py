@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from mailkeep.part import Check, Directory, File, Part, Unit
 from mailkeep.parts import certificates, fail2ban, guard, postfix
@@ -62,6 +63,6 @@ def _config(settings: Settings, units: list[str]) -> bytes:
         "control": CONTROL,
         "frozen": FROZEN,
         "smtp": postfix.ALERTS,
-        "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": WEBHOOK},
+        "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": Path(WEBHOOK).name},
     }
     return f"{json.dumps(written, indent=2)}\n".encode()
