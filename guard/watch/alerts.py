@@ -78,7 +78,7 @@ class Desk:
         self.open = {key: Trouble(**one) for key, one in state.get("open", {}).items()}
         self.lines = [Line(**one) for one in state.get("lines", ())]
         self.told: dict[str, list[float]] = dict(state.get("told", {}))
-        self.budgets = {URGENT: Budget(8, 120), CALM: Budget(4, 600)}
+        self.budgets = {URGENT: Budget(12, 60), CALM: Budget(8, 300)}
         self.left_out = 0
         self.cleared = 0.0
 

@@ -12,6 +12,12 @@ ANSWER = 4 << 20  # bytes; more is no answer of the guard's
 TIMEOUT = 2.0  # seconds
 OLD = 3600.0  # seconds after which an event is history, to a watch that starts
 URGENT = {"over", "spoof", "ceiling", "store"}
+# Where the guard's line says what it would say to the account.
+WORDS = {
+    "over": "is over a limit: ",
+    "would-refuse": "would have been refused: ",
+    "would-freeze": "would have been frozen: ",
+}
 # Told by who carries them out, with what came of it.
 ELSEWHERE = {"frozen", "thawed"}
 
@@ -37,8 +43,8 @@ class Guard(Sensor):
         events, self.events = self.events, []
         for event in events:
             if event["kind"] not in ELSEWHERE:
-                told = f"{event['account']}: {event['detail']}" if event.get("account") else str(event["detail"])
-                yield f"{event['kind']}:{event.get('account', '')}", told, event["kind"] in URGENT
+                told = f"{event['account']} {WORDS.get(event['kind'], '')}{event['detail']}".strip()
+                yield f"{event['kind']}:{event['account']}", told, event["kind"] in URGENT
 
 
 def get(path: str, target: str) -> bytes:

@@ -12,7 +12,6 @@ from mailkeep.templates import render
 CONFIG = "/etc/mailkeep/watch.json"
 WEBHOOK = "/etc/mailkeep/webhook"
 CONTROL = "/run/mailkeep-guard/control"
-FROZEN = "/var/lib/mailkeep-guard/frozen/accounts"
 SYSTEMD = "/etc/systemd/system"
 WATCH, FAILED, PROOF, TIMER = (
     f"mailkeep-{name}" for name in ("watch.service", "watch-failed.service", "jails.service", "jails.timer")
@@ -61,7 +60,7 @@ def _config(settings: Settings, units: list[str]) -> bytes:
         "disk": alerts.disk,
         "failures": alerts.failed_logins,
         "control": CONTROL,
-        "frozen": FROZEN,
+        "frozen": guard.FROZEN,
         "smtp": postfix.ALERTS,
         "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": Path(WEBHOOK).name},
     }

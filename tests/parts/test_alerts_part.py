@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from guard.watch import config
-from mailkeep.part import File, Part, Unit
+from mailkeep.part import Part, Unit
 from mailkeep.parts import alerts, fail2ban, firewall, ssh
 from mailkeep.settings import Settings
 
@@ -58,11 +58,3 @@ def test_the_webhooks_secret_is_in_a_file_that_only_root_reads_and_that_is_never
 
 def test_without_a_webhook_its_secret_goes(settings: Settings) -> None:
     assert alerts.part(settings, None, ()).absent == ("/etc/mailkeep/webhook",)
-
-
-def test_all_that_runs_on_the_server_is_installed() -> None:
-    from mailkeep.parts import guard
-
-    files: dict[str, File] = {file.path: file for file in guard.part().files}
-    assert f"{guard.PROGRAM}/__main__.py" in files
-    assert f"{guard.PROGRAM}/guard/watch/daemon.py" in files

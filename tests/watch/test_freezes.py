@@ -125,8 +125,8 @@ def test_a_restart_tells_no_freeze_twice_and_takes_none_back(
     assert "is no longer frozen" in told(again, clock)
 
 
-def test_a_file_that_is_none_is_an_error_each_time(freezes: Freezes) -> None:
-    freezes.file.write_text("garbage\n")
+def test_a_file_that_cannot_be_read_is_an_error_each_time(freezes: Freezes) -> None:
+    freezes.file.write_bytes(b"\xff\n")
     for _ in range(2):
         with pytest.raises(ValueError):
             freezes.look()

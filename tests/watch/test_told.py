@@ -25,13 +25,13 @@ def events(socket: Path) -> Iterator[Events]:
 
 def test_events_are_told_once_with_their_account(socket: Path, events: Events) -> None:
     sensor = Guard(str(socket), 0)
-    events.tell("near", "anna@example.org", "48 of 60 messages in 10 minutes", NOW)
-    events.tell("over", "anna@example.org", "over 60 messages in 10 minutes", NOW)
+    events.tell("near", "anna@example.org", "has sent 48 of 60 messages in 10 minutes", NOW)
+    events.tell("over", "anna@example.org", "may send 60 messages in 10 minutes", NOW)
     events.tell("ceiling", "", "the server sent 1000 messages in an hour", NOW)
     assert sensor.troubles() == {}
     assert list(sensor.happenings()) == [
-        ("near:anna@example.org", "anna@example.org: 48 of 60 messages in 10 minutes", False),
-        ("over:anna@example.org", "anna@example.org: over 60 messages in 10 minutes", True),
+        ("near:anna@example.org", "anna@example.org has sent 48 of 60 messages in 10 minutes", False),
+        ("over:anna@example.org", "anna@example.org is over a limit: may send 60 messages in 10 minutes", True),
         ("ceiling:", "the server sent 1000 messages in an hour", True),
     ]
     sensor.troubles()
@@ -43,7 +43,7 @@ def test_events_are_told_once_with_their_account(socket: Path, events: Events) -
 
 def test_a_freeze_is_told_by_who_carries_it_out(socket: Path, events: Events) -> None:
     sensor = Guard(str(socket), 0)
-    events.tell("frozen", "anna@example.org", "30 tries over its limits", NOW)
+    events.tell("frozen", "anna@example.org", "by guard: 30 tries over its limits", NOW)
     sensor.troubles()
     assert list(sensor.happenings()) == []
     assert sensor.last == 1

@@ -31,7 +31,7 @@ def test_the_watch_finds_nothing_amiss(seen: Seen) -> None:
 
 
 def test_jails_are_proven_by_themselves(seen: Seen, deploy: str) -> None:
-    """Every fail2ban jail is proven every half hour by a ban that reaches the firewall."""
+    """Every fail2ban jail is proven to ban, every half hour."""
     saw = seen["proof"]
     hold(
         [
