@@ -54,7 +54,7 @@ class Operator:
 
     def mails(self) -> list[tuple[float, str]]:
         return [
-            (mail.time, mail.message.get_content().replace("\n    ", " "))
+            (mail.time, mail.message.get_content().replace("\r\n", "\n").replace("\n    ", " "))
             for mail in self.internet.messages()
             if mail.recipients == (ADMIN,) and mail.time > self.since
         ]
