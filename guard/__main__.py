@@ -1,7 +1,10 @@
 """`python3 -m guard WHAT`: the programs of the mail server that are Mailkeep's own."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
+
+WATCH = {"watch": "daemon", "watch-failed": "failed", "jails": "jails", "alert-test": "trial"}
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +26,10 @@ def main(arguments: list[str]) -> int:
             from guard import ctl
 
             return ctl.main(rest)
-    print("usage: guard | check FILE | ctl …", file=sys.stderr)
+        case [program, *rest] if program in WATCH:
+            import_module(f"guard.watch.{WATCH[program]}").main(rest)
+            return 0
+    print("usage: guard | check FILE | ctl … | watch | watch-failed | jails | alert-test", file=sys.stderr)
     return 2
 
 

@@ -7,6 +7,7 @@ for every command, arguments that make no sense), 130 interrupted.
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -220,6 +221,33 @@ def relay(name: Name) -> None:
     directory, _ = _open(name)
     secrets.set_relay_password(directory, _ask("Password of the relay host"))
     out.print("The password is in the vault.")
+
+
+@app.command(epilog="Example: `mailkeep webhook home`, then `mailkeep deploy home` and `mailkeep alert-test home`")
+def webhook(
+    name: Name,
+    token: Annotated[bool, typer.Option("--token", help="Ask for a token too (Authorization: Bearer).")] = False,
+) -> None:
+    """Put the URL of the alerts' webhook into the vault; asks for it, or reads it from standard input."""
+    directory, _ = _open(name)
+    secrets.set_webhook(directory, _ask("URL of the webhook"), _ask("Its token") if token else "")
+    out.print("The URL is in the vault.")
+
+
+@app.command("alert-test", epilog="Example: `mailkeep alert-test home`")
+def alert_test(name: Name, as_json: Json = False) -> None:
+    """Have the server send one alert by each way, and say which arrived. Exit 1: one did not."""
+    from mailkeep import alerts
+
+    directory, _ = _open(name)
+    arrivals = alerts.test(directory)
+    if as_json:
+        print(json.dumps([asdict(one) for one in arrivals], indent=2))
+    for one in () if as_json else arrivals:
+        mark = "arrived" if one.arrived else "DID NOT ARRIVE"
+        out.print(f"{one.host}: {one.way} to {one.to}: {mark}: {one.said}", markup=False)
+    if not all(one.arrived for one in arrivals):
+        raise typer.Exit(1)
 
 
 @app.command("dns", epilog="Example: `mailkeep dns home`; for a zone file: `mailkeep dns home --zone`")

@@ -1,6 +1,6 @@
-"""What a server needs that must not be public: DKIM keys, the TLS key, the password of the relay host.
+"""What a server needs that must not be public: DKIM keys, the TLS key, the relay host's password, the webhook's URL.
 
-In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`.
+In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`, `webhook`.
 """
 
 import base64
@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -27,6 +28,8 @@ from mailkeep.vault import Vault, identity_path, write_private
 SELF_SIGNED = "tls/self-signed"
 TLS_KEY = "tls/key"
 RELAY = "relay"
+WEBHOOK = "webhook"
+_URL = re.compile(r"https?://[!-~]+")
 _DKIM = re.compile(r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})")  # the day a key was made sorts as text
 _DKIM_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; 4096 needs more than one DNS packet
 
@@ -60,6 +63,7 @@ class Secrets:
     dkim: tuple[DkimKey, ...]
     tls: Tls
     relay_password: str | None = field(repr=False)
+    webhook: str | None = field(repr=False, default=None)  # its URL, and on a second line its token, if any
 
 
 def vault(inventory: Path) -> Vault:
@@ -82,6 +86,7 @@ def load(settings: Settings, inventory: Path) -> Secrets:
         dkim=tuple(_dkim_key(safe, domain, active[domain][-1]) for domain in signing_domains(settings)),
         tls=_tls(settings, inventory, safe),
         relay_password=safe.read(RELAY).decode() if _needs_relay_password(settings) else None,
+        webhook=safe.read(WEBHOOK).decode() if settings.alerts.webhook else None,
     )
 
 
@@ -98,6 +103,8 @@ def missing(settings: Settings, inventory: Path) -> list[str]:
         lines.append(f"No TLS key: run `mailkeep tls {name} --certificate CHAIN.pem --key KEY.pem`.")
     if _needs_relay_password(settings) and RELAY not in there:
         lines.append(f"No password for the relay host: run `mailkeep relay {name}`.")
+    if settings.alerts.webhook and WEBHOOK not in there:
+        lines.append(f"No URL for the webhook: run `mailkeep webhook {name}`.")
     return lines
 
 
@@ -124,6 +131,7 @@ def unused(settings: Settings, inventory: Path) -> list[str]:
         SELF_SIGNED: settings.tls.mode == "self-signed",
         TLS_KEY: settings.tls.mode == "files",
         RELAY: _needs_relay_password(settings),
+        WEBHOOK: settings.alerts.webhook is not None,
     }
     domains = signing_domains(settings)
 
@@ -154,6 +162,17 @@ def set_relay_password(inventory: Path, password: str) -> None:
     if not password or not password.isprintable() or password != password.strip():
         raise UserError("The password of the relay host must be one line of printable characters, no space around it.")
     vault(inventory).write(RELAY, password.encode())
+
+
+def set_webhook(inventory: Path, url: str, token: str) -> None:
+    """Where alerts are posted, and what to log in with there (`Authorization: Bearer`), or "". UserError, in which
+    neither appears, when they cannot be that."""
+    parts = urlsplit(url) if _URL.fullmatch(url) else None
+    if not parts or not parts.hostname or parts.username or parts.fragment:
+        raise UserError("The webhook's URL must be whole, such as https://ntfy.sh/SECRET-TOPIC; it is not shown here.")
+    if not re.fullmatch(r"[!-~]*", token):
+        raise UserError("The webhook's token must be printable ASCII without spaces; it is not shown here.")
+    vault(inventory).write(WEBHOOK, f"{url}\n{token}".encode())
 
 
 def _needs_relay_password(settings: Settings) -> bool:

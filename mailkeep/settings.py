@@ -23,6 +23,7 @@ from mailkeep.values import (
     Domain,
     FileBeside,
     HostName,
+    JsonTemplate,
     Login,
     Mailbox,
     OwnMailbox,
@@ -282,6 +283,46 @@ class Guard(Model):
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
 
 
+class Webhook(Model):
+    """Where alerts go beside mail, which may not arrive when they matter most. `mailkeep webhook` asks for its URL."""
+
+    format: Literal["ntfy", "slack", "matrix"] = Field(
+        default="ntfy",
+        description="What it is sent: ntfy's; JSON as Slack, Mattermost and others take it; or a message to a Matrix "
+        "room (the URL ends in `/send/m.room.message`).",
+        examples=["ntfy"],
+    )
+    template: JsonTemplate | None = Field(
+        default=None,
+        description="JSON to send instead, in which `{title}`, `{text}`, `{host}` and `{time}` are filled in.",
+        examples=['{"content": "{text}"}'],
+    )
+
+
+class Alerts(Model):
+    """What the administrators hear of within seconds, beside accounts over their limits and services that are down.
+    Mail goes to `admin.addresses`."""
+
+    webhook: Webhook | None = Field(default=None, description="A second way beside mail.")
+    queue: Annotated[int, *whole(1, 100_000)] = Field(
+        default=200, description="Messages in the queue above which it is told, 1 to 100000.", examples=[200]
+    )
+    disk: Annotated[int, *whole(10, 99)] = Field(
+        default=85,
+        description="Per cent of a disk's space or inodes in use from which on it is told, 10 to 99.",
+        examples=[85],
+    )
+    certificate_days: Annotated[int, *whole(1, 90)] = Field(
+        default=14, description="Days before the certificate's end from which on it is told, 1 to 90.", examples=[14]
+    )
+    failed_logins: Annotated[int, *whole(10, 1_000_000)] = Field(
+        default=300,
+        description="Logins that failed in ten minutes, from all addresses together, above which it is told, "
+        "10 to 1000000.",
+        examples=[300],
+    )
+
+
 class Settings(Model):
     """One mail server."""
 
@@ -305,6 +346,7 @@ class Settings(Model):
         examples=[{"example.org": "anna@example.org"}],
     )
     admin: Admin = Field(description="The people who run the server.")
+    alerts: Alerts = Field(default=Alerts(), description="What the people who run the server are told, and how.")
     relay: Relay | None = Field(default=None, description="A smarthost for all outbound mail.")
     tls: Tls = Field(default=Tls(), description="The certificate that the server shows.")
     retention: Retention = Field(default=Retention(), description="What is deleted by itself.")

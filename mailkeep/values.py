@@ -5,6 +5,7 @@ They read the text that `mailkeep.source` yields, and equally the Python values 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -318,6 +319,18 @@ def login(value: object) -> str:
     return str(value)
 
 
+def json_template(value: object) -> str:
+    """JSON once its placeholders are filled in."""
+    text = _text(value, 'JSON, such as {"content": "{text}"}')
+    try:
+        json.loads(re.sub(r"\{(?:title|text|host|time)\}", "x", text))
+    except ValueError as error:
+        raise wrong(f"JSON ({error}), with placeholders inside of quotes", "no JSON") from None
+    if "{text}" not in text and "{title}" not in text:
+        raise wrong("a template with {text} or {title} in it")
+    return text
+
+
 def file_beside(value: object) -> str:
     """The path of a file in the inventory's directory."""
     path = _text(value, "the path of a file beside mail.yml")
@@ -356,4 +369,5 @@ Switch = Annotated[
 ]
 UserName = Annotated[str, BeforeValidator(user_name), _written("[a-z_][a-z0-9_-]{0,31}")]
 Login = Annotated[str, BeforeValidator(login), _written("[!-9;-~]{1,255}")]
+JsonTemplate = Annotated[str, BeforeValidator(json_template), WithJsonSchema({"type": "string"})]
 FileBeside = Annotated[str, BeforeValidator(file_beside), WithJsonSchema({"type": "string"})]

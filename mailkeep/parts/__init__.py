@@ -1,13 +1,25 @@
 """A mail server's parts, in the order in which they are put in place and started."""
 
 from mailkeep.part import Part
-from mailkeep.parts import certificates, dovecot, fail2ban, firewall, guard, opendkim, postfix, resolver, ssh, system
+from mailkeep.parts import (
+    alerts,
+    certificates,
+    dovecot,
+    fail2ban,
+    firewall,
+    guard,
+    opendkim,
+    postfix,
+    resolver,
+    ssh,
+    system,
+)
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 
 
 def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
-    return (
+    services = (
         system.part(settings),
         ssh.part(settings),
         firewall.part(settings),
@@ -19,3 +31,4 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         postfix.part(settings, secrets.relay_password),
         fail2ban.part(settings),
     )
+    return (*services, alerts.part(settings, secrets.webhook, services))

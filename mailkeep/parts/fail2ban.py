@@ -12,6 +12,7 @@ LONGEST_BAN = "4w"
 # Longer than the longest ban, so that who comes back after it is still known.
 REMEMBERED = "8w"
 
+JAILS = ("sshd", "postfix", "dovecot", "recidive")
 FILTERS = {
     # What each must see: `fail2ban-client --test` compiles no pattern, and fail2ban starts without the jail.
     "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): passwd-file: unknown user",
@@ -30,6 +31,12 @@ def numbers(jail: str, names: tuple[str, ...]) -> str:
             f"known are {', '.join(SERVICES)}"
         )
     return ",".join(str(SERVICES[name]) for name in names)
+
+
+def closes(settings: Settings) -> dict[str, tuple[int, ...] | None]:
+    """The ports that each jail closes to who it bans; None: all."""
+    mail = tuple(sorted({SERVICES[name] for name in MAIL}))
+    return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": mail, "recidive": None}
 
 
 def _filter(name: str) -> str:

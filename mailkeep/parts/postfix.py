@@ -11,7 +11,8 @@ DIRECTORY = "/etc/postfix"
 DROP_IN = "/etc/systemd/system/postfix.service.d"
 QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that we are made for
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
-TABLES = ("mailboxes", "aliases", "sender_login", "own_domains")
+TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
+ALERTS = "/var/spool/postfix/private/alerts"
 
 Rows = Iterator[tuple[str, str]]
 
@@ -30,6 +31,7 @@ def part(settings: Settings, relay_password: str | None) -> Part:
             _table("aliases", _aliases(settings)),
             _table("sender_login", _sender_login(settings)),
             _table("own_domains", _own_domains(settings)),
+            _table("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
             *_relay_password(settings, relay_password),
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
             File(f"{DROP_IN}/mailkeep.conf", render("postfix/service.d/mailkeep.conf")),

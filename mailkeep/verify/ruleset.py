@@ -4,29 +4,11 @@ from collections.abc import Iterable, Iterator
 from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import Any
 
-Rule = dict[str, Any]
+from guard.watch.ruleset import Rule, drops, faults, field, matches, ports, sees_input
+
+__all__ = ["Rule", "drops", "faults", "lets_in", "networks", "ports", "sees_input"]
+
 HARMLESS = {"icmp", "icmpv6"}
-
-
-def drops(rule: Rule, set_name: str) -> bool:
-    """Whether it drops packets from addresses of this set."""
-    from_set = any(match["right"] == f"@{set_name}" for match in _matches(rule))
-    return from_set and any(verdict in part for part in rule["expr"] for verdict in ("drop", "reject"))
-
-
-def sees_input(rule: Rule, chains: Iterable[dict[str, Any]]) -> bool:
-    """Whether its chain is one that incoming packets pass."""
-    return any(
-        chain.get("hook") in ("input", "prerouting")
-        for chain in chains
-        if (chain["family"], chain["table"], chain["name"]) == (rule["family"], rule["table"], rule["chain"])
-    )
-
-
-def ports(rule: Rule) -> set[int] | None:
-    """The destination ports that it is about; None: any."""
-    found = [set(_numbers(match["right"])) for match in _matches(rule) if _field(match) == "dport"]
-    return set.intersection(*found) if found else None
 
 
 def lets_in(rule: Rule) -> str | set[int] | None:
@@ -35,11 +17,11 @@ def lets_in(rule: Rule) -> str | set[int] | None:
         return "new connections of any kind"
     if not any(verdict in part for part in rule["expr"] for verdict in ("accept", "jump", "goto")):
         return None
-    matches = _matches(rule)
+    matched = matches(rule)
     protocols = {
-        match["left"]["payload"]["protocol"] for match in matches if "protocol" in match["left"].get("payload", {})
+        match["left"]["payload"]["protocol"] for match in matched if "protocol" in match["left"].get("payload", {})
     }
-    if protocols & HARMLESS or any(_field(match) in ("iif", "iifname") and match["right"] == "lo" for match in matches):
+    if protocols & HARMLESS or any(field(match) in ("iif", "iifname") and match["right"] == "lo" for match in matched):
         return None
     if (found := ports(rule)) is None:
         return "more than single ports"
@@ -70,21 +52,3 @@ def _element(element: Any) -> Iterator[Any]:
         yield ip_network(f"{element['prefix']['addr']}/{element['prefix']['len']}")
     else:
         yield from summarize_address_range(*map(ip_address, element["range"]))
-
-
-def _matches(rule: Rule) -> list[dict[str, Any]]:
-    return [part["match"] for part in rule["expr"] if "match" in part and part["match"]["op"] in ("==", "in")]
-
-
-def _field(match: dict[str, Any]) -> str:
-    left = match["left"]
-    return str(left.get("payload", {}).get("field") or left.get("meta", {}).get("key") or "")
-
-
-def _numbers(right: Any) -> Iterator[int]:
-    for one in right["set"] if isinstance(right, dict) and "set" in right else [right]:
-        if isinstance(one, dict):
-            first, last = one["range"]
-            yield from range(first, last + 1)
-        else:
-            yield int(one)

@@ -18,18 +18,19 @@ from testinfra.host import Host
 from mailkeep import secrets, settings
 from mailkeep.errors import UserError
 from mailkeep.part import Part
-from mailkeep.parts import dovecot, server
+from mailkeep.parts import dovecot, fail2ban, postfix, server
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 from mailkeep.verify import probe
 from mailkeep.verify.probe.given import Given
 
-JAILS = ("sshd", "postfix", "dovecot", "recidive")
+JAILS = fail2ban.JAILS
 PRIVATE_SOCKETS = (
     "/run/opendkim/opendkim.sock",
     "/var/spool/postfix/private/auth",
     "/var/spool/postfix/private/dovecot-lmtp",
     "/var/spool/postfix/private/quota-status",
+    postfix.ALERTS,
 )
 SAMPLE = 50  # accounts that the probe hears of; all are in the same tables
 # The probe is a zip file, which Python runs from a file only; what it is given to know comes on standard input.
@@ -133,6 +134,8 @@ class Target:
             dkim=[[key.domain, key.selector] for key in self.secrets.dkim],
             outside=list(_outside(declared)),
             local_resolver=declared.resolver == "local",
+            alerts=postfix.ALERTS,
+            admins=list(declared.admin.addresses),
         )
 
 

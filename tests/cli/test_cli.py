@@ -401,6 +401,34 @@ def test_the_relay_hosts_password_goes_into_the_vault_and_nowhere_else(home: Pat
     assert secrets.vault(home).read("relay") == b"open sesame"
 
 
+def test_the_webhooks_url_and_token_go_into_the_vault_and_nowhere_else(home: Path, mailkeep: Run) -> None:
+    said = mailkeep("webhook", "home", "--token", stdin="https://ntfy.example.net/very-secret\nvery-secret-token\n")
+    assert (said.code, said.err) == (0, "")
+    assert "very-secret" not in said.out
+    assert not [path for path, content in everything(home.parent.parent).items() if b"very-secret" in content]
+    assert secrets.vault(home).read("webhook") == b"https://ntfy.example.net/very-secret\nvery-secret-token"
+
+
+def test_a_webhook_whose_url_is_not_in_the_vault_is_told(home: Path, mailkeep: Run) -> None:
+    with (home / "mail.yml").open("a") as file:
+        file.write("\nalerts: {webhook: {format: ntfy}}\n")
+    said = mailkeep("check", "home")
+    assert said.code == 1
+    assert "No URL for the webhook: run `mailkeep webhook home`." in said.err
+    mailkeep("webhook", "home", stdin="https://ntfy.example.net/topic\n")
+    assert mailkeep("check", "home").code == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["very-secret", "ftp://very-secret/", "https://", "https://a b/very-secret", "https://u:very-secret@host/"]
+)
+def test_what_is_no_url_is_refused_and_not_repeated(home: Path, mailkeep: Run, url: str) -> None:
+    said = mailkeep("webhook", "home", stdin=f"{url}\n")
+    assert said.code == 1
+    assert "very-secret" not in said.out + said.err
+    assert "webhook" not in secrets.vault(home).names()
+
+
 @pytest.mark.usefixtures("home")
 def test_render_writes_what_a_host_would_get_and_overwrites_nothing(mailkeep: Run, tmp_path: Path) -> None:
     target = tmp_path / "rendered"

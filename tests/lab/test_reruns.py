@@ -24,6 +24,7 @@ from mailkeep.lab import Lab, Server, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import ROOT, Deployed, Site
 from mailkeep.part import File, Part
+from mailkeep.parts import alerts
 
 Boot = Callable[..., Server]
 Copy = Callable[[str], Site]
@@ -248,7 +249,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/usr/lib/mailkeep/__main__.py": (lambda text: text + "def\n", "SyntaxError"),
         **{
             f"/etc/postfix/{table}": (lambda text: text + "nonsense\n", "expected format: key whitespace value")
-            for table in ("mailboxes", "aliases", "sender_login", "own_domains")
+            for table in ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
         },
         "/etc/fail2ban/filter.d/mailkeep-postfix.conf": (
             lambda text: text.replace("mdpr-normal = ", "mdpr-normal = nonsense"),
@@ -258,6 +259,11 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             f"/etc/systemd/system/{unit}.service.d/mailkeep.conf": (lambda text: text + "Nonsense=1\n", "Unknown key")
             for unit in ("nftables", "unbound", "opendkim", "dovecot", "postfix", "fail2ban")
         },
+        **{
+            f"/etc/systemd/system/{unit}": (lambda text: text.replace("[Unit]", "[Unit]\nNonsense=1"), "Unknown key")
+            for unit in alerts.UNIT_FILES
+        },
+        "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),

@@ -50,6 +50,7 @@ SMTP_AND_LOGIN = {
     "talking_out_of_turn_is_refused": "main smtpd_forbid_unauth_pipelining=no smtpd_data_restrictions=",
     "old_tls_is_refused weak_ciphers_are_refused": """
         main 'smtpd_tls_protocols=>=TLSv1' smtpd_tls_exclude_ciphers= tls_high_cipherlist=ALL:@SECLEVEL=0""",
+    "alerts_get_past_everything_and_nothing_else_does": "main alert_relay_restrictions=reject_unauth_destination",
     "local_programs_cannot_send": "main authorized_submit_users=static:anyone",
     "the_guard_bounds_what_accounts_send": "main submission_end_of_data_restrictions=",
     "local_programs_have_a_limit": "main non_smtpd_milters=",
@@ -71,6 +72,11 @@ THE_REST = {
     "the_server_does_not_ban_itself": """
         printf '[DEFAULT]\\nignoreself = no\\nignoreip =\\nmaxretry = 999\\n' >>/etc/fail2ban/jail.d/zz.local
         systemctl restart fail2ban""",
+    "jails_are_proven_by_themselves": "systemctl start mailkeep-jails",
+    "the_watch_looks_at_everything": """
+        mkdir /run/systemd/system/mailkeep-watch.service.d
+        printf '[Service]\\nInaccessiblePaths=/usr/sbin/nft\\n' >/run/systemd/system/mailkeep-watch.service.d/blind.conf
+        systemctl daemon-reload; systemctl restart mailkeep-watch""",
     "nothing_else_listens": "systemd-run --quiet --unit=stray python3 -m http.server 8080",
     "the_firewall_lets_in_the_declared_ports_only": "nft add rule inet mailkeep input tcp dport 8081 accept",
     "blocked_networks_are_blocked": "nft add element inet mailkeep blocked4 '{ 233.252.0.0/24 }'",
@@ -116,6 +122,9 @@ THE_REST = {
         sed -i 's/"recipients_per_hour": 100,/"recipients_per_hour": 1000,/' /etc/mailkeep/guard.json
         systemctl reload mailkeep-guard
         for message in $(seq 201); do sendmail anna@example.test </dev/null; done""",
+    # Of the disk, the queue and the timer; it has told them when it has seen them twice.
+    "the_watch_finds_nothing_amiss?": """
+        until grep -q 'queue grows' /run/mailkeep-watch/looked.json; do sleep 0.2; done""",
 }
 
 

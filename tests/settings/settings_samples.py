@@ -35,6 +35,14 @@ catch_all:
 admin:
   addresses: [you@example.com]
   networks: [192.0.2.0/24, 2001:db8:1::/48, 198.51.100.7]
+alerts:
+  webhook:
+    format: slack
+    template: '{{"content": "{{title}}: {{text}}"}}'
+  queue: 500
+  disk: 90
+  certificate_days: 21
+  failed_logins: 1000
 relay:
   host: smtp.example.com
   port: submission

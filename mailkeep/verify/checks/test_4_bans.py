@@ -30,24 +30,9 @@ def _faults(jail: str, saw: dict[str, Any], chains: list[dict[str, Any]], ports:
     sets = saw["sets"][jail]
     if len(sets) < len(saw["canaries"][jail]):
         yield f"jail {jail}: it bans {' and '.join(saw['canaries'][jail])}, nft has {' and '.join(sets) or 'no set'}"
-    for name in sets:
-        rules = [rule for rule in saw["rules"] if ruleset.drops(rule, name) and ruleset.sees_input(rule, chains)]
-        if not rules:
-            yield f"jail {jail}: nft has no rule that drops what is in {name}"
-        elif missing := _uncovered(rules, ports):
-            yield f"jail {jail}: the rule for {name} leaves open {missing}"
+    yield from ruleset.faults(jail, sets, ports, saw["rules"], chains)
     if left := saw["left"][jail]:
         yield f"jail {jail}: unbanned, and still in {' and '.join(left)}"
-
-
-def _uncovered(rules: list[dict[str, Any]], ports: set[int] | None) -> str:
-    """The ports of these (None: all there are) that no rule covers."""
-    covered = [ruleset.ports(rule) for rule in rules]
-    if None in covered:
-        return ""
-    if ports is None:
-        return "all ports but those it names"
-    return ", ".join(str(port) for port in sorted(ports.difference(*(one for one in covered if one))))
 
 
 def test_every_jail_notices_guesses(seen: Seen, deploy: str) -> None:

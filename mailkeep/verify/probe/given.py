@@ -23,6 +23,8 @@ class Given:
     dkim: list[list[str]]  # (domain, selector)
     outside: list[str]  # what posttls-finger(1) is to connect to, with its options; empty: nothing to try
     local_resolver: bool
+    alerts: str  # the socket that takes alerts
+    admins: list[str]
 
     @classmethod
     def parse(cls, text: str) -> "Given":

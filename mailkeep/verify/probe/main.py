@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from . import bans, guard, login, machine, mail, milter, names, tls
+from . import bans, guard, login, machine, mail, milter, names, tls, watch
 from .account import alone, linux_account, rights
 from .given import Given
 
@@ -39,6 +39,9 @@ AREAS: dict[str, Callable[[Given], Any]] = {
     "outbound": machine.outbound,
     "senders": machine.senders,
     "guard": guard.guard,
+    "watch": lambda _: watch.looked(),
+    "proof": lambda _: watch.proof(),
+    "alert path": watch.path,
     "passdbs": lambda _: machine.passdbs(),
 }
 AT_ONCE = 10  # a server of one CPU serves others meanwhile

@@ -1,0 +1,67 @@
+"""The watch: looks after the machine, carries out freezes, tells the administrators; and the proof of every jail."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.parts import certificates, fail2ban, guard, postfix
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+
+CONFIG = "/etc/mailkeep/watch.json"
+WEBHOOK = "/etc/mailkeep/webhook"
+CONTROL = "/run/mailkeep-guard/control"
+SYSTEMD = "/etc/systemd/system"
+WATCH, FAILED, PROOF, TIMER = (
+    f"mailkeep-{name}" for name in ("watch.service", "watch-failed.service", "jails.service", "jails.timer")
+)
+UNIT_FILES = (WATCH, FAILED, PROOF, TIMER)
+
+
+def part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
+    """`webhook` is needed when `settings.alerts` names one; the units of `services` are watched."""
+    units = [unit.name for service in services for unit in service.units if unit.running]
+    files = [f"{SYSTEMD}/{name}" for name in UNIT_FILES]
+    return Part(
+        name="alerts",
+        packages=("python3",),
+        directories=(Directory("/etc/mailkeep"),),
+        files=(
+            File(CONFIG, _config(settings, [*units, TIMER]), mode=0o600),
+            *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
+            *(File(f"{SYSTEMD}/{name}", render(f"watch/{name}", program=guard.PROGRAM)) for name in UNIT_FILES),
+        ),
+        absent=() if webhook else (WEBHOOK,),
+        units=(
+            Unit(WATCH, restart_on=(f"{guard.PROGRAM}/", CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
+            Unit(TIMER, restart_on=(f"{SYSTEMD}/{TIMER}",)),
+        ),
+        checks=(
+            Check(f"python3 -IB {guard.PROGRAM} watch --check", reads=(f"{guard.PROGRAM}/", CONFIG, WEBHOOK)),
+            *(Check(f"systemd-analyze verify --man=no --recursive-errors=no {file}", reads=(file,)) for file in files),
+        ),
+    )
+
+
+def _config(settings: Settings, units: list[str]) -> bytes:
+    alerts = settings.alerts
+    hook = alerts.webhook
+    written = {
+        "host": settings.host.name,
+        "admins": settings.admin.addresses,
+        "accounts": {account.address: (account.address, *account.send_as) for account in settings.accounts},
+        "units": units,
+        "jails": fail2ban.closes(settings),
+        "own": [str(one) for one in (*settings.host.addresses, *settings.admin.networks)],
+        "certificate": certificates.CERTIFICATE,
+        "certificate_days": alerts.certificate_days,
+        "queue": alerts.queue,
+        "disk": alerts.disk,
+        "failures": alerts.failed_logins,
+        "control": CONTROL,
+        "frozen": guard.FROZEN,
+        "smtp": postfix.ALERTS,
+        "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": Path(WEBHOOK).name},
+    }
+    return f"{json.dumps(written, indent=2)}\n".encode()

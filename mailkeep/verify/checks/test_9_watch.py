@@ -1,0 +1,57 @@
+"""Whether somebody is told when something goes wrong."""
+
+from mailkeep.settings import Settings
+from mailkeep.verify.promises import doubt, hold
+from mailkeep.verify.target import Seen
+
+LATE = 20  # seconds since a sensor's last look; each looks every five or more often
+UNPROVEN = 5400  # seconds; jails are proven every half hour
+
+
+def test_the_watch_looks_at_everything(seen: Seen, deploy: str) -> None:
+    """The watch looks at everything every few seconds."""
+    hold(
+        (
+            f"{name}: {one['error'] or 'no look for {:.0f} seconds'.format(one['ago'])}"
+            for name, one in seen["watch"].items()
+            if one["error"] or one["ago"] > LATE
+        ),
+        expected="every sensor to look",
+        remedy=f"`systemctl status mailkeep-watch` and `journalctl -u mailkeep-watch` say why; {deploy} restores it.",
+    )
+
+
+def test_the_watch_finds_nothing_amiss(seen: Seen) -> None:
+    """The watch finds nothing amiss."""
+    doubt(
+        (trouble for one in seen["watch"].values() for trouble in one["troubles"]),
+        expected="no trouble",
+        remedy="You were told of it. `journalctl -u mailkeep-watch` has all alerts.",
+    )
+
+
+def test_jails_are_proven_by_themselves(seen: Seen, deploy: str) -> None:
+    """Every fail2ban jail is proven to ban, every half hour."""
+    saw = seen["proof"]
+    hold(
+        [
+            *([f"last done {saw['ago'] / 60:.0f} minutes ago"] if saw["ago"] > UNPROVEN else []),
+            *(fault for faults in saw["faults"].values() for fault in faults),
+        ],
+        expected="a proof, less than 90 minutes old, that each jail bans",
+        remedy=f"`systemctl start mailkeep-jails` proves them now; {deploy} restores jails and timer.",
+    )
+
+
+def test_alerts_get_past_everything_and_nothing_else_does(seen: Seen, settings: Settings, deploy: str) -> None:
+    """The way of alerts takes mail to the administrators, and to nobody else."""
+    answers = seen["alert path"]
+    hold(
+        [
+            f"to {recipient}: {said}"
+            for recipient, said in answers.items()
+            if said.startswith("250") != (recipient in settings.admin.addresses)
+        ],
+        expected="250 for the administrators, 554 for all others",
+        remedy=f"The service `alerts` of master.cf does it: {deploy} restores it.",
+    )
