@@ -22,7 +22,7 @@ UNIT_FILES = (WATCH, FAILED, PROOF, TIMER)
 def part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
     """`webhook` is needed when `settings.alerts` names one; the units of `services` are watched."""
     units = [unit.name for service in services for unit in service.units if unit.running]
-    files = [f"{SYSTEMD}/{name}" for name in UNIT_FILES]
+    started_by_others = [f"{SYSTEMD}/{name}" for name in (FAILED, PROOF)]
     return Part(
         name="alerts",
         packages=("python3",),
@@ -39,7 +39,10 @@ def part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> P
         ),
         checks=(
             Check(f"python3 -IB {guard.PROGRAM} watch --check", reads=(f"{guard.PROGRAM}/", CONFIG, WEBHOOK)),
-            *(Check(f"systemd-analyze verify --man=no --recursive-errors=no {file}", reads=(file,)) for file in files),
+            *(
+                Check(f"systemd-analyze verify --man=no --recursive-errors=no {file}", reads=(file,))
+                for file in started_by_others
+            ),
         ),
     )
 

@@ -234,6 +234,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/mailkeep/tls/key.pem": (lambda _: other_key(), "is not the key of"),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
+        "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),
         "/usr/lib/mailkeep/guard": (lambda text: text + "def\n", "SyntaxError"),
         "/etc/fail2ban/filter.d/mailkeep-dovecot.conf": (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
@@ -263,7 +264,6 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             f"/etc/systemd/system/{unit}": (lambda text: text.replace("[Unit]", "[Unit]\nNonsense=1"), "Unknown key")
             for unit in alerts.UNIT_FILES
         },
-        "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
