@@ -98,8 +98,8 @@ class Judge:
         refusal = self._network(now, request, account) or self._limits(now, request, account, more)
         if refusal and new and more.new + account.sent.used(now, DAY).new > self._limit(name, "new_recipients_per_day"):
             self._new_refused(now, name, account, recipient)
-        if refusal:
-            return self._frozen_by_now(now, request, account) or refusal
+        if refusal := refusal and self._verdict(now, request, account, refusal):
+            return refusal
         known[recipient] = new
         return GO_ON
 
@@ -112,8 +112,8 @@ class Judge:
         account = self._account(request.account)
         more = Used(1, max(request.recipients, 1), sum(recipients.values()) + unseen)
         refusal = self._network(now, request, account) or self._limits(now, request, account, more)
-        if refusal:
-            return self._frozen_by_now(now, request, account) or refusal
+        if refusal := refusal and self._verdict(now, request, account, refusal):
+            return refusal
         self._count(now, request, more)
         for recipient in recipients:
             self._store.wrote_to(now, request.account, recipient)
@@ -241,9 +241,12 @@ class Judge:
             return f"{_FROZEN} {request.account} is frozen since {since}. Ask {self.config.contact}"
         return None
 
-    def _frozen_by_now(self, now: int, request: Request, account: Account) -> str | None:
+    def _verdict(self, now: int, request: Request, account: Account, refusal: str) -> str | None:
+        """What who is over a limit is told: that it is frozen now, or the refusal; nothing in mode learn."""
         self._freeze_abuser(now, request.account, account)
-        return self._stranger_or_frozen(now, request)
+        if self.config.mode == "learn":
+            return None
+        return self._stranger_or_frozen(now, request) or refusal
 
     def _network(self, now: int, request: Request, account: Account) -> str | None:
         network = _network(request.client)
@@ -277,19 +280,16 @@ class Judge:
                 return self._later(f"All who send here may send {found.limit}", found.free_at)
         return None
 
-    def _refuse(self, now: int, request: Request, account: Account, why: str, free_at: int) -> str | None:
+    def _refuse(self, now: int, request: Request, account: Account, why: str, free_at: int) -> str:
         """A message over a limit: a try, counted once however many of its recipients were refused."""
-        if self.config.mode == "learn":
-            if account.tell(f"would-refuse {why}", now):
-                self._store.event(now, "would-refuse", request.account, why)
-            return None
         if request.instance not in self._refused:
             self._refused[request.instance] = None
             _bound(self._refused)
             account.refused.append(now)
             self._store.tried(now, request.account, "refused", why)
-        if account.tell("over", now):
-            self._store.event(now, "over", request.account, why)
+        kind, once = ("would-refuse", f"would-refuse {why}") if self.config.mode == "learn" else ("over", "over")
+        if account.tell(once, now):
+            self._store.event(now, kind, request.account, why)
         return self._later(f"{request.account} {why}", free_at)
 
     def _new_refused(self, now: int, name: str, account: Account, recipient: int) -> None:
@@ -307,8 +307,8 @@ class Judge:
         self._add(now, request.account, sent, more, _network(request.client), request.queue_id)
 
     def _add(self, now: int, name: str, sent: Sent, more: Used, network: str, queue_id: str) -> None:
-        time = sent.add(now, more.recipients, more.new)
-        self.server.add(time, more.recipients, more.new)
+        time = self.server.add(now, more.recipients, more.new)  # which has seen the latest of all
+        sent.add(time, more.recipients, more.new)
         self._counted[queue_id] = self._store.sent(time, name, more.recipients, more.new, network, queue_id)
         _bound(self._counted)
 

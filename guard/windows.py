@@ -45,7 +45,7 @@ class Sent:
         for row in range(len(self._rows) - _WIDTH, 0, -_WIDTH):
             if self._rows[row] < time:
                 return
-            if self._added(row) == amounts:
+            if self._rows[row] == time and self._added(row) == amounts:
                 for later in range(row, len(self._rows), _WIDTH):
                     for column, amount in enumerate(amounts, later + _MESSAGES):
                         self._rows[column] -= amount
