@@ -6,16 +6,20 @@ read it in their own way.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from email import policy
 from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from email.headerregistry import Address
 
 AUTHORS = frozenset({"from", "sender", "resent-from", "resent-sender"})
-LONGEST = 8192
-"""Characters of a line, unfolded."""
+LONGEST = 1000
+"""Characters of all these lines together, names included: email's parser takes quadratic time, 20 ms for so many."""
 
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
+_HARMLESS = "period in 'phrase'"
+"""A defect for email, since RFC 5322 wants quotes around it: J. Q. Public <jq@example.org>. All read it alike."""
 
 
 def foreign(headers: Iterable[tuple[str, str]], owns: Callable[[str], bool]) -> str | None:
@@ -23,25 +27,42 @@ def foreign(headers: Iterable[tuple[str, str]], owns: Callable[[str], bool]) -> 
     authors = [(name.lower(), value) for name, value in headers if name.lower() in AUTHORS]
     if (count := sum(name == "from" for name, _ in authors)) != 1:
         return f"{count} From: lines, and there must be one"
+    if length(authors) > LONGEST:
+        return f"From: and Sender: lines of more than {LONGEST} characters"
     return next((found for name, value in authors if (found := _foreign(name, value, owns))), None)
+
+
+def length(headers: Iterable[tuple[str, str]]) -> int:
+    return sum(len(name) + len(value) for name, value in headers)
 
 
 def _foreign(name: str, value: str, owns: Callable[[str], bool]) -> str | None:
     line = f"the {name.capitalize()}: line"
-    for address in (addresses := _addresses(name, value)):
-        for one in (address.addr_spec, *_ADDRESS.findall(address.display_name)):
-            if not owns(one):
-                return f"{one} in {line}"
+    unfolded = re.sub(r"\r?\n(?=[ \t])", "", value).replace("\t", " ")
+    try:
+        addresses, shown = _addresses(name, unfolded), _shown(unfolded)
+    except (HeaderParseError, ValueError, LookupError, AttributeError, RecursionError):  # email's parser raises these
+        return f"{line}, which cannot be read"
+    for one in (*(address.addr_spec for address in addresses), *_ADDRESS.findall(shown)):
+        if not owns(one):
+            return f"{one} in {line}"
     return None if addresses else f"{line}, which cannot be read"
 
 
 def _addresses(name: str, value: str) -> tuple[Address, ...]:
-    """Those of a header line, if it is beyond doubt which they are."""
-    unfolded = re.sub(r"\r?\n(?=[ \t])", "", value).replace("\t", " ")
-    if len(unfolded) > LONGEST or not unfolded.isprintable():
+    """Those of a header line; none if there is any doubt which they are."""
+    if not value.isprintable():
         return ()
-    try:
-        header = policy.SMTP.header_factory(name, unfolded)
-        return () if header.defects else header.addresses
-    except (HeaderParseError, ValueError, IndexError, AttributeError):  # email's parser raises all of these
-        return ()
+    header = policy.SMTP.header_factory(name, value)
+    doubts = [defect for defect in header.defects if str(defect) != _HARMLESS]
+    return () if doubts else header.addresses
+
+
+def _shown(value: str) -> str:
+    """A header line as mail programs may show it: some show a name, or a comment, and not the address.
+
+    Encoded words are decoded wherever they are (RFC 2047 allows fewer places); letters that look alike, and those that
+    are not seen at all, do not hide an address.
+    """
+    text = "".join(str(make_header([part])) for part in decode_header(value)).replace("\\", "")
+    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text)))

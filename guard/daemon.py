@@ -11,12 +11,13 @@ import socket
 import sqlite3
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from guard import config, control, frozen, policy
+from guard import config, control, frozen, milter, policy
 from guard.judge import GO_ON, Judge, Request
-from guard.milter import Milter, ProtocolError
 from guard.store import Store
 
 MOST_CONNECTIONS = 2000
@@ -38,45 +39,68 @@ class Batch:
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._loop = store, loop
-        self._answers: list[tuple[asyncio.WriteTransport, bytes, bytes]] = []
+        self._answers: list[tuple[Connection, bytes, str]] = []
+        self._failed = False
         self.requests = self.commits = self.failures = 0
 
-    def add(self, to: asyncio.WriteTransport, answer: bytes, instead: bytes) -> None:
-        """`instead` is what to say when the commit fails."""
+    def add(self, to: "Connection", answer: bytes, queue_id: str = "") -> None:
         if not self._answers:
-            self._loop.call_soon(self._commit)
-        self._answers.append((to, answer, instead))
+            self._loop.call_soon(self.commit)
+        self._answers.append((to, answer, queue_id))
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        try:
+            if not self._failed:
+                self._store.commit()
+        except sqlite3.Error as error:
+            self.fail(error)
         answers, self._answers = self._answers, []
         self.requests += len(answers)
         self.commits += 1
-        try:
-            self._store.commit()
-            failed = False
-        except sqlite3.Error as error:
-            failed = self.failed(error)
-        for to, answer, instead in answers:
-            to.write(instead if failed else answer)
+        if self._failed:
+            for to, _, queue_id in answers:
+                to.broken(queue_id)
+            self._store.rollback()
+            self._failed = False
+        else:
+            for to, answer, _ in answers:
+                to.transport.write(answer)
 
-    def failed(self, error: sqlite3.Error) -> bool:
-        """What could not be written is refused for the time being; it stays counted in memory, on the safe side."""
+    def fail(self, error: sqlite3.Error) -> None:
+        """Nothing of this batch could be written: all of it is refused for the time being."""
         print(f"cannot write down what is sent: {error}", file=sys.stderr)
         self.failures += 1
+        self._failed = True
         self._store.rollback()
-        return True
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, ABC):
     """What policy and milter connections have in common: their number, their patience, and back pressure."""
 
-    open: set["Connection"] = set()  # noqa: RUF012
+    open: ClassVar[set["Connection"]] = set()
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self._rest = b""
+        """The beginning of a request."""
+
+    @staticmethod
+    @abstractmethod
+    def split(buffer: bytes) -> tuple[list[bytes], bytes]:
+        """Whole requests, and the rest. Raises MalformedError or ProtocolError."""
+
+    @abstractmethod
+    def take(self, request: bytes) -> None:
+        """Has a request answered with the batch. Raises as `split` does."""
+
+    @abstractmethod
+    def broken(self, queue_id: str) -> None:
+        """Says that what this message counts could not be written."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.heard = time.monotonic()
-        self.begun = False
+        self._heard = time.monotonic()
         if len(Connection.open) >= MOST_CONNECTIONS:
             transport.abort()
         else:
@@ -85,70 +109,84 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         Connection.open.discard(self)
 
+    def data_received(self, data: bytes) -> None:
+        try:
+            requests, rest = self.split(self._rest + data)
+            for one in requests:
+                self.take(one)
+        except (policy.MalformedError, milter.ProtocolError) as error:
+            print(f"{type(self).__name__}: {error}; connection ended", file=sys.stderr)
+            self.transport.abort()  # Postfix takes that for default_action, or milter_default_action
+            return
+        if requests or not self._rest:
+            self._heard = time.monotonic()
+        self._rest = rest
+
     def pause_writing(self) -> None:
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.transport.resume_reading()
 
-    def end(self, why: object) -> None:
-        print(f"{type(self).__name__}: {why}; connection ended", file=sys.stderr)
-        self.transport.abort()
-
     @classmethod
     def end_idle(cls, now: float) -> None:
         for one in [*cls.open]:
-            if now - one.heard > (SLOW_SECONDS if one.begun else IDLE_SECONDS):
+            if now - one._heard > (SLOW_SECONDS if one._rest else IDLE_SECONDS):
                 one.transport.abort()
 
 
 class PolicyConnection(Connection):
-    def __init__(self, judge: Judge, batch: Batch) -> None:
-        self._judge, self._batch = judge, batch
-        self._buffer = b""
+    split = staticmethod(policy.split)
 
-    def data_received(self, data: bytes) -> None:
+    def __init__(self, judge: Judge, batch: Batch) -> None:
+        super().__init__(batch)
+        self._judge = judge
+
+    def take(self, request: bytes) -> None:
         try:
-            requests, rest = policy.split(self._buffer + data)
-            for one in requests:
-                action = self._action(*policy.parse(one))
-                self._batch.add(self.transport, policy.answer(action), policy.answer(BROKEN))
-        except policy.MalformedError as error:
-            self.end(error)
-            return
-        if requests or not self.begun:
-            self.heard = time.monotonic()
-        self._buffer, self.begun = rest, bool(rest)
+            state, asked = policy.parse(request)
+            self.batch.add(self, policy.answer(self._action(state, asked)), asked.queue_id)
+        except sqlite3.Error as error:
+            self.batch.add(self, b"", asked.queue_id)
+            self.batch.fail(error)
+
+    def broken(self, queue_id: str) -> None:
+        """It counts no more: its sender will try again."""
+        with contextlib.suppress(sqlite3.Error):
+            self._judge.did_not_go(queue_id)
+        self.transport.write(policy.answer(BROKEN))
 
     def _action(self, state: str, request: Request) -> str:
-        try:
-            if state == "RCPT":
-                return self._judge.recipient(milliseconds(), request)
-            if state == "END-OF-MESSAGE":
-                return self._judge.message(milliseconds(), request)
-            return GO_ON
-        except sqlite3.Error as error:
-            self._batch.failed(error)
-            return BROKEN
+        if state == "END-OF-MESSAGE":
+            return self._judge.message(milliseconds(), request)
+        if state == "RCPT":
+            return self._judge.recipient(milliseconds(), request)
+        return GO_ON
 
 
 class MilterConnection(Connection):
-    def __init__(self, judge: Judge, batch: Batch) -> None:
-        self._milter, self._batch = Milter(judge, milliseconds), batch
+    split = staticmethod(milter.split)
 
-    def data_received(self, data: bytes) -> None:
-        self.heard = time.monotonic()
+    def __init__(self, judge: Judge, batch: Batch) -> None:
+        super().__init__(batch)
+        self._milter = milter.Milter(judge, milliseconds)
+
+    def take(self, request: bytes) -> None:
         try:
-            answer = self._milter.feed(data)
-        except (ProtocolError, sqlite3.Error) as error:  # Postfix takes the end for milter_default_action
-            self.end(error)
-            return
-        self._batch.add(self.transport, answer, b"")
+            self.batch.add(self, self._milter.answer(request))
+        except sqlite3.Error as error:
+            self.batch.add(self, b"")
+            self.batch.fail(error)
+
+    def broken(self, queue_id: str) -> None:  # noqa: ARG002
+        self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        with contextlib.suppress(sqlite3.Error):  # it stays counted
+        try:
             self._milter.lost()
+        except sqlite3.Error as failure:
+            self.batch.fail(failure)
 
 
 class Places:
@@ -187,7 +225,7 @@ async def _serve(found: config.Config, places: Places) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, judge, places.config)
     _notify("READY=1")
-    housekeeping = asyncio.create_task(_housekeeping(judge, store, loop))
+    housekeeping = asyncio.create_task(_housekeeping(judge, store, batch, loop))
     await stop.wait()
     housekeeping.cancel()
     store.close()
@@ -211,7 +249,7 @@ def _reload(judge: Judge, file: Path) -> None:
         print(f"{error}; the former configuration stays", file=sys.stderr)
 
 
-async def _housekeeping(judge: Judge, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+async def _housekeeping(judge: Judge, store: Store, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
     """Every second: to the disk, freezes made by others, idle connections, systemd's watchdog; now and then: prune."""
     pruned = milliseconds()
     while True:
@@ -222,10 +260,13 @@ async def _housekeeping(judge: Judge, store: Store, loop: asyncio.AbstractEventL
                 pruned = now
                 judge.prune(now)
                 store.prune(now)
-            store.commit()
         except sqlite3.Error as error:
-            print(f"cannot write: {error}", file=sys.stderr)
-        await loop.run_in_executor(None, store.sync)
+            batch.fail(error)
+        batch.commit()
+        try:
+            await loop.run_in_executor(None, store.sync)
+        except OSError as error:
+            print(f"cannot bring to the disk what is sent: {error}", file=sys.stderr)
         Connection.end_idle(time.monotonic())
         _notify("WATCHDOG=1")
         await asyncio.sleep(1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from guard import author
 from guard.judge import Judge
 
-LARGEST_PACKET = 1 << 20
+LARGEST_PACKET = 1 << 17
 """Bytes. Postfix sends a header line in one packet; header_size_limit is 102,400."""
 
 _VERSION = 6
@@ -20,6 +20,7 @@ _NO_CONNECT, _NO_HELO, _NO_BODY, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x100, 
 _NO_ANSWER_TO_HEADERS, _LEADING_SPACE = 0x80, 0x100000
 _PROTOCOL = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_UNKNOWN | _NO_DATA | _NO_ANSWER_TO_HEADERS
 _CONTINUE, _REPLY, _LATER = b"c", b"y", b"t"
+_LOGIN, _QUEUE_ID = "{auth_authen}", "i"
 
 
 class ProtocolError(Exception):
@@ -37,38 +38,24 @@ class _Mail:
 
 
 class Milter:
-    """One connection of Postfix's. `feed` takes what comes in and returns the packets to answer with."""
+    """One connection of Postfix's."""
 
     def __init__(self, judge: Judge, now: Callable[[], int]) -> None:
         self._judge, self._now = judge, now
-        self._buffer = b""
         self._mail = _Mail()
         self._macros: dict[str, str] = {}
 
-    def feed(self, data: bytes) -> bytes:
-        """Raises ProtocolError."""
-        self._buffer += data
-        answers = []
-        while len(self._buffer) >= 4:
-            (length,) = struct.unpack_from("!I", self._buffer)
-            if not 0 < length <= LARGEST_PACKET:
-                raise ProtocolError(f"a packet of {length} bytes")
-            if len(self._buffer) < 4 + length:
-                break
-            packet, self._buffer = self._buffer[4 : 4 + length], self._buffer[4 + length :]
-            if answer := self._answer(packet[:1], packet[1:]):
-                answers.append(struct.pack("!I", len(answer)) + answer)
-        return b"".join(answers)
+    def answer(self, packet: bytes) -> bytes:
+        """The packet to answer with; empty where Postfix waits for none. Raises ProtocolError."""
+        handler = _COMMANDS.get(packet[:1])
+        if handler is None:
+            raise ProtocolError(f"command {packet[:1]!r}")
+        said = handler(self, packet[1:])
+        return struct.pack("!I", len(said)) + said if said else b""
 
     def lost(self) -> None:
         """The connection is gone."""
         self._abort()
-
-    def _answer(self, command: bytes, data: bytes) -> bytes | None:
-        handler = _COMMANDS.get(command)
-        if handler is None:
-            raise ProtocolError(f"command {command!r}")
-        return handler(self, data)
 
     def _negotiate(self, data: bytes) -> bytes:
         if len(data) < 12:
@@ -81,29 +68,31 @@ class Milter:
     def _take_macros(self, data: bytes) -> None:
         """They come before the command whose letter they begin with; those of a sender begin a message."""
         words = _words(data[1:])
+        told = dict(zip(words[::2], words[1::2], strict=False))
         before = {} if data[:1] == b"M" else self._macros
-        self._macros = before | dict(zip(words[::2], words[1::2], strict=False))
+        self._macros = before | {name: told[name] for name in (_LOGIN, _QUEUE_ID) if name in told}
 
     def _sender(self, data: bytes) -> bytes:
         self._abort()
-        self._mail = _Mail(login=self._macros.get("{auth_authen}", "").lower())
-        address = _words(data)[0].removeprefix("<").removesuffix(">") if data else ""
+        self._mail = _Mail(login=self._macros.get(_LOGIN, "").lower())
+        address = [*_words(data), ""][0].removeprefix("<").removesuffix(">")
         # The empty sender is that of a receipt (RFC 8098); Postfix refuses it in its own words.
         foreign = self._mail.login and address and not self._judge.owns(self._mail.login, address)
         return self._refusal(address) if foreign else _CONTINUE
 
     def _recipient(self, _data: bytes) -> bytes:
         self._mail.recipients += 1
-        self._mail.queue_id = self._macros.get("i", "")
+        self._mail.queue_id = self._macros.get(_QUEUE_ID, "")
         return _CONTINUE
 
     def _header(self, data: bytes) -> None:
-        name, value = [*_words(data), "", ""][:2]
-        if name.lower().strip() in author.AUTHORS:
-            self._mail.headers.append((name.strip(), value.strip()))
+        name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
+        collected = self._mail.headers
+        if name.strip().lower() in author.AUTHORS and author.length(collected) <= author.LONGEST:
+            collected.append((name.strip(), value.strip(" \t\r\n")[: author.LONGEST + 1]))
 
     def _end_of_header(self, _data: bytes) -> bytes:
-        self._mail.queue_id = self._macros.get("i", self._mail.queue_id)
+        self._mail.queue_id = self._macros.get(_QUEUE_ID, self._mail.queue_id)
         login = self._mail.login
         found = login and author.foreign(self._mail.headers, lambda one: self._judge.owns(login, one))
         return self._refusal(found) if found else _CONTINUE
@@ -140,6 +129,20 @@ _COMMANDS: dict[bytes, Callable[[Milter, bytes], bytes | None]] = {
     b"Q": Milter._quit,
     b"K": Milter._quit,
 }
+
+
+def split(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """The whole packets in what has come so far, and the rest. Raises ProtocolError."""
+    packets, start = [], 0
+    while len(buffer) >= start + 4:
+        (length,) = struct.unpack_from("!I", buffer, start)
+        if not 0 < length <= LARGEST_PACKET:
+            raise ProtocolError(f"a packet of {length} bytes")
+        if len(buffer) < start + 4 + length:
+            break
+        packets.append(buffer[start + 4 : start + 4 + length])
+        start += 4 + length
+    return packets, buffer[start:]
 
 
 def _words(data: bytes) -> list[str]:

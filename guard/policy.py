@@ -4,16 +4,10 @@ Postfix keeps a connection open for many requests. Whatever else connects gets n
 at once, or the connection ends.
 """
 
-import re
-
 from guard.judge import Request
 
 LARGEST_REQUEST = 16_384
 """Bytes. Postfix's own lines are bounded by line_length_limit (2048); a request has some 30, most of them short."""
-
-_WANTED = re.compile(
-    r"^(request|protocol_state|sasl_username|client_address|instance|recipient|recipient_count|queue_id)=(.*)$", re.M
-)
 
 
 class MalformedError(Exception):
@@ -23,7 +17,7 @@ class MalformedError(Exception):
 def split(buffer: bytes) -> tuple[list[bytes], bytes]:
     """The whole requests in what has come so far, and the rest. Raises MalformedError when that is too long."""
     *requests, rest = buffer.split(b"\n\n")
-    if len(rest) > LARGEST_REQUEST or any(len(request) > LARGEST_REQUEST for request in requests):
+    if len(buffer) > LARGEST_REQUEST and max(map(len, (*requests, rest))) > LARGEST_REQUEST:
         raise MalformedError(f"more than {LARGEST_REQUEST} bytes")
     return requests, rest
 
@@ -31,19 +25,25 @@ def split(buffer: bytes) -> tuple[list[bytes], bytes]:
 def parse(request: bytes) -> tuple[str, Request]:
     """The protocol state (RCPT, END-OF-MESSAGE …) and what is asked about. Raises MalformedError."""
     try:
-        text = dict(_WANTED.findall(request.decode()))
-        if text["request"] != "smtpd_access_policy":
+        text = f"\n{request.decode()}\n"
+        if _value(text, "\nrequest=") != "smtpd_access_policy":
             raise MalformedError("another kind of request")
-        return text["protocol_state"], Request(
-            account=text["sasl_username"].lower(),
-            client=text["client_address"],
-            instance=text["instance"],
-            recipient=text.get("recipient", ""),
-            recipients=int(text.get("recipient_count") or 0),
-            queue_id=text.get("queue_id", ""),
+        return _value(text, "\nprotocol_state="), Request(
+            _value(text, "\nsasl_username=").lower(),
+            _value(text, "\nclient_address="),
+            _value(text, "\ninstance="),
+            _value(text, "\nrecipient="),
+            int(_value(text, "\nrecipient_count=")),
+            _value(text, "\nqueue_id="),
         )
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise MalformedError(repr(error)) from None
+
+
+def _value(text: str, name: str) -> str:
+    """What is on the line that begins so. Of some 30 lines 8 matter: to look for these is faster than to parse all."""
+    start = text.index(name) + len(name)
+    return text[start : text.index("\n", start)]
 
 
 def answer(action: str) -> bytes:

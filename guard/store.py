@@ -80,74 +80,79 @@ class Store:
         self._wal = os.open(f"{path}-wal", os.O_RDONLY)
         self._next_id: int = self._db.execute("SELECT ifnull(max(id), 0) + 1 FROM sent").fetchone()[0]
         self._unsynced = False
+        self._rows: dict[str, list[tuple[object, ...]]] = {}
+        """To be written, by statement: many at once cost a fraction of one after another."""
 
     def sent(self, time: int, account: str, recipients: int, new: int, network: str, queue_id: str) -> Message:
         message = Message(self._next_id, time, account, recipients, new, network, queue_id)
-        self._write("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", message)
+        self._add("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", message)
         self._next_id += 1
         return message
 
     def take_back(self, message: Message) -> None:
-        self._write("DELETE FROM sent WHERE id = ?", (message.id,))
+        self._delete("DELETE FROM sent WHERE id = ?", message.id)
 
     def tried(self, time: int, account: str, kind: str, what: str) -> None:
-        self._write("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", (time, account, kind, what))
+        self._add("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", (time, account, kind, what))
 
     def forgive(self, account: str) -> None:
-        self._write("DELETE FROM tries WHERE account = ?", (account,))
+        self._delete("DELETE FROM tries WHERE account = ?", account)
 
     def knows_recipient(self, account: str, recipient: int) -> bool:
         query = "SELECT 1 FROM recipients WHERE account = ? AND recipient = ?"
-        return self._db.execute(query, (account, recipient)).fetchone() is not None
+        return self._read(query, account, recipient).fetchone() is not None
 
     def wrote_to(self, time: int, account: str, recipient: int) -> None:
-        self._write("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
+        self._add("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
 
     def networks(self, account: str) -> set[str]:
         """All that it has ever sent from."""
-        return {row[0] for row in self._db.execute("SELECT network FROM networks WHERE account = ?", (account,))}
+        return {row[0] for row in self._read("SELECT network FROM networks WHERE account = ?", account)}
 
     def sent_from(self, time: int, account: str, network: str) -> None:
-        self._write("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
+        self._add("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
 
     def event(self, time: int, kind: str, account: str, detail: str) -> None:
         row = (time, kind, account, detail)
-        self._write("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
+        self._add("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
 
     def messages_since(self, time: int) -> Iterator[Message]:
         query = "SELECT * FROM sent WHERE time > ? ORDER BY id"
-        return map(Message._make, self._db.execute(query, (time,)))
+        return map(Message._make, self._read(query, time))
 
     def tries_since(self, time: int) -> Iterator[Try]:
         query = "SELECT time, account, kind, what FROM tries WHERE time > ? ORDER BY id"
-        return map(Try._make, self._db.execute(query, (time,)))
+        return map(Try._make, self._read(query, time))
 
     def events_after(self, last: int, most: int = 1000) -> list[Event]:
         query = "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?"
-        return [Event._make(row) for row in self._db.execute(query, (last, most))]
+        return [Event._make(row) for row in self._read(query, last, most)]
 
     def last_event(self) -> int:
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        row = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return row[0] if row else 0
 
     def prune(self, now: int) -> None:
         for table, age in {"sent": DAY, "tries": DAY, "events": EVENTS_KEPT}.items():
-            self._write(f"DELETE FROM {table} WHERE time < ?", (now - age,))  # noqa: S608
+            self._delete(f"DELETE FROM {table} WHERE time < ?", now - age)  # noqa: S608
         for table in ("recipients", "networks"):
-            self._write(f"DELETE FROM {table} WHERE time < ?", (now - RECIPIENTS_KEPT,))  # noqa: S608
+            self._delete(f"DELETE FROM {table} WHERE time < ?", now - RECIPIENTS_KEPT)  # noqa: S608
         self.commit()
 
     def commit(self) -> None:
+        self._write()
         if self._db.in_transaction:
             self._db.execute("COMMIT")
             self._unsynced = True
 
     def rollback(self) -> None:
+        """What was not committed is gone."""
+        self._rows = {}
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     def sync(self) -> None:
-        """On the disk with what is committed. Takes a while: for a thread."""
+        """On the disk with what is committed. Takes a while: for a thread. Raises OSError."""
         if self._unsynced:
             self._unsynced = False
             os.fdatasync(self._wal)
@@ -157,7 +162,23 @@ class Store:
         os.close(self._wal)
         self._db.close()
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+    def _add(self, statement: str, row: tuple[object, ...]) -> None:
+        self._rows.setdefault(statement, []).append(row)
+
+    def _delete(self, statement: str, *values: object) -> None:
+        self._write()
         if not self._db.in_transaction:
             self._db.execute("BEGIN")
         self._db.execute(statement, values)
+
+    def _read(self, query: str, *values: object) -> sqlite3.Cursor:
+        self._write()
+        return self._db.execute(query, values)
+
+    def _write(self) -> None:
+        if self._rows:
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN")
+            for statement, rows in self._rows.items():
+                self._db.executemany(statement, rows)
+            self._rows = {}

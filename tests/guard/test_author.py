@@ -1,0 +1,134 @@
+"""From: and Sender: name only addresses of the login, however they are written; in doubt a message is refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from guard import author
+
+OWNED = {"anna@example.org", "sales@example.org", "anna+shop@example.org"}
+
+
+def foreign(*headers: tuple[str, str]) -> str | None:
+    return author.foreign(headers, lambda address: address.lower() in OWNED)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "anna@example.org",
+        "ANNA@Example.ORG",
+        "<anna@example.org>",
+        "Anna <anna@example.org>",
+        "Anna B. Smith <anna@example.org>",
+        '"Smith, Anna" <anna@example.org>',
+        '"Anna \\"Ann\\" Smith" <anna+shop@example.org>',
+        "=?utf-8?q?=C3=84nne?= <anna@example.org>",
+        "=?utf-8?b?8J+RqeKAjfCfkrsgQW5uYQ==?= <anna@example.org>",
+        "Änne <anna@example.org>",
+        '"anna@example.org" <anna@example.org>',
+        "Anna (at home (in bed)) <anna@example.org>",
+        "Anna\r\n <anna@example.org>",
+        "Anna\r\n\t<anna@example.org>",
+        "anna@example.org, Sales <sales@example.org>",
+        "Team: anna@example.org, sales@example.org;",
+        '"Anna @ Example" <anna@example.org>',
+    ],
+)
+def test_an_honest_line_passes(line: str) -> None:
+    assert foreign(("From", line)) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "boss@example.org",
+        "Anna <boss@example.org>",
+        "anna@example.org, boss@example.org",
+        "boss@example.org, anna@example.org",
+        "Team: anna@example.org, boss@example.org;",
+        '"boss@example.org" <anna@example.org>',
+        '"The boss <boss@example.org>" <anna@example.org>',
+        '"boss\\@example.org" <anna@example.org>',
+        "anna@example.org (boss@example.org)",
+        "anna@example.org (boss\\@example.org)",
+        "(boss@example.org) anna@example.org",
+        "=?utf-8?q?boss=40example=2Eorg?= <anna@example.org>",
+        "=?utf-8?b?Ym9zc0BleGFtcGxlLm9yZw==?= <anna@example.org>",
+        "=?utf-8?q?boss?= =?utf-8?q?=40example=2Eorg?= <anna@example.org>",
+        '"=?utf-8?q?boss=40example=2Eorg?=" <anna@example.org>',
+        "anna@example.org (=?utf-8?q?boss=40example=2Eorg?=)",
+        "=?utf-8?q?boss=E2=80=8B@example=2Eorg?= <anna@example.org>",
+        "boss＠example.org <anna@example.org>",
+        "boss@example.org\r\n <anna@example.org>",
+        "anna@[192.0.2.1]",
+        '"boss"@example.org',
+        "anna@example.org.evil.example",
+        "evil.anna@example.org",
+    ],
+)
+def test_who_else_is_named_is_refused_by_name(line: str) -> None:
+    found = foreign(("From", line))
+    assert found is not None
+    assert "in the From: line" in found or "cannot be read" in found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        " ",
+        "<>",
+        "anna",
+        "anna@",
+        "@example.org",
+        "undisclosed-recipients:;",
+        "anna@example.org <boss@example.org>",
+        "<anna@example.org> <boss@example.org>",
+        "anna@example.org boss@example.org",
+        "<@relay.example,@other.example:anna@example.org>",
+        "Smith, Anna <anna@example.org>",
+        "anna@example(x).org <boss@example.org>",
+        "anna@example.org\0",
+        "anna@example.org\0boss@example.org",
+        "anna@example.org\r\nFrom: boss@example.org",
+        "anna@example.org\x1b[2K",
+        "\udcc4nne <anna@example.org>",
+        "=?unknown?q?Anna?= <anna@example.org>",
+        "(" * 400 + "anna@example.org",
+        "[" * 400 + "anna@example.org",
+        "a" * 2000 + " <anna@example.org>",
+    ],
+)
+def test_what_cannot_be_read_with_certainty_is_refused(line: str) -> None:
+    assert foreign(("From", line))
+
+
+@pytest.mark.parametrize("name", ["Sender", "SENDER", "Resent-From", "Resent-Sender"])
+def test_the_other_lines_that_name_an_author_are_judged_alike(name: str) -> None:
+    assert foreign(("From", "anna@example.org"), (name, "sales@example.org")) is None
+    assert "boss@example.org" in str(foreign(("From", "anna@example.org"), (name, "boss@example.org")))
+
+
+@pytest.mark.parametrize("name", ["To", "Reply-To", "X-From", "Subject"])
+def test_other_lines_are_nobodys_business(name: str) -> None:
+    assert foreign(("From", "anna@example.org"), (name, "boss@example.org")) is None
+
+
+def test_there_is_one_from_line() -> None:
+    assert foreign() == "0 From: lines, and there must be one"
+    assert foreign(("From", "anna@example.org"), ("from", "anna@example.org")) == "2 From: lines, and there must be one"
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", '"', ",", "<", "@", ".", "\\", "a ", "a@b.c,", "a:", "[", ";", "(a) ", "=?", "=?utf-8?q?a?= "]
+)
+def test_no_line_keeps_the_guard_busy(piece: str) -> None:
+    line = (piece * author.LONGEST)[: author.LONGEST]
+    began = time.process_time()
+    for value in (line, f"{line[:-19]} <anna@example.org>"):
+        foreign(("From", value))
+    assert time.process_time() - began < 0.5
+    assert foreign(("From", line + "a")) == "From: and Sender: lines of more than 1000 characters"
