@@ -26,13 +26,13 @@ MOST_SHOWN = 1000
 
 async def serve(path: Path, judge: Judge, store: Store, batch: Batch) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, ValueError, EOFError, asyncio.LimitOverrunError), contextlib.closing(writer):
             request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
-            kind, body = _answer(request.split(b" ")[1].decode(), judge, store, batch)
+            _, target, *_ = request.decode().split(" ")
+            kind, body = _answer(target, judge, store, batch)
             head = f"HTTP/1.0 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await asyncio.wait_for(writer.drain(), PATIENCE)
-        writer.close()
 
     path.unlink(missing_ok=True)
     await asyncio.start_unix_server(answer, path, limit=LONGEST_REQUEST)

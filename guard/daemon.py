@@ -24,8 +24,8 @@ MOST_CONNECTIONS = 2000
 BACKLOG = 512
 SLOW_SECONDS = 10.0
 """A request that has begun must have come by then."""
-IDLE_SECONDS = 900.0
-"""Longer than Postfix keeps an idle connection (smtpd_policy_service_max_idle, 300 s) or a session lasts."""
+IDLE_SECONDS = 6 * 3600.0
+"""Postfix has nothing to say to a milter while a message comes in, which over a slow line takes hours."""
 PRUNE_SECONDS = 600
 BROKEN = "451 4.3.0 The guard cannot write down what is sent. Try again later"
 
@@ -70,7 +70,7 @@ class Batch:
         """Nothing of this batch could be written: all of it is refused for the time being."""
         print(f"cannot write down what is sent: {error}", file=sys.stderr)
         self.failures += 1
-        self._failed = True
+        self._failed = bool(self._answers)
         self._store.rollback()
 
 
@@ -141,10 +141,14 @@ class PolicyConnection(Connection):
     def __init__(self, judge: Judge, batch: Batch) -> None:
         super().__init__(batch)
         self._judge = judge
+        self._instance = ""
 
     def take(self, request: bytes) -> None:
         try:
             state, asked = policy.parse(request)
+            if asked.instance != self._instance:  # one message after another comes over a connection
+                self._judge.given_up(self._instance)
+                self._instance = asked.instance
             self.batch.add(self, policy.answer(self._action(state, asked)), asked.queue_id)
         except sqlite3.Error as error:
             self.batch.add(self, b"", asked.queue_id)

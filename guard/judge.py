@@ -24,7 +24,9 @@ GO_ON = "DUNNO"
 """Postfix's word for: nothing against it from here (access(5))."""
 LOCAL = "local"
 """Who sends by sendmail(1): not an account, and no account is called so."""
-_MOST_OPEN = 10_000
+_MOST_OPEN = 2000
+"""Messages at hand: one a connection."""
+_LONGEST_SHOWN = 200
 T = TypeVar("T")
 _LATER = "450 4.7.1"
 # 521 also ends the connection (access(5)): who is frozen does not go on guessing what else is possible.
@@ -138,6 +140,7 @@ class Judge:
     def foreign(self, now: int, account_name: str, whose: str) -> str | None:
         """The refusal of a message that says to be from somebody else than the account; tries count."""
         account = self._account(account_name)
+        whose = "".join(letter if letter.isprintable() else "?" for letter in whose[:_LONGEST_SHOWN])
         account.foreign.append(now)
         self._store.tried(now, account_name, "foreign", whose)
         if account.tell("spoof", now):
@@ -150,6 +153,10 @@ class Judge:
         local_part, _, domain = address.lower().rpartition("@")
         owned = self.config.addresses.get(account, frozenset())
         return f"{local_part.partition('+')[0]}@{domain}" in owned
+
+    def given_up(self, instance: str) -> None:
+        """This message will not have an end."""
+        self._open.pop(instance, None)
 
     def went(self, queue_id: str) -> None:
         """Nothing in Postfix refuses the message any more."""

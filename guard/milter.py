@@ -146,4 +146,4 @@ def split(buffer: bytes) -> tuple[list[bytes], bytes]:
 
 
 def _words(data: bytes) -> list[str]:
-    return data.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    return data.decode(errors="replace").split("\0")[:-1]

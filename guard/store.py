@@ -17,7 +17,9 @@ EVENTS_KEPT = 30 * DAY
 RECIPIENTS_KEPT = 400 * DAY
 
 # synchronous=NORMAL: in WAL mode a commit only writes; `sync` and checkpoints flush (sqlite.org/pragma.html).
+# locking_mode: nobody who looks at it, as a backup does, can make Postfix wait.
 _SCHEMA = """
+PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA journal_size_limit = 16777216;

@@ -1,9 +1,12 @@
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from guard_samples import FREEZE, NO_LIMITS, Daemon, Desk, ask, request
+
+from guard.daemon import PolicyConnection
 
 
 @pytest.fixture
@@ -40,3 +43,22 @@ def shared_policy(shared: Daemon) -> Iterator[Callable[..., str]]:
     """Asks the shared guard about the end of a message, over one connection."""
     with shared.connect() as client:
         yield lambda account, **changed: ask(client, request(account=account, **changed))
+
+
+class _Transport(asyncio.Transport):
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+def desk_of_connections(desk: Callable[..., Desk]) -> Iterator[list[PolicyConnection]]:
+    """Three connections to a judge, without the sockets."""
+    made = desk()
+    connections = [PolicyConnection(made.judge, None) for _ in range(3)]  # type: ignore[arg-type]
+    for one in connections:
+        one.connection_made(_Transport())
+    yield connections
+    for one in connections:
+        one.connection_lost(None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import os
 import signal
 import socket
 import struct
@@ -119,7 +118,7 @@ class Desk:
         return {name: one.why for name, one in self.judge.frozen(self.now).items()}
 
 
-# --- the daemon --------------------------------------------------------------------------------------------------------
+# --- the daemon -------------------------------------------------------------------------------------------------------
 
 # systemd hands sockets over as descriptors 3 and 4 (sd_listen_fds(3)).
 _LAUNCH = """
@@ -207,8 +206,10 @@ class Daemon:
 
     def connect(self, name: str = "policy", timeout: float = 10) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(timeout)
+        # Unlike settimeout(), waits while the queue of connections is full (unix(7)).
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))
         client.connect(str(self.directory / name))
+        client.settimeout(timeout)
         return client
 
     def get(self, target: str) -> Any:
@@ -232,7 +233,7 @@ class Daemon:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
-# --- Postfix's side of the policy protocol -----------------------------------------------------------------------------
+# --- Postfix's side of the policy protocol ----------------------------------------------------------------------------
 
 _SERIAL = itertools.count(1)
 
@@ -288,7 +289,7 @@ def ask(client: socket.socket, wanted: bytes) -> str:
     return said.decode().removeprefix("action=").rstrip("\n")
 
 
-# --- Postfix's side of the milter protocol -----------------------------------------------------------------------------
+# --- Postfix's side of the milter protocol ----------------------------------------------------------------------------
 
 
 def packet(command: bytes, *words: str | bytes, end: bytes = b"\0") -> bytes:

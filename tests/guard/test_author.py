@@ -61,7 +61,7 @@ def test_an_honest_line_passes(line: str) -> None:
         '"=?utf-8?q?boss=40example=2Eorg?=" <anna@example.org>',
         "anna@example.org (=?utf-8?q?boss=40example=2Eorg?=)",
         "=?utf-8?q?boss=E2=80=8B@example=2Eorg?= <anna@example.org>",
-        "boss＠example.org <anna@example.org>",
+        "boss\uff20example.org <anna@example.org>",
         "boss@example.org\r\n <anna@example.org>",
         "anna@[192.0.2.1]",
         '"boss"@example.org',

@@ -13,7 +13,7 @@ from guard.windows import DAY, HOUR, TEN_MINUTES
 MakeDesk = Callable[..., Desk]
 
 
-# --- the limits of an account ------------------------------------------------------------------------------------------
+# --- the limits of an account -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_refusal_tells_an_honest_user_why_until_when_and_whom_to_ask(desk: Mak
     )
 
 
-# --- first-time recipients ---------------------------------------------------------------------------------------------
+# --- first-time recipients --------------------------------------------------------------------------------------------
 
 
 def test_only_so_many_people_a_day_may_hear_from_an_account_for_the_first_time(desk: MakeDesk) -> None:
@@ -152,7 +152,7 @@ def test_known_recipients_are_known_after_a_restart_and_to_one_account_only(desk
     assert made.send(BERT, to=["a@example.net"]).startswith("450")
 
 
-# --- networks ----------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 def test_only_so_many_networks_an_hour(desk: MakeDesk) -> None:
@@ -183,7 +183,7 @@ def test_a_network_is_what_one_customer_gets(desk: MakeDesk, first: str, second:
     assert (made.send(client=second) == GO_ON) is same
 
 
-# --- ceilings ----------------------------------------------------------------------------------------------------------
+# --- ceilings ---------------------------------------------------------------------------------------------------------
 
 
 def test_all_together_send_no_more_than_the_ceiling(desk: MakeDesk) -> None:
@@ -215,7 +215,7 @@ def test_an_honest_user_is_not_blamed_for_the_ceiling(desk: MakeDesk) -> None:
     assert not made.frozen()
 
 
-# --- taken back --------------------------------------------------------------------------------------------------------
+# --- taken back -------------------------------------------------------------------------------------------------------
 
 
 def test_a_message_that_postfix_refuses_after_all_does_not_count(desk: MakeDesk) -> None:
@@ -265,7 +265,7 @@ def test_what_went_stays_counted(desk: MakeDesk) -> None:
     assert made.used()[0] == 1
 
 
-# --- the operator is told, once ----------------------------------------------------------------------------------------
+# --- the operator is told, once ---------------------------------------------------------------------------------------
 
 
 def test_the_operator_hears_once_that_an_account_is_near_and_over_a_limit(desk: MakeDesk) -> None:
