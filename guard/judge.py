@@ -116,7 +116,8 @@ class Judge:
         refusal = self._network(now, request, account) or self._limits(now, request, account, more)
         if refusal := refusal and self._verdict(now, request, account, refusal):
             return refusal
-        self._count(now, request, more)
+        network = _network(request.client)
+        self._add(now, request.account, account.sent, more, network, request.queue_id)
         for recipient in recipients:
             self._store.wrote_to(now, request.account, recipient)
         self._near(now, request.account, account)
@@ -258,24 +259,26 @@ class Judge:
     def _network(self, now: int, request: Request, account: Account) -> str | None:
         network = _network(request.client)
         last = account.networks.get(network, 0)
+        if last > now - HOUR:
+            account.networks[network] = now
+            return None
         used = account.networks_used(now)
-        if network in used or len(used) < self._limit(request.account, "networks_per_hour"):
+        most = self._limit(request.account, "networks_per_hour")
+        if len(used) < most:
             self._sends_from(now, request.account, account, network)
             return None
         if last >= 0 or -last <= now - HOUR:
             self._store.tried(now, request.account, "network", network)
         account.networks[network] = -now
-        most = self._limit(request.account, "networks_per_hour")
-        return self._refuse(
-            now, request, account, f"may send from {most} networks in {NAMES[HOUR]}", min(used.values()) + HOUR
-        )
+        free_at = min(used.values()) + HOUR
+        return self._refuse(now, request, account, f"may send from {most} networks in {NAMES[HOUR]}", free_at)
 
     def _sends_from(self, now: int, name: str, account: Account, network: str) -> None:
-        if account.networks.get(network, 0) <= now - HOUR:
-            known = self._store.networks(name)
-            if known and network not in known and account.tell(f"network {network}", now, DAY):
-                self._store.event(now, "network", name, f"sends from {network}, for the first time")
-            self._store.sent_from(now, name, network)
+        """For the first time in an hour."""
+        known = self._store.networks(name)
+        if known and network not in known and account.tell(f"network {network}", now, DAY):
+            self._store.event(now, "network", name, f"sends from {network}, for the first time")
+        self._store.sent_from(now, name, network)
         account.networks[network] = now
 
     def _limits(self, now: int, request: Request, account: Account, more: Used) -> str | None:
@@ -308,10 +311,6 @@ class Judge:
         return f"{_LATER} {what}; again at {_date(free_at):%H:%M} UTC, or ask {self.config.contact}"
 
     # --- what counts ------------------------------------------------------------------------------------------------
-
-    def _count(self, now: int, request: Request, more: Used) -> None:
-        sent = self._account(request.account).sent
-        self._add(now, request.account, sent, more, _network(request.client), request.queue_id)
 
     def _add(self, now: int, name: str, sent: Sent, more: Used, network: str, queue_id: str) -> None:
         time = self.server.add(now, more.recipients, more.new)  # which has seen the latest of all

@@ -10,8 +10,8 @@ NAMES = {TEN_MINUTES: "10 minutes", HOUR: "an hour", DAY: "a day"}
 NEAR = 0.8
 """The part of a limit from which on the operator hears of it."""
 
-
 _ANY = 1 << 62
+_NOTHING = Used(0, 0, 0)
 
 
 class Limit(NamedTuple):
@@ -58,7 +58,7 @@ class Counted:
 
     def over(self, sent: Sent, now: int, more: Used) -> Over | None:
         """The limit that keeps `more` out for longest."""
-        if self._far_from_all(sent, now, more, 1):
+        if self._far_from_all(sent, more, 1):
             return None
         exceeded = [
             Over(limit, sent.free_at(limit.window, limit.column, limit.most, getattr(more, limit.column)))
@@ -69,19 +69,19 @@ class Counted:
 
     def near(self, sent: Sent, now: int) -> list[tuple[Limit, int]]:
         """The limits that are nearly reached, with how much is used of each."""
-        if self._far_from_all(sent, now, Used(0, 0, 0), NEAR):
+        if self._far_from_all(sent, _NOTHING, NEAR):
             return []
         used = [(limit, getattr(sent.used(now, limit.window), limit.column)) for limit in self.counted]
         return [(limit, number) for limit, number in used if number >= limit.most * NEAR]
 
-    def _far_from_all(self, sent: Sent, now: int, more: Used, part: float) -> bool:
-        """Whether even what the whole day has seen fits every window: one look instead of seven, for nearly all."""
-        messages, recipients, new = sent.used(now, DAY)
-        tightest = self._tightest
+    def _far_from_all(self, sent: Sent, more: Used, part: float) -> bool:
+        """Whether even all that is remembered fits every window: one look instead of seven, for nearly all."""
+        messages, recipients, new = sent.remembered()
+        most_messages, most_recipients, most_new = self._tightest
         return (
-            messages + more.messages < tightest.messages * part
-            and recipients + more.recipients < tightest.recipients * part
-            and new + more.new < tightest.new * part
+            messages + more.messages < most_messages * part
+            and recipients + more.recipients < most_recipients * part
+            and new + more.new < most_new * part
         )
 
 

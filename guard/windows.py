@@ -34,9 +34,10 @@ class Sent:
 
     def add(self, time: int, recipients: int, new: int) -> int:
         """A message; returns the time under which it counts. Should the clock go back, that is the latest one."""
-        at, messages, total, total_new = self._rows[-_WIDTH:]
-        time = max(time, at)
-        self._rows.extend((time, messages + 1, total + recipients, total_new + new))
+        rows = self._rows
+        if time < rows[-_WIDTH]:
+            time = rows[-_WIDTH]
+        rows.extend((time, rows[-3] + 1, rows[-2] + recipients, rows[-1] + new))
         return time
 
     def take_back(self, time: int, recipients: int, new: int) -> None:
@@ -62,6 +63,11 @@ class Sent:
         _, messages, recipients, new = self._rows[-_WIDTH:]
         _, messages_then, recipients_then, new_then = self._rows[start : start + _WIDTH]
         return Used(messages - messages_then, recipients - recipients_then, new - new_then)
+
+    def remembered(self) -> Used:
+        """At least what was sent in any window, and quick to say."""
+        rows = self._rows
+        return Used(rows[-3] - rows[1], rows[-2] - rows[2], rows[-1] - rows[3])
 
     def free_at(self, window: int, column: str, limit: int, more: int) -> int:
         """When `more` of `column` (a field of Used) will fit below `limit`, if nothing else is sent meanwhile."""
