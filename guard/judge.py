@@ -77,11 +77,11 @@ class Judge:
         for one in self._store.tries_since(now - DAY):
             account = self._account(one.account)
             if one.kind == "new":
-                account.new[int(one.what)] = one.time
+                account.trouble.new[int(one.what)] = one.time
             elif one.kind == "network":
                 account.networks.setdefault(one.what, -one.time)
             else:
-                (account.foreign if one.kind == "foreign" else account.refused).append(one.time)
+                (account.trouble.foreign if one.kind == "foreign" else account.trouble.refused).append(one.time)
         self.prune(now)
 
     # --- what Postfix asks ------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Judge:
         """The refusal of a message that says to be from somebody else than the account; tries count."""
         account = self._account(account_name)
         whose = "".join(letter if letter.isprintable() else "?" for letter in whose[:_LONGEST_SHOWN])
-        account.foreign.append(now)
+        account.trouble.foreign.append(now)
         self._store.tried(now, account_name, "foreign", whose)
         if account.tell("spoof", now):
             self._store.event(now, "spoof", account_name, f"tried to send as {whose}")
@@ -197,9 +197,7 @@ class Judge:
 
     def _forgive(self, now: int, name: str) -> None:
         """What it was frozen for does not freeze it again; what it has sent still counts."""
-        account = self._account(name)
-        account.refused, account.foreign, account.new = [], [], {}
-        account.networks = account.networks_used(now)
+        self._account(name).forgive(now)
         self._store.forgive(name)
         self._store.event(now, "thawed", name, "may send and log in again")
 
@@ -227,10 +225,10 @@ class Judge:
     def _abuse(self, now: int, account: Account) -> str | None:
         """What no honest user does, in words."""
         most: Freeze = self.config.freeze
-        refused = sum(time > now - TEN_MINUTES for time in account.refused)
-        foreign = sum(time > now - HOUR for time in account.foreign)
+        refused = sum(time > now - TEN_MINUTES for time in account.trouble.refused)
+        foreign = sum(time > now - HOUR for time in account.trouble.foreign)
         networks = account.networks_refused(now)
-        new = sum(time > now - DAY for time in account.new.values())
+        new = sum(time > now - DAY for time in account.trouble.new.values())
         tests = (
             (refused, most.refused_tries, f"{refused} messages over its limits in {NAMES[TEN_MINUTES]}"),
             (foreign, most.foreign_senders, f"{foreign} messages as somebody else in {NAMES[HOUR]}"),
@@ -295,7 +293,7 @@ class Judge:
         if request.instance not in self._refused:
             self._refused[request.instance] = None
             _bound(self._refused)
-            account.refused.append(now)
+            account.trouble.refused.append(now)
             self._store.tried(now, request.account, "refused", why)
         kind, once = ("would-refuse", f"would-refuse {why}") if self.config.mode == "learn" else ("over", "over")
         if account.tell(once, now):
@@ -303,8 +301,8 @@ class Judge:
         return self._later(f"{request.account} {why}", free_at)
 
     def _new_refused(self, now: int, name: str, account: Account, recipient: int) -> None:
-        if recipient not in account.new:
-            account.new[recipient] = now
+        if recipient not in account.trouble.new:
+            account.trouble.new[recipient] = now
             self._store.tried(now, name, "new", str(recipient))
 
     def _later(self, what: str, free_at: int) -> str:

@@ -79,7 +79,7 @@ def test_another_sender_or_author_is_refused_by_name(desk: MakeDesk) -> None:
     assert said[0] == b"y553 5.7.1 anna@example.org does not own boss@example.org\0"
     said = talk(at(made), *mail(ANNA, ANNA, [("From", "Boss <boss@example.org>")]))
     assert said[-1] == b"y553 5.7.1 anna@example.org does not own boss@example.org in the From: line\0"
-    assert len(made.judge.accounts[ANNA].foreign) == 2
+    assert len(made.judge.accounts[ANNA].trouble.foreign) == 2
 
 
 def test_upper_case_logins_and_header_names_are_the_same(desk: MakeDesk) -> None:
