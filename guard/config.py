@@ -37,7 +37,7 @@ class Config:
     """Whom a refused or frozen user is told to ask."""
     limits: Limits
     overrides: Mapping[str, Limits]
-    addresses: Mapping[str, frozenset[str]]
+    addresses: Mapping[str, tuple[str, ...]]
     """Which addresses each account owns, its own among them; lower case."""
     server: Ceiling
     local: Ceiling
@@ -68,7 +68,7 @@ def _config(data: "_Object") -> Config:
         contact=data.text("contact"),
         limits=limits,
         overrides={name: one.numbers("limits", Limits) for name, one in accounts.items() if "limits" in one.data},
-        addresses={name: frozenset((name, *one.texts("addresses"))) for name, one in accounts.items()},
+        addresses={name: (name, *one.texts("addresses")) for name, one in accounts.items()},
         server=data.numbers("server", Ceiling),
         local=data.numbers("local", Ceiling),
         freeze=data.numbers("freeze", Freeze),

@@ -163,7 +163,7 @@ def _get(target: str) -> str:
 def _addresses(account: str) -> frozenset[str]:
     known = config.load(CONFIG).addresses
     if account in known:
-        return known[account]
+        return frozenset(known[account])
     if account in frozen.read():  # it has left mail.yml meanwhile
         return frozenset({account})
     near = ", ".join(sorted(known)[:5]) + (", …" if len(known) > 5 else "")

@@ -152,7 +152,7 @@ class Judge:
     def owns(self, account: str, address: str) -> bool:
         """Whether the account may send as this address, an extension (anna+shop@…) included."""
         local_part, _, domain = address.lower().rpartition("@")
-        owned = self.config.addresses.get(account, frozenset())
+        owned = self.config.addresses.get(account, ())
         return f"{local_part.partition('+')[0]}@{domain}" in owned
 
     def given_up(self, instance: str) -> None:

@@ -74,6 +74,10 @@ class Counted:
         used = [(limit, getattr(sent.used(now, limit.window), limit.column)) for limit in self.counted]
         return [(limit, number) for limit, number in used if number >= limit.most * NEAR]
 
+    def part(self, sent: Sent) -> float:
+        """No more than this part of any limit is used, and maybe less."""
+        return max(used / most for used, most in zip(sent.remembered(), self._tightest, strict=True))
+
     def _far_from_all(self, sent: Sent, more: Used, part: float) -> bool:
         """Whether even all that is remembered fits every window: one look instead of seven, for nearly all."""
         messages, recipients, new = sent.remembered()

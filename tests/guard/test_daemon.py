@@ -34,7 +34,7 @@ from guard_samples import (
     request,
 )
 
-from guard import frozen
+from guard import control, frozen
 from guard.daemon import PolicyConnection
 from guard.judge import GO_ON
 from guard.store import Store
@@ -345,6 +345,17 @@ def test_status_shows_the_fullest_account_first(daemon: StartDaemon) -> None:
         (BERT, "messages_per_hour", 0.2),
         (ANNA, "messages_per_hour", 0.1),
     ]
+
+
+def test_status_shows_the_fullest_of_many(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MOST_SHOWN", 5)
+    accounts = {f"n{number}@example.org": {"addresses": []} for number in range(200)}
+    made = desk(accounts=accounts, limits=NO_LIMITS | {"messages_per_hour": 100})
+    for number, account in enumerate(accounts):
+        for _ in range(number * 7 % 20):
+            made.send(account)
+    shown = asyncio.run(control.status(made.judge, made.now))["accounts"]
+    assert [one["fullest"]["used"] for one in shown] == [19] * 5
 
 
 def test_metrics_are_prometheus_text(daemon: StartDaemon) -> None:
