@@ -22,6 +22,7 @@ _SCHEMA = """
 PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 4000;
 PRAGMA journal_size_limit = 16777216;
 PRAGMA cache_size = -2048;
 CREATE TABLE IF NOT EXISTS sent (

@@ -271,11 +271,11 @@ def test_who_does_not_read_the_answers_is_not_read_either(shared: Daemon) -> Non
 
 def test_a_slow_request_is_cut_off_and_an_idle_connection_is_not(desk_of_connections: list) -> None:
     slow, trickling, idle = desk_of_connections
-    slow.data_received(b"request=")
+    slow.received(b"request=")
     type(slow).end_idle(time.monotonic() + 9)
-    trickling.data_received(b"r")
+    trickling.received(b"r")
     trickling._heard -= 8
-    trickling.data_received(b"e")
+    trickling.received(b"e")
     type(slow).end_idle(time.monotonic() + 9)
     assert [one.transport.aborted for one in desk_of_connections] == [False, True, False]
     type(slow).end_idle(time.monotonic() + 11)
@@ -289,7 +289,7 @@ def test_messages_that_are_given_up_leave_nothing_behind(desk: Callable[..., Des
     connection = PolicyConnection(made.judge, SimpleNamespace(add=lambda *_: None))  # type: ignore[arg-type]
     connection.connection_made(asyncio.Transport())
     for number in range(100):
-        connection.data_received(request("RCPT", recipient=f"r{number}@example.net"))
+        connection.received(request("RCPT", recipient=f"r{number}@example.net"))
     assert len(made.judge._open) == 1
     connection.connection_lost(None)
     for number in range(2500):
