@@ -12,6 +12,7 @@ from email import policy
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.headerregistry import Address
+from functools import lru_cache
 
 AUTHORS = frozenset({"from", "sender", "resent-from", "resent-sender"})
 LONGEST = 1000
@@ -38,15 +39,21 @@ def length(headers: Iterable[tuple[str, str]]) -> int:
 
 def _foreign(name: str, value: str, owns: Callable[[str], bool]) -> str | None:
     line = f"the {name.capitalize()}: line"
+    named = _named(name, value)
+    if not named:
+        return f"{line}, which cannot be read"
+    return next((f"{one} in {line}" for one in named if not owns(one)), None)
+
+
+@lru_cache(1024)
+def _named(name: str, value: str) -> tuple[str, ...]:
+    """All addresses that a header line names or shows; none if there is any doubt. Most people have one such line."""
     unfolded = re.sub(r"\r?\n(?=[ \t])", "", value).replace("\t", " ")
     try:
         addresses, shown = _addresses(name, unfolded), _shown(unfolded)
     except (HeaderParseError, ValueError, LookupError, AttributeError, RecursionError):  # email's parser raises these
-        return f"{line}, which cannot be read"
-    for one in (*(address.addr_spec for address in addresses), *_ADDRESS.findall(shown)):
-        if not owns(one):
-            return f"{one} in {line}"
-    return None if addresses else f"{line}, which cannot be read"
+        return ()
+    return (*(address.addr_spec for address in addresses), *_ADDRESS.findall(shown)) if addresses else ()
 
 
 def _addresses(name: str, value: str) -> tuple[Address, ...]:

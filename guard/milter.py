@@ -16,9 +16,11 @@ LARGEST_PACKET = 1 << 17
 """Bytes. Postfix sends a header line in one packet; header_size_limit is 102,400."""
 
 _VERSION = 6
-_NO_CONNECT, _NO_HELO, _NO_BODY, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x100, 0x200
-_NO_ANSWER_TO_HEADERS, _LEADING_SPACE = 0x80, 0x100000
-_PROTOCOL = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_UNKNOWN | _NO_DATA | _NO_ANSWER_TO_HEADERS
+_NO_CONNECT, _NO_HELO, _NO_BODY, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x40, 0x100, 0x200
+_NOT_WANTED = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
+_QUIET_HEADERS, _QUIET_RECIPIENTS, _LEADING_SPACE = 0x80, 0x8000, 0x100000
+# Postfix waits for answers one after another: for as few as will do.
+_PROTOCOL = _NOT_WANTED | _QUIET_HEADERS | _QUIET_RECIPIENTS
 _CONTINUE, _REPLY, _LATER = b"c", b"y", b"t"
 _LOGIN, _QUEUE_ID = "{auth_authen}", "i"
 
@@ -78,12 +80,11 @@ class Milter:
         address = [*_words(data), ""][0].removeprefix("<").removesuffix(">")
         # The empty sender is that of a receipt (RFC 8098); Postfix refuses it in its own words.
         foreign = self._mail.login and address and not self._judge.owns(self._mail.login, address)
-        return self._refusal(address) if foreign else _CONTINUE
+        return (self._refusal(address) if foreign else None) or _CONTINUE
 
-    def _recipient(self, _data: bytes) -> bytes:
+    def _recipient(self, _data: bytes) -> None:
         self._mail.recipients += 1
         self._mail.queue_id = self._macros.get(_QUEUE_ID, "")
-        return _CONTINUE
 
     def _header(self, data: bytes) -> None:
         name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
@@ -91,27 +92,30 @@ class Milter:
         if name.strip().lower() in author.AUTHORS and author.length(collected) <= author.LONGEST:
             collected.append((name.strip(), value.strip(" \t\r\n")[: author.LONGEST + 1]))
 
-    def _end_of_header(self, _data: bytes) -> bytes:
-        self._mail.queue_id = self._macros.get(_QUEUE_ID, self._mail.queue_id)
-        login = self._mail.login
-        found = login and author.foreign(self._mail.headers, lambda one: self._judge.owns(login, one))
-        return self._refusal(found) if found else _CONTINUE
-
     def _end_of_message(self, _data: bytes) -> bytes:
-        mail, self._mail = self._mail, _Mail()
-        if not mail.login and self._judge.local_message(self._now(), mail.recipients, mail.queue_id):
-            return _LATER
-        self._judge.went(mail.queue_id)
+        self._mail.queue_id = self._macros.get(_QUEUE_ID, self._mail.queue_id)
+        if objection := self._objection():
+            self._abort()
+            return objection
+        self._judge.went(self._mail.queue_id)
+        self._mail = _Mail()
         return _CONTINUE
+
+    def _objection(self) -> bytes | None:
+        mail, login = self._mail, self._mail.login
+        if not login:
+            return _LATER if self._judge.local_message(self._now(), mail.recipients, mail.queue_id) else None
+        found = author.foreign(mail.headers, lambda one: self._judge.owns(login, one))
+        return self._refusal(found) if found else None
 
     def _abort(self, _data: bytes = b"") -> None:
         if self._mail.queue_id:
             self._judge.did_not_go(self._mail.queue_id)
         self._mail = _Mail()
 
-    def _refusal(self, whose: str) -> bytes:
+    def _refusal(self, whose: str) -> bytes | None:
         said = self._judge.foreign(self._now(), self._mail.login, whose)
-        return _REPLY + said.replace("%", "%%").encode("ascii", "replace") + b"\0" if said else _CONTINUE
+        return _REPLY + said.replace("%", "%%").encode("ascii", "replace") + b"\0" if said else None
 
     def _quit(self, _data: bytes) -> None:
         self._abort()
@@ -123,7 +127,6 @@ _COMMANDS: dict[bytes, Callable[[Milter, bytes], bytes | None]] = {
     b"M": Milter._sender,
     b"R": Milter._recipient,
     b"L": Milter._header,
-    b"N": Milter._end_of_header,
     b"E": Milter._end_of_message,
     b"A": Milter._abort,
     b"Q": Milter._quit,

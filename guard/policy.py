@@ -8,6 +8,7 @@ from guard.judge import Request
 
 LARGEST_REQUEST = 16_384
 """Bytes. Postfix's own lines are bounded by line_length_limit (2048); a request has some 30, most of them short."""
+MOST_RECIPIENTS = 1_000_000
 
 
 class MalformedError(Exception):
@@ -28,12 +29,14 @@ def parse(request: bytes) -> tuple[str, Request]:
         text = f"\n{request.decode()}\n"
         if _value(text, "\nrequest=") != "smtpd_access_policy":
             raise MalformedError("another kind of request")
+        if not 0 <= (recipients := int(_value(text, "\nrecipient_count="))) <= MOST_RECIPIENTS:
+            raise MalformedError(f"{recipients} recipients")
         return _value(text, "\nprotocol_state="), Request(
             _value(text, "\nsasl_username=").lower(),
             _value(text, "\nclient_address="),
             _value(text, "\ninstance="),
             _value(text, "\nrecipient="),
-            int(_value(text, "\nrecipient_count=")),
+            recipients,
             _value(text, "\nqueue_id="),
         )
     except ValueError as error:

@@ -7,11 +7,12 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-from guard_samples import ANNA, BERT, OFFER, Daemon, ask, macros, mail, packet, request
+from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, OFFER, Daemon, ask, macros, mail, packet, request
 
 from guard.judge import GO_ON
 
-PER_CONNECTION = 20
+PER_CONNECTION = 4
+"""The first that is too bad ends the connection, and what follows is not heard."""
 BETWEEN_LOOKS = 1000
 LARGEST = 120_000_000
 NASTY = (
@@ -50,6 +51,20 @@ NASTY = (
         b"=?x?b?!?=",
         "\ufdfa".encode() * 40,
     ),
+)
+
+READ = (b"request=", b"protocol_state=", b"sasl_username=", b"client_a", b"instance=", b"recipient", b"queue_id=")
+"""The lines that the guard looks at: broken more often than the others."""
+
+MODES = (
+    {"mode": "enforce", "limits": NO_LIMITS},
+    # Over every limit at every request: what is refused, frozen and told is walked through as well.
+    {
+        "mode": "learn",
+        "accounts": {ANNA: {"addresses": [], "limits": dict.fromkeys(LIMITS, 1)}, BERT: {"addresses": []}},
+        "limits": NO_LIMITS,
+        "freeze": FREEZE,
+    },
 )
 
 
@@ -141,7 +156,8 @@ class Fuzz:
         if way == 3:
             return whole[:place] + self._random.randbytes(self._random.randrange(1, 40)) + whole[place + 1 :]
         pieces = whole.split(at)
-        one = self._random.randrange(len(pieces))
+        read = [number for number, piece in enumerate(pieces) if piece.startswith(READ)]
+        one = self._random.choice(read or range(len(pieces)))
         if way == 4:
             del pieces[one]
         elif way == 5:

@@ -300,6 +300,8 @@ def packet(command: bytes, *words: str | bytes, end: bytes = b"\0") -> bytes:
 
 OFFER = packet(b"O", struct.pack("!III", 6, 0x1FF, 0x1FFFFF), end=b"")
 
+END = packet(b"E")
+
 
 def macros(of: bytes, **values: str) -> bytes:
     names = {"login": "{auth_authen}", "queue_id": "i"}
@@ -307,13 +309,11 @@ def macros(of: bytes, **values: str) -> bytes:
 
 
 def mail(login: str, sender: str, headers: Iterable[tuple[str, str | bytes]], queue_id: str = "Q1") -> list[bytes]:
-    """The packets of a message, up to where its header ends."""
+    """The packets of a message, without its end (`END`)."""
     return [
         macros(b"M", login=login) if login else macros(b"M"),
         packet(b"M", f"<{sender}>", "BODY=8BITMIME"),
         macros(b"R", queue_id=queue_id),
         packet(b"R", "<friend@example.net>"),
         *(packet(b"L", name, value) for name, value in headers),
-        macros(b"N", queue_id=queue_id),
-        packet(b"N"),
     ]

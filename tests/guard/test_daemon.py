@@ -21,6 +21,7 @@ import pytest
 from guard_samples import (
     ANNA,
     BERT,
+    END,
     FREEZE,
     NO_FREEZE,
     NO_LIMITS,
@@ -216,7 +217,9 @@ def ended(client: socket.socket) -> bool:
         b"\n\n",
         b"GET / HTTP/1.0\r\n\r\n\n\n",
         b"request=junk_mail\n\n",
-        request().replace(b"recipient_count=1", b"recipient_count=many"),
+        request(recipient_count="many"),
+        request(recipient_count=-1),
+        request(recipient_count="9" * 400),
         request().replace(b"sasl_username=", b"sasl_user="),
         request().replace(b"anna", b"\xff\xfe"),
         b"x" * 20_000,
@@ -401,7 +404,7 @@ def test_events_come_from_where_the_reader_left_off(daemon: StartDaemon) -> None
 def test_a_message_is_judged_through_the_milter_socket(daemon: StartDaemon) -> None:
     running = daemon()
     with running.connect("milter") as client:
-        for one in (OFFER, *mail(ANNA, ANNA, [("From", "boss@example.org")])):
+        for one in (OFFER, *mail(ANNA, ANNA, [("From", "boss@example.org")]), END):
             client.sendall(one)
         answers = poll(lambda: b"553 5.7.1 anna@example.org does not own boss@example.org" in client.recv(4096))
     assert answers

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from guard_fuzz import Fuzz
-from guard_samples import NO_LIMITS, Daemon
+import pytest
+from guard_fuzz import MODES, Fuzz
+from guard_samples import Daemon
 
 
-def test_a_few_thousand_malformed_requests_change_nothing(daemon: Callable[..., Daemon]) -> None:
-    running = daemon(limits=NO_LIMITS)
-    Fuzz(running, seed=1).send(3000)
+@pytest.mark.parametrize("settings", MODES, ids=["enforce", "learn"])
+def test_a_few_thousand_malformed_requests_change_nothing(
+    daemon: Callable[..., Daemon], settings: dict[str, Any]
+) -> None:
+    Fuzz(daemon(**settings), seed=1).send(3000)
