@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -75,6 +75,31 @@ def _config(data: "_Object") -> Config:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the store is that several mail servers count in; without a password, nobody logs in there."""
+
+    host: str
+    port: int
+    tls: bool
+    user: str
+    password: str = field(repr=False)
+
+
+def load_place(path: Path) -> Place | None:
+    """None where there is no such file: this server counts for itself. Raises ConfigError."""
+    try:
+        data = json.loads(path.read_bytes())
+        return Place(**{one.name: data[one.name] for one in fields(Place)})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: {type(error).__name__}, where {', '.join(_PLACE)} should be") from None
+
+
+_PLACE = [one.name for one in fields(Place)]
+
+
 class _Object:
     """A JSON object whose members are taken out by name and kind."""
 
@@ -107,4 +132,4 @@ class _Object:
 
     def numbers(self, name: str, kind: type[T]) -> T:
         data = _Object(self.data.get(name), f"{self.where}: {name}")
-        return kind(**{field.name: data._member(field.name, int) for field in fields(kind) if field.init})  # type: ignore[arg-type]
+        return kind(**{one.name: data._member(one.name, int) for one in fields(kind) if one.init})  # type: ignore[arg-type]

@@ -12,13 +12,14 @@ import sqlite3
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from guard import config, control, frozen, milter, policy
+from guard import config, control, frozen, milter, policy, shared
 from guard.judge import GO_ON, Judge, Request
-from guard.store import Store
+from guard.store import Message, Store
+from guard.windows import Used
 
 MOST_CONNECTIONS = 2000
 BACKLOG = 512
@@ -37,13 +38,19 @@ def milliseconds() -> int:
 _BUFFER = memoryview(bytearray(65_536))
 
 
+Answer = tuple["Connection", bytes, str]
+"""To whom, what, and the queue id of the message that it is about."""
+
+
 class Batch:
     """Answers that wait for one commit: of all requests that this turn of the event loop has read."""
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store, self._loop = store, loop
-        self._answers: list[tuple[Connection, bytes, str]] = []
+        self._answers: list[Answer] = []
         self._failed = False
+        self.confirm: Callable[[list[Answer]], list[Answer]] = lambda answers: answers
+        """Takes out those that must wait for more than the commit; they are added again later, without a queue id."""
         self.requests = self.commits = self.failures = 0
 
     def add(self, to: "Connection", answer: bytes, queue_id: str = "") -> None:
@@ -66,7 +73,7 @@ class Batch:
             self._store.rollback()
             self._failed = False
         else:
-            for to, answer, _ in answers:
+            for to, answer, _ in self.confirm(answers):
                 to.transport.write(answer)
 
     def fail(self, error: sqlite3.Error) -> None:
@@ -203,11 +210,55 @@ class MilterConnection(Connection):
             self.batch.fail(failure)
 
 
+class Elsewhere:
+    """What other servers have counted: a message that fits here is put to the shared store before it is accepted."""
+
+    def __init__(self, judge: Judge, batch: Batch, place: config.Place) -> None:
+        self._judge, self._batch = judge, batch
+        self.shared = shared.Shared(place, self._lost, lambda: self._tell("answers again"))
+        self._tasks: set[asyncio.Task[None]] = set()
+        batch.confirm = self._confirm
+        judge.taken_back = lambda message: self._later(self.shared.take_back(self._charge(message)))
+
+    def _confirm(self, answers: list[Answer]) -> list[Answer]:
+        charges = {
+            queue_id: self._charge(message) for _, _, queue_id in answers if (message := self._judge.counted(queue_id))
+        }
+        if charges:
+            self._later(self._ask([one for one in answers if one[2] in charges], charges))
+        return [one for one in answers if one[2] not in charges]
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        """asyncio keeps only weak references to tasks."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, waiting: list[Answer], charges: dict[str, shared.Charge]) -> None:
+        found = dict(zip(charges, await self.shared.charge([*charges.values()]), strict=True))
+        for to, answer, queue_id in waiting:
+            over = found[queue_id]
+            refusal = over and self._judge.over_elsewhere(milliseconds(), queue_id, over)
+            self._batch.add(to, policy.answer(refusal) if refusal else answer)
+
+    def _charge(self, message: Message) -> shared.Charge:
+        limits = self._judge.config.limits_of(message.account).counted
+        more = Used(1, message.recipients, message.new)
+        return shared.Charge(message.time, message.id, message.account, more, limits)
+
+    def _lost(self, why: str) -> None:
+        self._tell(f"does not answer, and this server goes by its own count: {why}")
+
+    def _tell(self, state: str) -> None:
+        self._judge.store_is(milliseconds(), f"The shared store {state}")
+
+
 class Places:
     """Where systemd has us keep things (systemd.exec(5), ConfigurationDirectory= and the like)."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.config = Path(environment["CONFIGURATION_DIRECTORY"]) / "guard.json"
+        self.store = Path(environment["CONFIGURATION_DIRECTORY"]) / "guard-store.json"
         self.database = Path(environment["STATE_DIRECTORY"]) / "guard.db"
         self.frozen = Path(environment["STATE_DIRECTORY"]) / "frozen" / "accounts"
         self.control = Path(environment["RUNTIME_DIRECTORY"]) / "control"
@@ -217,20 +268,23 @@ def run() -> int:
     """Runs until SIGTERM; SIGHUP has it read its configuration again. Returns the exit code."""
     places = Places(os.environ)
     try:
-        found = config.load(places.config)
+        found, place = config.load(places.config), config.load_place(places.store)
     except config.ConfigError as error:
         print(error, file=sys.stderr)
         return 1
     os.umask(0o027)
     frozen.make(places.frozen)
-    asyncio.run(_serve(found, places))
+    asyncio.run(_serve(found, place, places))
     return 0
 
 
-async def _serve(found: config.Config, places: Places) -> None:
+async def _serve(found: config.Config, place: config.Place | None, places: Places) -> None:
     loop = asyncio.get_running_loop()
     store = Store(places.database)
     judge, batch = Judge(found, store, places.frozen, milliseconds()), Batch(store, loop)
+    freezes = None
+    if place:
+        freezes = shared.Freezes(Elsewhere(judge, batch, place).shared, places.frozen)
     policy_socket, milter_socket = _sockets()
     for listening, connection in ((policy_socket, PolicyConnection), (milter_socket, MilterConnection)):
         await loop.create_unix_server(_factory(connection, judge, batch), sock=listening, backlog=BACKLOG)
@@ -239,7 +293,7 @@ async def _serve(found: config.Config, places: Places) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, judge, places.config)
     _notify("READY=1")
-    housekeeping = asyncio.create_task(_housekeeping(judge, store, batch, loop))
+    housekeeping = asyncio.create_task(_housekeeping(judge, store, batch, freezes))
     await stop.wait()
     housekeeping.cancel()
     store.close()
@@ -263,7 +317,7 @@ def _reload(judge: Judge, file: Path) -> None:
         print(f"{error}; the former configuration stays", file=sys.stderr)
 
 
-async def _housekeeping(judge: Judge, store: Store, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
+async def _housekeeping(judge: Judge, store: Store, batch: Batch, freezes: shared.Freezes | None) -> None:
     """Every second: to the disk, freezes made by others, idle connections, systemd's watchdog; now and then: prune."""
     pruned = milliseconds()
     while True:
@@ -278,9 +332,11 @@ async def _housekeeping(judge: Judge, store: Store, batch: Batch, loop: asyncio.
             batch.fail(error)
         batch.commit()
         try:
-            await loop.run_in_executor(None, store.sync)
+            await asyncio.get_running_loop().run_in_executor(None, store.sync)
+            if freezes:
+                await freezes.step()
         except OSError as error:
-            print(f"cannot bring to the disk what is sent: {error}", file=sys.stderr)
+            print(f"cannot bring to the disk what is sent, or who is frozen: {error}", file=sys.stderr)
         Connection.end_idle(time.monotonic())
         _notify("WATCHDOG=1")
         await asyncio.sleep(1)

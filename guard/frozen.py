@@ -36,11 +36,11 @@ def read(path: Path = FILE) -> Accounts:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return {}
-    return {fields[0]: _parsed(fields[4]) for line in lines if len(fields := line.split(":")) > 4 and fields[0]}
+    return {fields[0]: parsed(fields[4]) for line in lines if len(fields := line.split(":")) > 4 and fields[0]}
 
 
-def _parsed(gecos: str) -> Frozen:
-    """What somebody wrote by hand freezes as well; then only the account is known."""
+def parsed(gecos: str) -> Frozen:
+    """Reads `Frozen.line`. What somebody wrote by hand freezes as well; then only the account is known."""
     when, _, rest = gecos.partition(" ")
     by, _, why = rest.partition(" ")
     try:

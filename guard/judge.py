@@ -6,6 +6,7 @@ as an argument; what must survive goes to the store, which the caller commits be
 
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from guard import frozen
 from guard.account import Account
 from guard.config import Config, Freeze
-from guard.limits import NAMES
+from guard.limits import NAMES, Over
 from guard.store import Message, Store
 from guard.windows import DAY, HOUR, TEN_MINUTES, Sent, Used
 
@@ -61,6 +62,8 @@ class Judge:
         """By instance: recipients so far, and whether the account writes to them for the first time."""
         self._counted: OrderedDict[str, Message] = OrderedDict()
         """By queue id: messages that are counted and that Postfix may still refuse."""
+        self.taken_back: Callable[[Message], None] = lambda _: None
+        """Hears of messages that were counted and did not go."""
         self._refused: OrderedDict[str, None] = OrderedDict()
         self._remember(now)
         self.frozen(now)
@@ -159,6 +162,23 @@ class Judge:
         """This message will not have an end."""
         self._open.pop(instance, None)
 
+    def counted(self, queue_id: str) -> Message | None:
+        """An account's message that counts and that Postfix may still refuse."""
+        message = self._counted.get(queue_id)
+        return message if message and message.account != LOCAL else None
+
+    def over_elsewhere(self, now: int, queue_id: str, found: Over) -> str | None:
+        """The refusal of a message that fits here, and not in what all servers have counted."""
+        message = self._counted[queue_id]
+        account, request = self._account(message.account), Request(message.account, "", queue_id)
+        self.did_not_go(queue_id)
+        refusal = self._refuse(now, request, account, f"may send {found.limit}", found.free_at)
+        return self._verdict(now, request, account, refusal)
+
+    def store_is(self, now: int, state: str) -> None:
+        """Tells the operator of the shared store."""
+        self._store.event(now, "store", "", state)
+
     def went(self, queue_id: str) -> None:
         """Nothing in Postfix refuses the message any more."""
         self._counted.pop(queue_id, None)
@@ -171,6 +191,7 @@ class Judge:
             sent.take_back(message.time, message.recipients, message.new)
             self.server.take_back(message.time, message.recipients, message.new)
             self._store.take_back(message)
+            self.taken_back(message)
 
     # --- freezes ----------------------------------------------------------------------------------------------------
 

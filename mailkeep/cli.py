@@ -223,6 +223,14 @@ def relay(name: Name) -> None:
     out.print("The password is in the vault.")
 
 
+@app.command(epilog="Example: `mailkeep store home`")
+def store(name: Name) -> None:
+    """Put the password of the guard's shared store into the vault; asks for it, or reads it from standard input."""
+    directory, _ = _open(name)
+    secrets.set_store_password(directory, _ask("Password of the guard's store"))
+    out.print("The password is in the vault.")
+
+
 @app.command(epilog="Example: `mailkeep webhook home`, then `mailkeep deploy home` and `mailkeep alert-test home`")
 def webhook(
     name: Name,

@@ -1,6 +1,6 @@
-"""What a server needs that must not be public: DKIM keys, the TLS key, the relay host's password, the webhook's URL.
+"""What a server needs that must not be public: DKIM keys, the TLS key, the relay host's password and the like.
 
-In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`, `webhook`.
+In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`, `webhook`, `store`.
 """
 
 import base64
@@ -29,6 +29,7 @@ SELF_SIGNED = "tls/self-signed"
 TLS_KEY = "tls/key"
 RELAY = "relay"
 WEBHOOK = "webhook"
+STORE = "store"
 _URL = re.compile(r"https?://[!-~]+")
 _DKIM = re.compile(r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})")  # the day a key was made sorts as text
 _DKIM_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; 4096 needs more than one DNS packet
@@ -64,6 +65,7 @@ class Secrets:
     tls: Tls
     relay_password: str | None = field(repr=False)
     webhook: str | None = field(repr=False, default=None)  # its URL, and on a second line its token, if any
+    store_password: str | None = field(repr=False, default=None)
 
 
 def vault(inventory: Path) -> Vault:
@@ -87,6 +89,7 @@ def load(settings: Settings, inventory: Path) -> Secrets:
         tls=_tls(settings, inventory, safe),
         relay_password=safe.read(RELAY).decode() if _needs_relay_password(settings) else None,
         webhook=safe.read(WEBHOOK).decode() if settings.alerts.webhook else None,
+        store_password=safe.read(STORE).decode() if settings.guard.store else None,
     )
 
 
@@ -105,6 +108,8 @@ def missing(settings: Settings, inventory: Path) -> list[str]:
         lines.append(f"No password for the relay host: run `mailkeep relay {name}`.")
     if settings.alerts.webhook and WEBHOOK not in there:
         lines.append(f"No URL for the webhook: run `mailkeep webhook {name}`.")
+    if settings.guard.store and STORE not in there:
+        lines.append(f"No password for the guard's store: run `mailkeep store {name}`.")
     return lines
 
 
@@ -132,6 +137,7 @@ def unused(settings: Settings, inventory: Path) -> list[str]:
         TLS_KEY: settings.tls.mode == "files",
         RELAY: _needs_relay_password(settings),
         WEBHOOK: settings.alerts.webhook is not None,
+        STORE: settings.guard.store is not None,
     }
     domains = signing_domains(settings)
 
@@ -159,9 +165,18 @@ def import_tls(settings: Settings, inventory: Path, chain: Path, key: Path) -> l
 
 def set_relay_password(inventory: Path, password: str) -> None:
     """UserError when it is empty or holds a character that no SASL password map can carry."""
+    _set_password(inventory, RELAY, "relay host", password)
+
+
+def set_store_password(inventory: Path, password: str) -> None:
+    """UserError as for the relay host's."""
+    _set_password(inventory, STORE, "guard's store", password)
+
+
+def _set_password(inventory: Path, name: str, whose: str, password: str) -> None:
     if not password or not password.isprintable() or password != password.strip():
-        raise UserError("The password of the relay host must be one line of printable characters, no space around it.")
-    vault(inventory).write(RELAY, password.encode())
+        raise UserError(f"The password of the {whose} must be one line of printable characters, no space around it.")
+    vault(inventory).write(name, password.encode())
 
 
 def set_webhook(inventory: Path, url: str, token: str) -> None:

@@ -261,6 +261,17 @@ class Freeze(Model):
     )
 
 
+class Store(Model):
+    """One Valkey or Redis in which several mail servers count together. Its password is in the vault."""
+
+    host: RelayHost = Field(description="Its name or address.", examples=["valkey.example.org"])
+    port: Port = Field(default=6379, description="Its port.", examples=[6379])
+    tls: Switch = Field(
+        default=True, description="Whether it speaks TLS, with a certificate that proves its name.", examples=[True]
+    )
+    user: Login = Field(default="default", description="The login name there.", examples=["mailkeep"])
+
+
 class Guard(Model):
     """What bounds the harm of a stolen password."""
 
@@ -281,6 +292,9 @@ class Guard(Model):
         examples=[{"recipients_per_hour": 100, "recipients_per_day": 500}],
     )
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
+    store: Store | None = Field(
+        default=None, description="Where several mail servers of the same accounts count together."
+    )
 
 
 class Webhook(Model):

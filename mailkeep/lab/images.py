@@ -43,6 +43,7 @@ INTERNET_PACKAGES = [
     "openssl",
     "postfix",
     "swaks",
+    "valkey-server",
 ]
 
 _INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
@@ -79,7 +80,7 @@ RUN rm -f /usr/sbin/policy-rc.d /etc/apt/apt.conf.d/docker-* \\
 # Postfix is there for smtp-source and smtp-sink; what listens is started when the container plays its role.
 _INTERNET = f"""\
 RUN apt-get update -q && {_INSTALL} {" ".join(INTERNET_PACKAGES)} \\
- && systemctl disable knot.service postfix.service && systemctl mask postfix.service
+ && systemctl disable knot.service postfix.service valkey-server.service && systemctl mask postfix.service
 """
 
 

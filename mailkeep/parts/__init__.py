@@ -26,7 +26,7 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         resolver.part(settings),
         certificates.part(secrets.tls),
         opendkim.part(secrets.dkim),
-        guard.part(settings),
+        guard.part(settings, secrets.store_password),
         dovecot.part(settings),
         postfix.part(settings, secrets.relay_password),
         fail2ban.part(settings),

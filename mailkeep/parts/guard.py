@@ -5,12 +5,13 @@ from pathlib import Path
 
 import guard
 from mailkeep.part import Check, Directory, File, Part, Unit, User
-from mailkeep.settings import Settings
+from mailkeep.settings import Settings, Store
 from mailkeep.templates import render
 
 USER = "mailkeep-guard"
 PROGRAM = "/usr/lib/mailkeep"
 CONFIG = "/etc/mailkeep/guard.json"
+STORE = "/etc/mailkeep/guard-store.json"
 STATE = f"/var/lib/{USER}"
 CTL = "/usr/local/sbin/mailkeepctl"
 FROZEN = f"{STATE}/frozen/accounts"
@@ -19,7 +20,8 @@ MILTER_SOCKET = "/run/mailkeep-guard.milter"
 UNITS = "/etc/systemd/system"
 
 
-def part(settings: Settings) -> Part:
+def part(settings: Settings, store_password: str | None) -> Part:
+    """`store_password` is needed when `settings.guard` names a store."""
     sources = Path(guard.__file__).parent
     program = {
         f"{PROGRAM}/guard/{path.relative_to(sources)}": path.read_bytes() for path in sorted(sources.rglob("*.py"))
@@ -44,17 +46,28 @@ def part(settings: Settings) -> Part:
             File(f"{PROGRAM}/__main__.py", render("guard/__main__.py")),
             File(CTL, render("guard/mailkeepctl", program=PROGRAM), mode=0o755),
             File(CONFIG, _config(settings), "root", USER, 0o640),
-            File(f"{UNITS}/mailkeep-guard.service", render("guard/mailkeep-guard.service", user=USER, program=PROGRAM)),
+            *(
+                [File(STORE, _store(settings.guard.store, store_password), "root", USER, 0o640, secret=True)]
+                if settings.guard.store
+                else ()
+            ),
+            File(
+                f"{UNITS}/mailkeep-guard.service",
+                render(
+                    "guard/mailkeep-guard.service", user=USER, program=PROGRAM, network=settings.guard.store is not None
+                ),
+            ),
             File(
                 f"{UNITS}/mailkeep-guard.socket",
                 render("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
             ),
         ),
+        absent=() if settings.guard.store else (STORE,),
         units=(
             Unit("mailkeep-guard.socket", restart_on=(f"{UNITS}/mailkeep-guard.socket",)),
             Unit(
                 "mailkeep-guard.service",
-                restart_on=(PROGRAM, f"{UNITS}/mailkeep-guard.service"),
+                restart_on=(PROGRAM, STORE, f"{UNITS}/mailkeep-guard.service"),
                 reload_on=(CONFIG,),
             ),
         ),
@@ -83,3 +96,8 @@ def _config(settings: Settings) -> bytes:
         "freeze": settings.guard.freeze.model_dump(),
     }
     return json.dumps(config, indent=1).encode() + b"\n"
+
+
+def _store(store: Store, password: str | None) -> bytes:
+    """What `guard.config.load_place` reads."""
+    return json.dumps(store.model_dump() | {"password": password}, indent=1).encode() + b"\n"

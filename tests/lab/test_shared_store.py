@@ -1,0 +1,110 @@
+"""Several mail servers of the same accounts count together, in one Valkey; when it is away, each counts for itself."""
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import yaml
+from clients import OUTSIDE, SUBMISSIONS, accepted, deliver, message
+
+from mailkeep import passwords, secrets
+from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab.site import Site
+
+MOST = 6  # messages in ten minutes
+NAMES = ("cara", "dora", "emil")
+FROZEN = "/var/lib/mailkeep-guard/frozen/accounts"
+
+
+def address(name: str) -> str:
+    return f"{name}@example.test"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two mail servers and the store between them."""
+
+    servers: tuple[Server, Server]
+    store: Internet
+    password: str
+
+    def send(self, name: str, server: Server) -> str:
+        sender = address(name)
+        text = message(sender, OUTSIDE, f"from {name}")
+        return deliver(str(server.ip), SUBMISSIONS, sender, [OUTSIDE], text, login=(sender, self.password))
+
+    def events(self, server: Server) -> list[str]:
+        request = "GET /events HTTP/1.0\\r\\n\\r\\n"
+        script = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/mailkeep-guard/control')\n"
+        script += f"s.sendall(b'{request}'); print(s.makefile().read())"
+        said = server.run("python3 -", stdin=script).stdout
+        return [
+            event["detail"] for event in json.loads(said.partition("\n\n")[2])["events"] if event["kind"] == "store"
+        ]
+
+
+@pytest.fixture(scope="module")
+def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair]:
+    key = passwords.generate()
+    listen = f"bind 0.0.0.0\nprotected-mode no\nrequirepass {key}\nsave ''\n"
+    internet.run("cat > /etc/valkey/valkey.conf && systemctl restart valkey-server", stdin=listen)
+    password = passwords.generate()
+    hashed = passwords.hash_password(password)
+    servers = []
+    for name in ("one", "two"):
+        site = built.on(lab.server(name, hostname="mail.example.test", image=baked))
+        declared = yaml.safe_load(site.file.read_text())
+        declared["accounts"] += [{"address": address(person), "password": hashed} for person in NAMES]
+        declared["guard"] = {
+            "limits": {"messages_per_10_minutes": MOST},
+            "store": {"host": str(internet.ip), "tls": False},
+        }
+        site.file.write_text(yaml.safe_dump(declared))
+        secrets.set_store_password(site.inventory, key)
+        said = site.deploy()
+        assert said.code == 0, said.output
+        servers.append(site.server)
+    yield Pair((servers[0], servers[1]), internet, password)
+    internet.run("systemctl stop valkey-server")
+    for server in servers:
+        server.remove()
+
+
+def at_both(pair: Pair, name: str, times: int) -> int:
+    """How many of so many messages at each server are accepted, all sent at once."""
+    with ThreadPoolExecutor(2 * times) as pool:
+        sent = [pool.submit(pair.send, name, server) for server in pair.servers for _ in range(times)]
+        return sum(accepted(one.result()) for one in sent)
+
+
+def test_exactly_the_limit_is_accepted_at_both_together(pair: Pair) -> None:
+    assert at_both(pair, "cara", MOST) == MOST
+
+
+def test_who_is_frozen_on_one_is_on_the_other_and_thawed_too(pair: Pair) -> None:
+    one, two = pair.servers
+
+    def frozen(server: Server) -> bool:
+        return address("dora") in server.run(f"cat {FROZEN}").stdout
+
+    one.run(f"mailkeepctl freeze {address('dora')} --why 'sends spam'")
+    poll(lambda: frozen(two), 5, "not frozen on the other server")
+    assert "sends spam" in two.run(f"cat {FROZEN}").stdout
+    two.run(f"mailkeepctl thaw {address('dora')}")
+    poll(lambda: not frozen(one), 5, "still frozen on the first server")
+
+
+def test_without_the_store_each_counts_for_itself_and_the_operator_is_told(pair: Pair) -> None:
+    pair.store.run("systemctl stop valkey-server")
+    try:
+        start = time.monotonic()
+        assert accepted(pair.send("emil", pair.servers[0]))
+        assert time.monotonic() - start < 10
+        assert at_both(pair, "emil", MOST + 1) == 2 * MOST - 1
+        assert "goes by its own count" in pair.events(pair.servers[0])[-1]
+    finally:
+        pair.store.run("systemctl start valkey-server")
+    poll(lambda: "answers again" in pair.events(pair.servers[0])[-1], 15, "it is not told that the store is back")
