@@ -16,7 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mailkeep import accounts, dns, inventory, passwords, secrets, settings
+from mailkeep import accounts, inventory, passwords, secrets, settings
+from mailkeep.dns import formats, records
+from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.settings import Settings
 
@@ -225,31 +227,55 @@ def relay(name: Name) -> None:
     out.print("The password is in the vault.")
 
 
-@app.command("dns", epilog="Example: `mailkeep dns home`; for a zone file: `mailkeep dns home --zone`")
+@app.command(
+    "dns",
+    epilog="Example: `mailkeep dns home`; for a web form: `mailkeep dns home --form`; for a zone file: "
+    "`mailkeep dns home --zone`",
+)
 def dns_records(
     name: Name,
     as_json: Json = False,
     zone: Annotated[bool, typer.Option("--zone", help="Print lines of a zone file.")] = False,
+    form: Annotated[bool, typer.Option("--form", help="Print names and values as web forms want them.")] = False,
+    octodns: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a file for each zone into DIR, for octoDNS.")
+    ] = None,
 ) -> None:
     """Print the DNS records to publish, most important first, each with its reason."""
     directory, declared = _open(name)
-    listed = dns.records(declared, secrets.load(declared, directory))
+    listed = records.wanted(declared, secrets.load(declared, directory))
     if zone:
-        print(dns.zone(listed), end="")
+        print(formats.zone(listed), end="")
+    elif form:
+        print(formats.form(listed), end="")
+    elif octodns:
+        _write_octodns(listed, octodns)
     elif as_json:
-        print(json.dumps([record.asdict() for record in (*listed, *dns.reverse(declared))], indent=2))
+        print(json.dumps([record.asdict() for record in (*listed, *records.reverse(declared))], indent=2))
     else:
         _print_records(listed, declared)
 
 
-def _print_records(listed: list[dns.Record], declared: Settings) -> None:
+def _write_octodns(listed: list[Record], target: Path) -> None:
+    for file, text in formats.octodns(listed).items():
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            (target / file).write_text(text)
+        except OSError as error:
+            raise UserError(f"{target / file}: {error.strerror}. Name a directory that you can write to.") from None
+        out.print(target / file, markup=False)
+
+
+def _print_records(listed: list[Record], declared: Settings) -> None:
     """Each value on a line of its own, whole, so that it can be copied."""
     for record in listed:
-        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why}[/]")
+        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why} ({record.source})[/]")
         out.print(f"  {record.value}\n", markup=False)
     out.print("[bold]At the hoster of the addresses[/] (reverse DNS):")
-    for record in dns.reverse(declared):
-        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why}[/]")
+    for record in records.reverse(declared):
+        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why} ({record.source})[/]")
+    for text in records.instructions(declared):
+        out.print(f"\n{text}", markup=False)
 
 
 @app.command(epilog="Example: `mailkeep schema > mail.schema.json`")

@@ -1,0 +1,15 @@
+"""Which part of a name was registered: where its zone begins for whoever has a registrar's web form before them."""
+
+from functools import cache
+
+from publicsuffixlist import PublicSuffixList
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList()
+
+
+def registered(name: str) -> str:
+    """`example.org` of `mail.example.org`, by the Public Suffix List (the organizational domain of RFC 7489 §3.2)."""
+    return _suffixes().privatesuffix(name) or name
