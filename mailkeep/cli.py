@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mailkeep import accounts, inventory, passwords, secrets, settings
 from mailkeep.dns import formats, records
+from mailkeep.dns import report as dns_report
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.settings import Settings
@@ -48,6 +49,14 @@ out = Console(soft_wrap=True, highlight=False, emoji=False)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An inventory: inventories/NAME, or the path of one.")]
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The account's address, such as anna@example.org.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Resolver = Annotated[
+    str,
+    typer.Option(
+        envvar="MAILKEEP_RESOLVER",
+        metavar="ADDRESS",
+        help="The resolver to ask. Default: this machine's. Authoritative servers are asked besides.",
+    ),
+]
 Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server that Mailkeep did not set up.")]
 
 
@@ -230,7 +239,7 @@ def relay(name: Name) -> None:
 @app.command(
     "dns",
     epilog="Example: `mailkeep dns home`; for a web form: `mailkeep dns home --form`; for a zone file: "
-    "`mailkeep dns home --zone`",
+    "`mailkeep dns home --zone`; whether the world sees them: `mailkeep dns home --check`",
 )
 def dns_records(
     name: Name,
@@ -240,10 +249,15 @@ def dns_records(
     octodns: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a file for each zone into DIR, for octoDNS.")
     ] = None,
+    check: Annotated[bool, typer.Option("--check", help="See what is published. Exit 1: something is wrong.")] = False,
+    resolver: Resolver = "",
 ) -> None:
-    """Print the DNS records to publish, most important first, each with its reason."""
+    """Print the DNS records to publish, most important first, each with its reason; or check those that are."""
     directory, declared = _open(name)
-    listed = records.wanted(declared, secrets.load(declared, directory))
+    keys = secrets.load(declared, directory)
+    if check:
+        raise typer.Exit(dns_report.run(declared, keys, resolver, as_json=as_json))
+    listed = records.wanted(declared, keys)
     if zone:
         print(formats.zone(listed), end="")
     elif form:

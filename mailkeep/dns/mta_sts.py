@@ -1,11 +1,17 @@
 """MTA-STS (RFC 8461): what a web server has to say at a mail domain so that others insist on TLS to its servers."""
 
 import hashlib
+import http.client
+import socket
+import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from mailkeep.settings import Settings
 
 # Seconds that others remember the policy: RFC 8461 §3.2 wants weeks, §8.3 an end while it is tried out.
+_SECONDS, _LARGEST = 10, 65_536  # for a connection; octets of a policy (§3.3)
 _MAX_AGE = {"testing": 86_400, "enforce": 30 * 86_400}
 
 
@@ -36,3 +42,31 @@ def instructions(settings: Settings) -> Iterator[str]:
             "MTA-STS: serve this text, as text/plain, over HTTPS with a certificate that the world trusts, at\n"
             f"{places}\n\n{served}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A policy as a web server hands it out, or the `error` that keeps others from it."""
+
+    text: str = ""
+    error: str = ""
+
+
+def fetch(domain: str, addresses: list[str]) -> Served:
+    """As RFC 8461 §3.3 has it: HTTPS with a certificate for mta-sts.DOMAIN, and no redirection is followed."""
+    if not addresses:
+        return Served(error=f"mta-sts.{domain} has no address")
+    where = urlsplit(url(domain))
+    try:
+        with (
+            socket.create_connection((addresses[0], 443), _SECONDS) as plain,
+            ssl.create_default_context().wrap_socket(plain, server_hostname=where.hostname) as tls,
+        ):
+            connection = http.client.HTTPConnection(str(where.hostname))
+            connection.sock = tls
+            connection.request("GET", where.path)
+            reply = connection.getresponse()
+            text = reply.read(_LARGEST).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return Served(error=str(error))
+    return Served(text) if reply.status == 200 else Served(error=f"the web server answers {reply.status}")

@@ -42,7 +42,13 @@ INTERNET_PACKAGES = [
     "python3-aiosmtpd",
     "openssl",
     "postfix",
+    "postfix-mta-sts-resolver",
+    "bind9-utils",
+    "python3-authheaders",
+    "python3-dkim",
+    "python3-spf",
     "swaks",
+    "unbound",
 ]
 
 _INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
@@ -79,7 +85,7 @@ RUN rm -f /usr/sbin/policy-rc.d /etc/apt/apt.conf.d/docker-* \\
 # Postfix is there for smtp-source and smtp-sink; what listens is started when the container plays its role.
 _INTERNET = f"""\
 RUN apt-get update -q && {_INSTALL} {" ".join(INTERNET_PACKAGES)} \\
- && systemctl disable knot.service postfix.service && systemctl mask postfix.service
+ && systemctl disable knot.service unbound.service postfix-mta-sts-resolver.service && systemctl mask postfix.service
 """
 
 

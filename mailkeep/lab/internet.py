@@ -72,9 +72,18 @@ class Internet(Container):
         """Start the servers with the lab's own names published; returns when they answer."""
         relay = json.dumps({"user": RELAY_USER, "password": RELAY_PASSWORD}).encode()
         files = {"relay.json": relay} | {path.name: path.read_bytes() for path in OUTSIDE.iterdir() if path.is_file()}
+        for name in ("knot.conf", "unbound.conf"):
+            text = files[name].replace(b"ADDRESS4", str(self.ip).encode())
+            files[name] = text.replace(b"ADDRESS6", str(self.ip6).encode())
+        files["unbound.conf"] += _UNBOUND.format(ip=self.ip).encode()
         self.unpack({f"opt/outside/{name}": (content, 0o755) for name, content in files.items()})
         zone = (OUTSIDE / "outside.zone").read_text().format(ip=self.ip, ip6=self.ip6)
         self.run("/opt/outside/open", stdin=zone)
+
+    @property
+    def resolver(self) -> str:
+        """A resolver that validates, as `mailkeep dns --resolver` takes it."""
+        return f"{self.ip}@5353"
 
     @property
     def trust_anchor(self) -> str:

@@ -1,6 +1,6 @@
 """Signatures on what leaves."""
 
-import dkim  # type: ignore[import-untyped]
+import dkim
 
 from mailkeep.dns.records import wanted
 from mailkeep.secrets import Secrets
