@@ -44,9 +44,7 @@ def _greet(address: str, host: str, context: ssl.SSLContext, distrust: str = "")
         if not smtp.has_extn("starttls"):
             return Greeting(name, distrust="it offers no STARTTLS")
         smtp.docmd("STARTTLS")
-        # smtplib's own starttls() would check the certificate for the address.
-        with context.wrap_socket(smtp.sock or socket.socket(), server_hostname=host) as tls:
-            smtp.sock = tls
-            smtp.file = None
-            smtp.quit()
-            return Greeting(name, tls.getpeercert(binary_form=True) or b"", distrust)
+        # smtplib's own starttls() would check the certificate for the address. The end of `with` says QUIT through it.
+        tls = context.wrap_socket(smtp.sock or socket.socket(), server_hostname=host)
+        smtp.sock, smtp.file = tls, None
+        return Greeting(name, tls.getpeercert(binary_form=True) or b"", distrust)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from ipaddress import IPv4Address, IPv6Address
@@ -50,6 +50,7 @@ class Received:
     sender: str  # "": the null sender
     recipients: tuple[str, ...]
     data: bytes
+    results: Mapping[str, str] = field(default_factory=dict)  # at strict@…: of spf, dkim, dmarc; and the policy
 
     @property
     def message(self) -> EmailMessage:

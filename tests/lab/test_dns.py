@@ -1,0 +1,257 @@
+"""What the world sees of a server: its records, loaded by a real name server and judged by others' software; and that
+the live check tells when they are not as they should be."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dkim
+import pytest
+from clients import SMTP, SUBMISSIONS, accepted, deliver, message, run_on
+from slow import slow
+
+from mailkeep import secrets
+from mailkeep.dns import ask, formats, judge, look, records
+from mailkeep.dns.ask import Question
+from mailkeep.dns.findings import Finding
+from mailkeep.dns.records import Record
+from mailkeep.lab import Attacker, Internet
+from mailkeep.lab.site import Site
+from mailkeep.settings import Settings
+
+ANNA, STRICT = "anna@example.test", "strict@outside.test"
+HOST = "mail.example.test"
+KEY = secrets.new_dkim_pem()  # of a domain that is not ours
+
+
+@dataclass(frozen=True)
+class World:
+    """The built server with its records published, and the outside world."""
+
+    site: Site
+    internet: Internet
+
+    def wanted(self) -> list[Record]:
+        return records.wanted(self.site.settings, self.site.secrets)
+
+    def findings(self, resolver: str = "") -> list[Finding]:
+        made = ask.resolver(resolver or self.internet.resolver)
+        seen = look.look(self.site.settings, self.site.secrets, made)
+        return judge.judge(self.site.settings, self.site.secrets, seen)
+
+    def publish(self, zone: str) -> None:
+        self.internet.publish(zone)
+
+
+@pytest.fixture(scope="module")
+def published(built: Site, internet: Internet) -> Iterator[World]:
+    yield World(built, internet)
+    built.publish(internet)
+
+
+@pytest.fixture
+def world(published: World) -> World:
+    published.site.publish(published.internet)
+    return published
+
+
+def text(listed: list[Record]) -> str:
+    return formats.zone(listed)
+
+
+# --- the zone
+
+
+def test_bind_loads_the_zone_that_is_printed(world: World) -> None:
+    for domain in ("example.test", "example-two.test"):
+        ours = [record for record in world.wanted() if f".{record.name}".endswith(f".{domain}")]
+        head = "@ 60 SOA ns.outside.test. hostmaster.outside.test. 1 3600 600 86400 60\n@ 60 NS ns.outside.test.\n"
+        said = world.internet.run(f"named-checkzone -i local {domain} /dev/stdin", stdin=head + text(ours)).stdout
+        assert said.endswith("OK\n"), said
+        assert "ignoring" not in said
+
+
+def test_the_check_finds_nothing_wrong_with_it(world: World) -> None:
+    assert world.findings() == []
+
+
+def changed(record: Record) -> list[str]:
+    if record.type == "TXT":
+        others = {"v=spf1": "v=spf1 ip4:192.0.2.99 +all", "v=DMARC1; p": "v=DMARC1; p=none"}
+        return [next((o for start, o in others.items() if record.value.startswith(start)), record.value.swapcase())]
+    others = {"A": "192.0.2.99", "AAAA": "2001:db8:ffff::99", "MX": "5 mx.outside.test.", "PTR": "mx.outside.test"}
+    return [others.get(record.type, record.value.replace("1", "2", 1))]
+
+
+MUTATIONS = {
+    "changed": changed,
+    "dropped": lambda _record: [],
+    "doubled": lambda record: [record.value, *(changed(record) if record.type != "TXT" else [f"{record.value} "])],
+    "cut off": lambda record: [record.value[: len(record.value) * 2 // 3]] if record.type == "TXT" else [],
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_every_record_of_a_zone_gone_wrong_is_reported_by_name(world: World, mutation: str) -> None:
+    listed = [*world.wanted(), *records.reverse(world.site.settings)]
+    wrong = [
+        Record(one.need, one.name, one.type, value, one.why, one.source)
+        for one in listed
+        for value in MUTATIONS[mutation](one)
+    ]
+    world.publish(text(wrong))
+    found = {(finding.name, finding.type) for finding in world.findings()}
+    assert {(one.name, one.type) for one in listed} - found == set()
+
+
+def test_a_signature_that_does_not_validate_is_told_from_a_server_that_fails(world: World) -> None:
+    async def ask_for(name: str) -> ask.Answer:
+        client = ask.Client(ask.resolver(world.internet.resolver))
+        question = Question(name, "MX")
+        return (await client.public([question]))[question]
+
+    assert asyncio.run(ask_for("bogus.test")).error == "its DNSSEC signatures do not validate"
+    assert asyncio.run(ask_for("example.test")).authentic
+
+
+def test_spf_is_evaluated_with_all_that_it_includes(world: World) -> None:
+    def found(spf: str, more: str = "") -> str:
+        rest = [one for one in world.wanted() if (one.name, one.value[:6]) != ("example.test", "v=spf1")]
+        world.publish(text([*rest, *records.reverse(world.site.settings)]) + f'example.test. TXT "{spf}"\n{more}')
+        return " ".join(finding.problem for finding in world.findings())
+
+    ours = " ".join(f"ip{address.version}:{address}" for address in world.site.settings.host.addresses)
+    chain = "".join(f'_{n}.example.test. TXT "v=spf1 include:_{n + 1}.example.test -all"\n' for n in range(11))
+    assert found("v=spf1 include:_ours.example.test -all", f'_ours.example.test. TXT "v=spf1 {ours} -all"') == ""
+    assert "may send too" in found(f"v=spf1 {ours} include:outside.test -all")
+    assert "others take it for none" in found(f"v=spf1 {ours} include:_0.example.test -all", chain)
+    assert "others take it for none" in found(f"v=spf1 {ours} include:nothing.example.test -all")
+
+
+def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world: World) -> None:
+    many = Settings.model_validate(
+        {
+            "host": {"name": HOST, "addresses": [world.site.server.ip, world.site.server.ip6]},
+            "domains": ["example.test", *(f"example-{n}.test" for n in range(11))],
+            "admin": {"addresses": ["you@outside.test"]},
+        }
+    )
+    keys = secrets.Secrets(
+        tuple(secrets.DkimKey(name, "s20261123", KEY) for name in (*many.domains, HOST)), world.site.secrets.tls, None
+    )
+    listed = [*records.wanted(many, keys), *records.reverse(many)]
+    world.publish(text(listed))
+    with slow(world.internet.resolver, 0.2) as (resolver, asked):
+        start = time.monotonic()
+        seen = look.look(many, keys, ask.resolver(resolver))
+        took = time.monotonic() - start
+    assert judge.judge(many, keys, seen) == []
+    assert len(listed) > 100
+    # The servers are found in three steps: zone, its servers, their addresses.
+    assert took < 0.1 * 0.2 * len(asked)
+    print(f"{len(listed)} records of 12 domains, {len(asked)} questions of 200 ms each: {took:.1f} s")
+
+
+# --- a receiving server that checks
+
+
+def test_our_mail_passes_spf_dkim_and_dmarc(world: World) -> None:
+    world.internet.forget()
+    login = ANNA, world.site.passphrases[ANNA]
+    data = message(ANNA, STRICT, "ours")
+    assert accepted(deliver(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], data, login=login))
+    received = world.internet.wait_for(lambda mail: mail.message["Subject"] == "ours")
+    assert {received.results[name] for name in ("spf", "dkim", "dmarc")} == {"pass"}
+    world.site.server.run(f"sendmail {STRICT}", stdin="Subject: of the host\n\nHello.\n")
+    received = world.internet.wait_for(lambda mail: mail.message["Subject"] == "of the host")
+    assert {received.results[name] for name in ("spf", "dkim", "dmarc")} == {"pass"}
+
+
+@dataclass(frozen=True)
+class Spoof:
+    """What somebody elsewhere sends: the envelope sender, the message, and the name in HELO."""
+
+    sender: str
+    data: str
+    helo: str = "mx.evil.test"
+
+
+def evil(attacker: Attacker) -> str:
+    """A domain of the spoofer's own, all in order."""
+    key = secrets.DkimKey("evil.test", "s1", KEY).public
+    record = Record("required", "s1._domainkey.evil.test", "TXT", f"v=DKIM1; p={key}", "", "")
+    return f"""\
+evil.test. TXT "v=spf1 ip4:{attacker.ip} -all"
+evil.test. MX 10 mx.evil.test.
+mx.evil.test. A {attacker.ip}
+mx.evil.test. TXT "v=spf1 ip4:{attacker.ip} -all"
+{text([record])}"""
+
+
+def signed(data: str, domain: str) -> str:
+    signature = dkim.sign(data.encode(), b"s1", domain.encode(), KEY, include_headers=[b"From", b"Subject"])
+    return signature.decode() + data
+
+
+def from_(author: str, *headers: str) -> str:
+    return message(author, STRICT, "spoofed", *headers)
+
+
+SPOOFS = {
+    "an account in both From": Spoof(ANNA, from_(ANNA)),
+    "an account in the From: line, the envelope in order": Spoof("me@evil.test", from_(ANNA)),
+    "the same, with the spoofer's own signature": Spoof("me@evil.test", signed(from_(ANNA), "evil.test")),
+    "a signature that says it is ours": Spoof("me@evil.test", signed(from_(ANNA), "example.test")),
+    "the host itself, as in incident A": Spoof(f"test@{HOST}", from_(f"test@{HOST}")),
+    "a subdomain that does not exist": Spoof("me@evil.test", from_("news@letter.example.test")),
+    "a subdomain of the host": Spoof("me@evil.test", from_(f"root@www.{HOST}")),
+    "the other mail domain": Spoof("me@evil.test", from_("ben@example-two.test")),
+    "a bounce with our name in HELO": Spoof("", from_(f"MAILER-DAEMON@{HOST}"), HOST),
+    "capital letters": Spoof("me@evil.test", from_("Anna <ANNA@EXAMPLE.TEST>")),
+}
+
+
+@pytest.fixture
+def spoofer(world: World, attacker: Attacker) -> Attacker:
+    world.internet.publish(evil(attacker), name="evil")
+    return attacker
+
+
+def sent(world: World, spoofer: Attacker, spoof: Spoof) -> str:
+    return run_on(spoofer, deliver, str(world.internet.ip), SMTP, spoof.sender, [STRICT], spoof.data, helo=spoof.helo)
+
+
+@pytest.mark.parametrize("name", SPOOFS)
+def test_a_spoof_is_refused(world: World, spoofer: Attacker, name: str) -> None:
+    assert sent(world, spoofer, SPOOFS[name]).startswith("550 5.7.26 ")
+
+
+def test_our_own_message_that_was_altered_is_refused(world: World, spoofer: Attacker) -> None:
+    world.internet.forget()
+    login = ANNA, world.site.passphrases[ANNA]
+    deliver(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], message(ANNA, STRICT, "taken"), login=login)
+    data = world.internet.wait_for(lambda mail: mail.message["Subject"] == "taken").data.decode()
+    assert accepted(sent(world, spoofer, Spoof("me@evil.test", data)))  # a forward: the signature still holds
+    altered = data.replace("Hello.", "Send money.")
+    assert sent(world, spoofer, Spoof("me@evil.test", altered)).startswith("550 5.7.26 ")
+
+
+def test_without_dmarc_spoofs_pass(world: World, spoofer: Attacker) -> None:
+    world.publish(text([record for record in world.wanted() if not record.name.startswith("_dmarc.")]))
+    passed = [name for name, spoof in SPOOFS.items() if accepted(sent(world, spoofer, spoof))]
+    assert len(passed) == len(SPOOFS)
+
+
+# --- TLS
+
+
+def test_an_independent_client_sees_that_dane_holds(world: World) -> None:
+    def finger() -> str:
+        return world.internet.run(f"posttls-finger -t 10 -c -l dane-only '[{HOST}]'", check=False).stdout
+
+    assert "Verified TLS connection established" in finger()
+    wrong = [record for record in world.wanted() if record.type != "TLSA"]
+    world.publish(text(wrong) + f"_25._tcp.{HOST}. TLSA 3 1 1 {'0' * 64}\n")
+    assert "Verified" not in finger()
+    assert any(finding.type == "TLSA" for finding in world.findings())
