@@ -43,6 +43,8 @@ account = typer.Typer(
     epilog="Example: `mailkeep account add home anna@example.org --generate`, then `mailkeep deploy home`.",
 )
 app.add_typer(account, name="account")
+dkim = typer.Typer(no_args_is_help=True, help="Replace DKIM keys.", epilog="Example: `mailkeep dkim rotate home`.")
+app.add_typer(dkim, name="dkim")
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 
@@ -290,6 +292,25 @@ def _print_records(listed: list[Record], declared: Settings) -> None:
         out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why} ({record.source})[/]")
     for text in records.instructions(declared):
         out.print(f"\n{text}", markup=False)
+
+
+@dkim.command(epilog="Example: `mailkeep dkim rotate home`, again and again, as it says")
+def rotate(
+    name: Name,
+    now: Annotated[bool, typer.Option("--now", help="Begin even if the keys are not a month old.")] = False,
+    resolver: Resolver = "",
+) -> None:
+    """Replace the DKIM keys, a step at a time: publish, have them sign once seen, retire the former."""
+    from mailkeep.dns import ask, rotation
+
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+
+    def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
+        return rotation.unseen(keys, ask.resolver(resolver))
+
+    for line in rotation.rotate(declared, directory, date.today(), unseen, now=now):
+        out.print(line, markup=False)
 
 
 @app.command(epilog="Example: `mailkeep schema > mail.schema.json`")

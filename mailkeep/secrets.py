@@ -69,7 +69,7 @@ class Secrets:
 
     @property
     def published_dkim(self) -> tuple[DkimKey, ...]:
-        return (*self.dkim, *self.other_dkim)
+        return tuple(dict.fromkeys((*self.dkim, *self.other_dkim)))  # an interrupted rotation leaves one twice
 
 
 def vault(inventory: Path) -> Vault:

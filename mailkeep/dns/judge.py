@@ -1,7 +1,7 @@
 """What is wrong with what the world sees, and what to set: from the records that should be and what was seen alone."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import get_args
 
@@ -27,7 +27,7 @@ def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
     """All that is wrong, the worst first."""
     listed = [*records.wanted(settings, secrets), *records.reverse(settings)]
     found = [
-        *_records(listed, seen.names),
+        *published(listed, seen.names),
         *_servers(seen.names),
         *_aliases(settings, seen.names),
         *_dnssec(settings, seen.names),
@@ -42,16 +42,17 @@ def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
 # --- records
 
 
-def _records(listed: list[Record], names: Names) -> Iterator[Finding]:
+def published(listed: Iterable[Record], names: Names) -> Iterator[Finding]:
+    """What is wrong with these records, as they were seen."""
     for (name, type_, what), same in groupby(sorted(listed, key=_set), key=_set):
-        yield from _published(Question(name, type_), what, list(same), names)
+        yield from _as_wanted(Question(name, type_), what, list(same), names)
 
 
 def _set(record: Record) -> tuple[str, str, str]:
     return record.name, record.type, kind(record.type, record.value)
 
 
-def _published(question: Question, what: str, wanted: list[Record], names: Names) -> Iterator[Finding]:
+def _as_wanted(question: Question, what: str, wanted: list[Record], names: Names) -> Iterator[Finding]:
     """The servers of the zone decide. If they are right, a resolver that says otherwise is only late."""
     answers = {server: answer for server, answer in names.authoritative[question].items() if not answer.error}
     public = names.public[question]

@@ -55,21 +55,23 @@ def look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) 
 async def _look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
     listed = (*records.wanted(settings, secrets), *records.reverse(settings))
     questions = [Question(record.name, record.type) for record in listed]
+    authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-    client = Client(resolver)
     names, greetings, served = await asyncio.gather(
-        _names(questions, settings, client, resolver), _greetings(settings), _served(settings, client)
+        _names(questions, authorities, resolver), _greetings(settings), _served(settings, Client(resolver))
     )
     return Seen(names, greetings, served)
 
 
-async def _names(
-    questions: list[Question], settings: Settings, client: Client, resolver: dns.resolver.Resolver
-) -> Names:
-    root = Question(".", "SOA")
-    authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
+def names(questions: list[Question], resolver: dns.resolver.Resolver) -> Names:
+    """What the DNS says of these alone."""
+    return asyncio.run(_names(questions, [], resolver))
+
+
+async def _names(questions: list[Question], public_only: list[Question], resolver: dns.resolver.Resolver) -> Names:
+    client, root = Client(resolver), Question(".", "SOA")
     public, authoritative = await asyncio.gather(
-        client.public([*questions, *authorities, root]), client.authoritative(questions)
+        client.public([*questions, *public_only, root]), client.authoritative(questions)
     )
     texts = set(_texts(public, authoritative))
     missing = [question for question in questions if question.type != "PTR" and not public[question].values]

@@ -43,7 +43,7 @@ def wanted(settings: Settings, secrets: Secrets) -> list[Record]:
     listed = [
         *_host(settings, secrets),
         *(record for domain in settings.domains for record in _domain(domain, settings)),
-        *(_dkim(key) for key in secrets.published_dkim),
+        *(dkim(key) for key in secrets.published_dkim),
         *(record for name in _silent(settings) for record in _never_sends(name, settings)),
     ]
     return sorted(listed, key=lambda record: get_args(Need).index(record.need))
@@ -126,7 +126,7 @@ def _never_sends(name: str, settings: Settings) -> Iterator[Record]:
     yield from _dmarc(name, "reject", "recommended", why, settings)
 
 
-def _dkim(key: DkimKey) -> Record:
+def dkim(key: DkimKey) -> Record:
     return Record(
         "required",
         f"{key.selector}._domainkey.{key.domain}",
