@@ -10,11 +10,12 @@ import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mailkeep import accounts, inventory, passwords, secrets, settings
 from mailkeep.dns import formats, records
@@ -22,6 +23,9 @@ from mailkeep.dns import report as dns_report
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.settings import Settings
+
+if TYPE_CHECKING:
+    from mailkeep.dns.blocklists import Entry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -165,16 +169,20 @@ def deploy(
     name: Name,
     as_json: Json = False,
     adopt: Adopt = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not verify the server afterwards.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Neither verify the server afterwards nor look at its DNS records.")
+    ] = False,
+    resolver: Resolver = "",
 ) -> None:
-    """Make the host what mail.yml says, and verify it. A rerun changes nothing."""
+    """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
     directory, declared = _open(name)
-    secrets.load(declared, directory)
+    keys = secrets.load(declared, directory)
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
         raise typer.Exit(code)
     if not no_verify and not as_json:
         verify(name)
+        dns_report.remind(declared, keys, resolver, f"mailkeep dns {name} --check")
 
 
 def pyinfra(directory: Path, *options: str) -> list[str]:
@@ -292,6 +300,32 @@ def _print_records(listed: list[Record], declared: Settings) -> None:
         out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why} ({record.source})[/]")
     for text in records.instructions(declared):
         out.print(f"\n{text}", markup=False)
+
+
+@app.command(epilog="Example: `mailkeep blocklists home`; ask from where you may: with --resolver, or on the server")
+def blocklists(name: Name, as_json: Json = False, resolver: Resolver = "") -> None:
+    """Ask the DNS blocklists about the addresses and domains. Exit 1: one lists something."""
+    from mailkeep.dns import ask
+    from mailkeep.dns import blocklists as lists
+
+    _, declared = _open(name)
+    entries = lists.ask(declared, ask.resolver(resolver))
+    if as_json:
+        print(json.dumps([entry.asdict() for entry in entries], indent=2))
+    else:
+        _print_entries(entries)
+    if any(entry.state == "listed" for entry in entries):
+        raise typer.Exit(1)
+
+
+def _print_entries(entries: list["Entry"]) -> None:
+    for entry in entries:
+        style = {"listed": "bold red", "trusted": "bold green"}.get(entry.state, "")
+        out.print(Text.assemble((f"{entry.state:8}", style), f"  {entry.subject}  {entry.list}"))
+        for line in filter(None, (entry.said, entry.off)):
+            out.print(f"          {line}", markup=False)
+    listed = len({entry.list for entry in entries if entry.state == "listed"})
+    out.print(f"On {_count(listed, 'blocklist')}.", markup=False)
 
 
 @dkim.command(epilog="Example: `mailkeep dkim rotate home`, again and again, as it says")

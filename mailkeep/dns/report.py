@@ -7,9 +7,11 @@ from rich.console import Console
 from rich.text import Text
 
 from mailkeep.dns.findings import Finding, Level
+from mailkeep.errors import UserError
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 
+_REMINDERS = 10
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "bold yellow", "instruction": "bold cyan"}
 
 
@@ -21,6 +23,18 @@ def run(settings: Settings, secrets: Secrets, resolver: str, *, as_json: bool = 
     else:
         show(found)
     return int(any(finding.level == "error" for finding in found))
+
+
+def remind(settings: Settings, secrets: Secrets, resolver: str, command: str) -> None:
+    """In short, and never an error: the server is as it should be, whatever the DNS says."""
+    try:
+        found = check(settings, secrets, resolver)
+    except UserError as error:
+        print(f"DNS: not looked at. {error}")
+        return
+    for finding in [finding for finding in found if finding.level == "error"][:_REMINDERS]:
+        print(f"DNS: {finding.name} {finding.type}: {finding.problem}")
+    print(_counted(found) + (f"; `{command}` says what to do" if found else ""))
 
 
 def check(settings: Settings, secrets: Secrets, resolver: str) -> list[Finding]:

@@ -18,7 +18,7 @@ PLACES: dict[str, Literal["clone", "machine", "server"]] = {
     "# on the server": "server",
 }
 _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_HOST = re.compile(r"\b(?:ssh|mailkeep (?:plan|deploy|verify)|mail\.tar\.gz)\b")
+_HOST = re.compile(r"\b(?:ssh|mailkeep (?:plan|deploy|verify|blocklists|dns home --check)|mail\.tar\.gz)\b")
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,11 @@ def the_server_withstood(_world: World, said: str) -> None:
     assert ", 0 broken" in said
 
 
+@after("mailkeep dns home --check", "")
+def the_world_sees_what_was_published(_world: World, said: str) -> None:
+    assert "0 errors" in said or "all as it should be" in said
+
+
 @after("plan home", "first-server.md")
 def the_last_plan_has_nothing_to_do(world: World, said: str) -> None:
     deployed = "mailkeep deploy home" in world.happened
@@ -312,6 +317,7 @@ def reach(desk: Desk, **servers: Server) -> None:
 @pytest.fixture
 def world(lab: Lab, internet: Internet, server: Server, tmp_path: Path) -> World:
     desk = Desk(tmp_path, names(lab, server))
+    desk.environment["MAILKEEP_RESOLVER"] = internet.resolver
     reach(desk, mail_example_org=server)
     return World(internet, server, desk, banned=desk.named("198.51.100.7"))
 

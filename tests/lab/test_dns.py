@@ -12,8 +12,9 @@ from clients import SMTP, SUBMISSIONS, accepted, deliver, message, run_on
 from slow import slow
 
 from mailkeep import secrets
-from mailkeep.dns import ask, formats, judge, look, records
+from mailkeep.dns import ask, blocklists, formats, judge, look, records
 from mailkeep.dns.ask import Question
+from mailkeep.dns.blocklists import Blocklist
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
 from mailkeep.lab import Attacker, Internet
@@ -255,3 +256,43 @@ def test_an_independent_client_sees_that_dane_holds(world: World) -> None:
     world.publish(text(wrong) + f"_25._tcp.{HOST}. TLSA 3 1 1 {'0' * 64}\n")
     assert "Verified" not in finger()
     assert any(finding.type == "TLSA" for finding in world.findings())
+
+
+# --- blocklists
+
+
+def test_a_listing_is_told_from_a_refusal_and_from_a_list_that_is_dead(world: World) -> None:
+    ip = world.site.server.ip.reverse_pointer.removesuffix(".in-addr.arpa")
+    world.publish(f"""\
+2.0.0.127.good.test. A 127.0.0.2
+{ip}.good.test. A 127.0.0.4
+{ip}.good.test. TXT "caught in a trap"
+2.0.0.127.quiet.test. A 127.0.0.2
+2.0.0.127.refuses.test. A 127.0.0.2
+{ip}.refuses.test. A 127.255.255.254
+*.everything.test. A 127.0.0.2
+*.sold.test. A 192.0.2.80
+2.0.0.127.white.test. A 127.0.10.0
+{ip}.white.test. A 127.0.10.3
+test.names.test. A 127.0.0.2
+example.test.names.test. A 127.0.0.2
+""")
+    zones = ("good", "quiet", "refuses", "everything", "sold", "silent")
+    lists = (
+        *(Blocklist(f"{zone}.test", "addresses", "ask them") for zone in zones),
+        Blocklist("white.test", "addresses", "", trusts=True),
+        Blocklist("names.test", "domains", "ask them", "test"),
+    )
+    found = blocklists.ask(world.site.settings, ask.resolver(world.internet.resolver), lists)
+    states = {(entry.list.removesuffix(".test"), entry.subject): entry.state for entry in found}
+    address = str(world.site.server.ip)
+    expected = ("listed", "clear", "refused", "gone", "gone", "gone")
+    assert states == {
+        **{(zone, address): state for zone, state in zip(zones, expected, strict=True)},
+        ("white", address): "trusted",
+        ("names", "example.test"): "listed",
+        ("names", "example-two.test"): "clear",
+        ("names", HOST): "clear",
+    }
+    [listing] = [entry for entry in found if entry.list == "good.test"]
+    assert (listing.said, listing.off) == ("127.0.0.4 caught in a trap", "ask them")
