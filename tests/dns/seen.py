@@ -1,14 +1,12 @@
 """What would be seen of a zone: the values of a zone file, as `mailkeep.dns.look` hands them to the judge."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import dns.resolver
 
 from mailkeep.dns import evaluate
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.look import Names, Seen
-from mailkeep.dns.port25 import Greeting
 from mailkeep.dns.records import Record
 
 Values = dict[Question, tuple[str, ...]]
@@ -24,7 +22,7 @@ def values(listed: Iterable[Record]) -> Values:
     return found
 
 
-def seen(published: Values, asked: Iterable[Question] = (), **more: object) -> Seen:
+def seen(published: Values, asked: Iterable[Question] = ()) -> Seen:
     """A world in which the zone has these values; `asked` are questions without an answer."""
     answers = {question: Answer(published.get(question, ()), ttl=3600, authentic=True) for question in asked}
     answers |= {question: Answer(found, ttl=3600, authentic=True) for question, found in published.items()}
@@ -37,14 +35,10 @@ def seen(published: Values, asked: Iterable[Question] = (), **more: object) -> S
         doubled=frozenset(),
         validates=True,
     )
-    return replace(Seen(names, {}, {}), **more)  # type: ignore[arg-type]
+    return Seen(names, {}, {})
 
 
 def _each(
     one: Callable[[str, str, dns.resolver.Resolver], object], texts: Iterable[tuple[str, str]], tag: str
 ) -> dict[tuple[str, str], object]:
     return {(name, text): one(name, text, NOBODY) for name, text in texts if text.startswith(tag)}
-
-
-def greeting(certificate: bytes, **more: str) -> Greeting:
-    return replace(Greeting("mail.example.org", certificate), **more)

@@ -3,8 +3,9 @@ the live check tells when they are not as they should be."""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import dkim
 import pytest
@@ -12,14 +13,14 @@ from clients import SMTP, SUBMISSIONS, accepted, deliver, message, run_on
 from slow import slow
 
 from mailkeep import secrets
-from mailkeep.dns import ask, blocklists, formats, judge, look, records
+from mailkeep.dns import ask, blocklists, formats, judge, look, mta_sts, records
 from mailkeep.dns.ask import Question
 from mailkeep.dns.blocklists import Blocklist
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
-from mailkeep.lab import Attacker, Internet
+from mailkeep.lab import Attacker, Internet, poll
 from mailkeep.lab.site import Site
-from mailkeep.settings import Settings
+from mailkeep.settings import Dns, Settings
 
 ANNA, STRICT = "anna@example.test", "strict@outside.test"
 HOST = "mail.example.test"
@@ -36,10 +37,14 @@ class World:
     def wanted(self) -> list[Record]:
         return records.wanted(self.site.settings, self.site.secrets)
 
-    def findings(self, resolver: str = "") -> list[Finding]:
-        made = ask.resolver(resolver or self.internet.resolver)
-        seen = look.look(self.site.settings, self.site.secrets, made)
-        return judge.judge(self.site.settings, self.site.secrets, seen)
+    def findings(self, **dns: str) -> list[Finding]:
+        """Of the live check; `dns` are settings beside the site's."""
+        declared = self.declared(**dns)
+        seen = look.look(declared, self.site.secrets, ask.resolver(self.internet.resolver))
+        return judge.judge(declared, self.site.secrets, seen)
+
+    def declared(self, **dns: str) -> Settings:
+        return self.site.settings.model_copy(update={"dns": Dns.model_validate(dns)})
 
     def publish(self, zone: str) -> None:
         self.internet.publish(zone)
@@ -256,6 +261,62 @@ def test_an_independent_client_sees_that_dane_holds(world: World) -> None:
     world.publish(text(wrong) + f"_25._tcp.{HOST}. TLSA 3 1 1 {'0' * 64}\n")
     assert "Verified" not in finger()
     assert any(finding.type == "TLSA" for finding in world.findings())
+
+
+SERVE = """\
+import http.server, ssl, sys
+class Policy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.end_headers()
+        self.wfile.write(open("/root/policy", "rb").read())
+server = http.server.ThreadingHTTPServer(("", 443), Policy)
+context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+context.load_cert_chain("/root/web.pem", "/root/web.key")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def web(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """A web server for the policy of both domains, with a certificate that is trusted here and there."""
+    names = ",".join(f"DNS:mta-sts.{domain}" for domain in world.site.settings.domains)
+    world.internet.write("/root/serve.py", SERVE)
+    world.internet.run(f"""cd /root
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout web.key -out web.pem -days 30 \\
+  -subj /CN=web -addext subjectAltName={names} 2>&1
+install -m 644 web.pem /usr/local/share/ca-certificates/web.crt
+update-ca-certificates
+systemd-run --unit=web --collect python3 /root/serve.py""")
+    trusted = tmp_path / "web.pem"
+    trusted.write_text(world.internet.run("cat /root/web.pem").stdout)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    yield lambda policy: world.internet.write("/root/policy", policy)
+    world.internet.run(
+        "systemctl stop web; rm /usr/local/share/ca-certificates/web.crt; update-ca-certificates --fresh"
+    )
+
+
+def test_an_mta_sts_policy_is_found_by_us_and_by_an_independent_client(
+    world: World, web: Callable[[str], None]
+) -> None:
+    declared = world.declared(mta_sts="testing")
+    listed = [*records.wanted(declared, world.site.secrets), *records.reverse(declared)]
+    addresses = "".join(f"mta-sts.{domain}. A {world.internet.ip}\n" for domain in declared.domains)
+    world.publish(text(listed) + addresses)
+    web(mta_sts.policy(declared))
+    poll(lambda: not world.findings(mta_sts="testing"), 10, "the policy is not good")
+    said = world.internet.run("mta-sts-query example.test").stdout
+    assert "VALID" in said
+    assert f"'{HOST}'" in said
+
+    web(mta_sts.policy(declared).replace("mail.", "mx."))
+    found = {finding.name for finding in world.findings(mta_sts="testing")}
+    assert found == {f"mta-sts.{domain}" for domain in declared.domains}
+    enforced = world.findings(mta_sts="enforce")
+    assert any("does not deliver here" in finding.problem for finding in enforced)  # its certificate is self-signed
 
 
 # --- blocklists
