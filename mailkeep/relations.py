@@ -180,6 +180,9 @@ def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
     for index, name in enumerate(settings.dns.never_send):
         if name in settings.own_domains or name == settings.host.name:
             yield _problem(("dns", "never_send", index), name, "names that send no mail; this one does")
+    if settings.dns.mta_sts == "enforce" and settings.tls.mode == "self-signed":
+        want = "`testing`, or a certificate that the world trusts (tls.mode): who follows the policy would not deliver"
+        yield _problem(("dns", "mta_sts"), settings.dns.mta_sts, want)
     if settings.dns.reports:
         yield from _leads_nowhere(settings, ("dns", "reports"), settings.dns.reports)
 

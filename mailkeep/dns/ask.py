@@ -59,11 +59,15 @@ def resolver(where: str = "") -> dns.resolver.Resolver:
         raise UserError(f"{where!r}: no resolver. Expected the address of one, such as 192.0.2.53.") from None
     except dns.exception.DNSException as error:
         raise UserError(f"This machine has no resolver: {error}. Name one with --resolver.") from None
+    _set_up(made)
+    return made
+
+
+def _set_up(made: dns.resolver.BaseResolver) -> None:
     made.lifetime = TIMEOUT
     # AD in a question asks for it in the answer (RFC 6840 §5.7).
     made.flags = dns.flags.RD | dns.flags.AD
     made.use_edns(0, 0, _PAYLOAD)
-    return made
 
 
 class Client:
@@ -71,7 +75,8 @@ class Client:
 
     def __init__(self, resolver: dns.resolver.Resolver) -> None:
         self._resolver = dns.asyncresolver.Resolver(configure=False)
-        self._resolver.__dict__.update(vars(resolver))
+        self._resolver.nameservers, self._resolver.port = resolver.nameservers, resolver.port
+        _set_up(self._resolver)
         self._limit = asyncio.Semaphore(_AT_ONCE)
 
     async def public(self, questions: Iterable[Question]) -> dict[Question, Answer]:

@@ -66,8 +66,6 @@ def _as_wanted(question: Question, what: str, wanted: list[Record], names: Names
             says = [server for server, found in of_servers.items() if flaw in found]
             where = "" if len(says) == len(answers) else f" (at {', '.join(says)} alone)"
             yield _finding(flaw, question, wanted, names, where)
-    elif public.error and not answers:
-        yield Finding("error", *question, f"nobody gets an answer: {public.error}")
     elif public.error:
         yield Finding("error", *question, f"resolvers get no answer: {public.error}")
     elif late := flaws(public):
@@ -149,10 +147,13 @@ def _dnssec(settings: Settings, names: Names) -> Iterator[Finding]:
 
 
 def _times_to_live(names: Names) -> Iterator[Finding]:
+    """A resolver's is what is left of the servers'."""
     for question, answer in names.public.items():
-        if answer.ttl > LONGEST_TTL:
-            do = "Set 3600"
-            yield Finding("warning", *question, "a change is seen only after more than a day", f"TTL {answer.ttl}", do)
+        by_server = names.authoritative.get(question, {})
+        ttl = max(one.ttl for one in (answer, *by_server.values()))
+        if ttl > LONGEST_TTL:
+            problem = "a change is seen by all only after more than a day"
+            yield Finding("warning", *question, problem, f"TTL {ttl}", "Set 3600")
 
 
 def _other_authorities(settings: Settings, names: Names) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Se
             "domains": domains or ["example.org"],
             "admin": {"addresses": ["you@example.net"]},
             "relay": relay,
+            "tls": {"mode": "files", "certificate": "chain.pem"} if dns.get("mta_sts") == "enforce" else {},
             "dns": dns,
         }
     )

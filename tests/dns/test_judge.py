@@ -116,6 +116,8 @@ def test_an_mx_that_leads_to_an_alias_is_an_error() -> None:
 def test_a_time_to_live_of_days_is_a_warning() -> None:
     now = good()
     assert only(changed(now, public=public(now.names, MX, ttl=604_800))).seen == "TTL 604800"
+    long = at_servers(now.names, MX, **{SERVER: replace(now.names.public[MX], ttl=172_800)})
+    assert only(changed(now, authoritative=long)).seen == "TTL 172800"
 
 
 def test_a_name_that_a_form_has_completed_is_told_as_that() -> None:
@@ -188,4 +190,4 @@ def test_the_policy_as_printed_is_good_with_other_ends_of_lines_too() -> None:
 def test_an_enforced_policy_needs_a_certificate_that_others_trust() -> None:
     declared = settings(mta_sts="enforce")
     now = replace(greeted(distrust="self-signed certificate"), names=good(declared).names)
-    assert "who follows the policy does not deliver" in only(now, declared).problem
+    assert [finding.type for finding in judged(now, declared)] == ["TLS", "MTA-STS"]

@@ -2,9 +2,11 @@
 the live check tells when they are not as they should be."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import dkim
@@ -13,7 +15,7 @@ from clients import SMTP, SUBMISSIONS, accepted, deliver, message, run_on
 from slow import slow
 
 from mailkeep import secrets
-from mailkeep.dns import ask, blocklists, formats, judge, look, mta_sts, records
+from mailkeep.dns import ask, blocklists, formats, judge, look, mta_sts, records, rotation
 from mailkeep.dns.ask import Question
 from mailkeep.dns.blocklists import Blocklist
 from mailkeep.dns.findings import Finding
@@ -317,6 +319,35 @@ def test_an_mta_sts_policy_is_found_by_us_and_by_an_independent_client(
     assert found == {f"mta-sts.{domain}" for domain in declared.domains}
     enforced = world.findings(mta_sts="enforce")
     assert any("does not deliver here" in finding.problem for finding in enforced)  # its certificate is self-signed
+
+
+# --- new keys
+
+
+def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path: Path) -> None:
+    inventory = Path(shutil.copytree(world.site.inventory, tmp_path / "inventory"))
+    declared, tomorrow = world.site.settings, date.today() + timedelta(days=1)
+    selector = f"s{tomorrow:%Y%m%d}"
+
+    def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
+        return rotation.unseen(keys, ask.resolver(world.internet.resolver))
+
+    def rotate() -> str:
+        return "\n".join(rotation.rotate(declared, inventory, tomorrow, unseen, now=True))
+
+    def signing() -> set[str]:
+        return {key.selector for key in secrets.load(declared, inventory).dkim}
+
+    rotate()
+    assert f"{selector}._domainkey.example.test is not seen yet: it is not there" in rotate()
+    listed = records.wanted(declared, secrets.load(declared, inventory))
+    cut = [replace(one, value=one.value[:300]) if one.name.startswith(selector) else one for one in listed]
+    world.publish(text(cut))
+    assert "the key is cut off" in rotate()
+    assert selector not in signing()
+    world.publish(text(listed))
+    assert f"{selector} signs" in rotate()
+    assert signing() == {selector}
 
 
 # --- blocklists
