@@ -69,8 +69,8 @@ def ask(settings: Settings, resolver: dns.resolver.Resolver, lists: tuple[Blockl
 
 async def _ask(settings: Settings, resolver: dns.resolver.Resolver, lists: tuple[Blocklist, ...]) -> list[Entry]:
     client = Client(resolver)
-    asked = [(one, subject) for one in lists for subject in (*subjects(one, settings), one.test, _never(one))]
-    answers = await client.public(Question(_name(one, subject), "A") for one, subject in asked)
+    asked = [(one, subject) for one in lists for subject in (*subjects(one, settings), one.test, never(one))]
+    answers = await client.public(Question(entry_name(one, subject), "A") for one, subject in asked)
     reasons = await client.public(Question(name, "TXT") for (name, _), answer in answers.items() if answer.values)
     return [_entry(one, subject, answers, reasons) for one in lists for subject in subjects(one, settings)]
 
@@ -82,12 +82,13 @@ def subjects(one: Blocklist, settings: Settings) -> Iterator[str]:
         yield from (str(address) for address in settings.host.addresses if address.version == 4 or one.ipv6)
 
 
-def _never(one: Blocklist) -> str:
+def never(one: Blocklist) -> str:
     """What a list must not have."""
     return "invalid" if one.of == "domains" else "127.0.0.1"
 
 
-def _name(one: Blocklist, subject: str) -> str:
+def entry_name(one: Blocklist, subject: str) -> str:
+    """Where the list has its entry of an address or a domain, if it has one (RFC 5782 §2.1, §2.2, §3)."""
     try:
         pointer = ip_address(subject).reverse_pointer
     except ValueError:
@@ -97,18 +98,18 @@ def _name(one: Blocklist, subject: str) -> str:
 
 def _entry(one: Blocklist, subject: str, answers: Answers, reasons: Answers) -> Entry:
     def about(entry: str) -> Answer:
-        return answers[Question(_name(one, entry), "A")]
+        return answers[Question(entry_name(one, entry), "A")]
 
-    answer, test, never = about(subject), about(one.test), about(_never(one))
-    if any(_in(_REFUSED, value) for value in (*answer.values, *test.values, *never.values)):
+    answer, test, wrong = about(subject), about(one.test), about(never(one))
+    if any(_in(_REFUSED, value) for value in (*answer.values, *test.values, *wrong.values)):
         return Entry(one.zone, subject, "refused", "it answers nobody who asks through this resolver")
-    if never.values or not test.values or not all(_in((_LISTED,), value) for value in test.values):
+    if wrong.values or not test.values or not all(_in((_LISTED,), value) for value in test.values):
         return Entry(
             one.zone, subject, "gone", answer.error or test.error or "it does not work, and counts for nothing"
         )
     if not answer.values:
         return Entry(one.zone, subject, "clear")
-    reason = " ".join(reasons[Question(_name(one, subject), "TXT")].values)
+    reason = " ".join(reasons[Question(entry_name(one, subject), "TXT")].values)
     said = f"{', '.join(answer.values)} {reason}".strip()
     return Entry(one.zone, subject, "trusted" if one.trusts else "listed", said, "" if one.trusts else one.off)
 

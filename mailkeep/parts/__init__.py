@@ -1,7 +1,18 @@
 """A mail server's parts, in the order in which they are put in place and started."""
 
 from mailkeep.part import Part
-from mailkeep.parts import certificates, dovecot, fail2ban, firewall, opendkim, postfix, resolver, ssh, system
+from mailkeep.parts import (
+    certificates,
+    dns_watch,
+    dovecot,
+    fail2ban,
+    firewall,
+    opendkim,
+    postfix,
+    resolver,
+    ssh,
+    system,
+)
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 
@@ -17,4 +28,5 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         dovecot.part(settings),
         postfix.part(settings, secrets.relay_password),
         fail2ban.part(settings),
+        dns_watch.part(settings, secrets),
     )

@@ -2,6 +2,7 @@
 the live check tells when they are not as they should be."""
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
 from mailkeep.lab import Attacker, Internet, poll
 from mailkeep.lab.site import Site
+from mailkeep.parts import dns_watch
 from mailkeep.settings import Dns, Settings
 
 ANNA, STRICT = "anna@example.test", "strict@outside.test"
@@ -348,6 +350,30 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
     world.publish(text(listed))
     assert f"{selector} signs" in rotate()
     assert signing() == {selector}
+
+
+# --- the daily look from the server
+
+
+def test_the_server_notices_a_changed_record_and_a_listing_by_itself(world: World) -> None:
+    site = world.site
+    zone = text([*records.wanted(site.settings, site.secrets), *records.reverse(site.settings)])
+    entry = blocklists.entry_name(blocklists.LISTS[0], str(site.settings.host.addresses[0]))
+    test = blocklists.entry_name(blocklists.LISTS[0], "127.0.0.2")
+
+    def troubles(published: str) -> dict[str, str]:
+        world.publish(published)
+        site.server.run("systemctl restart unbound; systemctl start mailkeep-dns.service")
+        return dict(json.loads(site.server.run(f"cat {dns_watch.TROUBLES}").stdout)["troubles"])
+
+    assert troubles(zone) == {}
+    mx = zone.replace("MX 10 mail.example.test.", "MX 10 mx.outside.test.", 1)
+    assert list(troubles(mx)) == ["example.test MX"]
+    listing = f"{entry}. A 127.0.0.4\n"
+    assert troubles(f"{zone}{listing}") == {}  # a list without its test entry is dead
+    [said] = troubles(f"{zone}{listing}{test}. A 127.0.0.2\n").values()
+    assert said.startswith(f"zen.spamhaus.org lists {site.settings.host.addresses[0]} (127.0.0.4)")
+    assert troubles(zone) == {}
 
 
 # --- blocklists
