@@ -39,7 +39,9 @@ def spf(name: str, text: str, resolver: dns.resolver.Resolver) -> Spf:
     except (SPFError, dns.exception.DNSException) as error:
         return Spf(error=str(error))
     parsed = found["parsed"]
-    return Spf(tuple(_passes(parsed)), parsed["all"], tuple(text.split()[1:]))
+    redirect = parsed["redirect"] or {}
+    rest = (redirect.get("parsed") or parsed)["all"]  # a redirect stands for `all` (RFC 7208 §6.1)
+    return Spf(tuple(_passes(parsed)), rest, tuple(text.split()[1:]))
 
 
 def _passes(parsed: Mapping[str, Any]) -> Iterator[Network]:
@@ -52,8 +54,8 @@ def _passes(parsed: Mapping[str, Any]) -> Iterator[Network]:
             yield from map(ip_network, host.get("addresses", ()))
         if one.get("parsed"):
             yield from _passes(one["parsed"])
-    if redirect := parsed["redirect"]:
-        yield from _passes(redirect["parsed"] or {"mechanisms": (), "redirect": None})
+    if (redirect := parsed["redirect"]) and redirect["parsed"]:
+        yield from _passes(redirect["parsed"])
 
 
 def dmarc(name: str, text: str, resolver: dns.resolver.Resolver) -> Dmarc:

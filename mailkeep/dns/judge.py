@@ -113,7 +113,7 @@ def _late(question: Question, public: Answer) -> Finding:
 
 
 def _servers(names: Names) -> Iterator[Finding]:
-    """Servers that do not answer, once each; and names whose servers are not found at all."""
+    """Those that do not answer, once each."""
     errors: dict[str, str] = {}
     for by_server in names.authoritative.values():
         errors.update({server: answer.error for server, answer in by_server.items() if answer.error})

@@ -29,18 +29,18 @@ Unseen = Callable[[list[DkimKey]], dict[DkimKey, str]]
 def rotate(settings: Settings, inventory: Path, today: date, unseen: Unseen, *, now: bool = False) -> list[str]:
     """The next step, for all keys: what was done and what to do. `unseen` looks which of these keys' records are not
     published, and says why; `now` begins even if the keys are new."""
-    safe, again = secrets.vault(inventory), f"`mailkeep dkim rotate {label(inventory)}`"
+    safe, name = secrets.vault(inventory), label(inventory)
     _finish(safe)
     domains = secrets.signing_domains(settings)
     stored = [one for one in secrets.stored_dkim(safe) if one.domain in domains]
     if following := [one for one in stored if one.state == NEXT]:
-        return [*_switch(safe, following, today, unseen, f"mailkeep deploy {label(inventory)}", again)]
+        return [*_switch(safe, following, today, unseen, name)]
     if former := [one for one in stored if one.state.startswith(UNTIL)]:
-        return [*_retire(safe, former, today, again)]
-    return [*_begin(safe, domains, today, again, now)]
+        return [*_retire(safe, former, today, name)]
+    return [*_begin(safe, domains, today, name, now)]
 
 
-def _begin(safe: Vault, domains: Iterable[str], today: date, again: str, now: bool) -> Iterator[str]:
+def _begin(safe: Vault, domains: Iterable[str], today: date, name: str, now: bool) -> Iterator[str]:
     signing = secrets.signing_selectors(safe)
     made = {domain: _day(signing[domain]) for domain in domains if domain in signing}
     due = {domain for domain, day in made.items() if day < today and (now or today - day >= LEAST_AGE)}
@@ -53,16 +53,14 @@ def _begin(safe: Vault, domains: Iterable[str], today: date, again: str, now: bo
     for one in new:
         record = records.dkim(secrets.dkim_key(safe, one))
         yield f"{record.name}  {record.type}\n  {record.value}"
-    yield f"Then run {again} again: it looks whether they are seen, and only then has them sign."
+    yield f"Then run `mailkeep dkim rotate {name}` again: it looks whether they are seen, and only then has them sign."
 
 
-def _switch(
-    safe: Vault, following: list[StoredDkim], today: date, unseen: Unseen, deploy: str, again: str
-) -> Iterator[str]:
+def _switch(safe: Vault, following: list[StoredDkim], today: date, unseen: Unseen, name: str) -> Iterator[str]:
     keys = {secrets.dkim_key(safe, one): one for one in following}
     missing = unseen(list(keys))
     for key, reason in missing.items():
-        yield f"{_name(keys[key])} is not seen yet: {reason}."
+        yield f"{_record(keys[key])} is not seen yet: {reason}."
     signing = secrets.signing_selectors(safe)
     seen = [one for key, one in keys.items() if key not in missing]
     for one in seen:
@@ -70,9 +68,10 @@ def _switch(
         _move(safe, former, StoredDkim(one.domain, former.selector, f"{UNTIL}{today + KEPT:%Y%m%d}"), one)
         yield f"{one.domain}: {one.selector} signs in place of {former.selector}."
     if seen:
-        yield f"Run `{deploy}` now. Leave the former records where they are until {today + KEPT}; then run {again}."
+        yield f"Run `mailkeep deploy {name}` now. Leave the former records where they are until {today + KEPT}."
     if missing:
-        yield f"Publish what is missing; `{deploy.replace('deploy', 'dns')}` prints it. Then run {again} again."
+        yield f"Publish what is missing; `mailkeep dns {name}` prints it."
+    yield f"Then run `mailkeep dkim rotate {name}` again."
 
 
 def _move(safe: Vault, former: StoredDkim, kept: StoredDkim, new: StoredDkim) -> None:
@@ -93,20 +92,21 @@ def _finish(safe: Vault) -> None:
             safe.delete(one.name)
 
 
-def _retire(safe: Vault, former: list[StoredDkim], today: date, again: str) -> Iterator[str]:
+def _retire(safe: Vault, former: list[StoredDkim], today: date, name: str) -> Iterator[str]:
     over = [one for one in former if _day(one.state) <= today]
     for one in over:
         safe.delete(one.name)
-        yield f"Its time is over, and the key is gone from the vault. Remove the record {_name(one)}"
+        yield f"Its time is over, and the key is gone from the vault. Remove the record {_record(one)}"
     if left := [one for one in former if one not in over]:
         until = max(_day(one.state) for one in left)
         yield f"The former records must stay until {until}: mail that was signed with their keys is under way."
-        yield f"Deploy, if you have not since the keys were switched. From {until} on, run {again} again."
+        yield "Deploy, if you have not since the keys were switched, or mail is signed with a key that will be gone."
+        yield f"From {until} on, run `mailkeep dkim rotate {name}` again."
     else:
         yield "The rotation is done."
 
 
-def _name(key: StoredDkim) -> str:
+def _record(key: StoredDkim) -> str:
     return f"{key.selector}._domainkey.{key.domain}"
 
 

@@ -136,7 +136,8 @@ def answers(server: Server, port: int) -> bool:
 
 
 @after("mailkeep deploy home", "")
-def who_is_declared_can_log_in_and_nobody_else(world: World, _said: str) -> None:
+def who_is_declared_can_log_in_and_nobody_else(world: World, said: str) -> None:
+    assert "DNS: " in said
     declared = world.desk.settings_file.read_text()
     for address, passphrase in list(world.desk.passphrases.items()):
         if f"address: {address}" in declared:

@@ -134,6 +134,7 @@ def test_spf_is_evaluated_with_all_that_it_includes(world: World) -> None:
     ours = " ".join(f"ip{address.version}:{address}" for address in world.site.settings.host.addresses)
     chain = "".join(f'_{n}.example.test. TXT "v=spf1 include:_{n + 1}.example.test -all"\n' for n in range(11))
     assert found("v=spf1 include:_ours.example.test -all", f'_ours.example.test. TXT "v=spf1 {ours} -all"') == ""
+    assert found("v=spf1 redirect=_ours.example.test", f'_ours.example.test. TXT "v=spf1 {ours} -all"') == ""
     assert "may send too" in found(f"v=spf1 {ours} include:outside.test -all")
     assert "others take it for none" in found(f"v=spf1 {ours} include:_0.example.test -all", chain)
     assert "others take it for none" in found(f"v=spf1 {ours} include:nothing.example.test -all")
