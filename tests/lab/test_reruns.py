@@ -222,6 +222,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/dovecot/dovecot.conf": (lambda text: text.replace("ssl_min", "ssl_mim"), "Unknown setting: ssl_mim"),
         "/etc/postfix/main.cf": (lambda text: text + "smtpd_bannner = x\n", "unused parameter: smtpd_bannner"),
         "/etc/fail2ban/jail.d/mailkeep.local": (lambda text: text + "[sshd\n", "parsing errors"),
+        "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
     },
     {
         "/etc/mailkeep/tls/key.pem": (lambda _: other_key(), "is not the key of"),
@@ -231,6 +232,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
             "Unable to compile regular expression",
         ),
+        "/usr/lib/mailkeep-dns/on_server.py": (lambda text: text + "(\n", "was never closed"),
     },
     {
         "/etc/opendkim/signing.table": (
@@ -250,9 +252,11 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             f"/etc/systemd/system/{unit}.service.d/mailkeep.conf": (lambda text: text + "Nonsense=1\n", "Unknown key")
             for unit in ("nftables", "unbound", "opendkim", "dovecot", "postfix", "fail2ban")
         },
+        "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
+        "/etc/systemd/system/mailkeep-dns.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         **{
             f"/etc/opendkim/keys/{domain}": (lambda _: "nonsense\n", f"from {domain} is not signed")
             for domain in ("example.test", "example-two.test", "mail.example.test")
