@@ -11,15 +11,22 @@ from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mailkeep import accounts, dns, inventory, passwords, secrets, settings
+from mailkeep import accounts, inventory, passwords, secrets, settings
+from mailkeep.dns import formats, records
+from mailkeep.dns import report as dns_report
+from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.settings import Settings
+
+if TYPE_CHECKING:
+    from mailkeep.dns.blocklists import Entry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,12 +48,22 @@ account = typer.Typer(
     epilog="Example: `mailkeep account add home anna@example.org --generate`, then `mailkeep deploy home`.",
 )
 app.add_typer(account, name="account")
+dkim = typer.Typer(no_args_is_help=True, help="Replace DKIM keys.", epilog="Example: `mailkeep dkim rotate home`.")
+app.add_typer(dkim, name="dkim")
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An inventory: inventories/NAME, or the path of one.")]
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The account's address, such as anna@example.org.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Resolver = Annotated[
+    str,
+    typer.Option(
+        envvar="MAILKEEP_RESOLVER",
+        metavar="ADDRESS",
+        help="The resolver to ask. Default: this machine's. Authoritative servers are asked besides.",
+    ),
+]
 Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server that Mailkeep did not set up.")]
 
 
@@ -150,16 +167,20 @@ def deploy(
     name: Name,
     as_json: Json = False,
     adopt: Adopt = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not verify the server afterwards.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Neither verify the server afterwards nor look at its DNS records.")
+    ] = False,
+    resolver: Resolver = "",
 ) -> None:
-    """Make the host what mail.yml says, and verify it. A rerun changes nothing."""
+    """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
     directory, declared = _open(name)
-    secrets.load(declared, directory)
+    keys = secrets.load(declared, directory)
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
         raise typer.Exit(code)
     if not no_verify and not as_json:
         verify(name)
+        dns_report.remind(declared, keys, resolver, f"mailkeep dns {name} --check")
 
 
 def pyinfra(directory: Path, *options: str) -> list[str]:
@@ -258,31 +279,105 @@ def alert_test(name: Name, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("dns", epilog="Example: `mailkeep dns home`; for a zone file: `mailkeep dns home --zone`")
+@app.command(
+    "dns",
+    epilog="Example: `mailkeep dns home`; for a web form: `mailkeep dns home --form`; for a zone file: "
+    "`mailkeep dns home --zone`; whether the world sees them: `mailkeep dns home --check`",
+)
 def dns_records(
     name: Name,
     as_json: Json = False,
     zone: Annotated[bool, typer.Option("--zone", help="Print lines of a zone file.")] = False,
+    form: Annotated[bool, typer.Option("--form", help="Print names and values as web forms want them.")] = False,
+    octodns: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a file for each zone into DIR, for octoDNS.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="See what is published. Exit 1: something is wrong.")] = False,
+    resolver: Resolver = "",
 ) -> None:
-    """Print the DNS records to publish, most important first, each with its reason."""
+    """Print the DNS records to publish, most important first, each with its reason; or check those that are."""
     directory, declared = _open(name)
-    listed = dns.records(declared, secrets.load(declared, directory))
+    keys = secrets.load(declared, directory)
+    if check:
+        raise typer.Exit(dns_report.run(declared, keys, resolver, as_json=as_json))
+    listed = records.wanted(declared, keys)
     if zone:
-        print(dns.zone(listed), end="")
+        print(formats.zone(listed), end="")
+    elif form:
+        print(formats.form(listed), end="")
+    elif octodns:
+        _write_octodns(listed, octodns)
     elif as_json:
-        print(json.dumps([record.asdict() for record in (*listed, *dns.reverse(declared))], indent=2))
+        print(json.dumps([record.asdict() for record in (*listed, *records.reverse(declared))], indent=2))
     else:
         _print_records(listed, declared)
 
 
-def _print_records(listed: list[dns.Record], declared: Settings) -> None:
+def _write_octodns(listed: list[Record], target: Path) -> None:
+    for file, text in formats.octodns(listed).items():
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            (target / file).write_text(text)
+        except OSError as error:
+            raise UserError(f"{target / file}: {error.strerror}. Name a directory that you can write to.") from None
+        out.print(target / file, markup=False)
+
+
+def _print_records(listed: list[Record], declared: Settings) -> None:
     """Each value on a line of its own, whole, so that it can be copied."""
     for record in listed:
-        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why}[/]")
+        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why} ({record.source})[/]")
         out.print(f"  {record.value}\n", markup=False)
     out.print("[bold]At the hoster of the addresses[/] (reverse DNS):")
-    for record in dns.reverse(declared):
-        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why}[/]")
+    for record in records.reverse(declared):
+        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why} ({record.source})[/]")
+    for text in records.instructions(declared):
+        out.print(f"\n{text}", markup=False)
+
+
+@app.command(epilog="Example: `mailkeep blocklists home`; ask from where you may: with --resolver, or on the server")
+def blocklists(name: Name, as_json: Json = False, resolver: Resolver = "") -> None:
+    """Ask the DNS blocklists about the addresses and domains. Exit 1: one lists something."""
+    from mailkeep.dns import ask
+    from mailkeep.dns import blocklists as lists
+
+    _, declared = _open(name)
+    entries = lists.ask(declared, ask.resolver(resolver))
+    if as_json:
+        print(json.dumps([entry.asdict() for entry in entries], indent=2))
+    else:
+        _print_entries(entries)
+    if any(entry.state == "listed" for entry in entries):
+        raise typer.Exit(1)
+
+
+def _print_entries(entries: list["Entry"]) -> None:
+    for entry in entries:
+        style = {"listed": "bold red", "trusted": "bold green"}.get(entry.state, "")
+        out.print(Text.assemble((f"{entry.state:8}", style), f"  {entry.subject}  {entry.list}"))
+        for line in filter(None, (entry.said, entry.off)):
+            out.print(f"          {line}", markup=False)
+    listed = len({entry.list for entry in entries if entry.state == "listed"})
+    out.print(f"On {_count(listed, 'blocklist')}.", markup=False)
+
+
+@dkim.command(epilog="Example: `mailkeep dkim rotate home`, again and again, as it says")
+def rotate(
+    name: Name,
+    now: Annotated[bool, typer.Option("--now", help="Begin even if the keys are not a month old.")] = False,
+    resolver: Resolver = "",
+) -> None:
+    """Replace the DKIM keys, a step at a time: publish, have them sign once seen, retire the former."""
+    from mailkeep.dns import ask, rotation
+
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+
+    def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
+        return rotation.unseen(keys, ask.resolver(resolver))
+
+    for line in rotation.rotate(declared, directory, date.today(), unseen, now=now):
+        out.print(line, markup=False)
 
 
 @app.command(epilog="Example: `mailkeep schema > mail.schema.json`")

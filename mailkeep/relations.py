@@ -45,6 +45,9 @@ def _duplicates(settings: Settings) -> Iterator[InitErrorDetails]:
     yield from _repeated(("admin", "networks"), settings.admin.networks)
     yield from _repeated(("firewall", "block"), settings.firewall.block)
     yield from _repeated(("local_senders",), settings.local_senders)
+    yield from _repeated(("dns", "spf"), settings.dns.spf)
+    yield from _repeated(("dns", "never_send"), settings.dns.never_send)
+    yield from _repeated(("dns", "caa"), settings.dns.caa)
 
 
 def _repeated(loc: Loc, values: Iterable[object], *field: str) -> Iterator[InitErrorDetails]:
@@ -192,6 +195,17 @@ def _tls(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("tls", "certificate"), settings.tls.certificate, "`mode: files`, or no certificate")
 
 
+def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
+    for index, name in enumerate(settings.dns.never_send):
+        if name in settings.own_domains or name == settings.host.name:
+            yield _problem(("dns", "never_send", index), name, "names that send no mail; this one does")
+    if settings.dns.mta_sts == "enforce" and settings.tls.mode == "self-signed":
+        want = "`testing`, or a certificate that the world trusts (tls.mode): who follows the policy would not deliver"
+        yield _problem(("dns", "mta_sts"), settings.dns.mta_sts, want)
+    if settings.dns.reports:
+        yield from _leads_nowhere(settings, ("dns", "reports"), settings.dns.reports)
+
+
 def _domain(address: str) -> str:
     return address.rpartition("@")[2]
 
@@ -230,4 +244,5 @@ CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
     _networks,
     _limits,
     _tls,
+    _dns,
 )

@@ -1,6 +1,8 @@
 """What a server needs that must not be public: DKIM keys, the TLS key, the relay host's password and the like.
 
 In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`, `webhook`, `store`.
+The newest selector signs; `SELECTOR.next` is one that will once its record is seen, `SELECTOR.until-YYYYMMDD` one that
+did, whose record stays until that day.
 """
 
 import base64
@@ -31,7 +33,8 @@ RELAY = "relay"
 WEBHOOK = "webhook"
 STORE = "store"
 _URL = re.compile(r"https?://[!-~]+")
-_DKIM = re.compile(r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})")  # the day a key was made sorts as text
+# The day a key was made sorts as text.
+_DKIM = re.compile(r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})(?P<state>\.next|\.until-[0-9]{8})?")
 _DKIM_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; 4096 needs more than one DNS packet
 
 
@@ -61,11 +64,18 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
+    """`dkim` has the keys that sign, one a domain; `other_dkim` those whose records are published beside theirs."""
+
     dkim: tuple[DkimKey, ...]
     tls: Tls
     relay_password: str | None = field(repr=False)
     webhook: str | None = field(repr=False, default=None)  # its URL, and on a second line its token, if any
     store_password: str | None = field(repr=False, default=None)
+    other_dkim: tuple[DkimKey, ...] = ()
+
+    @property
+    def published_dkim(self) -> tuple[DkimKey, ...]:
+        return tuple(dict.fromkeys((*self.dkim, *self.other_dkim)))  # an interrupted rotation leaves one twice
 
 
 def vault(inventory: Path) -> Vault:
@@ -83,20 +93,21 @@ def load(settings: Settings, inventory: Path) -> Secrets:
     if lacking := missing(settings, inventory):
         raise UserError("\n".join((f"{inventory / 'secrets'}: not all that mail.yml needs is there.", *lacking)))
     safe = vault(inventory)
-    active = _selectors(safe)
+    domains, signing = signing_domains(settings), signing_selectors(safe)
     return Secrets(
-        dkim=tuple(_dkim_key(safe, domain, active[domain][-1]) for domain in signing_domains(settings)),
+        dkim=tuple(dkim_key(safe, StoredDkim(domain, signing[domain])) for domain in domains),
         tls=_tls(settings, inventory, safe),
         relay_password=safe.read(RELAY).decode() if _needs_relay_password(settings) else None,
         webhook=safe.read(WEBHOOK).decode() if settings.alerts.webhook else None,
         store_password=safe.read(STORE).decode() if settings.guard.store else None,
+        other_dkim=tuple(dkim_key(safe, one) for one in stored_dkim(safe) if one.state and one.domain in domains),
     )
 
 
 def missing(settings: Settings, inventory: Path) -> list[str]:
     """What the settings need and the vault lacks: a line each, with the command that mends it."""
     safe, name = vault(inventory), label(inventory)
-    there, active = set(safe.names()), _selectors(safe)
+    there, active = set(safe.names()), signing_selectors(safe)
     lines = []
     if unsigned := [domain for domain in signing_domains(settings) if domain not in active]:
         lines.append(f"No DKIM key for {', '.join(unsigned)}: run `mailkeep keys {name}`.")
@@ -116,11 +127,10 @@ def missing(settings: Settings, inventory: Path) -> list[str]:
 def generate(settings: Settings, inventory: Path, today: date) -> list[str]:
     """Makes the keys that the settings need and the vault lacks; a line for each. Replaces no valid key."""
     safe, made = vault(inventory), []
-    active = _selectors(safe)
+    active = signing_selectors(safe)
     for domain in signing_domains(settings):
         if domain not in active:
-            selector = f"s{today:%Y%m%d}"
-            safe.write(f"dkim/{domain}/{selector}", _new_dkim_pem())
+            selector = new_dkim(safe, domain, today).selector
             made.append(f"DKIM key for {domain}, selector {selector} (RSA {_DKIM_BITS})")
     if settings.tls.mode == "self-signed" and not _has_self_signed(settings, safe):
         pem = certificate.self_signed(settings.host.name, today)
@@ -194,25 +204,45 @@ def _needs_relay_password(settings: Settings) -> bool:
     return settings.relay is not None and settings.relay.user is not None
 
 
-def _selectors(safe: Vault) -> dict[str, list[str]]:
-    """Per domain, the selectors from oldest to newest; the last is the active one."""
-    found: dict[str, list[str]] = {}
-    for name in safe.names():
-        if match := _DKIM.fullmatch(name):
-            found.setdefault(match["domain"], []).append(match["selector"])
-    return found
+@dataclass(frozen=True, slots=True)
+class StoredDkim:
+    """A DKIM key of the vault: `state` is empty, `.next` or `.until-YYYYMMDD`."""
+
+    domain: str
+    selector: str
+    state: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"dkim/{self.domain}/{self.selector}{self.state}"
 
 
-def _dkim_key(safe: Vault, domain: str, selector: str) -> DkimKey:
-    name = f"dkim/{domain}/{selector}"
-    pem = safe.read(name)
-    key = certificate.private_key(f"{safe.directory / name}.age", pem)
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise UserError(f"{safe.directory / name}.age: not an RSA key, and other kinds are not signed with.")
-    return DkimKey(domain, selector, pem)
+def stored_dkim(safe: Vault) -> list[StoredDkim]:
+    """Per domain from the oldest to the newest."""
+    found = map(_DKIM.fullmatch, safe.names())
+    return [StoredDkim(one["domain"], one["selector"], one["state"] or "") for one in found if one]
 
 
-def _new_dkim_pem() -> bytes:
+def signing_selectors(safe: Vault) -> dict[str, str]:
+    """Per domain the newest selector, of those that have no other state."""
+    return {one.domain: one.selector for one in stored_dkim(safe) if not one.state}
+
+
+def dkim_key(safe: Vault, stored: StoredDkim) -> DkimKey:
+    where, pem = f"{safe.directory / stored.name}.age", safe.read(stored.name)
+    if not isinstance(certificate.private_key(where, pem), rsa.RSAPrivateKey):
+        raise UserError(f"{where}: not an RSA key, and other kinds are not signed with.")
+    return DkimKey(stored.domain, stored.selector, pem)
+
+
+def new_dkim(safe: Vault, domain: str, today: date, state: str = "") -> StoredDkim:
+    """Makes a key under a selector of this day."""
+    made = StoredDkim(domain, f"s{today:%Y%m%d}", state)
+    safe.write(made.name, new_dkim_pem())
+    return made
+
+
+def new_dkim_pem() -> bytes:
     key = rsa.generate_private_key(public_exponent=65537, key_size=_DKIM_BITS)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 

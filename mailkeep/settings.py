@@ -31,6 +31,7 @@ from mailkeep.values import (
     Port,
     PublicAddress,
     RelayHost,
+    SpfTerm,
     Switch,
     Targets,
     UserName,
@@ -337,6 +338,50 @@ class Alerts(Model):
     )
 
 
+class Dns(Model):
+    """What the DNS tells the world beside what follows from all else; `mailkeep dns` prints the records."""
+
+    dmarc: Literal["none", "quarantine", "reject"] = Field(
+        default="reject",
+        description="What others do with mail that claims to be yours and is not. A domain that sent from elsewhere "
+        "before begins with `none`; `mailkeep dns` says what to look at before the next step.",
+        examples=["none"],
+    )
+    reports: Mailbox | None = Field(
+        default=None,
+        description="Where others send their reports about your mail (DMARC, TLS-RPT). Without it, to postmaster at "
+        "the host name, which is `admin.addresses`.",
+        examples=["reports@example.net"],
+    )
+    spf: tuple[SpfTerm, ...] = Field(
+        default=(),
+        max_length=10,
+        description="What sends for your domains beside this server, as SPF terms. With a relay host, "
+        "`include:` and its name unless something is given here.",
+        examples=[["include:_spf.example.net"]],
+    )
+    never_send: tuple[Domain, ...] = Field(
+        default=(),
+        max_length=100,
+        description="More names of yours that send no mail, such as that of a web server: they get records that say "
+        "so. Mail domains and the host are not among them.",
+        examples=[["www.example.org"]],
+    )
+    mta_sts: Literal["off", "testing", "enforce"] = Field(
+        default="off",
+        description="MTA-STS, for which you serve a text file at https://mta-sts.DOMAIN; `mailkeep dns` prints it. "
+        "Needs a certificate that the world trusts. Begin with `testing`.",
+        examples=["testing"],
+    )
+    caa: tuple[Domain, ...] = Field(
+        default=(),
+        max_length=10,
+        description="The only certificate authorities that may issue for the host, by the names that they document "
+        "for CAA records. None: any may.",
+        examples=[["letsencrypt.org"]],
+    )
+
+
 class Settings(Model):
     """One mail server."""
 
@@ -363,6 +408,7 @@ class Settings(Model):
     alerts: Alerts = Field(default=Alerts(), description="What the people who run the server are told, and how.")
     relay: Relay | None = Field(default=None, description="A smarthost for all outbound mail.")
     tls: Tls = Field(default=Tls(), description="The certificate that the server shows.")
+    dns: Dns = Field(default=Dns(), description="What the DNS tells the world.")
     retention: Retention = Field(default=Retention(), description="What is deleted by itself.")
     resolver: Literal["local", "system"] = Field(
         default="local",

@@ -20,6 +20,7 @@ Network = IPv4Network | IPv6Network
 
 LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = rf"(?:{LABEL}\.)+(?=[a-z0-9-]*[a-z]){LABEL}"  # RFC 1123 section 2.1: the last is not all digits
+SPF_DOMAIN = rf"(?:[a-z0-9_-]{{1,63}}\.)+(?=[a-z0-9-]*[a-z]){LABEL}"  # _spf.example.net: RFC 7208 section 7.1
 ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 section 3.2.3
 MAILBOX = rf"{ATEXT}(?:\.{ATEXT})*"
 OWN_LOCAL_PART = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}[a-z0-9_-]|[a-z0-9]"
@@ -331,6 +332,19 @@ def json_template(value: object) -> str:
     return text
 
 
+def spf_term(value: object) -> str:
+    """A mechanism of an SPF record that lets somebody else send (RFC 7208 section 5)."""
+    want = "an SPF term such as include:_spf.example.net or ip4:198.51.100.7"
+    kind, _, argument = _text(value, want).partition(":")
+    if kind in ("ip4", "ip6"):
+        found = network(argument)
+        if f"ip{found.version}" != kind:
+            raise wrong(f"ip{found.version}:{argument}")
+    elif kind not in ("include", "a", "mx") or not re.fullmatch(SPF_DOMAIN, argument):
+        raise wrong(want)
+    return str(value)
+
+
 def file_beside(value: object) -> str:
     """The path of a file in the inventory's directory."""
     path = _text(value, "the path of a file beside mail.yml")
@@ -370,4 +384,6 @@ Switch = Annotated[
 UserName = Annotated[str, BeforeValidator(user_name), _written("[a-z_][a-z0-9_-]{0,31}")]
 Login = Annotated[str, BeforeValidator(login), _written("[!-9;-~]{1,255}")]
 JsonTemplate = Annotated[str, BeforeValidator(json_template), WithJsonSchema({"type": "string"})]
+
+SpfTerm = Annotated[str, BeforeValidator(spf_term), _written(r"(?:include|a|mx|ip4|ip6):\S+")]
 FileBeside = Annotated[str, BeforeValidator(file_beside), WithJsonSchema({"type": "string"})]

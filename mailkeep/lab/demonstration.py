@@ -15,7 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mailkeep import demo, dns, verify
+from mailkeep import demo, verify
+from mailkeep.dns import formats, records
 from mailkeep.errors import UserError
 from mailkeep.lab import DEMO_NETWORK, Internet, Lab, Server, poll
 from mailkeep.lab.site import DEMO, ROOT, Deployed, Site
@@ -137,7 +138,11 @@ def _summary(site: Site, deployed: Deployed, watch: Stopwatch) -> None:
     out.print(f"  IMAP       {site.server.ip}:993 (TLS)    submission {site.server.ip}:465 (TLS), :587 (STARTTLS)")
     out.print(f"  SSH        ssh -F {_short(site.server.ssh_config)} mail")
     out.rule("[bold]DNS records to publish")
-    out.print(dns.zone([*dns.records(declared, site.secrets), *dns.reverse(declared)]), markup=False)
+    listed = records.wanted(declared, site.secrets)
+    required = [record for record in listed if record.need == "required"]
+    out.print(formats.zone([*required, *records.reverse(declared)]), markup=False, end="")
+    more = f"mailkeep dns {_short(WORKING_COPY)}"
+    out.print(f"and {len(listed) - len(required)} that are recommended or optional: {more}", markup=False)
     out.rule("[bold]Stages")
     table = Table.grid(padding=(0, 2))
     for name, seconds in watch.stages:

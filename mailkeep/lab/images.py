@@ -42,7 +42,13 @@ INTERNET_PACKAGES = [
     "python3-aiosmtpd",
     "openssl",
     "postfix",
+    "postfix-mta-sts-resolver",
+    "bind9-utils",
+    "python3-authheaders",
+    "python3-dkim",
+    "python3-spf",
     "swaks",
+    "unbound",
     "valkey-server",
 ]
 
@@ -80,7 +86,8 @@ RUN rm -f /usr/sbin/policy-rc.d /etc/apt/apt.conf.d/docker-* \\
 # Postfix is there for smtp-source and smtp-sink; what listens is started when the container plays its role.
 _INTERNET = f"""\
 RUN apt-get update -q && {_INSTALL} {" ".join(INTERNET_PACKAGES)} \\
- && systemctl disable knot.service postfix.service valkey-server.service && systemctl mask postfix.service
+ && systemctl disable knot.service unbound.service postfix-mta-sts-resolver.service valkey-server.service \\
+ && systemctl mask postfix.service
 """
 
 

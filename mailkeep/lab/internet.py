@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from ipaddress import IPv4Address, IPv6Address
@@ -50,6 +50,7 @@ class Received:
     sender: str  # "": the null sender
     recipients: tuple[str, ...]
     data: bytes
+    results: Mapping[str, str] = field(default_factory=dict)  # at strict@…: of spf, dkim, dmarc; and the policy
 
     @property
     def message(self) -> EmailMessage:
@@ -72,9 +73,18 @@ class Internet(Container):
         """Start the servers with the lab's own names published; returns when they answer."""
         relay = json.dumps({"user": RELAY_USER, "password": RELAY_PASSWORD}).encode()
         files = {"relay.json": relay} | {path.name: path.read_bytes() for path in OUTSIDE.iterdir() if path.is_file()}
+        for name in ("knot.conf", "unbound.conf"):
+            text = files[name].replace(b"ADDRESS4", str(self.ip).encode())
+            files[name] = text.replace(b"ADDRESS6", str(self.ip6).encode())
+        files["unbound.conf"] += _UNBOUND.format(ip=self.ip).encode()
         self.unpack({f"opt/outside/{name}": (content, 0o755) for name, content in files.items()})
         zone = (OUTSIDE / "outside.zone").read_text().format(ip=self.ip, ip6=self.ip6)
         self.run("/opt/outside/open", stdin=zone)
+
+    @property
+    def resolver(self) -> str:
+        """A resolver that validates, as `mailkeep dns --resolver` takes it."""
+        return f"{self.ip}@5353"
 
     @property
     def trust_anchor(self) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep import demo, secrets, settings
-from mailkeep.dns import records, zone
+from mailkeep.dns.formats import zone
+from mailkeep.dns.records import reverse, wanted
 from mailkeep.lab import Internet, Lab, Server
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
@@ -71,7 +72,8 @@ class Site:
 
     def publish(self, internet: Internet) -> None:
         """Let the lab's outside world see the records that we tell operators to publish."""
-        internet.publish(zone(records(self.settings, self.secrets)))
+        declared = self.settings
+        internet.publish(zone([*wanted(declared, self.secrets), *reverse(declared)]))
 
     def deploy(self, *options: str, timeout: float = 900) -> Deployed:
         done = subprocess.run(

@@ -4,6 +4,7 @@ from mailkeep.part import Part
 from mailkeep.parts import (
     alerts,
     certificates,
+    dns_watch,
     dovecot,
     fail2ban,
     firewall,
@@ -30,5 +31,6 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         dovecot.part(settings),
         postfix.part(settings, secrets.relay_password),
         fail2ban.part(settings),
+        dns_watch.part(settings, secrets),
     )
     return (*services, alerts.part(settings, secrets.webhook, services))

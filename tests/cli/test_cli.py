@@ -388,6 +388,30 @@ def test_the_formats_of_dns_records_say_the_same(mailkeep: Run) -> None:
     assert [one["type"] for one in listed].count("PTR") == 2
 
 
+@pytest.mark.usefixtures("home")
+def test_octodns_gets_a_file_for_each_zone(mailkeep: Run, tmp_path: Path) -> None:
+    said = mailkeep("dns", "home", "--octodns", str(tmp_path / "octodns"))
+    assert (said.code, said.out) == (0, f"{tmp_path}/octodns/example.org.yaml\n")
+    said = mailkeep("dns", "home", "--octodns", "/proc/none")
+    assert said.code == 1
+    assert "Name a directory" in said.err
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("command", [("dns", "home", "--check"), ("blocklists", "home")], ids=" ".join)
+def test_a_resolver_that_is_none_is_told(command: tuple[str, ...], mailkeep: Run) -> None:
+    said = mailkeep(*command, "--resolver", "quad9")
+    assert (said.code, said.out) == (1, "")
+    assert "'quad9'" in said.err
+
+
+@pytest.mark.usefixtures("home")
+def test_new_keys_are_not_rotated_without_need(mailkeep: Run) -> None:
+    said = mailkeep("dkim", "rotate", "home")
+    assert said.code == 0
+    assert "it is time for new ones" in said.out
+
+
 def value(rdata: object) -> str:
     strings = getattr(rdata, "strings", None)
     return b"".join(strings).decode() if strings else str(rdata)

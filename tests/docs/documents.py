@@ -18,7 +18,10 @@ PLACES: dict[str, Literal["clone", "machine", "server"]] = {
     "# on the server": "server",
 }
 _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_HOST = re.compile(r"\b(?:ssh|mailkeep (?:plan|deploy|verify|alert-test|account (?:freeze|thaw))|mail\.tar\.gz)\b")
+_HOST = re.compile(
+    r"\b(?:ssh|mail\.tar\.gz"
+    r"|mailkeep (?:plan|deploy|verify|alert-test|account (?:freeze|thaw)|blocklists|dns home --check))\b"
+)
 
 
 @dataclass(frozen=True)

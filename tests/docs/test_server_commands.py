@@ -144,7 +144,8 @@ def answers(server: Server, port: int) -> bool:
 
 
 @after("mailkeep deploy home", "")
-def who_is_declared_can_log_in_and_nobody_else(world: World, _said: str) -> None:
+def who_is_declared_can_log_in_and_nobody_else(world: World, said: str) -> None:
+    assert "DNS: " in said
     declared = world.desk.settings_file.read_text()
     frozen = world.server.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
     for address, passphrase in list(world.desk.passphrases.items()):
@@ -161,6 +162,11 @@ def who_is_declared_can_log_in_and_nobody_else(world: World, _said: str) -> None
 @after("mailkeep verify home", "")
 def the_server_withstood(_world: World, said: str) -> None:
     assert ", 0 broken" in said
+
+
+@after("mailkeep dns home --check", "")
+def the_world_sees_what_was_published(_world: World, said: str) -> None:
+    assert "0 errors" in said or "all as it should be" in said
 
 
 @after("plan home", "first-server.md")
@@ -326,6 +332,7 @@ def reach(desk: Desk, **servers: Server) -> None:
 @pytest.fixture
 def world(lab: Lab, internet: Internet, server: Server, tmp_path: Path) -> World:
     desk = Desk(tmp_path, names(lab, server))
+    desk.environment["MAILKEEP_RESOLVER"] = internet.resolver
     reach(desk, mail_example_org=server)
     return World(internet, server, desk, banned=desk.named("198.51.100.7"))
 

@@ -133,11 +133,12 @@ def deliver(
     data: str,
     *,
     login: tuple[str, str] | None = None,
+    helo: str = "mx.outside.test",
 ) -> str:
     """Send one message, byte for byte; its lines end in CR LF as `data` has them."""
 
     def act() -> str:
-        with smtp(host, port) as connection:
+        with smtp(host, port, helo=helo) as connection:
             commands = [auth_plain(*login)] if login else []
             answer = ask(connection, *commands, *envelope(sender, *recipients), "DATA")
             if not answer.startswith("354"):

@@ -24,7 +24,8 @@ from clients import (
     talk,
 )
 
-from mailkeep import dns, secrets
+from mailkeep import secrets
+from mailkeep.dns.records import wanted
 from mailkeep.lab import Internet, Lab, Received, Server, poll
 from mailkeep.lab.internet import RELAY_PASSWORD, RELAY_USER
 from mailkeep.lab.site import Site
@@ -86,7 +87,7 @@ class Post:
 
     def record(self, name: bytes, timeout: int = 5) -> bytes | None:  # noqa: ARG002 - as dkimpy calls it
         """A TXT record, of those that we tell operators to publish."""
-        printed = dns.records(self.site.settings, self.site.secrets)
+        printed = wanted(self.site.settings, self.site.secrets)
         return next((r.value.encode() for r in printed if r.type == "TXT" and f"{r.name}." == name.decode()), None)
 
     def verifies(self, data: bytes) -> bool:
@@ -94,7 +95,7 @@ class Post:
 
     def verifies_at_opendkim(self, data: bytes) -> bool:
         """As many receivers have it. dkimpy never lets a second From pass."""
-        printed = dns.records(self.site.settings, self.site.secrets)
+        printed = wanted(self.site.settings, self.site.secrets)
         keys = "".join(f"{record.name} {record.value}\n" for record in printed if "._domainkey." in record.name)
         self.server.unpack(
             {

@@ -229,6 +229,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             f"/etc/systemd/system/mailkeep-guard.{kind}": (lambda text: text + "Nonsense=1\n", "Unknown key")
             for kind in ("service", "socket")
         },
+        "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
     },
     {
         "/etc/mailkeep/tls/key.pem": (lambda _: other_key(), "is not the key of"),
@@ -240,6 +241,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
             "Unable to compile regular expression",
         ),
+        "/usr/lib/mailkeep-dns/on_server.py": (lambda text: text + "(\n", "was never closed"),
     },
     {
         "/etc/opendkim/signing.table": (
@@ -264,9 +266,11 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             f"/etc/systemd/system/{unit}": (lambda text: text.replace("[Unit]", "[Unit]\nNonsense=1"), "Unknown key")
             for unit in alerts.UNIT_FILES
         },
+        "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
+        "/etc/systemd/system/mailkeep-dns.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         **{
             f"/etc/opendkim/keys/{domain}": (lambda _: "nonsense\n", f"from {domain} is not signed")
             for domain in ("example.test", "example-two.test", "mail.example.test")

@@ -50,6 +50,13 @@ relay:
 tls:
   mode: files
   certificate: chain.pem
+dns:
+  dmarc: quarantine
+  reports: reports@elsewhere.example
+  spf: [include:_spf.example.com, "ip6:2001:db8:2::/48"]
+  never_send: [www.example.org]
+  mta_sts: enforce
+  caa: [letsencrypt.org]
 retention:
   journal: 100M
   queue_days: 3

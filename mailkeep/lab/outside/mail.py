@@ -1,7 +1,8 @@
 """The outside world's mail servers: a mail exchanger on port 25, a relay host with authentication on port 587.
 
 Each message that is accepted becomes one line of JSON in `messages`. Recipients can steer the answer by their local
-part: `defer@…` gets 451, `refuse@…` 550, for as long as the server runs.
+part: `defer@…` gets 451, `refuse@…` 550, for as long as the server runs; `strict@…` has SPF, DKIM and DMARC looked at,
+and refuses what fails DMARC where the policy says so.
 
 Runs in the internet container, as `mail.py DIRECTORY`: there are `messages`, `mx.pem`, `mx.key` and `relay.json`
 (user, password).
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import receiver  # type: ignore[import-not-found]  # beside this file
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 ANSWERS = {"defer": "451 4.7.1 Try again later", "refuse": "550 5.1.1 No such mailbox"}
@@ -44,6 +46,12 @@ class Store:
         self, _server: SMTP, session: Session, envelope: Envelope
     ) -> str:
         address = cast(tuple[str, int], session.peer)  # annotated as a str, which it is not
+        results = {}
+        if any(recipient.startswith("strict@") for recipient in envelope.rcpt_tos):
+            content, sender = envelope.original_content or b"", envelope.mail_from or ""
+            results = await asyncio.to_thread(receiver.results, content, address[0], session.host_name or "", sender)
+            if results["dmarc"] == "fail" and results["policy"] == "reject":
+                return f"550 5.7.26 {' '.join(f'{name}={result}' for name, result in results.items())}"
         auth = session.auth_data
         message = {
             "listener": self.listener,
@@ -55,6 +63,7 @@ class Store:
             "sender": "" if envelope.mail_from == "<>" else envelope.mail_from,
             "recipients": envelope.rcpt_tos,
             "data": base64.b64encode(envelope.original_content or b"").decode(),
+            "results": results,
         }
         with self.messages.open("a") as out:
             out.write(json.dumps(message) + "\n")

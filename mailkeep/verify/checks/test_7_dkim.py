@@ -1,8 +1,8 @@
 """Signatures on what leaves."""
 
-import dkim  # type: ignore[import-untyped]
+import dkim
 
-from mailkeep.dns import records
+from mailkeep.dns.records import wanted
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 from mailkeep.verify.promises import doubt, hold
@@ -10,8 +10,9 @@ from mailkeep.verify.target import Seen
 
 
 def _published(settings: Settings, secrets: Secrets) -> dict[str, str]:
-    """The DKIM records that we tell operators to publish, by name."""
-    return {one.name: one.value for one in records(settings, secrets) if "._domainkey." in one.name}
+    """The DKIM records that we tell operators to publish for the keys that sign, by name."""
+    signing = {f"{key.selector}._domainkey.{key.domain}" for key in secrets.dkim}
+    return {one.name: one.value for one in wanted(settings, secrets) if one.name in signing}
 
 
 def test_mail_is_signed(seen: Seen, settings: Settings, secrets: Secrets, deploy: str) -> None:

@@ -1,0 +1,117 @@
+"""What the world sees of a server: its records, its greeting on port 25, its MTA-STS policy.
+
+All that is looked at is looked at at the same time, and nothing is judged here.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import dns.resolver
+
+from mailkeep.dns import evaluate, mta_sts, port25, records
+from mailkeep.dns.ask import Answer, Answers, Client, Question
+from mailkeep.dns.evaluate import Dmarc, Spf
+from mailkeep.dns.mta_sts import Served
+from mailkeep.dns.port25 import Greeting
+from mailkeep.dns.zones import parents, registered
+from mailkeep.secrets import Secrets
+from mailkeep.settings import Settings
+
+Text = tuple[str, str]  # a name, and a TXT record at it
+T = TypeVar("T")
+_THREADS = 100  # which mostly wait
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the DNS says. `spf` and `dmarc` are what such records come to, `doubled` the names that a web form has
+    completed though they were whole (`mail.example.org.example.org`). `validates`: the resolver checks signatures."""
+
+    public: Answers
+    authoritative: Mapping[Question, Mapping[str, Answer]]
+    spf: Mapping[Text, Spf]
+    dmarc: Mapping[Text, Dmarc]
+    doubled: frozenset[str]
+    validates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`greetings` by address of the host, MTA-STS policies as `served` by mail domain."""
+
+    names: Names
+    greetings: Mapping[str, Greeting]
+    served: Mapping[str, Served]
+
+
+def look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
+    """Takes as long as the slowest of what it looks at; half a minute at the very most."""
+    return asyncio.run(_look(settings, secrets, resolver))
+
+
+async def _look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
+    listed = (*records.wanted(settings, secrets), *records.reverse(settings))
+    questions = [Question(record.name, record.type) for record in listed]
+    authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+    names, greetings, served = await asyncio.gather(
+        _names(questions, authorities, resolver), _greetings(settings), _served(settings, Client(resolver))
+    )
+    return Seen(names, greetings, served)
+
+
+def names(questions: list[Question], resolver: dns.resolver.Resolver) -> Names:
+    """What the DNS says of these alone."""
+    return asyncio.run(_names(questions, [], resolver))
+
+
+async def _names(questions: list[Question], public_only: list[Question], resolver: dns.resolver.Resolver) -> Names:
+    client, root = Client(resolver), Question(".", "SOA")
+    public, authoritative = await asyncio.gather(
+        client.public([*questions, *public_only, root]), client.authoritative(questions)
+    )
+    texts = set(_texts(public, authoritative))
+    missing = [question for question in questions if question.type != "PTR" and not public[question].values]
+    spf, dmarc, doubled = await asyncio.gather(
+        _evaluated(evaluate.spf, [text for text in texts if text[1].startswith("v=spf1")], resolver),
+        _evaluated(evaluate.dmarc, [text for text in texts if text[1].startswith("v=DMARC1")], resolver),
+        client.public(Question(f"{name}.{registered(name)}", kind) for name, kind in missing),
+    )
+    twice = (name for name, kind in missing if doubled[Question(f"{name}.{registered(name)}", kind)].values)
+    return Names(public, authoritative, spf, dmarc, frozenset(twice), public[root].authentic)
+
+
+def _texts(public: Answers, authoritative: Mapping[Question, Mapping[str, Answer]]) -> Iterator[Text]:
+    for question, by_server in authoritative.items():
+        for answer in (public[question], *by_server.values()):
+            yield from ((question.name, value) for value in answer.values if question.type == "TXT")
+
+
+async def _evaluated(
+    one: Callable[[str, str, dns.resolver.Resolver], T], texts: list[Text], resolver: dns.resolver.Resolver
+) -> dict[Text, T]:
+    return dict(zip(texts, await _at_once(one, ((*text, resolver) for text in texts)), strict=True))
+
+
+async def _greetings(settings: Settings) -> dict[str, Greeting]:
+    addresses = [str(address) for address in settings.host.addresses]
+    greetings = await _at_once(port25.greet, ((address, settings.host.name) for address in addresses))
+    return dict(zip(addresses, greetings, strict=True))
+
+
+async def _served(settings: Settings, client: Client) -> dict[str, Served]:
+    domains = settings.domains if settings.dns.mta_sts != "off" else ()
+    names = [(domain, Question(f"mta-sts.{domain}", kind)) for domain in domains for kind in ("A", "AAAA")]
+    answers = await client.public(question for _, question in names)
+    addresses: dict[str, list[str]] = {domain: [] for domain in domains}
+    for domain, question in names:
+        addresses[domain] += answers[question].values
+    return dict(zip(domains, await _at_once(mta_sts.fetch, addresses.items()), strict=True))
+
+
+async def _at_once(blocking: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
+    """Each in a thread of its own, for libraries that know nothing of asyncio."""
+    return list(await asyncio.gather(*(asyncio.to_thread(blocking, *arguments) for arguments in calls)))

@@ -1,0 +1,179 @@
+"""What the world should see: the DNS records of a server, each with the reason for it.
+
+One list serves printing, publishing and checking. It needs the settings and the public halves of the keys, and no
+host: the records can be published before the server exists.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal, get_args
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from mailkeep.dns import mta_sts
+from mailkeep.dns.zones import registered
+from mailkeep.secrets import DkimKey, Secrets
+from mailkeep.settings import Settings
+
+Need = Literal["required", "recommended", "optional"]
+SPF_NOBODY = "v=spf1 -all"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`name` is absolute, without the trailing dot. `value` is what the record says, as a zone file has it, but TXT
+    unquoted and in one piece, and PTR without the trailing dot. `source` is the RFC that says so."""
+
+    need: Need
+    name: str
+    type: str
+    value: str
+    why: str
+    source: str
+
+    def asdict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def wanted(settings: Settings, secrets: Secrets) -> list[Record]:
+    """All records but the PTR ones, the most important first."""
+    listed = [
+        *_host(settings, secrets),
+        *(record for domain in settings.domains for record in _domain(domain, settings)),
+        *(dkim(key) for key in secrets.published_dkim),
+        *(record for name in _silent(settings) for record in _never_sends(name, settings)),
+    ]
+    return sorted(listed, key=lambda record: get_args(Need).index(record.need))
+
+
+def reverse(settings: Settings) -> list[Record]:
+    """PTR records, which only the hoster of the addresses can set (a field in its panel, mostly)."""
+    why = "Large providers refuse mail from an address that does not name its host."
+    return [
+        Record("required", address.reverse_pointer, "PTR", settings.host.name, why, "RFC 1912 §2.1")
+        for address in settings.host.addresses
+    ]
+
+
+def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
+    name = settings.host.name
+    for address in settings.host.addresses:
+        yield Record("required", name, _type(address), str(address), "Where the server is.", "RFC 5321 §5.1")
+    why = "SPF for the HELO name, which is the sender of bounces."
+    yield Record("required", name, "TXT", _spf(settings), why, "RFC 7208 §2.3")
+    yield from _dmarc(name, "reject", "recommended", "Nobody else writes as the host.", settings)
+    why = "DANE: who sends to you sees that the key is yours. Counts where the zone is signed (DNSSEC)."
+    yield Record("recommended", f"_25._tcp.{name}", "TLSA", _tlsa(secrets), why, "RFC 7672 §3.1.1")
+    for authority in settings.dns.caa:
+        why = "No other certificate authority issues for the host."
+        yield Record("recommended", name, "CAA", f'0 issue "{authority}"', why, "RFC 8659 §4.2")
+
+
+def _domain(domain: str, settings: Settings) -> Iterator[Record]:
+    host, policy = settings.host.name, settings.dns.dmarc
+    yield Record("required", domain, "MX", f"10 {host}.", "Where mail to you goes.", "RFC 5321 §5.1")
+    yield Record("required", domain, "TXT", _spf(settings), "SPF: who else sends for you is not you.", "RFC 7208 §3")
+    why = f"DMARC: {_DMARC_DOES[policy]} Subdomains that do not exist: refused."
+    yield from _dmarc(domain, policy, "required", why, settings)
+    why = "TLS-RPT: others report when TLS to you fails."
+    tls_reports = f"v=TLSRPTv1; rua={_reports(settings)}"
+    yield Record("recommended", f"_smtp._tls.{domain}", "TXT", tls_reports, why, "RFC 8460 §3")
+    if settings.dns.mta_sts != "off":
+        value = f"v=STSv1; id={mta_sts.policy_id(settings)};"
+        why = f"MTA-STS: there is a policy at {mta_sts.url(domain)}."
+        yield Record("recommended", f"_mta-sts.{domain}", "TXT", value, why, "RFC 8461 §3.1")
+    for service, priority, port in _SERVICES:
+        value = f"{priority} 1 {port} {host}."
+        why = "Mail programs find the server by themselves."
+        yield Record("optional", f"_{service}._tcp.{domain}", "SRV", value, why, "RFC 8314 §5.1")
+
+
+_DMARC_DOES = {
+    "none": "what is neither from here nor signed is reported, and delivered.",
+    "quarantine": "what is neither from here nor signed is junk.",
+    "reject": "what is neither from here nor signed is refused, subdomains included.",
+}
+# TLS from the first byte comes before STARTTLS (RFC 8314 §5.1).
+_SERVICES = (("submissions", 0, 465), ("imaps", 0, 993), ("submission", 10, 587), ("imap", 10, 143))
+
+
+def _dmarc(name: str, policy: str, need: Need, why: str, settings: Settings) -> Iterator[Record]:
+    """`np` closes the names that do not exist at every stage: nobody's mail can depend on them (RFC 9989 §4.7)."""
+    reports = _reports(settings)
+    value = f"v=DMARC1; p={policy}; sp={policy}; np=reject; rua={reports}"
+    yield Record(need, f"_dmarc.{name}", "TXT", value, why, "RFC 7489 §6.3")
+    receiver = reports.rpartition("@")[2]
+    if registered(receiver) != registered(name):
+        authorise = f"{name}._report._dmarc.{receiver}"
+        why = f"Reports about {name} may go to {receiver}."
+        yield Record("recommended", authorise, "TXT", "v=DMARC1", why, "RFC 7489 §7.1")
+
+
+def _silent(settings: Settings) -> Iterator[str]:
+    """Names that must never send. Neither SPF of a domain nor a DKIM key covers its subdomains, and one that exists is
+    a sender that many receivers take."""
+    yield from settings.dns.never_send
+    if settings.dns.mta_sts != "off":
+        yield from (f"mta-sts.{domain}" for domain in settings.domains)
+
+
+def _never_sends(name: str, settings: Settings) -> Iterator[Record]:
+    yield Record("recommended", name, "TXT", SPF_NOBODY, "Nobody sends as this name.", "RFC 7208 §10.1.2")
+    why = "What claims to be from this name is refused."
+    yield from _dmarc(name, "reject", "recommended", why, settings)
+
+
+def dkim(key: DkimKey) -> Record:
+    return Record(
+        "required",
+        f"{key.selector}._domainkey.{key.domain}",
+        "TXT",
+        f"v=DKIM1; h=sha256; k=rsa; s=email; p={key.public}",
+        "DKIM: the key that your mail is signed with.",
+        "RFC 6376 §3.6.1",
+    )
+
+
+def _spf(settings: Settings) -> str:
+    """A relay host sends in our place, so its own SPF counts too. While DMARC is tried out, what else sends is not yet
+    known: it fails softly (RFC 7208 §8.5)."""
+    own = (f"ip{address.version}:{address}" for address in settings.host.addresses)
+    relay = (f"include:{settings.relay.host}",) if settings.relay else ()
+    rest = "~all" if settings.dns.dmarc == "none" else "-all"
+    return " ".join(("v=spf1", *own, *(settings.dns.spf or relay), rest))
+
+
+def _reports(settings: Settings) -> str:
+    return f"mailto:{settings.dns.reports or f'postmaster@{settings.host.name}'}"
+
+
+def _tlsa(secrets: Secrets) -> str:
+    """3 1 1: the hash of the server's own public key, so it outlives a certificate that is renewed with its key."""
+    key = x509.load_pem_x509_certificate(secrets.tls.certificate).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"3 1 1 {hashlib.sha256(spki).hexdigest()}"
+
+
+def _type(address: IPv4Address | IPv6Address) -> str:
+    return "A" if address.version == 4 else "AAAA"
+
+
+def instructions(settings: Settings) -> list[str]:
+    """What to do beside publishing the records."""
+    return [*_DMARC_NEXT.get(settings.dns.dmarc, ()), *mta_sts.instructions(settings)]
+
+
+_DMARC_NEXT = {
+    "none": (
+        "DMARC is tried out: nothing is refused yet. Read the reports of two weeks. Every source that is yours (a "
+        "newsletter, a shop, a printer) must pass with your domain: have it sign with DKIM, or add it to dns.spf. Then "
+        "set dns.dmarc: quarantine.",
+    ),
+    "quarantine": (
+        "DMARC is half in force. Read the reports of two more weeks, and ask your users whether mail of theirs was "
+        "found in junk. If all that fails is not yours, set dns.dmarc: reject.",
+    ),
+}

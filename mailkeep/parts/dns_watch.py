@@ -1,0 +1,60 @@
+"""A daily look at the server's own DNS records and at blocklists, from the server: its resolver is nobody else's."""
+
+import json
+from pathlib import Path
+
+from mailkeep.dns import blocklists, on_server, records
+from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.secrets import Secrets
+from mailkeep.settings import Settings
+from mailkeep.templates import render
+
+CONFIG = "/etc/mailkeep/dns.json"
+PROGRAM = "/usr/lib/mailkeep-dns/on_server.py"
+STATE = "/var/lib/mailkeep-dns"
+TROUBLES = f"{STATE}/troubles.json"
+SYSTEMD = "/etc/systemd/system"
+SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
+
+
+def part(settings: Settings, secrets: Secrets) -> Part:
+    """Nothing where `resolver: system`: blocklists answer nobody who asks through a provider's resolver."""
+    if settings.resolver == "system":
+        return Part(name="DNS watch")
+    paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
+    units = [f"{SYSTEMD}/{name}" for name in (SERVICE, TIMER)]
+    return Part(
+        name="DNS watch",
+        packages=("bind9-dnsutils", "python3"),
+        directories=(Directory("/etc/mailkeep"), Directory(str(Path(PROGRAM).parent))),
+        files=(
+            File(PROGRAM, Path(on_server.__file__).read_bytes()),
+            File(CONFIG, _config(settings, secrets)),
+            *(File(file, render(f"dns_watch/{Path(file).name}", **paths)) for file in units),
+        ),
+        units=(Unit(TIMER, restart_on=(PROGRAM, CONFIG, *units)),),
+        checks=(
+            Check(f"python3 -IB {PROGRAM} --check {CONFIG}", reads=(PROGRAM, CONFIG)),
+            *(Check(f"systemd-analyze verify --man=no --recursive-errors=no {file}", reads=(file,)) for file in units),
+        ),
+    )
+
+
+def _config(settings: Settings, secrets: Secrets) -> bytes:
+    """What `on_server` reads: which records to look at, and which entries of which lists."""
+    listed = [*records.wanted(settings, secrets), *records.reverse(settings)]
+    lists = [
+        {
+            "list": one.zone,
+            "subject": subject,
+            "entry": blocklists.entry_name(one, subject),
+            "test": blocklists.entry_name(one, one.test),
+            "never": blocklists.entry_name(one, blocklists.never(one)),
+            "off": one.off,
+        }
+        for one in blocklists.LISTS
+        if not one.trusts
+        for subject in blocklists.subjects(one, settings)
+    ]
+    names = list(dict.fromkeys((record.name, record.type) for record in listed))
+    return f"{json.dumps({'records': names, 'lists': lists}, indent=1)}\n".encode()

@@ -1,0 +1,43 @@
+"""A server's settings and keys, without an inventory."""
+
+from datetime import date
+from functools import cache
+
+from mailkeep import certificate, secrets
+from mailkeep.secrets import DkimKey, Secrets, Tls
+from mailkeep.settings import Settings
+
+FIRST_DAY = date(2026, 11, 23)
+
+
+def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Settings:
+    relay = dns.pop("relay", None)
+    return Settings.model_validate(
+        {
+            "host": {"name": host, "addresses": ["203.0.113.25", "2001:db8::25"]},
+            "domains": domains or ["example.org"],
+            "admin": {"addresses": ["you@example.net"]},
+            "relay": relay,
+            "tls": {"mode": "files", "certificate": "chain.pem"} if dns.get("mta_sts") == "enforce" else {},
+            "dns": dns,
+        }
+    )
+
+
+def keys(declared: Settings) -> Secrets:
+    """The keys that these settings need; the same ones every time."""
+    return Secrets(
+        dkim=tuple(_dkim(domain, f"s{FIRST_DAY:%Y%m%d}") for domain in secrets.signing_domains(declared)),
+        tls=_tls(declared.host.name),
+        relay_password=None,
+    )
+
+
+@cache
+def _dkim(domain: str, selector: str) -> DkimKey:
+    return DkimKey(domain, selector, secrets.new_dkim_pem())
+
+
+@cache
+def _tls(host: str) -> Tls:
+    return Tls(*certificate.split(certificate.self_signed(host, date.today())))

@@ -1,0 +1,103 @@
+"""Zone file, web form, octoDNS: each says the same, in its own way."""
+
+from pathlib import Path
+
+import dns.name
+import dns.rdata
+import dns.rdatatype
+import dns.zone
+import dns.zonefile
+import pytest
+import yaml
+from dns_samples import keys, settings
+from octodns.manager import Manager
+
+from mailkeep.dns import formats, records
+from mailkeep.dns.records import Record
+
+DECLARED = settings(
+    "example.org", "example.com", never_send=["www.example.org"], mta_sts="testing", caa=["letsencrypt.org"]
+)
+LISTED = records.wanted(DECLARED, keys(DECLARED))
+
+
+def meaning(zone: str) -> set[tuple[str, str, str]]:
+    """What a zone file says, as dnspython reads it."""
+    rrsets = dns.zonefile.read_rrsets(zone, rdclass=None, default_ttl=60)
+    return {said(rrset.name, rdata) for rrset in rrsets for rdata in rrset}
+
+
+def said(name: dns.name.Name, rdata: dns.rdata.Rdata) -> tuple[str, str, str]:
+    """Wherever a TXT record is cut, it says the same."""
+    value = b"".join(rdata.strings).decode() if rdata.rdtype == dns.rdatatype.TXT else rdata.to_text()
+    return name.to_text(), rdata.rdtype.name, value
+
+
+def test_a_zone_file_has_every_record_and_no_string_longer_than_255() -> None:
+    zone = formats.zone(LISTED)
+    assert len(meaning(zone)) == len(LISTED)
+    longest = [rdata for rrset in dns.zonefile.read_rrsets(zone, rdclass=None) for rdata in rrset if rrset.rdtype == 16]
+    assert max(len(string) for rdata in longest for string in rdata.strings) == 255
+
+
+def test_a_web_form_gets_short_names_and_bare_values_on_one_line_each() -> None:
+    lines = formats.form(LISTED).splitlines()
+    assert lines[0] == "example.org" or lines[0] == "example.com"
+    rows = [line.split("  ") for line in lines if line.startswith("  ")]
+    assert len(rows) == len(LISTED)
+    assert ["", "@", "MX", "10 mail.example.org"] in rows
+    assert ["", "mail", "A", "203.0.113.25"] in rows
+    [dkim] = [row for row in rows if row[1] == "s20261123._domainkey" and row[3].endswith(_key("example.org"))]
+    assert len(dkim[3]) > 255
+    assert not [row for row in rows if row[1].endswith((".", ".org", ".com")) or row[3].startswith('"')]
+
+
+def _key(domain: str) -> str:
+    return next(key.public for key in keys(DECLARED).dkim if key.domain == domain)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:octodns_bind")
+def test_octodns_publishes_every_record(tmp_path: Path) -> None:
+    """Through octodns-bind, whose provider writes zone files, as others speak to a DNS provider."""
+    config = tmp_path / "config"
+    config.mkdir()
+    written = formats.octodns(LISTED)
+    for name, text in written.items():
+        (config / name).write_text(text)
+    (tmp_path / "production.yaml").write_text(yaml.safe_dump(_production(tmp_path, written)))
+    (tmp_path / "zones").mkdir()
+    Manager(str(tmp_path / "production.yaml")).sync(dry_run=False, force=True)
+    published = set()
+    for file in (tmp_path / "zones").iterdir():
+        zone = dns.zone.from_file(str(file), origin=f"{file.stem}.", relativize=False, check_origin=False)
+        published |= {said(name, rdata) for name, _, rdata in zone.iterate_rdatas()}
+    assert published >= meaning(formats.zone(LISTED))
+
+
+def _production(directory: Path, files: dict[str, str]) -> dict[str, object]:
+    """octoDNS's own configuration."""
+    return {
+        "providers": {
+            "config": {
+                "class": "octodns.provider.yaml.YamlProvider",
+                "directory": str(directory / "config"),
+                "escaped_semicolons": True,
+            },
+            "files": {
+                "class": "octodns_bind.ZoneFileProvider",
+                "directory": str(directory / "zones"),
+                "file_extension": ".zone",
+            },
+        },
+        "zones": {f"{file.removesuffix('.yaml')}.": {"sources": ["config"], "targets": ["files"]} for file in files},
+    }
+
+
+def test_the_domain_itself_is_at_the_top_for_octodns() -> None:
+    [mx] = [one for one in yaml.safe_load(formats.octodns(LISTED)["example.org.yaml"])[""] if one["type"] == "MX"]
+    assert mx["values"] == [{"preference": 10, "exchange": "mail.example.org."}]
+
+
+def test_reverse_names_are_complete_in_a_zone_file() -> None:
+    ptr = Record("required", "25.113.0.203.in-addr.arpa", "PTR", "mail.example.org", "", "")
+    assert formats.zone([ptr]) == "25.113.0.203.in-addr.arpa. 3600 IN PTR mail.example.org.\n"

@@ -1,0 +1,193 @@
+"""What the check says when not the records but something around them is wrong."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from dns_samples import keys, settings
+from seen import SERVER, Values, seen, values
+
+from mailkeep import certificate
+from mailkeep.dns import mta_sts, records
+from mailkeep.dns.ask import Answer, Question
+from mailkeep.dns.findings import Finding
+from mailkeep.dns.judge import judge
+from mailkeep.dns.look import Names, Seen
+from mailkeep.dns.mta_sts import Served
+from mailkeep.dns.port25 import Greeting
+from mailkeep.settings import Settings
+
+DECLARED = settings()
+KEYS = keys(DECLARED)
+MX = Question("example.org", "MX")
+DMARC = Question("_dmarc.example.org", "TXT")
+
+
+def good(declared: Settings = DECLARED) -> Seen:
+    return seen(_values(declared), asked=[Question(name, "CAA") for name in ("mail.example.org", "example.org")])
+
+
+def _values(declared: Settings) -> Values:
+    return values([*records.wanted(declared, keys(declared)), *records.reverse(declared)])
+
+
+def changed(now: Seen, **names: Any) -> Seen:
+    return replace(now, names=replace(now.names, **names))
+
+
+def public(names: Names, question: Question, **answer: Any) -> Mapping[Question, Answer]:
+    return {**names.public, question: replace(names.public[question], **answer)}
+
+
+def at_servers(names: Names, question: Question, **answers: Answer) -> Mapping[Question, Mapping[str, Answer]]:
+    return {**names.authoritative, question: {**names.authoritative[question], **answers}}
+
+
+def judged(now: Seen, declared: Settings = DECLARED) -> list[Finding]:
+    return judge(declared, keys(declared), now)
+
+
+def only(now: Seen, declared: Settings = DECLARED) -> Finding:
+    [finding] = judged(now, declared)
+    return finding
+
+
+# --- servers and resolvers
+
+
+def test_a_resolver_that_is_late_is_a_matter_of_waiting() -> None:
+    now = good()
+    finding = only(changed(now, public=public(now.names, MX, values=("10 old.example.net.",), ttl=300)))
+    assert (finding.level, finding.name, finding.type) == ("instruction", *MX)
+    assert "300 seconds" in finding.do
+
+
+def test_a_server_that_disagrees_with_the_others_is_named() -> None:
+    now = good()
+    behind = at_servers(now.names, MX, second=Answer(("10 old.example.net.",)))
+    finding = only(changed(now, authoritative=behind))
+    assert finding.level == "error"
+    assert "(at second alone)" in finding.problem
+
+
+def test_a_server_that_does_not_answer_is_named_once_and_the_others_count() -> None:
+    now = good()
+    silent = {question: {**by, "second": Answer(error="timed out")} for question, by in now.names.authoritative.items()}
+    finding = only(changed(now, authoritative=silent))
+    assert (finding.level, finding.name) == ("warning", "second")
+
+
+def test_where_no_server_can_be_asked_the_resolver_counts() -> None:
+    now = good()
+    nobody: dict[Question, dict[str, Answer]] = {question: {} for question in now.names.authoritative}
+    assert judged(changed(now, authoritative=nobody)) == []
+    finding = only(changed(now, authoritative=nobody, public=public(now.names, DMARC, values=())))
+    assert (finding.level, finding.name) == ("error", DMARC.name)
+
+
+def test_an_answer_that_nobody_gets_is_an_error_with_its_reason() -> None:
+    now = good()
+    bogus = public(now.names, MX, values=(), error="its DNSSEC signatures do not validate")
+    finding = only(changed(now, public=bogus))
+    assert finding.level == "error"
+    assert "do not validate" in finding.problem
+
+
+def test_a_zone_that_is_not_signed_is_told_once() -> None:
+    now = good()
+    unsigned = {question: replace(answer, authentic=False) for question, answer in now.names.public.items()}
+    finding = only(changed(now, public=unsigned))
+    assert (finding.level, finding.name, finding.type) == ("warning", "example.org", "DNSSEC")
+    finding = only(changed(now, public=unsigned, validates=False))
+    assert (finding.level, finding.name) == ("instruction", ".")
+
+
+# --- names
+
+
+def test_an_mx_that_leads_to_an_alias_is_an_error() -> None:
+    now = good()
+    alias = public(now.names, Question("mail.example.org", "A"), alias="vps.example.net")
+    finding = only(changed(now, public=alias))
+    assert (finding.level, finding.name, finding.seen) == ("error", "mail.example.org", "vps.example.net")
+
+
+def test_a_time_to_live_of_days_is_a_warning() -> None:
+    now = good()
+    assert only(changed(now, public=public(now.names, MX, ttl=604_800))).seen == "TTL 604800"
+    long = at_servers(now.names, MX, **{SERVER: replace(now.names.public[MX], ttl=172_800)})
+    assert only(changed(now, authoritative=long)).seen == "TTL 172800"
+
+
+def test_a_name_that_a_form_has_completed_is_told_as_that() -> None:
+    now = good()
+    missing = at_servers(now.names, DMARC, **{SERVER: Answer()})
+    finding = only(changed(now, authoritative=missing, doubled=frozenset({DMARC.name})))
+    assert "Enter the name without it" in finding.do
+
+
+def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
+    declared = settings("test.example.org", host="mail.test.example.org")
+    root = {Question("example.org", "MX"): ("10 mx.example.net.",), Question("example.org", "TXT"): ("v=spf1 -all",)}
+    caa = [Question(name, "CAA") for name in ("mail.test.example.org", "test.example.org", "example.org")]
+    assert judged(seen(_values(declared) | root, asked=caa), declared) == []
+
+
+# --- the server on port 25
+
+
+def greeted(**greeting: Any) -> Seen:
+    der = certificate.chain("", KEYS.tls.certificate)[0].public_bytes(certificate.Encoding.DER)
+    made = replace(Greeting("mail.example.org", der), **greeting)
+    return replace(good(), greetings={"203.0.113.25": made})
+
+
+def test_a_server_that_shows_its_name_and_key_is_good() -> None:
+    assert judged(greeted()) == []
+    assert judged(greeted(distrust="self-signed certificate")) == []  # as declared
+
+
+def test_a_greeting_with_another_name_is_an_error() -> None:
+    finding = only(greeted(name="vps.example.net"))
+    assert (finding.level, finding.type, finding.seen) == ("error", "SMTP", "vps.example.net")
+
+
+def test_a_key_that_is_not_the_vaults_and_that_tlsa_does_not_name_is_an_error() -> None:
+    other = certificate.chain("", keys(settings(host="mx.example.org")).tls.certificate)[0]
+    found = judged(greeted(certificate=other.public_bytes(certificate.Encoding.DER)))
+    assert [(finding.level, finding.type) for finding in found] == [("error", "TLS"), ("error", "TLSA")]
+
+
+def test_a_port_that_does_not_answer_is_no_error_for_it_may_be_our_network() -> None:
+    assert only(greeted(error="timed out")).level == "warning"
+
+
+# --- MTA-STS
+
+
+@pytest.mark.parametrize(
+    ("served", "problem"),
+    [
+        (Served(error="certificate verify failed"), "the policy cannot be had"),
+        (Served("version: STSv1\nmode: enforce\nmx: mail.example.org\nmax_age: 86400\n"), "it is not the policy"),
+        (Served("<html>"), "it is not the policy"),
+    ],
+)
+def test_a_policy_that_is_not_served_as_declared_is_an_error(served: Served, problem: str) -> None:
+    declared = settings(mta_sts="testing")
+    finding = only(replace(good(declared), served={"example.org": served}), declared)
+    assert finding.level == "error"
+    assert problem in finding.problem
+
+
+def test_the_policy_as_printed_is_good_with_other_ends_of_lines_too() -> None:
+    declared = settings(mta_sts="testing")
+    text = mta_sts.policy(declared).replace("\r\n", "\n")
+    assert judged(replace(good(declared), served={"example.org": Served(text)}), declared) == []
+
+
+def test_an_enforced_policy_needs_a_certificate_that_others_trust() -> None:
+    declared = settings(mta_sts="enforce")
+    now = replace(greeted(distrust="self-signed certificate"), names=good(declared).names)
+    assert [finding.type for finding in judged(now, declared)] == ["TLS", "MTA-STS"]

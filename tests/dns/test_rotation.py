@@ -1,0 +1,126 @@
+"""A DKIM key is replaced without a message that nobody can verify, whatever happens in between."""
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from dns_samples import FIRST_DAY, settings
+
+from mailkeep import secrets, vault
+from mailkeep.dns import records, rotation
+from mailkeep.secrets import DkimKey
+from mailkeep.vault import Vault
+
+DECLARED = settings()
+MONTH = timedelta(days=31)
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    directory = tmp_path / "inventories" / "home"
+    directory.mkdir(parents=True)
+    vault.create(directory / "secrets", directory / vault.IDENTITY)
+    secrets.generate(DECLARED, directory, FIRST_DAY)
+    return directory
+
+
+def all_seen(_keys: list[DkimKey]) -> dict[DkimKey, str]:
+    return {}
+
+
+def none_seen(keys: list[DkimKey]) -> dict[DkimKey, str]:
+    return dict.fromkeys(keys, "it is not there")
+
+
+def rotate(inventory: Path, today: date, unseen: rotation.Unseen = none_seen, *, now: bool = False) -> str:
+    return "\n".join(rotation.rotate(DECLARED, inventory, today, unseen, now=now))
+
+
+def signing(inventory: Path) -> set[str]:
+    return {key.selector for key in secrets.load(DECLARED, inventory).dkim}
+
+
+def published(inventory: Path) -> set[str]:
+    listed = records.wanted(DECLARED, secrets.load(DECLARED, inventory))
+    return {one.name.partition(".")[0] for one in listed if one.name.endswith("._domainkey.example.org")}
+
+
+def test_a_rotation_publishes_both_switches_when_seen_and_retires_the_old_after_its_time(inventory: Path) -> None:
+    day = FIRST_DAY + MONTH
+    old, new = f"s{FIRST_DAY:%Y%m%d}", f"s{day:%Y%m%d}"
+
+    said = rotate(inventory, day)
+    assert f"{new}._domainkey.example.org" in said
+    assert (signing(inventory), published(inventory)) == ({old}, {old, new})
+
+    assert "is not seen yet" in rotate(inventory, day)
+    assert (signing(inventory), published(inventory)) == ({old}, {old, new})
+
+    said = rotate(inventory, day, all_seen)
+    assert f"mailkeep deploy {inventory}" in said
+    assert f"until {day + rotation.KEPT}" in said
+    assert (signing(inventory), published(inventory)) == ({new}, {old, new})
+
+    assert "must stay until" in rotate(inventory, day + timedelta(days=6))
+    assert published(inventory) == {old, new}
+
+    said = rotate(inventory, day + rotation.KEPT)
+    assert f"{old}._domainkey.example.org" in said
+    assert (signing(inventory), published(inventory)) == ({new}, {new})
+
+    before = secrets.vault(inventory).names()
+    assert "it is time for new ones" in rotate(inventory, day + rotation.KEPT)
+    assert secrets.vault(inventory).names() == before
+
+
+def test_only_what_is_seen_is_switched(inventory: Path) -> None:
+    day = FIRST_DAY + MONTH
+    rotate(inventory, day)
+
+    def host_is_missing(keys: list[DkimKey]) -> dict[DkimKey, str]:
+        return {key: "it is not there" for key in keys if key.domain == "mail.example.org"}
+
+    said = rotate(inventory, day, host_is_missing)
+    assert "example.org: s" in said
+    assert "_domainkey.mail.example.org is not seen yet" in said
+    now = {key.domain: key.selector for key in secrets.load(DECLARED, inventory).dkim}
+    assert now == {"example.org": f"s{day:%Y%m%d}", "mail.example.org": f"s{FIRST_DAY:%Y%m%d}"}
+
+
+@pytest.mark.parametrize(("days", "now", "begins"), [(0, True, False), (1, False, False), (1, True, True)])
+def test_new_keys_are_replaced_on_request_only(inventory: Path, days: int, now: bool, begins: bool) -> None:
+    rotate(inventory, FIRST_DAY + timedelta(days=days), now=now)
+    assert (len(published(inventory)) == 2) == begins
+
+
+@pytest.mark.parametrize("writes", range(8))
+def test_a_switch_that_is_killed_anywhere_is_finished_by_the_next(
+    inventory: Path, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = FIRST_DAY + MONTH
+    rotate(inventory, day)
+    left = [writes]
+
+    def killed(one: str) -> None:
+        original = getattr(Vault, one)
+
+        def until_then(self: Vault, *arguments: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            original(self, *arguments)
+
+        monkeypatch.setattr(Vault, one, until_then)
+
+    killed("write")
+    killed("delete")
+    with pytest.raises(KeyboardInterrupt):
+        rotate(inventory, day, all_seen)
+    monkeypatch.undo()
+    assert len(secrets.load(DECLARED, inventory).dkim) == 2  # whatever happened, each domain has one that signs
+    rotate(inventory, day, all_seen)
+    assert "must stay until" in rotate(inventory, day, all_seen)
+    assert signing(inventory) == {f"s{day:%Y%m%d}"}
+    assert published(inventory) == {f"s{FIRST_DAY:%Y%m%d}", f"s{day:%Y%m%d}"}
+    rotate(inventory, day + rotation.KEPT)
+    assert len(secrets.stored_dkim(secrets.vault(inventory))) == 2

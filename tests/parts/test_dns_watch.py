@@ -1,0 +1,31 @@
+from mailkeep.dns.on_server import changes, listings
+from mailkeep.part import Part
+from mailkeep.parts import dns_watch
+from mailkeep.settings import Settings
+
+
+def test_the_providers_resolver_is_not_asked(declared: dict[str, object]) -> None:
+    part = dns_watch.part(Settings.model_validate(declared | {"resolver": "system"}), None)  # type: ignore[arg-type]
+    assert {getattr(part, field) for field in Part.__slots__} == {"DNS watch", ()}
+
+
+def test_what_nobody_answers_is_neither_a_change_nor_forgotten() -> None:
+    seen = {"example.org MX": ["10 mail.example.org."]}
+    assert changes(seen, {"example.org MX": None, "example.org TXT": ["v=spf1 -all"]}) == {}
+    assert seen == {"example.org MX": ["10 mail.example.org."], "example.org TXT": ["v=spf1 -all"]}
+    assert "is not there" in changes(seen, {"example.org MX": []})["example.org MX"]
+    assert changes(seen, {"example.org MX": ["10 mail.example.org."]}) == {}
+
+
+def test_a_list_that_refuses_or_lists_everything_counts_for_nothing() -> None:
+    one = {"list": "bl.test", "subject": "192.0.2.1", "entry": "e", "test": "t", "never": "n", "off": "ask them"}
+
+    def found(entry: list[str], test: list[str], never: list[str]) -> bool:
+        return bool(listings([one], {("e", "A"): entry, ("t", "A"): test, ("n", "A"): never}))
+
+    assert found(["127.0.0.2"], ["127.0.0.2"], [])
+    assert not found([], ["127.0.0.2"], [])
+    assert not found(["127.0.0.2"], [], [])
+    assert not found(["127.0.0.2"], ["127.0.0.2"], ["127.0.0.2"])
+    assert not found(["127.255.255.254"], ["127.255.255.254"], [])
+    assert not found(["192.0.2.80"], ["192.0.2.80"], [])
