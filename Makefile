@@ -1,8 +1,11 @@
 # The two commands: `make demo` builds, verifies and shows a server in containers; `make test` runs everything.
-.PHONY: demo test test-fast lint bench down
+.PHONY: demo drills test test-fast lint bench down
 
 demo: bootstrap
 	@.venv/bin/python -m mailkeep.lab.demonstration
+
+drills: bootstrap
+	@.venv/bin/mailkeep drill all
 
 test: test-fast
 	.venv/bin/pytest -m lab -n 2 --dist loadfile
@@ -20,6 +23,7 @@ bench: bootstrap
 	.venv/bin/python bench/build.py
 	.venv/bin/python bench/rerun.py
 	.venv/bin/python bench/policy.py
+	.venv/bin/python bench/drills.py
 
 down: bootstrap
 	.venv/bin/python -m mailkeep.lab down

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from mailkeep.lab.container import Container
 
 ATTACKER, FIRST_SOURCE, SOURCES = 3, 16, 15  # two host numbers within the lab's network; how many sources
+FAR = IPv6Network("2001:db8:b000::/36")  # no lab's own network is in it
+FAR_NETWORKS, FAR_HOSTS = 200, 7
 
 # Every connection of a script leaves from one address, whatever library opens it (smtplib, imaplib, ssl).
 _FROM_SOURCE = """\
@@ -51,3 +53,15 @@ class Attacker(Container):
         lines = [f"addr replace {ip}/{prefix_length} dev eth0" for ip in self.sources]
         lines += [f"addr replace {ip}/64 dev eth0 nodad" for ip in self.sources6]
         self.run("ip -batch -", stdin="\n".join(lines) + "\n")
+
+    def come_from_afar(self, server: Container) -> None:
+        """Have the addresses that `far` gives; `server` reaches them by way of this machine."""
+        addresses = (self.far(network, host) for network in range(FAR_NETWORKS) for host in range(1, FAR_HOSTS + 1))
+        self.run("ip -batch -", stdin="".join(f"addr replace {ip}/128 dev eth0 nodad\n" for ip in addresses))
+        server.run(f"ip -6 route replace {FAR} via {self.ip6}")
+
+    @staticmethod
+    def far(network: int, host: int = 1) -> IPv6Address:
+        """An address elsewhere: `network` (0 to 199) is one as a site gets it, a /48 (RFC 6177); `host` (1 to 7) is in
+        a /64 of its own within it, and so a client of its own to Postfix (smtpd_client_ipv6_prefix_length)."""
+        return FAR[(network << 80) + (host << 64) + 1]

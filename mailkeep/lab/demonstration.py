@@ -17,6 +17,8 @@ from rich.table import Table
 
 from mailkeep import demo, verify
 from mailkeep.dns import formats, records
+from mailkeep.drills import lab as drills
+from mailkeep.drills import report
 from mailkeep.errors import UserError
 from mailkeep.lab import DEMO_NETWORK, Internet, Lab, Server, poll
 from mailkeep.lab.site import DEMO, ROOT, Deployed, Site
@@ -31,20 +33,20 @@ out = Console(soft_wrap=True, highlight=False, emoji=False)
 class Stopwatch:
     """Says what is under way, and remembers how long each stage took, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console = out) -> None:
         self.stages: list[tuple[str, float]] = []
+        self._console = console
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        out.print(f"[bold]→[/] {name} …")
+        self._console.print(f"[bold]→[/] {name} …")
         start = time.monotonic()
         yield
         self.stages.append((name, time.monotonic() - start))
 
 
-def run() -> None:
-    """UserError says which stage failed and why."""
-    watch = Stopwatch()
+def stand(watch: Stopwatch) -> tuple[Lab, Internet, Site, Deployed]:
+    """The demonstration's server and the Internet around it, booted and built where they are not yet."""
     with watch.stage("boot a bare Debian 13 server, and an Internet around it"):
         lab = Lab(network=DEMO_NETWORK)
         internet = lab.internet(fresh=False)
@@ -55,6 +57,14 @@ def run() -> None:
         site.publish(internet)
     with watch.stage("deploy inventories/demo over SSH"):
         deployed = _deployed(site)
+    return lab, internet, site, deployed
+
+
+def run() -> None:
+    """UserError says which stage failed and why."""
+    watch = Stopwatch()
+    lab, internet, site, deployed = stand(watch)
+    server = site.server
     with watch.stage("verify: attack it"):
         if verify.run(WORKING_COPY):
             raise UserError("The demonstration's server did not withstand; see above.")
@@ -66,7 +76,11 @@ def run() -> None:
             raise UserError("The message left without a DKIM signature.")
         _answer(internet, server, subject)
         poll(lambda: _found(site, server.ip, subject), 30, "the answer is not in the mailbox")
+    with watch.stage(f"replay an incident, with the password of {drills.STOLEN}"):
+        [result] = report.results(drills.around(lab, site, internet), ["A"], report.PICTURES / "demo", out)
     _summary(site, deployed, watch)
+    if result.misses:
+        raise UserError("The drill let too much through; see above.")
 
 
 def _deployed(site: Site) -> Deployed:
@@ -135,6 +149,9 @@ def _summary(site: Site, deployed: Deployed, watch: Stopwatch) -> None:
     out.rule("[bold]The server runs")
     for address, passphrase in site.passphrases.items():
         out.print(f"  log in     {address}  {passphrase}", markup=False)
+    out.print(
+        f"  frozen     {drills.STOLEN}, by the drill; on the server, `mailkeepctl thaw {drills.STOLEN}`", markup=False
+    )
     out.print(f"  IMAP       {site.server.ip}:993 (TLS)    submission {site.server.ip}:465 (TLS), :587 (STARTTLS)")
     out.print(f"  SSH        ssh -F {_short(site.server.ssh_config)} mail")
     out.rule("[bold]DNS records to publish")

@@ -37,7 +37,7 @@ def every_command() -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]
 
 
 COMMANDS = dict(every_command())
-OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("schema",))]
+OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("schema",), ("drill",))]
 # An account is frozen in a hurry: whatever else is wrong can wait.
 URGENT = [("account", "freeze"), ("account", "thaw")]
 

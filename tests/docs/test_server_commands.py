@@ -373,4 +373,10 @@ def test_a_server_moves_to_another_machine(lab: Lab, world: World, begun: Desk) 
 def test_every_document_with_server_commands_is_gone_through() -> None:
     looked_after = {"dns.md", "day-two.md", "guard.md", "after-a-break-in.md"}
     gone_through = {"README.md", "first-server.md", "rebuild.md"} | looked_after
-    assert {name for name in DOCUMENTS if any(True for _ in steps(name))} == gone_through
+    with_steps = {name for name in DOCUMENTS if any(_is_for_an_operator(step) for step in steps(name))}
+    assert with_steps == gone_through
+
+
+def _is_for_an_operator(step: Command | Settings) -> bool:
+    """Not what is done in a clone of this repository, in containers."""
+    return isinstance(step, Settings) or step.place != "clone"
