@@ -40,6 +40,7 @@ class Config:
     control: str  # the guard's socket
     frozen: str  # the file of frozen accounts
     smtp: str  # the socket of the smtpd for alerts
+    world: str  # the file of troubles with DNS records and blocklists
     webhook: Webhook | None = None
 
 

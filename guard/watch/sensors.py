@@ -128,6 +128,22 @@ class Proof(Sensor):
         return found
 
 
+class World(Sensor):
+    """What the daily look at our own DNS records and at blocklists has found (mailkeep-dns.timer)."""
+
+    name = "world"
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def troubles(self) -> Troubles:
+        try:
+            found: dict[str, str] = json.loads(self.file.read_text())["troubles"]
+        except FileNotFoundError:
+            return {}
+        return {key: (text, f"No more: {text}") for key, text in found.items()}
+
+
 class Disks(Sensor):
     """Space and inodes of every file system that mail or logs are on."""
 
@@ -226,6 +242,7 @@ def all_of(config: Config, proof: Path) -> list[Sensor]:
         Units(config.units),
         Firewall(config.jails),
         Proof(proof),
+        World(Path(config.world)),
         Disks(config.disk),
         Queue(config.queue),
         Certificate(config.certificate, config.certificate_days),

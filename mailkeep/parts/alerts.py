@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mailkeep.part import Check, Directory, File, Part, Unit
-from mailkeep.parts import certificates, fail2ban, guard, postfix
+from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 
@@ -65,6 +65,7 @@ def _config(settings: Settings, units: list[str]) -> bytes:
         "control": CONTROL,
         "frozen": guard.FROZEN,
         "smtp": postfix.ALERTS,
+        "world": dns_watch.TROUBLES,
         "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": Path(WEBHOOK).name},
     }
     return f"{json.dumps(written, indent=2)}\n".encode()

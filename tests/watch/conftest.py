@@ -50,4 +50,5 @@ def config(tmp_path: Path) -> Config:
         control=str(tmp_path / "control"),
         frozen=str(tmp_path / "accounts"),
         smtp=str(tmp_path / "smtp"),
+        world=str(tmp_path / "world.json"),
     )
