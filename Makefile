@@ -19,6 +19,7 @@ lint: bootstrap
 bench: bootstrap
 	.venv/bin/python bench/build.py
 	.venv/bin/python bench/rerun.py
+	.venv/bin/python bench/policy.py
 
 down: bootstrap
 	.venv/bin/python -m mailkeep.lab down

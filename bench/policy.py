@@ -7,7 +7,7 @@ started anew, they are asked about messages of 1,000 accounts over 20 persistent
 of each of 100,000 accounts, and memory is the PSS of its processes. At last, Postfix takes mail from smtp-source and
 discards it, in turn with and without the guard as policy service and milter. Prints medians and ratios.
 
-    python bench/policy.py [--rounds N] [--seconds N] [--accounts N] [--messages N]
+    python bench/policy.py [speed] [memory] [postfix] [--rounds N] [--seconds N] [--accounts N] [--messages N]
 """
 
 import argparse
@@ -25,6 +25,7 @@ from mailkeep.parts import guard
 from mailkeep.settings import Settings
 
 GOAL_RATIO, GOAL_P99, GOAL_IDLE, GOAL_FULL, GOAL_COST = 20, 5.0, 25, 120, 5
+WHAT = ("speed", "memory", "postfix")
 CONNECTIONS, ACCOUNTS = 20, 1000
 PLENTY = 1_000_000_000
 WINDOWS = (600, 3600, 86_400)
@@ -66,6 +67,7 @@ OTHERS = (
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("what", nargs="*", choices=[*WHAT, []], help="what to measure (default: all)")
     arguments.add_argument("--rounds", type=int, default=7, help="how often each is measured (default: 7)")
     arguments.add_argument("--seconds", type=int, default=5, help="how long each time (default: 5)")
     arguments.add_argument("--accounts", type=int, default=100_000, help="for the memory (default: 100,000)")
@@ -77,9 +79,12 @@ def main() -> None:
     try:
         server = lab.server("policy", hostname="policy.example.test")
         prepare(server)
-        speed(server, options.rounds, options.seconds)
-        memory(server, options.accounts)
-        postfix(server, options.rounds, options.messages)
+        if "speed" in (options.what or WHAT):
+            speed(server, options.rounds, options.seconds)
+        if "memory" in (options.what or WHAT):
+            memory(server, options.accounts)
+        if "postfix" in (options.what or WHAT):
+            postfix(server, options.rounds, options.messages)
     finally:
         lab.destroy()
 
