@@ -247,8 +247,9 @@ def postfix(server: Server, rounds: int, messages: int) -> None:
     install_postfix(server)
     start(server, OURS)
     ways: dict[str, Callable[[], float]] = {
-        "without": lambda: through_postfix(server, 2501, messages),
-        "with": lambda: through_postfix(server, 2500, messages),
+        "without the guard": lambda: through_postfix(server, 2501, messages),
+        "with its policy service alone": lambda: through_postfix(server, 2502, messages),
+        "with the guard": lambda: through_postfix(server, 2500, messages),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
@@ -260,27 +261,27 @@ def postfix(server: Server, rounds: int, messages: int) -> None:
     through_postfix(server, 2500, messages)
     share = (guard_cpu(server) - used) / messages
     for name, several in rates.items():
-        print(f"Postfix {name:7} the guard: {statistics.median(several):.0f} messages/s ", end="")
-        print(f"({', '.join(f'{rate:.0f}' for rate in several)})")
-    costs = [100 * (1 - with_it / without) for with_it, without in zip(rates["with"], rates["without"], strict=True)]
-    print(f"the guard costs {statistics.median(costs):.1f} %, goal at most {GOAL_COST}; ", end="")
-    print(
-        f"by round {', '.join(f'{cost:.0f}' for cost in costs)}; its own: {share * 1e6:.0f} us of a processor a message"
-    )
+        costs = [100 * (1 - rate / without) for rate, without in zip(several, rates["without the guard"], strict=True)]
+        print(
+            f"Postfix {name}: {statistics.median(several):.0f} messages/s, costs {statistics.median(costs):.1f} %; ",
+            end="",
+        )
+        print(f"by round {', '.join(f'{cost:.0f}' for cost in costs)}")
+    print(f"goal at most {GOAL_COST} %; the guard's own: {share * 1e6:.0f} us of a processor a message")
     stop(server, OURS)
 
 
 def install_postfix(server: Server) -> None:
     check = f"check_policy_service {{ unix:{guard.POLICY_SOCKET}, timeout=3s, try_limit=1 }}"
-    with_guard = (
-        f"-o {{ smtpd_recipient_restrictions = {check}, permit }} -o {{ smtpd_end_of_data_restrictions = {check} }} "
-        f"-o smtpd_milters=unix:{guard.MILTER_SOCKET} -o milter_macro_defaults=auth_authen=n0@example.test"
+    policy = (
+        f"-o {{ smtpd_recipient_restrictions = {check}, permit }} -o {{ smtpd_end_of_data_restrictions = {check} }}"
     )
+    milter = f"-o smtpd_milters=unix:{guard.MILTER_SOCKET} -o milter_macro_defaults=auth_authen=n0@example.test"
     server.run(
         "postconf -e inet_interfaces=loopback-only mydestination= default_transport=discard relay_transport=discard "
         "mynetworks=127.0.0.0/8 maillog_file=/var/log/postfix.log in_flow_delay=0 "
         "smtpd_client_connection_count_limit=0 compatibility_level=3.10 myhostname=mail.example.test && "
-        f"printf '%s\\n' '127.0.0.1:2500 inet n - n - - smtpd {with_guard}' '127.0.0.1:2501 inet n - n - - smtpd' "
+        f"printf '127.0.0.1:%s inet n - n - - smtpd %s\\n' 2500 '{policy} {milter}' 2501 '' 2502 '{policy}' "
         ">> /etc/postfix/master.cf && systemctl start postfix"
     )
     poll(lambda: not server.run("smtp-source 127.0.0.1:2501", check=False).returncode, 20, "Postfix does not answer")

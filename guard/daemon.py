@@ -54,6 +54,11 @@ class Batch:
         self.requests = self.commits = self.failures = 0
 
     def add(self, to: "Connection", answer: bytes, queue_id: str = "") -> None:
+        """Says the answer after the commit, or at once when there is nothing to commit."""
+        if not (self._answers or self._store.pending):
+            self.requests += 1
+            to.transport.write(answer)
+            return
         if not self._answers:
             self._loop.call_soon(self.commit)
         self._answers.append((to, answer, queue_id))
@@ -168,8 +173,8 @@ class PolicyConnection(Connection):
                 self._instance = asked.instance
             self.batch.add(self, policy.answer(self._action(state, asked)), asked.queue_id)
         except sqlite3.Error as error:
-            self.batch.add(self, b"", asked.queue_id)
             self.batch.fail(error)
+            self.broken(asked.queue_id)
 
     def broken(self, queue_id: str) -> None:
         """It counts no more: its sender will try again."""
@@ -196,8 +201,8 @@ class MilterConnection(Connection):
         try:
             self.batch.add(self, self._milter.answer(request))
         except sqlite3.Error as error:
-            self.batch.add(self, b"")
             self.batch.fail(error)
+            self.broken("")
 
     def broken(self, queue_id: str) -> None:  # noqa: ARG002
         self.transport.abort()

@@ -142,6 +142,11 @@ class Store:
             self._delete(f"DELETE FROM {table} WHERE time < ?", now - RECIPIENTS_KEPT)  # noqa: S608
         self.commit()
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._rows) or self._db.in_transaction
+
     def commit(self) -> None:
         self._write()
         if self._db.in_transaction:

@@ -123,18 +123,16 @@ def _alert(where: Range) -> float | None:
     """When the operator was told that the account is frozen: when that mail reached his server."""
     admins = {address for address in where.site.settings.admin.addresses if address.endswith(f"@{OUTSIDE}")}
 
-    def told() -> float | None:
-        for mail in where.internet.messages():
-            if admins & set(mail.recipients) and re.search(
-                rf"{re.escape(where.stolen)}.*frozen", _text(mail.data), re.S
-            ):
-                return mail.time
-        return None
+    said = re.compile(rf"{re.escape(where.stolen)}.*frozen", re.S)
 
-    try:
-        return poll(told, ALERT_PATIENCE, "no alert", interval=0.5)
-    except LabError:
-        return None
+    def told() -> float | None:
+        letters = (mail for mail in where.internet.messages() if admins & set(mail.recipients))
+        return next((mail.time for mail in letters if said.search(_text(mail.data))), None)
+
+    if _frozen(where) is not None:
+        with suppress(LabError):
+            return poll(told, ALERT_PATIENCE, "no alert", interval=0.5)
+    return None
 
 
 def _text(data: bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from guard_samples import ANNA, BERT, LIMITS, NO_LIMITS, Desk
 
-from guard.judge import GO_ON
+from guard.judge import GO_ON, Request
 from guard.windows import DAY, HOUR, TEN_MINUTES
 
 MakeDesk = Callable[..., Desk]
@@ -57,8 +57,6 @@ def test_recipients_that_the_guard_never_heard_of_count_at_the_end_and_as_new(de
     """As after a restart in the midst of a message."""
     made = desk(limits=NO_LIMITS | {"recipients_per_hour": 10})
     ask = made.judge.message
-    from guard.judge import Request
-
     assert ask(made.now, Request(ANNA, "192.0.2.1", "i1", recipients=10, queue_id="Q1")) == GO_ON
     assert made.used() == (1, 10, 10)
     assert ask(made.now, Request(ANNA, "192.0.2.1", "i2", recipients=1, queue_id="Q2")).startswith("450")

@@ -34,7 +34,7 @@ class Model:
 
 @given(st.lists(st.one_of(SEND, SEND, SEND, TAKE_BACK, PRUNE), max_size=30))
 def test_a_window_holds_what_was_sent_in_it_at_any_moment(steps: list[tuple]) -> None:
-    sent, model, now = Sent(), Model(), 10 * DAY
+    sent, model, now, pruned = Sent(), Model(), 10 * DAY, 0
     for kind, *values in steps:
         if kind == "send":
             step, recipients, new = values
@@ -48,9 +48,10 @@ def test_a_window_holds_what_was_sent_in_it_at_any_moment(steps: list[tuple]) ->
             sent.take_back(*message)
         elif kind == "prune":
             sent.prune(now)
-            model.messages = [one for one in model.messages if one[0] > now - DAY]
+            pruned = now
         for window in WINDOWS:
-            assert sent.used(now, window) == model.used(now, window)
+            at = max(now, pruned)  # what was forgotten then does not come back when the clock goes back
+            assert sent.used(at, window) == model.used(at, window)
 
 
 @given(
