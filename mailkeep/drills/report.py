@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from mailkeep.drills.lab import drill
 from mailkeep.drills.replay import Range
 from mailkeep.drills.result import Result, seconds
 
-PICTURES = Path(__file__).resolve().parents[2] / ".lab" / "drills"
+PICTURES = Path(__file__).resolve().parents[2] / ".lab" / "pictures"
 
 
 def results(where: Range, names: Iterable[str], picture_file: Path, console: Console) -> list[Result | Days]:
@@ -34,8 +35,10 @@ def results(where: Range, names: Iterable[str], picture_file: Path, console: Con
 def show(done: Sequence[Result | Days], console: Console) -> None:
     if attacks := [one for one in done if isinstance(one, Result)]:
         console.print(_attacks(attacks))
+        console.print(ATTACKS_EXPLAINED, style="dim")
     if lived := [one for one in done if isinstance(one, Days)]:
         console.print(_days(lived))
+        console.print(DAYS_EXPLAINED, style="dim")
     for one in done:
         console.print(f"{one.drill}: {one.title}", markup=False)
         if isinstance(one, Result) and one.incident:
@@ -44,28 +47,32 @@ def show(done: Sequence[Result | Days], console: Console) -> None:
             console.print(f"   ✗ {miss}", markup=False, style="bold red")
 
 
+ATTACKS_EXPLAINED = """\
+out, people: messages that reached somebody, and how many. freeze, alert: after
+the threshold. queue, held: left there to go out, and on hold. MB: of disk.
+others: messages of innocents, and how many were lost, refused, delayed.
+"""
+DAYS_EXPLAINED = """\
+Days of the guard's clock, which is moved from message to message; what it took
+is real. told: after so much of that time the operator heard of the account.
+"""
+
+
 def _attacks(done: Sequence[Result]) -> Table:
-    table = Table("drill", "tried", "out", "people", "freeze", "alert", "queued", "held", "disk", "others", "lost")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = _table("drill", "tried", "out", "people", "freeze", "alert", "queue", "held", "MB", "others", "harmed")
     for one in done:
         people = one.innocents
         table.add_row(
             *(one.drill, str(one.tries), str(one.messages), str(one.recipients)),
             *(seconds(one.seconds_to_freeze), seconds(one.seconds_to_alert), str(one.queued), str(one.on_hold)),
-            *(f"{(one.disk[1] - one.disk[0]) / 1024:+.1f} MB", str(people.sent)),
-            f"{people.lost} + {people.refused} + {people.delayed}",
+            *(f"{(one.disk[1] - one.disk[0]) / 1024:+.1f}", str(people.sent)),
+            f"{people.lost}, {people.refused}, {people.delayed}",
         )
-    table.caption = (
-        "out: messages that reached somebody, and how many people. freeze, alert: seconds after the threshold. queued, "
-        "held: messages left there. others: messages of people who have nothing to do with it; lost, refused, delayed."
-    )
-    table.caption_justify = "left"
     return table
 
 
 def _days(done: Sequence[Days]) -> Table:
-    table = Table("drill", "days", "tried", "refused", "out a day", "people a day", "told after", "frozen", "took")
+    table = _table("drill", "days", "tried", "refused", "out a day", "people a day", "told", "frozen", "took")
     for one in done:
         table.add_row(
             *(one.drill, str(len(one.messages)), str(one.tries), str(len(one.refused))),
@@ -73,8 +80,15 @@ def _days(done: Sequence[Days]) -> Table:
             "-" if one.told is None else f"{one.told / 60:.0f} min",
             *("yes" if one.frozen else "no", f"{one.took:.0f} s"),
         )
-    table.caption = "Days of the guard's clock, which is moved from message to message; `took` is real."
-    table.caption_justify = "left"
+    return table
+
+
+def _table(first: str, *columns: str) -> Table:
+    """For a terminal of 80 columns."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from clients import IMAPS, OUTSIDE, SUBMISSION, deliver, heard, imap, log_in, message, reach, run_on
 
-from mailkeep import alerts, dns, secrets
+from mailkeep import alerts, secrets
+from mailkeep.dns.records import wanted
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
@@ -315,7 +316,7 @@ def test_alert_test_says_what_arrived(repaired: Operator) -> None:
 
 def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
     alerts.test(repaired.site.inventory)
-    printed = dns.records(repaired.site.settings, repaired.site.secrets)
+    printed = wanted(repaired.site.settings, repaired.site.secrets)
     records = {f"{record.name}.".encode(): record.value.encode() for record in printed if record.type == "TXT"}
     last = [mail for mail in repaired.internet.messages() if mail.recipients == (ADMIN,)][-1]
     assert dkim.verify(last.data, dnsfunc=lambda name, timeout=5: records.get(name))  # noqa: ARG005 - dkimpy's

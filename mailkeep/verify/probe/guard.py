@@ -36,6 +36,8 @@ def _ask(account: str) -> str:
         "client_address": "127.0.0.1",
         "instance": "mailkeep-verify",
         "recipient": "probe@example.net",
+        "recipient_count": "0",
+        "queue_id": "",
     }
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
