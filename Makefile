@@ -1,6 +1,9 @@
 # The two commands: `make demo` builds, verifies and shows a server in containers; `make test` runs everything.
 .PHONY: demo drills test test-fast lint bench down
 
+# Python keeps what it has compiled, whatever the environment says: the next run of the tests is faster for it.
+export PYTHONDONTWRITEBYTECODE =
+
 demo: bootstrap
 	@.venv/bin/python -m mailkeep.lab.demonstration
 

@@ -33,10 +33,11 @@ MOST_COMMANDS = 12
 ANNA = "anna@example.test"
 BROKEN_DEPLOY = str(Path(__file__).with_name("broken_deploy.py"))
 
-# What each installation makes for itself; aliases.db only when postfix's postinst was never interrupted (nothing here
-# reads it).
-OWN = """/etc/ssl /etc/aliases.db /etc/hosts /etc/.pwd.lock /etc/passwd* /etc/group* /etc/shadow* /etc/gshadow*
-/etc/subuid* /etc/subgid* /etc/machine-id /etc/ssh/ssh_host_* /etc/unbound/unbound.conf.d/lab.conf"""
+# What each installation makes for itself; aliases and aliases.db only when postfix's postinst was never interrupted
+# (nothing here reads them); and mailboxes.
+OWN = """/etc/ssl /etc/aliases /etc/aliases.db /etc/hosts /etc/.pwd.lock /etc/passwd* /etc/group* /etc/shadow*
+/etc/gshadow* /etc/subuid* /etc/subgid* /etc/machine-id /var/vmail/*
+/etc/ssh/ssh_host_* /etc/unbound/unbound.conf.d/lab.conf"""
 STATE = f"""
 prune="$(printf -- '-path %s -o ' {" ".join(f"'{path}'" for path in OWN.split())}) -false"
 set -f
