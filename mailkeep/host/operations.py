@@ -273,8 +273,6 @@ def activate(parts: Parts, part: Part) -> Commands:
 
 _ACT = f"""
 act() {{
-  # systemd starts no more what has failed too often in a row, and may be about to try again itself.
-  case $1 in start | restart) systemctl reset-failed "$2" 2> /dev/null || : ;; esac
   systemctl "$1" "$2" || {{ systemctl status --no-pager --full --lines=20 "$2" >&2; exit 1; }}
   case $1 in
     start | restart) rm -f "{PENDING}/$2.restart" "{PENDING}/$2.reload" ;;

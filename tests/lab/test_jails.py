@@ -77,7 +77,8 @@ def fortress(lab: Lab, attacker: Attacker, built: Site, baked: str) -> Iterator[
     deployed = built.on(server).deploy()
     assert deployed.code == 0, deployed.output
     # sshd's own delays come before the fifth failure, if the tries are not all at once.
-    server.write("/etc/ssh/sshd_config.d/00-impatient.conf", "PerSourcePenalties no\n")
+    # Nor does it hang up on whom the firewall shall cut off.
+    server.write("/etc/ssh/sshd_config.d/00-impatient.conf", "PerSourcePenalties no\nLoginGraceTime 600\n")
     server.run("systemctl reload ssh")
     yield Fortress(server, attacker)
     server.remove()

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from mailkeep import parts, passwords
-from mailkeep.lab import Lab, Server, sessions
+from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import ROOT, Deployed, Site
 from mailkeep.part import File, Part
@@ -368,6 +368,11 @@ def test_a_unit_that_does_not_start_shows_its_journal_and_is_started_by_the_next
     assert said.code != 0
     assert "unbound.service" in said.output
     assert "out of cheese" in said.output
+
+    def given_up() -> bool:
+        return settled.server.run("systemctl is-failed unbound", check=False).stdout == "failed\n"
+
+    poll(given_up, 30, "systemd tries again for ever")
     settled.server.run(f"rm {drop_in}")
     succeeded(settled.deploy())
     assert settled.server.run("systemctl is-active unbound").stdout == "active\n"
