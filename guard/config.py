@@ -12,6 +12,12 @@ Mode = Literal["enforce", "learn"]
 T = TypeVar("T")
 
 
+def base(address: str) -> str:
+    """The address that owns this one: lower case, without its +extension (Postfix's recipient_delimiter)."""
+    local_part, _, domain = address.lower().rpartition("@")
+    return f"{local_part.partition('+')[0]}@{domain}"
+
+
 class ConfigError(Exception):
     """The message names the file, the place in it and what is wanted there."""
 

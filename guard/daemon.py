@@ -19,6 +19,7 @@ from typing import ClassVar
 from guard import config, control, frozen, milter, policy, shared
 from guard.judge import GO_ON, Judge, Request
 from guard.store import Message, Store
+from guard.systemd import notify
 from guard.windows import Used
 
 MOST_CONNECTIONS = 2000
@@ -297,7 +298,7 @@ async def _serve(found: config.Config, place: config.Place | None, places: Place
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, judge, places.config)
-    _notify("READY=1")
+    notify("READY=1")
     housekeeping = asyncio.create_task(_housekeeping(judge, store, batch, freezes))
     await stop.wait()
     housekeeping.cancel()
@@ -343,13 +344,5 @@ async def _housekeeping(judge: Judge, store: Store, batch: Batch, freezes: share
         except OSError as error:
             print(f"cannot bring to the disk what is sent, or who is frozen: {error}", file=sys.stderr)
         Connection.end_idle(time.monotonic())
-        _notify("WATCHDOG=1")
+        notify("WATCHDOG=1")
         await asyncio.sleep(1)
-
-
-def _notify(state: str) -> None:
-    """sd_notify(3)."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-            to.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-            to.send(state.encode())

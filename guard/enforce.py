@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from guard.config import base
+
 SAMPLES = Path("/var/lib/mailkeep-watch/samples")
 SAMPLE = 20
 """Messages kept of each frozen account, of at most so many bytes each."""
@@ -54,7 +56,7 @@ def queue(account: str, addresses: Iterable[str]) -> list[Queued]:
     from them too keeps theirs: the queue file says who logged in."""
     owned = {account, *addresses}
     listed = (json.loads(line) for line in _run("postqueue", "-j").splitlines())
-    candidates = [_queued(one) for one in listed if _base(one["sender"]) in owned]
+    candidates = [_queued(one) for one in listed if base(one["sender"]) in owned]
     return [one for one in candidates if _login(one.queue_id) == account]
 
 
@@ -98,11 +100,6 @@ def _queued(one: dict[str, object]) -> Queued:
         size=int(str(one["message_size"])),
         arrived=int(str(one["arrival_time"])),
     )
-
-
-def _base(address: str) -> str:
-    local_part, _, domain = address.lower().rpartition("@")
-    return f"{local_part.partition('+')[0]}@{domain}"
 
 
 def _postsuper(option: str, messages: Iterable[Queued]) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from guard import frozen
 from guard.account import Account
-from guard.config import Config, Freeze
+from guard.config import Config, Freeze, base
 from guard.limits import NAMES, Over
 from guard.store import Message, Store
 from guard.windows import DAY, HOUR, TEN_MINUTES, Sent, Used
@@ -154,9 +154,7 @@ class Judge:
 
     def owns(self, account: str, address: str) -> bool:
         """Whether the account may send as this address, an extension (anna+shop@…) included."""
-        local_part, _, domain = address.lower().rpartition("@")
-        owned = self.config.addresses.get(account, ())
-        return f"{local_part.partition('+')[0]}@{domain}" in owned
+        return base(address) in self.config.addresses.get(account, ())
 
     def given_up(self, instance: str) -> None:
         """This message will not have an end."""

@@ -7,7 +7,6 @@ journal, freezes, letters) has threads of its own.
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from guard.enforce import enforce
+from guard.systemd import notify
 from guard.watch import config, sensors, told, ways
 from guard.watch.alerts import Desk
 from guard.watch.config import Config
@@ -105,13 +105,6 @@ def write(file: Path, text: str) -> None:
     new = file.with_name(f"{file.name}.new")
     new.write_text(text)
     new.replace(file)
-
-
-def notify(message: str) -> None:
-    """sd_notify(3)."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-            systemd.sendto(message.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
 
 
 def _state() -> dict[str, Any]:
