@@ -237,7 +237,6 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
         "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),
-        "/usr/lib/mailkeep/guard": (lambda text: text + "def\n", "SyntaxError"),
         "/etc/fail2ban/filter.d/mailkeep-dovecot.conf": (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
             "Unable to compile regular expression",
@@ -271,6 +270,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
+        "/usr/lib/mailkeep/guard": (lambda text: text + "def\n", "SyntaxError"),
         "/etc/systemd/system/mailkeep-dns.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         **{
             f"/etc/opendkim/keys/{domain}": (lambda _: "nonsense\n", f"from {domain} is not signed")

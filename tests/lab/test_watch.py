@@ -115,6 +115,10 @@ def operator(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[
 
 BREAK = """
 set -eu
+# First: a letter of what follows must not be deferred as well.
+postconf -e 'defer_transports = smtp' && postfix reload 2>/dev/null
+for message in $(seq 21); do sendmail -f root@mail.example.test nobody@outside.test </dev/null; done
+postconf -X defer_transports && postfix reload 2>/dev/null
 systemctl stop opendkim dovecot
 systemctl disable --quiet --now logrotate.timer
 # As in one of the incidents: the jail looks healthy.
@@ -124,9 +128,6 @@ head -c 19M /dev/zero >/var/vmail/full
 cp -a /etc/mailkeep/tls /root/tls
 openssl req -quiet -x509 -newkey rsa:2048 -nodes -days 5 -subj /CN=mail.example.test \
     -keyout /etc/mailkeep/tls/key.pem -out /etc/mailkeep/tls/certificate.pem
-postconf -e 'defer_transports = smtp' && postfix reload 2>/dev/null
-for message in $(seq 21); do sendmail -f root@mail.example.test nobody@outside.test </dev/null; done
-postconf -X defer_transports && postfix reload 2>/dev/null
 """
 REPAIR = """
 set -eu
