@@ -18,6 +18,8 @@ CHECKS = Path(__file__).parent / "checks"
 OPTIONS = (
     *("-c", os.devnull, f"--rootdir={CHECKS}", "--noconftest", "--import-mode=importlib"),
     *("--disable-plugin-autoload", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:faulthandler"),
+    # It collects garbage again and again at the end, which takes as long as all the checks.
+    *("-p", "no:unraisableexception"),
 )
 ENVIRONMENT = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_THEME", "PYTEST_THEME_MODE")
 
