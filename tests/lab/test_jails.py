@@ -28,6 +28,19 @@ for ban in bans.execute("SELECT jail, bantime FROM bans WHERE ip = ? ORDER BY ro
 """
 
 
+# Lines of Dovecot's, as it were: journald knows the unit of who writes.
+_DROP_IN = "/etc/systemd/system/dovecot.service.d"
+_JOURNAL = "/etc/systemd/journald.conf.d/mailkeep.conf"
+_FLOOD = """
+import socket
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.connect("/dev/log")
+for number in range(70_000):
+    journal.send(b"<22>dovecot: imap-login: Disconnected: Connection closed (no auth attempts): rip=192.0.2.1")
+"""
+FLOOD_PATIENCE = 120.0  # seconds; fail2ban reads some three thousand lines in one
+
+
 @dataclass(frozen=True)
 class Fortress:
     server: Server
@@ -48,6 +61,9 @@ class Fortress:
     def patiently(self, door: str, version: int) -> list[str]:
         host, source = self.address(version), self.source(version, door, patient=True)
         return run_on(self.attacker, try_again, host, door, source, MAXRETRY - 1, source=source)
+
+    def guess(self, source: str) -> None:
+        run_on(self.attacker, try_again, self.address(4), "imap", source, MAXRETRY, source=source)
 
     def banned(self, jail: str) -> set[str]:
         """The addresses in the jail's sets, as the firewall has them."""
@@ -77,8 +93,9 @@ def fortress(lab: Lab, attacker: Attacker, built: Site, baked: str) -> Iterator[
     deployed = built.on(server).deploy()
     assert deployed.code == 0, deployed.output
     # sshd's own delays come before the fifth failure, if the tries are not all at once.
-    # Nor does it hang up on whom the firewall shall cut off.
-    server.write("/etc/ssh/sshd_config.d/00-impatient.conf", "PerSourcePenalties no\nLoginGraceTime 600\n")
+    # Nor does it turn away, or hang up on, whom the firewall shall cut off.
+    patient = "PerSourcePenalties no\nLoginGraceTime 600\nMaxStartups 200\n"
+    server.write("/etc/ssh/sshd_config.d/00-patient.conf", patient)
     server.run("systemctl reload ssh")
     yield Fortress(server, attacker)
     server.remove()
@@ -139,6 +156,32 @@ def test_without_the_firewalls_rules_who_is_banned_is_spoken_to(fortress: Fortre
         assert source in banned
         assert run_on(fortress.attacker, greeting, fortress.address(version), DOORS[door], source=source) == "OK"
     fortress.server.run("nft -f -", stdin=rules)
+
+
+@pytest.fixture
+def flood(fortress: Fortress) -> Iterator[str]:
+    """A command that has Dovecot write more lines, at once, than journald takes of a service by default."""
+    fortress.server.write("/root/flood.py", _FLOOD)
+    fortress.server.write(f"{_DROP_IN}/flood.conf", "[Service]\nExecStartPost=python3 /root/flood.py\n")
+    fortress.server.run("systemctl daemon-reload")
+    yield "systemctl restart dovecot"
+    fortress.server.run(f"rm {_DROP_IN}/flood.conf; systemctl daemon-reload")
+
+
+def test_in_a_flood_of_other_lines_the_jail_sees_each_failure(fortress: Fortress, flood: str) -> None:
+    """But under the limit that journald has by itself, which is some ten thousand lines, more on a larger disk."""
+    guesser, unseen = map(str, fortress.attacker.sources[-2:])
+    fortress.server.run(flood)
+    fortress.guess(guesser)
+    poll(lambda: fortress.sentences(guesser), FLOOD_PATIENCE, "not banned")
+
+    fortress.server.run(f"mv {_JOURNAL} /root/; systemctl restart systemd-journald; {flood}")
+    fortress.guess(unseen)
+    fortress.server.run(f"mv /root/mailkeep.conf {_JOURNAL}; systemctl restart systemd-journald")
+    logged = {source: f"journalctl -u dovecot -o cat -g '{source},sasl:.*mismatch'" for source in (guesser, unseen)}
+    assert len(fortress.server.run(logged[guesser]).stdout.splitlines()) == MAXRETRY
+    assert fortress.server.run(logged[unseen], check=False).stdout == ""
+    assert fortress.sentences(unseen) == []
 
 
 def test_a_ban_lasts_longer_each_time_and_who_is_banned_again_and_again_loses_every_port(fortress: Fortress) -> None:
