@@ -106,7 +106,7 @@ NEWSLETTER = {
 
 def honest_week(heavy: str, editor: str) -> list[Mail]:
     """Sixty messages a day from a laptop at home and in the office, webmail, and a phone whose network changes with
-    every station; two of them to forty people. Once, somebody else's newsletter to 200, fifty at a time."""
+    every station; two of them to forty people. Once, somebody else's newsletter to 200."""
     dice = random.Random(3)  # noqa: S311 - the same week each time
     mails = []
     for day in range(7):
@@ -123,10 +123,8 @@ def honest_week(heavy: str, editor: str) -> list[Mail]:
                 mails.append(Mail(day * DAY + hour * HOUR + minute * MINUTE, where, heavy, (recipient,)))
         for hour, minute in ((10, 0), (10, 30)):
             mails.append(Mail(day * DAY + hour * HOUR + minute * MINUTE, OFFICE, heavy, [*LISTS.values()][day % 3]))
-    readers = [f"reader-{one}@outside.test" for one in range(200)]
-    for part in range(4):
-        at = 2 * DAY + 18 * HOUR + part * 20
-        mails.append(Mail(at, EDITOR, editor, tuple(readers[part * 50 : part * 50 + 50])))
+    readers = (f"reader-{one}@outside.test" for one in range(200))
+    mails.append(Mail(2 * DAY + 18 * HOUR, EDITOR, editor, tuple(readers)))
     return sorted(mails, key=lambda mail: mail.at)
 
 
@@ -165,7 +163,7 @@ def _live(where: Range, drill: str, title: str, mails: list[Mail], days: int) ->
     began = time.monotonic()
     where.prepare()
     account = mails[0].account
-    refused = []
+    refused, people = [], 0
     with movable_clock(where.server), _talk(where.attacker, f"python3 {THERE}/post.py") as post:
         with _talk(where.server, _MOVE) as clock:
             start, offset = time.time(), 0.0
@@ -173,10 +171,12 @@ def _live(where: Range, drill: str, title: str, mails: list[Mail], days: int) ->
                 offset = max(offset, start + mail.at - mails[0].at - time.time())
                 clock(f"+{offset:.0f}")
                 answer = post(json.dumps(_job(where, mail, int(mail.at // DAY), number)))
-                if answer != '"250"':
+                if answer == '"250"':
+                    people += len(mail.recipients)
+                else:
                     refused.append(answer)
         told = events(where.server)
-    arrived = _arrived(where, len(mails) - len(refused), days)
+    arrived = _arrived(where, people, days)
     return Days(
         drill=drill,
         title=title,
@@ -202,7 +202,7 @@ def _job(where: Range, mail: Mail, day: int, number: int) -> dict[str, Any]:
     }
 
 
-def _arrived(where: Range, expected: int, days: int) -> list[list[int]]:
+def _arrived(where: Range, people: int, days: int) -> list[list[int]]:
     """For each day the numbers of recipients of what arrived outside; a message may arrive in several parts."""
 
     def there() -> dict[str, int]:
@@ -212,7 +212,7 @@ def _arrived(where: Range, expected: int, days: int) -> list[list[int]]:
                 found[subject] = found.get(subject, 0) + len(mail.recipients)
         return found
 
-    poll(lambda: len(there()) >= expected, DELIVERY_PATIENCE, "not all mail has arrived", interval=1.0)
+    poll(lambda: sum(there().values()) >= people, DELIVERY_PATIENCE, "not all mail has arrived", interval=1.0)
     found = there()
     return [[count for name, count in found.items() if name.startswith(f"{SUBJECT}{day} ")] for day in range(days)]
 

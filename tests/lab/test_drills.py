@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clients import SUBMISSION, deliver, message
 
 from mailkeep.drills import picture, production
 from mailkeep.drills.attacks import ATTACKS
-from mailkeep.drills.lab import STOLEN, around, without_guard
+from mailkeep.drills.lab import STOLEN, around, newsletter, without_guard
 from mailkeep.drills.replay import Range, replay
 from mailkeep.drills.result import MOST_OUT, Result
-from mailkeep.lab import Internet, Lab
+from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
 
 QUICK_A = replace(ATTACKS["A"], pace=8.0)
@@ -58,6 +59,26 @@ def test_without_the_guard_incident_a_goes_on(where: Range) -> None:
     assert result.messages > MOST_OUT
     assert result.freeze is None
     assert any("messages out" in miss for miss in result.misses)
+
+
+def test_a_newsletter_to_200_is_one_message_where_mail_yml_allows_it(where: Range) -> None:
+    where.prepare()
+    readers = [f"reader-{one}@outside.test" for one in range(200)]
+    mail = message(STOLEN, readers[0], "newsletter")
+
+    def send() -> str:
+        login = (STOLEN, where.site.passphrases[STOLEN])
+        return deliver(str(where.server.ip), SUBMISSION, STOLEN, readers, mail, login=login)
+
+    assert send().startswith("450 4.7.1 <reader-60@outside.test>")
+    with newsletter(where.site):
+        assert send().startswith("250")
+
+    def reached() -> list[str]:
+        parts = [one.recipients for one in where.internet.messages() if one.message["Subject"] == "newsletter"]
+        return sorted(reader for part in parts for reader in part)
+
+    poll(lambda: reached() == sorted(readers), 30, "not all arrived")
 
 
 def test_a_live_server_is_drilled_with_an_account_to_throw_away(where: Range) -> None:
