@@ -26,6 +26,7 @@ bench: bootstrap
 	.venv/bin/python bench/build.py
 	.venv/bin/python bench/rerun.py
 	.venv/bin/python bench/policy.py
+	.venv/bin/python bench/submission.py
 	.venv/bin/python bench/drills.py
 
 down: bootstrap

@@ -35,7 +35,8 @@ def main() -> None:
 
 
 def measure(lab: Lab, internet: Internet, rounds: int) -> None:
-    bare, ours = [], []
+    bare: list[float] = []
+    ours: list[float] = []
     print(f"{'round':>6} {'apt-get, s':>11} {'deploy, s':>11}", flush=True)
     for number in range(1, rounds + 1):
         for run, times in ((install, bare), (deploy, ours)):

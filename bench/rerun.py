@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,12 +64,16 @@ def build(lab: Lab) -> Site:
 
 
 def ssh_port(server: Server) -> int:
-    return int(re.search(r"Port (\d+)", server.ssh_config.read_text())[1])
+    [port] = re.findall(r"Port (\d+)", server.ssh_config.read_text())
+    return int(port)
 
 
 def measure(built: Site, rounds: int) -> None:
     variables = ansible_variables(built)
-    contestants = {"deploy": lambda: deploy(built), "playbook": lambda: play(built.server, variables)}
+    contestants: dict[str, Callable[[], None]] = {
+        "deploy": lambda: deploy(built),
+        "playbook": lambda: play(built.server, variables),
+    }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     print(f"{'round':>6} {'':9} {'seconds':>8} {'remote commands':>16}", flush=True)
     for number in range(1, rounds + 1):
