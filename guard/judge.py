@@ -66,7 +66,8 @@ class Judge:
         """Hears of messages that were counted and did not go."""
         self._refused: OrderedDict[str, None] = OrderedDict()
         self._remember(now)
-        self.frozen(now)
+        for thawed_meanwhile in self._store.frozen() - self.frozen(now).keys():
+            self._forgive(now, thawed_meanwhile)
 
     def _remember(self, now: int) -> None:
         for message in self._store.messages_since(now - DAY):

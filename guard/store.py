@@ -119,6 +119,12 @@ class Store:
         row = (time, kind, account, detail)
         self._add("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
 
+    def frozen(self) -> set[str]:
+        """The accounts that were frozen, going by what has happened; a thaw while nobody looked is not known here."""
+        # Beside max(), SQLite gives the other columns of the row that has it.
+        query = "SELECT account, kind, max(id) FROM events WHERE kind IN ('frozen', 'thawed') GROUP BY account"
+        return {account for account, kind, _ in self._read(query) if kind == "frozen"}
+
     def messages_since(self, time: int) -> Iterator[Message]:
         query = "SELECT * FROM sent WHERE time > ? ORDER BY id"
         return map(Message._make, self._read(query, time))

@@ -118,7 +118,8 @@ def test_a_freeze_by_hand_holds_at_once(desk: MakeDesk) -> None:
     assert made.events("frozen") == [(ANNA, "by carl: lost her phone")]
 
 
-def test_a_thaw_forgives_the_tries_and_not_what_was_sent(desk: MakeDesk) -> None:
+@pytest.mark.parametrize("running", [True, False])
+def test_a_thaw_forgives_the_tries_and_not_what_was_sent(desk: MakeDesk, running: bool) -> None:
     made = desk(limits=NO_LIMITS | {"messages_per_hour": 2, "networks_per_hour": 1}, freeze=FREEZE)
     try_too_much(made, 2)
     for _ in range(3):
@@ -128,6 +129,8 @@ def test_a_thaw_forgives_the_tries_and_not_what_was_sent(desk: MakeDesk) -> None
     assert made.frozen()
     frozen.thaw(ANNA, made.frozen_file)
     made.later(1)
+    if not running:
+        made.restart()
     assert not made.frozen()
     assert made.events("thawed") == [(ANNA, "may send and log in again")]
     for again in (False, True):
