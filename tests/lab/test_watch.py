@@ -12,7 +12,7 @@ from typing import Any
 import dkim
 import pytest
 import yaml
-from clients import IMAPS, OUTSIDE, SUBMISSION, deliver, heard, imap, log_in, message, reach, run_on
+from clients import IMAPS, OUTSIDE, SMTP, STRANGER, SUBMISSION, deliver, heard, imap, log_in, message, reach, run_on
 
 from mailkeep import alerts, secrets
 from mailkeep.dns.records import wanted
@@ -313,6 +313,20 @@ def test_alert_test_says_what_arrived(repaired: Operator) -> None:
     mail, webhook = alerts.test(repaired.site.inventory)
     repaired.webhook_answers(200)
     assert (mail.arrived, webhook.arrived, webhook.said) == (True, False, "HTTP 403")
+
+
+def test_an_alert_still_goes_when_the_disk_has_no_room_for_other_mail(repaired: Operator) -> None:
+    server = repaired.server
+    more_than_is_free = 10**18  # bytes: as if the disk were full
+    server.run(f"postconf -e queue_minfree={more_than_is_free} && postfix reload")
+    try:
+        refused = deliver(str(server.ip), SMTP, STRANGER, [ANNA], message(STRANGER, ANNA, "x"))
+        assert refused.startswith("452 4.3.1"), refused
+        assert alerts.test(repaired.site.inventory)[0].arrived
+        server.run("postconf -PX alerts/unix/queue_minfree && postfix reload")
+        assert not alerts.test(repaired.site.inventory)[0].arrived
+    finally:
+        assert repaired.site.deploy().code == 0
 
 
 def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
