@@ -5,7 +5,8 @@ In a bare Debian 13 of the lab, the guard in its own systemd units, postfwd1, po
 keep the same limits: messages and recipients in 10 minutes, an hour and a day, too high to trigger. In turn, each
 started anew, they are asked about messages of 1,000 accounts over 20 persistent connections. Then each has one message
 of each of 100,000 accounts, and memory is the PSS of its processes. At last, Postfix takes mail from smtp-source and
-discards it, in turn with and without the guard as policy service and milter. Prints medians and ratios.
+discards it, in turn with and without the guard as policy service and milter, and with a policy service that does
+nothing. Prints medians and ratios.
 
     python bench/policy.py [speed] [memory] [postfix] [--rounds N] [--seconds N] [--accounts N] [--messages N]
 """
@@ -28,6 +29,7 @@ GOAL_RATIO, GOAL_P99, GOAL_IDLE, GOAL_FULL, GOAL_COST = 20, 5.0, 25, 120, 5
 WHAT = ("speed", "memory", "postfix")
 CONNECTIONS, ACCOUNTS = 20, 1000
 PLENTY = 1_000_000_000
+DUNNO = "/run/policy-dunno"
 WINDOWS = (600, 3600, 86_400)
 PACKAGES = "gcc libc6-dev policyd-rate-limit postfix postfwd python3"
 POSTFWD = "--summary=600 --cache=600 --cache-rdomain-only --cache-no-size"  # ARGS of Debian's /etc/default/postfwd
@@ -99,8 +101,9 @@ def prepare(server: Server) -> None:
         "systemctl disable --now --quiet policyd-rate-limit postfix",
         timeout=900,
     )
-    server.write("/root/policy_load.c", Path(__file__).with_name("policy_load.c").read_text())
-    server.run("gcc -O2 -o /usr/local/bin/policy_load /root/policy_load.c")
+    for program in ("policy_load", "policy_dunno"):
+        server.write(f"/root/{program}.c", Path(__file__).with_name(f"{program}.c").read_text())
+        server.run(f"gcc -O2 -o /usr/local/bin/{program} /root/{program}.c")
     install_guard(server)
     install_postfwd(server)
     install_policyd_rate_limit(server)
@@ -248,7 +251,8 @@ def postfix(server: Server, rounds: int, messages: int) -> None:
     start(server, OURS)
     ways: dict[str, Callable[[], float]] = {
         "without the guard": lambda: through_postfix(server, 2501, messages),
-        "with its policy service alone": lambda: through_postfix(server, 2502, messages),
+        "with a policy service in C that only says DUNNO": lambda: through_postfix(server, 2503, messages),
+        "with the guard's policy service alone": lambda: through_postfix(server, 2502, messages),
         "with the guard": lambda: through_postfix(server, 2500, messages),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -272,17 +276,21 @@ def postfix(server: Server, rounds: int, messages: int) -> None:
 
 
 def install_postfix(server: Server) -> None:
-    check = f"check_policy_service {{ unix:{guard.POLICY_SOCKET}, timeout=3s, try_limit=1 }}"
-    policy = (
-        f"-o {{ smtpd_recipient_restrictions = {check}, permit }} -o {{ smtpd_end_of_data_restrictions = {check} }}"
-    )
+    def policy(path: str) -> str:
+        check = f"check_policy_service {{ unix:{path}, timeout=3s, try_limit=1 }}"
+        return (
+            f"-o {{ smtpd_recipient_restrictions = {check}, permit }} -o {{ smtpd_end_of_data_restrictions = {check} }}"
+        )
+
     milter = f"-o smtpd_milters=unix:{guard.MILTER_SOCKET} -o milter_macro_defaults=auth_authen=n0@example.test"
     server.run(
         "postconf -e inet_interfaces=loopback-only mydestination= default_transport=discard relay_transport=discard "
         "mynetworks=127.0.0.0/8 maillog_file=/var/log/postfix.log in_flow_delay=0 "
         "smtpd_client_connection_count_limit=0 compatibility_level=3.10 myhostname=mail.example.test && "
-        f"printf '127.0.0.1:%s inet n - n - - smtpd %s\\n' 2500 '{policy} {milter}' 2501 '' 2502 '{policy}' "
-        ">> /etc/postfix/master.cf && systemctl start postfix"
+        f"printf '127.0.0.1:%s inet n - n - - smtpd %s\\n' "
+        f"2500 '{policy(guard.POLICY_SOCKET)} {milter}' 2501 '' 2502 '{policy(guard.POLICY_SOCKET)}' "
+        f"2503 '{policy(DUNNO)}' >> /etc/postfix/master.cf && systemctl start postfix && "
+        f"systemd-run --quiet policy_dunno {DUNNO}"
     )
     poll(lambda: not server.run("smtp-source 127.0.0.1:2501", check=False).returncode, 20, "Postfix does not answer")
 
