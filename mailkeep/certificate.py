@@ -99,9 +99,11 @@ def dns_names(leaf: x509.Certificate) -> list[str]:
     return extension.value.get_values_for_type(x509.DNSName)
 
 
-def check(chain_file: str, chain_pem: bytes, key_file: str, key_pem: bytes, host: str, now: datetime) -> None:
+def check(
+    chain_file: str, chain_pem: bytes, key_file: str, key_pem: bytes, hosts: tuple[str, ...], now: datetime
+) -> None:
     """UserError unless the key belongs to the first certificate, each is issued by the next, the first covers
-    the host name, and all are valid now."""
+    these host names, and all are valid now."""
     if _PRIVATE.search(chain_pem):
         raise UserError(
             f"{chain_file}: it holds a private key, in clear text. Take the key out of this file; "
@@ -111,10 +113,11 @@ def check(chain_file: str, chain_pem: bytes, key_file: str, key_pem: bytes, host
     _check_key(chain_file, certificates, key_file, key_pem)
     _check_order(chain_file, certificates)
     leaf = certificates[0]
-    if not covers(leaf, host):
+    if lacking := ", ".join(host for host in hosts if not covers(leaf, host)):
         names = ", ".join(dns_names(leaf)) or "no DNS name at all"
         raise UserError(
-            f"{chain_file}: the certificate is for {names}; host.name is {host}. Get one that covers {host}."
+            f"{chain_file}: the certificate is for {names}; not for {lacking}. The server goes by that (host.name, and "
+            "what `web` has it serve over HTTPS). Get one that covers it."
         )
     for number, certificate in enumerate(certificates, start=1):
         _check_dates(f"{chain_file}: certificate {number}", certificate, now)

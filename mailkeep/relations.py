@@ -162,6 +162,8 @@ def _loop(path: dict[str, Iterator[str]], back_to: str) -> str:
 def _ports(settings: Settings) -> Iterator[InitErrorDetails]:
     if service := MAIL_PORTS.get(settings.ssh.port):
         yield _problem(("ssh", "port"), settings.ssh.port, f"another port: {service} listens there")
+    if settings.ssh.port == 443 and (settings.serves_policy or settings.web.autoconfig):
+        yield _problem(("ssh", "port"), settings.ssh.port, "another port: what `web` serves is there")
 
 
 def _networks(settings: Settings) -> Iterator[InitErrorDetails]:
@@ -202,8 +204,19 @@ def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
     if settings.dns.mta_sts == "enforce" and settings.tls.mode == "self-signed":
         want = "`testing`, or a certificate that the world trusts (tls.mode): who follows the policy would not deliver"
         yield _problem(("dns", "mta_sts"), settings.dns.mta_sts, want)
+    elif settings.serves_policy and settings.tls.mode == "self-signed":
+        want = (
+            "`off`, a certificate that the world trusts (tls.mode), or web.mta_sts: no and the policy served elsewhere"
+        )
+        yield _problem(("dns", "mta_sts"), settings.dns.mta_sts, want)
     if settings.dns.reports:
         yield from _leads_nowhere(settings, ("dns", "reports"), settings.dns.reports)
+
+
+def _web(settings: Settings) -> Iterator[InitErrorDetails]:
+    if settings.web.autoconfig and settings.tls.mode == "self-signed":
+        want = "`no`, or a certificate that the world trusts (tls.mode): mail programs believe no other here"
+        yield _problem(("web", "autoconfig"), True, want, "yes")
 
 
 def _domain(address: str) -> str:
@@ -245,4 +258,5 @@ CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
     _limits,
     _tls,
     _dns,
+    _web,
 )

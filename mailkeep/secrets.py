@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from mailkeep import certificate
+from mailkeep import certificate, web
 from mailkeep.errors import UserError
 from mailkeep.inventory import label
 from mailkeep.settings import Settings
@@ -86,6 +86,11 @@ def vault(inventory: Path) -> Vault:
 def signing_domains(settings: Settings) -> tuple[str, ...]:
     """Every mail domain, and the host name: what the server itself sends comes from there."""
     return tuple(dict.fromkeys((*settings.domains, settings.host.name)))
+
+
+def tls_names(settings: Settings) -> tuple[str, ...]:
+    """What the certificate must cover: the host's name, and what is served over HTTPS."""
+    return (settings.host.name, *web.names(settings))
 
 
 def load(settings: Settings, inventory: Path) -> Secrets:
@@ -162,7 +167,7 @@ def import_tls(settings: Settings, inventory: Path, chain: Path, key: Path) -> l
     """Takes over a certificate chain (copied beside mail.yml) and its key (into the vault), also in place of
     former ones, after the same checks as `load`. Returns what was done and what is left to do."""
     pair = Tls(_file(chain), _file(key))
-    certificate.check(str(chain), pair.certificate, str(key), pair.key, settings.host.name, datetime.now(UTC))
+    certificate.check(str(chain), pair.certificate, str(key), pair.key, tls_names(settings), datetime.now(UTC))
     target = inventory / (settings.tls.certificate or "tls.pem")
     safe = vault(inventory)
     safe.write(TLS_KEY, pair.key)
@@ -263,7 +268,7 @@ def _tls(settings: Settings, inventory: Path, safe: Vault) -> Tls:
     path = inventory / str(settings.tls.certificate)
     pair = Tls(_file(path), safe.read(TLS_KEY))
     where = f"{safe.directory / TLS_KEY}.age"
-    certificate.check(str(path), pair.certificate, where, pair.key, settings.host.name, datetime.now(UTC))
+    certificate.check(str(path), pair.certificate, where, pair.key, tls_names(settings), datetime.now(UTC))
     return pair
 
 

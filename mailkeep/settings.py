@@ -369,8 +369,9 @@ class Dns(Model):
     )
     mta_sts: Literal["off", "testing", "enforce"] = Field(
         default="off",
-        description="MTA-STS, for which you serve a text file at https://mta-sts.DOMAIN; `mailkeep dns` prints it. "
-        "Needs a certificate that the world trusts. Begin with `testing`.",
+        description="MTA-STS: others insist on TLS to this server. Its policy is served here, at "
+        "https://mta-sts.DOMAIN, unless `web.mta_sts` says otherwise. Needs a certificate that the world trusts. Begin "
+        "with `testing`.",
         examples=["testing"],
     )
     caa: tuple[Domain, ...] = Field(
@@ -379,6 +380,24 @@ class Dns(Model):
         description="The only certificate authorities that may issue for the host, by the names that they document "
         "for CAA records. None: any may.",
         examples=[["letsencrypt.org"]],
+    )
+
+
+class Web(Model):
+    """What the server itself serves over HTTPS. Where that is nothing, it has no web server, and port 443 is closed.
+    The certificate must cover the names served, and be one that the world trusts."""
+
+    mta_sts: Switch = Field(
+        default=True,
+        description="Whether the MTA-STS policy is served here, where `dns.mta_sts` is on. With `no` you serve it "
+        "elsewhere; `mailkeep dns` prints it.",
+        examples=[False],
+    )
+    autoconfig: Switch = Field(
+        default=False,
+        description="Whether mail programs are told how to reach the server, given an address: Thunderbird and others "
+        "at https://autoconfig.DOMAIN, Outlook at https://autodiscover.DOMAIN.",
+        examples=[True],
     )
 
 
@@ -409,6 +428,7 @@ class Settings(Model):
     relay: Relay | None = Field(default=None, description="A smarthost for all outbound mail.")
     tls: Tls = Field(default=Tls(), description="The certificate that the server shows.")
     dns: Dns = Field(default=Dns(), description="What the DNS tells the world.")
+    web: Web = Field(default=Web(), description="What the server itself serves over HTTPS.")
     retention: Retention = Field(default=Retention(), description="What is deleted by itself.")
     resolver: Literal["local", "system"] = Field(
         default="local",
@@ -438,6 +458,11 @@ class Settings(Model):
     def filled(self, limits: Limits) -> dict[str, int]:
         """These limits by name; what they leave open is as for everybody, or as for a person."""
         return PERSON | self.guard.limits.model_dump(exclude_none=True) | limits.model_dump(exclude_none=True)
+
+    @property
+    def serves_policy(self) -> bool:
+        """Whether the MTA-STS policy is served here."""
+        return self.web.mta_sts and self.dns.mta_sts != "off"
 
     @cached_property
     def own_domains(self) -> frozenset[str]:

@@ -206,6 +206,9 @@ def _key_hash(certificate: x509.Certificate) -> str:
 # --- MTA-STS
 
 
+_SERVED_HERE = "Deploy, and have the hoster's firewall, if there is one, let in TCP port 443"
+
+
 def _policies(settings: Settings, seen: Seen) -> Iterator[Finding]:
     wanted = _policy(mta_sts.policy(settings))
     for domain, served in seen.served.items():
@@ -215,7 +218,9 @@ def _policies(settings: Settings, seen: Seen) -> Iterator[Finding]:
         elif _policy(served.text) != wanted:
             problem = "it is not the policy of mail.yml"
         if problem:
-            do = f"Serve what `mailkeep dns` prints at {mta_sts.url(domain)}"
+            do = (
+                _SERVED_HERE if settings.serves_policy else f"Serve what `mailkeep dns` prints at {mta_sts.url(domain)}"
+            )
             yield Finding("error", f"mta-sts.{domain}", "MTA-STS", problem, " ".join(served.text.split()), do)
     if settings.dns.mta_sts == "enforce":
         for address, greeting in seen.greetings.items():

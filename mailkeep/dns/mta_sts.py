@@ -15,8 +15,16 @@ _SECONDS, _LARGEST = 10, 65_536  # for a connection; octets of a policy (§3.3)
 _MAX_AGE = {"testing": 86_400, "enforce": 30 * 86_400}
 
 
+PATH = "/.well-known/mta-sts.txt"
+
+
+def name(domain: str) -> str:
+    """Where the policy of a mail domain is served (§3.3)."""
+    return f"mta-sts.{domain}"
+
+
 def url(domain: str) -> str:
-    return f"https://mta-sts.{domain}/.well-known/mta-sts.txt"
+    return f"https://{name(domain)}{PATH}"
 
 
 def policy(settings: Settings) -> str:
@@ -34,8 +42,9 @@ def policy_id(settings: Settings) -> str:
 
 
 def instructions(settings: Settings) -> Iterator[str]:
-    """What to do beside publishing the records."""
-    if text := policy(settings):
+    """What to do beside publishing the records, where the policy is served elsewhere."""
+    text = policy(settings)
+    if text and not settings.serves_policy:
         places = "\n".join(f"  {url(domain)}" for domain in settings.domains)
         served = "\n".join(f"  {line}" for line in text.splitlines())
         yield (

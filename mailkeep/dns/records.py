@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from mailkeep import web
 from mailkeep.dns import mta_sts
 from mailkeep.dns.zones import registered
 from mailkeep.secrets import DkimKey, Secrets
@@ -25,7 +26,8 @@ SPF_NOBODY = "v=spf1 -all"
 @dataclass(frozen=True, slots=True)
 class Record:
     """`name` is absolute, without the trailing dot. `value` is what the record says, as a zone file has it, but TXT
-    unquoted and in one piece, and PTR without the trailing dot. `source` is the RFC that says so."""
+    unquoted and in one piece, and PTR without the trailing dot. `source` is the RFC that says so, or what stands for
+    one."""
 
     need: Need
     name: str
@@ -44,7 +46,7 @@ def wanted(settings: Settings, secrets: Secrets) -> list[Record]:
         *_host(settings, secrets),
         *(record for domain in settings.domains for record in _domain(domain, settings)),
         *(dkim(key) for key in secrets.published_dkim),
-        *(record for name in _silent(settings) for record in _never_sends(name, settings)),
+        *(record for name in dict.fromkeys(_silent(settings)) for record in _never_sends(name, settings)),
     ]
     return sorted(listed, key=lambda record: get_args(Need).index(record.need))
 
@@ -60,8 +62,7 @@ def reverse(settings: Settings) -> list[Record]:
 
 def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
     name = settings.host.name
-    for address in settings.host.addresses:
-        yield Record("required", name, _type(address), str(address), "Where the server is.", "RFC 5321 §5.1")
+    yield from _addresses(name, "required", "Where the server is.", "RFC 5321 §5.1", settings)
     why = "SPF for the HELO name, which is the sender of bounces."
     yield Record("required", name, "TXT", _spf(settings), why, "RFC 7208 §2.3")
     yield from _dmarc(name, "reject", "recommended", "Nobody else writes as the host.", settings)
@@ -85,10 +86,23 @@ def _domain(domain: str, settings: Settings) -> Iterator[Record]:
         value = f"v=STSv1; id={mta_sts.policy_id(settings)};"
         why = f"MTA-STS: there is a policy at {mta_sts.url(domain)}."
         yield Record("recommended", f"_mta-sts.{domain}", "TXT", value, why, "RFC 8461 §3.1")
+    if settings.serves_policy:
+        yield from _addresses(
+            mta_sts.name(domain), "recommended", "The policy is served here.", "RFC 8461 §3.3", settings
+        )
     for service, priority, port in _SERVICES:
         value = f"{priority} 1 {port} {host}."
         why = "Mail programs find the server by themselves."
         yield Record("optional", f"_{service}._tcp.{domain}", "SRV", value, why, "RFC 8314 §5.1")
+    if settings.web.autoconfig:
+        for name, why, source in _SETUP:
+            yield from _addresses(f"{name}.{domain}", "optional", why, source, settings)
+
+
+def _addresses(name: str, need: Need, why: str, source: str, settings: Settings) -> Iterator[Record]:
+    """No alias: beside a CNAME there may be none of the records by which the name never sends (RFC 1034 §3.6.2)."""
+    for address in settings.host.addresses:
+        yield Record(need, name, _type(address), str(address), why, source)
 
 
 _DMARC_DOES = {
@@ -98,6 +112,12 @@ _DMARC_DOES = {
 }
 # TLS from the first byte comes before STARTTLS (RFC 8314 §5.1).
 _SERVICES = (("submissions", 0, 465), ("imaps", 0, 993), ("submission", 10, 587), ("imap", 10, 143))
+
+
+_SETUP = (
+    ("autoconfig", "Thunderbird and others set themselves up.", "draft-ietf-mailmaint-autoconfig"),
+    ("autodiscover", "Outlook sets itself up.", "[MS-OXDSCLI] §3.1.5"),
+)
 
 
 def _dmarc(name: str, policy: str, need: Need, why: str, settings: Settings) -> Iterator[Record]:
@@ -117,7 +137,8 @@ def _silent(settings: Settings) -> Iterator[str]:
     a sender that many receivers take."""
     yield from settings.dns.never_send
     if settings.dns.mta_sts != "off":
-        yield from (f"mta-sts.{domain}" for domain in settings.domains)
+        yield from (mta_sts.name(domain) for domain in settings.domains)
+    yield from web.names(settings)
 
 
 def _never_sends(name: str, settings: Settings) -> Iterator[Record]:

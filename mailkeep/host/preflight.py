@@ -19,7 +19,7 @@ from pyinfra import host, logger
 from pyinfra.api import FactBase, StringCommand, operation
 
 from mailkeep.part import Part
-from mailkeep.parts.firewall import MAIL_PORTS
+from mailkeep.parts import firewall, web
 from mailkeep.settings import Settings
 
 NAME = "Preflight"  # the operation
@@ -36,6 +36,7 @@ CONNECT_SECONDS = 5
 RESOLVER_PORT = 53
 
 OURS = {"master", "dovecot", "imap-login", "unbound"}
+WEB_SERVER = "nginx"  # only where our own unit is: it may well be somebody's web server
 OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertcpd"}  # they go with their package
 OTHER_CONFIGURATIONS = (
     *("/etc/aliases", "/etc/courier", "/etc/dovecot", "/etc/exim4", "/etc/mail", "/etc/msmtprc", "/etc/nullmailer"),
@@ -100,7 +101,8 @@ class Disk:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a host is. `clock` is by how many seconds it is ahead; `foreign` are mail servers' configuration files that
-    Mailkeep did not write; `mtas` the packages of other mail servers; `built` says that Postfix is already ours."""
+    Mailkeep did not write; `mtas` the packages of other mail servers; `built` says that Postfix is already ours, `web`
+    that our web server is there."""
 
     system: str
     supported: bool
@@ -112,6 +114,7 @@ class Seen:
     overlay: bool = True
     begun: bool = False
     built: bool = False
+    web: bool = False
     foreign: tuple[str, ...] = ()
     mtas: tuple[str, ...] = ()
     listeners: tuple[Listener, ...] | None = ()
@@ -155,6 +158,7 @@ done
 ss -Hlntup >/dev/null && {{ echo 'has listeners'; ss -Hlntup | sed 's/^/listener /'; }}
 [ -d /run/systemd/system ] && echo 'has systemd'
 [ -d {BEGUN} ] && echo 'has begun'
+[ -e {web.UNIT} ] && echo 'has web'
 home=$(getent passwd "$user" | cut -d: -f6)
 if grep -qs '^ *[^# ]' "$home/.ssh/authorized_keys" ||
   sshd -T | grep -Eq '^(authorizedkeyscommand|trustedusercakeys) /'; then echo 'has key'; fi
@@ -197,6 +201,7 @@ def parse(lines: Iterable[str], asked: float, answered: float) -> Seen:
         overlay=bool(has & {"overlay", "built"}),
         begun="begun" in has,
         built="built" in has,
+        web="web" in has,
         foreign=tuple(found.get("foreign", ())),
         mtas=tuple(found.get("mta", ())),
         listeners=tuple(map(_listener, found.get("listener", ()))) if "listeners" in has else None,
@@ -309,17 +314,19 @@ def _other_mail_servers(seen: Seen) -> Iterator[str]:
 
 
 def _ports(settings: Settings, seen: Seen) -> Iterator[str]:
-    allowed = OURS | (OTHER_DAEMONS if seen.mtas else set())
+    allowed = OURS | (OTHER_DAEMONS if seen.mtas else set()) | ({WEB_SERVER} if seen.web else set())
     for listener in seen.listeners or ():
         if _wanted(settings, listener) and not set(listener.programs) & allowed:
             advice = ", or set `resolver: system`" if listener.port == RESOLVER_PORT else ""
             yield f"Port {listener.port} is taken by {listener}. Stop and disable what listens there{advice}."
+        elif WEB_SERVER in listener.programs and firewall.HTTPS in firewall.served(settings) and not seen.web:
+            yield f"{listener} is somebody's web server, and would be stopped: see `web` and `dns.mta_sts`."
 
 
 def _wanted(settings: Settings, listener: Listener) -> bool:
     if listener.port == RESOLVER_PORT:
         return settings.resolver == "local" and listener.address in ("127.0.0.1", "0.0.0.0", "*")  # noqa: S104
-    return listener.protocol == "tcp" and listener.port in MAIL_PORTS
+    return listener.protocol == "tcp" and listener.port in firewall.served(settings)
 
 
 def _lockout(settings: Settings, login: Login, seen: Seen) -> Iterator[str]:
@@ -378,7 +385,7 @@ def _exchanger(domain: str, resolver: dns.resolver.Resolver | None) -> Target | 
         address = resolver.resolve(name, "A", lifetime=CONNECT_SECONDS)[0].address
     except dns.exception.DNSException:  # no answer is no verdict on the host
         return None
-    return Target(name.to_text(omit_final_dot=True), address, MAIL_PORTS[0], relay=False)
+    return Target(name.to_text(omit_final_dot=True), address, firewall.MAIL_PORTS[0], relay=False)
 
 
 def closed(target: Target) -> str:

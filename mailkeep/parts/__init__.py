@@ -14,6 +14,7 @@ from mailkeep.parts import (
     resolver,
     ssh,
     system,
+    web,
 )
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
@@ -32,5 +33,6 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         postfix.part(settings, secrets.relay_password),
         fail2ban.part(settings),
         dns_watch.part(settings, secrets),
+        web.part(settings),
     )
     return (*services, alerts.part(settings, secrets.webhook, services))

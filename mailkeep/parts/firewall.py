@@ -1,5 +1,6 @@
 """nftables: SSH and the mail ports are open, nothing else; only Postfix talks to other mail servers."""
 
+from mailkeep import web
 from mailkeep.part import Check, Directory, File, Part, Unit
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -8,13 +9,19 @@ from mailkeep.values import SERVICES
 RULES = "/etc/nftables.conf"
 DROP_IN = "/etc/systemd/system/nftables.service.d"
 MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps"))
+HTTPS = SERVICES["https"]
+
+
+def served(settings: Settings) -> tuple[int, ...]:
+    """The ports of what Mailkeep serves: mail, and HTTPS where there is something to be had by it."""
+    return (*MAIL_PORTS, *((HTTPS,) if web.names(settings) else ()))
 
 
 def part(settings: Settings) -> Part:
     ssh = settings.ssh.port
     rules = render(
         "nftables/nftables.conf",
-        ports=sorted({ssh, *MAIL_PORTS, *settings.firewall.open}),
+        ports=sorted({ssh, *served(settings), *settings.firewall.open}),
         blocked={version: [n for n in settings.firewall.block if n.version == version] for version in (4, 6)},
     )
     return Part(

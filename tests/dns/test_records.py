@@ -98,7 +98,32 @@ def test_mta_sts_has_a_policy_and_another_id_for_another_policy() -> None:
     assert policy_id("testing") != policy_id("enforce") == policy_id("enforce")
     text = mta_sts.policy(settings(mta_sts="enforce"))
     assert text.splitlines() == ["version: STSv1", "mode: enforce", "mx: mail.example.org", "max_age: 2592000"]
-    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in records.instructions(settings(mta_sts="testing"))[0]
+
+
+def test_a_policy_that_is_served_here_needs_addresses_and_elsewhere_an_instruction() -> None:
+    here, elsewhere = settings(mta_sts="testing"), settings(mta_sts="testing", web={"mta_sts": False})
+    assert values(here, "mta-sts.example.org", "A") == ["203.0.113.25"]
+    assert values(here, "mta-sts.example.org", "AAAA") == ["2001:db8::25"]
+    assert records.instructions(here) == []
+    assert values(elsewhere, "mta-sts.example.org", "A") == []
+    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in records.instructions(elsewhere)[0]
+    for declared in (here, elsewhere):
+        assert values(declared, "mta-sts.example.org") == ["v=spf1 -all"]
+
+
+def test_names_for_mail_programs_are_optional_and_never_send() -> None:
+    declared = settings(web={"autoconfig": True})
+    for name in ("autoconfig.example.org", "autodiscover.example.org"):
+        found = [record for record in listed(declared) if record.name == name]
+        assert [(one.need, one.type) for one in found if one.type != "TXT"] == [("optional", "A"), ("optional", "AAAA")]
+        assert values(declared, name) == ["v=spf1 -all"]
+        assert "p=reject" in values(declared, f"_dmarc.{name}")[0]
+        assert name not in {record.name for record in listed(settings())}
+
+
+def test_a_name_is_listed_once_though_two_settings_say_that_it_never_sends() -> None:
+    declared = settings(mta_sts="testing", never_send=["mta-sts.example.org"])
+    assert values(declared, "mta-sts.example.org") == ["v=spf1 -all"]
 
 
 def test_only_the_named_authorities_issue_for_the_host() -> None:

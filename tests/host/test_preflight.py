@@ -59,6 +59,15 @@ def test_a_server_that_was_built_will_do_again() -> None:
     assert judge(declared(), ROOT, replace(BUILT, listeners=listeners)) == Verdict()
 
 
+def test_a_web_server_of_somebody_elses_is_not_taken_for_ours() -> None:
+    serves = declared(tls={"mode": "files", "certificate": "chain.pem"}, web={"autoconfig": True})
+    on_443, on_80 = (replace(BUILT, **listening(port, "nginx")) for port in (443, 80))
+    assert "Port 443 is taken by nginx" in judge(serves, ROOT, on_443).problems[0]
+    assert "would be stopped" in judge(serves, ROOT, on_80).problems[0]
+    assert judge(serves, ROOT, replace(on_443, web=True)) == Verdict()
+    assert judge(declared(), ROOT, on_443) == judge(declared(), ROOT, on_80) == Verdict()
+
+
 @pytest.mark.parametrize(
     ("is_so", "found", "would_do"),
     [

@@ -57,6 +57,9 @@ dns:
   never_send: [www.example.org]
   mta_sts: enforce
   caa: [letsencrypt.org]
+web:
+  mta_sts: yes
+  autoconfig: yes
 retention:
   journal: 100M
   queue_days: 3

@@ -210,6 +210,8 @@ REFUSED = [
     ),
     ('"ip6:2001:db8:2::/48"', '"ip4:2001:db8:2::/48"', "dns.spf[1]", "ip4:2001", "ip6:2001:db8:2::/48"),
     ("never_send: [www.example.org]", "never_send: [example.org]", "dns.never_send[0]", "example.org", "this one does"),
+    ("autoconfig: yes", "autoconfig: maybe", "web.autoconfig", '"maybe"', "true or false"),
+    ("port: 2222", "port: 443", "ssh.port", "443", "`web` serves"),
     ("reports@elsewhere.example", "nobody@example.org", "dns.reports", "nobody@example.org", "an account, an alias"),
     ("[198.51.100.128/25]", "[198.51.100.0/24]", "firewall.block[0]", "198.51.100.0/24", "admin.networks"),
     ("[198.51.100.128/25]", "[203.0.113.0/24]", "firewall.block[0]", "203.0.113.0/24", "own address"),
@@ -282,6 +284,15 @@ def test_what_is_missing_or_clashes_is_told_at_the_nearest_line_there_is(
     text = changed.path.read_text()
     assert text.count(line) == 1
     check(changed, text[: text.index(line)].count("\n") + 1, field, found, want)
+
+
+def test_what_is_served_over_https_needs_a_certificate_that_the_world_trusts(mail_yml: Inventory) -> None:
+    untrusted = COMPLETE.replace("tls:\n  mode: files\n  certificate: chain.pem\n", "")
+    for mode in ("testing", "enforce"):
+        problems = mail_yml.write(untrusted.replace("mta_sts: enforce", f"mta_sts: {mode}")).problems()
+        assert [problem.field for problem in problems] == ["dns.mta_sts", "web.autoconfig"]
+    elsewhere = untrusted.replace("mta_sts: enforce", "mta_sts: testing").replace("mta_sts: yes", "mta_sts: no")
+    mail_yml.write(elsewhere.replace("autoconfig: yes", "autoconfig: no")).load()
 
 
 def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> None:

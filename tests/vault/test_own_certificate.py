@@ -46,6 +46,17 @@ def test_what_was_imported_is_what_the_server_gets(
     assert secrets.load(FILES, furnished).tls == secrets.Tls(chain, key_pem(key))
 
 
+def test_what_is_served_over_https_must_be_covered_too(
+    furnished: Path, incoming: tuple[Path, Path], issuer: Authority
+) -> None:
+    key = new_key()
+    bring(furnished, incoming, issuer.issue(HOST, "mta-sts.example.org", key=key), key_pem(key))
+    own = {"tls": {"mode": "files", "certificate": "tls.pem"}}
+    with pytest.raises(UserError, match=r"not for autoconfig\.example\.org, autodiscover\.example\.org\. "):
+        secrets.load(settings(host=HOST, dns={"mta_sts": "enforce"}, web={"autoconfig": True}, **own), furnished)
+    secrets.load(settings(host=HOST, dns={"mta_sts": "enforce"}, **own), furnished)
+
+
 def test_a_renewal_replaces_certificate_and_key(
     furnished: Path, incoming: tuple[Path, Path], issuer: Authority
 ) -> None:
@@ -91,7 +102,7 @@ def bad_pairs() -> dict[str, tuple[bytes, bytes, str]]:
         "another host": (
             issuer.issue("www.example.org", key=key),
             pem,
-            "is for www.example.org; host.name is",
+            "is for www.example.org; not for mail.example.org",
         ),
         "the parent": (issuer.issue("example.org", "*.org", key=key), pem, "is for example.org, *.org"),
         "a label too many": (issuer.issue("*.mail.example.org", key=key), pem, "is for *.mail.example.org"),

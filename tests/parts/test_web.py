@@ -1,0 +1,84 @@
+"""What is served over HTTPS, and that nothing is installed where nothing is."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from mailkeep import web
+from mailkeep.dns import mta_sts
+from mailkeep.parts import firewall
+from mailkeep.parts import web as web_part
+from mailkeep.settings import Settings
+
+TRUSTED = {"tls": {"mode": "files", "certificate": "chain.pem"}}
+DOMAINS = {"domains": ["example.org", "example.com"]}
+POLICY = TRUSTED | {"dns": {"mta_sts": "enforce"}}
+AUTOCONFIG = TRUSTED | {"web": {"autoconfig": True}}
+
+
+@pytest.mark.parametrize("more", [{}, TRUSTED, POLICY | {"web": {"mta_sts": False}}])
+def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, object], more: dict[str, object]) -> None:
+    settings = Settings.model_validate(declared | more)
+    part = web_part.part(settings)
+    assert web.names(settings) == ()
+    assert firewall.served(settings) == firewall.MAIL_PORTS
+    assert (part.packages, part.users, part.files) == ((), (), ())
+    assert [(unit.name, unit.enabled, unit.running) for unit in part.units] == [(web_part.SERVICE, False, False)]
+
+
+def test_what_is_no_longer_served_is_removed(declared: dict[str, object]) -> None:
+    def paths(more: dict[str, object]) -> set[str]:
+        return {file.path for file in web_part.part(Settings.model_validate(declared | more)).files}
+
+    def removed(more: dict[str, object]) -> set[str]:
+        return set(web_part.part(Settings.model_validate(declared | more)).absent)
+
+    everything = paths(AUTOCONFIG | POLICY)
+    assert everything <= removed({})
+    assert removed(POLICY) == everything - paths(POLICY)
+    assert removed(AUTOCONFIG | POLICY) == set()
+
+
+def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
+    settings = Settings.model_validate(declared | DOMAINS | AUTOCONFIG | POLICY)
+    kinds = ("mta-sts", "autoconfig", "autodiscover")
+    assert web.names(settings) == tuple(f"{kind}.{domain}" for domain in DOMAINS["domains"] for kind in kinds)
+    assert firewall.HTTPS in firewall.served(settings)
+
+
+def test_the_policy_is_the_one_that_is_printed(declared: dict[str, object]) -> None:
+    settings = Settings.model_validate(declared | POLICY)
+    [page] = web.pages(settings)
+    assert f"https://{page.name}{page.path}" == mta_sts.url("example.org")
+    assert page.content.decode() == mta_sts.policy(settings)
+
+
+def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[str, object]) -> None:
+    config, _ = web.pages(Settings.model_validate(declared | AUTOCONFIG))
+    provider = ElementTree.fromstring(config.content)[0]  # noqa: S314 - our own
+    assert provider.findtext("domain") == "example.org"
+    for kind, ports in (("incoming", ["993", "143"]), ("outgoing", ["465", "587"])):
+        servers = provider.findall(f"{kind}Server")
+        assert [server.findtext("port") for server in servers] == ports
+        assert [server.findtext("socketType") for server in servers] == ["SSL", "STARTTLS"]
+        assert {server.findtext("hostname") for server in servers} == {"mail.example.org"}
+        assert {server.findtext("username") for server in servers} == {"%EMAILADDRESS%"}
+
+
+def test_outlook_is_told_the_ports_with_tls_and_the_domain_to_log_in_with(declared: dict[str, object]) -> None:
+    _, answer = web.pages(Settings.model_validate(declared | AUTOCONFIG))
+    protocols = ElementTree.fromstring(answer.content).findall(".//{*}Protocol")  # noqa: S314 - our own
+    said = [
+        [protocol.findtext(f"{{*}}{tag}") for tag in ("Type", "Port", "SSL", "DomainName")] for protocol in protocols
+    ]
+    assert said == [["IMAP", "993", "on", "example.org"], ["SMTP", "465", "on", "example.org"]]
+
+
+@pytest.mark.parametrize(("addresses", "listens"), [(["192.0.2.1"], {"443"}), (["2001:db8::1"], {"[::]:443"})])
+def test_only_the_declared_kind_of_address_is_listened_on(
+    declared: dict[str, object], addresses: list[str], listens: set[str]
+) -> None:
+    host = {"host": {"name": "mail.example.org", "addresses": addresses}}
+    part = web_part.part(Settings.model_validate(declared | POLICY | host))
+    conf = next(file.content.decode() for file in part.files if file.path == web_part.CONF)
+    assert {line.split()[1] for line in conf.splitlines() if line.split()[:1] == ["listen"]} == listens
