@@ -15,7 +15,7 @@ import testinfra
 from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
-from mailkeep import secrets, settings
+from mailkeep import secrets, settings, web
 from mailkeep.errors import UserError
 from mailkeep.part import Part
 from mailkeep.parts import dovecot, fail2ban, postfix, server
@@ -136,6 +136,7 @@ class Target:
             local_resolver=declared.resolver == "local",
             alerts=postfix.ALERTS,
             admins=list(declared.admin.addresses),
+            web=[[page.name, page.path, "POST" if page.posted else "GET"] for page in web.pages(declared)],
         )
 
 

@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailkeep import certificate
-from mailkeep.secrets import Secrets
+from mailkeep.secrets import Secrets, tls_names
 from mailkeep.settings import Settings
 from mailkeep.verify.promises import BrokenError, doubt, hold
 from mailkeep.verify.target import Seen
@@ -45,11 +45,12 @@ def test_the_declared_certificate_is_shown(seen: Seen, settings: Settings, secre
         expected=_described(der),
         remedy=f"{deploy} puts it in place and has the services read it.",
     )
-    if not certificate.covers(declared, settings.host.name):
+    names = tls_names(settings)
+    if not all(certificate.covers(declared, name) for name in names):
         raise BrokenError(
-            f"a certificate for {settings.host.name}",
+            f"a certificate for {', '.join(names)}",
             _described(der),
-            "Bring in a certificate for this name with `mailkeep tls`.",
+            "Bring in a certificate for these names with `mailkeep tls`.",
         )
 
 

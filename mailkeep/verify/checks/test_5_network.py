@@ -10,11 +10,11 @@ DHCP_CLIENTS = (68, 546)
 
 
 def _open(settings: Settings) -> set[int]:
-    return {settings.ssh.port, *firewall.MAIL_PORTS, *settings.firewall.open}
+    return {settings.ssh.port, *firewall.served(settings), *settings.firewall.open}
 
 
 def test_nothing_else_listens(seen: Seen, settings: Settings) -> None:
-    """Nothing listens but SSH, mail and what mail.yml opens."""
+    """Nothing listens but SSH, mail and what mail.yml has served or opens."""
     strangers = [one for one in seen["listeners"] if not one["address"].startswith(("127.", "::1"))]
     hold(
         sorted(
@@ -37,7 +37,7 @@ def test_mail_is_served_on_every_declared_address(seen: Seen, settings: Settings
         (
             f"{address} port {port}: nothing listens"
             for address in settings.host.addresses
-            for port in (settings.ssh.port, *firewall.MAIL_PORTS)
+            for port in (settings.ssh.port, *firewall.served(settings))
             if not any((own, port) in listening for own in (str(address), *anywhere[address.version]))
         ),
         expected="a service on each",

@@ -25,6 +25,7 @@ class Given:
     local_resolver: bool
     alerts: str  # the socket that takes alerts
     admins: list[str]
+    web: list[list[str]]  # (name, path, method) of each text that is served over HTTPS
 
     @classmethod
     def parse(cls, text: str) -> "Given":

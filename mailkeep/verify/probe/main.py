@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from . import bans, guard, login, machine, mail, milter, names, tls, watch
+from . import bans, guard, login, machine, mail, milter, names, tls, watch, web
 from .account import alone, linux_account, rights
 from .given import Given
 
@@ -42,6 +42,7 @@ AREAS: dict[str, Callable[[Given], Any]] = {
     "watch": lambda _: watch.looked(),
     "proof": lambda _: watch.proof(),
     "alert path": watch.path,
+    "web": web.web,
     "passdbs": lambda _: machine.passdbs(),
 }
 AT_ONCE = 10  # a server of one CPU serves others meanwhile

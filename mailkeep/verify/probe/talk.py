@@ -61,8 +61,9 @@ class Talk:
             lines.append(self.line())
         return "\n".join(lines)
 
-    def encrypt(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        wrapped = context.wrap_socket(self.socket)
+    def encrypt(self, context: ssl.SSLContext, name: str | None = None) -> ssl.SSLSocket:
+        """`name`: the server's, of which it may have several (SNI)."""
+        wrapped = context.wrap_socket(self.socket, server_hostname=name)
         self.socket, self.lines = wrapped, wrapped.makefile("rb")
         return wrapped
 
@@ -91,15 +92,15 @@ def anyone() -> ssl.SSLContext:
 
 
 def encrypted(
-    address: str, port: int, context: ssl.SSLContext, source: str | None = None
+    address: str, port: int, context: ssl.SSLContext, source: str | None = None, name: str | None = None
 ) -> tuple[Talk, ssl.SSLSocket]:
-    """A connection after its TLS handshake, implicit (465, 993) or by STARTTLS."""
+    """A connection after its TLS handshake, implicit (443, 465, 993) or by STARTTLS."""
     talk = Talk(address, port, source)
     try:
-        if port not in (465, 993):
+        if port not in (443, 465, 993):
             talk.greet()
             talk.starttls()
-        return talk, talk.encrypt(context)
+        return talk, talk.encrypt(context, name)
     except BaseException:
         talk.socket.close()
         raise

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from . import web
 from .given import Given, newcomer
-from .talk import anyone, encrypted
+from .talk import Talk, anyone, encrypted
 
 PORTS = (25, 465, 587, 143, 993)
 
@@ -33,12 +34,17 @@ def weak() -> ssl.SSLContext:
 
 def spoken(given: Given) -> list[dict[str, Any]]:
     """For each port what came of a good handshake, one of before TLS 1.2, and one with weak ciphers."""
-    with ThreadPoolExecutor(len(PORTS)) as pool:
-        return list(pool.map(lambda port: _port(given, port), PORTS))
+    ports = (*PORTS, *((web.PORT,) if given.web else ()))
+    with ThreadPoolExecutor(len(ports)) as pool:
+        return list(pool.map(lambda port: _port(given, port), ports))
+
+
+def _shake_hands(given: Given, port: int, client: ssl.SSLContext) -> tuple[Talk, ssl.SSLSocket]:
+    return encrypted(given.address, port, client, newcomer(), given.web[0][0] if port == web.PORT else None)
 
 
 def _port(given: Given, port: int) -> dict[str, Any]:
-    talk, secured = encrypted(given.address, port, anyone(), newcomer())
+    talk, secured = _shake_hands(given, port, anyone())
     with talk:
         certificate = secured.getpeercert(binary_form=True) or b""
         good = str(secured.version())
@@ -54,7 +60,7 @@ def _port(given: Given, port: int) -> dict[str, Any]:
 def _outcome(given: Given, port: int, client: Callable[[], ssl.SSLContext]) -> str:
     """`refused`, what was agreed on, or why it could not be tried."""
     try:
-        talk, secured = encrypted(given.address, port, client(), newcomer())
+        talk, secured = _shake_hands(given, port, client())
     except ssl.SSLError as error:
         # An alert is the server's word, and so is hanging up; any other reason is this side's own.
         told = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "_ALERT_" in (error.reason or "")
