@@ -74,7 +74,7 @@ def checks(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]
     return [
         (part, check)
         for part in parts
-        for check in (*part.checks, *map(_unit_files, part.units))
+        for check in (*part.checks, *(_unit_files(unit) for unit in part.units if unit.running))
         if below(changed, check.reads)
     ]
 

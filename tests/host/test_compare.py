@@ -168,6 +168,11 @@ def test_a_changed_unit_file_or_drop_in_is_verified_for_its_own_unit_only(file: 
     assert compare.checks(PARTS, [f"/etc/systemd/system/other-{file}"]) == []
 
 
+def test_the_file_of_a_unit_that_shall_not_run_may_go() -> None:
+    gone = Part("demo", absent=("/etc/systemd/system/demo.service",), units=(Unit("demo.service", running=False),))
+    assert compare.checks((gone,), [*gone.absent]) == []
+
+
 def test_leftovers_are_ours_alone() -> None:
     assert compare.leftovers(PARTS, DONE) == []
     assert compare.leftovers(PARTS, with_path(CONF.path + NEW, there(CONF))) == [CONF.path + NEW]

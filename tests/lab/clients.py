@@ -220,6 +220,22 @@ def mails(host: str, port: int, user: str, password: str, folder: str = "INBOX")
         return [cast(bytes, mailbox.fetch(number, "(BODY.PEEK[])")[1][0][1]) for number in numbers]
 
 
+# --- HTTPS
+
+
+def https(host: str, name: str | None, request: str) -> str:
+    """All that is answered to this request, byte for byte; nothing where the connection is closed. `name` is what the
+    client says the server is called (SNI); None: it speaks no TLS."""
+    with socket.create_connection((host, 443), TIMEOUT) as plain:
+        try:
+            talk = plain if name is None else tls_context().wrap_socket(plain, server_hostname=name or None)
+            talk.sendall(request.encode())
+            with talk.makefile("rb") as stream:
+                return cast(bytes, stream.read()).decode(errors="replace")
+        except (ssl.SSLError, ConnectionError):
+            return ""
+
+
 # --- whatever the port
 
 

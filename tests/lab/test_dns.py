@@ -24,7 +24,7 @@ from mailkeep.dns.records import Record
 from mailkeep.lab import Attacker, Internet, poll
 from mailkeep.lab.site import Site
 from mailkeep.parts import dns_watch
-from mailkeep.settings import Dns, Settings
+from mailkeep.settings import Dns, Settings, Web
 
 ANNA, STRICT = "anna@example.test", "strict@outside.test"
 HOST = "mail.example.test"
@@ -48,7 +48,8 @@ class World:
         return judge.judge(declared, self.site.secrets, seen)
 
     def declared(self, **dns: str) -> Settings:
-        return self.site.settings.model_copy(update={"dns": Dns.model_validate(dns)})
+        elsewhere = Web(mta_sts=False)
+        return self.site.settings.model_copy(update={"dns": Dns.model_validate(dns), "web": elsewhere})
 
     def publish(self, zone: str) -> None:
         self.internet.publish(zone)
@@ -286,7 +287,7 @@ server.serve_forever()
 
 @pytest.fixture
 def web(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """A web server for the policy of both domains, with a certificate that is trusted here and there."""
+    """A web server elsewhere for the policy of both domains, with a certificate that is trusted here and there."""
     names = ",".join(f"DNS:mta-sts.{domain}" for domain in world.site.settings.domains)
     world.internet.write("/root/serve.py", SERVE)
     world.internet.run(f"""cd /root
@@ -304,7 +305,7 @@ systemd-run --unit=web --collect python3 /root/serve.py""")
     )
 
 
-def test_an_mta_sts_policy_is_found_by_us_and_by_an_independent_client(
+def test_an_mta_sts_policy_elsewhere_is_found_by_us_and_by_an_independent_client(
     world: World, web: Callable[[str], None]
 ) -> None:
     declared = world.declared(mta_sts="testing")

@@ -19,8 +19,10 @@ from mailkeep.verify import Outcome, run, verify
 
 Boot = Callable[[], Site]
 
-# Checks that tests/verify breaks: the clock of a container is its host's, and a certificate runs out slowly.
-BROKEN_ELSEWHERE = {"the_clock_is_right", "the_clock_is_kept", "the_certificate_lasts"}
+# Checks that tests/verify breaks: the clock of a container is its host's, and a certificate runs out slowly. What is
+# about HTTPS, which the built server does not serve, is broken in test_web.
+HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
+BROKEN_ELSEWHERE = {"the_clock_is_right", "the_clock_is_kept", "the_certificate_lasts", *HTTPS}
 
 # Shell scripts, by the names of the checks that each makes fail; a question mark: that warn. All of a group are applied
 # to one copy of the built server, and then exactly these checks fail there.
@@ -156,7 +158,7 @@ def test_what_mailkeep_built_passes_and_is_left_as_it_was(built: Site) -> None:
     found = by_status(verify(built.inventory))
 
     assert found.keys() <= {"passed", "skipped"}, found
-    assert found["skipped"] == {"the_clock_is_kept"}
+    assert found["skipped"] == {"the_clock_is_kept", *HTTPS}
     assert built.server.run(traces, check=False).stdout == before
 
 
