@@ -116,8 +116,8 @@ def check(
     if lacking := ", ".join(host for host in hosts if not covers(leaf, host)):
         names = ", ".join(dns_names(leaf)) or "no DNS name at all"
         raise UserError(
-            f"{chain_file}: the certificate is for {names}; not for {lacking}. The server goes by that (host.name, and "
-            "what `web` has it serve over HTTPS). Get one that covers it."
+            f"{chain_file}: the certificate is for {names}; it must be for {lacking} too. The server goes by that "
+            "(host.name, and what `web` and `dns.mta_sts` have served over HTTPS): get one that covers all of it."
         )
     for number, certificate in enumerate(certificates, start=1):
         _check_dates(f"{chain_file}: certificate {number}", certificate, now)

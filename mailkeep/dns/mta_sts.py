@@ -10,12 +10,10 @@ from urllib.parse import urlsplit
 
 from mailkeep.settings import Settings
 
+PATH = "/.well-known/mta-sts.txt"
 # Seconds that others remember the policy: RFC 8461 §3.2 wants weeks, §8.3 an end while it is tried out.
 _SECONDS, _LARGEST = 10, 65_536  # for a connection; octets of a policy (§3.3)
 _MAX_AGE = {"testing": 86_400, "enforce": 30 * 86_400}
-
-
-PATH = "/.well-known/mta-sts.txt"
 
 
 def name(domain: str) -> str:

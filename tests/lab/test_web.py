@@ -137,7 +137,7 @@ smtp_tls_policy_maps = socketmap:inet:127.0.0.1:8461:postfix
 MAIN
 sed -i '/^smtp *inet/d' /etc/postfix/master.cf
 systemctl unmask --quiet postfix
-systemctl start postfix postfix-mta-sts-resolver
+systemctl start postfix
 """
 # What it has seen of policies, too.
 FORGET = """

@@ -52,7 +52,7 @@ def test_what_is_served_over_https_must_be_covered_too(
     key = new_key()
     bring(furnished, incoming, issuer.issue(HOST, "mta-sts.example.org", key=key), key_pem(key))
     own = {"tls": {"mode": "files", "certificate": "tls.pem"}}
-    with pytest.raises(UserError, match=r"not for autoconfig\.example\.org, autodiscover\.example\.org\. "):
+    with pytest.raises(UserError, match=r"must be for autoconfig\.example\.org, autodiscover\.example\.org too"):
         secrets.load(settings(host=HOST, dns={"mta_sts": "enforce"}, web={"autoconfig": True}, **own), furnished)
     secrets.load(settings(host=HOST, dns={"mta_sts": "enforce"}, **own), furnished)
 
@@ -102,7 +102,7 @@ def bad_pairs() -> dict[str, tuple[bytes, bytes, str]]:
         "another host": (
             issuer.issue("www.example.org", key=key),
             pem,
-            "is for www.example.org; not for mail.example.org",
+            "is for www.example.org; it must be for mail.example.org too",
         ),
         "the parent": (issuer.issue("example.org", "*.org", key=key), pem, "is for example.org, *.org"),
         "a label too many": (issuer.issue("*.mail.example.org", key=key), pem, "is for *.mail.example.org"),
