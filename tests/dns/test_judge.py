@@ -181,6 +181,15 @@ def test_a_policy_that_is_not_served_as_declared_is_an_error(served: Served, pro
     assert problem in finding.problem
 
 
+def test_a_policy_that_cannot_be_had_is_mended_where_it_is_served() -> None:
+    def advice(**web: bool) -> str:
+        declared = settings(mta_sts="testing", web=web)
+        return only(replace(good(declared), served={"example.org": Served(error="timed out")}), declared).do
+
+    assert "TCP port 443" in advice()
+    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in advice(mta_sts=False)
+
+
 def test_the_policy_as_printed_is_good_with_other_ends_of_lines_too() -> None:
     declared = settings(mta_sts="testing")
     text = mta_sts.policy(declared).replace("\r\n", "\n")

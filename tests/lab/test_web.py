@@ -19,7 +19,6 @@ from mailkeep.dns.records import reverse, wanted
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
 from mailkeep.parts import web as web_part
-from mailkeep.settings import Settings
 from mailkeep.verify import verify
 
 ANNA, OUTSIDE = "anna@example.test", "x@outside.test"
@@ -36,18 +35,15 @@ def succeeded(said: Deployed) -> Deployed:
     return said
 
 
-def serves(on: Site, **more: Any) -> None:
-    """In mail.yml: all that can be served, unless `more` says otherwise."""
-    declare(on, dns={"mta_sts": "enforce"}, web={"autoconfig": True}, **more)
-
-
 @pytest.fixture(scope="module")
 def serving(lab: Lab, built: Site, baked: str, internet: Internet, directory: Path) -> Iterator[Site]:
     """A copy of the built server that serves all it can, with a certificate that the outside world trusts."""
     server = lab.server("web", hostname="mail.example.test", image=baked)
     site = built.on(server)
-    serves(
+    declare(
         site,
+        dns={"mta_sts": "enforce"},
+        web={"autoconfig": True},
         host={"name": "mail.example.test", "addresses": [str(server.ip), str(server.ip6)]},
         tls={"mode": "files", "certificate": "tls.pem"},
     )
@@ -109,17 +105,17 @@ def test_the_live_check_finds_the_policy_and_every_record(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(directory / "web.pem"))
 
-    def findings(declared: Settings) -> list[tuple[str, str, str]]:
-        seen = look.look(declared, serving.secrets, ask.resolver(internet.resolver))
-        return [(one.level, one.name, one.type) for one in judge.judge(declared, serving.secrets, seen)]
+    def findings() -> set[tuple[str, str, str]]:
+        seen = look.look(serving.settings, serving.secrets, ask.resolver(internet.resolver))
+        return {(one.level, one.name, one.type) for one in judge.judge(serving.settings, serving.secrets, seen)}
 
-    assert findings(serving.settings) == []
+    assert findings() == set()
     names = {"autoconfig.example.test", "autodiscover.example.test"}
     listed = [*wanted(serving.settings, serving.secrets), *reverse(serving.settings)]
     internet.publish(zone(record for record in listed if record.name not in names))
-    missing = findings(serving.settings)
+    missing = findings()
     serving.publish(internet)
-    assert {("instruction", name, kind) for name in names for kind in ("A", "AAAA")} <= set(missing)
+    assert {("instruction", name, kind) for name in names for kind in ("A", "AAAA")} <= missing
 
 
 # Postfix as whoever follows MTA-STS runs it, with the resolver that most of them use.
