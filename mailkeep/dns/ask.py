@@ -19,6 +19,7 @@ from dns.rdtypes.ANY.TXT import TXT
 
 from mailkeep.errors import UserError
 
+PORT = 53  # of authoritative servers
 TIMEOUT = 5.0  # seconds for a question, repetitions included
 _PAYLOAD = 1232  # octets that pass everywhere unfragmented; a longer answer comes by TCP
 _AT_ONCE = 200  # questions under way; each is a socket
@@ -133,7 +134,7 @@ class Client:
         query.flags &= ~dns.flags.RD
         try:
             async with self._limit:
-                reply, _ = await dns.asyncquery.udp_with_fallback(query, address, TIMEOUT)
+                reply, _ = await dns.asyncquery.udp_with_fallback(query, address, TIMEOUT, PORT)
         except (dns.exception.DNSException, OSError) as error:
             return Answer(error=str(error) or type(error).__name__)
         if reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
@@ -141,11 +142,16 @@ class Client:
         return Answer(error=f"it answers {dns.rcode.to_text(reply.rcode())}")
 
     async def _zone(self, name: str) -> str:
-        """The zone that `name` is in: its SOA comes with the answer "there is no such record" too (RFC 2308 §3)."""
+        """The zone that `name` is in: its SOA comes with the answer "there is no such record" too (RFC 2308 §3).
+
+        Where `name` is an alias, that is the SOA of the zone that it leads to; its own zone is that of the name above,
+        for a zone does not begin with an alias (RFC 1034 §3.6.2)."""
         try:
             response = await self._resolve(Question(name, "SOA"))
         except (dns.exception.DNSException, OSError):
             return ""
+        if any(rrset.rdtype == dns.rdatatype.CNAME for rrset in response.answer):
+            return await self._zone(name.partition(".")[2] or ".")
         sections = (*response.answer, *response.authority)
         return next((str(rrset.name) for rrset in sections if rrset.rdtype == dns.rdatatype.SOA), "")
 

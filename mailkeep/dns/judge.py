@@ -53,14 +53,15 @@ def _set(record: Record) -> tuple[str, str, str]:
 
 
 def _as_wanted(question: Question, what: str, wanted: list[Record], names: Names) -> Iterator[Finding]:
-    """The servers of the zone decide. If they are right, a resolver that says otherwise is only late."""
+    """The servers of the zone decide. If they are right, a resolver that says otherwise is only late. A server that
+    knows of an alias alone leaves it to the resolver, which has followed it."""
     answers = {server: answer for server, answer in names.authoritative[question].items() if not answer.error}
     public = names.public[question]
 
     def flaws(answer: Answer) -> tuple[Flaw, ...]:
         return compare(what, tuple(record.value for record in wanted), answer.values, _parsers(question.name, names))
 
-    of_servers = {server: flaws(answer) for server, answer in answers.items()}
+    of_servers = {server: flaws(answer) for server, answer in answers.items() if answer.values or not answer.alias}
     if any(of_servers.values()):
         for flaw in dict.fromkeys(flaw for found in of_servers.values() for flaw in found):
             says = [server for server, found in of_servers.items() if flaw in found]
@@ -69,7 +70,7 @@ def _as_wanted(question: Question, what: str, wanted: list[Record], names: Names
     elif public.error:
         yield Finding("error", *question, f"resolvers get no answer: {public.error}")
     elif late := flaws(public):
-        if answers:
+        if of_servers:
             yield _late(question, public)
         else:
             yield from (_finding(flaw, question, wanted, names) for flaw in late)

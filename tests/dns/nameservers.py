@@ -1,0 +1,85 @@
+"""Name servers on loopback, each with one zone, and a resolver that knows them all."""
+
+import contextlib
+import socketserver
+import threading
+from collections.abc import Iterator, Mapping
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+import dns.zone
+import pytest
+
+from mailkeep.dns import ask
+
+HEAD = "@ 60 SOA ns hostmaster 1 3600 600 86400 60\n@ 60 NS ns\nns 60 A {address}\n"
+ALIASES = 9  # that are followed
+
+
+@contextlib.contextmanager
+def serving(zones: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dns.resolver.Resolver]:
+    """A resolver for these zones: the records of each by its name, without SOA and NS. Every zone has a server at an
+    address of its own (127.0.0.2 and up), which refuses the names of the others."""
+    with contextlib.ExitStack() as stack:
+        made = []
+        resolver = _Server("127.0.0.1", 0, made)
+        port = resolver.server_address[1]
+        stack.enter_context(_running(resolver))
+        for number, (origin, text) in enumerate(zones.items(), start=2):
+            head = HEAD.format(address=f"127.0.0.{number}")
+            zone = dns.zone.from_text(f"$TTL 60\n{head}{text}", origin=f"{origin}.", relativize=False)
+            made.append(zone)
+            stack.enter_context(_running(_Server(f"127.0.0.{number}", port, [zone])))
+        monkeypatch.setattr(ask, "PORT", port)
+        yield ask.resolver(f"127.0.0.1@{port}")
+
+
+class _Server(socketserver.ThreadingUDPServer):
+    def __init__(self, address: str, port: int, zones: list[dns.zone.Zone]) -> None:
+        self.zones = zones
+        super().__init__((address, port), _Answer)
+
+
+class _Answer(socketserver.DatagramRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        reply = dns.message.make_response(dns.message.from_wire(self.rfile.read()))
+        _fill(reply, self.server.zones)
+        self.wfile.write(reply.to_wire())
+
+
+def _fill(reply: dns.message.Message, zones: list[dns.zone.Zone]) -> None:
+    """As RFC 1034 §4.3.2 has it: aliases are followed as far as the zones go."""
+    name, kind = reply.question[0].name, reply.question[0].rdtype
+    for _ in range(ALIASES):
+        fitting = [zone for zone in zones if zone.origin and name.is_subdomain(zone.origin)]
+        if not fitting:
+            reply.set_rcode(dns.rcode.NOERROR if reply.answer else dns.rcode.REFUSED)
+            return
+        zone = max(fitting, key=lambda one: len(one.origin or ()))
+        if found := zone.get_rrset(name, kind):
+            reply.answer.append(found)
+            return
+        alias = zone.get_rrset(name, dns.rdatatype.CNAME)
+        if not alias:
+            reply.authority.append(zone.find_rrset(zone.origin or "", dns.rdatatype.SOA))
+            reply.set_rcode(dns.rcode.NOERROR if zone.get_node(name) else dns.rcode.NXDOMAIN)
+            return
+        reply.answer.append(alias)
+        name = alias[0].target
+
+
+@contextlib.contextmanager
+def _running(server: _Server) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
