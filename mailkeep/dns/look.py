@@ -14,6 +14,7 @@ import dns.resolver
 from mailkeep.dns import evaluate, mta_sts, port25, records
 from mailkeep.dns.ask import Answer, Answers, Client, Question
 from mailkeep.dns.evaluate import Dmarc, Spf
+from mailkeep.dns.meaning import kind
 from mailkeep.dns.mta_sts import Served
 from mailkeep.dns.port25 import Greeting
 from mailkeep.dns.zones import parents, registered
@@ -76,8 +77,8 @@ async def _names(questions: list[Question], public_only: list[Question], resolve
     texts = set(_texts(public, authoritative))
     missing = [question for question in questions if question.type != "PTR" and not public[question].values]
     spf, dmarc, doubled = await asyncio.gather(
-        _evaluated(evaluate.spf, [text for text in texts if text[1].startswith("v=spf1")], resolver),
-        _evaluated(evaluate.dmarc, [text for text in texts if text[1].startswith("v=DMARC1")], resolver),
+        _evaluated(evaluate.spf, [text for text in texts if kind("TXT", text[1]) == "v=spf1"], resolver),
+        _evaluated(evaluate.dmarc, [text for text in texts if kind("TXT", text[1]) == "v=DMARC1"], resolver),
         client.public(Question(f"{name}.{registered(name)}", kind) for name, kind in missing),
     )
     twice = (name for name, kind in missing if doubled[Question(f"{name}.{registered(name)}", kind)].values)

@@ -10,7 +10,7 @@ from checkdmarc.mta_sts import MTASTSError, parse_mta_sts_record
 from checkdmarc.smtp_tls_reporting import SMTPTLSReportingError, parse_smtp_tls_reporting_record
 from dkim.util import InvalidTagValueList, parse_tag_value
 
-from mailkeep.dns.evaluate import Dmarc, Network, Spf
+from mailkeep.dns.evaluate import Dmarc, Network, Networks, Spf
 
 Strings = tuple[str, ...]
 STRENGTH = ("none", "quarantine", "reject")
@@ -36,7 +36,10 @@ class Parsers:
 
 def kind(type_: str, value: str) -> str:
     """What must be unique at a name and is compared as such: a type, or the version tag of a TXT record."""
-    return value.replace(";", " ").split(" ")[0] if type_ == "TXT" else type_
+    if type_ != "TXT":
+        return type_
+    version = value.replace(";", " ").split(" ")[0]
+    return version.lower() if version.lower() == "v=spf1" else version  # RFC 7208 §12: no matter the case
 
 
 def compare(what: str, wanted: Strings, seen: Strings, parsers: Parsers) -> tuple[Flaw, ...]:
@@ -95,10 +98,15 @@ def _spf(wanted: str, seen: str, parsers: Parsers) -> Iterator[Flaw]:
         yield Flaw(
             f"all others {_FARE[found.rest]}; they should {_FARE[rest]}", grave=found.rest in ("neutral", "pass")
         )
-    if lacking := [term for term in terms if ":" in term and not _own(term) and term not in found.terms]:
+    named = [term for term in terms if ":" in term and not _own(term)]
+    if lacking := [term for term in named if term not in found.terms]:
         yield Flaw(f"it does not name {' '.join(lacking)}", grave=False)
-    extra = [term for term in found.terms if term not in terms and term.lstrip("+-~?") != "all"]
-    if extra and any(not any(_covers(one, network) for one in own) for network in found.passes):
+    may = [*own, *(network for term in named for network in found.terms.get(term) or ())]
+
+    def more(networks: Networks | None) -> bool:
+        return networks is None or any(not any(_covers(one, network) for one in may) for network in networks)
+
+    if extra := [term for term, networks in found.terms.items() if term not in named and more(networks)]:
         yield Flaw(f"{' '.join(extra)} may send too. If that is yours, name it in dns.spf", grave=False)
 
 
@@ -162,8 +170,12 @@ def _dmarc(wanted: str, seen: str, parsers: Parsers) -> Iterator[Flaw]:
         weaker = STRENGTH.index(theirs.get(tag, "none")) - STRENGTH.index(ours[tag])
         if weaker:
             yield Flaw(f"{tag}={theirs.get(tag, 'none')}; mail.yml has {tag}={ours[tag]}", grave=weaker < 0)
-    if theirs.get("pct", "100") != "100" or theirs.get("t", "n") == "y":
-        yield Flaw("it holds for some of the mail only (pct=, t=)", grave=False)
+    # checkdmarc passes over what RFC 9989 has removed; who goes by RFC 7489 (§6.3) does not.
+    share = {tag.lower(): value for tag, value in _tags(seen).items()}.get("pct", "100")
+    if share != "100":
+        yield Flaw(f"it holds for {share} % of the mail only (pct=)", grave=share.strip("0") == "")
+    if theirs.get("t", "n") == "y":
+        yield Flaw("it is marked as a test (t=y): others go easy on what fails", grave=False)
     if missing := set(ours["rua"].split(",")) - set(theirs.get("rua", "").split(",")):
         yield Flaw(f"reports do not go to {', '.join(missing)}", grave=False)
 

@@ -7,6 +7,7 @@ import dns.resolver
 from mailkeep.dns import evaluate
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.look import Names, Seen
+from mailkeep.dns.meaning import kind
 from mailkeep.dns.records import Record
 
 Values = dict[Question, tuple[str, ...]]
@@ -41,4 +42,4 @@ def seen(published: Values, asked: Iterable[Question] = ()) -> Seen:
 def _each(
     one: Callable[[str, str, dns.resolver.Resolver], object], texts: Iterable[tuple[str, str]], tag: str
 ) -> dict[tuple[str, str], object]:
-    return {(name, text): one(name, text, NOBODY) for name, text in texts if text.startswith(tag)}
+    return {(name, text): one(name, text, NOBODY) for name, text in texts if kind("TXT", text) == tag}

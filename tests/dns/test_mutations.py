@@ -86,6 +86,14 @@ def test_what_is_wrong_is_reported_by_name_and_nothing_else_is(
     assert {(finding.name, finding.type) for finding in found} == {question}
 
 
+@pytest.mark.parametrize(("more", "level"), [("pct=0", "error"), ("PCT=50", "warning"), ("t=y", "warning")])
+def test_a_policy_that_does_not_hold_for_all_mail_is_reported(more: str, level: str) -> None:
+    question = Question("_dmarc.example.org", "TXT")
+    [finding] = findings(GOOD | {question: (f"{GOOD[question][0]}; {more}",)})
+    assert (finding.level, finding.name) == (level, question.name)
+    assert f"{more.partition('=')[0].lower()}=" in finding.problem
+
+
 def test_a_good_zone_is_good() -> None:
     assert findings(GOOD) == []
 
@@ -94,6 +102,7 @@ def test_a_good_zone_is_good() -> None:
     ("name", "kind", "said"),
     [
         ("example.org", "TXT", "v=spf1  ip6:2001:db8:0::25 ip4:203.0.113.25/32   -all"),
+        ("example.org", "TXT", "V=SPF1 ip4:203.0.113.25 ip6:2001:db8::25 -all"),
         ("example.org", "MX", "10 MAIL.example.org."),
         ("_dmarc.example.org", "TXT", "v=DMARC1;p=reject;rua=mailto:postmaster@mail.example.org;np=reject;adkim=s"),
         ("_smtp._tls.example.org", "TXT", "v=TLSRPTv1;rua=mailto:a@example.net,mailto:postmaster@mail.example.org"),
