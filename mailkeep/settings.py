@@ -357,7 +357,8 @@ class Dns(Model):
         default=(),
         max_length=10,
         description="What sends for your domains beside this server, as SPF terms. With a relay host, "
-        "`include:` and its name unless something is given here.",
+        "`include:` and its name (or `ip4:`, `ip6:` and its address) unless something is given here. A relay host "
+        "whose name has no SPF record needs something: what its provider names for SPF.",
         examples=[["include:_spf.example.net"]],
     )
     never_send: tuple[Domain, ...] = Field(

@@ -340,6 +340,8 @@ def spf_term(value: object) -> str:
         found = network(argument)
         if f"ip{found.version}" != kind:
             raise wrong(f"ip{found.version}:{argument}")
+        if not re.fullmatch(r"[^/]+(?:/(?:0|[1-9][0-9]*))?", argument):
+            raise wrong(f"{kind}:{found}: SPF knows the length of a network alone, without zeros before it")
     elif kind not in ("include", "a", "mx") or not re.fullmatch(SPF_DOMAIN, argument):
         raise wrong(want)
     return str(value)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import dns.exception
 import dns.resolver
 from checkdmarc.dmarc import DMARCError, parse_dmarc_record
-from checkdmarc.spf import SPFError, parse_spf_record
+from checkdmarc.spf import SPFError, SPFRecordNotFound, parse_spf_record
 
 Network = IPv4Network | IPv6Network
 Networks = tuple[Network, ...]
@@ -19,12 +19,14 @@ Networks = tuple[Network, ...]
 class Spf:
     """`passes`: who does, includes evaluated; `rest`: how all others fare (`fail`, `softfail`, `neutral`, `pass`);
     `terms` as they are written (but in small letters, and without the `+` that goes without saying), each with whom it
-    lets pass, or None where that is more than an address tells. `error` says why receivers take the record for none."""
+    lets pass, or None where that is more than an address tells. `error` says why receivers take the record for none;
+    `lacks` is the name whose SPF record it asks for in vain."""
 
     passes: Networks = ()
     rest: str = ""
     terms: Mapping[str, Networks | None] = field(default_factory=dict)
     error: str = ""
+    lacks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ def spf(name: str, text: str, resolver: dns.resolver.Resolver) -> Spf:
     small = " ".join((version.lower(), *terms))  # the version's case is nothing to receivers (§12), but to checkdmarc
     try:
         found = cast(Any, parse_spf_record(small, name, resolver=resolver, timeout=resolver.lifetime))
+    except SPFRecordNotFound as error:
+        return Spf(error=str(error), lacks=error.domain)
     except (SPFError, dns.exception.DNSException) as error:
         return Spf(error=str(error))
     parsed = found["parsed"]

@@ -91,7 +91,7 @@ def _finding(flaw: Flaw, question: Question, wanted: list[Record], names: Names,
     need = wanted[0].need
     grave: Level = "warning" if need == "optional" or not flaw.grave else "error"
     level = _MISSING[need] if flaw.missing else grave
-    return Finding(level, *question, f"{flaw.what}{where}", flaw.seen, _set_it(question, wanted, names))
+    return Finding(level, *question, f"{flaw.what}{where}", flaw.seen, flaw.do or _set_it(question, wanted, names))
 
 
 def _set_it(question: Question, wanted: list[Record], names: Names) -> str:

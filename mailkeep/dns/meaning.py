@@ -1,7 +1,7 @@
 """Whether published records mean what they should: parsed, for the same thing can be said in many ways."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 import dns.exception
@@ -18,12 +18,14 @@ STRENGTH = ("none", "quarantine", "reject")
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """`grave`: it does not do what it is for. `missing`: there is nothing at all."""
+    """`grave`: it does not do what it is for. `missing`: there is nothing at all. `do` is what to do, where that is not
+    to set what was wanted."""
 
     what: str
     seen: str = ""
     grave: bool = True
     missing: bool = False
+    do: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +82,16 @@ def _text(what: str, wanted: str, seen: Strings, parsers: Parsers) -> Iterator[F
         yield Flaw(f"there are {len(found)} of them, and others take none of them", " and ".join(found))
     else:
         for flaw in _TEXTS[what](wanted, found[0], parsers):
-            yield Flaw(flaw.what, flaw.seen or found[0], flaw.grave)
+            yield replace(flaw, seen=flaw.seen or found[0])
 
 
 def _spf(wanted: str, seen: str, parsers: Parsers) -> Iterator[Flaw]:
     found = parsers.spf(seen)
     terms = wanted.split()[1:]
     if found.error:
-        yield Flaw(f"others take it for none: {found.error}")
+        ours = f"include:{found.lacks}" in terms
+        do = f"Put into dns.spf what whoever runs {found.lacks} names for SPF, and set what `mailkeep dns` prints then"
+        yield Flaw(f"others take it for none: {found.error}", do=do if ours else "")
         return
     own = [network for term in terms if (network := _own(term))]
     for network in own:

@@ -7,7 +7,7 @@ host: the records can be published before the server exists.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, get_args
 
 from cryptography import x509
@@ -162,9 +162,16 @@ def _spf(settings: Settings) -> str:
     """A relay host sends in our place, so its own SPF counts too. While DMARC is tried out, what else sends is not yet
     known: it fails softly (RFC 7208 §8.5)."""
     own = (f"ip{address.version}:{address}" for address in settings.host.addresses)
-    relay = (f"include:{settings.relay.host}",) if settings.relay else ()
+    relay = (_relay(settings.relay.host),) if settings.relay else ()
     rest = "~all" if settings.dns.dmarc == "none" else "-all"
     return " ".join(("v=spf1", *own, *(settings.dns.spf or relay), rest))
+
+
+def _relay(host: str) -> str:
+    try:
+        return f"ip{ip_address(host).version}:{host}"
+    except ValueError:
+        return f"include:{host}"
 
 
 def _reports(settings: Settings) -> str:
@@ -184,7 +191,20 @@ def _type(address: IPv4Address | IPv6Address) -> str:
 
 def instructions(settings: Settings) -> list[str]:
     """What to do beside publishing the records."""
-    return [*_DMARC_NEXT.get(settings.dns.dmarc, ()), *mta_sts.instructions(settings)]
+    return [
+        *_DMARC_NEXT.get(settings.dns.dmarc, ()),
+        *_relay_instructions(settings),
+        *mta_sts.instructions(settings),
+    ]
+
+
+def _relay_instructions(settings: Settings) -> Iterator[str]:
+    if settings.relay and not settings.dns.spf and _relay(settings.relay.host).startswith("include:"):
+        yield (
+            f"SPF includes the record of {settings.relay.host}, for mail goes out through it. Where that name has no "
+            "SPF record of its own, others take yours for none (RFC 7208 §5.2): put into dns.spf what its provider "
+            "names for SPF, such as include:_spf.example.net."
+        )
 
 
 _DMARC_NEXT = {

@@ -41,6 +41,8 @@ def test_only_the_servers_addresses_send_for_a_domain_and_for_the_host(name: str
     ("more", "terms"),
     [
         ({"relay": {"host": "smtp.example.net"}}, "include:smtp.example.net -all"),
+        ({"relay": {"host": "198.51.100.7"}}, "ip4:198.51.100.7 -all"),
+        ({"relay": {"host": "2001:db8:1::7"}}, "ip6:2001:db8:1::7 -all"),
         (
             {"spf": ["include:_spf.example.net", "ip4:198.51.100.7"]},
             "include:_spf.example.net ip4:198.51.100.7 -all",
@@ -51,6 +53,16 @@ def test_only_the_servers_addresses_send_for_a_domain_and_for_the_host(name: str
 )
 def test_what_else_sends_is_in_spf(more: dict[str, object], terms: str) -> None:
     assert values(settings(**more), "example.org") == [f"v=spf1 ip4:203.0.113.25 ip6:2001:db8::25 {terms}"]
+
+
+def test_a_relay_host_may_need_another_term_than_its_name() -> None:
+    def said(**more: object) -> bool:
+        return "put into dns.spf" in " ".join(
+            records.instructions(settings(relay={"host": "smtp.example.net"}, **more))
+        )
+
+    assert said()
+    assert not said(spf=["include:_spf.example.net"])
 
 
 @pytest.mark.parametrize("stage", ["none", "quarantine", "reject"])

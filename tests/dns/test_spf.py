@@ -39,3 +39,13 @@ def test_nobody_is_blamed_for_other_words(terms: str, monkeypatch: pytest.Monkey
 def test_who_may_send_too_is_named_and_nobody_else(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [finding] = found(f"v=spf1 {OWN} include:_spf.example.net ip4:198.51.100.7 {more} -all", monkeypatch)
     assert (finding.level, finding.problem.partition(" may send too")[0]) == ("warning", more)
+
+
+def test_a_relay_host_without_spf_of_its_own_is_told_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = settings(relay={"host": "smtp.example.net"})
+    [finding] = found(f"v=spf1 {OWN} include:smtp.example.net -all", monkeypatch, declared)
+    assert finding.level == "error"
+    assert "smtp.example.net has no SPF record" in finding.problem
+    assert finding.do.startswith("Put into dns.spf what whoever runs smtp.example.net names for SPF")
+    [finding] = found(f"v=spf1 {OWN} include:smtp.example.net -all", monkeypatch)
+    assert finding.do.startswith("Set v=spf1")  # it is not mail.yml that names it

@@ -209,6 +209,10 @@ REFUSED = [
         "such as include:_spf.example.net",
     ),
     ('"ip6:2001:db8:2::/48"', '"ip4:2001:db8:2::/48"', "dns.spf[1]", "ip4:2001", "ip6:2001:db8:2::/48"),
+    *(
+        ('"ip6:2001:db8:2::/48"', f"ip4:198.51.100.0/{length}", "dns.spf[1]", length, f"ip4:198.51.100.0/{meant}")
+        for length, meant in (("255.255.255.0", "24: SPF"), ("0.0.0.255", "24: SPF"), ("032", "32: SPF"))
+    ),
     ("never_send: [www.example.org]", "never_send: [example.org]", "dns.never_send[0]", "example.org", "this one does"),
     ("autoconfig: yes", "autoconfig: maybe", "web.autoconfig", '"maybe"', "true or false"),
     ("port: 2222", "port: 443", "ssh.port", "443", "`web` serves"),
