@@ -365,7 +365,7 @@ def _print_records(listed: list[Record], declared: Settings) -> None:
 
 @app.command(epilog="Example: `mailkeep blocklists home`; ask from where you may: with --resolver, or on the server")
 def blocklists(name: Name, as_json: Json = False, resolver: Resolver = "") -> None:
-    """Ask the DNS blocklists about the addresses and domains. Exit 1: one lists something."""
+    """Ask the DNS blocklists about the addresses and domains. Exit 1: one lists something, or none told."""
     from mailkeep.dns import ask
     from mailkeep.dns import blocklists as lists
 
@@ -375,6 +375,8 @@ def blocklists(name: Name, as_json: Json = False, resolver: Resolver = "") -> No
         print(json.dumps([entry.asdict() for entry in entries], indent=2))
     else:
         _print_entries(entries)
+    if not any(entry.counts for entry in entries):
+        raise UserError("No list has told anything. Ask from elsewhere, or another resolver: --resolver ADDRESS.")
     if any(entry.state == "listed" for entry in entries):
         raise typer.Exit(1)
 
@@ -386,7 +388,8 @@ def _print_entries(entries: list["Entry"]) -> None:
         for line in filter(None, (entry.said, entry.off)):
             out.print(f"          {line}", markup=False)
     listed = len({entry.list for entry in entries if entry.state == "listed"})
-    out.print(f"On {_count(listed, 'blocklist')}.", markup=False)
+    silent = len({entry.list for entry in entries if not entry.counts})
+    out.print(f"On {_count(listed, 'blocklist')}." + (f" {_count(silent, 'list')} told nothing." if silent else ""))
 
 
 @dkim.command(epilog="Example: `mailkeep dkim rotate home`, again and again, as it says")

@@ -7,15 +7,16 @@ says counts only if it lists the one that it must list, and not the one that it 
 import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import ip_address
 from typing import Literal
 
 import dns.resolver
 
-from mailkeep.dns.ask import Answer, Answers, Client, Question
+from mailkeep.dns import on_server
+from mailkeep.dns.ask import Answers, Client, Question
 from mailkeep.settings import Settings
 
-State = Literal["listed", "trusted", "clear", "refused", "gone"]
+State = on_server.State | Literal["trusted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,10 @@ LISTS = (
     Blocklist("multi.uribl.com", "domains", "https://admin.uribl.com/ takes you off"),
     Blocklist("list.dnswl.org", "addresses", "https://www.dnswl.org/ takes good servers in", ipv6=True, trusts=True),
 )
-_LISTED = IPv4Network("127.0.0.0/8")  # RFC 5782 §2.1; a domain that somebody else has bought answers otherwise
-# "You ask too much, or through a public resolver": Spamhaus; SURBL and URIBL; DNSWL.
-_REFUSED = (IPv4Network("127.255.255.0/24"), IPv4Network("127.0.0.1/32"), IPv4Network("127.0.0.255/32"))
+_WHY = {
+    "refused": "it answers nobody who asks through this resolver",
+    "gone": "it does not work, and counts for nothing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Entry:
     state: State
     said: str = ""
     off: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the list has said yes or no."""
+        return self.state in ("listed", "trusted", "clear")
 
     def asdict(self) -> dict[str, str]:
         return asdict(self)
@@ -97,22 +104,12 @@ def entry_name(one: Blocklist, subject: str) -> str:
 
 
 def _entry(one: Blocklist, subject: str, answers: Answers, reasons: Answers) -> Entry:
-    def about(entry: str) -> Answer:
-        return answers[Question(entry_name(one, entry), "A")]
-
-    answer, test, wrong = about(subject), about(one.test), about(never(one))
-    if any(_in(_REFUSED, value) for value in (*answer.values, *test.values, *wrong.values)):
-        return Entry(one.zone, subject, "refused", "it answers nobody who asks through this resolver")
-    if wrong.values or not test.values or not all(_in((_LISTED,), value) for value in test.values):
-        return Entry(
-            one.zone, subject, "gone", answer.error or test.error or "it does not work, and counts for nothing"
-        )
-    if not answer.values:
-        return Entry(one.zone, subject, "clear")
-    reason = " ".join(reasons[Question(entry_name(one, subject), "TXT")].values)
-    said = f"{', '.join(answer.values)} {reason}".strip()
-    return Entry(one.zone, subject, "trusted" if one.trusts else "listed", said, "" if one.trusts else one.off)
-
-
-def _in(networks: tuple[IPv4Network, ...], value: str) -> bool:
-    return any(IPv4Address(value) in network for network in networks)
+    asked = [answers[Question(entry_name(one, entry), "A")] for entry in (subject, one.test, never(one))]
+    state = on_server.state(*(None if answer.error else list(answer.values) for answer in asked))
+    if state == "listed":
+        reason = " ".join(reasons[Question(entry_name(one, subject), "TXT")].values)
+        said = f"{', '.join(asked[0].values)} {reason}".strip()
+        return Entry(one.zone, subject, "trusted" if one.trusts else "listed", said, "" if one.trusts else one.off)
+    if state == "unknown":
+        return Entry(one.zone, subject, state, next(answer.error for answer in asked if answer.error))
+    return Entry(one.zone, subject, state, _WHY.get(state, ""))

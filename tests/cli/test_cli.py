@@ -22,6 +22,7 @@ from cli_samples import INIT, MAILKEEP, Run, environment
 
 from mailkeep import passwords, secrets, settings, vault
 from mailkeep.cli import ROOT, app
+from mailkeep.dns import ask
 
 PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
 PASSPHRASE = re.compile(r"\b[a-z2-9]{4}(?:-[a-z2-9]{4}){3}\b")
@@ -403,6 +404,18 @@ def test_a_resolver_that_is_none_is_told(command: tuple[str, ...], mailkeep: Run
     said = mailkeep(*command, "--resolver", "quad9")
     assert (said.code, said.out) == (1, "")
     assert "'quad9'" in said.err
+
+
+@pytest.mark.usefixtures("home")
+def test_blocklists_that_cannot_be_asked_clear_nobody(mailkeep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "TIMEOUT", 0.2)
+    said = mailkeep("blocklists", "home", "--resolver", "127.0.0.1@1")  # nothing answers there
+    assert said.code == 1
+    assert "clear" not in said.out
+    assert "unknown" in said.out
+    assert "No list has told anything" in said.err
+    entries = json.loads(mailkeep("blocklists", "home", "--json", "--resolver", "127.0.0.1@1").out)
+    assert {entry["state"] for entry in entries} == {"unknown"}
 
 
 @pytest.mark.usefixtures("home")
