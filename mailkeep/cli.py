@@ -407,7 +407,10 @@ def rotate(
     def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
         return rotation.unseen(keys, ask.resolver(resolver))
 
-    for line in rotation.rotate(declared, directory, date.today(), unseen, now=now):
+    def since(keys: list[secrets.StoredDkim]) -> dict[secrets.StoredDkim, date]:
+        return rotation.signing_since(keys, directory)
+
+    for line in rotation.rotate(declared, directory, date.today(), unseen, since, now=now):
         out.print(line, markup=False)
 
 

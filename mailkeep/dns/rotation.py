@@ -1,20 +1,25 @@
 """A new DKIM key in place of the old one, without a message that nobody can verify.
 
 The vault says how far it is (`mailkeep.secrets`): a key is first `.next`, and its record published beside the present
-one's; it signs once that record is seen; then the former key is `.until-DAY`, and its record stays that long. Each call
-does what can be done by now and says what to do next, so it may be repeated, and interrupted, at will.
+one's; it signs once that record is seen; then the former key is `.until-DAY`. Its record stays that long at least, and
+for a week after the servers began to sign with the new key. Each call does what can be done by now and says what to do
+next, so it may be repeated, and interrupted, at will.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from shlex import quote
 
 import dns.resolver
 
+from mailkeep import inventory as inventories
 from mailkeep import secrets
 from mailkeep.dns import judge, look, records
 from mailkeep.dns.ask import Question
+from mailkeep.errors import UserError
 from mailkeep.inventory import label
+from mailkeep.parts import opendkim
 from mailkeep.secrets import DkimKey, StoredDkim
 from mailkeep.settings import Settings
 from mailkeep.vault import Vault
@@ -24,11 +29,15 @@ KEPT = timedelta(days=7)  # longer than mail waits in our queue (at most 5 days)
 LEAST_AGE = timedelta(days=30)
 
 Unseen = Callable[[list[DkimKey]], dict[DkimKey, str]]
+Since = Callable[[list[StoredDkim]], dict[StoredDkim, date]]
 
 
-def rotate(settings: Settings, inventory: Path, today: date, unseen: Unseen, *, now: bool = False) -> list[str]:
+def rotate(
+    settings: Settings, inventory: Path, today: date, unseen: Unseen, since: Since, *, now: bool = False
+) -> list[str]:
     """The next step, for all keys: what was done and what to do. `unseen` looks which of these keys' records are not
-    published, and says why; `now` begins even if the keys are new."""
+    published, and says why; `since`, from when on the servers sign with these, those left out that they do not all sign
+    with; `now` begins even if the keys are new."""
     safe, name = secrets.vault(inventory), label(inventory)
     _finish(safe)
     domains = secrets.signing_domains(settings)
@@ -36,7 +45,7 @@ def rotate(settings: Settings, inventory: Path, today: date, unseen: Unseen, *, 
     if following := [one for one in stored if one.state == NEXT]:
         return [*_switch(safe, following, today, unseen, name)]
     if former := [one for one in stored if one.state.startswith(UNTIL)]:
-        return [*_retire(safe, former, today, name)]
+        return [*_retire(safe, former, today, since, name)]
     return [*_begin(safe, domains, today, name, now)]
 
 
@@ -68,7 +77,7 @@ def _switch(safe: Vault, following: list[StoredDkim], today: date, unseen: Unsee
         _move(safe, former, StoredDkim(one.domain, former.selector, f"{UNTIL}{today + KEPT:%Y%m%d}"), one)
         yield f"{one.domain}: {one.selector} signs in place of {former.selector}."
     if seen:
-        yield f"Run `mailkeep deploy {name}` now. Leave the former records where they are until {today + KEPT}."
+        yield f"Run `mailkeep deploy {name}` now. Leave the former records where they are for a week after that."
     if missing:
         yield f"Publish what is missing; `mailkeep dns {name}` prints it."
     yield f"Then run `mailkeep dkim rotate {name}` again."
@@ -92,16 +101,31 @@ def _finish(safe: Vault) -> None:
             safe.delete(one.name)
 
 
-def _retire(safe: Vault, former: list[StoredDkim], today: date, name: str) -> Iterator[str]:
-    over = [one for one in former if _day(one.state) <= today]
-    for one in over:
+def _retire(safe: Vault, former: list[StoredDkim], today: date, since: Since, name: str) -> Iterator[str]:
+    selectors = secrets.signing_selectors(safe)
+    new = {one: StoredDkim(one.domain, selectors[one.domain]) for one in former if _day(one.state) <= today}
+    began = since(list(new.values())) if new else {}
+    over: list[StoredDkim] = []
+    until: list[date] = []
+    for one in former:
+        if one in new and new[one] not in began:
+            yield f"{_record(one)} must stay: the server does not sign with {new[one].selector} yet."
+            continue
+        day = began[new[one]] + KEPT if one in new else _day(one.state)
+        if day > today:
+            until.append(day)
+            continue
         safe.delete(one.name)
-        yield f"Its time is over, and the key is gone from the vault. Remove the record {_record(one)}"
-    if left := [one for one in former if one not in over]:
-        until = max(_day(one.state) for one in left)
-        yield f"The former records must stay until {until}: mail that was signed with their keys is under way."
-        yield "Deploy, if you have not since the keys were switched, or mail is signed with a key that will be gone."
-        yield f"From {until} on, run `mailkeep dkim rotate {name}` again."
+        over.append(one)
+    if over:
+        yield "The time of these keys is over, and they are gone from the vault:"
+        yield from (f"  {_record(one)}" for one in over)
+        yield f"Run `mailkeep deploy {name}`, so that the server does not miss their records; then remove those."
+    if until:
+        yield f"The former records must stay until {max(until)}: mail that was signed with their keys is under way."
+    if len(over) < len(former):
+        yield f"Run `mailkeep deploy {name}`, if you have not since the keys were switched: their week begins with it."
+        yield f"Then, in a week, run `mailkeep dkim rotate {name}` again."
     else:
         yield "The rotation is done."
 
@@ -120,3 +144,30 @@ def unseen(keys: list[DkimKey], resolver: dns.resolver.Resolver) -> dict[DkimKey
     listed = {records.dkim(key).name: key for key in keys}
     seen = look.names([Question(name, "TXT") for name in listed], resolver)
     return {listed[one.name]: one.problem for one in judge.published(map(records.dkim, keys), seen)}
+
+
+def signing_since(keys: list[StoredDkim], inventory: Path) -> dict[StoredDkim, date]:
+    """Since when the servers have these keys, by the newest; those left out that one lacks, or has not loaded.
+    UserError when one cannot be asked."""
+    from mailkeep.verify.target import Target, UnreachableError, run
+
+    files = " ".join(quote(opendkim.key_path(key.domain, key.selector)) for key in keys)
+    found: dict[StoredDkim, list[int]] = {key: [] for key in keys}
+    for name, data in inventories.hosts(inventory).items():
+        try:
+            said = run(Target(name, data).host, _SINCE.format(files=files)).stdout.split()
+        except UnreachableError as error:
+            raise UserError(f"{name}: {error}. `ssh {name}` must get in without a question.") from None
+        for key, second in zip(keys, map(int, said), strict=True):
+            found[key].append(second)
+    return {key: datetime.fromtimestamp(max(seconds)).date() for key, seconds in found.items() if all(seconds)}
+
+
+# A second for each file, 0 where OpenDKIM, which reads its keys when it starts, has not started since it is there.
+_SINCE = """\
+started=$(systemctl show --timestamp unix --property ActiveEnterTimestamp --value opendkim.service)
+started=${{started#@}}
+for file in {files}; do
+    since=$(stat --format %Y "$file" 2>/dev/null || echo 0)
+    echo $((since <= ${{started:-0}} ? since : 0))
+done"""

@@ -44,5 +44,8 @@ def _signs(domain: str) -> str:
 
 
 def _key_file(key: DkimKey) -> File:
-    path = f"{KEYS}/{key.domain}.{key.selector}.pem"
-    return File(path, key.private_pem, "opendkim", "opendkim", 0o600, secret=True)
+    return File(key_path(key.domain, key.selector), key.private_pem, "opendkim", "opendkim", 0o600, secret=True)
+
+
+def key_path(domain: str, selector: str) -> str:
+    return f"{KEYS}/{domain}.{selector}.pem"

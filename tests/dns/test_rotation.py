@@ -8,7 +8,7 @@ from dns_samples import FIRST_DAY, settings
 
 from mailkeep import secrets, vault
 from mailkeep.dns import records, rotation
-from mailkeep.secrets import DkimKey
+from mailkeep.secrets import DkimKey, StoredDkim
 from mailkeep.vault import Vault
 
 DECLARED = settings()
@@ -32,8 +32,23 @@ def none_seen(keys: list[DkimKey]) -> dict[DkimKey, str]:
     return dict.fromkeys(keys, "it is not there")
 
 
-def rotate(inventory: Path, today: date, unseen: rotation.Unseen = none_seen, *, now: bool = False) -> str:
-    return "\n".join(rotation.rotate(DECLARED, inventory, today, unseen, now=now))
+def never_deployed(_keys: list[StoredDkim]) -> dict[StoredDkim, date]:
+    return {}
+
+
+def deployed(day: date) -> rotation.Since:
+    return lambda keys: dict.fromkeys(keys, day)
+
+
+def rotate(
+    inventory: Path,
+    today: date,
+    unseen: rotation.Unseen = none_seen,
+    since: rotation.Since = never_deployed,
+    *,
+    now: bool = False,
+) -> str:
+    return "\n".join(rotation.rotate(DECLARED, inventory, today, unseen, since, now=now))
 
 
 def signing(inventory: Path) -> set[str]:
@@ -58,19 +73,50 @@ def test_a_rotation_publishes_both_switches_when_seen_and_retires_the_old_after_
 
     said = rotate(inventory, day, all_seen)
     assert f"mailkeep deploy {inventory}" in said
-    assert f"until {day + rotation.KEPT}" in said
+    assert "for a week after that" in said
     assert (signing(inventory), published(inventory)) == ({new}, {old, new})
 
     assert "must stay until" in rotate(inventory, day + timedelta(days=6))
     assert published(inventory) == {old, new}
 
-    said = rotate(inventory, day + rotation.KEPT)
-    assert f"{old}._domainkey.example.org" in said
+    said = rotate(inventory, day + rotation.KEPT, since=deployed(day))
+    deploy, remove = said.index(f"mailkeep deploy {inventory}"), said.index("then remove those")
+    assert said.index(f"{old}._domainkey.example.org") < deploy < remove
     assert (signing(inventory), published(inventory)) == ({new}, {new})
 
     before = secrets.vault(inventory).names()
     assert "it is time for new ones" in rotate(inventory, day + rotation.KEPT)
     assert secrets.vault(inventory).names() == before
+
+
+def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> None:
+    """Until then the server signs with it."""
+    day = FIRST_DAY + MONTH
+    old, new = f"s{FIRST_DAY:%Y%m%d}", f"s{day:%Y%m%d}"
+    rotate(inventory, day)
+    rotate(inventory, day, all_seen)
+    assert f"does not sign with {new} yet" in rotate(inventory, day + MONTH)
+    assert published(inventory) == {old, new}
+
+    late = day + timedelta(days=6)
+    said = rotate(inventory, late + timedelta(days=6), since=deployed(late))
+    assert f"must stay until {late + rotation.KEPT}" in said
+    assert published(inventory) == {old, new}
+    rotate(inventory, late + rotation.KEPT, since=deployed(late))
+    assert published(inventory) == {new}
+
+
+def test_each_domain_waits_for_its_own(inventory: Path) -> None:
+    day = FIRST_DAY + MONTH
+    rotate(inventory, day)
+    rotate(inventory, day, all_seen)
+
+    def host_alone(keys: list[StoredDkim]) -> dict[StoredDkim, date]:
+        return {key: day for key in keys if key.domain == "mail.example.org"}
+
+    rotate(inventory, day + rotation.KEPT, since=host_alone)
+    left = [one for one in secrets.stored_dkim(secrets.vault(inventory)) if one.state]
+    assert [one.domain for one in left] == ["example.org"]
 
 
 def test_only_what_is_seen_is_switched(inventory: Path) -> None:
@@ -122,5 +168,5 @@ def test_a_switch_that_is_killed_anywhere_is_finished_by_the_next(
     assert "must stay until" in rotate(inventory, day, all_seen)
     assert signing(inventory) == {f"s{day:%Y%m%d}"}
     assert published(inventory) == {f"s{FIRST_DAY:%Y%m%d}", f"s{day:%Y%m%d}"}
-    rotate(inventory, day + rotation.KEPT)
+    rotate(inventory, day + rotation.KEPT, since=deployed(day))
     assert len(secrets.stored_dkim(secrets.vault(inventory))) == 2

@@ -2,6 +2,7 @@
 the live check tells when they are not as they should be."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import time
@@ -23,7 +24,8 @@ from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
 from mailkeep.lab import Attacker, Internet, poll
 from mailkeep.lab.site import Site
-from mailkeep.parts import dns_watch
+from mailkeep.parts import dns_watch, opendkim
+from mailkeep.secrets import StoredDkim
 from mailkeep.settings import Dns, Settings, Web
 
 ANNA, STRICT = "anna@example.test", "strict@outside.test"
@@ -337,7 +339,10 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
         return rotation.unseen(keys, ask.resolver(world.internet.resolver))
 
     def rotate() -> str:
-        return "\n".join(rotation.rotate(declared, inventory, tomorrow, unseen, now=True))
+        return "\n".join(rotation.rotate(declared, inventory, tomorrow, unseen, since, now=True))
+
+    def since(_keys: list[StoredDkim]) -> dict[StoredDkim, date]:
+        return {}
 
     def signing() -> set[str]:
         return {key.selector for key in secrets.load(declared, inventory).dkim}
@@ -354,7 +359,37 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
     assert signing() == {selector}
 
 
+def test_a_server_signs_with_a_key_that_it_has_and_that_its_signer_has_loaded(world: World) -> None:
+    site = world.site
+    [present] = [StoredDkim(key.domain, key.selector) for key in site.secrets.dkim if key.domain == "example.test"]
+    file = opendkim.key_path(present.domain, present.selector)
+    written = site.server.run(f"stat --format %Y {file}").stdout.strip()
+
+    def since() -> dict[StoredDkim, date]:
+        return rotation.signing_since([present, StoredDkim("example.test", "s20990101")], site.inventory)
+
+    assert since() == {present: date.fromtimestamp(int(written))}
+    site.server.run(f"touch --date '1 hour' {file}")
+    assert since() == {}
+    site.server.run(f"touch --date @{written} {file}")
+
+
 # --- the daily look from the server
+
+
+RESTART = "systemctl reset-failed unbound mailkeep-dns; systemctl restart unbound"  # as often as one likes
+SILENCE = "/etc/unbound/unbound.conf.d/silence.conf"
+
+
+@contextlib.contextmanager
+def nobody_answers(world: World) -> Iterator[None]:
+    """The server's resolver fails for both domains."""
+    zones = "".join(f'  local-zone: "{domain}." refuse\n' for domain in world.site.settings.domains)
+    world.site.server.write(SILENCE, f"server:\n{zones}")
+    try:
+        yield
+    finally:
+        world.site.server.run(f"rm {SILENCE}; {RESTART}")
 
 
 def test_the_server_notices_a_changed_record_and_a_listing_by_itself(world: World) -> None:
@@ -365,17 +400,29 @@ def test_the_server_notices_a_changed_record_and_a_listing_by_itself(world: Worl
 
     def troubles(published: str) -> dict[str, str]:
         world.publish(published)
-        site.server.run("systemctl restart unbound; systemctl start mailkeep-dns.service")
+        return look()
+
+    def look() -> dict[str, str]:
+        site.server.run(f"{RESTART}; systemctl start mailkeep-dns.service")
         return dict(json.loads(site.server.run(f"cat {dns_watch.TROUBLES}").stdout)["troubles"])
 
     assert troubles(zone) == {}
     mx = zone.replace("MX 10 mail.example.test.", "MX 10 mx.outside.test.", 1)
     assert list(troubles(mx)) == ["example.test MX"]
+    with nobody_answers(world):
+        assert list(look()) == ["example.test MX"]  # once may be the network
+        silent = look()
+    assert "and is 10 mx.outside.test." in silent["example.test MX"]
+    assert "no answer, twice in a row" in silent["example-two.test MX"]
     listing = f"{entry}. A 127.0.0.4\n"
     assert troubles(f"{zone}{listing}") == {}  # a list without its test entry is dead
     [said] = troubles(f"{zone}{listing}{test}. A 127.0.0.2\n").values()
     assert said.startswith(f"zen.spamhaus.org lists {site.settings.host.addresses[0]} (127.0.0.4)")
     assert troubles(zone) == {}
+    assert list(troubles(mx)) == ["example.test MX"]
+    site.server.run("systemctl clean --what=state mailkeep-dns.service")
+    assert troubles(mx) == {}  # as if it had been there at the deploy
+    site.server.run("systemctl clean --what=state mailkeep-dns.service")
 
 
 # --- blocklists
