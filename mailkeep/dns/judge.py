@@ -13,7 +13,7 @@ from mailkeep.dns import mta_sts, records
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.evaluate import Dmarc, Spf
 from mailkeep.dns.findings import Finding, Level
-from mailkeep.dns.look import Names, Seen
+from mailkeep.dns.look import Names, Seen, unwanted
 from mailkeep.dns.meaning import Flaw, Parsers, compare, kind
 from mailkeep.dns.records import Record
 from mailkeep.dns.zones import parents, registered
@@ -28,6 +28,7 @@ def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
     listed = [*records.wanted(settings, secrets), *records.reverse(settings)]
     found = [
         *published(listed, seen.names),
+        *_leftovers(settings, seen.names),
         *_servers(seen.names),
         *_aliases(settings, seen.names),
         *_dnssec(settings, seen.names),
@@ -108,6 +109,25 @@ def _late(question: Question, public: Answer) -> Finding:
     wait = f"for up to {public.ttl} seconds" if public.ttl else "for about an hour"
     problem = "its servers say it, but the resolver that was asked does not yet"
     return Finding("instruction", *question, problem, ", ".join(public.values), f"Wait {wait}, then check again")
+
+
+def _leftovers(settings: Settings, names: Names) -> Iterator[Finding]:
+    """Errors, both: who sends tries an address of either family, IPv6 first mostly; and who has seen an enforced policy
+    delivers to nobody whom it does not name (RFC 8461 §5)."""
+    for question in unwanted(settings):
+        answers = (names.public[question], *names.authoritative[question].values())
+        values = sorted({value for answer in answers for value in answer.values})
+        if question.type == "TXT":
+            problem = (
+                "others look for an MTA-STS policy, and mail.yml has none: an enforced one of others stops your mail"
+            )
+            do = "Have the policy that it leads to say `mode: none`, then remove it (RFC 8461 §8.3). Or set dns.mta_sts"
+            values = [value for value in values if kind("TXT", value) == "v=STSv1"]
+        else:
+            problem = "mail.yml has no address of this kind, so part of your mail goes to somebody else, or nowhere"
+            do = "Remove it, or name it in host.addresses"
+        if values:
+            yield Finding("error", *question, problem, ", ".join(values), do)
 
 
 # --- the zones

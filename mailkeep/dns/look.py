@@ -59,9 +59,21 @@ async def _look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Res
     authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     names, greetings, served = await asyncio.gather(
-        _names(questions, authorities, resolver), _greetings(settings), _served(settings, Client(resolver))
+        _names([*questions, *unwanted(settings)], authorities, resolver),
+        _greetings(settings),
+        _served(settings, Client(resolver)),
     )
     return Seen(names, greetings, served)
+
+
+def unwanted(settings: Settings) -> Iterator[Question]:
+    """What should have no answer, and may have one of former days that leads mail astray, or stops it."""
+    declared = {address.version for address in settings.host.addresses}
+    for version, type_ in ((4, "A"), (6, "AAAA")):
+        if version not in declared:
+            yield Question(settings.host.name, type_)
+    if settings.dns.mta_sts == "off":
+        yield from (Question(f"_mta-sts.{domain}", "TXT") for domain in settings.domains)
 
 
 def names(questions: list[Question], resolver: dns.resolver.Resolver) -> Names:

@@ -12,10 +12,11 @@ FIRST_DAY = date(2026, 11, 23)
 
 def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Settings:
     relay, web = dns.pop("relay", None), dns.pop("web", None)
+    addresses = dns.pop("addresses", ["203.0.113.25", "2001:db8::25"])
     trusted = {"mode": "files", "certificate": "chain.pem"}
     return Settings.model_validate(
         {
-            "host": {"name": host, "addresses": ["203.0.113.25", "2001:db8::25"]},
+            "host": {"name": host, "addresses": addresses},
             "domains": domains or ["example.org"],
             "admin": {"addresses": ["you@example.net"]},
             "relay": relay,

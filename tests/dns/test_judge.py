@@ -13,9 +13,10 @@ from mailkeep.dns import mta_sts, records
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
-from mailkeep.dns.look import Names, Seen
+from mailkeep.dns.look import Names, Seen, unwanted
 from mailkeep.dns.mta_sts import Served
 from mailkeep.dns.port25 import Greeting
+from mailkeep.dns.zones import parents
 from mailkeep.settings import Settings
 
 DECLARED = settings()
@@ -25,7 +26,12 @@ DMARC = Question("_dmarc.example.org", "TXT")
 
 
 def good(declared: Settings = DECLARED) -> Seen:
-    return seen(_values(declared), asked=[Question(name, "CAA") for name in ("mail.example.org", "example.org")])
+    return seen(_values(declared), _asked(declared))
+
+
+def _asked(declared: Settings) -> list[Question]:
+    """What is asked beside the records that should be there."""
+    return [*unwanted(declared), *(Question(name, "CAA") for name in parents(declared.host.name))]
 
 
 def _values(declared: Settings) -> Values:
@@ -127,11 +133,35 @@ def test_a_name_that_a_form_has_completed_is_told_as_that() -> None:
     assert "Enter the name without it" in finding.do
 
 
+def test_what_is_left_of_a_former_server_or_provider_is_an_error() -> None:
+    declared = settings(addresses=["203.0.113.25"])
+    assert judged(good(declared), declared) == []
+    for question, value in (
+        (Question("mail.example.org", "AAAA"), "2001:db8::99"),
+        (Question("_mta-sts.example.org", "TXT"), "v=STSv1; id=20200101;"),
+    ):
+        left = seen(_values(declared) | {question: (value,)}, _asked(declared))
+        finding = only(left, declared)
+        assert (finding.level, finding.name, finding.type, finding.seen) == ("error", *question, value)
+
+
 def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
-    declared = settings("test.example.org", host="mail.test.example.org")
-    root = {Question("example.org", "MX"): ("10 mx.example.net.",), Question("example.org", "TXT"): ("v=spf1 -all",)}
-    caa = [Question(name, "CAA") for name in ("mail.test.example.org", "test.example.org", "example.org")]
-    assert judged(seen(_values(declared) | root, asked=caa), declared) == []
+    """Whatever the domain above says at the same names, it is not ours."""
+    declared = settings("test.example.org", host="mail.test.example.org", addresses=["203.0.113.25"])
+    now = seen(_values(declared), _asked(declared))
+    wrong = Answer(("10 mx.example.net.", "v=spf1 +all", "v=STSv1; id=1;"), alias="elsewhere.example.net")
+    own = [*_values(declared), Question("mail.test.example.org", "AAAA"), Question("_mta-sts.test.example.org", "TXT")]
+    above = {
+        Question(name.replace("test.example.org", "example.org"), type_): wrong
+        for name, type_ in own
+        if "test.example.org" in name
+    }
+    both = changed(
+        now,
+        public={**now.names.public, **above},
+        authoritative={**now.names.authoritative, **{question: {SERVER: wrong} for question in above}},
+    )
+    assert judged(both, declared) == []
 
 
 # --- the server on port 25

@@ -10,6 +10,7 @@ from mailkeep.dns import records
 from mailkeep.dns.ask import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
+from mailkeep.dns.look import unwanted
 from mailkeep.dns.records import Record
 
 DECLARED = settings(
@@ -31,7 +32,7 @@ OTHER = {
 
 
 def findings(published: Values) -> list[Finding]:
-    return judge(DECLARED, KEYS, seen(published, asked=[*GOOD, *_authorities()]))
+    return judge(DECLARED, KEYS, seen(published, asked=[*GOOD, *unwanted(DECLARED), *_authorities()]))
 
 
 def _authorities() -> Iterator[Question]:
