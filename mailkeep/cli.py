@@ -338,7 +338,7 @@ def dns_records(
     elif as_json:
         print(json.dumps([record.asdict() for record in (*listed, *records.reverse(declared))], indent=2))
     else:
-        _print_records(listed, declared)
+        _print_records(listed, records.elsewhere(declared, keys), declared)
 
 
 def _write_octodns(listed: list[Record], target: Path) -> None:
@@ -351,7 +351,7 @@ def _write_octodns(listed: list[Record], target: Path) -> None:
         out.print(target / file, markup=False)
 
 
-def _print_records(listed: list[Record], declared: Settings) -> None:
+def _print_records(listed: list[Record], elsewhere: list[Record], declared: Settings) -> None:
     """Each value on a line of its own, whole, so that it can be copied."""
     for record in listed:
         out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why} ({record.source})[/]")
@@ -359,6 +359,10 @@ def _print_records(listed: list[Record], declared: Settings) -> None:
     out.print("[bold]At the hoster of the addresses[/] (reverse DNS):")
     for record in records.reverse(declared):
         out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why} ({record.source})[/]")
+    if elsewhere:
+        out.print("\n[bold]Not yours to set[/]: ask whoever has these zones, or few will send reports there.")
+    for record in elsewhere:
+        out.print(f"  {record.name}  {record.type}  {record.value}  [dim]{record.why} ({record.source})[/]")
     for text in records.instructions(declared):
         out.print(f"\n{text}", markup=False)
 

@@ -50,7 +50,13 @@ def _octodns_zone(domain: str, records: list[Record]) -> str:
     for (name, kind), same in groupby(sorted(records, key=_rrset), key=_rrset):
         values = [_octodns_value(record) for record in same]
         names.setdefault(_within(name, domain), []).append({"ttl": TTL, "type": kind, "values": values})
-    return str(yaml.safe_dump(names, sort_keys=True, width=float("inf")))
+    ordered = {name: names[name] for name in sorted(names, key=_natural)}
+    return str(yaml.safe_dump(ordered, sort_keys=False, width=float("inf")))
+
+
+def _natural(name: str) -> list[str | int]:
+    """octoDNS insists on this order of keys: www2 before www10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _rrset(record: Record) -> tuple[str, str]:
@@ -61,7 +67,7 @@ def _octodns_value(record: Record) -> object:
     if record.type == "TXT":
         return record.value.replace(";", "\\;")
     if fields := _OCTODNS_FIELDS.get(record.type):
-        return dict(zip(fields, map(_plain, record.value.split()), strict=True))
+        return dict(sorted(zip(fields, map(_plain, record.value.split()), strict=True)))
     return record.value
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import get_args
 
@@ -28,6 +29,7 @@ def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
     listed = [*records.wanted(settings, secrets), *records.reverse(settings)]
     found = [
         *published(listed, seen.names),
+        *_elsewhere(records.elsewhere(settings, secrets), seen.names),
         *_leftovers(settings, seen.names),
         *_servers(seen.names),
         *_aliases(settings, seen.names),
@@ -109,6 +111,14 @@ def _late(question: Question, public: Answer) -> Finding:
     wait = f"for up to {public.ttl} seconds" if public.ttl else "for about an hour"
     problem = "its servers say it, but the resolver that was asked does not yet"
     return Finding("instruction", *question, problem, ", ".join(public.values), f"Wait {wait}, then check again")
+
+
+def _elsewhere(listed: list[Record], names: Names) -> Iterator[Finding]:
+    """What only somebody else can set right."""
+    for finding in published(listed, names):
+        whose = registered(finding.name)
+        do = f"Ask whoever has {whose} to set v=DMARC1, or have reports go to yourself (dns.reports)"
+        yield replace(finding, do=do)
 
 
 def _leftovers(settings: Settings, names: Names) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ def look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) 
 
 
 async def _look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
-    listed = (*records.wanted(settings, secrets), *records.reverse(settings))
+    listed = (*records.wanted(settings, secrets), *records.elsewhere(settings, secrets), *records.reverse(settings))
     questions = [Question(record.name, record.type) for record in listed]
     authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))

@@ -41,7 +41,21 @@ class Record:
 
 
 def wanted(settings: Settings, secrets: Secrets) -> list[Record]:
-    """All records but the PTR ones, the most important first."""
+    """The records of your zones, the most important first."""
+    return [record for record in _all(settings, secrets) if not _is_elsewhere(record, settings)]
+
+
+def elsewhere(settings: Settings, secrets: Secrets) -> list[Record]:
+    """Those that only somebody else can set: where reports go to a domain that is none of yours, it must agree."""
+    return [record for record in _all(settings, secrets) if _is_elsewhere(record, settings)]
+
+
+def _is_elsewhere(record: Record, settings: Settings) -> bool:
+    yours = (settings.host.name, *settings.domains, *settings.dns.never_send)
+    return registered(record.name) not in map(registered, yours)
+
+
+def _all(settings: Settings, secrets: Secrets) -> list[Record]:
     listed = [
         *_host(settings, secrets),
         *(record for domain in settings.domains for record in _domain(domain, settings)),

@@ -42,7 +42,7 @@ def part(settings: Settings, secrets: Secrets) -> Part:
 
 def _config(settings: Settings, secrets: Secrets) -> bytes:
     """What `on_server` reads: which records to look at, and which entries of which lists."""
-    listed = [*records.wanted(settings, secrets), *records.reverse(settings)]
+    listed = [*records.wanted(settings, secrets), *records.elsewhere(settings, secrets), *records.reverse(settings)]
     lists = [
         {
             "list": one.zone,

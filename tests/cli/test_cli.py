@@ -389,6 +389,16 @@ def test_the_formats_of_dns_records_say_the_same(mailkeep: Run) -> None:
     assert [one["type"] for one in listed].count("PTR") == 2
 
 
+def test_a_record_in_somebody_elses_zone_is_told_apart(home: Path, mailkeep: Run) -> None:
+    name = "example.org._report._dmarc.example.net"
+    file = home / "mail.yml"
+    file.write_text(f"{file.read_text()}\ndns:\n  reports: reports@example.net\n")
+    ours, theirs = mailkeep("dns", "home").out.split("Not yours to set")
+    assert (name in ours, name in theirs) == (False, True)
+    for as_others_want in ("--zone", "--form"):
+        assert name not in mailkeep("dns", "home", as_others_want).out
+
+
 @pytest.mark.usefixtures("home")
 def test_octodns_gets_a_file_for_each_zone(mailkeep: Run, tmp_path: Path) -> None:
     said = mailkeep("dns", "home", "--octodns", str(tmp_path / "octodns"))

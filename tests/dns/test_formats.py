@@ -16,7 +16,10 @@ from mailkeep.dns import formats, records
 from mailkeep.dns.records import Record
 
 DECLARED = settings(
-    "example.org", "example.com", never_send=["www.example.org"], mta_sts="testing", caa=["letsencrypt.org"]
+    *("example.org", "example.com"),
+    never_send=["www.example.org", "www2.example.org", "www10.example.org"],  # octoDNS wants them in this order
+    mta_sts="testing",
+    caa=["letsencrypt.org"],
 )
 LISTED = records.wanted(DECLARED, keys(DECLARED))
 
@@ -96,6 +99,11 @@ def _production(directory: Path, files: dict[str, str]) -> dict[str, object]:
 def test_the_domain_itself_is_at_the_top_for_octodns() -> None:
     [mx] = [one for one in yaml.safe_load(formats.octodns(LISTED)["example.org.yaml"])[""] if one["type"] == "MX"]
     assert mx["values"] == [{"preference": 10, "exchange": "mail.example.org."}]
+
+
+def test_nobody_elses_zone_has_a_file() -> None:
+    declared = settings(reports="dmarc@example.net")
+    assert set(formats.octodns(records.wanted(declared, keys(declared)))) == {"example.org.yaml"}
 
 
 def test_reverse_names_are_complete_in_a_zone_file() -> None:

@@ -145,6 +145,14 @@ def test_what_is_left_of_a_former_server_or_provider_is_an_error() -> None:
         assert (finding.level, finding.name, finding.type, finding.seen) == ("error", *question, value)
 
 
+def test_an_authorisation_for_reports_is_somebody_elses_to_set() -> None:
+    declared = settings(reports="dmarc@example.net")
+    asked = [Question(one.name, one.type) for one in records.elsewhere(declared, keys(declared))]
+    found = judged(seen(_values(declared), [*_asked(declared), *asked]), declared)
+    assert {(finding.level, finding.name) for finding in found} == {("warning", question.name) for question in asked}
+    assert all(finding.do.startswith("Ask whoever has example.net") for finding in found)
+
+
 def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
     """Whatever the domain above says at the same names, it is not ours."""
     declared = settings("test.example.org", host="mail.test.example.org", addresses=["203.0.113.25"])

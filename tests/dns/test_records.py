@@ -94,9 +94,15 @@ def test_reports_that_go_to_another_registered_domain_are_authorised_there() -> 
     def authorised(declared: Settings) -> set[str]:
         return {record.name for record in listed(declared) if "._report." in record.name}
 
+    def elsewhere(declared: Settings) -> set[str]:
+        return {record.name for record in records.elsewhere(declared, keys(declared))}
+
     assert authorised(settings("example.org", "shop.example.org")) == set()
     assert authorised(settings("example.org", "example.com")) == {"example.com._report._dmarc.mail.example.org"}
-    assert authorised(settings(reports="dmarc@example.net")) == {
+    assert elsewhere(settings("example.org", "example.com")) == set()
+    foreign = settings(reports="dmarc@example.net")
+    assert authorised(foreign) == set()  # it is not ours to publish
+    assert elsewhere(foreign) == {
         "example.org._report._dmarc.example.net",
         "mail.example.org._report._dmarc.example.net",
     }
