@@ -307,6 +307,12 @@ def drill(
         raise typer.Exit(1)
 
 
+def _directory(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("expected the name of a directory, such as octodns")
+    return Path(text)
+
+
 @app.command(
     "dns",
     epilog="Example: `mailkeep dns home`; for a web form: `mailkeep dns home --form`; for a zone file: "
@@ -318,12 +324,17 @@ def dns_records(
     zone: Annotated[bool, typer.Option("--zone", help="Print lines of a zone file.")] = False,
     form: Annotated[bool, typer.Option("--form", help="Print names and values as web forms want them.")] = False,
     octodns: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a file for each zone into DIR, for octoDNS.")
+        Path | None,
+        typer.Option(parser=_directory, metavar="DIR", help="Write a file for each zone into DIR, for octoDNS."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="See what is published. Exit 1: something is wrong.")] = False,
     resolver: Resolver = "",
 ) -> None:
     """Print the DNS records to publish, most important first, each with its reason; or check those that are."""
+    given = {"--check": check, "--zone": zone, "--form": form, "--octodns": octodns, "--json": as_json}
+    chosen = [option for option, value in given.items() if value]
+    if len(chosen) > 1 and chosen != ["--check", "--json"]:
+        raise typer.BadParameter(f"{' and '.join(chosen)} are for different things: give one. (--check takes --json.)")
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
     if check:

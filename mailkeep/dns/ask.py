@@ -19,7 +19,7 @@ from dns.rdtypes.ANY.TXT import TXT
 
 from mailkeep.errors import UserError
 
-PORT = 53  # of authoritative servers
+PORT = 53  # of name servers
 TIMEOUT = 5.0  # seconds for a question, repetitions included
 _PAYLOAD = 1232  # octets that pass everywhere unfragmented; a longer answer comes by TCP
 _AT_ONCE = 200  # questions under way; each is a socket
@@ -54,14 +54,22 @@ def resolver(where: str = "") -> dns.resolver.Resolver:
     try:
         made = dns.resolver.Resolver(configure=not where)
         if where:
-            address, _, port = where.partition("@")
-            made.nameservers, made.port = [str(ip_address(address))], int(port or 53)
+            address, at, port = where.partition("@")
+            made.nameservers, made.port = [str(ip_address(address))], _port(port) if at else PORT
     except ValueError:
-        raise UserError(f"{where!r}: no resolver. Expected the address of one, such as 192.0.2.53.") from None
+        raise UserError(
+            f"{where!r}: no resolver. Expected the address of one, such as 192.0.2.53 or 192.0.2.53@5353."
+        ) from None
     except dns.exception.DNSException as error:
         raise UserError(f"This machine has no resolver: {error}. Name one with --resolver.") from None
     _set_up(made)
     return made
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ValueError(text)
+    return int(text)
 
 
 def _set_up(made: dns.resolver.BaseResolver) -> None:

@@ -389,6 +389,30 @@ def test_the_formats_of_dns_records_say_the_same(mailkeep: Run) -> None:
     assert [one["type"] for one in listed].count("PTR") == 2
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--zone", "--form"),
+        ("--zone", "--json"),
+        ("--check", "--zone"),
+        ("--check", "--octodns", "octodns"),
+        ("--octodns", ""),
+    ],
+    ids=" ".join,
+)
+def test_dns_does_one_thing_at_a_time(
+    options: tuple[str, ...], mailkeep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    said = mailkeep("dns", "home", *options)
+    assert (said.code, said.out) == (2, "")
+    assert options[0] in said.err
+    assert not list(here.iterdir())
+
+
 def test_a_record_in_somebody_elses_zone_is_told_apart(home: Path, mailkeep: Run) -> None:
     name = "example.org._report._dmarc.example.net"
     file = home / "mail.yml"
@@ -411,9 +435,10 @@ def test_octodns_gets_a_file_for_each_zone(mailkeep: Run, tmp_path: Path) -> Non
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("command", [("dns", "home", "--check"), ("blocklists", "home")], ids=" ".join)
 def test_a_resolver_that_is_none_is_told(command: tuple[str, ...], mailkeep: Run) -> None:
-    said = mailkeep(*command, "--resolver", "quad9")
-    assert (said.code, said.out) == (1, "")
-    assert "'quad9'" in said.err
+    for none in ("quad9", "127.0.0.1@99999", "127.0.0.1@0", "127.0.0.1@-5", "127.0.0.1@", "127.0.0.1@dns"):
+        said = mailkeep(*command, "--resolver", none)
+        assert (said.code, said.out) == (1, "")
+        assert repr(none) in said.err
 
 
 @pytest.mark.usefixtures("home")
