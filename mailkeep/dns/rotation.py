@@ -125,7 +125,8 @@ def _retire(safe: Vault, former: list[StoredDkim], today: date, since: Since, na
         yield f"The former records must stay until {max(until)}: mail that was signed with their keys is under way."
     if len(over) < len(former):
         yield f"Run `mailkeep deploy {name}`, if you have not since the keys were switched: their week begins with it."
-        yield f"Then, in a week, run `mailkeep dkim rotate {name}` again."
+        again = f"From {max(until)} on" if until else "A week after that"
+        yield f"{again}, run `mailkeep dkim rotate {name}` again."
     else:
         yield "The rotation is done."
 
@@ -160,7 +161,8 @@ def signing_since(keys: list[StoredDkim], inventory: Path) -> dict[StoredDkim, d
             raise UserError(f"{name}: {error}. `ssh {name}` must get in without a question.") from None
         for key, second in zip(keys, map(int, said), strict=True):
             found[key].append(second)
-    return {key: datetime.fromtimestamp(max(seconds)).date() for key, seconds in found.items() if all(seconds)}
+    everywhere = {key: seconds for key, seconds in found.items() if seconds and all(seconds)}
+    return {key: datetime.fromtimestamp(max(seconds)).date() for key, seconds in everywhere.items()}
 
 
 # A second for each file, 0 where OpenDKIM, which reads its keys when it starts, has not started since it is there.
