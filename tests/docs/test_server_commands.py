@@ -22,10 +22,12 @@ import pytest
 from desk import Desk, init
 from documents import DOCUMENTS, Command, Settings, steps
 
+from mailkeep.dns import blocklists
 from mailkeep.lab import Internet, Lab, Server, poll
 
 ANNA, FRIEND = "anna@example.org", "friend@example.net"
 NOWHERE = "friend@bogus.test"  # no answer about it validates, so mail to it waits
+BLOCKLIST = f"{blocklists.entry_name(blocklists.LISTS[0], blocklists.LISTS[0].test)}. A 127.0.0.2\n"  # which works
 OPEN, CLOSED = True, False
 ANYONE = ssl.create_default_context()
 ANYONE.check_hostname, ANYONE.verify_mode = False, ssl.CERT_NONE
@@ -63,7 +65,7 @@ class World:
     def publish(self) -> None:
         """Enters what `mailkeep dns` says into the DNS of the lab, and a friend's mail domain."""
         reverse = [one for one in json.loads(self.tell("mailkeep dns home --json")) if one["type"] == "PTR"]
-        zone = self.tell("mailkeep dns home --zone") + "example.net. MX 10 mx.outside.test.\n"
+        zone = self.tell("mailkeep dns home --zone") + "example.net. MX 10 mx.outside.test.\n" + BLOCKLIST
         zone += "".join(f"{one['name']}. PTR {one['value']}.\n" for one in reverse)
         if zone != self.zone:
             self.internet.publish(zone, name="docs")
