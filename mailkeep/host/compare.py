@@ -62,7 +62,16 @@ def _file(want: File, is_now: PathState | None) -> FileChange | None:
 
 
 def absent(part: Part, now: Snapshot) -> list[str]:
-    return [path for path in part.absent if path in now.paths]
+    """What is there and must not be."""
+    named = [path for path in part.absent if path in now.paths]
+    wanted = {file.path for file in part.files}
+    exclusive = {directory.path for directory in part.directories if directory.exclusive}
+    strays = [
+        path
+        for path, state in now.paths.items()
+        if path.rpartition("/")[0] in exclusive and path not in wanted and state.kind != "directory"
+    ]
+    return [*named, *sorted(strays)]
 
 
 def touched(parts: Iterable[Part], now: Snapshot) -> list[str]:

@@ -15,14 +15,16 @@ STATE = "/var/lib/mailkeep-dns"
 TROUBLES = f"{STATE}/troubles.json"
 SYSTEMD = "/etc/systemd/system"
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
+ENABLED = f"{SYSTEMD}/timers.target.wants/{TIMER}"
 
 
 def part(settings: Settings, secrets: Secrets) -> Part:
     """Nothing where `resolver: system`: blocklists answer nobody who asks through a provider's resolver."""
-    if settings.resolver == "system":
-        return Part(name="DNS watch")
-    paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
     units = [f"{SYSTEMD}/{name}" for name in (SERVICE, TIMER)]
+    if settings.resolver == "system":
+        absent = (*units, ENABLED, CONFIG, str(Path(PROGRAM).parent))
+        return Part(name="DNS watch", absent=absent, units=(Unit(TIMER, enabled=False, running=False),))
+    paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
     return Part(
         name="DNS watch",
         packages=("bind9-dnsutils", "python3"),

@@ -1,12 +1,12 @@
 from mailkeep.dns.on_server import changes, listings
-from mailkeep.part import Part
 from mailkeep.parts import dns_watch
 from mailkeep.settings import Settings
 
 
 def test_the_providers_resolver_is_not_asked(declared: dict[str, object]) -> None:
     part = dns_watch.part(Settings.model_validate(declared | {"resolver": "system"}), None)  # type: ignore[arg-type]
-    assert {getattr(part, field) for field in Part.__slots__} == {"DNS watch", ()}
+    assert (part.packages, part.files, part.checks) == ((), (), ())
+    assert [unit.running for unit in part.units] == [False]
 
 
 def test_what_nobody_answers_is_neither_a_change_nor_forgotten() -> None:
