@@ -74,6 +74,9 @@ def main() -> NoReturn:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:  # a full disk, a name too long: wherever it happened, it says what to do
+        print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error, file=sys.stderr)
+        raise SystemExit(1) from None
     raise SystemExit(0)
 
 

@@ -213,6 +213,18 @@ def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
         yield from _leads_nowhere(settings, ("dns", "reports"), settings.dns.reports)
 
 
+def _names(settings: Settings) -> Iterator[InitErrorDetails]:
+    """A name that only answers over HTTPS never sends; one that sends as well would say both in the DNS."""
+    kinds = {
+        ("dns", "mta_sts"): ("mta-sts",) if settings.dns.mta_sts != "off" else (),
+        ("web", "autoconfig"): ("autoconfig", "autodiscover") if settings.web.autoconfig else (),
+    }
+    for loc, labels in kinds.items():
+        taken = {f"{label}.{domain}" for label in labels for domain in settings.domains}
+        for name in sorted(taken & {*settings.domains, settings.host.name}):
+            yield _problem(loc, name, f"{name} for this alone: it is the host, or a mail domain, as well")
+
+
 def _web(settings: Settings) -> Iterator[InitErrorDetails]:
     if settings.web.autoconfig and settings.tls.mode == "self-signed":
         want = "`no`, or a certificate that the world trusts (tls.mode): mail programs believe no other here"
@@ -258,5 +270,6 @@ CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
     _limits,
     _tls,
     _dns,
+    _names,
     _web,
 )

@@ -295,6 +295,21 @@ def test_what_is_served_over_https_needs_a_certificate_that_the_world_trusts(mai
     mail_yml.write(elsewhere.replace("autoconfig: yes", "autoconfig: no")).load()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("name: mail.example.org", "name: autoconfig.example.org", "web.autoconfig"),
+        ("name: mail.example.org", "name: mta-sts.example.org", "dns.mta_sts"),
+        ("- example.net", "- example.net\n  - autodiscover.example.net", "web.autoconfig"),
+    ],
+)
+def test_a_name_that_answers_over_https_is_no_name_that_sends(
+    mail_yml: Inventory, old: str, new: str, field: str
+) -> None:
+    problems = mail_yml.change(old, new).problems()
+    assert [problem.field for problem in problems if "for this alone" in problem.want] == [field]
+
+
 def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> None:
     bad = "".join(f"  - address: user{n}@example.org\n    password: hunter2\n" for n in range(30))
     changed = mail_yml.change("accounts:\n", f"accounts:\n{bad}")
