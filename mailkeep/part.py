@@ -28,7 +28,8 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file, written whole. The content of a `secret` one never appears in any output."""
+    """A regular file, written whole. The content of a `secret` one never appears in any output. An `initial` one is
+    put there only where there is none: what becomes of it is the host's own business."""
 
     path: str
     content: bytes = field(repr=False)
@@ -36,6 +37,7 @@ class File:
     group: str = "root"
     mode: int = 0o644
     secret: bool = False
+    initial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

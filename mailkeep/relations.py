@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import InitErrorDetails
 
+from mailkeep import certificate
 from mailkeep.source import Loc, dotted
-from mailkeep.values import wrong
+from mailkeep.values import SERVICES, wrong
 
 if TYPE_CHECKING:
     from mailkeep.settings import Settings
@@ -164,6 +165,9 @@ def _ports(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("ssh", "port"), settings.ssh.port, f"another port: {service} listens there")
     if settings.ssh.port == 443 and (settings.serves_policy or settings.web.autoconfig):
         yield _problem(("ssh", "port"), settings.ssh.port, "another port: what `web` serves is there")
+    if settings.tls.answers_on_port_80 and settings.ssh.port == SERVICES["http"]:
+        want = "another port: the certificate authority asks there (tls.acme.challenge: http-01)"
+        yield _problem(("ssh", "port"), settings.ssh.port, want)
 
 
 def _networks(settings: Settings) -> Iterator[InitErrorDetails]:
@@ -195,6 +199,27 @@ def _tls(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("tls", "certificate"), None, want)
     if settings.tls.mode != "files" and settings.tls.certificate is not None:
         yield _problem(("tls", "certificate"), settings.tls.certificate, "`mode: files`, or no certificate")
+
+
+def _acme(settings: Settings) -> Iterator[InitErrorDetails]:
+    tls, acme = settings.tls, settings.tls.acme
+    if tls.mode != "acme":
+        for name in acme.model_fields_set:
+            yield _problem(("tls", "acme", name), getattr(acme, name), "`mode: acme`, or nothing below tls.acme")
+        return
+    if acme.challenge == "dns-01" and acme.provider is None:
+        want = "who has your DNS, by the name that `lego dnshelp` lists, since tls.acme.challenge is dns-01"
+        yield _problem(("tls", "acme", "provider"), None, want)
+    if acme.challenge == "http-01" and acme.provider is not None:
+        yield _problem(("tls", "acme", "provider"), acme.provider, "`challenge: dns-01`, or no provider")
+    if settings.tls.answers_on_port_80 and SERVICES["http"] in settings.firewall.open:
+        index = settings.firewall.open.index(SERVICES["http"])
+        want = "tls.acme.challenge: dns-01 beside it; else the certificate authority would ask what listens there"
+        yield _problem(("firewall", "open", index), SERVICES["http"], want)
+    issuer = certificate.issuer(settings)
+    if settings.dns.caa and issuer and issuer not in settings.dns.caa:
+        want = f"{issuer} too, which tls.acme.directory is of; or it may not issue"
+        yield _problem(("dns", "caa"), settings.dns.caa, want, ", ".join(settings.dns.caa))
 
 
 def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
@@ -269,6 +294,7 @@ CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
     _networks,
     _limits,
     _tls,
+    _acme,
     _dns,
     _names,
     _web,

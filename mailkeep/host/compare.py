@@ -54,6 +54,8 @@ def files(part: Part, now: Snapshot) -> list[FileChange]:
 def _file(want: File, is_now: PathState | None) -> FileChange | None:
     if is_now is None:
         return FileChange(want, "new")
+    if want.initial:
+        return None
     if is_now.digest != hashlib.sha256(want.content).hexdigest():
         return FileChange(want, "content")
     if (is_now.owner, is_now.group, is_now.mode) != (want.owner, want.group, want.mode):

@@ -35,7 +35,7 @@ CLOCK_SECONDS = 60.0
 CONNECT_SECONDS = 5
 RESOLVER_PORT = 53
 
-OURS = {"master", "dovecot", "imap-login", "unbound"}
+OURS = {"master", "dovecot", "imap-login", "unbound", "lego"}
 WEB_SERVER = "nginx"  # only where our own unit is: it may well be somebody's web server
 OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertcpd"}  # they go with their package
 OTHER_CONFIGURATIONS = (
@@ -321,7 +321,7 @@ def _ports(settings: Settings, seen: Seen) -> Iterator[str]:
     allowed = OURS | (OTHER_DAEMONS if seen.mtas else set()) | ({WEB_SERVER} if seen.web else set())
     for listener in seen.listeners or ():
         if _wanted(settings, listener) and not set(listener.programs) & allowed:
-            advice = ", or set `resolver: system`" if listener.port == RESOLVER_PORT else ""
+            advice = _INSTEAD.get(listener.port, "")
             yield f"Port {listener.port} is taken by {listener}. Stop and disable what listens there{advice}."
         elif WEB_SERVER in listener.programs and firewall.HTTPS in firewall.served(settings) and not seen.web:
             yield f"{listener} is somebody's web server, and would be stopped: see `web` and `dns.mta_sts`."
@@ -335,10 +335,13 @@ def _resolver(settings: Settings, seen: Seen) -> Iterator[str]:
         )
 
 
+_INSTEAD = {RESOLVER_PORT: ", or set `resolver: system`", firewall.HTTP: ", or set `tls.acme.challenge: dns-01`"}
+
+
 def _wanted(settings: Settings, listener: Listener) -> bool:
     if listener.port == RESOLVER_PORT:
         return settings.resolver == "local" and listener.address in ("127.0.0.1", "0.0.0.0", "*")  # noqa: S104
-    return listener.protocol == "tcp" and listener.port in firewall.served(settings)
+    return listener.protocol == "tcp" and listener.port in firewall.used(settings)
 
 
 def _lockout(settings: Settings, login: Login, seen: Seen) -> Iterator[str]:

@@ -44,8 +44,7 @@ def _conf(settings: Settings, pages: tuple[web.Page, ...]) -> bytes:
     return render(
         "web/nginx.conf",
         versions=sorted({address.version for address in settings.host.addresses}),
-        certificate=certificates.CERTIFICATE,
-        key=certificates.KEY,
+        pem=certificates.PEM,
         pages=pages,
         directory=PAGES,
         run=RUN,

@@ -222,7 +222,7 @@ def only_that_senders_mail_is_gone(world: World, _said: str) -> None:
     assert {sender for sender, _ in world.queue()} == {"root@mail.example.org"}
 
 
-@after("openssl x509 -in /etc/mailkeep/tls/certificate.pem -noout -subject", "day-two.md")
+@after("openssl x509 -in /etc/mailkeep/tls/server.pem -noout -subject", "day-two.md")
 def the_certificate_of_ones_own_is_shown_to_all(world: World, _said: str) -> None:
     ours = (world.desk.clone / "fullchain.pem").read_text().split()
     for port in (465, 993):

@@ -219,7 +219,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/unbound/unbound.conf.d/mailkeep.conf": (lambda text: text + "nonsense: yes\n", "unknown keyword"),
         "/etc/dhcp/dhclient-enter-hooks.d/mailkeep": (lambda text: text + "if (\n", "Syntax error"),
         "/etc/dhcpcd.enter-hook": (lambda text: text + "if (\n", "Syntax error"),
-        "/etc/mailkeep/tls/certificate.pem": (lambda _: "nonsense\n", "Could not find certificate"),
+        "/etc/mailkeep/tls/server.pem": (lambda _: "nonsense\n", "Could not find certificate"),
         "/etc/opendkim.conf": (lambda text: text + "Nonsense yes\n", "unrecognized parameter"),
         "/etc/dovecot/dovecot.conf": (lambda text: text.replace("ssl_min", "ssl_mim"), "Unknown setting: ssl_mim"),
         "/etc/postfix/main.cf": (lambda text: text + "smtpd_bannner = x\n", "unused parameter: smtpd_bannner"),
@@ -233,7 +233,10 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
     },
     {
-        "/etc/mailkeep/tls/key.pem": (lambda _: other_key(), "is not the key of"),
+        "/etc/mailkeep/tls/server.pem": (
+            lambda text: other_key() + text.partition("-----END PRIVATE KEY-----\n")[2],
+            "its key is not the key of its certificate",
+        ),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
         "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),

@@ -222,7 +222,7 @@ REFUSED = [
     ("  host: smtp.example.com", "  host: mail.example.org", "relay.host", "mail.example.org", "another host"),
     ("port: submission", "port: 0", "relay.port", '"0"', "from 1 to 65535"),
     ("user: anna", "user: 'anna:x'", "relay.user", "anna:x", "colons"),
-    ("mode: files", "mode: acme", "tls.mode", '"acme"', "'self-signed' or 'files'"),
+    ("mode: files", "mode: letsencrypt", "tls.mode", '"letsencrypt"', "'self-signed', 'files' or 'acme'"),
     ("certificate: chain.pem", "certificate: ../chain.pem", "tls.certificate", "../chain.pem", "beside mail.yml"),
     ("certificate: chain.pem", "certificate: /etc/shadow", "tls.certificate", "/etc/shadow", "beside mail.yml"),
     ("format: slack", "format: teams", "alerts.webhook.format", '"teams"', "'ntfy', 'slack' or 'matrix'"),

@@ -1,10 +1,9 @@
 """How connections are encrypted, and the certificate that is shown."""
 
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailkeep import certificate
 from mailkeep.secrets import Secrets, tls_names
@@ -13,6 +12,7 @@ from mailkeep.verify.promises import BrokenError, doubt, hold
 from mailkeep.verify.target import Seen
 
 DAYS_LEFT = 21
+PART_LEFT = 1 / 6  # of a certificate's life: those by ACME may last for days only
 
 
 def test_old_tls_is_refused(seen: Seen, deploy: str) -> None:
@@ -36,39 +36,69 @@ def test_weak_ciphers_are_refused(seen: Seen, deploy: str) -> None:
 
 
 def test_the_declared_certificate_is_shown(seen: Seen, settings: Settings, secrets: Secrets, deploy: str) -> None:
-    """Every port shows the declared certificate, and it is for this host."""
-    declared = _declared(secrets)
-    shown = {one["port"]: base64.b64decode(one["certificate"]) for one in seen["tls"]}
-    der = declared.public_bytes(Encoding.DER)
+    """Every port shows the declared certificate, and it is for this host.
+
+    By ACME, one for the declared key."""
+    declared, by_acme = _declared(secrets), settings.tls.mode == "acme"
+    shown = _shown(seen)
     hold(
-        (f"port {port}: {_described(other)}" for port, other in shown.items() if other != der),
-        expected=_described(der),
-        remedy=f"{deploy} puts it in place and has the services read it.",
+        (f"port {port}: {_described(other)}" for port, other in shown.items() if not _same(other, declared, by_acme)),
+        expected=_described(declared) + (", or another one for its key" if by_acme else ""),
+        remedy=_ACME_SAYS if by_acme else f"{deploy} puts it in place and has the services read it.",
     )
-    names = tls_names(settings)
-    if not all(certificate.covers(declared, name) for name in names):
-        raise BrokenError(
-            f"a certificate for {', '.join(names)}",
-            _described(der),
-            "Bring in a certificate for these names with `mailkeep tls`.",
-        )
+    for one in (declared, *shown.values()):
+        needed = (settings.host.name,) if by_acme else tls_names(settings)  # by ACME, the others may come later
+        if not all(certificate.covers(one, name) for name in needed):
+            raise BrokenError(
+                f"a certificate for {', '.join(needed)}",
+                _described(one),
+                _ACME_SAYS if by_acme else "Bring in a certificate for these names with `mailkeep tls`.",
+            )
 
 
-def test_the_certificate_lasts(secrets: Secrets) -> None:
-    """The certificate does not run out soon."""
-    left = _declared(secrets).not_valid_after_utc - datetime.now(UTC)
+def test_the_certificate_lasts(seen: Seen, settings: Settings, secrets: Secrets) -> None:
+    """The certificate does not run out soon.
+
+    By ACME, it is the authority's."""
+    by_acme = settings.tls.mode == "acme"
     doubt(
-        [f"{left.days} days left"] if left.days < DAYS_LEFT else [],
+        {said for one in _shown(seen).values() if (said := _fault(one, tls_names(settings)))}
+        if by_acme
+        else [said for said in (_ends(_declared(secrets)),) if said],
         expected=f"at least {DAYS_LEFT} days left",
-        remedy="Renew it, bring it in with `mailkeep tls`, and deploy.",
+        remedy=_ACME_SAYS if by_acme else "Renew it, bring it in with `mailkeep tls`, and deploy.",
     )
+
+
+_ACME_SAYS = "`systemctl start mailkeep-certificate` on the server gets one, or says why not."
+
+
+def _shown(seen: Seen) -> dict[int, x509.Certificate]:
+    return {one["port"]: x509.load_der_x509_certificate(base64.b64decode(one["certificate"])) for one in seen["tls"]}
+
+
+def _same(one: x509.Certificate, declared: x509.Certificate, by_acme: bool) -> bool:
+    return one.public_key() == declared.public_key() if by_acme else one == declared
+
+
+def _fault(one: x509.Certificate, names: tuple[str, ...]) -> str:
+    if one.issuer == one.subject:
+        return "there is none of the authority's yet"
+    lacking = ", ".join(name for name in names if not certificate.covers(one, name))
+    return f"it is not for {lacking}" if lacking else _ends(one)
+
+
+def _ends(one: x509.Certificate) -> str:
+    """Whether it has less left than it should, and how much."""
+    end = one.not_valid_after_utc
+    left, least = end - datetime.now(UTC), min(timedelta(DAYS_LEFT), (end - one.not_valid_before_utc) * PART_LEFT)
+    return f"{left.days} days left" if left < least else ""
 
 
 def _declared(secrets: Secrets) -> x509.Certificate:
     return x509.load_pem_x509_certificates(secrets.tls.certificate)[0]
 
 
-def _described(der: bytes) -> str:
-    shown = x509.load_der_x509_certificate(der)
+def _described(shown: x509.Certificate) -> str:
     until = f"{shown.not_valid_after_utc:%Y-%m-%d}"
     return f"{shown.subject.rfc4514_string()}, serial number {shown.serial_number:x}, valid until {until}"
