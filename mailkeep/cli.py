@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -418,6 +418,26 @@ def rotate(
         return rotation.unseen(keys, ask.resolver(resolver))
 
     for line in rotation.rotate(declared, directory, date.today(), unseen, now=now):
+        out.print(line, markup=False)
+
+
+@app.command("tls-roll", epilog="Example: `mailkeep tls-roll home`, again and again, as it says")
+def tls_roll(
+    name: Name,
+    now: Annotated[bool, typer.Option("--now", help="Begin even if the key is not a month old.")] = False,
+    resolver: Resolver = "",
+) -> None:
+    """Replace the TLS key that certificates by ACME are for, a step at a time: publish, show once seen, retire."""
+    from mailkeep.acme import roll
+    from mailkeep.dns import ask
+
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+
+    def unseen(record: Record) -> tuple[list[str], int]:
+        return roll.unseen(record, ask.resolver(resolver))
+
+    for line in roll.roll(declared, directory, datetime.now(UTC), unseen, roll.shown, now=now):
         out.print(line, markup=False)
 
 

@@ -90,6 +90,10 @@ class Secrets:
     acme: Variables | None = field(repr=False, default=None)
 
     @property
+    def published_tls(self) -> tuple[bytes, ...]:
+        return (self.tls.certificate, *self.other_tls)
+
+    @property
     def published_dkim(self) -> tuple[DkimKey, ...]:
         return tuple(dict.fromkeys((*self.dkim, *self.other_dkim)))  # an interrupted rotation leaves one twice
 

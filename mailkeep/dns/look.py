@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import dns.resolver
 
+from mailkeep import certificate
 from mailkeep.dns import evaluate, mta_sts, port25, records
 from mailkeep.dns.ask import Answer, Answers, Client, Question
 from mailkeep.dns.evaluate import Dmarc, Spf
@@ -55,7 +56,7 @@ def look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) 
 async def _look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
     listed = (*records.wanted(settings, secrets), *records.reverse(settings))
     questions = [Question(record.name, record.type) for record in listed]
-    authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
+    authorities = [Question(above, "CAA") for name in certificate.names(settings) for above in parents(name)]
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     names, greetings, served = await asyncio.gather(
         _names(questions, authorities, resolver), _greetings(settings), _served(settings, Client(resolver))

@@ -15,9 +15,8 @@ from octodns.manager import Manager
 from mailkeep.dns import formats, records
 from mailkeep.dns.records import Record
 
-DECLARED = settings(
-    "example.org", "example.com", never_send=["www.example.org"], mta_sts="testing", caa=["letsencrypt.org"]
-)
+BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
+DECLARED = settings("example.org", "example.com", never_send=["www.example.org"], mta_sts="testing", tls=BY_DNS)
 LISTED = records.wanted(DECLARED, keys(DECLARED))
 
 

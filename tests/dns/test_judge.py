@@ -53,6 +53,41 @@ def only(now: Seen, declared: Settings = DECLARED) -> Finding:
     return finding
 
 
+# --- who may issue
+
+ACME = settings(tls={"mode": "acme"})
+BY_DNS = settings(tls={"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}})
+HOST_CAA, ABOVE_CAA = Question("mail.example.org", "CAA"), Question("example.org", "CAA")
+
+
+def with_caa(declared: Settings, *at_host: str, above: tuple[str, ...] = ()) -> list[str]:
+    """What is said to be kept out, when the zone has these CAA records."""
+    zone = {question: found for question, found in _values(declared).items() if question.type != "CAA"}
+    now = seen(zone | {HOST_CAA: at_host, ABOVE_CAA: above})
+    return [finding.name for finding in judged(now, declared) if "keeps letsencrypt.org out" in finding.problem]
+
+
+def test_an_issuer_that_caa_keeps_out_is_told_at_the_records_that_do() -> None:
+    assert judged(good(ACME), ACME) == []
+    assert judged(good(BY_DNS), BY_DNS) == []
+    assert with_caa(ACME) == []
+    assert with_caa(ACME, above=('0 issue "ca.example.net"',)) == ["example.org"]
+    assert with_caa(ACME, '0 issue ";"') == ["mail.example.org"]
+    assert with_caa(ACME, '0 issue "letsencrypt.org"', above=('0 issue ";"',)) == []
+    assert with_caa(ACME, '0 iodef "mailto:you@example.net"') == []
+    assert with_caa(ACME, '0 issue "ca.example.net"', '0 issue "LetsEncrypt.org; accounturi=x"') == []
+
+
+def test_an_issuer_is_kept_out_by_the_method_too() -> None:
+    assert with_caa(ACME, '0 issue "letsencrypt.org; validationmethods=dns-01"') == ["mail.example.org"]
+    assert with_caa(BY_DNS, '0 issue "letsencrypt.org; validationmethods=http-01,dns-01"') == []
+
+
+def test_a_space_in_a_caa_record_means_nothing() -> None:
+    zone = _values(BY_DNS) | {HOST_CAA: ('0 issue "letsencrypt.org ; validationmethods=dns-01"',)}
+    assert judged(seen(zone, asked=[ABOVE_CAA]), BY_DNS) == []
+
+
 # --- servers and resolvers
 
 

@@ -24,7 +24,7 @@ def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any
 def test_one_word_is_enough() -> None:
     tls = declared().tls
     assert (tls.acme.directory, tls.acme.challenge, tls.answers_on_port_80) == (LETS_ENCRYPT, "http-01", True)
-    assert certificate.names(declared()) == ("mail.example.org",)
+    assert tls_names(declared()) == ("mail.example.org",)
 
 
 DNS_01 = {"challenge": "dns-01"}
