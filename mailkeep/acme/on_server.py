@@ -9,7 +9,6 @@ Usage: on_server.py CONFIG, on_server.py --order CONFIG (in lego's unit), or on_
 """
 
 import calendar
-import hashlib
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from typing import Any
 
 PART_LEFT = 1 / 3  # of its life, below which a certificate is renewed; 30 of 90 days
 PART_NEAR = 1 / 6  # below which one for the host name alone is better than none
-PAUSE = 11 * 3600.0  # seconds until another try, while what is there does
+PATIENCE = 86_400.0  # seconds that it may fail, each hour anew, until the operator hears of it
 SAID = 400  # characters of what the authority says
 
 
@@ -75,10 +74,10 @@ def tries(config: dict[str, Any], present: Certificate, now: float) -> list[list
     return [names, [host]] if short and len(names) > 1 else [names]
 
 
-def is_told(config: dict[str, Any], present: Certificate, failures: int, now: float) -> bool:
-    """Whether the operator hears of it: of the first failure only if it shows."""
+def is_told(config: dict[str, Any], present: Certificate, since: float, now: float) -> bool:
+    """Whether the operator hears of it: at once if it shows, else only if it has failed `since` long."""
     fine = present.serves(config["names"][0], now) and set(config["names"]) <= present.names
-    return not fine or failures > 1
+    return not fine or now - since >= PATIENCE
 
 
 # --- openssl
@@ -190,40 +189,33 @@ def reload(services: list[str]) -> None:
 
 
 class Keeper:
-    """What is known from the last run is in `state`: the authority's directory that the certificate came `from`, and
-    whether services are yet to `reload` it; how many `failures` there were in a row, when it was last `tried`, with
-    which `config`, and what was `said`."""
+    """What is known from the last run is in `state`: the authority's directory that the certificate came `from`,
+    whether services are yet to `reload` it, and since when it fails, if it does (`failing`)."""
 
-    def __init__(self, config: dict[str, Any], digest: str) -> None:
-        self.config, self.digest = config, digest
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
         self.directory = Path(config["state"])
         self.file = self.directory / "state.json"
         self.state: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.pem = Path(config["certificate"])
 
-    def look(self, now: float, *, by_itself: bool) -> None:
+    def look(self, now: float) -> None:
         """Raises FailedError, once it is written down, when there should be another certificate and is not."""
         if self.state.get("reload"):  # the last run was killed before
             self._reload()
         key, present = public(self.config["key"]), self._present()
-        why = need(self.config, present, key, self.state.get("from", ""), now)
-        if not why:
+        why, failed = need(self.config, present, key, self.state.get("from", ""), now), ""
+        if why:
+            print(f"A certificate is asked for: {why}.", flush=True)
+            failed = self._renew(present, key, now)
+        else:
             print("Nothing to do.")
-            self._write({"failures": 0}, "")
-            return
-        if by_itself and self._waits(present, now):
-            raise FailedError(self.state["said"])
-        print(f"A certificate is asked for: {why}.", flush=True)
-        failed = self._renew(present, key, now)
+        since = (self.state.get("failing") or now) if failed else 0
+        told = {"certificate": failed} if failed and is_told(self.config, self._present(), since, now) else {}
+        put(self.directory / "troubles.json", json.dumps({"troubles": told}, indent=1) + "\n")
+        self._write({"failing": since})
         if failed:
-            failures = int(self.state.get("failures", 0)) + 1
-            present = self._present()
-            self._write(
-                {"failures": failures, "said": failed, "tried": now, "config": self.digest},
-                failed if is_told(self.config, present, failures, now) else "",
-            )
             raise FailedError(failed)
-        self._write({"failures": 0}, "")
 
     def _present(self) -> Certificate:
         """What services show; one that is good for nothing where there is none."""
@@ -231,10 +223,6 @@ class Keeper:
             return read(self.pem.read_text())
         except (FailedError, OSError):
             return Certificate("", frozenset(), 0, 0, issued=False)
-
-    def _waits(self, present: Certificate, now: float) -> bool:
-        recent = 0 <= now - self.state.get("tried", 0) < PAUSE and self.state.get("failures", 0)
-        return bool(recent and self.state.get("config") == self.digest and present.serves(self.config["names"][0], now))
 
     def _renew(self, present: Certificate, key: str, now: float) -> str:
         """Why it failed, be it only for some of the names."""
@@ -256,12 +244,9 @@ class Keeper:
         reload(self.config["services"])
         self._write({"reload": False})
 
-    def _write(self, news: dict[str, Any], trouble: str | None = None) -> None:
+    def _write(self, news: dict[str, Any]) -> None:
         self.state |= news
         put(self.file, json.dumps(self.state, indent=1) + "\n", 0o600)
-        if trouble is not None:
-            told = {"certificate": trouble} if trouble else {}
-            put(self.directory / "troubles.json", json.dumps({"troubles": told}, indent=1) + "\n")
 
 
 # --- in the unit that talks to the authority
@@ -284,16 +269,13 @@ def _lego(config: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    text = Path(arguments[-1]).read_text()
-    config = json.loads(text)
+    config = json.loads(Path(arguments[-1]).read_text())
     if "--order" in arguments:
         sys.exit(ask(config))
     if "--check" in arguments:
         return
-    digest = hashlib.sha256((text + Path(config["key"]).read_text()).encode()).hexdigest()
     try:
-        # systemd.exec(5): what a timer starts knows it. An operator who starts it does not want to wait.
-        Keeper(config, digest).look(time.time(), by_itself="TRIGGER_UNIT" in os.environ)
+        Keeper(config).look(time.time())
     except FailedError as error:
         sys.exit(str(error))
 

@@ -52,12 +52,14 @@ def test_the_host_alone_is_asked_for_only_when_time_is_short() -> None:
     assert tries(CONFIG, OWN, 0) == [[HOST]]
 
 
-def test_the_first_failure_is_told_only_if_it_shows() -> None:
-    assert not is_told(CONFIG, GOOD, 1, 61 * DAY)
-    assert is_told(CONFIG, GOOD, 2, 61 * DAY)
-    assert is_told(CONFIG, OWN, 1, 0)
-    assert is_told(CONFIG, GOOD, 1, 90 * DAY)
-    assert is_told(BOTH, GOOD, 1, 0)
+def test_a_failure_is_told_at_once_if_it_shows_and_else_after_a_day() -> None:
+    now = 61 * DAY
+    assert not is_told(CONFIG, GOOD, now, now)
+    assert not is_told(CONFIG, GOOD, now, now + 23 * 3600)
+    assert is_told(CONFIG, GOOD, now, now + 24 * 3600)
+    assert is_told(CONFIG, OWN, 0, 0)
+    assert is_told(CONFIG, GOOD, 90 * DAY, 90 * DAY)
+    assert is_told(BOTH, GOOD, 0, 0)
 
 
 # --- what lego says
@@ -98,7 +100,7 @@ def pair(tmp_path: Path) -> dict[str, Any]:
 
 def keeper(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, order: Callable[..., str]) -> Keeper:
     monkeypatch.setattr(on_server, "order", order)
-    return Keeper(config, "digest")
+    return Keeper(config)
 
 
 def refused(*_: object) -> str:
@@ -109,45 +111,27 @@ def test_a_failure_leaves_what_is_there_and_is_written_down(
     pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (tmp_path / "server.pem").read_bytes()
-    for _ in range(2):
+    for now in (1.8e9, 1.9e9):
         with pytest.raises(FailedError, match=f"no new certificate for {HOST}: too many requests"):
-            keeper(pair, monkeypatch, refused).look(1.8e9, by_itself=True)
+            keeper(pair, monkeypatch, refused).look(now)
     assert (tmp_path / "server.pem").read_bytes() == before
     assert "too many requests" in (tmp_path / "troubles.json").read_text()
-    assert keeper(pair, monkeypatch, refused).state["failures"] == 2
+    assert Keeper(pair).state["failing"] == 1.8e9
 
 
-def test_a_broken_file_is_replaced(pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_file_is_replaced_and_the_trouble_is_over(
+    pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     issued = (tmp_path / "server.pem").read_text()
     chain = issued[issued.index("-----BEGIN CERTIFICATE") :]
     (tmp_path / "server.pem").write_text("nonsense\n")
-    keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9, by_itself=True)
+    with pytest.raises(FailedError):
+        keeper(pair, monkeypatch, refused).look(1.8e9)
+    keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9)
     assert (tmp_path / "server.pem").read_text() == issued
     assert (tmp_path / "server.pem").stat().st_mode & 0o777 == 0o600
-
-
-def test_while_a_certificate_does_the_authority_is_not_asked_again_at_once(
-    pair: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[float] = []
-
-    def order(*_: object) -> str:
-        asked.append(1)
-        raise FailedError("down")
-
-    def look(now: float, *, by_itself: bool = True, digest: str = "digest") -> None:
-        monkeypatch.setattr(on_server, "order", order)
-        monkeypatch.setattr(Keeper, "_present", lambda _: replace(GOOD, key="old"))
-        with pytest.raises(FailedError, match="down"):
-            Keeper(pair, digest).look(now, by_itself=by_itself)
-
-    for now in (1, 3600, 7200):
-        look(DAY + now)
-    assert len(asked) == 1
-    look(DAY + 7200, by_itself=False)
-    look(DAY + 7201, digest="after a deploy")
-    look(DAY + 14 * 3600, digest="after a deploy")
-    assert len(asked) == 4
+    assert "no new" not in (tmp_path / "troubles.json").read_text()
+    assert Keeper(pair).state["failing"] == 0
 
 
 def test_a_reload_that_was_cut_off_is_done_by_the_next_run(
@@ -161,11 +145,11 @@ def test_a_reload_that_was_cut_off_is_done_by_the_next_run(
 
     monkeypatch.setattr(on_server, "reload", killed)
     with pytest.raises(KeyboardInterrupt):
-        keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9, by_itself=True)
+        keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9)
     monkeypatch.setattr(on_server, "reload", done.append)
-    keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9, by_itself=True)
+    keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9)
     assert done[0] == []
-    assert not Keeper(pair, "digest").state["reload"]
+    assert not Keeper(pair).state["reload"]
 
 
 def test_a_request_is_for_all_names_and_for_the_key(pair: dict[str, Any]) -> None:
