@@ -12,7 +12,6 @@ import calendar
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -136,7 +135,8 @@ def order(config: dict[str, Any], names: list[str], key: str) -> str:
     put(said, "", 0o600)
     if run("systemctl", "start", config["order"]).returncode:
         raise FailedError(_reason(said.read_text(errors="replace"), _secrets(config["credentials"])))
-    chain = Path(config["issued"]).read_text()
+    # Nothing but certificates goes where services read their key.
+    chain = "\n".join([*_CERTIFICATE.findall(Path(config["issued"]).read_text()), ""])
     got = read(chain)
     if got.key != key:
         raise FailedError("the certificate that came is for another key")
@@ -145,6 +145,9 @@ def order(config: dict[str, Any], names: list[str], key: str) -> str:
     if not got.left(time.time()):  # it may be valid only since we asked
         raise FailedError("the certificate that came is not valid now: is the clock right?")
     return chain
+
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 def _reason(said: str, secrets: list[str]) -> str:
@@ -158,11 +161,11 @@ def _reason(said: str, secrets: list[str]) -> str:
 
 
 def _secrets(file: str) -> list[str]:
-    """The values of a systemd EnvironmentFile, the longest first."""
+    """The values of a systemd EnvironmentFile, as the deploy writes it, the longest first."""
     if not Path(file).exists():
         return []
-    values = (word.partition("=")[2] for word in shlex.split(Path(file).read_text()))
-    return sorted(filter(None, values), key=len, reverse=True)
+    quoted = re.findall(r'^\w+="(.+)"$', Path(file).read_text(), re.MULTILINE)
+    return sorted((re.sub(r"\\(.)", r"\1", value) for value in quoted), key=len, reverse=True)
 
 
 def put(file: Path, text: str, mode: int = 0o644) -> None:
@@ -201,21 +204,38 @@ class Keeper:
 
     def look(self, now: float) -> None:
         """Raises FailedError, once it is written down, when there should be another certificate and is not."""
-        if self.state.get("reload"):  # the last run was killed before
-            self._reload()
-        key, present = public(self.config["key"]), self._present()
-        why, failed = need(self.config, present, key, self.state.get("from", ""), now), ""
-        if why:
-            print(f"A certificate is asked for: {why}.", flush=True)
-            failed = self._renew(present, key, now)
-        else:
-            print("Nothing to do.")
+        try:
+            failed = self._look(now)
+        except (FailedError, OSError) as error:
+            failed = str(error)
         since = (self.state.get("failing") or now) if failed else 0
         told = {"certificate": failed} if failed and is_told(self.config, self._present(), since, now) else {}
         put(self.directory / "troubles.json", json.dumps({"troubles": told}, indent=1) + "\n")
         self._write({"failing": since})
         if failed:
             raise FailedError(failed)
+
+    def _look(self, now: float) -> str:
+        """What failed, be it only for some of the names."""
+        if self.state.get("reload"):  # the last run was killed before
+            self._reload()
+        key, present = public(self.config["key"]), self._present()
+        why = need(self.config, present, key, self.state.get("from", ""), now)
+        if not why:
+            print("Nothing to do.")
+            return ""
+        print(f"A certificate is asked for: {why}.", flush=True)
+        failed = []
+        for names in tries(self.config, present, now):
+            try:
+                chain = order(self.config, names, key)
+            except (FailedError, OSError) as error:
+                failed.append(f"There is no new certificate for {', '.join(names)}: {error}")
+                continue
+            self._use(chain)
+            print(f"There is a new certificate for {', '.join(names)}.", flush=True)
+            break
+        return ". ".join(failed)
 
     def _present(self) -> Certificate:
         """What services show; one that is good for nothing where there is none."""
@@ -224,21 +244,12 @@ class Keeper:
         except (FailedError, OSError):
             return Certificate("", frozenset(), 0, 0, issued=False)
 
-    def _renew(self, present: Certificate, key: str, now: float) -> str:
-        """Why it failed, be it only for some of the names."""
-        failed = []
-        for names in tries(self.config, present, now):
-            try:
-                chain = order(self.config, names, key)
-            except (FailedError, OSError) as error:
-                failed.append(f"There is no new certificate for {', '.join(names)}: {error}")
-                continue
-            self._write({"from": self.config["directory"], "reload": True})
-            put(self.pem, Path(self.config["key"]).read_text() + chain, 0o600)
-            print(f"There is a new certificate for {', '.join(names)}.", flush=True)
-            self._reload()
-            break
-        return ". ".join(failed)
+    def _use(self, chain: str) -> None:
+        """Killed anywhere in between, the next run reloads."""
+        self._write({"reload": True})
+        put(self.pem, Path(self.config["key"]).read_text() + chain, 0o600)
+        self._write({"from": self.config["directory"]})
+        self._reload()
 
     def _reload(self) -> None:
         reload(self.config["services"])

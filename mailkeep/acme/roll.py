@@ -129,6 +129,7 @@ def _retire(safe: Vault, settings: Settings, shown: Shown, name: str) -> Iterato
     safe.delete(FORMER)
     yield f"The server shows the new key, and the former one is gone from the vault. Remove its record:\n{former.name}"
     yield f"  {former.type}  {former.value}"
+    yield f"Run `mailkeep deploy {name}` then: the server's daily look at its records learns that this is right."
     yield "The roll-over is done."
 
 

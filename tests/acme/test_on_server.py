@@ -74,9 +74,9 @@ SAID = """\
 
 def test_the_reason_is_one_line_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "acme.env"
-    file.write_text('TOKEN="5eCret"\nURL="a \\"b\\""\nEMPTY=""\n')
+    file.write_text('TOKEN="5eCret"\nURL="a \\"b\\$"\nEMPTY=""\n')
     secrets = on_server._secrets(str(file))
-    assert secrets == ["5eCret", 'a "b"']
+    assert secrets == ["5eCret", 'a "b$']
     reason = on_server._reason(SAID, secrets)
     assert reason.startswith("Could not obtain certificates: error: one or more")
     assert "5eCret" not in reason
