@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mailkeep import certificate
 from mailkeep.acme import on_server
@@ -150,6 +151,34 @@ def test_a_reload_that_was_cut_off_is_done_by_the_next_run(
     keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9)
     assert done[0] == []
     assert not Keeper(pair).state["reload"]
+
+
+def test_what_comes_must_fit_and_nothing_but_certificates_is_taken_of_it(
+    pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lego's unit is played by what it would leave."""
+    true_run = on_server.run
+
+    def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.CompletedProcess(command, 0, "", "")
+        return done if command[0] == "systemctl" else true_run(*command, stdin=stdin)
+
+    monkeypatch.setattr(on_server, "run", run)
+    own = (tmp_path / "server.pem").read_text()
+    config, key = pair | {"order": "lego.service"}, on_server.public(pair["key"])
+    (tmp_path / "issued").write_text(own)
+    chain = on_server.order(config, [HOST], key)
+    assert chain == own[own.index("-----BEGIN CERTIFICATE") :]
+    for names, of, reason in (([HOST], "another", "for another key"), ([HOST, POLICY], key, f"not for {POLICY}")):
+        with pytest.raises(FailedError, match=reason):
+            on_server.order(config, names, of)
+    other = certificate.self_signed(HOST, date(2010, 1, 1), load_pem_private_key(Path(pair["key"]).read_bytes(), None))
+    (tmp_path / "issued").write_bytes(other)
+    with pytest.raises(FailedError, match="not valid now"):
+        on_server.order(config, [HOST], key)
+    (tmp_path / "issued").write_text("nonsense")
+    with pytest.raises(FailedError, match="openssl x509"):
+        on_server.order(config, [HOST], key)
 
 
 def test_a_request_is_for_all_names_and_for_the_key(pair: dict[str, Any]) -> None:

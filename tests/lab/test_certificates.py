@@ -272,8 +272,8 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
     assert "Both records are seen" in step()
     assert "Some may still have the former records" in step()
     assert "The new key is in place" in step(timedelta(hours=2))
-    by_dns.deploy()
     assert "another key is shown still" in step()
+    by_dns.deploy()
     poll(lambda: by_dns.look() == "inactive", 60, "there is no certificate by DNS-01")
     shown = on_server.read(by_dns.shown())
     assert shown.issued
@@ -281,6 +281,7 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
     assert by_dns.findings("TLSA") == []
     assert old in step()
     assert by_dns.tlsa() == {new}
+    by_dns.deploy()
 
 
 def test_by_dns_01_port_80_is_closed_and_what_the_provider_knows_stays_secret(by_dns: World) -> None:

@@ -1,5 +1,9 @@
+from datetime import date
+
+from mailkeep import certificate
 from mailkeep.dns.on_server import changes, listings
 from mailkeep.parts import dns_watch
+from mailkeep.secrets import Secrets, Tls
 from mailkeep.settings import Settings
 
 
@@ -7,6 +11,17 @@ def test_the_providers_resolver_is_not_asked(declared: dict[str, object]) -> Non
     part = dns_watch.part(Settings.model_validate(declared | {"resolver": "system"}), None)  # type: ignore[arg-type]
     assert (part.packages, part.files, part.checks) == ((), (), ())
     assert [unit.running for unit in part.units] == [False]
+
+
+def test_other_values_count_as_other_records(declared: dict[str, object]) -> None:
+    def config(**dns: str) -> bytes:
+        one = Settings.model_validate(declared | {"dns": dns})
+        return next(file.content for file in dns_watch.part(one, keys).files if file.path == dns_watch.CONFIG)
+
+    pem = certificate.self_signed("mail.example.org", date.today())
+    keys = Secrets((), Tls(*certificate.split(pem)), None)
+    assert config() == config()
+    assert config() != config(dmarc="none")
 
 
 def test_what_nobody_answers_is_neither_a_change_nor_forgotten() -> None:
