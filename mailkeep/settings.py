@@ -264,7 +264,7 @@ class Ssh(Model):
 
 
 class Firewall(Model):
-    """SSH and the mail ports are open, and nothing else but what is named here."""
+    """SSH and the mail ports are open, port 80 if certificates come by http-01, and nothing else but what is here."""
 
     block: tuple[AnyNetwork, ...] = Field(
         default=(), description="Networks that reach nothing on this server.", examples=[["198.51.100.0/24"]]
