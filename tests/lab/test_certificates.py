@@ -206,8 +206,10 @@ exec openssl req -quiet -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes
 def test_what_comes_is_looked_at(world: World) -> None:
     world.site.server.run("mv /usr/bin/lego /usr/bin/lego.true")
     world.site.server.write("/usr/bin/lego", FOR_ANOTHER_KEY, 0o755)
-    fails(world, "the certificate that came is for another key")
-    world.site.server.run("mv /usr/bin/lego.true /usr/bin/lego")
+    try:
+        fails(world, "the certificate that came is for another key")
+    finally:
+        world.site.server.run("mv /usr/bin/lego.true /usr/bin/lego")
 
 
 # --- renewal
