@@ -18,7 +18,7 @@ from mailkeep.dns.look import Names, Seen
 from mailkeep.dns.meaning import Flaw, Parsers, compare, kind
 from mailkeep.dns.records import Record
 from mailkeep.dns.zones import parents, registered
-from mailkeep.secrets import Secrets
+from mailkeep.secrets import Secrets, tls_names
 from mailkeep.settings import Settings
 
 LONGEST_TTL = 86_400  # seconds: a mistake, or a move, takes as long to be over
@@ -161,7 +161,7 @@ def _authorities(settings: Settings, names: Names) -> Iterator[Finding]:
     """The nearest CAA records count, upwards from the name (RFC 8659 §3). Where mail.yml names none and some are there,
     somebody else's decide who may issue."""
     issuer = certificate.issuer(settings)
-    for name in certificate.names(settings):
+    for name in tls_names(settings):
         above = (Question(one, "CAA") for one in parents(name))
         question = next((one for one in above if names.public[one].values), None)
         values = names.public[question].values if question else ()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mailkeep import certificate, web
 from mailkeep.dns import mta_sts
 from mailkeep.dns.zones import registered
-from mailkeep.secrets import DkimKey, Secrets
+from mailkeep.secrets import DkimKey, Secrets, tls_names
 from mailkeep.settings import Settings
 
 Need = Literal["required", "recommended", "optional"]
@@ -69,7 +69,7 @@ def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
     why = "DANE: who sends to you sees that the key is yours. Counts where the zone is signed (DNSSEC)."
     for pem in dict.fromkeys(secrets.published_tls):
         yield tlsa(name, pem, why)
-    for covered in certificate.names(settings):
+    for covered in tls_names(settings):
         yield from _authorities(covered, settings)
 
 

@@ -10,10 +10,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mailkeep import certificate
 from mailkeep.acme import on_server
 from mailkeep.part import Check, Directory, File, Part, Unit
-from mailkeep.secrets import Secrets, Variables
+from mailkeep.secrets import Secrets, Variables, tls_names
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 

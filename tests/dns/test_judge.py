@@ -9,7 +9,7 @@ from dns_samples import keys, settings
 from seen import SERVER, Values, seen, values
 
 from mailkeep import certificate
-from mailkeep.dns import mta_sts, records
+from mailkeep.dns import look, mta_sts, records
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
@@ -25,7 +25,7 @@ DMARC = Question("_dmarc.example.org", "TXT")
 
 
 def good(declared: Settings = DECLARED) -> Seen:
-    return seen(_values(declared), asked=[Question(name, "CAA") for name in ("mail.example.org", "example.org")])
+    return seen(_values(declared), asked=look.authorities(declared))
 
 
 def _values(declared: Settings) -> Values:

@@ -1,12 +1,12 @@
 """Every record that is changed, dropped, doubled or cut off is reported by its name, and none of a good zone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from dns_samples import keys, settings
 from seen import Values, seen, values
 
-from mailkeep.dns import records
+from mailkeep.dns import look, records
 from mailkeep.dns.ask import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
@@ -31,11 +31,7 @@ OTHER = {
 
 
 def findings(published: Values) -> list[Finding]:
-    return judge(DECLARED, KEYS, seen(published, asked=[*GOOD, *_authorities()]))
-
-
-def _authorities() -> Iterator[Question]:
-    yield from (Question(name, "CAA") for name in ("mail.example.org", "example.org"))
+    return judge(DECLARED, KEYS, seen(published, asked=[*GOOD, *look.authorities(DECLARED)]))
 
 
 def changed(value: str, kind: str) -> tuple[str, ...]:

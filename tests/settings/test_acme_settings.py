@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mailkeep import certificate
+from mailkeep.secrets import tls_names
 from mailkeep.settings import LETS_ENCRYPT, Settings
 
 
