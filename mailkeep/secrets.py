@@ -200,12 +200,28 @@ def import_tls(settings: Settings, inventory: Path, chain: Path, key: Path) -> l
     certificate.check(str(chain), pair.certificate, str(key), pair.key, tls_names(settings), datetime.now(UTC))
     target = inventory / (settings.tls.certificate or "tls.pem")
     safe = vault(inventory)
+    other = _is_another_key(settings, safe, pair)
     safe.write(TLS_KEY, pair.key)
     write_private(target, pair.certificate)
     done = [f"{target}: the certificate chain", f"{safe.directory / TLS_KEY}.age: its key, encrypted"]
+    if other:
+        done.append(
+            "It is another key than before. Where your zone is signed (DNSSEC), publish the new TLSA record "
+            f"(`mailkeep dns {label(inventory)}`) beside the former one, wait an hour, and only then deploy."
+        )
     if settings.tls.mode != "files":
         done.append(f"To use it, write in mail.yml:\ntls:\n  mode: files\n  certificate: {target.name}")
     return done
+
+
+def _is_another_key(settings: Settings, safe: Vault, pair: Tls) -> bool:
+    """Than the one that a server of this vault shows."""
+    name = _MADE_HERE.get(settings.tls.mode, TLS_KEY)
+    if name not in safe.names():
+        return False
+    former = certificate.split(safe.read(name))[1]
+    ours, theirs = (certificate.private_key(name, key).public_key() for key in (former, pair.key))
+    return ours != theirs
 
 
 def set_relay_password(inventory: Path, password: str) -> None:

@@ -213,7 +213,10 @@ def _certificate(address: str, der: bytes, secrets: Secrets, tlsa: tuple[str, ..
         return
     key = _key_hash(x509.load_der_x509_certificate(der))
     if key != _key_hash(x509.load_pem_x509_certificate(secrets.tls.certificate)):
-        yield Finding("error", address, "TLS", "it shows another key than the one in the vault", key, "Deploy")
+        named = any(key in value.lower() for value in tlsa)
+        do = "Publish the TLSA record of the vault's key beside this one's, wait an hour, and deploy then"
+        problem = "it shows another key than the one in the vault"
+        yield Finding("error", address, "TLS", problem, key, do if named else "Deploy")
     if tlsa and not any(key in value.lower() for value in tlsa):
         problem = "it shows a key that TLSA does not name: who checks (DANE) does not deliver"
         yield Finding("error", address, "TLSA", problem, f"3 1 1 {key}", "Publish the TLSA record, or deploy the key")

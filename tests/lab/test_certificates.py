@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import yaml
-from clients import IMAPS, SMTP, SUBMISSIONS, imap, smtp
+from clients import IMAPS, SMTP, SUBMISSIONS, imap, smtp, tls_context
 
 from mailkeep import secrets
 from mailkeep.acme import on_server, roll
@@ -73,6 +73,13 @@ class World:
         der = connection.sock.getpeercert(binary_form=True)
         connection.sock.close()
         return ssl.DER_cert_to_PEM_cert(der)
+
+    def shown_over_https(self, name: str) -> str:
+        with (
+            socket.create_connection((str(self.site.server.ip), 443), 5) as plain,
+            tls_context().wrap_socket(plain, server_hostname=name) as talk,
+        ):
+            return ssl.DER_cert_to_PEM_cert(talk.getpeercert(binary_form=True) or b"")
 
     def reloads(self) -> list[int]:
         """How often Postfix and Dovecot have reloaded."""
@@ -240,6 +247,18 @@ def test_one_name_that_cannot_be_had_does_not_cost_the_host_its_own(world: World
     server.write(certificates.CONFIG, config)
     assert world.look() == "inactive"
     assert world.troubles() == ""
+
+
+def test_what_is_served_over_https_is_asked_for_and_shown_there_as_well(world: World) -> None:
+    before = world.site.file.read_text()
+    world.site.file.write_text(f"{before}dns: {{mta_sts: testing}}\n")
+    world.publish()
+    world.deploy()
+    world.shows(lambda one: one.names == {HOST, *(f"mta-sts.{domain}" for domain in world.site.settings.domains)})
+    poll(lambda: world.shown_over_https(OTHER) == world.shown(), 10, "the web server shows another certificate")
+    world.site.file.write_text(before)
+    world.publish()
+    world.deploy()
 
 
 # --- by the DNS
