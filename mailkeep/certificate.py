@@ -1,8 +1,12 @@
 """Certificates: making a self-signed one, and judging a chain and key before a server gets them."""
 
+from __future__ import annotations
+
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -20,14 +24,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailkeep.errors import UserError
 
+if TYPE_CHECKING:
+    from mailkeep.settings import Settings
+
 # Clients pin a self-signed certificate, so each renewal costs every user a warning: make it last.
 _SELF_SIGNED_DAYS = 3650
 _PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", re.DOTALL)
 
 
-def self_signed(host: str, today: date) -> bytes:
-    """PEM of a P-256 key and a certificate for this one host name, valid from the day before `today`."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def self_signed(host: str, today: date, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    """PEM of a P-256 key, a new one unless it is given, and a certificate for this one host name, valid from the day
+    before `today`."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     start = datetime.combine(today, time(), UTC) - timedelta(days=1)  # for clients whose clock is slow
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])  # X.520: ub-common-name; the SAN counts
     certificate = (
@@ -45,6 +53,20 @@ def self_signed(host: str, today: date) -> bytes:
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return private + certificate.public_bytes(Encoding.PEM)
+
+
+def issuer(settings: Settings) -> str:
+    """The name by which CAA records call the certificate authority that is asked by ACME (RFC 8659 §4.2); "" where
+    none is asked, or its name is not known here."""
+    known = _ISSUERS.get(urlsplit(settings.tls.acme.directory).hostname or "", "")
+    return known if settings.tls.mode == "acme" else ""
+
+
+# The others that are well known want External Account Binding (RFC 8555 §7.3.4), which we do not offer.
+_ISSUERS = {
+    "acme-v02.api.letsencrypt.org": "letsencrypt.org",
+    "acme-staging-v02.api.letsencrypt.org": "letsencrypt.org",
+}
 
 
 def split(pem: bytes) -> tuple[bytes, bytes]:

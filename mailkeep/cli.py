@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -73,6 +73,9 @@ def main() -> NoReturn:
         app()
     except UserError as error:
         print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:  # a full disk, a name too long: wherever it happened, it says what to do
+        print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error, file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)
 
@@ -214,7 +217,7 @@ def keys(
     name: Name,
     reencrypt: Annotated[bool, typer.Option("--reencrypt", help="Encrypt anew, for who recipients.txt names.")] = False,
 ) -> None:
-    """Make the keys that mail.yml needs and the vault lacks: DKIM, a self-signed certificate."""
+    """Make the keys that mail.yml needs and the vault lacks: DKIM, TLS with a self-signed certificate."""
     directory, declared = _open(name)
     made = secrets.generate(declared, directory, date.today())
     for line in made or ["Nothing is missing."]:
@@ -234,6 +237,16 @@ def tls(
     directory, declared = _open(name)
     for line in secrets.import_tls(declared, directory, certificate, key):
         out.print(line, markup=False)
+
+
+@app.command(epilog="Example: `mailkeep acme home`, then `mailkeep deploy home`")
+def acme(name: Name) -> None:
+    """Put what the DNS provider wants to know into the vault, for `challenge: dns-01`; asks, or reads standard input.
+
+    A line NAME=value each, by the names that `lego dnshelp -c PROVIDER` lists."""
+    directory, _ = _open(name)
+    names = secrets.set_acme(directory, _ask_lines("NAME=value (nothing: that was all)"))
+    out.print(f"In the vault: {', '.join(names)}.", markup=False)
 
 
 @app.command(epilog="Example: `mailkeep relay home`")
@@ -429,6 +442,26 @@ def rotate(
         out.print(line, markup=False)
 
 
+@app.command("tls-roll", epilog="Example: `mailkeep tls-roll home`, again and again, as it says")
+def tls_roll(
+    name: Name,
+    now: Annotated[bool, typer.Option("--now", help="Begin even if the key is not a month old.")] = False,
+    resolver: Resolver = "",
+) -> None:
+    """Replace the TLS key that certificates by ACME are for, a step at a time: publish, show once seen, retire."""
+    from mailkeep.acme import roll
+    from mailkeep.dns import ask
+
+    directory, declared = _open(name)
+    secrets.load(declared, directory)
+
+    def unseen(record: Record) -> tuple[list[str], int]:
+        return roll.unseen(record, ask.resolver(resolver))
+
+    for line in roll.roll(declared, directory, datetime.now(UTC), unseen, roll.shown, now=now):
+        out.print(line, markup=False)
+
+
 @app.command(epilog="Example: `mailkeep schema > mail.schema.json`")
 def schema() -> None:
     """Print the JSON Schema of mail.yml, for editors that complete it."""
@@ -528,11 +561,21 @@ def _show_once(password: str, generated: bool) -> None:
         out.print(f"Its passphrase, shown once and kept nowhere:\n  {password}", markup=False)
 
 
-def _ask(what: str, confirm: bool = False) -> str:
+def _ask_lines(what: str) -> str:
+    """What the user types until an empty line, unseen; or all of standard input."""
+    if not sys.stdin.isatty():
+        return sys.stdin.read()
+    lines: list[str] = []
+    while not lines or lines[-1]:
+        lines.append(_ask(what, default=""))
+    return "\n".join(lines)
+
+
+def _ask(what: str, confirm: bool = False, default: str | None = None) -> str:
     """What the user types, unseen; or a line of standard input. Never an argument, which others on the machine see."""
     if sys.stdin.isatty():
         try:
-            return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm))
+            return str(typer.prompt(what, default, hide_input=True, confirmation_prompt=confirm, show_default=False))
         except typer.Abort:  # typer would exit with 1, as for an error
             raise typer.Exit(130) from None
     line = sys.stdin.readline().rstrip("\r\n")

@@ -1,8 +1,7 @@
 """What a host should be, as plain data.
 
 A `Part` is everything that one service needs of a host. Parts are made from settings alone, with no host, network or
-clock, so they can be rendered, compared and tested anywhere. `mailkeep.host` makes them true. What is in no Part is
-not on the host.
+clock, so they can be rendered, compared and tested anywhere. `mailkeep.host` makes them true.
 """
 
 from dataclasses import dataclass, field
@@ -18,15 +17,19 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
+    """In an `exclusive` one there are no files but those of its part: what was there for others is removed."""
+
     path: str
     owner: str = "root"
     group: str = "root"
     mode: int = 0o755
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file, written whole. The content of a `secret` one never appears in any output."""
+    """A regular file, written whole. The content of a `secret` one never appears in any output. An `initial` one is
+    put there only where there is none: what becomes of it is the host's own business."""
 
     path: str
     content: bytes = field(repr=False)
@@ -34,6 +37,7 @@ class File:
     group: str = "root"
     mode: int = 0o644
     secret: bool = False
+    initial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One service: what must be there (`packages` … `units`), what must not be (`absent` paths), and the checks."""
+    """One service: what must be there (`packages` … `units`), what must not be (`absent` files and directories), and
+    the checks."""
 
     name: str
     packages: tuple[str, ...] = ()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import InitErrorDetails
 
+from mailkeep import certificate
 from mailkeep.source import Loc, dotted
-from mailkeep.values import wrong
+from mailkeep.values import SERVICES, wrong
 
 if TYPE_CHECKING:
     from mailkeep.settings import Settings
@@ -164,6 +165,9 @@ def _ports(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("ssh", "port"), settings.ssh.port, f"another port: {service} listens there")
     if settings.ssh.port == 443 and (settings.serves_policy or settings.web.autoconfig):
         yield _problem(("ssh", "port"), settings.ssh.port, "another port: what `web` serves is there")
+    if settings.tls.answers_on_port_80 and settings.ssh.port == SERVICES["http"]:
+        want = "another port: the certificate authority asks there (tls.acme.challenge: http-01)"
+        yield _problem(("ssh", "port"), settings.ssh.port, want)
 
 
 def _networks(settings: Settings) -> Iterator[InitErrorDetails]:
@@ -197,6 +201,27 @@ def _tls(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("tls", "certificate"), settings.tls.certificate, "`mode: files`, or no certificate")
 
 
+def _acme(settings: Settings) -> Iterator[InitErrorDetails]:
+    tls, acme = settings.tls, settings.tls.acme
+    if tls.mode != "acme":
+        for name in acme.model_fields_set:
+            yield _problem(("tls", "acme", name), getattr(acme, name), "`mode: acme`, or nothing below tls.acme")
+        return
+    if acme.challenge == "dns-01" and acme.provider is None:
+        want = "who has your DNS, by the name that `lego dnshelp` lists, since tls.acme.challenge is dns-01"
+        yield _problem(("tls", "acme", "provider"), None, want)
+    if acme.challenge == "http-01" and acme.provider is not None:
+        yield _problem(("tls", "acme", "provider"), acme.provider, "`challenge: dns-01`, or no provider")
+    if settings.tls.answers_on_port_80 and SERVICES["http"] in settings.firewall.open:
+        index = settings.firewall.open.index(SERVICES["http"])
+        want = "tls.acme.challenge: dns-01 beside it; else the certificate authority would ask what listens there"
+        yield _problem(("firewall", "open", index), SERVICES["http"], want)
+    issuer = certificate.issuer(settings)
+    if settings.dns.caa and issuer and issuer not in settings.dns.caa:
+        want = f"{issuer} too, which tls.acme.directory is of; or it may not issue"
+        yield _problem(("dns", "caa"), settings.dns.caa, want, ", ".join(settings.dns.caa))
+
+
 def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
     for index, name in enumerate(settings.dns.never_send):
         if name in settings.own_domains or name == settings.host.name:
@@ -211,6 +236,18 @@ def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("dns", "mta_sts"), settings.dns.mta_sts, want)
     if settings.dns.reports:
         yield from _leads_nowhere(settings, ("dns", "reports"), settings.dns.reports)
+
+
+def _names(settings: Settings) -> Iterator[InitErrorDetails]:
+    """A name that only answers over HTTPS never sends; one that sends as well would say both in the DNS."""
+    kinds = {
+        ("dns", "mta_sts"): ("mta-sts",) if settings.dns.mta_sts != "off" else (),
+        ("web", "autoconfig"): ("autoconfig", "autodiscover") if settings.web.autoconfig else (),
+    }
+    for loc, labels in kinds.items():
+        taken = {f"{label}.{domain}" for label in labels for domain in settings.domains}
+        for name in sorted(taken & {*settings.domains, settings.host.name}):
+            yield _problem(loc, name, f"{name} for this alone: it is the host, or a mail domain, as well")
 
 
 def _web(settings: Settings) -> Iterator[InitErrorDetails]:
@@ -257,6 +294,8 @@ CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
     _networks,
     _limits,
     _tls,
+    _acme,
     _dns,
+    _names,
     _web,
 )

@@ -1,18 +1,22 @@
 """What a server needs that must not be public: DKIM keys, the TLS key, the relay host's password and the like.
 
-In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` (key and certificate), `tls/key`, `relay`, `webhook`, `store`.
+In the vault: `dkim/DOMAIN/SELECTOR`, `tls/self-signed` and `tls/acme` (key and certificate), `tls/key`, `acme` (what a
+DNS provider wants to know), `relay`, `webhook`, `store`.
 The newest selector signs; `SELECTOR.next` is one that will once its record is seen, `SELECTOR.until-YYYYMMDD` one that
-did, whose record stays until that day.
+did, whose record stays until that day. In the same way `tls/acme.next` is the key that will be shown,
+`tls/acme.from-YYYYMMDDHHMM` one whose record was seen and that may be shown from then on (UTC), `tls/acme.former` one
+that was shown.
 """
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -29,12 +33,16 @@ from mailkeep.vault import Vault, identity_path, write_private
 
 SELF_SIGNED = "tls/self-signed"
 TLS_KEY = "tls/key"
+ACME_TLS = "tls/acme"
+ACME = "acme"
 RELAY = "relay"
 WEBHOOK = "webhook"
 STORE = "store"
 _URL = re.compile(r"https?://[!-~]+")
 # The day a key was made sorts as text.
 _DKIM = re.compile(r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})(?P<state>\.next|\.until-[0-9]{8})?")
+_ACME_TLS = re.compile(r"tls/acme(?P<state>\.next|\.from-[0-9]{12}|\.former)?")
+_VARIABLE = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>[ -~]*)")
 _DKIM_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; 4096 needs more than one DNS packet
 
 
@@ -62,9 +70,15 @@ class Tls:
     key: bytes = field(repr=False)
 
 
+Variables = Mapping[str, str]
+"""What a DNS provider wants to know, such as a token, by the names that lego has for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """`dkim` has the keys that sign, one a domain; `other_dkim` those whose records are published beside theirs."""
+    """`dkim` has the keys that sign, one a domain; `other_dkim` those whose records are published beside theirs.
+    `tls` is what the server shows; by ACME its key, and what it shows until it has a certificate of the authority's.
+    `other_tls` are certificates with the keys that are published beside that one."""
 
     dkim: tuple[DkimKey, ...]
     tls: Tls
@@ -72,6 +86,12 @@ class Secrets:
     webhook: str | None = field(repr=False, default=None)  # its URL, and on a second line its token, if any
     store_password: str | None = field(repr=False, default=None)
     other_dkim: tuple[DkimKey, ...] = ()
+    other_tls: tuple[bytes, ...] = ()
+    acme: Variables | None = field(repr=False, default=None)
+
+    @property
+    def published_tls(self) -> tuple[bytes, ...]:
+        return (self.tls.certificate, *self.other_tls)
 
     @property
     def published_dkim(self) -> tuple[DkimKey, ...]:
@@ -106,6 +126,8 @@ def load(settings: Settings, inventory: Path) -> Secrets:
         webhook=safe.read(WEBHOOK).decode() if settings.alerts.webhook else None,
         store_password=safe.read(STORE).decode() if settings.guard.store else None,
         other_dkim=tuple(dkim_key(safe, one) for one in stored_dkim(safe) if one.state and one.domain in domains),
+        other_tls=tuple(certificate.split(safe.read(name))[0] for name in _other_tls(settings, safe)),
+        acme=_variables(safe.read(ACME).decode()) if _needs_credentials(settings) else None,
     )
 
 
@@ -116,8 +138,10 @@ def missing(settings: Settings, inventory: Path) -> list[str]:
     lines = []
     if unsigned := [domain for domain in signing_domains(settings) if domain not in active]:
         lines.append(f"No DKIM key for {', '.join(unsigned)}: run `mailkeep keys {name}`.")
-    if settings.tls.mode == "self-signed" and not _has_self_signed(settings, safe):
+    if settings.tls.mode in _MADE_HERE and not _has_own(settings, safe):
         lines.append(f"No self-signed certificate for {settings.host.name}: run `mailkeep keys {name}`.")
+    if _needs_credentials(settings) and ACME not in there:
+        lines.append(f"No credentials for {settings.tls.acme.provider}: run `mailkeep acme {name}`.")
     if settings.tls.mode == "files" and TLS_KEY not in there:
         lines.append(f"No TLS key: run `mailkeep tls {name} --certificate CHAIN.pem --key KEY.pem`.")
     if _needs_relay_password(settings) and RELAY not in there:
@@ -137,9 +161,12 @@ def generate(settings: Settings, inventory: Path, today: date) -> list[str]:
         if domain not in active:
             selector = new_dkim(safe, domain, today).selector
             made.append(f"DKIM key for {domain}, selector {selector} (RSA {_DKIM_BITS})")
-    if settings.tls.mode == "self-signed" and not _has_self_signed(settings, safe):
-        pem = certificate.self_signed(settings.host.name, today)
-        safe.write(SELF_SIGNED, pem)
+    if settings.tls.mode in _MADE_HERE and not _has_own(settings, safe):
+        name = _MADE_HERE[settings.tls.mode]
+        # TLSA records name its key: another host name is no reason for another one.
+        kept = _key(safe, name) if name == ACME_TLS and name in safe.names() else None
+        pem = certificate.self_signed(settings.host.name, today, kept)
+        safe.write(name, pem)
         made.append(f"self-signed certificate for {settings.host.name}, {certificate.describe(pem)}")
     return made
 
@@ -153,11 +180,14 @@ def unused(settings: Settings, inventory: Path) -> list[str]:
         RELAY: _needs_relay_password(settings),
         WEBHOOK: settings.alerts.webhook is not None,
         STORE: settings.guard.store is not None,
+        ACME: _needs_credentials(settings),
     }
     domains = signing_domains(settings)
 
     def used(name: str) -> bool:
         dkim = _DKIM.fullmatch(name)
+        if _ACME_TLS.fullmatch(name):
+            return settings.tls.mode == "acme"
         return dkim["domain"] in domains if dkim else needed.get(name, False)
 
     return [name for name in vault(inventory).names() if not used(name)]
@@ -170,12 +200,28 @@ def import_tls(settings: Settings, inventory: Path, chain: Path, key: Path) -> l
     certificate.check(str(chain), pair.certificate, str(key), pair.key, tls_names(settings), datetime.now(UTC))
     target = inventory / (settings.tls.certificate or "tls.pem")
     safe = vault(inventory)
+    other = _is_another_key(settings, safe, pair)
     safe.write(TLS_KEY, pair.key)
     write_private(target, pair.certificate)
     done = [f"{target}: the certificate chain", f"{safe.directory / TLS_KEY}.age: its key, encrypted"]
+    if other:
+        done.append(
+            "It is another key than before. Where your zone is signed (DNSSEC), publish the new TLSA record "
+            f"(`mailkeep dns {label(inventory)}`) beside the former one, wait an hour, and only then deploy."
+        )
     if settings.tls.mode != "files":
         done.append(f"To use it, write in mail.yml:\ntls:\n  mode: files\n  certificate: {target.name}")
     return done
+
+
+def _is_another_key(settings: Settings, safe: Vault, pair: Tls) -> bool:
+    """Than the one that a server of this vault shows."""
+    name = _MADE_HERE.get(settings.tls.mode, TLS_KEY)
+    if name not in safe.names():
+        return False
+    former = certificate.split(safe.read(name))[1]
+    ours, theirs = (certificate.private_key(name, key).public_key() for key in (former, pair.key))
+    return ours != theirs
 
 
 def set_relay_password(inventory: Path, password: str) -> None:
@@ -203,6 +249,29 @@ def set_webhook(inventory: Path, url: str, token: str) -> None:
     if not re.fullmatch(r"[!-~]*", token):
         raise UserError("The webhook's token must be printable ASCII without spaces; it is not shown here.")
     vault(inventory).write(WEBHOOK, f"{url}\n{token}".encode())
+
+
+def set_acme(inventory: Path, lines: str) -> list[str]:
+    """What the DNS provider wants to know, a line `NAME=value` each. Returns the names. UserError, in which no value
+    appears, when a line is no such thing."""
+    found = _variables(lines)
+    vault(inventory).write(ACME, "".join(f"{name}={value}\n" for name, value in found.items()).encode())
+    return [*found]
+
+
+def _variables(lines: str) -> Variables:
+    found = [_VARIABLE.fullmatch(line.strip()) for line in lines.splitlines() if line.strip()]
+    variables = {one["name"]: one["value"] for one in found if one}
+    if not found or len(variables) != len(found):
+        raise UserError(
+            "Expected lines such as RFC2136_NAMESERVER=192.0.2.53, each name once, in printable ASCII; they are not "
+            "shown here. `lego dnshelp -c PROVIDER` lists the names."
+        )
+    return variables
+
+
+def _needs_credentials(settings: Settings) -> bool:
+    return settings.tls.mode == "acme" and settings.tls.acme.challenge == "dns-01"
 
 
 def _needs_relay_password(settings: Settings) -> bool:
@@ -252,24 +321,47 @@ def new_dkim_pem() -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _has_self_signed(settings: Settings, safe: Vault) -> bool:
+# What is made here goes under which name.
+_MADE_HERE = {"self-signed": SELF_SIGNED, "acme": ACME_TLS}
+
+
+def _has_own(settings: Settings, safe: Vault) -> bool:
     """A certificate for a former host name, or one that has run out, does not count."""
-    if SELF_SIGNED not in safe.names():
+    name = _MADE_HERE[settings.tls.mode]
+    if name not in safe.names():
         return False
-    pem = safe.read(SELF_SIGNED)
-    where = f"{safe.directory / SELF_SIGNED}.age"
+    pem = safe.read(name)
+    where = f"{safe.directory / name}.age"
     leaf = certificate.chain(where, pem)[0]
     return certificate.covers(leaf, settings.host.name) and datetime.now(UTC) < leaf.not_valid_after_utc
 
 
 def _tls(settings: Settings, inventory: Path, safe: Vault) -> Tls:
-    if settings.tls.mode == "self-signed":
-        return Tls(*certificate.split(safe.read(SELF_SIGNED)))
+    if name := _MADE_HERE.get(settings.tls.mode):
+        return Tls(*certificate.split(safe.read(name)))
     path = inventory / str(settings.tls.certificate)
     pair = Tls(_file(path), safe.read(TLS_KEY))
     where = f"{safe.directory / TLS_KEY}.age"
     certificate.check(str(path), pair.certificate, where, pair.key, tls_names(settings), datetime.now(UTC))
     return pair
+
+
+def _key(safe: Vault, name: str) -> ec.EllipticCurvePrivateKey:
+    where = f"{safe.directory / name}.age"
+    key = certificate.private_key(where, certificate.split(safe.read(name))[1])
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{where}: not an ECDSA key, as `mailkeep keys` makes it. Restore it from git or a backup.")
+    return key
+
+
+def stored_tls(safe: Vault) -> dict[str, str]:
+    """The states in which there are keys for ACME ("", `.next`, `.from-YYYYMMDDHHMM`, `.former`), and their names."""
+    found = map(_ACME_TLS.fullmatch, safe.names())
+    return {one["state"] or "": one[0] for one in found if one}
+
+
+def _other_tls(settings: Settings, safe: Vault) -> list[str]:
+    return [name for state, name in stored_tls(safe).items() if state and settings.tls.mode == "acme"]
 
 
 def _file(path: Path) -> bytes:

@@ -20,9 +20,11 @@ from mailkeep.source import Document, Loc, Problem, SettingsError, dotted, shown
 from mailkeep.values import (
     AnyNetwork,
     DisplayName,
+    DnsProvider,
     Domain,
     FileBeside,
     HostName,
+    HttpsUrl,
     JsonTemplate,
     Login,
     Mailbox,
@@ -47,6 +49,8 @@ WANTS = {
     "too_long": "at most {max_length}",
     "literal_error": "{expected}",
 }
+
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
 __all__ = ["Account", "Settings", "SettingsError", "load", "schema"]
 
@@ -183,19 +187,53 @@ class Relay(Model):
     user: Login | None = Field(default=None, description="The login name there, if any.", examples=["anna"])
 
 
+class Acme(Model):
+    """Where certificates come from with `tls.mode: acme`, and how the authority sees that the names are yours."""
+
+    directory: HttpsUrl = Field(
+        default=LETS_ENCRYPT,
+        description="The ACME directory of the certificate authority.",
+        examples=["https://acme-staging-v02.api.letsencrypt.org/directory"],
+    )
+    contact: Mailbox | None = Field(
+        default=None,
+        description="The address that the authority knows you by. Without it, the first of `admin.addresses`.",
+        examples=["you@example.net"],
+    )
+    challenge: Literal["http-01", "dns-01"] = Field(
+        default="http-01",
+        description="`http-01`: the authority asks the server on port 80, which is then open. `dns-01`: it asks the "
+        "DNS, where the server enters the answer by itself.",
+        examples=["dns-01"],
+    )
+    provider: DnsProvider | None = Field(
+        default=None,
+        description="With `dns-01`: who has your DNS, by the name that `lego dnshelp` lists. Its credentials are in "
+        "the vault: `mailkeep acme` asks for them.",
+        examples=["rfc2136"],
+    )
+
+
 class Tls(Model):
     """The certificate that the server shows."""
 
-    mode: Literal["self-signed", "files"] = Field(
+    mode: Literal["self-signed", "files", "acme"] = Field(
         default="self-signed",
-        description="`self-signed` makes one, which mail clients warn of. `files` uses yours.",
-        examples=["files"],
+        description="`self-signed` makes one, which mail clients warn of. `files` uses yours. `acme` has the server "
+        "get one from a certificate authority and renew it, by itself.",
+        examples=["acme"],
     )
     certificate: FileBeside | None = Field(
         default=None,
         description="With `files`: the chain (PEM) beside mail.yml. Its key is in the vault.",
         examples=["chain.pem"],
     )
+    acme: Acme = Field(default=Acme(), description="With `acme`: from whom, and how.")
+
+    @property
+    def answers_on_port_80(self) -> bool:
+        """Whether the certificate authority asks there."""
+        return self.mode == "acme" and self.acme.challenge == "http-01"
 
 
 class Retention(Model):
@@ -226,7 +264,7 @@ class Ssh(Model):
 
 
 class Firewall(Model):
-    """SSH and the mail ports are open, and nothing else but what is named here."""
+    """SSH and the mail ports are open, port 80 if certificates come by http-01, and nothing else but what is here."""
 
     block: tuple[AnyNetwork, ...] = Field(
         default=(), description="Networks that reach nothing on this server.", examples=[["198.51.100.0/24"]]
@@ -379,7 +417,7 @@ class Dns(Model):
         default=(),
         max_length=10,
         description="The only certificate authorities that may issue for the host, by the names that they document "
-        "for CAA records. None: any may.",
+        "for CAA records. None: any may; but with `tls.mode: acme` the one in use, if it is Let's Encrypt.",
         examples=[["letsencrypt.org"]],
     )
 

@@ -24,6 +24,8 @@ SPF_DOMAIN = rf"(?:[a-z0-9_-]{{1,63}}\.)+(?=[a-z0-9-]*[a-z]){LABEL}"  # _spf.exa
 ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 section 3.2.3
 MAILBOX = rf"{ATEXT}(?:\.{ATEXT})*"
 OWN_LOCAL_PART = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}[a-z0-9_-]|[a-z0-9]"
+HTTPS_URL = rf"https://{DOMAIN}(?::[0-9]{{1,5}})?/[A-Za-z0-9._~/-]*"
+DNS_PROVIDER = "[a-z0-9][a-z0-9-]{0,30}"
 # Never in the public DNS: RFC 6761, RFC 6762, and what /etc/hosts calls the machine itself.
 LOCAL_NAMES = {"localhost", "localdomain", "local", "invalid"}
 
@@ -355,6 +357,21 @@ def file_beside(value: object) -> str:
     return path
 
 
+def https_url(value: object) -> str:
+    want = "a URL such as https://acme.example.net/directory"
+    if not re.fullmatch(HTTPS_URL, _text(value, want)):
+        raise wrong(want)
+    return str(value)
+
+
+def dns_provider(value: object) -> str:
+    """A name of lego's; whether it is one, lego itself says on the server."""
+    name = _text(value, "the name of a DNS provider")
+    if not re.fullmatch(DNS_PROVIDER, name):
+        raise wrong("one of the names that `lego dnshelp` lists, such as rfc2136")
+    return name
+
+
 def _written(pattern: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
 
@@ -388,4 +405,6 @@ Login = Annotated[str, BeforeValidator(login), _written("[!-9;-~]{1,255}")]
 JsonTemplate = Annotated[str, BeforeValidator(json_template), WithJsonSchema({"type": "string"})]
 
 SpfTerm = Annotated[str, BeforeValidator(spf_term), _written(r"(?:include|a|mx|ip4|ip6):\S+")]
+HttpsUrl = Annotated[str, BeforeValidator(https_url), _written(HTTPS_URL)]
+DnsProvider = Annotated[str, BeforeValidator(dns_provider), _written(DNS_PROVIDER)]
 FileBeside = Annotated[str, BeforeValidator(file_beside), WithJsonSchema({"type": "string"})]

@@ -89,7 +89,7 @@ class Vault:
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"no name for a secret: {name!r}")
+            raise UserError(f"{self.directory / name}{SUFFIX}: Mailkeep gives no secret this name. Move it elsewhere.")
         return self.directory / f"{name}{SUFFIX}"
 
     def _identities(self) -> list[Identity]:

@@ -41,6 +41,7 @@ class Config:
     frozen: str  # the file of frozen accounts
     smtp: str  # the socket of the smtpd for alerts
     world: str  # the file of troubles with DNS records and blocklists
+    renewal: str  # the file of troubles with the certificate authority; empty where none is asked
     webhook: Webhook | None = None
 
 

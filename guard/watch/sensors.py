@@ -128,13 +128,12 @@ class Proof(Sensor):
         return found
 
 
-class World(Sensor):
-    """What the daily look at our own DNS records and at blocklists has found (mailkeep-dns.timer)."""
+class Written(Sensor):
+    """What others have found and written down: `world`, the daily look at our own DNS records and at blocklists
+    (mailkeep-dns.timer); `renewal`, the hourly one at the certificate (mailkeep-certificate.timer)."""
 
-    name = "world"
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, name: str, file: Path) -> None:
+        self.name, self.file = name, file
 
     def troubles(self) -> Troubles:
         try:
@@ -242,7 +241,8 @@ def all_of(config: Config, proof: Path) -> list[Sensor]:
         Units(config.units),
         Firewall(config.jails),
         Proof(proof),
-        World(Path(config.world)),
+        Written("world", Path(config.world)),
+        *([Written("renewal", Path(config.renewal))] if config.renewal else ()),
         Disks(config.disk),
         Queue(config.queue),
         Certificate(config.certificate, config.certificate_days),

@@ -10,6 +10,7 @@ from checkdmarc.mta_sts import MTASTSError, parse_mta_sts_policy
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from mailkeep import certificate
 from mailkeep.dns import mta_sts, records
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.evaluate import Dmarc, Spf
@@ -18,7 +19,7 @@ from mailkeep.dns.look import Names, Seen, unwanted
 from mailkeep.dns.meaning import Flaw, Parsers, compare, kind
 from mailkeep.dns.records import Record
 from mailkeep.dns.zones import parents, registered
-from mailkeep.secrets import Secrets
+from mailkeep.secrets import Secrets, tls_names
 from mailkeep.settings import Settings
 
 LONGEST_TTL = 86_400  # seconds: a mistake, or a move, takes as long to be over
@@ -35,7 +36,7 @@ def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
         *_aliases(settings, seen.names),
         *_dnssec(settings, seen.names),
         *_times_to_live(seen.names),
-        *_other_authorities(settings, seen.names),
+        *_authorities(settings, seen.names),
         *_greetings(settings, secrets, seen),
         *_policies(settings, seen),
     ]
@@ -187,16 +188,34 @@ def _times_to_live(names: Names) -> Iterator[Finding]:
             yield Finding("warning", *question, problem, f"TTL {ttl}", "Set 3600")
 
 
-def _other_authorities(settings: Settings, names: Names) -> Iterator[Finding]:
-    """The nearest CAA records count, upwards from the host (RFC 8659 §3). Where mail.yml names none and some are there,
+def _authorities(settings: Settings, names: Names) -> Iterator[Finding]:
+    """The nearest CAA records count, upwards from the name (RFC 8659 §3). Where mail.yml names none and some are there,
     somebody else's decide who may issue."""
-    if settings.dns.caa or settings.tls.mode == "self-signed":
-        return
-    for name in parents(settings.host.name):
-        if values := names.public[Question(name, "CAA")].values:
+    issuer = certificate.issuer(settings)
+    for name in tls_names(settings):
+        above = (Question(one, "CAA") for one in parents(name))
+        question = next((one for one in above if names.public[one].values), None)
+        values = names.public[question].values if question else ()
+        if question and issuer and not _may_issue(issuer, settings.tls.acme.challenge, values):
+            problem = f"it keeps {issuer} out: there is no certificate for {name}, or it is not renewed"
+            do = f"Publish the CAA records of {name} that `mailkeep dns` prints"
+            yield Finding("error", question.name, "CAA", problem, ", ".join(values), do)
+        elif question and not issuer and not settings.dns.caa and settings.tls.mode != "self-signed":
             do = "See that your certificate authority is among them, and name it in dns.caa"
-            yield Finding("instruction", name, "CAA", "only these may issue for the host", ", ".join(values), do)
-            return
+            problem = f"only these may issue for {name}"
+            yield Finding("instruction", question.name, "CAA", problem, ", ".join(values), do)
+
+
+def _may_issue(issuer: str, method: str, values: Iterable[str]) -> bool:
+    """Whether these CAA records let the authority issue after that challenge (RFC 8659 §4.2, RFC 8657 §4)."""
+    properties = [value.split(" ", 2)[1:] for value in values]
+    issue = [text.strip('"') for tag, text in properties if tag.lower() == "issue"]
+    for text in issue:
+        name, *parameters = (part.strip() for part in text.split(";"))
+        methods = [one.partition("=")[2].strip() for one in parameters if one.startswith("validationmethods")]
+        if name.lower() == issuer and (not methods or method in methods[0].split(",")):
+            return True
+    return not issue
 
 
 # --- the server
@@ -215,7 +234,9 @@ def _greetings(settings: Settings, secrets: Secrets, seen: Seen) -> Iterator[Fin
             yield Finding("error", address, "SMTP", problem, greeting.name, "Deploy; is it the right address?")
         yield from _certificate(address, greeting.certificate, secrets, tlsa)
         if greeting.distrust and settings.tls.mode != "self-signed":
-            yield Finding("error", address, "TLS", f"others do not trust its certificate: {greeting.distrust}")
+            problem = f"others do not trust its certificate: {greeting.distrust}"
+            do = "On the server, `systemctl start mailkeep-certificate` gets another, or says why not"
+            yield Finding("error", address, "TLS", problem, do=do if settings.tls.mode == "acme" else "")
 
 
 def _certificate(address: str, der: bytes, secrets: Secrets, tlsa: tuple[str, ...]) -> Iterator[Finding]:
@@ -223,7 +244,10 @@ def _certificate(address: str, der: bytes, secrets: Secrets, tlsa: tuple[str, ..
         return
     key = _key_hash(x509.load_der_x509_certificate(der))
     if key != _key_hash(x509.load_pem_x509_certificate(secrets.tls.certificate)):
-        yield Finding("error", address, "TLS", "it shows another key than the one in the vault", key, "Deploy")
+        named = any(key in value.lower() for value in tlsa)
+        do = "Publish the TLSA record of the vault's key beside this one's, wait an hour, and deploy then"
+        problem = "it shows another key than the one in the vault"
+        yield Finding("error", address, "TLS", problem, key, do if named else "Deploy")
     if tlsa and not any(key in value.lower() for value in tlsa):
         problem = "it shows a key that TLSA does not name: who checks (DANE) does not deliver"
         yield Finding("error", address, "TLSA", problem, f"3 1 1 {key}", "Publish the TLSA record, or deploy the key")

@@ -18,7 +18,7 @@ from mailkeep.dns.meaning import kind
 from mailkeep.dns.mta_sts import Served
 from mailkeep.dns.port25 import Greeting
 from mailkeep.dns.zones import parents, registered
-from mailkeep.secrets import Secrets
+from mailkeep.secrets import Secrets, tls_names
 from mailkeep.settings import Settings
 
 Text = tuple[str, str]  # a name, and a TXT record at it
@@ -53,13 +53,18 @@ def look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) 
     return asyncio.run(_look(settings, secrets, resolver))
 
 
+def authorities(settings: Settings) -> list[Question]:
+    """Where CAA records may be that count for the certificate: at each of its names, and above (RFC 8659 §3)."""
+    above = (one for name in tls_names(settings) for one in parents(name))
+    return [Question(one, "CAA") for one in dict.fromkeys(above)]
+
+
 async def _look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
     listed = (*records.wanted(settings, secrets), *records.elsewhere(settings, secrets), *records.reverse(settings))
     questions = [Question(record.name, record.type) for record in listed]
-    authorities = [Question(name, "CAA") for name in parents(settings.host.name)]
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     names, greetings, served = await asyncio.gather(
-        _names([*questions, *unwanted(settings)], authorities, resolver),
+        _names([*questions, *unwanted(settings)], authorities(settings), resolver),
         _greetings(settings),
         _served(settings, Client(resolver)),
     )

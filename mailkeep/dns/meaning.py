@@ -1,5 +1,6 @@
 """Whether published records mean what they should: parsed, for the same thing can be said in many ways."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
@@ -66,7 +67,8 @@ def _canonical(type_: str, value: str) -> str:
     """Names and digits in one spelling. PTR values come without the final dot too."""
     try:
         absolute = f"{value.rstrip('.')}." if type_ == "PTR" else value
-        return dns.rdata.from_text("IN", type_, absolute).to_text().lower()
+        text = dns.rdata.from_text("IN", type_, absolute).to_text().lower()
+        return re.sub(r"\s*;\s*", ";", text) if type_ == "CAA" else text
     except dns.exception.DNSException:
         return value
 

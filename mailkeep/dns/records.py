@@ -13,10 +13,10 @@ from typing import Literal, get_args
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mailkeep import web
+from mailkeep import certificate, web
 from mailkeep.dns import mta_sts
 from mailkeep.dns.zones import registered
-from mailkeep.secrets import DkimKey, Secrets
+from mailkeep.secrets import DkimKey, Secrets, tls_names
 from mailkeep.settings import Settings
 
 Need = Literal["required", "recommended", "optional"]
@@ -81,9 +81,24 @@ def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
     yield Record("required", name, "TXT", _spf(settings), why, "RFC 7208 §2.3")
     yield from _dmarc(name, "reject", "recommended", "Nobody else writes as the host.", settings)
     why = "DANE: who sends to you sees that the key is yours. Counts where the zone is signed (DNSSEC)."
-    yield Record("recommended", f"_25._tcp.{name}", "TLSA", _tlsa(secrets), why, "RFC 7672 §3.1.1")
-    for authority in settings.dns.caa:
-        why = "No other certificate authority issues for the host."
+    for pem in dict.fromkeys(secrets.published_tls):
+        yield tlsa(name, pem, why)
+    for covered in tls_names(settings):
+        yield from _authorities(covered, settings)
+
+
+def tlsa(host: str, pem: bytes, why: str = "") -> Record:
+    """For the key of this certificate."""
+    return Record("recommended", f"_25._tcp.{host}", "TLSA", _key_hash(pem), why, "RFC 7672 §3.1.1")
+
+
+def _authorities(name: str, settings: Settings) -> Iterator[Record]:
+    """Those that mail.yml names, else the one that is asked by ACME. Who answers it in the DNS lets it ask nowhere else
+    (RFC 8657 §4): then whoever gets hold of the server's address for a while gets no certificate."""
+    ours, method = certificate.issuer(settings), settings.tls.acme.challenge
+    allowed = f"{ours};validationmethods={method}" if method == "dns-01" else ours
+    for authority in settings.dns.caa or ([allowed] if ours else []):
+        why = "No other certificate authority issues for this name."
         yield Record("recommended", name, "CAA", f'0 issue "{authority}"', why, "RFC 8659 §4.2")
 
 
@@ -192,9 +207,9 @@ def _reports(settings: Settings) -> str:
     return f"mailto:{settings.dns.reports or f'postmaster@{settings.host.name}'}"
 
 
-def _tlsa(secrets: Secrets) -> str:
+def _key_hash(pem: bytes) -> str:
     """3 1 1: the hash of the server's own public key, so it outlives a certificate that is renewed with its key."""
-    key = x509.load_pem_x509_certificate(secrets.tls.certificate).public_key()
+    key = x509.load_pem_x509_certificate(pem).public_key()
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return f"3 1 1 {hashlib.sha256(spki).hexdigest()}"
 

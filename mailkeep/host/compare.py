@@ -54,6 +54,8 @@ def files(part: Part, now: Snapshot) -> list[FileChange]:
 def _file(want: File, is_now: PathState | None) -> FileChange | None:
     if is_now is None:
         return FileChange(want, "new")
+    if want.initial:
+        return None
     if is_now.digest != hashlib.sha256(want.content).hexdigest():
         return FileChange(want, "content")
     if (is_now.owner, is_now.group, is_now.mode) != (want.owner, want.group, want.mode):
@@ -62,7 +64,16 @@ def _file(want: File, is_now: PathState | None) -> FileChange | None:
 
 
 def absent(part: Part, now: Snapshot) -> list[str]:
-    return [path for path in part.absent if path in now.paths]
+    """What is there and must not be."""
+    named = [path for path in part.absent if path in now.paths]
+    wanted = {file.path for file in part.files}
+    exclusive = {directory.path for directory in part.directories if directory.exclusive}
+    strays = [
+        path
+        for path, state in now.paths.items()
+        if path.rpartition("/")[0] in exclusive and path not in wanted and state.kind != "directory"
+    ]
+    return [*named, *sorted(strays)]
 
 
 def touched(parts: Iterable[Part], now: Snapshot) -> list[str]:

@@ -215,7 +215,7 @@ done"""
 
 def _remove(parts: Parts, now: Snapshot) -> str:
     gone = [path for part in parts for path in compare.absent(part, now)]
-    return f"rm -f -- {join(gone)}" if gone else ":"
+    return f"rm -rf -- {join(gone)}" if gone else ":"
 
 
 def _marks(parts: Parts, now: Snapshot, changed: list[str]) -> Iterator[str]:

@@ -35,7 +35,7 @@ CLOCK_SECONDS = 60.0
 CONNECT_SECONDS = 5
 RESOLVER_PORT = 53
 
-OURS = {"master", "dovecot", "imap-login", "unbound"}
+OURS = {"master", "dovecot", "imap-login", "unbound", "lego"}
 WEB_SERVER = "nginx"  # only where our own unit is: it may well be somebody's web server
 OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertcpd"}  # they go with their package
 OTHER_CONFIGURATIONS = (
@@ -102,7 +102,7 @@ class Disk:
 class Seen:
     """What a host is. `clock` is by how many seconds it is ahead; `foreign` are mail servers' configuration files that
     Mailkeep did not write; `mtas` the packages of other mail servers; `built` says that Postfix is already ours, `web`
-    that our web server is there."""
+    that our web server is there, `resolver` that /etc/resolv.conf is ours."""
 
     system: str
     supported: bool
@@ -115,6 +115,7 @@ class Seen:
     begun: bool = False
     built: bool = False
     web: bool = False
+    resolver: bool = False
     foreign: tuple[str, ...] = ()
     mtas: tuple[str, ...] = ()
     listeners: tuple[Listener, ...] | None = ()
@@ -159,6 +160,7 @@ ss -Hlntup >/dev/null && {{ echo 'has listeners'; ss -Hlntup | sed 's/^/listener
 [ -d /run/systemd/system ] && echo 'has systemd'
 [ -d {BEGUN} ] && echo 'has begun'
 [ -e {web.UNIT} ] && echo 'has web'
+grep -qs '{MARK}' /etc/resolv.conf && echo 'has resolver'
 home=$(getent passwd "$user" | cut -d: -f6)
 if grep -qs '^ *[^# ]' "$home/.ssh/authorized_keys" ||
   sshd -T | grep -Eq '^(authorizedkeyscommand|trustedusercakeys) /'; then echo 'has key'; fi
@@ -202,6 +204,7 @@ def parse(lines: Iterable[str], asked: float, answered: float) -> Seen:
         begun="begun" in has,
         built="built" in has,
         web="web" in has,
+        resolver="resolver" in has,
         foreign=tuple(found.get("foreign", ())),
         mtas=tuple(found.get("mta", ())),
         listeners=tuple(map(_listener, found.get("listener", ()))) if "listeners" in has else None,
@@ -254,6 +257,7 @@ def judge(settings: Settings, login: Login, seen: Seen, *, adopt: bool = False) 
         *_name(settings, seen),
         *(() if adopt else _other_mail_servers(seen)),
         *_ports(settings, seen),
+        *_resolver(settings, seen),
         *_lockout(settings, login, seen),
     )
     return Verdict(problems, tuple(_warnings(settings, seen)))
@@ -317,16 +321,27 @@ def _ports(settings: Settings, seen: Seen) -> Iterator[str]:
     allowed = OURS | (OTHER_DAEMONS if seen.mtas else set()) | ({WEB_SERVER} if seen.web else set())
     for listener in seen.listeners or ():
         if _wanted(settings, listener) and not set(listener.programs) & allowed:
-            advice = ", or set `resolver: system`" if listener.port == RESOLVER_PORT else ""
+            advice = _INSTEAD.get(listener.port, "")
             yield f"Port {listener.port} is taken by {listener}. Stop and disable what listens there{advice}."
         elif WEB_SERVER in listener.programs and firewall.HTTPS in firewall.served(settings) and not seen.web:
             yield f"{listener} is somebody's web server, and would be stopped: see `web` and `dns.mta_sts`."
 
 
+def _resolver(settings: Settings, seen: Seen) -> Iterator[str]:
+    if settings.resolver == "system" and seen.resolver:
+        yield (
+            "Its /etc/resolv.conf is that of `resolver: local`, and what it was before is not known. Write your "
+            "provider's `nameserver` lines into it, `systemctl disable --now unbound`, then deploy."
+        )
+
+
+_INSTEAD = {RESOLVER_PORT: ", or set `resolver: system`", firewall.HTTP: ", or set `tls.acme.challenge: dns-01`"}
+
+
 def _wanted(settings: Settings, listener: Listener) -> bool:
     if listener.port == RESOLVER_PORT:
         return settings.resolver == "local" and listener.address in ("127.0.0.1", "0.0.0.0", "*")  # noqa: S104
-    return listener.protocol == "tcp" and listener.port in firewall.served(settings)
+    return listener.protocol == "tcp" and listener.port in firewall.used(settings)
 
 
 def _lockout(settings: Settings, login: Login, seen: Seen) -> Iterator[str]:

@@ -93,6 +93,7 @@ def script(parts: tuple[Part, ...]) -> str:
     """The shell script that prints a snapshot. Each section starts with a line `== NAME`."""
     files = [POLICY.path, *(path for p in parts for path in (*(f.path for f in p.files), *p.absent))]
     directories = [d.path for p in parts for d in p.directories]
+    exclusive = [d.path for p in parts for d in p.directories if d.exclusive]
     packages = sorted({n for p in parts for n in p.packages})
     users = sorted({u.name for p in parts for u in p.users})
     groups = sorted({group for p in parts for _, group in p.memberships})
@@ -107,6 +108,7 @@ def script(parts: tuple[Part, ...]) -> str:
             f'for file; do [ ! -e "$file{NEW}" ] || stat -c \'%F|%U|%G|%a|%n\' -- "$file{NEW}"; done',
             # A directory may be a symbolic link to another disk.
             f"stat -L -c '%F|%U|%G|%a|%n' -- {_quoted(directories)} 2>/dev/null" if directories else ":",
+            f"find {_quoted(exclusive)} {_FILES_BELOW} 2>/dev/null" if exclusive else ":",
             "echo '== digests'",
             'sha256sum -- "$@" 2>/dev/null',
             "echo '== packages'",
@@ -128,6 +130,7 @@ def script(parts: tuple[Part, ...]) -> str:
     )
 
 
+_FILES_BELOW = "-mindepth 1 -maxdepth 1 ! -type d ! -name '*[[:cntrl:]]*' -exec stat -c '%F|%U|%G|%a|%n' -- {} +"
 _DPKG = "dpkg-query -W -f='${db:Status-Abbrev} ${Package}\\n'"
 
 

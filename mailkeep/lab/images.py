@@ -41,6 +41,7 @@ INTERNET_PACKAGES = [
     "knot-dnssecutils",
     "python3-aiosmtpd",
     "openssl",
+    "pebble",
     "postfix",
     "postfix-mta-sts-resolver",
     "bind9-utils",

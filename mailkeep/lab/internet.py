@@ -1,7 +1,8 @@
 """The outside world of a lab, in one container: DNS, a mail exchanger, a relay host.
 
 Its names: `outside.test` (MX `mx.outside.test`, with SPF, DMARC and TLSA) takes mail for anyone;
-`relay.outside.test` is a relay host with STARTTLS and AUTH on port 587; `bogus.test` has a broken DNSSEC chain.
+`relay.outside.test` is a relay host with STARTTLS and AUTH on port 587; `bogus.test` has a broken DNSSEC chain;
+`dynamic.test` takes updates (RFC 2136) from who has the key `dynamic`. `authority` starts a certificate authority.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from mailkeep.lab.container import Container
 from mailkeep.lab.podman import poll
 
 OUTSIDE = Path(__file__).parent / "outside"
+DIRECTORY = "https://acme.outside.test:14000/dir"
+TSIG_SECRET = "bWFpbGtlZXAtbGFiLWR5bmFtaWMtdXBkYXRlcy1vbmU="  # noqa: S105 - of dynamic.test (knot.conf)
 RELAY_USER, RELAY_PASSWORD = "mailkeep", "relay-password"
 
 # Unbound answers these zones itself (RFC 6303, RFC 6761) unless told `nodefault`.
@@ -91,6 +94,18 @@ class Internet(Container):
         """The DS record of the lab's root, as unbound's trust anchor files and options take it."""
         records = self.run("keymgr . ds").stdout.splitlines()
         return next(record for record in records if record.split()[-2] == "2")  # SHA-256 (RFC 4509)
+
+    def authority(self, *, seconds: int = 90 * 86400, refuses: Iterable[str] = ()) -> None:
+        """Start, or start anew, a certificate authority that speaks ACME, at DIRECTORY. Its certificates last for that
+        long, and it issues none for the names that it `refuses`. It remembers nothing of its life before."""
+        self.run(shlex.join(["/opt/outside/authority", str(seconds), f"{self.ip}:5353", *refuses]))
+        poll(lambda: self.run("ss -Hltn 'sport = :14000'").stdout, 10, "the certificate authority does not listen")
+
+    def trust_the_authority(self, server: Container) -> None:
+        """What the authority itself shows, at DIRECTORY, is good for every program on `server`."""
+        pem = self.run("cat /opt/outside/acme.pem").stdout
+        server.write("/usr/local/share/ca-certificates/lab-acme.crt", pem)
+        server.run("update-ca-certificates")
 
     def publish(self, zone: str, name: str = "test") -> None:
         """Serve these records (zone file text; origin is the root), in place of those published before as `name`."""

@@ -26,7 +26,7 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         ssh.part(settings),
         firewall.part(settings),
         resolver.part(settings),
-        certificates.part(secrets.tls),
+        certificates.part(settings, secrets),
         opendkim.part(secrets.dkim),
         guard.part(settings, secrets.store_password),
         dovecot.part(settings),

@@ -57,7 +57,7 @@ def _config(settings: Settings, units: list[str]) -> bytes:
         "units": units,
         "jails": fail2ban.closes(settings),
         "own": [str(one) for one in (*settings.host.addresses, *settings.admin.networks)],
-        "certificate": certificates.CERTIFICATE,
+        "certificate": certificates.PEM,
         "certificate_days": alerts.certificate_days,
         "queue": alerts.queue,
         "disk": alerts.disk,
@@ -66,6 +66,7 @@ def _config(settings: Settings, units: list[str]) -> bytes:
         "frozen": guard.FROZEN,
         "smtp": postfix.ALERTS,
         "world": dns_watch.TROUBLES,
+        "renewal": certificates.TROUBLES if settings.tls.mode == "acme" else "",
         "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": Path(WEBHOOK).name},
     }
     return f"{json.dumps(written, indent=2)}\n".encode()

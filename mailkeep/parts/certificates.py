@@ -1,24 +1,125 @@
-"""The certificate and its key, from the vault: a rebuilt server shows the same one."""
+"""What the server shows: the key, always from the vault, and its certificate, from there too or by ACME.
 
-from mailkeep.part import Check, Directory, File, Part
-from mailkeep.secrets import Tls
+Key and chain are one file, so that no service ever reads the one with a former other. By ACME the key is the vault's
+all the same: TLSA records can be printed before there is a server, and outlive renewals and a rebuild.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from mailkeep.acme import on_server
+from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.secrets import Secrets, Variables, tls_names
+from mailkeep.settings import Settings
+from mailkeep.templates import render
 
 DIRECTORY = "/etc/mailkeep/tls"
-CERTIFICATE = f"{DIRECTORY}/certificate.pem"
-KEY = f"{DIRECTORY}/key.pem"
+PEM = f"{DIRECTORY}/server.pem"
+WANTED = f"{DIRECTORY}/acme.key"
+CREDENTIALS = "/etc/mailkeep/acme.env"
+CONFIG = "/etc/mailkeep/acme.json"
+PROGRAM = "/usr/lib/mailkeep-acme/on_server.py"
+STATE = "/var/lib/mailkeep-certificate"
+TROUBLES = f"{STATE}/troubles.json"
+RUN = "/run/mailkeep-certificate"
+REQUEST, SAID = f"{RUN}/request.csr", f"{RUN}/said"
+ACCOUNT = "/var/lib/mailkeep-acme"
+SERVICES = ("postfix.service", "dovecot.service", "mailkeep-web.service")  # that read the certificate
+SYSTEMD = "/etc/systemd/system"
+ORDER, SERVICE, TIMER = "mailkeep-acme.service", "mailkeep-certificate.service", "mailkeep-certificate.timer"
+FORMER = (f"{DIRECTORY}/certificate.pem", f"{DIRECTORY}/key.pem")
+
+# doveconf and `postfix check` do not look into this file.
+_BELONG_TOGETHER = f"""certificate=$(openssl x509 -noout -pubkey -in {PEM}) || exit
+key=$(openssl pkey -pubout -in {PEM}) || exit
+[ "$certificate" = "$key" ] || {{ echo "{PEM}: its key is not the key of its certificate."; exit 1; }}"""
 
 
-# doveconf and `postfix check` do not look into these files.
-_BELONG_TOGETHER = f"""certificate=$(openssl x509 -noout -pubkey -in {CERTIFICATE}) || exit
-key=$(openssl pkey -pubout -in {KEY}) || exit
-[ "$certificate" = "$key" ] || {{ echo "{KEY} is not the key of {CERTIFICATE}."; exit 1; }}"""
-
-
-def part(tls: Tls) -> Part:
-    return Part(
+def part(settings: Settings, secrets: Secrets) -> Part:
+    by_acme = settings.tls.mode == "acme"
+    pem = File(PEM, secrets.tls.key + secrets.tls.certificate, mode=0o600, secret=True, initial=by_acme)
+    common = Part(
         name="certificates",
         packages=("ca-certificates", "openssl"),
         directories=(Directory("/etc/mailkeep"), Directory(DIRECTORY)),
-        files=(File(CERTIFICATE, tls.certificate), File(KEY, tls.key, mode=0o600, secret=True)),
-        checks=(Check(_BELONG_TOGETHER, reads=(DIRECTORY,)),),
+        files=(pem,),
+        absent=(*FORMER, *(() if by_acme else (WANTED, CREDENTIALS, CONFIG))),
+        checks=(Check(_BELONG_TOGETHER, reads=(PEM,)),),
     )
+    return _by_acme(common, settings, secrets) if by_acme else common
+
+
+def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
+    """Until there is a certificate of the authority's, the key has a self-signed one, so that services can start."""
+    provider = settings.tls.acme.provider
+    units = tuple(f"{SYSTEMD}/{name}" for name in (ORDER, SERVICE, TIMER))
+    return replace(
+        common,
+        packages=(*common.packages, "lego", "python3"),
+        directories=(*common.directories, Directory(str(Path(PROGRAM).parent))),
+        files=(
+            *common.files,
+            File(WANTED, secrets.tls.key, mode=0o600, secret=True),
+            *([File(CREDENTIALS, _environment(secrets.acme), mode=0o600, secret=True)] if secrets.acme else ()),
+            File(PROGRAM, Path(on_server.__file__).read_bytes()),
+            File(CONFIG, _config(settings)),
+            *(File(unit, _unit(Path(unit).name, settings)) for unit in units),
+        ),
+        absent=(*common.absent, *(() if secrets.acme else (CREDENTIALS,))),
+        units=(Unit(TIMER, restart_on=(WANTED, CREDENTIALS, PROGRAM, CONFIG, *units)),),
+        checks=(
+            *common.checks,
+            Check(f"openssl pkey -noout -in {WANTED}", reads=(WANTED,)),
+            Check(f"python3 -IB {PROGRAM} --check {CONFIG}", reads=(PROGRAM, CONFIG)),
+            *(Check(f"systemd-analyze verify --man=no --recursive-errors=no {unit}", reads=(unit,)) for unit in units),
+            *([Check(f"lego dnshelp --code {provider}", reads=(CONFIG,))] if provider else ()),
+        ),
+    )
+
+
+def _config(settings: Settings) -> bytes:
+    """What `on_server` reads."""
+    acme = settings.tls.acme
+    config = {
+        "names": tls_names(settings),
+        "directory": acme.directory,
+        "contact": acme.contact or settings.admin.addresses[0],
+        "challenge": acme.challenge,
+        "provider": acme.provider,
+        "certificate": PEM,
+        "key": WANTED,
+        "credentials": CREDENTIALS,
+        "services": SERVICES,
+        "order": ORDER,
+        "request": REQUEST,
+        "said": SAID,
+        "account": ACCOUNT,
+        "issued": f"{ACCOUNT}/issued.pem",
+        "state": STATE,
+    }
+    return f"{json.dumps(config, indent=1)}\n".encode()
+
+
+def _unit(name: str, settings: Settings) -> bytes:
+    """An hour has a second for each host: the same one every time."""
+    minute, second = divmod(int.from_bytes(hashlib.sha256(settings.host.name.encode()).digest()) % 3600, 60)
+    return render(
+        f"acme/{name}",
+        program=PROGRAM,
+        config=CONFIG,
+        credentials=CREDENTIALS,
+        said=SAID,
+        state=Path(STATE).name,
+        directory=DIRECTORY,
+        minute=minute,
+        second=second,
+    )
+
+
+def _environment(variables: Variables) -> bytes:
+    """As systemd.exec(5) has it: within double quotes, `\\`, `"`, `$` and a backquote need a backslash."""
+    escaped = {name: re.sub(r'(["$`\\])', r"\\\1", value) for name, value in variables.items()}
+    return "".join(f'{name}="{value}"\n' for name, value in escaped.items()).encode()

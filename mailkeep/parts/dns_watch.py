@@ -1,5 +1,6 @@
 """A daily look at the server's own DNS records and at blocklists, from the server: its resolver is nobody else's."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -15,14 +16,16 @@ STATE = "/var/lib/mailkeep-dns"
 TROUBLES = f"{STATE}/troubles.json"
 SYSTEMD = "/etc/systemd/system"
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
+ENABLED = f"{SYSTEMD}/timers.target.wants/{TIMER}"
 
 
 def part(settings: Settings, secrets: Secrets) -> Part:
     """Nothing where `resolver: system`: blocklists answer nobody who asks through a provider's resolver."""
-    if settings.resolver == "system":
-        return Part(name="DNS watch")
-    paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
     units = [f"{SYSTEMD}/{name}" for name in (SERVICE, TIMER)]
+    if settings.resolver == "system":
+        absent = (*units, ENABLED, CONFIG, str(Path(PROGRAM).parent))
+        return Part(name="DNS watch", absent=absent, units=(Unit(TIMER, enabled=False, running=False),))
+    paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
     return Part(
         name="DNS watch",
         packages=("bind9-dnsutils", "python3"),
@@ -57,4 +60,6 @@ def _config(settings: Settings, secrets: Secrets) -> bytes:
         for subject in blocklists.subjects(one, settings)
     ]
     names = list(dict.fromkeys((record.name, record.type) for record in listed))
-    return f"{json.dumps({'records': names, 'lists': lists}, indent=1)}\n".encode()
+    # Other values are other records too: then what is seen next counts as right.
+    values = hashlib.sha256(repr(sorted((one.name, one.type, one.value) for one in listed)).encode()).hexdigest()
+    return f"{json.dumps({'records': names, 'values': values, 'lists': lists}, indent=1)}\n".encode()

@@ -15,8 +15,7 @@ DEFAULT_QUOTA = "1G"
 def part(settings: Settings) -> Part:
     conf = render(
         "dovecot/dovecot.conf",
-        tls_certificate=certificates.CERTIFICATE,
-        tls_key=certificates.KEY,
+        tls=certificates.PEM,
         trash_days=settings.retention.trash_days,
         default_quota=DEFAULT_QUOTA,
         frozen=guard.FROZEN,

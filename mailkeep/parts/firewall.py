@@ -8,6 +8,7 @@ from mailkeep.values import SERVICES
 
 RULES = "/etc/nftables.conf"
 DROP_IN = "/etc/systemd/system/nftables.service.d"
+HTTP = SERVICES["http"]
 MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps"))
 HTTPS = SERVICES["https"]
 
@@ -17,11 +18,16 @@ def served(settings: Settings) -> tuple[int, ...]:
     return (*MAIL_PORTS, *((HTTPS,) if web.names(settings) else ()))
 
 
+def used(settings: Settings) -> tuple[int, ...]:
+    """The ports that must be ours: those, and the one on which a certificate authority asks."""
+    return (*served(settings), *((HTTP,) if settings.tls.answers_on_port_80 else ()))
+
+
 def part(settings: Settings) -> Part:
     ssh = settings.ssh.port
     rules = render(
         "nftables/nftables.conf",
-        ports=sorted({ssh, *served(settings), *settings.firewall.open}),
+        ports=sorted(ports(settings)),
         blocked={version: [n for n in settings.firewall.block if n.version == version] for version in (4, 6)},
     )
     return Part(
@@ -39,6 +45,11 @@ def part(settings: Settings) -> Part:
             Check(_reachable(ssh), reads=(RULES,)),
         ),
     )
+
+
+def ports(settings: Settings) -> set[int]:
+    """The TCP ports that are open to everyone."""
+    return {settings.ssh.port, *used(settings), *settings.firewall.open}
 
 
 def _reachable(port: int) -> str:

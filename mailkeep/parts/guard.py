@@ -32,9 +32,9 @@ def part(settings: Settings, store_password: str | None) -> Part:
         users=(User(USER, home=STATE),),
         directories=(
             Directory("/etc/mailkeep"),
-            Directory(PROGRAM),
+            Directory(PROGRAM, exclusive=True),
             *(
-                Directory(f"{PROGRAM}/{name}")
+                Directory(f"{PROGRAM}/{name}", exclusive=True)
                 for name in sorted({str(Path(p).parent.relative_to(PROGRAM)) for p in program})
             ),
             Directory(STATE, USER, USER, 0o711),

@@ -18,7 +18,11 @@ def part(keys: Iterable[DkimKey]) -> Part:
         name="opendkim",
         packages=("opendkim",),
         memberships=(("postfix", "opendkim"),),  # its socket is for Postfix alone
-        directories=(Directory(DIRECTORY), Directory(KEYS, "opendkim", "opendkim", 0o700), Directory(DROP_IN)),
+        directories=(
+            Directory(DIRECTORY),
+            Directory(KEYS, "opendkim", "opendkim", 0o700, exclusive=True),
+            Directory(DROP_IN),
+        ),
         files=(
             File(CONF, render("opendkim/opendkim.conf")),
             File(f"{DIRECTORY}/key.table", render("opendkim/key.table", keys=keys, directory=KEYS)),

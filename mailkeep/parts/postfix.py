@@ -12,6 +12,7 @@ DROP_IN = "/etc/systemd/system/postfix.service.d"
 QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that we are made for
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
 TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
+RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
 ALERTS = "/var/spool/postfix/private/alerts"
 
 Rows = Iterator[tuple[str, str]]
@@ -19,6 +20,7 @@ Rows = Iterator[tuple[str, str]]
 
 def part(settings: Settings, relay_password: str | None) -> Part:
     """`relay_password` is needed when `settings.relay` names a user."""
+    relay_rows = tuple(_relay_password(settings, relay_password))
     return Part(
         name="postfix",
         packages=("postfix", "libsasl2-modules") if settings.relay else ("postfix",),
@@ -32,10 +34,11 @@ def part(settings: Settings, relay_password: str | None) -> Part:
             _table("sender_login", _sender_login(settings)),
             _table("own_domains", _own_domains(settings)),
             _table("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
-            *_relay_password(settings, relay_password),
+            *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
             File(f"{DROP_IN}/mailkeep.conf", render("postfix/service.d/mailkeep.conf")),
         ),
+        absent=() if relay_rows else (RELAY_PASSWORD,),
         # texthash tables are read when a process starts; a reload starts new ones.
         units=(Unit("postfix.service", restart_on=(DROP_IN,), reload_on=(DIRECTORY, certificates.DIRECTORY)),),
         checks=(
@@ -71,8 +74,7 @@ def _main_cf(settings: Settings) -> bytes:
         message_size=settings.message_size,
         queue_minfree=QUEUE_MINFREE,
         queue_days=settings.retention.queue_days,
-        tls_certificate=certificates.CERTIFICATE,
-        tls_key=certificates.KEY,
+        tls=certificates.PEM,
         validating_resolver=settings.resolver == "local",
         relay=settings.relay,
         guard_policy=guard.POLICY_SOCKET,
@@ -117,4 +119,4 @@ def _relay_password(settings: Settings, password: str | None) -> Iterator[File]:
     relay = settings.relay
     if relay and relay.user:
         row = f"[{relay.host}]:{relay.port} {relay.user}:{password}\n"
-        yield File(f"{DIRECTORY}/relay_password", row.encode(), mode=0o600, secret=True)
+        yield File(RELAY_PASSWORD, row.encode(), mode=0o600, secret=True)

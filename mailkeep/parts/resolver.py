@@ -11,9 +11,10 @@ DROP_IN = "/etc/systemd/system/unbound.service.d"
 
 
 def part(settings: Settings) -> Part:
-    """Nothing where `resolver: system`."""
+    """Where `resolver: system`, what an earlier setting left is removed; the package stays, with Debian's own files.
+    What /etc/resolv.conf was before nobody knows: the preflight wants it set right first."""
     if settings.resolver == "system":
-        return Part(name="resolver")
+        return Part(name="resolver", absent=(CONFIG, f"{DROP_IN}/mailkeep.conf", DHCLIENT_HOOK, DHCPCD_HOOK))
     return Part(
         name="resolver",
         packages=("dns-root-data", "unbound"),

@@ -19,22 +19,18 @@ ENABLED = f"/etc/systemd/system/multi-user.target.wants/{SERVICE}"
 def part(settings: Settings) -> Part:
     """Where nothing is served, what an earlier setting left is stopped and removed; the package stays."""
     pages = web.pages(settings)
-    unused = _unused(settings)
     if not pages:
-        return Part(
-            name="web", absent=(UNIT, ENABLED, CONF, *unused), units=(Unit(SERVICE, enabled=False, running=False),)
-        )
+        return Part(name="web", absent=(UNIT, ENABLED, DIRECTORY), units=(Unit(SERVICE, enabled=False, running=False),))
     return Part(
         name="web",
         packages=("nginx",),
         users=(User(USER),),
-        directories=(Directory("/etc/mailkeep"), Directory(DIRECTORY), Directory(PAGES)),
+        directories=(Directory("/etc/mailkeep"), Directory(DIRECTORY), Directory(PAGES, exclusive=True)),
         files=(
             File(CONF, _conf(settings, pages)),
             *(File(f"{PAGES}/{page.name}", page.content) for page in pages),
             File(UNIT, render(f"web/{SERVICE}", conf=CONF, run=RUN, user=USER)),
         ),
-        absent=unused,
         units=(
             # The package brings it, enabled, with a page for everybody on port 80.
             Unit("nginx.service", enabled=False, running=False),
@@ -48,17 +44,9 @@ def _conf(settings: Settings, pages: tuple[web.Page, ...]) -> bytes:
     return render(
         "web/nginx.conf",
         versions=sorted({address.version for address in settings.host.addresses}),
-        certificate=certificates.CERTIFICATE,
-        key=certificates.KEY,
+        pem=certificates.PEM,
         pages=pages,
         directory=PAGES,
         run=RUN,
         user=USER,
     )
-
-
-def _unused(settings: Settings) -> tuple[str, ...]:
-    """The files of what could be served and is not."""
-    served = web.names(settings)
-    every = (f"{name}.{domain}" for domain in settings.domains for name in ("mta-sts", "autoconfig", "autodiscover"))
-    return tuple(f"{PAGES}/{name}" for name in every if name not in served)

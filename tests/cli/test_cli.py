@@ -88,6 +88,12 @@ def test_an_inventory_that_is_not_there_is_named_with_those_that_are(path: tuple
     assert "There are: home." in said.err
 
 
+def test_a_name_that_no_file_can_have_is_told_in_a_line(mailkeep: Run) -> None:
+    said = mailkeep("check", "x" * 300)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "File name too long" in said.err
+
+
 @pytest.mark.parametrize("path", [path for path in OF_AN_INVENTORY if path not in URGENT], ids=" ".join)
 def test_a_mail_yml_that_will_not_do_stops_every_command_and_changes_nothing(
     path: tuple[str, ...], home: Path, mailkeep: Run

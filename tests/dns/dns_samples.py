@@ -14,13 +14,14 @@ def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Se
     relay, web = dns.pop("relay", None), dns.pop("web", None)
     addresses = dns.pop("addresses", ["203.0.113.25", "2001:db8::25"])
     trusted = {"mode": "files", "certificate": "chain.pem"}
+    tls = dns.pop("tls", trusted if web or dns.get("mta_sts") else {})
     return Settings.model_validate(
         {
             "host": {"name": host, "addresses": addresses},
             "domains": domains or ["example.org"],
             "admin": {"addresses": ["you@example.net"]},
             "relay": relay,
-            "tls": trusted if web or dns.get("mta_sts") else {},
+            "tls": tls,
             "web": web,
             "dns": dns,
         }

@@ -15,11 +15,12 @@ from octodns.manager import Manager
 from mailkeep.dns import formats, records
 from mailkeep.dns.records import Record
 
+BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
 DECLARED = settings(
     *("example.org", "example.com"),
     never_send=["www.example.org", "www2.example.org", "www10.example.org"],  # octoDNS wants them in this order
     mta_sts="testing",
-    caa=["letsencrypt.org"],
+    tls=BY_DNS,
 )
 LISTED = records.wanted(DECLARED, keys(DECLARED))
 

@@ -9,14 +9,13 @@ from dns_samples import keys, settings
 from seen import SERVER, Values, seen, values
 
 from mailkeep import certificate
-from mailkeep.dns import mta_sts, records
+from mailkeep.dns import look, mta_sts, records
 from mailkeep.dns.ask import Answer, Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
-from mailkeep.dns.look import Names, Seen, unwanted
+from mailkeep.dns.look import Names, Seen
 from mailkeep.dns.mta_sts import Served
 from mailkeep.dns.port25 import Greeting
-from mailkeep.dns.zones import parents
 from mailkeep.settings import Settings
 
 DECLARED = settings()
@@ -31,7 +30,7 @@ def good(declared: Settings = DECLARED) -> Seen:
 
 def _asked(declared: Settings) -> list[Question]:
     """What is asked beside the records that should be there."""
-    return [*unwanted(declared), *(Question(name, "CAA") for name in parents(declared.host.name))]
+    return [*look.unwanted(declared), *look.authorities(declared)]
 
 
 def _values(declared: Settings) -> Values:
@@ -57,6 +56,41 @@ def judged(now: Seen, declared: Settings = DECLARED) -> list[Finding]:
 def only(now: Seen, declared: Settings = DECLARED) -> Finding:
     [finding] = judged(now, declared)
     return finding
+
+
+# --- who may issue
+
+ACME = settings(tls={"mode": "acme"})
+BY_DNS = settings(tls={"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}})
+HOST_CAA, ABOVE_CAA = Question("mail.example.org", "CAA"), Question("example.org", "CAA")
+
+
+def with_caa(declared: Settings, *at_host: str, above: tuple[str, ...] = ()) -> list[str]:
+    """What is said to be kept out, when the zone has these CAA records."""
+    zone = {question: found for question, found in _values(declared).items() if question.type != "CAA"}
+    now = seen(zone | {HOST_CAA: at_host, ABOVE_CAA: above}, _asked(declared))
+    return [finding.name for finding in judged(now, declared) if "keeps letsencrypt.org out" in finding.problem]
+
+
+def test_an_issuer_that_caa_keeps_out_is_told_at_the_records_that_do() -> None:
+    assert judged(good(ACME), ACME) == []
+    assert judged(good(BY_DNS), BY_DNS) == []
+    assert with_caa(ACME) == []
+    assert with_caa(ACME, above=('0 issue "ca.example.net"',)) == ["example.org"]
+    assert with_caa(ACME, '0 issue ";"') == ["mail.example.org"]
+    assert with_caa(ACME, '0 issue "letsencrypt.org"', above=('0 issue ";"',)) == []
+    assert with_caa(ACME, '0 iodef "mailto:you@example.net"') == []
+    assert with_caa(ACME, '0 issue "ca.example.net"', '0 issue "LetsEncrypt.org; accounturi=x"') == []
+
+
+def test_an_issuer_is_kept_out_by_the_method_too() -> None:
+    assert with_caa(ACME, '0 issue "letsencrypt.org; validationmethods=dns-01"') == ["mail.example.org"]
+    assert with_caa(BY_DNS, '0 issue "letsencrypt.org; validationmethods=http-01,dns-01"') == []
+
+
+def test_a_space_in_a_caa_record_means_nothing() -> None:
+    zone = _values(BY_DNS) | {HOST_CAA: ('0 issue "letsencrypt.org ; validationmethods=dns-01"',)}
+    assert judged(seen(zone, _asked(BY_DNS)), BY_DNS) == []
 
 
 # --- servers and resolvers

@@ -1,16 +1,15 @@
 """Every record that is changed, dropped, doubled or cut off is reported by its name, and none of a good zone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from dns_samples import keys, settings
 from seen import Values, seen, values
 
-from mailkeep.dns import records
+from mailkeep.dns import look, records
 from mailkeep.dns.ask import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
-from mailkeep.dns.look import unwanted
 from mailkeep.dns.records import Record
 
 DECLARED = settings(
@@ -32,11 +31,8 @@ OTHER = {
 
 
 def findings(published: Values) -> list[Finding]:
-    return judge(DECLARED, KEYS, seen(published, asked=[*GOOD, *unwanted(DECLARED), *_authorities()]))
-
-
-def _authorities() -> Iterator[Question]:
-    yield from (Question(name, "CAA") for name in ("mail.example.org", "example.org"))
+    asked = [*GOOD, *look.unwanted(DECLARED), *look.authorities(DECLARED)]
+    return judge(DECLARED, KEYS, seen(published, asked))
 
 
 def changed(value: str, kind: str) -> tuple[str, ...]:

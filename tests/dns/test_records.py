@@ -1,11 +1,13 @@
 """The list of records says all that the world must know of a server, and nothing of what is not its."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from checkdmarc.dmarc import parse_dmarc_record
-from dns_samples import keys, settings
+from dns_samples import FIRST_DAY, keys, settings
 
+from mailkeep import certificate
 from mailkeep.dns import mta_sts, records
 from mailkeep.dns.records import Record
 from mailkeep.settings import Settings
@@ -148,6 +150,34 @@ def test_only_the_named_authorities_issue_for_the_host() -> None:
     assert not values(settings(), "mail.example.org", "CAA")
     named = settings(caa=["letsencrypt.org", "ca.example.net"])
     assert values(named, "mail.example.org", "CAA") == ['0 issue "letsencrypt.org"', '0 issue "ca.example.net"']
+
+
+def test_with_acme_the_authority_in_use_alone_may_issue() -> None:
+    def may(**acme: str) -> list[str]:
+        return values(settings(tls={"mode": "acme", "acme": acme}), "mail.example.org", "CAA")
+
+    assert may() == ['0 issue "letsencrypt.org"']
+    # Who answers it in the DNS is hurt by nobody who gets hold of the address.
+    by_dns = may(challenge="dns-01", provider="rfc2136")
+    assert by_dns == ['0 issue "letsencrypt.org;validationmethods=dns-01"']
+    assert may(directory="https://acme.example.net/directory") == []
+    named = settings(tls={"mode": "acme"}, caa=["ca.example.net", "letsencrypt.org"])
+    assert values(named, "mail.example.org", "CAA") == ['0 issue "ca.example.net"', '0 issue "letsencrypt.org"']
+
+
+def test_while_a_tls_key_is_replaced_both_are_published() -> None:
+    declared = settings()
+    ours = keys(declared)
+    other = certificate.split(certificate.self_signed("mail.example.org", FIRST_DAY))[0]
+
+    def published(*others: bytes) -> list[str]:
+        found = records.wanted(declared, replace(ours, other_tls=others))
+        return [record.value for record in found if record.type == "TLSA"]
+
+    [present] = published()
+    assert published(other)[0] == present
+    assert len({*published(other)}) == 2
+    assert published(ours.tls.certificate) == [present]  # an interrupted roll-over leaves one twice
 
 
 def test_a_mail_domain_below_a_live_one_leaves_that_alone() -> None:

@@ -22,7 +22,10 @@ from mailkeep import certificate, cli
 PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
 PASSPHRASE = re.compile(r"[a-z2-9]{4}(?:-[a-z2-9]{4}){3}")
 # What is typed when a command asks; elsewhere PASSWORD. Nothing answers at this URL, which `alert-test` says by 1.
-TYPED = {"mailkeep webhook": "https://ntfy.example.org/a-secret-topic"}
+TYPED = {
+    "mailkeep webhook": "https://ntfy.example.org/a-secret-topic",
+    "mailkeep acme": "RFC2136_NAMESERVER=192.0.2.53",
+}
 # `plan` says by 2 that there is something to do.
 GOOD = {"mailkeep plan": (0, 2), "mailkeep alert-test": (0, 1)}
 

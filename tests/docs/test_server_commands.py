@@ -24,6 +24,7 @@ from documents import DOCUMENTS, Command, Settings, steps
 
 from mailkeep.dns import blocklists
 from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab.internet import DIRECTORY
 
 ANNA, FRIEND = "anna@example.org", "friend@example.net"
 NOWHERE = "friend@bogus.test"  # no answer about it validates, so mail to it waits
@@ -224,11 +225,18 @@ def only_that_senders_mail_is_gone(world: World, _said: str) -> None:
     assert {sender for sender, _ in world.queue()} == {"root@mail.example.org"}
 
 
-@after("openssl x509 -in /etc/mailkeep/tls/certificate.pem -noout -subject", "day-two.md")
+@after("openssl x509 -in /etc/mailkeep/tls/server.pem -noout -subject", "day-two.md")
 def the_certificate_of_ones_own_is_shown_to_all(world: World, _said: str) -> None:
     ours = (world.desk.clone / "fullchain.pem").read_text().split()
     for port in (465, 993):
         assert ssl.get_server_certificate((str(world.server.ip), port)).split() == ours
+
+
+@after("systemctl start mailkeep-certificate", "certificates.md")
+def the_certificate_is_the_authoritys(world: World, _said: str) -> None:
+    pems = {ssl.get_server_certificate((str(world.server.ip), port)) for port in (465, 993)}
+    assert len(pems) == 1
+    assert "Pebble" in world.server.run("openssl x509 -noout -issuer", stdin=pems.pop()).stdout
 
 
 @after("tar -tzf mail.tar.gz", "day-two.md")
@@ -318,6 +326,7 @@ def names(lab: Lab, server: Server, new: Server | None = None) -> dict[str, str]
         "198.51.100.7": f"{apart}.7",
         "192.0.2.0/24": f"{apart}.0/24",
         "192.0.2.66": f"{apart}.66",
+        "https://acme-staging-v02.api.letsencrypt.org/directory": DIRECTORY,
     }
     return found | ({"203.0.113.77": str(new.ip), "2001:db8::77": str(new.ip6)} if new else {})
 
@@ -351,12 +360,15 @@ def test_a_bare_machine_becomes_a_mail_server(document: str, world: World) -> No
     go_through(document, world)
 
 
-@pytest.mark.parametrize("document", ["dns.md", "day-two.md", "guard.md", "after-a-break-in.md"])
+@pytest.mark.parametrize("document", ["dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"])
 def test_a_server_that_runs_is_looked_after(document: str, world: World, begun: Desk) -> None:
     world.desk.take_over(begun)
     world.publish()
     world.tell("mailkeep deploy home --no-verify")
-    if document != "dns.md":
+    if document == "certificates.md":
+        world.internet.authority()
+        world.internet.trust_the_authority(world.server)
+    elif document != "dns.md":
         world.live()
     go_through(document, world)
 
@@ -373,7 +385,7 @@ def test_a_server_moves_to_another_machine(lab: Lab, world: World, begun: Desk) 
 
 
 def test_every_document_with_server_commands_is_gone_through() -> None:
-    looked_after = {"dns.md", "day-two.md", "guard.md", "after-a-break-in.md"}
+    looked_after = {"dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"}
     gone_through = {"README.md", "first-server.md", "rebuild.md"} | looked_after
     with_steps = {name for name in DOCUMENTS if any(_is_for_an_operator(step) for step in steps(name))}
     assert with_steps == gone_through

@@ -98,6 +98,14 @@ def test_a_directory_that_differs_is_set_right(state: PathState) -> None:
     assert compare.directories(DEMO, with_path("/etc/demo", state)) == list(DEMO.directories)
 
 
+def test_an_initial_file_is_put_there_once_and_then_left_to_the_host() -> None:
+    initial = replace(CONF, initial=True)
+    part = replace(DEMO, files=(initial,))
+    assert compare.files(part, replace(DONE, paths={})) == [FileChange(initial, "new")]
+    others = PathState("regular file", "demo", "demo", 0o600, "another digest")
+    assert compare.files(part, with_path(CONF.path, others)) == []
+
+
 def test_what_must_not_be_there_goes_and_counts_as_a_change() -> None:
     seen = with_path("/etc/demo/conf.d/default.conf", PathState("regular file", "root", "root", 0o644, "0"))
     assert compare.touched(PARTS, seen) == ["/etc/demo/conf.d/default.conf"]

@@ -68,6 +68,12 @@ def test_a_web_server_of_somebody_elses_is_not_taken_for_ours() -> None:
     assert judge(declared(), ROOT, on_443) == judge(declared(), ROOT, on_80) == Verdict()
 
 
+def test_the_providers_resolver_is_not_left_to_a_file_that_names_ours() -> None:
+    ours, theirs = replace(BUILT, resolver=True), BUILT
+    assert "nameserver" in judge(declared(resolver="system"), ROOT, ours).problems[0]
+    assert judge(declared(resolver="system"), ROOT, theirs) == judge(declared(), ROOT, ours) == Verdict()
+
+
 @pytest.mark.parametrize(
     ("is_so", "found", "would_do"),
     [

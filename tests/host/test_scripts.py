@@ -75,4 +75,4 @@ def test_files_to_remove_are_removed_from_the_view_alone_while_checks_run() -> N
     part = Part("demo", absent=("/opt/demo/default.conf",), checks=(Check("demo -t", reads=("/opt/",)),))
     there = Snapshot(paths={"/opt/demo/default.conf": PathState("regular file", "root", "root", 0o644)})
     script = operations.check_script((part,), there)
-    assert script.index("lay_over opt") < script.index("rm -f -- /opt/demo/default.conf") < script.index("'demo -t'")
+    assert script.index("lay_over opt") < script.index("rm -rf -- /opt/demo/default.conf") < script.index("'demo -t'")

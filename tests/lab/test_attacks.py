@@ -503,7 +503,7 @@ def from_within() -> Iterator[Attack]:
             without,
         )
     for path in (
-        "/etc/mailkeep/tls/key.pem",
+        "/etc/mailkeep/tls/server.pem",
         "/etc/opendkim/keys",
         "/etc/dovecot/users",
         "/var/vmail",

@@ -34,7 +34,7 @@ set -e
 sed -i 's/^smtpd_banner = .*/smtpd_banner = drifted/' /etc/postfix/main.cf
 chmod 640 /etc/postfix/master.cf
 rm /etc/mailname
-echo x >> /etc/mailkeep/tls/key.pem
+echo x >> /etc/mailkeep/tls/server.pem
 for key in /etc/opendkim/keys/example.test.*; do sed -i 's/A/B/g' "$key"; done
 chmod 700 /etc/mailkeep
 systemctl -q stop unbound
@@ -116,7 +116,7 @@ def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, ca
         "/etc/postfix/main.cf: content differs",
         "/etc/postfix/master.cf: root:root 0640 becomes root:root 0644",
         "/etc/dovecot/users: content differs (secret)",
-        "/etc/mailkeep/tls/key.pem: content differs (secret)",
+        "/etc/mailkeep/tls/server.pem: content differs (secret)",
         "start unbound.service",
         "enable logrotate.timer",
         "start fail2ban.service",

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mailkeep import parts, passwords
+from mailkeep import parts, passwords, secrets
 from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import ROOT, Deployed, Site
@@ -219,7 +219,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/unbound/unbound.conf.d/mailkeep.conf": (lambda text: text + "nonsense: yes\n", "unknown keyword"),
         "/etc/dhcp/dhclient-enter-hooks.d/mailkeep": (lambda text: text + "if (\n", "Syntax error"),
         "/etc/dhcpcd.enter-hook": (lambda text: text + "if (\n", "Syntax error"),
-        "/etc/mailkeep/tls/certificate.pem": (lambda _: "nonsense\n", "Could not find certificate"),
+        "/etc/mailkeep/tls/server.pem": (lambda _: "nonsense\n", "Could not find certificate"),
         "/etc/opendkim.conf": (lambda text: text + "Nonsense yes\n", "unrecognized parameter"),
         "/etc/dovecot/dovecot.conf": (lambda text: text.replace("ssl_min", "ssl_mim"), "Unknown setting: ssl_mim"),
         "/etc/postfix/main.cf": (lambda text: text + "smtpd_bannner = x\n", "unused parameter: smtpd_bannner"),
@@ -233,7 +233,10 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
     },
     {
-        "/etc/mailkeep/tls/key.pem": (lambda _: other_key(), "is not the key of"),
+        "/etc/mailkeep/tls/server.pem": (
+            lambda text: other_key() + text.partition("-----END PRIVATE KEY-----\n")[2],
+            "its key is not the key of its certificate",
+        ),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
         "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),
@@ -358,6 +361,35 @@ def test_a_directory_where_a_file_belongs_is_named_and_nothing_has_changed(settl
     settled.server.run("rmdir /etc/mailname")
     succeeded(settled.deploy())
     assert offered_size(settled) == 24 * 2**20
+
+
+def test_what_a_setting_brought_goes_with_it(settled: Site) -> None:
+    before, password = settled.file.read_text(), "/etc/postfix/relay_password"
+    retired = "/etc/opendkim/keys/former.test.s20200101.pem"
+    secrets.set_relay_password(settled.inventory, "password")
+    declare(settled, relay={"host": "relay.outside.test", "user": "mailkeep"})
+    settled.server.write(retired, "a key")
+    succeeded(settled.deploy())
+    assert there(settled, password, retired) == [password]
+
+    settled.file.write_text(before)
+    declare(settled, resolver="system")
+    assert "nameserver" in settled.deploy().output  # nobody knows what /etc/resolv.conf was before
+    assert there(settled, password) == [password], "and nothing has changed"
+    settled.server.run("sed -i '/Written by Mailkeep/d' /etc/resolv.conf; systemctl disable --now --quiet unbound")
+    succeeded(settled.deploy())
+    ours = ("/etc/unbound/unbound.conf.d/mailkeep.conf", "/etc/systemd/system/mailkeep-dns.timer")
+    assert there(settled, password, *ours) == []
+    assert settled.server.run("systemctl is-active mailkeep-dns.timer", check=False).stdout != "active\n"
+    assert succeeded(settled.deploy()).changed == []
+
+    settled.file.write_text(before)
+    succeeded(settled.deploy())
+    assert {*there(settled, *ours)} == {*ours}
+
+
+def there(on: Site, *paths: str) -> list[str]:
+    return on.server.run(f"ls -d {' '.join(paths)}", check=False).stdout.split()
 
 
 def test_a_unit_that_does_not_start_shows_its_journal_and_is_started_by_the_next_run(settled: Site) -> None:

@@ -98,7 +98,7 @@ THE_REST = {
     "secrets_are_private": "chmod 644 /etc/dovecot/users",
     "the_declared_certificate_is_shown": """
         openssl req -quiet -x509 -newkey rsa:2048 -nodes -subj /CN=mail.example.test \\
-            -keyout /etc/mailkeep/tls/key.pem -out /etc/mailkeep/tls/certificate.pem
+            -keyout - -out - >/etc/mailkeep/tls/server.pem
         systemctl reload postfix dovecot""",
     "ssh_takes_no_passwords": """
         sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' /etc/ssh/sshd_config.d/10-mailkeep.conf

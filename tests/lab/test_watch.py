@@ -127,7 +127,7 @@ fail2ban-client --test && systemctl restart fail2ban
 head -c 19M /dev/zero >/var/vmail/full
 cp -a /etc/mailkeep/tls /root/tls
 openssl req -quiet -x509 -newkey rsa:2048 -nodes -days 5 -subj /CN=mail.example.test \
-    -keyout /etc/mailkeep/tls/key.pem -out /etc/mailkeep/tls/certificate.pem
+    -keyout - -out - >/etc/mailkeep/tls/server.pem
 """
 REPAIR = """
 set -eu

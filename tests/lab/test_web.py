@@ -18,6 +18,7 @@ from mailkeep.dns.formats import zone
 from mailkeep.dns.records import reverse, wanted
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
+from mailkeep.parts import certificates
 from mailkeep.parts import web as web_part
 from mailkeep.verify import verify
 
@@ -294,7 +295,7 @@ def weaknesses(site: Site) -> set[str]:
             "it has capabilities": int(status["CapEff"], 16) != 0,
             "it can gain privileges": status["NoNewPrivs"] != "1",
             "even root can write there": works(f"nsenter --target {pid} --mount touch /usr/x /etc/x /var/lib/x"),
-            "it reads the key": works(f"{as_it} cat /etc/mailkeep/tls/key.pem"),
+            "it reads the key": works(f"{as_it} cat {certificates.PEM}"),
             "it reads what is at home": works(f"{as_it} ls /root/.ssh"),
         }.items()
         if found

@@ -1,14 +1,29 @@
+from datetime import date
+
 import pytest
 
+from mailkeep import certificate
 from mailkeep.dns.on_server import State, Values, changes, listings, state, unanswered
-from mailkeep.part import Part
 from mailkeep.parts import dns_watch
+from mailkeep.secrets import Secrets, Tls
 from mailkeep.settings import Settings
 
 
 def test_the_providers_resolver_is_not_asked(declared: dict[str, object]) -> None:
     part = dns_watch.part(Settings.model_validate(declared | {"resolver": "system"}), None)  # type: ignore[arg-type]
-    assert {getattr(part, field) for field in Part.__slots__} == {"DNS watch", ()}
+    assert (part.packages, part.files, part.checks) == ((), (), ())
+    assert [unit.running for unit in part.units] == [False]
+
+
+def test_other_values_count_as_other_records(declared: dict[str, object]) -> None:
+    def config(**dns: str) -> bytes:
+        one = Settings.model_validate(declared | {"dns": dns})
+        return next(file.content for file in dns_watch.part(one, keys).files if file.path == dns_watch.CONFIG)
+
+    pem = certificate.self_signed("mail.example.org", date.today())
+    keys = Secrets((), Tls(*certificate.split(pem)), None)
+    assert config() == config()
+    assert config() != config(dmarc="none")
 
 
 def test_what_nobody_answers_is_neither_a_change_nor_forgotten() -> None:

@@ -26,19 +26,6 @@ def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, ob
     assert [(unit.name, unit.enabled, unit.running) for unit in part.units] == [(web_part.SERVICE, False, False)]
 
 
-def test_what_is_no_longer_served_is_removed(declared: dict[str, object]) -> None:
-    def paths(more: dict[str, object]) -> set[str]:
-        return {file.path for file in web_part.part(Settings.model_validate(declared | more)).files}
-
-    def removed(more: dict[str, object]) -> set[str]:
-        return set(web_part.part(Settings.model_validate(declared | more)).absent)
-
-    everything = paths(AUTOCONFIG | POLICY)
-    assert everything <= removed({})
-    assert removed(POLICY) == everything - paths(POLICY)
-    assert removed(AUTOCONFIG | POLICY) == set()
-
-
 def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | DOMAINS | AUTOCONFIG | POLICY)
     kinds = ("mta-sts", "autoconfig", "autodiscover")

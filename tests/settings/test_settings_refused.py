@@ -226,7 +226,7 @@ REFUSED = [
     ("  host: smtp.example.com", "  host: mail.example.org", "relay.host", "mail.example.org", "another host"),
     ("port: submission", "port: 0", "relay.port", '"0"', "from 1 to 65535"),
     ("user: anna", "user: 'anna:x'", "relay.user", "anna:x", "colons"),
-    ("mode: files", "mode: acme", "tls.mode", '"acme"', "'self-signed' or 'files'"),
+    ("mode: files", "mode: letsencrypt", "tls.mode", '"letsencrypt"', "'self-signed', 'files' or 'acme'"),
     ("certificate: chain.pem", "certificate: ../chain.pem", "tls.certificate", "../chain.pem", "beside mail.yml"),
     ("certificate: chain.pem", "certificate: /etc/shadow", "tls.certificate", "/etc/shadow", "beside mail.yml"),
     ("format: slack", "format: teams", "alerts.webhook.format", '"teams"', "'ntfy', 'slack' or 'matrix'"),
@@ -297,6 +297,21 @@ def test_what_is_served_over_https_needs_a_certificate_that_the_world_trusts(mai
         assert [problem.field for problem in problems] == ["dns.mta_sts", "web.autoconfig"]
     elsewhere = untrusted.replace("mta_sts: enforce", "mta_sts: testing").replace("mta_sts: yes", "mta_sts: no")
     mail_yml.write(elsewhere.replace("autoconfig: yes", "autoconfig: no")).load()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("name: mail.example.org", "name: autoconfig.example.org", "web.autoconfig"),
+        ("name: mail.example.org", "name: mta-sts.example.org", "dns.mta_sts"),
+        ("- example.net", "- example.net\n  - autodiscover.example.net", "web.autoconfig"),
+    ],
+)
+def test_a_name_that_answers_over_https_is_no_name_that_sends(
+    mail_yml: Inventory, old: str, new: str, field: str
+) -> None:
+    problems = mail_yml.change(old, new).problems()
+    assert [problem.field for problem in problems if "for this alone" in problem.want] == [field]
 
 
 def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> None:

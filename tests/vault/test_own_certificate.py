@@ -74,6 +74,17 @@ def test_the_imported_key_is_nowhere_in_clear_text(
     assert not any(b"PRIVATE KEY" in content for content in files_of(furnished).values())
 
 
+def test_another_key_is_told_for_its_record_must_be_seen_first(
+    furnished: Path, incoming: tuple[Path, Path], issuer: Authority
+) -> None:
+    key = new_key()
+    assert not any("TLSA" in line for line in bring(furnished, incoming, issuer.issue(HOST, key=key), key_pem(key)))
+    assert not any("TLSA" in line for line in bring(furnished, incoming, issuer.issue(HOST, key=key), key_pem(key)))
+    other = new_key()
+    said = bring(furnished, incoming, issuer.issue(HOST, key=other), key_pem(other))
+    assert "publish the new TLSA record" in said[-1]
+
+
 def test_importing_for_a_self_signed_server_says_what_to_write_in_mail_yml(
     inventory: Path, incoming: tuple[Path, Path], issuer: Authority
 ) -> None:

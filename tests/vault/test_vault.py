@@ -221,7 +221,7 @@ def test_the_identity_is_found_in_the_inventory_then_by_variable_then_in_the_con
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../b", "", ".hidden", "a//b", "a\n"])
 def test_no_name_leads_out_of_the_vault(safe: Vault, name: str) -> None:
-    with pytest.raises(ValueError, match="no name for a secret"):
+    with pytest.raises(UserError, match="no secret this name"):
         safe.write(name, SECRET)
 
 

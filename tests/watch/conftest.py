@@ -51,4 +51,5 @@ def config(tmp_path: Path) -> Config:
         frozen=str(tmp_path / "accounts"),
         smtp=str(tmp_path / "smtp"),
         world=str(tmp_path / "world.json"),
+        renewal="",
     )

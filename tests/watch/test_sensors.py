@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.watch.sensors import Certificate, Disks, Proof, Queue, World, _runs
+from guard.watch.sensors import Certificate, Disks, Proof, Queue, Written, _runs
 
 
 def test_the_queue_is_counted_without_what_is_held_and_told_with_slack(
@@ -87,7 +87,7 @@ def test_a_unit_runs_or_is_not_meant_to(shown: dict[str, str], runs: bool) -> No
 
 
 def test_what_the_daily_look_at_records_and_blocklists_found_is_told(tmp_path: Path) -> None:
-    sensor = World(tmp_path / "troubles.json")
+    sensor = Written("world", tmp_path / "troubles.json")
     assert sensor.troubles() == {}
     (tmp_path / "troubles.json").write_text('{"troubles": {"zen": "198.51.100.10 is listed in zen.example"}}')
     assert sensor.troubles() == {

@@ -1,5 +1,7 @@
 """What can be reached on the server, and what can be reached from it."""
 
+from typing import Any
+
 from mailkeep.parts import firewall
 from mailkeep.settings import Settings
 from mailkeep.verify import ruleset
@@ -9,8 +11,12 @@ from mailkeep.verify.target import Seen
 DHCP_CLIENTS = (68, 546)
 
 
-def _open(settings: Settings) -> set[int]:
-    return {settings.ssh.port, *firewall.served(settings), *settings.firewall.open}
+def _listens(settings: Settings, one: dict[str, Any]) -> bool:
+    """Whether it may. On port 80 lego does, while a certificate authority asks."""
+    if one["protocol"] != "tcp":
+        return one["port"] in DHCP_CLIENTS
+    only_lego = one["port"] == firewall.HTTP and settings.tls.answers_on_port_80
+    return one["port"] in firewall.ports(settings) and (one["process"] == "lego" or not only_lego)
 
 
 def test_nothing_else_listens(seen: Seen, settings: Settings) -> None:
@@ -21,10 +27,10 @@ def test_nothing_else_listens(seen: Seen, settings: Settings) -> None:
             {
                 f"{one['protocol'].upper()} port {one['port']} ({one['process'] or 'process not known'})"
                 for one in strangers
-                if one["port"] not in (_open(settings) if one["protocol"] == "tcp" else DHCP_CLIENTS)
+                if not _listens(settings, one)
             }
         ),
-        expected=f"TCP {', '.join(map(str, sorted(_open(settings))))} and no other",
+        expected=f"TCP {', '.join(map(str, sorted(firewall.ports(settings))))} and no other",
         remedy="Stop it, have it listen on 127.0.0.1, or name its port under `firewall.open` in mail.yml.",
     )
 
@@ -60,10 +66,10 @@ def test_the_firewall_lets_in_the_declared_ports_only(seen: Seen, settings: Sett
     hold(
         [
             *(found for found in opened if isinstance(found, str)),
-            *(f"open, and not declared: {port}" for port in sorted(let_in - _open(settings))),
-            *(f"declared, and not open: {port}" for port in sorted(_open(settings) - let_in)),
+            *(f"open, and not declared: {port}" for port in sorted(let_in - firewall.ports(settings))),
+            *(f"declared, and not open: {port}" for port in sorted(firewall.ports(settings) - let_in)),
         ],
-        expected=f"TCP {', '.join(map(str, sorted(_open(settings))))}, and no other",
+        expected=f"TCP {', '.join(map(str, sorted(firewall.ports(settings))))}, and no other",
         remedy=f"{deploy} restores the firewall. More ports are named under `firewall.open` in mail.yml.",
     )
 

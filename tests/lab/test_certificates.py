@@ -1,0 +1,332 @@
+"""Certificates that come and are renewed by themselves, from a certificate authority of the lab, and when not."""
+
+import json
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import yaml
+from clients import IMAPS, SMTP, SUBMISSIONS, imap, smtp, tls_context
+
+from mailkeep import secrets
+from mailkeep.acme import on_server, roll
+from mailkeep.acme.on_server import Certificate
+from mailkeep.dns import ask, formats, judge, look, records
+from mailkeep.dns.findings import Finding
+from mailkeep.dns.records import Record
+from mailkeep.lab import Internet, Lab, LabError, poll
+from mailkeep.lab.internet import DIRECTORY, TSIG_SECRET
+from mailkeep.lab.site import Site
+from mailkeep.parts import certificates
+
+HOST, OTHER = "mail.example.test", "mta-sts.example.test"
+STATE = f"{certificates.STATE}/state.json"
+
+
+@dataclass(frozen=True)
+class World:
+    """A server that gets its certificates by ACME, and the outside world with the authority."""
+
+    site: Site
+    internet: Internet
+
+    def declare(self, **acme: str) -> None:
+        declared = yaml.safe_load(self.site.file.read_text())
+        declared["tls"] = {"mode": "acme", "acme": {"directory": DIRECTORY, **acme}}
+        self.site.file.write_text(yaml.safe_dump(declared))
+
+    def deploy(self) -> list[str]:
+        """What a deploy has changed."""
+        said = self.site.deploy()
+        assert said.code == 0, said.output
+        return said.changed
+
+    def authority(self, *, seconds: int = 90 * 86400, refuses: str = "nobody.test") -> None:
+        """A new one, to which all are strangers."""
+        self.internet.authority(seconds=seconds, refuses=[refuses])
+        self.site.server.run("rm -rf /var/lib/private/mailkeep-acme/accounts")
+
+    def look(self) -> str:
+        """The hourly look, now: `inactive` if it was successful, else `failed`."""
+        self.site.server.run("systemctl start mailkeep-certificate", check=False)
+        return self.site.server.run("systemctl is-failed mailkeep-certificate", check=False).stdout.strip()
+
+    def shows(self, condition: Callable[[Certificate], bool], timeout: float = 60) -> None:
+        """Waits until the server shows such a certificate."""
+        try:
+            poll(lambda: condition(on_server.read(self.shown())), timeout, "no such certificate is shown", 0.5)
+        except LabError as error:
+            raise LabError(f"{error}\n{self.said()}") from None
+
+    def need(self) -> None:
+        """As if the authority were another one than the last time."""
+        self.site.server.run(f"sed -i '/from/s|acme|former|' {STATE}")
+
+    def shown(self, port: int = IMAPS) -> str:
+        """The certificate (PEM) that the server shows."""
+        address = str(self.site.server.ip)
+        connection = imap(address, port) if port == IMAPS else smtp(address, port)
+        der = connection.sock.getpeercert(binary_form=True)
+        connection.sock.close()
+        return ssl.DER_cert_to_PEM_cert(der)
+
+    def shown_over_https(self, name: str) -> str:
+        with (
+            socket.create_connection((str(self.site.server.ip), 443), 5) as plain,
+            tls_context().wrap_socket(plain, server_hostname=name) as talk,
+        ):
+            return ssl.DER_cert_to_PEM_cert(talk.getpeercert(binary_form=True) or b"")
+
+    def reloads(self) -> list[int]:
+        """How often Postfix and Dovecot have reloaded."""
+        journal = "journalctl --output=cat --unit"
+        counts = f"{journal} postfix | grep -c '^Reloaded'; {journal} dovecot | grep -c '^Reloaded'"
+        return [int(line) for line in self.site.server.run(counts, check=False).stdout.split()]
+
+    def asked(self) -> int:
+        """How many requests the authority has had."""
+        return int(self.internet.run("journalctl --unit=authority --output=cat | grep -c ' /'", check=False).stdout)
+
+    def said(self) -> str:
+        return self.site.server.run("journalctl --unit=mailkeep-certificate --output=cat --lines=12").stdout
+
+    def troubles(self) -> str:
+        told: dict[str, str] = json.loads(self.site.server.run(f"cat {certificates.TROUBLES}").stdout)["troubles"]
+        return told.get("certificate", "")
+
+    def publish(self) -> None:
+        """What is to be published now; the site itself remembers its keys."""
+        keys = secrets.load(self.site.settings, self.site.inventory)
+        listed = [*records.wanted(self.site.settings, keys), *records.reverse(self.site.settings)]
+        self.internet.publish(formats.zone(listed))
+
+    def tlsa(self) -> set[str]:
+        listed = records.wanted(self.site.settings, secrets.load(self.site.settings, self.site.inventory))
+        return {record.value for record in listed if record.type == "TLSA"}
+
+    def findings(self, kind: str) -> list[Finding]:
+        declared, keys = self.site.settings, secrets.load(self.site.settings, self.site.inventory)
+        seen = look.look(declared, keys, ask.resolver(self.internet.resolver))
+        return [finding for finding in judge.judge(declared, keys, seen) if finding.type == kind]
+
+
+@pytest.fixture(scope="module")
+def world(lab: Lab, built: Site, baked: str, internet: Internet) -> Iterator[World]:
+    server = lab.server("certified", hostname=HOST, image=baked)
+    site = built.on(server)
+    text = site.file.read_text()
+    for theirs, ours in ((built.server.ip, server.ip), (built.server.ip6, server.ip6)):
+        text = re.sub(rf"{re.escape(str(theirs))}(?![0-9:.])", str(ours), text)
+    site.file.write_text(text)
+    made = World(site, internet)
+    made.declare()
+    secrets.generate(site.settings, site.inventory, date.today())
+    made.authority()
+    internet.trust_the_authority(server)
+    made.publish()
+    yield made
+    internet.run("systemctl stop authority", check=False)  # it may be down
+    internet.publish("", name="challenge")
+    built.publish(internet)
+    server.remove()
+
+
+def test_a_deploy_is_enough_and_a_second_one_changes_nothing(world: World) -> None:
+    # As on a machine that has never had a certificate.
+    world.site.server.run(f"systemctl stop postfix dovecot; rm {certificates.PEM}")
+    world.deploy()
+    assert {records.tlsa(HOST, world.shown(port).encode()).value for port in (SMTP, SUBMISSIONS, IMAPS)} == world.tlsa()
+    world.shows(lambda one: one.issued)
+    poll(lambda: not world.troubles(), 5, "a trouble is left")
+    pem = world.shown()
+    assert {world.shown(port) for port in (SMTP, SUBMISSIONS, IMAPS)} == {pem}
+    assert {records.tlsa(HOST, pem.encode()).value} == world.tlsa()
+    assert world.findings("TLSA") == []
+    assert world.deploy() == []
+    assert world.shown() == pem
+
+
+def test_who_asks_cannot_read_the_key_and_nothing_listens_afterwards(world: World) -> None:
+    as_lego = "systemd-run --quiet --wait --pipe --property=DynamicUser=yes --property=User=mailkeep-acme cat"
+    for file in (certificates.PEM, certificates.WANTED):
+        assert "Permission denied" in world.site.server.run(f"{as_lego} {file}", check=False).stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((str(world.site.server.ip), 80), 5)
+
+
+def test_when_nothing_is_needed_nobody_is_asked_and_nothing_reloads(world: World) -> None:
+    before = world.asked(), world.reloads(), world.shown()
+    assert world.look() == "inactive"
+    assert "Nothing to do." in world.said()
+    assert (world.asked(), world.reloads(), world.shown()) == before
+
+
+# --- what goes wrong: the certificate that is there stays
+
+
+def fails(world: World, reason: str) -> None:
+    """The next look fails for this reason, and all else is as it was."""
+    before = world.reloads(), world.shown()
+    world.need()
+    assert world.look() == "failed"
+    assert re.search(reason, world.said()), world.said()
+    assert (world.reloads(), world.shown(), world.shown(SMTP)) == (*before, before[1])
+
+
+def told(world: World) -> str:
+    return world.site.server.run("journalctl --unit=mailkeep-watch --output=cat").stdout
+
+
+def test_when_the_authority_is_down_the_operator_hears_of_it_after_a_day(world: World) -> None:
+    world.internet.run("systemctl stop authority")
+    fails(world, "connection refused")
+    assert world.troubles() == ""
+    world.site.server.run(f"sed -i '/failing/s/: 1[0-9]*/: 1700000000/' {STATE}")
+    fails(world, "connection refused")
+    assert f"There is no new certificate for {HOST}" in world.troubles()
+    poll(lambda: f"There is no new certificate for {HOST}" in told(world), 10, "the watch tells nothing")
+
+
+def test_when_the_authority_refuses(world: World) -> None:
+    world.authority(refuses=HOST)
+    fails(world, "rejectedIdentifier")
+
+
+def test_when_the_name_leads_elsewhere(world: World) -> None:
+    world.authority()
+    world.internet.publish(f"{HOST}. A {world.internet.ip}\n")
+    fails(world, "urn:ietf:params:acme:error:connection|urn:ietf:params:acme:error:unauthorized")
+    world.publish()
+
+
+FOR_ANOTHER_KEY = """#!/bin/sh
+mkdir -p /var/lib/mailkeep-acme/certificates
+exec openssl req -quiet -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /dev/null -subj /CN=x \
+  -addext subjectAltName=DNS:mail.example.test -out /var/lib/mailkeep-acme/certificates/mail.example.test.crt
+"""
+
+
+def test_what_comes_is_looked_at(world: World) -> None:
+    world.site.server.run("mv /usr/bin/lego /usr/bin/lego.true")
+    world.site.server.write("/usr/bin/lego", FOR_ANOTHER_KEY, 0o755)
+    try:
+        fails(world, "the certificate that came is for another key")
+    finally:
+        world.site.server.run("mv /usr/bin/lego.true /usr/bin/lego")
+
+
+# --- renewal
+
+
+def test_it_is_renewed_in_time_with_the_same_key_and_services_reload_once(world: World) -> None:
+    world.authority(seconds=10)
+    world.need()
+    assert world.look() == "inactive"
+    first, reloads = world.shown(), world.reloads()
+    poll(lambda: world.look() and world.shown() != first, 40, "it is not renewed", 1)
+    assert "A certificate is asked for: it ends in 0.0 days." in world.said()
+    assert {world.shown(SMTP), world.shown(SUBMISSIONS)} == {world.shown()}
+    assert on_server.read(world.shown()).key == on_server.read(first).key
+    assert {records.tlsa(HOST, world.shown().encode()).value} == world.tlsa()
+    assert world.reloads() == [count + 1 for count in reloads]
+
+
+def test_one_name_that_cannot_be_had_does_not_cost_the_host_its_own(world: World) -> None:
+    server, own = world.site.server, world.site.secrets.tls
+    config = server.run(f"cat {certificates.CONFIG}").stdout
+    world.authority()
+    server.write(certificates.CONFIG, json.dumps(json.loads(config) | {"names": [HOST, OTHER]}))
+    server.write(certificates.PEM, own.key + own.certificate, 0o600)  # as at the first time
+    assert world.look() == "failed"
+    assert on_server.read(world.shown()).names == {HOST}
+    assert f"There is no new certificate for {HOST}, {OTHER}: " in world.troubles()
+    server.write(certificates.CONFIG, config)
+    assert world.look() == "inactive"
+    assert world.troubles() == ""
+
+
+def test_what_is_served_over_https_is_asked_for_and_shown_there_as_well(world: World) -> None:
+    before = world.site.file.read_text()
+    world.site.file.write_text(f"{before}dns: {{mta_sts: testing}}\n")
+    world.publish()
+    world.deploy()
+    world.shows(lambda one: one.names == {HOST, *(f"mta-sts.{domain}" for domain in world.site.settings.domains)})
+    poll(lambda: world.shown_over_https(OTHER) == world.shown(), 10, "the web server shows another certificate")
+    world.site.file.write_text(before)
+    world.publish()
+    world.deploy()
+
+
+# --- by the DNS
+
+
+@pytest.fixture(scope="module")
+def by_dns(world: World) -> World:
+    """The names are shown to be ours by records in a zone that takes updates (RFC 2136)."""
+    world.authority()
+    world.internet.publish(f"_acme-challenge.{HOST}. CNAME _acme-challenge.dynamic.test.\n", name="challenge")
+    world.declare(challenge="dns-01", provider="rfc2136")
+    given = {"NAMESERVER": world.internet.ip, "TSIG_KEY": "dynamic.", "TSIG_ALGORITHM": "hmac-sha256."}
+    lines = [f"RFC2136_{name}={value}\n" for name, value in {**given, "TSIG_SECRET": TSIG_SECRET}.items()]
+    secrets.set_acme(world.site.inventory, "".join(lines))
+    return world
+
+
+def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certificate_by_dns_01(by_dns: World) -> None:
+    site, moment = by_dns.site, datetime.now(UTC) + timedelta(days=1)
+
+    def step(later: timedelta = timedelta()) -> str:
+        def unseen(record: Record) -> tuple[list[str], int]:
+            return roll.unseen(record, ask.resolver(by_dns.internet.resolver))
+
+        return "\n".join(roll.roll(site.settings, site.inventory, moment + later, unseen, roll.shown, now=True))
+
+    [old] = by_dns.tlsa()
+    step()
+    [new] = by_dns.tlsa() - {old}
+    assert "is not seen yet: the resolver does not have it; ns.outside.test does not have it" in step()
+    by_dns.publish()
+    assert "Both records are seen" in step()
+    assert "Some may still have the former records" in step()
+    assert "The new key is in place" in step(timedelta(hours=2))
+    assert "another key is shown still" in step()
+    by_dns.deploy()
+    poll(lambda: by_dns.look() == "inactive", 60, "there is no certificate by DNS-01")
+    shown = on_server.read(by_dns.shown())
+    assert shown.issued
+    assert {records.tlsa(HOST, by_dns.shown(port).encode()).value for port in (SMTP, IMAPS)} == {new}
+    assert by_dns.findings("TLSA") == []
+    assert old in step()
+    assert by_dns.tlsa() == {new}
+    by_dns.deploy()
+
+
+def test_by_dns_01_port_80_is_closed_and_what_the_provider_knows_stays_secret(by_dns: World) -> None:
+    with pytest.raises(TimeoutError):
+        socket.create_connection((str(by_dns.site.server.ip), 80), 1)
+    assert TSIG_SECRET not in by_dns.site.server.run("journalctl --output=cat").stdout
+    assert by_dns.deploy() == []
+
+
+def test_a_provider_that_lego_does_not_know_is_refused_before_anything_changes(world: World) -> None:
+    before = world.site.file.read_text()
+    world.declare(challenge="dns-01", provider="nonesuch")
+    said = world.site.deploy()
+    assert said.code == 1
+    assert '"nonesuch" is not yet supported' in said.output
+    world.site.file.write_text(before)
+    assert world.deploy() == []
+
+
+def test_a_rebuilt_machine_shows_the_same_key(world: World) -> None:
+    before = world.tlsa()
+    world.internet.run("systemctl stop authority")
+    gone = f"/etc/mailkeep/tls {certificates.STATE} /var/lib/private/mailkeep-acme"
+    world.site.server.run(f"systemctl stop postfix dovecot mailkeep-certificate.timer; rm -r {gone}")
+    world.deploy()
+    assert {records.tlsa(HOST, world.shown(port).encode()).value for port in (SMTP, IMAPS)} == before == world.tlsa()
+    assert not on_server.read(world.shown()).issued

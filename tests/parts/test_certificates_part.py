@@ -1,0 +1,72 @@
+"""What a server gets for its certificate: all of it, or a key and what asks for the rest."""
+
+import json
+import subprocess
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+from mailkeep import certificate
+from mailkeep.part import File, Part
+from mailkeep.parts import certificates, firewall
+from mailkeep.secrets import Secrets, Tls
+from mailkeep.settings import Settings
+
+OWN = Secrets((), Tls(*certificate.split(certificate.self_signed("mail.example.org", date.today()))), None)
+BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
+
+
+def part(declared: dict[str, object], tls: dict[str, Any], **secret: Any) -> Part:
+    return certificates.part(Settings.model_validate(declared | {"tls": tls}), replace(OWN, **secret))
+
+
+def file(of: Part, path: str) -> File:
+    return next(one for one in of.files if one.path == path)
+
+
+def test_key_and_chain_are_one_secret_file(declared: dict[str, object]) -> None:
+    for mode in ("self-signed", "acme"):
+        pem = file(part(declared, {"mode": mode}), certificates.PEM)
+        assert (pem.content, pem.mode, pem.secret) == (OWN.tls.key + OWN.tls.certificate, 0o600, True)
+        assert pem.initial == (mode == "acme")
+
+
+def test_by_acme_the_server_asks_and_elsewhere_nothing_is_left_of_it(declared: dict[str, object]) -> None:
+    by_acme = part(declared, {"mode": "acme"})
+    config = json.loads(file(by_acme, certificates.CONFIG).content)
+    assert config["names"] == ["mail.example.org"]
+    assert config["contact"] == "ann@example.net"
+    assert file(by_acme, certificates.WANTED).content == OWN.tls.key
+    assert "lego" in by_acme.packages
+    elsewhere = part(declared, {"mode": "self-signed"})
+    assert {certificates.CONFIG, certificates.WANTED, certificates.CREDENTIALS} <= {*elsewhere.absent}
+    assert elsewhere.units == ()
+
+
+def test_port_80_is_open_for_http_01_alone(declared: dict[str, object]) -> None:
+    def is_open(tls: dict[str, Any]) -> bool:
+        return 80 in firewall.ports(Settings.model_validate(declared | {"tls": tls}))
+
+    assert is_open({"mode": "acme"})
+    assert not is_open(BY_DNS)
+    assert not is_open({"mode": "self-signed"})
+
+
+def test_each_host_has_a_second_of_its_own_in_the_hour_and_always_the_same(declared: dict[str, object]) -> None:
+    def timer(host: str) -> bytes:
+        named = declared | {"host": {"name": host, "addresses": ["192.0.2.1"]}}
+        return file(part(named, {"mode": "acme"}), f"{certificates.SYSTEMD}/{certificates.TIMER}").content
+
+    assert timer("mail.example.org") == timer("mail.example.org")
+    assert len({timer(f"mail-{n}.example.org") for n in range(20)}) > 15
+    assert b"OnCalendar=*-*-* *:" in timer("mail.example.org")
+
+
+def test_what_the_provider_wants_to_know_arrives_as_it_was_typed(declared: dict[str, object]) -> None:
+    """systemd.exec(5) unquotes within double quotes as a shell does."""
+    value = "a=b \"c\" \\ $d `e` 'f' #g"
+    written = file(part(declared, BY_DNS, acme={"TOKEN": value}), certificates.CREDENTIALS)
+    assert written.secret
+    assert written.mode == 0o600
+    script = f'{written.content.decode()}printf %s "$TOKEN"'
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == value

@@ -1,0 +1,79 @@
+"""A setting that is taken back leaves nothing of what it had brought: no secret, no stale file, no unit."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from mailkeep import parts, secrets, settings, vault
+from mailkeep.part import Part, Unit
+from mailkeep.secrets import Secrets
+from mailkeep.settings import Settings
+
+# Which files cannot simply go: something else must be in their place, and the preflight asks for it.
+REPLACED = {"/etc/resolv.conf"}
+MORE: dict[str, dict[str, object]] = {
+    "another domain": {"domains": ["example.org", "example.com"]},
+    "a local resolver": {"resolver": "local"},
+    "a relay host with a password": {"relay": {"host": "smtp.example.net", "user": "anna"}},
+    "a webhook": {"alerts": {"webhook": {"format": "ntfy"}}},
+    "a shared store": {"guard": {"store": {"host": "valkey.example.net"}}},
+    "what mail programs ask for": {"tls": {"mode": "files", "certificate": "c.pem"}, "web": {"autoconfig": True}},
+}
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
+    """With a DKIM key for each of the domains above."""
+    directory = tmp_path_factory.mktemp("inventory")
+    (directory / "mail.yml").write_text(
+        "host: {name: mail.example.org, addresses: [192.0.2.1]}\n"
+        "domains: [example.org, example.com]\nadmin: {addresses: [ann@example.net]}\n"
+    )
+    identity = directory / "identity.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAILKEEP_IDENTITY", str(identity))
+        vault.create(directory / "secrets", identity)
+        declared = settings.load(directory / "mail.yml")
+        secrets.generate(declared, directory, date(2026, 1, 1))
+        return secrets.load(declared, directory)
+
+
+def server(declared: dict[str, object], keys: Secrets) -> tuple[Part, ...]:
+    made = Settings.model_validate(declared)
+    domains = secrets.signing_domains(made)
+    dkim = tuple(key for key in keys.dkim if key.domain in domains)
+    webhook = "https://example.net/hook" if made.alerts.webhook else None
+    return parts.server(made, Secrets(dkim, keys.tls, "password", webhook, "password"))
+
+
+def files(of: tuple[Part, ...]) -> set[str]:
+    return {file.path for part in of for file in part.files}
+
+
+def units(of: tuple[Part, ...]) -> dict[str, Unit]:
+    return {unit.name: unit for part in of for unit in part.units}
+
+
+@pytest.mark.parametrize("setting", MORE)
+def test_its_files_are_removed(declared: dict[str, object], keys: Secrets, setting: str) -> None:
+    without = server(declared | {"resolver": "system"}, keys)
+    before = server(declared | {"resolver": "system"} | MORE[setting], keys)
+    left = files(before) - files(without)
+    assert left
+
+    gone = {path for part in without for path in part.absent}
+    exclusive = {one.path for part in without for one in part.directories if one.exclusive}
+    removed = {
+        path for path in left if gone & {path, *map(str, Path(path).parents)} or str(Path(path).parent) in exclusive
+    }
+
+    assert left - removed <= REPLACED
+
+
+@pytest.mark.parametrize("setting", MORE)
+def test_its_units_are_stopped(declared: dict[str, object], keys: Secrets, setting: str) -> None:
+    without = units(server(declared | {"resolver": "system"}, keys))
+    before = units(server(declared | {"resolver": "system"} | MORE[setting], keys))
+    ours = {name for name, unit in before.items() if unit.running and name.startswith("mailkeep")}
+    assert [name for name in ours if name not in without] == []

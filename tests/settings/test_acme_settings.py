@@ -1,0 +1,75 @@
+"""Certificates by ACME: what is declared fits together, and says what it wants where it does not."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mailkeep import certificate
+from mailkeep.secrets import tls_names
+from mailkeep.settings import LETS_ENCRYPT, Settings
+
+
+def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "host": {"name": "mail.example.org", "addresses": ["203.0.113.25"]},
+            "domains": ["example.org"],
+            "admin": {"addresses": ["you@example.net"]},
+            "tls": {"mode": mode, "acme": acme or {}},
+            **more,
+        }
+    )
+
+
+def test_one_word_is_enough() -> None:
+    tls = declared().tls
+    assert (tls.acme.directory, tls.acme.challenge, tls.answers_on_port_80) == (LETS_ENCRYPT, "http-01", True)
+    assert tls_names(declared()) == ("mail.example.org",)
+
+
+DNS_01 = {"challenge": "dns-01"}
+REFUSED: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
+    ((DNS_01,), {}, "tls.acme.provider", "lego dnshelp"),
+    (({"provider": "rfc2136"},), {}, "tls.acme.provider", "`challenge: dns-01`, or no provider"),
+    ((DNS_01 | {"provider": "My Registrar"},), {}, "tls.acme.provider", "such as rfc2136"),
+    (({"directory": "http://acme.example.net/dir"},), {}, "tls.acme.directory", "https://"),
+    (({"directory": "https://192.0.2.1/dir"},), {}, "tls.acme.directory", "https://"),
+    (({"directory": "https://acme.example.net/a b"},), {}, "tls.acme.directory", "https://"),
+    (({"challenge": "tls-alpn-01"},), {}, "tls.acme.challenge", "http-01"),
+    (({"contact": "you"},), {}, "tls.acme.contact", "an address"),
+    ((DNS_01, "files"), {}, "tls.acme.challenge", "`mode: acme`"),
+    ((), {"host": {"name": "203.0.113.25", "addresses": ["203.0.113.25"]}}, "host.name", "fully qualified"),
+    ((), {"host": {"name": "mail", "addresses": ["203.0.113.25"]}}, "host.name", "fully qualified"),
+    ((), {"ssh": {"port": 80}}, "ssh.port", "another port"),
+    ((), {"firewall": {"open": [8080, "http"]}}, "firewall.open.1", "dns-01"),
+    ((), {"dns": {"caa": ["pki.example.net"]}}, "dns.caa", "letsencrypt.org too"),
+]
+
+
+@pytest.mark.parametrize(("acme", "more", "field", "want"), REFUSED, ids=[row[2] + "-" + row[3] for row in REFUSED])
+def test_what_does_not_fit_is_told_at_its_place(
+    acme: tuple[Any, ...], more: dict[str, Any], field: str, want: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        declared(*acme, **more)
+    told = {".".join(map(str, error["loc"])): error["msg"] for error in refused.value.errors()}
+    assert want in told[field]
+
+
+def test_who_has_a_web_server_on_port_80_uses_the_dns() -> None:
+    tls = declared(DNS_01 | {"provider": "rfc2136"}, ssh={"port": 80}, firewall={"open": ["https"]}).tls
+    assert not tls.answers_on_port_80
+
+
+@pytest.mark.parametrize(
+    ("directory", "issuer"),
+    [
+        (LETS_ENCRYPT, "letsencrypt.org"),
+        ("https://acme-staging-v02.api.letsencrypt.org/directory", "letsencrypt.org"),
+        ("https://letsencrypt.org.example.net/directory", ""),
+    ],
+)
+def test_the_issuer_is_known_by_the_host_of_its_directory(directory: str, issuer: str) -> None:
+    assert certificate.issuer(declared({"directory": directory})) == issuer
+    assert certificate.issuer(declared(mode="self-signed")) == ""
