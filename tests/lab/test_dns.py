@@ -89,6 +89,13 @@ def test_the_check_finds_nothing_wrong_with_it(world: World) -> None:
     assert world.findings() == []
 
 
+def test_what_a_former_provider_left_is_seen(world: World) -> None:
+    listed = text([*world.wanted(), *records.reverse(world.site.settings)])
+    world.publish(f'{listed}_mta-sts.example.test. TXT "v=STSv1; id=20200101;"\n')
+    [finding] = world.findings()
+    assert (finding.level, finding.name) == ("error", "_mta-sts.example.test")
+
+
 def changed(record: Record) -> list[str]:
     if record.type == "TXT":
         others = {"v=spf1": "v=spf1 ip4:192.0.2.99 +all", "v=DMARC1; p": "v=DMARC1; p=none"}
