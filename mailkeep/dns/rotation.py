@@ -137,7 +137,10 @@ def _record(key: StoredDkim) -> str:
 
 def _day(text: str) -> date:
     """The one that a selector, or a state, ends in."""
-    return datetime.strptime(text[-8:], "%Y%m%d").date()
+    try:
+        return datetime.strptime(text[-8:], "%Y%m%d").date()
+    except ValueError:
+        raise UserError(f"{text}: a key in the vault whose name ends in no day (YYYYMMDD). Rename its file.") from None
 
 
 def unseen(keys: list[DkimKey], resolver: dns.resolver.Resolver) -> dict[DkimKey, str]:

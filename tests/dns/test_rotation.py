@@ -8,6 +8,7 @@ from dns_samples import FIRST_DAY, settings
 
 from mailkeep import secrets, vault
 from mailkeep.dns import records, rotation
+from mailkeep.errors import UserError
 from mailkeep.secrets import DkimKey, StoredDkim
 from mailkeep.vault import Vault
 
@@ -104,6 +105,12 @@ def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> Non
     assert published(inventory) == {old, new}
     rotate(inventory, late + rotation.KEPT, since=deployed(late))
     assert published(inventory) == {new}
+
+
+def test_a_key_of_no_day_is_named(inventory: Path) -> None:
+    secrets.vault(inventory).write("dkim/example.org/s20269999", secrets.new_dkim_pem())
+    with pytest.raises(UserError, match="s20269999: .* no day"):
+        rotate(inventory, FIRST_DAY + MONTH)
 
 
 def test_each_domain_waits_for_its_own(inventory: Path) -> None:
