@@ -109,7 +109,7 @@ def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> Non
 
 def test_a_key_of_no_day_is_named(inventory: Path) -> None:
     secrets.vault(inventory).write("dkim/example.org/s20269999", secrets.new_dkim_pem())
-    with pytest.raises(UserError, match="s20269999: .* no day"):
+    with pytest.raises(UserError, match=r"s20269999: .* no day"):
         rotate(inventory, FIRST_DAY + MONTH)
 
 
