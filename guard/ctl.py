@@ -40,11 +40,8 @@ def main(arguments: list[str]) -> int:
         if os.geteuid() != 0:
             raise CtlError("Only root may: `sudo mailkeepctl …`.")
         command(given)
-    except (CtlError, config.ConfigError) as error:
+    except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
-        return 1
-    except subprocess.CalledProcessError as error:
-        print(f"{error.cmd[0]}: exit {error.returncode}: {error.stderr.strip()}", file=sys.stderr)
         return 1
     return 0
 
@@ -83,6 +80,8 @@ def _freeze(given: argparse.Namespace) -> None:
     print(f"{_count(done.held, 'message')} put on hold, {_count(done.kicked, 'session')} cut.")
     if done.sample:
         print(f"A sample of its mail is in {done.sample}/.")
+    if done.error:
+        raise CtlError(f"NOT ALL was done, and the watch tries again: {done.error}")
 
 
 def _thaw(given: argparse.Namespace) -> None:

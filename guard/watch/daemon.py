@@ -30,7 +30,6 @@ STATE = config.STATE / "state.json"
 LOOKED = config.RUN / "looked.json"
 """What each sensor saw last, and when: for `mailkeep verify`."""
 TICK = 0.5  # seconds
-STUCK = 120.0  # seconds without a look at who is frozen; systemd then starts us anew
 GUARD = "mailkeep-guard.service"
 
 
@@ -56,7 +55,7 @@ class Watch:
         notify("READY=1")
         while True:
             self.round(time.monotonic())
-            if time.monotonic() - self.freezes.alive < STUCK:
+            if not self.freezes.stuck(time.monotonic()):  # else systemd starts us anew
                 notify("WATCHDOG=1")
             time.sleep(TICK)
 

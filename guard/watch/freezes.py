@@ -16,6 +16,7 @@ from guard.watch.alerts import Desk
 
 LOOK = 0.5  # seconds
 OFTEN, FIRST_MINUTE, LATER = 2.0, 60.0, 60.0  # seconds between, for how long, and afterwards
+STUCK = 120.0  # seconds for one look, or for one account
 PATIENCE = 4.0  # seconds until an account is told to be frozen, whatever came of it
 
 Enforce = Callable[[str, Collection[str]], Enforced]
@@ -41,7 +42,11 @@ class Freezes:
         self.cases: dict[str, Case] = {}
         self.seen: tuple[int, int, int] | None = (0, 0, 0)
         self.lock = threading.Lock()
-        self.alive = time.monotonic()
+        self.alive = dict.fromkeys(("look", "carry_out"), time.monotonic())
+
+    def stuck(self, now: float) -> bool:
+        """Whether one of the threads hangs. What was held stays held, so that the next start goes on from there."""
+        return now - min(self.alive.values()) > STUCK
 
     def start(self) -> None:
         for name, step in (("freezes", self.look), ("enforce", self.carry_out)):
@@ -59,7 +64,7 @@ class Freezes:
 
     def look(self) -> None:
         """Who is frozen, and who no longer."""
-        self.alive = now = time.monotonic()
+        now = self.alive["look"] = time.monotonic()
         if (seen := _identity(self.file)) != self.seen:
             there = frozen.read(self.file)
             self.seen = seen
@@ -81,21 +86,17 @@ class Freezes:
 
     def carry_out(self) -> None:
         """All that is due."""
-        now = time.monotonic()
+        now = self.alive["carry_out"] = time.monotonic()
         with self.lock:
             due = [(account, case) for account, case in self.cases.items() if case.due <= now]
         for account, case in due:
-            try:
-                did = self.enforce(account, self.addresses.get(account, (account,)))
-                held, kicked, sample, error = did.held, did.kicked, did.sample or "", ""
-            except Exception as problem:
-                held, kicked, sample, error = 0, 0, "", f"{type(problem).__name__}: {problem}"
+            did = self.enforce(account, self.addresses.get(account, (account,)))
             with self.lock:
-                case.held += held
-                case.kicked += kicked
-                case.sample = case.sample or sample
-                case.error, case.done = error, True
-                now = time.monotonic()
+                case.held += did.held
+                case.kicked += did.kicked
+                case.sample = case.sample or did.sample
+                case.error, case.done = did.error, True
+                now = self.alive["carry_out"] = time.monotonic()
                 case.due = now + (OFTEN if now - case.since < FIRST_MINUTE else LATER)
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from guard.commands import run
 from guard.watch import config, ruleset
-from guard.watch.commands import run
 
 PROOF = config.STATE / "jails.json"
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from guard.commands import run
 from guard.watch import ruleset
-from guard.watch.commands import run
 from guard.watch.config import Config
 
 Troubles = dict[str, tuple[str, str]]

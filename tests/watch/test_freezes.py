@@ -23,9 +23,7 @@ class Carried:
 
     def __call__(self, account: str, addresses: Collection[str]) -> Enforced:
         self.calls.append((account, addresses))
-        if self.error:
-            raise RuntimeError(self.error)
-        return Enforced(held=3, kicked=1, sample="/var/lib/mailkeep-watch/samples/anna")
+        return Enforced(3, 1, "/var/lib/mailkeep-watch/samples/anna", self.error)
 
 
 @pytest.fixture
@@ -84,7 +82,7 @@ def test_it_is_carried_out_again_every_two_seconds_and_after_a_minute_each_minut
 def test_what_cannot_be_carried_out_is_told_and_tried_again(
     freezes: Freezes, carried: Carried, desk: Desk, clock: Clock, monotonic: Clock
 ) -> None:
-    carried.error = "postqueue: exit 69"
+    carried.error = "RuntimeError: postqueue: exit 69"
     freezes.file.write_text(LINE)
     freezes.look()
     freezes.carry_out()
@@ -130,3 +128,26 @@ def test_a_file_that_cannot_be_read_is_an_error_each_time(freezes: Freezes) -> N
     for _ in range(2):
         with pytest.raises(ValueError):
             freezes.look()
+
+
+def test_a_hang_of_either_thread_is_noticed_and_slow_work_on_many_accounts_is_none(
+    freezes: Freezes, carried: Carried, monotonic: Clock
+) -> None:
+    def slow(account: str, addresses: Collection[str]) -> Enforced:
+        monotonic.now += 100
+        assert not freezes.stuck(monotonic.now)
+        freezes.look()
+        return carried(account, addresses)
+
+    freezes.enforce = slow
+    freezes.file.write_text(LINE + LINE.replace("anna", "bert"))
+    freezes.look()
+    freezes.carry_out()
+    assert len(carried.calls) == 2
+    freezes.enforce = carried
+    for step, other in ((freezes.look, freezes.carry_out), (freezes.carry_out, freezes.look)):
+        step()
+        other()
+        monotonic.now += 121
+        step()
+        assert freezes.stuck(monotonic.now)
