@@ -25,6 +25,9 @@ PATIENCE = 1.0
 AGAIN = 5.0
 """Seconds from a failure to the next try; meanwhile nobody waits."""
 FROZEN = b"mailkeep:frozen"
+THAWED = "thawed "
+"""Before the line of a freeze that is over. A thaw is always said: a list that has lost a freeze, as when the store
+comes back empty or as it was yesterday, thaws nobody."""
 _THIS_RUN = token_hex(6)
 """Tells messages of this guard from those of others, and of an earlier run, which count from 1 as well."""
 
@@ -127,11 +130,10 @@ class Shared:
         with contextlib.suppress(StoreError):  # it stays counted, on the safe side
             await self._ask([(b"ZREM", charge.key, charge.member)])
 
-    async def frozen(self, add: dict[str, str], remove: Iterable[str]) -> dict[str, str]:
-        """Tells the others of freezes (account: line) and thaws here; returns all there are. Raises StoreError."""
-        changes: list[tuple[object, ...]] = [(b"HSET", FROZEN, account, line) for account, line in add.items()]
-        changes += [(b"HDEL", FROZEN, account) for account in remove]
-        flat = (await self._ask([*changes, (b"HGETALL", FROZEN)]))[-1]
+    async def frozen(self, changes: dict[str, str]) -> dict[str, str]:
+        """Tells the others of freezes and thaws here; returns all there are, by account. Raises StoreError."""
+        commands: list[tuple[object, ...]] = [(b"HSET", FROZEN, account, line) for account, line in changes.items()]
+        flat = (await self._ask([*commands, (b"HGETALL", FROZEN)]))[-1]
         if not isinstance(flat, list):
             raise StoreError(f"HGETALL gave {flat!r}")
         words = [bytes(word).decode() for word in flat]
@@ -182,7 +184,7 @@ class Shared:
 
 class Freezes:
     """Keeps the file of frozen accounts and the store's list in step: who is frozen on one server is on all, and who is
-    thawed too. What both last agreed on tells a freeze here from a thaw there; it outlives a restart."""
+    thawed too. What both last agreed on tells what has changed here since; it outlives a restart."""
 
     def __init__(self, shared: Shared, file: Path) -> None:
         self._shared, self._file, self._agreed_file = shared, file, file.with_name("agreed.json")
@@ -192,18 +194,21 @@ class Freezes:
         here = {name: one.line for name, one in frozen.read(self._file).items()}
         agreed = self._agreed()
         added = {name: line for name, line in here.items() if name not in agreed}
+        thawed = {name: f"{THAWED}{line}" for name, line in agreed.items() if name not in here}
         try:
-            there = await self._shared.frozen(added, agreed.keys() - here.keys())
+            there = await self._shared.frozen(added | thawed)
         except StoreError:
             return
-        for name in there.keys() - here.keys():
-            one = frozen.parsed(there[name])
-            frozen.freeze(name, one.by, one.why, one.at, self._file)
-        for name in here.keys() - there.keys():
-            frozen.thaw(name, self._file)
-        if there != agreed:
+        for name, line in there.items():
+            if name in here and line == f"{THAWED}{agreed.get(name)}":
+                frozen.thaw(name, self._file)
+            elif name not in here and not line.startswith(THAWED):
+                one = frozen.parsed(line)
+                frozen.freeze(name, one.by, one.why, one.at, self._file)
+        # Who is frozen here and has gone from there is told to the store again, at the next step.
+        if (now_agreed := {name: line for name, line in there.items() if not line.startswith(THAWED)}) != agreed:
             new = self._agreed_file.with_suffix(".new")
-            new.write_text(json.dumps(there))
+            new.write_text(json.dumps(now_agreed))
             new.replace(self._agreed_file)
 
     def _agreed(self) -> dict[str, str]:

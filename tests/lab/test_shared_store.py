@@ -15,7 +15,7 @@ from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
 MOST = 6  # messages in ten minutes
-NAMES = ("cara", "dora", "emil")
+NAMES = ("cara", "dora", "emil", "fritz")
 FROZEN = "/var/lib/mailkeep-guard/frozen/accounts"
 
 
@@ -30,6 +30,11 @@ class Pair:
     servers: tuple[Server, Server]
     store: Internet
     password: str
+    key: str
+
+    def valkey(self, command: str) -> str:
+        script = f"read -r REDISCLI_AUTH && export REDISCLI_AUTH && valkey-cli {command}"
+        return self.store.run(script, stdin=f"{self.key}\n").stdout
 
     def send(self, name: str, server: Server) -> str:
         sender = address(name)
@@ -67,10 +72,14 @@ def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair
         said = site.deploy()
         assert said.code == 0, said.output
         servers.append(site.server)
-    yield Pair((servers[0], servers[1]), internet, password)
+    yield Pair((servers[0], servers[1]), internet, password, key)
     internet.run("systemctl stop valkey-server")
     for server in servers:
         server.remove()
+
+
+def frozen(name: str, server: Server) -> bool:
+    return address(name) in server.run(f"cat {FROZEN}").stdout
 
 
 def at_both(pair: Pair, name: str, times: int) -> int:
@@ -86,15 +95,26 @@ def test_exactly_the_limit_is_accepted_at_both_together(pair: Pair) -> None:
 
 def test_who_is_frozen_on_one_is_on_the_other_and_thawed_too(pair: Pair) -> None:
     one, two = pair.servers
-
-    def frozen(server: Server) -> bool:
-        return address("dora") in server.run(f"cat {FROZEN}").stdout
-
     one.run(f"mailkeepctl freeze {address('dora')} --why 'sends spam'")
-    poll(lambda: frozen(two), 5, "not frozen on the other server")
+    poll(lambda: frozen("dora", two), 5, "not frozen on the other server")
     assert "sends spam" in two.run(f"cat {FROZEN}").stdout
     two.run(f"mailkeepctl thaw {address('dora')}")
-    poll(lambda: not frozen(one), 5, "still frozen on the first server")
+    poll(lambda: not frozen("dora", one), 5, "still frozen on the first server")
+
+
+def test_a_store_that_has_lost_all_thaws_nobody_and_hears_it_again(pair: Pair) -> None:
+    one, two = pair.servers
+    one.run(f"mailkeepctl freeze {address('dora')}")
+    poll(lambda: frozen("dora", two), 5, "not frozen on the other server")
+    pair.valkey("FLUSHALL")
+    poll(lambda: address("dora") in pair.valkey("HKEYS mailkeep:frozen"), 5, "the store does not hear of it again")
+    one.run(f"mailkeepctl freeze {address('fritz')}")  # a later change has reached both, and dora stays
+    poll(lambda: frozen("fritz", two), 5, "not frozen on the other server")
+    assert frozen("dora", one)
+    assert frozen("dora", two)
+    for name in ("dora", "fritz"):
+        two.run(f"mailkeepctl thaw {address(name)}")
+    poll(lambda: not any(frozen(name, one) for name in ("dora", "fritz")), 5, "still frozen on the first server")
 
 
 def test_without_the_store_each_counts_for_itself_and_the_operator_is_told(pair: Pair) -> None:
