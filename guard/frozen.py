@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 
 FILE = Path("/var/lib/mailkeep-guard/frozen/accounts")
 _WHEN = "%Y%m%dT%H%M%SZ"
@@ -33,10 +34,20 @@ class Frozen:
 def read(path: Path = FILE) -> Accounts:
     """By account. A file that is not there names nobody."""
     try:
-        lines = path.read_text().splitlines()
+        lines = _text(path).splitlines()
     except FileNotFoundError:
         return {}
     return {fields[0]: parsed(fields[4]) for line in lines if len(fields := line.split(":")) > 4 and fields[0]}
+
+
+def _text(path: Path) -> str:
+    """Root reads it too, in a directory of the guard's user: no link leads it elsewhere, no pipe makes it wait."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor) as file:
+        stat = os.fstat(descriptor)
+        if not S_ISREG(stat.st_mode) or stat.st_nlink > 1:
+            raise PermissionError(f"{path} is no plain file")
+        return file.read()
 
 
 def parsed(gecos: str) -> Frozen:
@@ -67,7 +78,7 @@ def _plain(text: str) -> str:
 
 
 def _change(path: Path, change: Callable[[Accounts], Accounts]) -> bool:
-    with _alone(path):
+    with _as_its_owner(path.parent.parent), _alone(path):
         before = read(path)
         after = change(before)
         if after == before and path.exists():
@@ -82,10 +93,24 @@ def make(path: Path = FILE) -> None:
 
 
 @contextmanager
+def _as_its_owner(directory: Path) -> Iterator[None]:
+    """Root, who freezes by hand, is the guard's user meanwhile: whatever that user has put in the way, nothing happens
+    that it could not do itself, and what is made here does not lock it out. `directory` is one that it cannot replace;
+    the group of the file is inherited from the one below, which is setgid."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(directory.stat().st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextmanager
 def _alone(path: Path) -> Iterator[None]:
     descriptor = os.open(path.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        _give_to_the_owner_of_the_directory(descriptor, path.parent)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -98,7 +123,6 @@ def _replace(path: Path, content: str) -> None:
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     with os.fdopen(descriptor, "w") as file:
-        _give_to_the_owner_of_the_directory(descriptor, path.parent)
         file.write(content)
         file.flush()
         os.fsync(descriptor)
@@ -108,9 +132,3 @@ def _replace(path: Path, content: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _give_to_the_owner_of_the_directory(descriptor: int, directory: Path) -> None:
-    """Root, who freezes by hand, must not lock the guard out. The group is inherited: the directory is setgid."""
-    if os.geteuid() == 0:
-        os.fchown(descriptor, directory.stat().st_uid, -1)

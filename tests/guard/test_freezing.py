@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from guard_samples import ANNA, BERT, FREEZE, NO_FREEZE, NO_LIMITS, Desk
@@ -189,3 +191,60 @@ def test_a_freeze_that_cannot_be_written_holds_and_is_written_when_it_can_be(
     made.judge.write_freezes(made.now)
     assert list(frozen.read(made.frozen_file)) == [ANNA]
     assert len(made.events("frozen")) == 1
+
+
+# --- what the guard's user may have put in root's way -----------------------------------------------------------------
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A state directory of another user's, where root freezes by hand: not below a directory of pytest's, which only
+    the one who runs it may enter."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        state = Path(made) / "state"
+        (state / "frozen").mkdir(parents=True)
+        for directory in (state, state / "frozen"):
+            os.chown(directory, NOBODY, -1)
+        (Path(made) / "secret").write_text("root:!:::secret::\n")
+        (Path(made) / "secret").chmod(0o600)
+        yield state
+
+
+def test_what_root_freezes_is_the_guards_to_thaw(elsewhere: Path) -> None:
+    file = elsewhere / "frozen" / "accounts"
+    assert frozen.freeze(ANNA, "carl", "lost her phone", datetime.now(UTC), file)
+    assert {one.stat().st_uid for one in file.parent.iterdir()} == {NOBODY}
+    assert os.geteuid() == 0
+
+
+@pytest.mark.parametrize("name", ["lock", "accounts", "accounts.new", "frozen"])
+def test_no_link_makes_root_give_away_or_change_or_show_a_file(elsewhere: Path, name: str) -> None:
+    secret, file = elsewhere.parent / "secret", elsewhere / "frozen" / "accounts"
+    before = secret.stat()
+    if name == "frozen":
+        file.parent.rmdir()
+        file.parent.symlink_to(elsewhere.parent)
+        secret = secret.rename(elsewhere.parent / "lock")
+    else:
+        (file.parent / name).symlink_to(secret)
+    try:
+        frozen.freeze(ANNA, "carl", "lost her phone", datetime.now(UTC), file)
+    except OSError:
+        assert os.geteuid() == 0
+    after = secret.stat()
+    assert (after.st_uid, after.st_mtime_ns, after.st_mode) == (before.st_uid, before.st_mtime_ns, before.st_mode)
+
+
+def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
+    file, target = tmp_path / "accounts", tmp_path / "target"
+    target.write_text("root:!:::secret::\n")
+    for put in (lambda: file.symlink_to(target), lambda: file.hardlink_to(target), lambda: os.mkfifo(file)):
+        put()
+        with pytest.raises(OSError):
+            frozen.read(file)
+        file.unlink()
