@@ -65,7 +65,7 @@ class Watch:
             self.look(sensor)
             self.due[sensor] = now + sensor.every
         if due:
-            write(LOOKED, json.dumps(self.looked))
+            self.write(LOOKED, json.dumps(self.looked))
             self.logins.look()
         if letter := self.desk.letter():
             self.post.put(letter)
@@ -90,20 +90,24 @@ class Watch:
 
     def save(self) -> None:
         state = {**self.desk.state(), **self.post.state(), **self.logins.state(), "event": self.guard.last}
-        if (text := json.dumps(state)) != self.saved:
-            write(STATE, text)
+        if (text := json.dumps(state)) != self.saved and self.write(STATE, text):
             self.saved = text
+
+    def write(self, file: Path, text: str) -> bool:
+        """Whole or not at all. A disk that takes no more is a trouble to tell, and nothing to die of untold."""
+        new = file.with_name(f"{file.name}.new")
+        try:
+            new.write_text(text)
+            new.replace(file)
+        except OSError as error:
+            self.desk.trouble(f"write:{file}", f"The watch cannot write: {error}", f"The watch can write {file} again")
+            return False
+        self.desk.over(f"write:{file}")
+        return True
 
 
 def _send(settings: Config, way: str, letter: Any) -> str:
     return ways.send(way, letter, settings)
-
-
-def write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    new = file.with_name(f"{file.name}.new")
-    new.write_text(text)
-    new.replace(file)
 
 
 def _state() -> dict[str, Any]:
