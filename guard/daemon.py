@@ -288,9 +288,10 @@ async def _serve(found: config.Config, place: config.Place | None, places: Place
     loop = asyncio.get_running_loop()
     store = Store(places.database)
     judge, batch = Judge(found, store, places.frozen, milliseconds()), Batch(store, loop)
-    freezes = None
+    tasks = [asyncio.create_task(_housekeeping(judge, store, batch))]
     if place:
         freezes = shared.Freezes(Elsewhere(judge, batch, place).shared, places.frozen)
+        tasks.append(asyncio.create_task(_share_freezes(freezes)))
     policy_socket, milter_socket = _sockets()
     for listening, connection in ((policy_socket, PolicyConnection), (milter_socket, MilterConnection)):
         await loop.create_unix_server(_factory(connection, judge, batch), sock=listening, backlog=BACKLOG)
@@ -299,9 +300,9 @@ async def _serve(found: config.Config, place: config.Place | None, places: Place
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload, judge, places.config)
     notify("READY=1")
-    housekeeping = asyncio.create_task(_housekeeping(judge, store, batch, freezes))
     await stop.wait()
-    housekeeping.cancel()
+    for task in tasks:
+        task.cancel()
     store.close()
 
 
@@ -323,7 +324,7 @@ def _reload(judge: Judge, file: Path) -> None:
         print(f"{error}; the former configuration stays", file=sys.stderr)
 
 
-async def _housekeeping(judge: Judge, store: Store, batch: Batch, freezes: shared.Freezes | None) -> None:
+async def _housekeeping(judge: Judge, store: Store, batch: Batch) -> None:
     """Every second: to the disk, freezes made by others, idle connections, systemd's watchdog; now and then: prune."""
     pruned = milliseconds()
     while True:
@@ -339,10 +340,18 @@ async def _housekeeping(judge: Judge, store: Store, batch: Batch, freezes: share
         batch.commit()
         try:
             await asyncio.get_running_loop().run_in_executor(None, store.sync)
-            if freezes:
-                await freezes.step()
         except OSError as error:
-            print(f"cannot bring to the disk what is sent, or who is frozen: {error}", file=sys.stderr)
+            print(f"cannot bring to the disk what is sent: {error}", file=sys.stderr)
         Connection.end_idle(time.monotonic())
         notify("WATCHDOG=1")
+        await asyncio.sleep(1)
+
+
+async def _share_freezes(freezes: shared.Freezes) -> None:
+    """Every second, and not in the housekeeping: a store that hangs must not look like a guard that does."""
+    while True:
+        try:
+            await freezes.step()
+        except Exception as error:  # whatever it is, the next step is due
+            print(f"cannot share who is frozen: {type(error).__name__}: {error}", file=sys.stderr)
         await asyncio.sleep(1)

@@ -140,13 +140,13 @@ class Shared:
         return dict(zip(words[::2], words[1::2], strict=True))
 
     async def _ask(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
-        """The answers, in order. Raises StoreError, at once where it has just failed."""
+        """The answers, in order. Raises StoreError: after PATIENCE, at once where it has just failed."""
         loop = asyncio.get_running_loop()
-        if loop.time() < self._down_until:
-            raise StoreError("not yet again")
         try:
-            async with self._one_at_a_time, asyncio.timeout(PATIENCE):
-                answers = await self._exchange(commands)
+            async with asyncio.timeout(PATIENCE), self._one_at_a_time:
+                # Now, not before: whoever had the lock may have found it down.
+                is_down = loop.time() < self._down_until
+                answers = [] if is_down else await self._exchange(commands)
         except (OSError, EOFError, TimeoutError, ValueError, StoreError) as error:
             self._forget()
             self._down_until = loop.time() + AGAIN
@@ -154,6 +154,8 @@ class Shared:
                 self._is_lost = True
                 self._lost(f"{type(error).__name__}: {error}")
             raise StoreError(str(error)) from None
+        if is_down:
+            raise StoreError("not yet again")
         if self._is_lost:
             self._is_lost = False
             self._back()

@@ -12,6 +12,8 @@ import pytest
 from guard_samples import ANNA, BERT
 
 from guard import frozen, shared
+from guard.config import Place
+from guard.windows import Used
 
 WHEN = datetime(2025, 11, 25, 12, tzinfo=UTC)
 
@@ -108,3 +110,44 @@ def test_a_store_that_comes_back_empty_or_as_it_was_thaws_nobody(
     servers.thaw(1, BERT)
     servers.step()
     assert servers.frozen() == [{ANNA}, {ANNA}]
+
+
+# --- a store that hangs -----------------------------------------------------------------------------------------------
+
+
+async def _hang(patience: float, again: float) -> tuple[list[float], int, list[str]]:
+    """How long each of 20 messages waited that came all through twice `patience`; how often the store was asked when
+    it was due, `again` after the failure; and what the operator was told."""
+    loop = asyncio.get_running_loop()
+    connections: list[asyncio.StreamWriter] = []
+    told: list[str] = []
+    server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = shared.Shared(Place("127.0.0.1", port, False, "", ""), told.append, lambda: told.append("back"))
+    charge = shared.Charge(1, 1, ANNA, Used(1, 1, 1), ())
+
+    async def send(after: float) -> float:
+        await asyncio.sleep(after)
+        start = loop.time()
+        assert await store.charge([charge]) == [None]
+        return loop.time() - start
+
+    waited = await asyncio.gather(*(send(number * patience / 10) for number in range(20)))
+    tries = len(connections)
+    await asyncio.sleep(again - 0.75 * patience)
+    await store.charge([charge])
+    for one in connections:
+        one.close()
+    server.close()
+    return waited, len(connections) - tries, told
+
+
+def test_when_the_store_hangs_no_message_waits_for_longer_than_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not wait one after another; and however many come meanwhile, it is asked again in time."""
+    monkeypatch.setattr(shared, "PATIENCE", 0.2)
+    monkeypatch.setattr(shared, "AGAIN", 0.6)
+    waited, asked_again, told = asyncio.run(_hang(0.2, 0.6))
+    assert max(waited) < 0.5
+    assert max(waited[15:]) < 0.1
+    assert asked_again == 1
+    assert len(told) == 1
