@@ -53,6 +53,16 @@ class Account:
         trouble = self.trouble
         trouble.refused, trouble.foreign, trouble.new = [], [], {}
 
+    def go_back(self, now: int) -> None:
+        """What is later than now was just now: the clock was ahead."""
+        self.sent.go_back(now)
+        self.networks = {name: max(-now, min(now, time)) for name, time in self.networks.items()}
+        if trouble := self._trouble:
+            trouble.refused = [min(now, time) for time in trouble.refused]
+            trouble.foreign = [min(now, time) for time in trouble.foreign]
+            trouble.new = {recipient: min(now, time) for recipient, time in trouble.new.items()}
+            trouble.told = {what: min(now, time) for what, time in trouble.told.items()}
+
     def prune(self, now: int) -> bool:
         """Forgets what is older than its window; whether anything is left."""
         self.networks = {name: time for name, time in self.networks.items() if abs(time) > now - HOUR}

@@ -325,14 +325,16 @@ def _reload(judge: Judge, file: Path) -> None:
 
 
 async def _housekeeping(judge: Judge, store: Store, batch: Batch) -> None:
-    """Every second: to the disk, freezes made by others, idle connections, systemd's watchdog; now and then: prune."""
-    pruned = milliseconds()
+    """Every second: the clock, freezes made by others, to the disk, idle connections, systemd's watchdog; now and then:
+    prune."""
+    pruned = time.monotonic()
     while True:
         now = milliseconds()
         try:
+            judge.mind_the_clock(now)
             judge.write_freezes(now)
-            if now - pruned > PRUNE_SECONDS * 1000:
-                pruned = now
+            if time.monotonic() - pruned > PRUNE_SECONDS:
+                pruned = time.monotonic()
                 judge.prune(now)
                 store.prune(now)
         except sqlite3.Error as error:

@@ -19,7 +19,7 @@ from guard.account import Account
 from guard.config import Config, Freeze, base
 from guard.limits import NAMES, Over
 from guard.store import Message, Store
-from guard.windows import DAY, HOUR, TEN_MINUTES, Sent, Used
+from guard.windows import DAY, HOUR, MOST_BACK, TEN_MINUTES, Sent, Used
 
 GO_ON = "DUNNO"
 """Postfix's word for: nothing against it from here (access(5))."""
@@ -65,6 +65,8 @@ class Judge:
         self.taken_back: Callable[[Message], None] = lambda _: None
         """Hears of messages that were counted and did not go."""
         self._refused: OrderedDict[str, None] = OrderedDict()
+        if self._store.latest() > now + MOST_BACK:
+            self._go_back(now, self._store.latest())
         self._remember(now)
         for thawed_meanwhile in self._store.frozen() - self.frozen(now).keys():
             self._forgive(now, thawed_meanwhile)
@@ -353,6 +355,25 @@ class Judge:
         if account is None:
             account = self.accounts[name] = Account()
         return account
+
+    def mind_the_clock(self, now: int) -> None:
+        """What was counted by a clock that was ahead would hold up all mail until that time has come; to be called now
+        and then."""
+        if self.server.latest > now + MOST_BACK:
+            self._go_back(now, self.server.latest)
+
+    def _go_back(self, now: int, latest: int) -> None:
+        for account in (*self.accounts.values(), self._told):
+            account.go_back(now)
+        for sent in (self.server, self.local):
+            sent.go_back(now)
+        for queue_id, message in self._counted.items():
+            self._counted[queue_id] = message._replace(time=min(message.time, now))
+        self._store.go_back(now)
+        ahead = f"{(latest - now) // 60_000} minutes"
+        self._store.event(
+            now, "clock", "", f"The clock has gone back by {ahead}; what was sent since counts from now on"
+        )
 
     def prune(self, now: int) -> None:
         """Forgets what counts no more; a sweep over 100,000 accounts takes a tenth of a second."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from guard import frozen
 from guard.config import Place
 from guard.limits import Limit, Over
-from guard.windows import DAY, Used
+from guard.windows import DAY, MOST_BACK, Used
 
 PATIENCE = 1.0
 """Seconds for an answer."""
@@ -32,20 +32,25 @@ _THIS_RUN = token_hex(6)
 """Tells messages of this guard from those of others, and of an earlier run, which count from 1 as well."""
 
 # KEYS[1]: the account's messages, a sorted set by time of ID:RECIPIENTS:NEW.
-# ARGV: now, id, recipients, new, how long a message counts; then for each limit its window, its column in (messages,
-# recipients, new), its most. Returns nothing when the message fits, and then it is in; else the place of the limit that
-# keeps it out for longest (from 0), and when that ends.
+# ARGV: now, id, recipients, new, how long a message counts, and how far ahead of now a time is wrong (guard.windows);
+# then for each limit its window, its column in (messages, recipients, new), its most. Returns nothing when the message
+# fits, and then it is in; else the place of the limit that keeps it out for longest (from 0), and when that ends.
 _CHARGE = """
-local key, now, day = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[5])
+local key, now, day, wrong = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local more = {1, tonumber(ARGV[3]), tonumber(ARGV[4])}
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - day)
 local rows, flat = {}, redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 for i = 1, #flat, 2 do
   local recipients, new = flat[i]:match(':(%d+):(%d+)$')
-  rows[#rows + 1] = {1, tonumber(recipients), tonumber(new), tonumber(flat[i + 1])}
+  local time = tonumber(flat[i + 1])
+  if time > now + wrong then
+    time = now
+    redis.call('ZADD', key, now, flat[i])
+  end
+  rows[#rows + 1] = {1, tonumber(recipients), tonumber(new), time}
 end
 local worst, free_at = -1, 0
-for i = 6, #ARGV, 3 do
+for i = 7, #ARGV, 3 do
   local window, column, most = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local total = more[column]
   for _, row in ipairs(rows) do
@@ -59,7 +64,7 @@ for i = 6, #ARGV, 3 do
         ends = row[4] + window
       end
     end
-    if ends > free_at then worst, free_at = (i - 6) / 3, ends end
+    if ends > free_at then worst, free_at = (i - 7) / 3, ends end
   end
 end
 if worst >= 0 then return {worst, free_at} end
@@ -103,6 +108,7 @@ class Charge(NamedTuple):
             self.more.recipients,
             self.more.new,
             DAY,
+            MOST_BACK,
             *(number for limit in limits for number in limit),
         ]
 

@@ -93,13 +93,13 @@ class Store:
         return message
 
     def take_back(self, message: Message) -> None:
-        self._delete("DELETE FROM sent WHERE id = ?", message.id)
+        self._change("DELETE FROM sent WHERE id = ?", message.id)
 
     def tried(self, time: int, account: str, kind: str, what: str) -> None:
         self._add("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", (time, account, kind, what))
 
     def forgive(self, account: str) -> None:
-        self._delete("DELETE FROM tries WHERE account = ?", account)
+        self._change("DELETE FROM tries WHERE account = ?", account)
 
     def knows_recipient(self, account: str, recipient: int) -> bool:
         query = "SELECT 1 FROM recipients WHERE account = ? AND recipient = ?"
@@ -141,11 +141,20 @@ class Store:
         row = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return row[0] if row else 0
 
+    def latest(self) -> int:
+        """When the last message counts, or 0."""
+        return int(self._read("SELECT ifnull(max(time), 0) FROM sent").fetchone()[0])
+
+    def go_back(self, now: int) -> None:
+        """What is later than now was just now: the clock was ahead."""
+        for table in ("sent", "tries"):
+            self._change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
+
     def prune(self, now: int) -> None:
         for table, age in {"sent": DAY, "tries": DAY, "events": EVENTS_KEPT}.items():
-            self._delete(f"DELETE FROM {table} WHERE time < ?", now - age)  # noqa: S608
+            self._change(f"DELETE FROM {table} WHERE time < ?", now - age)  # noqa: S608
         for table in ("recipients", "networks"):
-            self._delete(f"DELETE FROM {table} WHERE time < ?", now - RECIPIENTS_KEPT)  # noqa: S608
+            self._change(f"DELETE FROM {table} WHERE time < ?", now - RECIPIENTS_KEPT)  # noqa: S608
         self.commit()
 
     @property
@@ -179,7 +188,7 @@ class Store:
     def _add(self, statement: str, row: tuple[object, ...]) -> None:
         self._rows.setdefault(statement, []).append(row)
 
-    def _delete(self, statement: str, *values: object) -> None:
+    def _change(self, statement: str, *values: object) -> None:
         self._write()
         if not self._db.in_transaction:
             self._db.execute("BEGIN")

@@ -11,6 +11,9 @@ from typing import NamedTuple
 TEN_MINUTES, HOUR, DAY = 600_000, 3_600_000, 86_400_000
 """Milliseconds, as all times here since the epoch."""
 
+MOST_BACK = TEN_MINUTES
+"""A clock that goes back by more was wrong before; by less, it is being set."""
+
 _TIME, _MESSAGES, _RECIPIENTS, _NEW, _WIDTH = range(5)
 _STALE_ROWS = 64
 
@@ -33,12 +36,24 @@ class Sent:
         self._rows = array("q", (0,) * _WIDTH)
 
     def add(self, time: int, recipients: int, new: int) -> int:
-        """A message; returns the time under which it counts. Should the clock go back, that is the latest one."""
+        """A message; returns the time under which it counts. When the clock goes back a little, that is the latest."""
         rows = self._rows
         if time < rows[-_WIDTH]:
             time = rows[-_WIDTH]
         rows.extend((time, rows[-3] + 1, rows[-2] + recipients, rows[-1] + new))
         return time
+
+    @property
+    def latest(self) -> int:
+        """When the last message counts, or 0."""
+        return self._rows[-_WIDTH]
+
+    def go_back(self, now: int) -> None:
+        """What is counted later than now counts as sent now: the clock was ahead."""
+        for row in range(len(self._rows) - _WIDTH, -1, -_WIDTH):
+            if self._rows[row] <= now:
+                return
+            self._rows[row] = now
 
     def take_back(self, time: int, recipients: int, new: int) -> None:
         """A message that was added under this time and was not sent after all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from guard_samples import ANNA, BERT, LIMITS, NO_LIMITS, Desk
+from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, Desk
 
 from guard.judge import GO_ON, Request
 from guard.windows import DAY, HOUR, TEN_MINUTES
@@ -243,16 +243,61 @@ def test_only_the_message_itself_is_taken_back(desk: MakeDesk) -> None:
     assert made.judge.server.used(made.now, TEN_MINUTES).messages == 1
 
 
-def test_a_clock_that_goes_back_loses_no_count_and_takes_back_exactly(desk: MakeDesk) -> None:
+def test_a_clock_that_goes_back_a_little_loses_no_count_and_takes_back_exactly(desk: MakeDesk) -> None:
     made = desk(limits=NO_LIMITS | {"messages_per_hour": 2})
     made.send(BERT)
-    made.later(-HOUR)
+    made.later(-TEN_MINUTES)
+    made.judge.mind_the_clock(made.now)
     made.send(queue_id="Q1")
     made.send()
     assert made.send().startswith("450")
     made.judge.did_not_go("Q1")
     assert made.judge.server.used(made.now, HOUR).messages == 2
     assert made.send() == GO_ON
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_clock_that_was_ahead_once_holds_up_nobody(desk: MakeDesk, running: bool) -> None:
+    """As at a boot, until the time has come over the network."""
+    most = {"messages_per_10_minutes": 2, "networks_per_hour": 1}
+    made = desk(limits=NO_LIMITS | most, freeze=FREEZE)
+    made.later(DAY)
+    for number in range(2):
+        made.send(BERT, queue_id=f"Q{number}")
+    for _ in range(FREEZE["refused_tries"] - 1):
+        made.send(BERT)
+    made.judge.local_message(made.now, 1, "L1")
+    made.later(-DAY)
+    if running:
+        made.judge.mind_the_clock(made.now)
+    else:
+        made.restart()
+    assert made.events("clock") == [
+        ("", "The clock has gone back by 1440 minutes; what was sent since counts from now on")
+    ]
+    for _ in range(3):
+        made.later(TEN_MINUTES)
+        assert [made.send()[:3] for _ in range(3)] == ["DUN", "DUN", "450"]
+        assert [made.send(BERT)[:3] for _ in range(3)] == ["DUN", "DUN", "450"]
+        made.restart()
+        made.judge.mind_the_clock(made.now)
+    made.later(HOUR)
+    assert made.send(BERT, client="198.51.100.1") == GO_ON
+    assert made.judge.server.used(made.now, DAY).messages == 3 + 12 + 1
+    assert len(made.events("clock")) == 1
+    assert not made.frozen()
+
+
+def test_what_was_sent_while_the_clock_was_ahead_counts_and_is_taken_back(desk: MakeDesk) -> None:
+    made = desk(limits=NO_LIMITS | {"messages_per_hour": 3})
+    made.later(DAY)
+    made.send(queue_id="Q1")
+    made.send(queue_id="Q2")
+    made.later(-DAY)
+    made.judge.mind_the_clock(made.now)
+    made.judge.did_not_go("Q1")
+    assert made.used()[0] == 1
+    assert [made.send()[:3] for _ in range(3)] == ["DUN", "DUN", "450"]
 
 
 def test_what_went_stays_counted(desk: MakeDesk) -> None:

@@ -93,6 +93,13 @@ def test_exactly_the_limit_is_accepted_at_both_together(pair: Pair) -> None:
     assert at_both(pair, "cara", MOST) == MOST
 
 
+def test_what_was_counted_by_a_clock_that_was_ahead_counts_now_and_no_longer_than_it_should(pair: Pair) -> None:
+    tomorrow = int(time.time() + 86_400) * 1000
+    pair.valkey(f"ZADD mailkeep:sent:{address('fritz')} {tomorrow} a:1:1 {tomorrow} b:1:1")
+    assert at_both(pair, "fritz", MOST) == MOST - 2
+    assert str(tomorrow) not in pair.valkey(f"ZRANGE mailkeep:sent:{address('fritz')} 0 -1 WITHSCORES")
+
+
 def test_who_is_frozen_on_one_is_on_the_other_and_thawed_too(pair: Pair) -> None:
     one, two = pair.servers
     one.run(f"mailkeepctl freeze {address('dora')} --why 'sends spam'")
