@@ -6,7 +6,7 @@ as an argument; what must survive goes to the store, which the caller commits be
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,6 +27,8 @@ LOCAL = "local"
 """Who sends by sendmail(1): not an account, and no account is called so."""
 _MOST_OPEN = 2000
 """Messages at hand: one a connection."""
+_ASKED_AGAIN = 120_000
+"""Milliseconds in which Postfix asks again when it had no answer (smtpd_policy_service_timeout: 100 s by default)."""
 _LONGEST_SHOWN = 200
 T = TypeVar("T")
 _LATER = "450 4.7.1"
@@ -46,6 +48,13 @@ class Request(NamedTuple):
     queue_id: str = ""
 
 
+class Counted(NamedTuple):
+    """A message that counts and that Postfix may still refuse."""
+
+    message: Message
+    recipients: Collection[int] = ()
+
+
 class Judge:
     def __init__(self, config: Config, store: Store, frozen_file: Path, now: int) -> None:
         self.config = config
@@ -60,8 +69,8 @@ class Judge:
         self._told = Account()
         self._open: OrderedDict[str, dict[int, bool]] = OrderedDict()
         """By instance: recipients so far, and whether the account writes to them for the first time."""
-        self._counted: OrderedDict[str, Message] = OrderedDict()
-        """By queue id: messages that are counted and that Postfix may still refuse."""
+        self._counted: OrderedDict[str, Counted] = OrderedDict()
+        """By queue id."""
         self.taken_back: Callable[[Message], None] = lambda _: None
         """Hears of messages that were counted and did not go."""
         self._refused: OrderedDict[str, None] = OrderedDict()
@@ -80,6 +89,9 @@ class Judge:
                 account.sent.add(message.time, message.recipients, message.new)
                 account.networks[message.network] = message.time
             self.server.add(message.time, message.recipients, message.new)
+            if message.time > now - _ASKED_AGAIN:
+                # Without their recipients, who stay new: Postfix refuses what was at hand when its milter went.
+                self._count(Counted(message))
         for one in self._store.tries_since(now - DAY):
             account = self._account(one.account)
             if one.kind == "new":
@@ -117,15 +129,15 @@ class Judge:
         unseen = max(request.recipients - len(recipients), 0)  # as after a restart: taken for new ones
         if refusal := self._stranger_or_frozen(now, request):
             return refusal
+        if (asked_before := self.counted(request.queue_id)) and asked_before.account == request.account:
+            return GO_ON  # and the answer did not reach Postfix: it is counted already
         account = self._account(request.account)
         more = Used(1, max(request.recipients, 1), sum(recipients.values()) + unseen)
         refusal = self._network(now, request, account) or self._limits(now, request, account, more)
         if refusal := refusal and self._verdict(now, request, account, refusal):
             return refusal
         network = _network(request.client)
-        self._add(now, request.account, account.sent, more, network, request.queue_id)
-        for recipient in recipients:
-            self._store.wrote_to(now, request.account, recipient)
+        self._add(now, request.account, account.sent, more, network, request.queue_id, recipients)
         self._near(now, request.account, account)
         return GO_ON
 
@@ -165,12 +177,12 @@ class Judge:
 
     def counted(self, queue_id: str) -> Message | None:
         """An account's message that counts and that Postfix may still refuse."""
-        message = self._counted.get(queue_id)
-        return message if message and message.account != LOCAL else None
+        counted = self._counted.get(queue_id)
+        return counted.message if counted and counted.message.account != LOCAL else None
 
     def over_elsewhere(self, now: int, queue_id: str, found: Over) -> str | None:
         """The refusal of a message that fits here, and not in what all servers have counted."""
-        message = self._counted[queue_id]
+        message = self._counted[queue_id].message
         account, request = self._account(message.account), Request(message.account, "", queue_id)
         self.did_not_go(queue_id)
         refusal = self._refuse(now, request, account, f"may send {found.limit}", found.free_at)
@@ -181,13 +193,15 @@ class Judge:
         self._store.event(now, "store", "", state)
 
     def went(self, queue_id: str) -> None:
-        """Nothing in Postfix refuses the message any more."""
-        self._counted.pop(queue_id, None)
+        """Nothing in Postfix refuses the message any more. Only now its recipients are known to the account."""
+        if counted := self._counted.pop(queue_id, None):
+            for recipient in counted.recipients:
+                self._store.wrote_to(counted.message.time, counted.message.account, recipient)
 
     def did_not_go(self, queue_id: str) -> None:
         """Postfix refused the message after all, as when it could not be signed: its retry must not count again."""
-        message = self._counted.pop(queue_id, None)
-        if message:
+        if counted := self._counted.pop(queue_id, None):
+            message = counted.message
             sent = self.local if message.account == LOCAL else self._account(message.account).sent
             sent.take_back(message.time, message.recipients, message.new)
             self.server.take_back(message.time, message.recipients, message.new)
@@ -332,10 +346,22 @@ class Judge:
 
     # --- what counts ------------------------------------------------------------------------------------------------
 
-    def _add(self, now: int, name: str, sent: Sent, more: Used, network: str, queue_id: str) -> None:
+    def _add(
+        self,
+        now: int,
+        name: str,
+        sent: Sent,
+        more: Used,
+        network: str,
+        queue_id: str,
+        recipients: Collection[int] = (),
+    ) -> None:
         time = self.server.add(now, more.recipients, more.new)  # which has seen the latest of all
         sent.add(time, more.recipients, more.new)
-        self._counted[queue_id] = self._store.sent(time, name, more.recipients, more.new, network, queue_id)
+        self._count(Counted(self._store.sent(time, name, more.recipients, more.new, network, queue_id), recipients))
+
+    def _count(self, counted: Counted) -> None:
+        self._counted[counted.message.queue_id] = counted
         _bound(self._counted)
 
     def _near(self, now: int, name: str, account: Account) -> None:
@@ -367,8 +393,8 @@ class Judge:
             account.go_back(now)
         for sent in (self.server, self.local):
             sent.go_back(now)
-        for queue_id, message in self._counted.items():
-            self._counted[queue_id] = message._replace(time=min(message.time, now))
+        for queue_id, (message, recipients) in self._counted.items():
+            self._counted[queue_id] = Counted(message._replace(time=min(message.time, now)), recipients)
         self._store.go_back(now)
         ahead = f"{(latest - now) // 60_000} minutes"
         self._store.event(

@@ -34,11 +34,13 @@ _THIS_RUN = token_hex(6)
 # KEYS[1]: the account's messages, a sorted set by time of ID:RECIPIENTS:NEW.
 # ARGV: now, id, recipients, new, how long a message counts, and how far ahead of now a time is wrong (guard.windows);
 # then for each limit its window, its column in (messages, recipients, new), its most. Returns nothing when the message
-# fits, and then it is in; else the place of the limit that keeps it out for longest (from 0), and when that ends.
+# is in, which it is at once when it fits; else the place of the limit that keeps it out for longest (from 0), and when
+# that ends.
 _CHARGE = """
 local key, now, day, wrong = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local more = {1, tonumber(ARGV[3]), tonumber(ARGV[4])}
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - day)
+if redis.call('ZSCORE', key, ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4]) then return {} end
 local rows, flat = {}, redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 for i = 1, #flat, 2 do
   local recipients, new = flat[i]:match(':(%d+):(%d+)$')
@@ -68,7 +70,7 @@ for i = 7, #ARGV, 3 do
   end
 end
 if worst >= 0 then return {worst, free_at} end
-redis.call('ZADD', key, now, ARGV[2] .. ':' .. more[2] .. ':' .. more[3])
+redis.call('ZADD', key, now, ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4])
 redis.call('PEXPIRE', key, day)
 return {}
 """

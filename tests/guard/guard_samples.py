@@ -92,18 +92,21 @@ class Desk:
         client: str = "192.0.2.1",
         queue_id: str = "",
     ) -> str:
-        """One message through RCPT and END-OF-MESSAGE; the first refusal, or the last answer."""
+        """One message through RCPT and END-OF-MESSAGE; the first refusal, or the last answer. It goes, unless a test
+        gives it a `queue_id` to say itself what becomes of it."""
         number = next(self._serial)
-        queue_id = queue_id or f"Q{number}"
         recipients = (
             ["friend@example.net"] + [f"r{n}@example.net" for n in range(to - 1)] if isinstance(to, int) else to
         )
-        ask = Request(account, client, f"i{number}", queue_id=queue_id)
+        ask = Request(account, client, f"i{number}", queue_id=queue_id or f"Q{number}")
         for one in (recipients := list(recipients)):
             said = self.judge.recipient(self.now, ask._replace(recipient=one))
             if said != GO_ON:
                 return said
-        return self.judge.message(self.now, ask._replace(recipients=len(recipients)))
+        said = self.judge.message(self.now, ask._replace(recipients=len(recipients)))
+        if not queue_id:
+            self.judge.went(ask.queue_id)
+        return said
 
     def used(self, account: str = ANNA, window: int = HOUR) -> tuple[int, int, int]:
         """Messages, recipients and first-time recipients that count."""

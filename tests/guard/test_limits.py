@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, Desk
 
+from guard import frozen
 from guard.judge import GO_ON, Request
 from guard.windows import DAY, HOUR, TEN_MINUTES
 
@@ -150,6 +152,28 @@ def test_known_recipients_are_known_after_a_restart_and_to_one_account_only(desk
     assert made.send(BERT, to=["a@example.net"]).startswith("450")
 
 
+def test_who_was_to_hear_from_it_by_a_message_that_did_not_go_stays_new(desk: MakeDesk) -> None:
+    """As one with a From: line of somebody else's, which makes nobody known to the account."""
+    made = desk(limits=NO_LIMITS | {"new_recipients_per_day": 2})
+    made.send(to=["a@example.net", "b@example.net"], queue_id="Q1")
+    made.judge.did_not_go("Q1")
+    assert made.send(to=["c@example.net"]) == GO_ON
+    assert made.send(to=["a@example.net", "b@example.net"]).startswith("450")
+    assert made.used() == (1, 1, 1)
+
+
+def test_who_was_to_hear_from_it_when_the_guard_was_killed_stays_new_until_a_message_goes(desk: MakeDesk) -> None:
+    made = desk(limits=NO_LIMITS | {"new_recipients_per_day": 2})
+    made.send(to=["a@example.net"], queue_id="Q1")
+    made.restart()
+    made.judge.went("Q1")
+    assert made.send(to=["a@example.net"]) == GO_ON
+    assert made.used() == (2, 2, 2)
+    made.restart()
+    assert made.send(to=["a@example.net"]) == GO_ON
+    assert made.used() == (3, 3, 2)
+
+
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +203,35 @@ def test_a_network_is_what_one_customer_gets(desk: MakeDesk, first: str, second:
     made = desk(limits=NO_LIMITS | {"networks_per_hour": 1})
     made.send(client=first)
     assert (made.send(client=second) == GO_ON) is same
+
+
+# --- asked again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_postfix_asks_again_since_it_heard_no_answer_counts_once(desk: MakeDesk, restarted: bool) -> None:
+    """After a timeout, or the end of the connection, it sends the same request over another one."""
+    made = desk(limits=NO_LIMITS | {"messages_per_hour": 1, "new_recipients_per_day": 1})
+    request = Request(ANNA, "192.0.2.1", "i1", recipients=1, queue_id="Q1")
+    made.judge.recipient(made.now, request._replace(recipient="a@example.net"))
+    assert made.judge.message(made.now, request) == GO_ON
+    made.later(100_000)
+    if restarted:
+        made.restart()
+    assert made.judge.message(made.now, request) == GO_ON
+    assert made.used() == (1, 1, 1)
+    assert made.judge.message(made.now, request._replace(queue_id="Q2", instance="i2")).startswith("450")
+    assert made.judge.message(made.now, request._replace(account=BERT)) == GO_ON
+    assert made.used(BERT) == (1, 1, 1)
+
+
+def test_a_frozen_account_is_not_answered_as_before_its_freeze(desk: MakeDesk) -> None:
+    made = desk()
+    request = Request(ANNA, "192.0.2.1", "i1", recipients=1, queue_id="Q1")
+    assert made.judge.message(made.now, request) == GO_ON
+    frozen.freeze(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
+    made.later(1)
+    assert made.judge.message(made.now, request).startswith("521")
 
 
 # --- ceilings ---------------------------------------------------------------------------------------------------------
@@ -223,7 +276,7 @@ def test_a_message_that_postfix_refuses_after_all_does_not_count(desk: MakeDesk)
     made.send(to=3, queue_id="Q2")
     made.judge.did_not_go("Q1")
     made.judge.did_not_go("Q1")
-    assert made.used() == (1, 3, 2)
+    assert made.used() == (1, 3, 3)
     assert made.send() == GO_ON
     assert made.send().startswith("450")
     made.restart()
