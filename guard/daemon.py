@@ -243,9 +243,13 @@ class Elsewhere:
     async def _ask(self, waiting: list[Answer], charges: dict[str, shared.Charge]) -> None:
         found = dict(zip(charges, await self.shared.charge([*charges.values()]), strict=True))
         for to, answer, queue_id in waiting:
-            over = found[queue_id]
-            refusal = over and self._judge.over_elsewhere(milliseconds(), queue_id, over)
-            self._batch.add(to, policy.answer(refusal) if refusal else answer)
+            try:
+                over = found[queue_id]
+                refusal = over and self._judge.over_elsewhere(milliseconds(), queue_id, over)
+                self._batch.add(to, policy.answer(refusal) if refusal else answer)
+            except sqlite3.Error as error:
+                self._batch.fail(error)
+                to.broken(queue_id)
 
     def _charge(self, message: Message) -> shared.Charge:
         limits = self._judge.config.limits_of(message.account).counted

@@ -8,9 +8,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +16,7 @@ from guard import frozen
 from guard.account import Account
 from guard.config import Config, Freeze, base
 from guard.limits import NAMES, Over
+from guard.networks import network_of
 from guard.store import Message, Store
 from guard.windows import DAY, HOUR, MOST_BACK, TEN_MINUTES, Sent, Used
 
@@ -106,7 +105,7 @@ class Judge:
 
     def recipient(self, now: int, request: Request) -> str:
         """Whether a message may have this recipient too: refused early, the sender's program says whom it is about."""
-        if refusal := self._stranger_or_frozen(now, request):
+        if refusal := self._stranger_or_frozen(now, request.account):
             return refusal
         name, account = request.account, self._account(request.account)
         known = self._open.setdefault(request.instance, {})
@@ -118,7 +117,7 @@ class Judge:
         refusal = self._network(now, request, account) or self._limits(now, request, account, more)
         if refusal and new and more.new + account.sent.used(now, DAY).new > self._limit(name, "new_recipients_per_day"):
             self._new_refused(now, name, account, recipient)
-        if refusal := refusal and self._verdict(now, request, account, refusal):
+        if refusal := refusal and self._verdict(now, request.account, account, refusal):
             return refusal
         known[recipient] = new
         return GO_ON
@@ -127,16 +126,16 @@ class Judge:
         """Whether a message may go, now that it has come whole. If so it counts."""
         recipients = self._open.pop(request.instance, {})
         unseen = max(request.recipients - len(recipients), 0)  # as after a restart: taken for new ones
-        if refusal := self._stranger_or_frozen(now, request):
+        if refusal := self._stranger_or_frozen(now, request.account):
             return refusal
         if (asked_before := self.counted(request.queue_id)) and asked_before.account == request.account:
             return GO_ON  # and the answer did not reach Postfix: it is counted already
         account = self._account(request.account)
         more = Used(1, max(request.recipients, 1), sum(recipients.values()) + unseen)
         refusal = self._network(now, request, account) or self._limits(now, request, account, more)
-        if refusal := refusal and self._verdict(now, request, account, refusal):
+        if refusal := refusal and self._verdict(now, request.account, account, refusal):
             return refusal
-        network = _network(request.client)
+        network = network_of(request.client)
         self._add(now, request.account, account.sent, more, network, request.queue_id, recipients)
         self._near(now, request.account, account)
         return GO_ON
@@ -182,11 +181,13 @@ class Judge:
 
     def over_elsewhere(self, now: int, queue_id: str, found: Over) -> str | None:
         """The refusal of a message that fits here, and not in what all servers have counted."""
-        message = self._counted[queue_id].message
-        account, request = self._account(message.account), Request(message.account, "", queue_id)
-        self.did_not_go(queue_id)
-        refusal = self._refuse(now, request, account, f"may send {found.limit}", found.free_at)
-        return self._verdict(now, request, account, refusal)
+        if not (message := self.counted(queue_id)):
+            return None  # taken back meanwhile
+        account = self._account(message.account)
+        refusal = self._refuse(now, message.account, account, queue_id, f"may send {found.limit}", found.free_at)
+        if verdict := self._verdict(now, message.account, account, refusal):
+            self.did_not_go(queue_id)
+        return verdict
 
     def store_is(self, now: int, state: str) -> None:
         """Tells the operator of the shared store."""
@@ -275,23 +276,23 @@ class Judge:
 
     # --- refusals ---------------------------------------------------------------------------------------------------
 
-    def _stranger_or_frozen(self, now: int, request: Request) -> str | None:
-        if request.account not in self.config.addresses:
-            return f"{_LATER} {request.account or 'Nobody'} is no account here"
-        if is_frozen := self.frozen(now).get(request.account):
+    def _stranger_or_frozen(self, now: int, name: str) -> str | None:
+        if name not in self.config.addresses:
+            return f"{_LATER} {name or 'Nobody'} is no account here"
+        if is_frozen := self.frozen(now).get(name):
             since = f"{is_frozen.at:%Y-%m-%d %H:%M} UTC"
-            return f"{_FROZEN} {request.account} is frozen since {since}. Ask {self.config.contact}"
+            return f"{_FROZEN} {name} is frozen since {since}. Ask {self.config.contact}"
         return None
 
-    def _verdict(self, now: int, request: Request, account: Account, refusal: str) -> str | None:
+    def _verdict(self, now: int, name: str, account: Account, refusal: str) -> str | None:
         """What who is over a limit is told: that it is frozen now, or the refusal; nothing in mode learn."""
-        self._freeze_abuser(now, request.account, account)
+        self._freeze_abuser(now, name, account)
         if self.config.mode == "learn":
             return None
-        return self._stranger_or_frozen(now, request) or refusal
+        return self._stranger_or_frozen(now, name) or refusal
 
     def _network(self, now: int, request: Request, account: Account) -> str | None:
-        network = _network(request.client)
+        network = network_of(request.client)
         last = account.networks.get(network, 0)
         if last > now - HOUR:
             account.networks[network] = now
@@ -305,7 +306,8 @@ class Judge:
             self._store.tried(now, request.account, "network", network)
         account.networks[network] = -now
         free_at = min(used.values()) + HOUR
-        return self._refuse(now, request, account, f"may send from {most} networks in {NAMES[HOUR]}", free_at)
+        why = f"may send from {most} networks in {NAMES[HOUR]}"
+        return self._refuse(now, request.account, account, request.instance, why, free_at)
 
     def _sends_from(self, now: int, name: str, account: Account, network: str) -> None:
         """For the first time in an hour."""
@@ -317,24 +319,26 @@ class Judge:
 
     def _limits(self, now: int, request: Request, account: Account, more: Used) -> str | None:
         if found := self.config.limits_of(request.account).over(account.sent, now, more):
-            return self._refuse(now, request, account, f"may send {found.limit}", found.free_at)
+            why = f"may send {found.limit}"
+            return self._refuse(now, request.account, account, request.instance, why, found.free_at)
         if found := self.config.server.over(self.server, now, more):
             self._tell_once(now, "ceiling", "", f"All who send here have sent {found.limit}")
             if self.config.mode == "enforce":
                 return self._later(f"All who send here may send {found.limit}", found.free_at)
         return None
 
-    def _refuse(self, now: int, request: Request, account: Account, why: str, free_at: int) -> str:
-        """A message over a limit: a try, counted once however many of its recipients were refused."""
-        if request.instance not in self._refused:
-            self._refused[request.instance] = None
+    def _refuse(self, now: int, name: str, account: Account, message: str, why: str, free_at: int) -> str:
+        """A message over a limit: a try, counted once however many of its recipients were refused. `message` is what
+        it is known by: its instance, or its queue id."""
+        if message not in self._refused:
+            self._refused[message] = None
             _bound(self._refused)
             account.trouble.refused.append(now)
-            self._store.tried(now, request.account, "refused", why)
+            self._store.tried(now, name, "refused", why)
         kind, once = ("would-refuse", f"would-refuse {why}") if self.config.mode == "learn" else ("over", "over")
         if account.tell(once, now):
-            self._store.event(now, kind, request.account, why)
-        return self._later(f"{request.account} {why}", free_at)
+            self._store.event(now, kind, name, why)
+        return self._later(f"{name} {why}", free_at)
 
     def _new_refused(self, now: int, name: str, account: Account, recipient: int) -> None:
         if recipient not in account.trouble.new:
@@ -416,18 +420,6 @@ def _bound(of: OrderedDict[str, T]) -> None:
 def _hash(recipient: str) -> int:
     """64 bits are enough to know it again, and tell nobody who it is."""
     return int.from_bytes(blake2b(recipient.lower().encode(), digest_size=8).digest(), signed=True)
-
-
-@lru_cache(4096)
-def _network(client: str) -> str:
-    """Who has one address of it may easily have the others: a /24, or the /48 that a site gets (RFC 6177)."""
-    try:
-        address = ip_address(client)
-    except ValueError:
-        return client[:64]
-    length = 24 if address.version == 4 else 48
-    kept = int(address) >> (address.max_prefixlen - length) << (address.max_prefixlen - length)
-    return f"{type(address)(kept)}/{length}"
 
 
 def _date(time: int) -> datetime:

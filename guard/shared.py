@@ -229,11 +229,10 @@ class Freezes:
 
 
 def _over(charge: Charge, answer: object) -> Over | None:
-    if not answer:
-        return None
-    assert isinstance(answer, list)
-    place, free_at = answer
-    return Over(charge.limits[place], free_at)
+    match answer:
+        case [int(place), int(free_at)] if place < len(charge.limits):
+            return Over(charge.limits[place], free_at)
+    return None
 
 
 def _encoded(command: Iterable[object]) -> bytes:

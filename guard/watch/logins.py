@@ -11,9 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
 from typing import Any
 
+from guard.networks import network_of
 from guard.watch.alerts import Desk
 
 # Dovecot 2.4.1; earlier and later ones say `Login:`.
@@ -27,13 +27,8 @@ JOURNAL = (
     "_SYSTEMD_UNIT=dovecot.service",
 )
 LOOK_BACK = 30.0  # seconds of journal that a watch that starts reads: the last one may have died
-PREFIX = {4: 24, 6: 48}  # of what counts as one network
 NETWORKS = 100  # that are remembered for an account
 WINDOW, STEP = 600.0, 10.0  # seconds
-
-
-def network(address: str) -> str:
-    return str(ip_network(f"{address}/{PREFIX[ip_address(address).version]}", strict=False))
 
 
 class Failures:
@@ -100,7 +95,7 @@ class Logins:
                 self.failures.add(time.time(), found[1])
 
     def _login(self, account: str, address: str) -> None:
-        here = network(address)
+        here = network_of(address)
         with self.lock:
             known = self.networks.get(account, [])
             # The last one used comes last, and the one that was not used for longest goes.

@@ -4,16 +4,21 @@ That the count is exact, in a real one, is in tests/lab/test_shared_store.py."""
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from guard_samples import ANNA, BERT
+from guard_samples import ANNA, BERT, NOON, Desk
 
-from guard import frozen, shared
+from guard import frozen, policy, shared
 from guard.config import Place
-from guard.windows import Used
+from guard.daemon import Batch, Elsewhere
+from guard.judge import GO_ON
+from guard.limits import Limit, Over
+from guard.windows import HOUR, Used
 
 WHEN = datetime(2025, 11, 25, 12, tzinfo=UTC)
 
@@ -151,3 +156,91 @@ def test_when_the_store_hangs_no_message_waits_for_longer_than_one_does(monkeypa
     assert max(waited[15:]) < 0.1
     assert asked_again == 1
     assert len(told) == 1
+
+
+# --- a message that fits here, and not in what all have counted -------------------------------------------------------
+
+
+class Sender:
+    """Postfix's end of a policy connection."""
+
+    def __init__(self) -> None:
+        self.transport, self.said = self, b""
+
+    def write(self, answer: bytes) -> None:
+        self.said += answer
+
+    def broken(self, queue_id: str) -> None:
+        self.said += f"broken {queue_id}".encode()
+
+
+class Full:
+    """The store, where all are over a limit; `meanwhile` is what happens before it says so."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+        self.taken_back: list[str] = []
+
+    async def charge(self, charges: list[shared.Charge]) -> list[Over]:
+        self._meanwhile()
+        return [Over(Limit("messages_per_hour", "messages", HOUR, 7), NOON + HOUR) for _ in charges]
+
+    async def take_back(self, charge: shared.Charge) -> None:
+        self.taken_back.append(charge.account)
+
+
+async def _answers(made: Desk, store: Full, queue_ids: tuple[str, ...]) -> list[bytes]:
+    """What Postfix hears of messages that are put to the store together."""
+    batch = Batch(made.store, asyncio.get_running_loop())
+    Elsewhere(made.judge, batch, Place("127.0.0.1", 1, False, "", "")).shared = store  # type: ignore[assignment]
+    senders = [Sender() for _ in queue_ids]
+    for sender, queue_id in zip(senders, queue_ids, strict=True):
+        made.send(queue_id=queue_id)
+        batch.add(sender, policy.answer(GO_ON), queue_id)  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while not all(sender.said for sender in senders):
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return [sender.said for sender in senders]
+
+
+def test_who_is_over_a_limit_elsewhere_is_refused_and_not_charged(desk: Callable[..., Desk]) -> None:
+    made, store = desk(), Full(lambda: None)
+    answers = asyncio.run(_answers(made, store, ("Q1", "Q2")))
+    assert [one[:58] for one in answers] == [b"action=450 4.7.1 anna@example.org may send 7 messages in a"] * 2
+    assert made.used() == (0, 0, 0)
+    assert store.taken_back == [ANNA, ANNA]
+
+
+def test_a_message_that_was_given_up_while_the_store_was_asked_leaves_no_other_without_answer(
+    desk: Callable[..., Desk],
+) -> None:
+    made = desk()
+    answers = asyncio.run(_answers(made, Full(lambda: made.judge.did_not_go("Q1")), ("Q1", "Q2")))
+    assert answers[1].startswith(b"action=450")
+    assert made.used() == (0, 0, 0)
+
+
+def test_a_full_disk_while_the_store_was_asked_leaves_no_other_without_answer(
+    desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = desk()
+    refuse, full = made.judge._refuse, [sqlite3.OperationalError("disk full")]
+
+    def first_fails(*arguments: Any) -> str:
+        if full:
+            raise full.pop()
+        return refuse(*arguments)
+
+    monkeypatch.setattr(made.judge, "_refuse", first_fails)
+    answers = asyncio.run(_answers(made, Full(lambda: None), ("Q1", "Q2")))
+    assert answers[0] == b"broken Q1"
+    assert answers[1].startswith(b"action=450")
+
+
+def test_in_mode_learn_what_is_over_a_limit_elsewhere_goes_and_counts(desk: Callable[..., Desk]) -> None:
+    made, store = desk(mode="learn"), Full(lambda: None)
+    assert asyncio.run(_answers(made, store, ("Q1",))) == [b"action=DUNNO\n\n"]
+    assert made.used() == (1, 1, 1)
+    assert not store.taken_back
+    assert made.events("would-refuse") == [(ANNA, "may send 7 messages in an hour")]
