@@ -14,7 +14,10 @@ def main(arguments: list[str]) -> int:
 
             return daemon.run()
         case ["check", file]:
-            from guard import config, ctl, daemon
+            from guard import config
+
+            for program in ("daemon", "ctl", *(f"watch.{name}" for name in WATCH.values())):
+                import_module(f"guard.{program}")  # so that a deploy refuses what could not start
 
             try:
                 config.load(Path(file))
