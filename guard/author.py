@@ -18,7 +18,9 @@ AUTHORS = frozenset({"from", "sender", "resent-from", "resent-sender"})
 LONGEST = 1000
 """Characters of all these lines together, names included: email's parser takes quadratic time, 20 ms for so many."""
 
-_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
+_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~@-]+@[\w-]+(?:\.[\w-]+)+")
+_AROUND_AT = re.compile(r"[^\w.!#$%&*+/=?^{|}~<>,;:-]*@[^\w<>,;:-]*")
+"""An at sign with what may stand around it and still be read as part of an address: spaces, quotes, brackets."""
 _HARMLESS = "period in 'phrase'"
 """A defect for email, since RFC 5322 wants quotes around it: J. Q. Public <jq@example.org>. All read it alike."""
 
@@ -69,7 +71,7 @@ def _shown(value: str) -> str:
     """A header line as mail programs may show it: some show a name, or a comment, and not the address.
 
     Encoded words are decoded wherever they are (RFC 2047 allows fewer places); letters that look alike, and those that
-    are not seen at all, do not hide an address.
+    are not seen at all, do not hide an address, and neither do quotes or spaces around its at sign.
     """
     text = "".join(str(make_header([part])) for part in decode_header(value)).replace("\\", "")
-    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text)))
+    return _AROUND_AT.sub("@", "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))))
