@@ -15,7 +15,7 @@ SAMPLE = 20
 SAMPLE_BYTES = 65_536
 AT_ONCE = 100
 """Messages that are put on hold together: what was found so far does not wait for all of a long queue."""
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds for a command that goes through the whole queue."""
 _LOGIN = "named_attribute: sasl_username="
 

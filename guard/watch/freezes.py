@@ -16,7 +16,7 @@ from guard.watch.alerts import Desk
 
 LOOK = 0.5  # seconds
 OFTEN, FIRST_MINUTE, LATER = 2.0, 60.0, 60.0  # seconds between, for how long, and afterwards
-STUCK = 120.0  # seconds for one look, or for one account
+STUCK = 300.0  # seconds for one look, or for one account
 PATIENCE = 4.0  # seconds until an account is told to be frozen, whatever came of it
 
 Enforce = Callable[[str, Collection[str]], Enforced]

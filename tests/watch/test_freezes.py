@@ -9,7 +9,7 @@ from watch_samples import Clock
 
 from guard.enforce import Enforced
 from guard.watch.alerts import Desk
-from guard.watch.freezes import Freezes
+from guard.watch.freezes import STUCK, Freezes
 
 LINE = "anna@example.org:!:::20261125T160000Z guard 30 tries over its limits in 10 minutes::\n"
 
@@ -134,7 +134,7 @@ def test_a_hang_of_either_thread_is_noticed_and_slow_work_on_many_accounts_is_no
     freezes: Freezes, carried: Carried, monotonic: Clock
 ) -> None:
     def slow(account: str, addresses: Collection[str]) -> Enforced:
-        monotonic.now += 100
+        monotonic.now += STUCK - 1
         assert not freezes.stuck(monotonic.now)
         freezes.look()
         return carried(account, addresses)
@@ -148,6 +148,6 @@ def test_a_hang_of_either_thread_is_noticed_and_slow_work_on_many_accounts_is_no
     for step, other in ((freezes.look, freezes.carry_out), (freezes.carry_out, freezes.look)):
         step()
         other()
-        monotonic.now += 121
+        monotonic.now += STUCK + 1
         step()
         assert freezes.stuck(monotonic.now)
