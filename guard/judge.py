@@ -351,18 +351,11 @@ class Judge:
     # --- what counts ------------------------------------------------------------------------------------------------
 
     def _add(
-        self,
-        now: int,
-        name: str,
-        sent: Sent,
-        more: Used,
-        network: str,
-        queue_id: str,
-        recipients: Collection[int] = (),
+        self, now: int, name: str, sent: Sent, more: Used, network: str, queue_id: str, to: Collection[int] = ()
     ) -> None:
         time = self.server.add(now, more.recipients, more.new)  # which has seen the latest of all
         sent.add(time, more.recipients, more.new)
-        self._count(Counted(self._store.sent(time, name, more.recipients, more.new, network, queue_id), recipients))
+        self._count(Counted(self._store.sent(time, name, more.recipients, more.new, network, queue_id), to))
 
     def _count(self, counted: Counted) -> None:
         self._counted[counted.message.queue_id] = counted
@@ -400,10 +393,8 @@ class Judge:
         for queue_id, (message, recipients) in self._counted.items():
             self._counted[queue_id] = Counted(message._replace(time=min(message.time, now)), recipients)
         self._store.go_back(now)
-        ahead = f"{(latest - now) // 60_000} minutes"
-        self._store.event(
-            now, "clock", "", f"The clock has gone back by {ahead}; what was sent since counts from now on"
-        )
+        ahead = f"The clock has gone back by {(latest - now) // 60_000} minutes"
+        self._store.event(now, "clock", "", f"{ahead}; what was sent since counts from now on")
 
     def prune(self, now: int) -> None:
         """Forgets what counts no more; a sweep over 100,000 accounts takes a tenth of a second."""
