@@ -331,14 +331,14 @@ def _reload(judge: Judge, file: Path) -> None:
 async def _housekeeping(judge: Judge, store: Store, batch: Batch) -> None:
     """Every second: the clock, freezes made by others, to the disk, idle connections, systemd's watchdog; now and then:
     prune."""
-    pruned = time.monotonic()
+    pruned = milliseconds()
     while True:
         now = milliseconds()
         try:
             judge.mind_the_clock(now)
             judge.write_freezes(now)
             if time.monotonic() - pruned > PRUNE_SECONDS:
-                pruned = time.monotonic()
+                pruned = milliseconds()
                 judge.prune(now)
                 store.prune(now)
         except sqlite3.Error as error:
