@@ -11,11 +11,11 @@ drills: bootstrap
 	@.venv/bin/mailkeep drill all
 
 test: test-fast
-	.venv/bin/pytest -m lab -n 2 --dist loadfile
+	.venv/bin/pytest -m lab -n 3 --dist loadfile --durations 12
 	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
-	.venv/bin/pytest -m "not lab" -n 2
+	.venv/bin/pytest -m "not lab" -n 3 --dist worksteal
 
 lint: bootstrap
 	.venv/bin/ruff format --check .

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import cycle
 
 import pytest
 
+from mailkeep import secrets
 from mailkeep.lab import Attacker, Internet, Lab, LabError, Server
+
+KEYS = 12  # more than any test needs, so that none meets one twice
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
@@ -15,6 +19,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "lab" in getattr(item, "fixturenames", ()):
             item.add_marker("lab")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dkim_keys() -> Iterator[None]:
+    """Real keys of the tests' own, handed out in turn: to make one anew for each test takes longer than the tests."""
+    keys = cycle([secrets.new_dkim_pem() for _ in range(KEYS)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "new_dkim_pem", lambda: next(keys))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def _fill(reply: dns.message.Message, zones: list[dns.zone.Zone]) -> None:
 
 @contextlib.contextmanager
 def _running(server: _Server) -> Iterator[None]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread = threading.Thread(target=server.serve_forever, args=(0.005,))
     thread.start()
     try:
         yield

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.drills import picture
 from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.days import DAY, Mail, honest_week, patient_spammer
 from mailkeep.drills.result import Innocents, Result
@@ -63,6 +62,8 @@ def test_each_bar_can_be_missed(worse: dict[str, object], miss: str) -> None:
 
 
 def test_the_same_drill_is_the_same_picture(tmp_path: Path) -> None:
+    from mailkeep.drills import picture  # here, as loading matplotlib takes half a second
+
     one, two = (picture.draw([GOOD], tmp_path / name)[0].read_bytes() for name in ("one", "two"))
     assert one == two
 
