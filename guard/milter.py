@@ -18,9 +18,10 @@ LARGEST_PACKET = 1 << 17
 _VERSION = 6
 _NO_CONNECT, _NO_HELO, _NO_BODY, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x40, 0x100, 0x200
 _NOT_WANTED = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
-_QUIET_HEADERS, _QUIET_SENDER, _QUIET_RECIPIENTS, _LEADING_SPACE = 0x80, 0x4000, 0x8000, 0x100000
-# Postfix waits for answers one after another: for as few as will do.
-_PROTOCOL = _NOT_WANTED | _QUIET_HEADERS | _QUIET_SENDER | _QUIET_RECIPIENTS
+_QUIET_HEADERS, _QUIET_RECIPIENTS, _LEADING_SPACE = 0x80, 0x8000, 0x100000
+# Postfix waits for answers one after another: for as few as will do. Of a sender it must wait for one, as it sends what
+# it waits for no answer to only with the next thing that it does.
+_PROTOCOL = _NOT_WANTED | _QUIET_HEADERS | _QUIET_RECIPIENTS
 _CONTINUE, _REPLY, _LATER = b"c", b"y", b"t"
 _LOGIN, _QUEUE_ID = "{auth_authen}", "i"
 
@@ -36,7 +37,6 @@ class _Mail:
     login: str = ""
     queue_id: str = ""
     recipients: int = 0
-    refusal: bytes | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -75,14 +75,13 @@ class Milter:
         before = {} if data[:1] == b"M" else self._macros
         self._macros = before | {name: told[name] for name in (_LOGIN, _QUEUE_ID) if name in told}
 
-    def _sender(self, data: bytes) -> None:
-        """Tries are counted; whose they are, Postfix refuses by its sender login map, before a message ends."""
+    def _sender(self, data: bytes) -> bytes:
         self._abort()
         self._mail = _Mail(login=self._macros.get(_LOGIN, "").lower())
         address = [*_words(data), ""][0].removeprefix("<").removesuffix(">")
         # The empty sender is that of a receipt (RFC 8098); Postfix refuses it in its own words.
-        if self._mail.login and address and not self._judge.owns(self._mail.login, address):
-            self._mail.refusal = self._refusal(address)
+        foreign = self._mail.login and address and not self._judge.owns(self._mail.login, address)
+        return (self._refusal(address) if foreign else None) or _CONTINUE
 
     def _recipient(self, _data: bytes) -> None:
         self._mail.recipients += 1
@@ -105,8 +104,6 @@ class Milter:
 
     def _objection(self) -> bytes | None:
         mail, login = self._mail, self._mail.login
-        if mail.refusal:
-            return mail.refusal
         if not login:
             return _LATER if self._judge.local_message(self._now(), mail.recipients, mail.queue_id) else None
         found = author.foreign(mail.headers, lambda one: self._judge.owns(login, one))

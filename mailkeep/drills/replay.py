@@ -190,12 +190,7 @@ def _result(
 
 
 def _over(answer: str) -> bool:
-    return " may send " in answer or _foreign(answer)
-
-
-def _foreign(answer: str) -> bool:
-    """Postfix's word on the envelope, or the guard's on the From: line."""
-    return "not owned by user" in answer or "does not own" in answer
+    return " may send " in answer or "does not own" in answer
 
 
 def _threshold(where: Range, tries: list[dict[str, Any]]) -> float | None:
@@ -203,7 +198,7 @@ def _threshold(where: Range, tries: list[dict[str, Any]]) -> float | None:
     most = where.site.settings.guard.freeze
     frozen = [one for one in tries if "is frozen" in one["answer"]]
     over = [one for one in tries if re.search(r" may send \d+ (?!networks|from)", one["answer"])]
-    foreign = [one for one in tries if _foreign(one["answer"])]
+    foreign = [one for one in tries if "does not own" in one["answer"]]
     networks: dict[str, dict[str, Any]] = {}
     for one in sorted(tries, key=lambda one: float(one["at"])):
         if " networks in " in one["answer"] or one in frozen:

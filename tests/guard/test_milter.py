@@ -74,8 +74,8 @@ def test_own_addresses_pass_and_with_an_extension_too(desk: MakeDesk) -> None:
 
 def test_another_sender_or_author_is_refused_by_name(desk: MakeDesk) -> None:
     made = desk()
-    said = talk(at(made), *mail(ANNA, "boss@example.org", [("From", ANNA)]), END)
-    assert said == [b"y553 5.7.1 anna@example.org does not own boss@example.org\0"]
+    said = talk(at(made), *mail(ANNA, "boss@example.org", [])[:2])
+    assert said[0] == b"y553 5.7.1 anna@example.org does not own boss@example.org\0"
     said = talk(at(made), *mail(ANNA, ANNA, [("From", "Boss <boss@example.org>")]), END)
     assert said[-1] == b"y553 5.7.1 anna@example.org does not own boss@example.org in the From: line\0"
     assert len(made.judge.accounts[ANNA].trouble.foreign) == 2
@@ -106,7 +106,7 @@ def test_what_is_not_beyond_doubt_the_login_s_own_is_refused(desk: MakeDesk, hea
 
 
 def test_a_refusal_holds_no_more_than_smtp_can_say_of_what_it_quotes(desk: MakeDesk) -> None:
-    said = talk(at(desk()), *mail(ANNA, "x%s\r\n" * 1000 + "@example.org", []), END)[0]
+    said = talk(at(desk()), *mail(ANNA, "x%s\r\n" * 1000 + "@example.org", []))[0]
     assert len(said) < 512
     assert b"\n" not in said
     assert b"%" not in said.replace(b"%%", b"")

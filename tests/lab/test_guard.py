@@ -35,7 +35,7 @@ from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
 # An account for each test, so that none has what another one used up.
-NAMES = ("cara", "dora", "emil", "fritz", "gerd", "hanna", "ida", "jan", "karl", "lena", "mia")
+NAMES = ("cara", "dora", "emil", "fritz", "gerd", "hanna", "ida", "jan", "karl", "lena", "mia", "nora")
 MOST = 5  # messages in ten minutes
 RECIPIENTS = 8
 LOCAL = 3
@@ -213,6 +213,14 @@ def test_an_account_does_not_write_as_somebody_else_in_the_from_line(guarded: Gu
     answer = guarded.send("hanna", header=header or " ", port=port)
     assert answer.startswith("553 5.7.1 hanna@example.test does not own"), answer
     guarded.ctl("thaw", "hanna", check=False)  # so many tries freeze it
+
+
+def test_a_foreign_sender_counts_as_soon_as_it_is_said(guarded: Guarded) -> None:
+    sessions = [guarded.session("nora") for _ in range(5)]
+    answers = [ask(one, "MAIL FROM:<anna@example.test>") for one in sessions for _ in range(2)]
+    assert {answer[:40] for answer in answers} == {"553 5.7.1 nora@example.test does not own"}
+    poll(lambda: guarded.frozen("nora"), 2, "not frozen while its sessions are open")
+    guarded.ctl("thaw", "nora")
 
 
 def test_it_writes_as_itself_with_a_name_and_an_extension(guarded: Guarded) -> None:
