@@ -34,7 +34,8 @@ set -e
 systemctl stop postfix.service fail2ban.service mailkeep-guard.service mailkeep-watch.service
 find /var/spool/postfix/active /var/spool/postfix/deferred /var/spool/postfix/hold /var/spool/postfix/incoming \\
   /var/spool/postfix/defer /var/spool/postfix/bounce -type f -delete
-rm -rf {STATE}/guard.db* {FROZEN} /var/lib/mailkeep-watch/*
+rm -rf {STATE}/guard.db* {FROZEN}
+find /var/lib/mailkeep-watch -mindepth 1 ! -name jails.json -delete  # the next proof of the jails is half an hour away
 rm -f /var/lib/fail2ban/fail2ban.sqlite3
 journalctl --quiet --rotate --vacuum-time=1s
 systemctl start fail2ban.service mailkeep-guard.service postfix.service mailkeep-watch.service
