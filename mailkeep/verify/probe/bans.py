@@ -5,11 +5,13 @@ nft. Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), 
 jail meets an old friend.
 """
 
+import fcntl
 import ipaddress
 import json
 import random
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 from .account import run
@@ -17,22 +19,31 @@ from .given import Given, newcomer
 from .stranger import NAME
 
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+PROOF = Path("/run/mailkeep-jails.lock")
 WAIT = 10.0  # seconds until what is in the journal must have reached fail2ban, or a ban the firewall
 
 
-def canaries(here: list[str]) -> list[str]:
-    """An IPv4 and an IPv6 address outside the networks of `here`."""
+def canaries(here: list[str], number: int) -> list[list[str]]:
+    """So many times an IPv4 and an IPv6 address outside the networks of `here`, none twice: whose ban it is, is told by
+    the address."""
     near = [ipaddress.ip_network(f"{address}/24", strict=False) for address in here if ":" not in address]
     networks = [network for network in map(ipaddress.IPv4Network, NETWORKS) if network not in near]
-    v4 = random.choice(networks)[random.randint(1, 254)]  # noqa: S311
-    v6 = ipaddress.IPv6Address("2001:db8:fa11::") + random.getrandbits(64)
-    return [str(v4), str(v6)]
+    v4 = random.sample([address for network in networks for address in network.hosts()], number)
+    v6 = [ipaddress.IPv6Address("2001:db8:fa11::") + random.getrandbits(64) for _ in range(number)]
+    return [[str(one), str(other)] for one, other in zip(v4, v6, strict=True)]
 
 
 def jails(given: Given) -> dict[str, Any]:
-    """Per jail, how its ban of two canaries went; and all rules that look at a set."""
-    listed = _running(given.jails)
-    banned = {jail: canaries([given.address]) for jail in sorted({*listed, *given.jails}) if jail in listed}
+    """Per jail, how its ban of two canaries went; and all rules that look at a set. Not while the server proves its
+    jails by itself (mailkeep-jails.service), with canaries of its own."""
+    with PROOF.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _jails(given)
+
+
+def _jails(given: Given) -> dict[str, Any]:
+    listed = sorted(_running(given.jails))
+    banned = dict(zip(listed, canaries([given.address], len(listed)), strict=True))
     try:
         seen = {jail: _ban(jail, addresses) for jail, addresses in banned.items()}
         rules = [item["rule"] for item in _nft("-t", "list", "ruleset") if "rule" in item]
