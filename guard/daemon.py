@@ -337,8 +337,8 @@ async def _housekeeping(judge: Judge, store: Store, batch: Batch) -> None:
         try:
             judge.mind_the_clock(now)
             judge.write_freezes(now)
-            if time.monotonic() - pruned > PRUNE_SECONDS:
-                pruned = milliseconds()
+            if abs(now - pruned) > PRUNE_SECONDS * 1000:
+                pruned = now
                 judge.prune(now)
                 store.prune(now)
         except sqlite3.Error as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -35,9 +36,11 @@ from guard_samples import (
 )
 
 from guard import control, frozen
-from guard.daemon import PolicyConnection
+from guard import daemon as daemon_module
+from guard.daemon import Batch, PolicyConnection, _housekeeping
 from guard.judge import GO_ON
 from guard.store import Store
+from guard.windows import HOUR
 
 StartDaemon = Callable[..., Daemon]
 
@@ -111,6 +114,30 @@ def test_sigterm_ends_it_in_order(daemon: StartDaemon) -> None:
         assert running.kill(signal.SIGTERM) == 0
     running.start()
     assert running.used() == 1
+
+
+@pytest.mark.parametrize("hours", [48, -48])
+def test_what_no_longer_counts_is_forgotten_while_it_runs_whatever_the_clock_does(
+    desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    made = desk()
+    made.send()
+    made.store.commit()
+    moments = itertools.chain([made.now], itertools.repeat(made.now + hours * HOUR))
+    monkeypatch.setattr(daemon_module, "milliseconds", lambda: next(moments))
+    pruned: list[int] = []
+    prune = made.judge.prune
+    monkeypatch.setattr(made.judge, "prune", lambda now: (prune(now), pruned.append(now)))
+
+    async def one_round() -> None:
+        task = asyncio.create_task(_housekeeping(made.judge, made.store, Batch(made.store, asyncio.get_running_loop())))
+        while not pruned and not task.done():
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(one_round(), 5))
+    assert pruned == [made.now + hours * HOUR]
+    assert hours < 0 or (made.judge.accounts, [*made.store.messages_since(0)]) == ({}, [])
 
 
 # --- the configuration ------------------------------------------------------------------------------------------------
