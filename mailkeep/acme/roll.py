@@ -14,7 +14,6 @@ from pathlib import Path
 
 import dns.resolver
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailkeep import certificate, secrets
 from mailkeep.dns import look, records
@@ -58,8 +57,7 @@ def roll(
 
 
 def _begin(safe: Vault, host: str, at: datetime, name: str, now: bool) -> Iterator[str]:
-    leaf = x509.load_pem_x509_certificate(_pem(safe, KEY))
-    made, today = leaf.not_valid_before_utc.date() + timedelta(days=1), at.date()
+    made, today = _leaf(safe, KEY).not_valid_before_utc.date() + timedelta(days=1), at.date()
     if made >= today or (today - made < LEAST_AGE and not now):
         yield f"The key is of {made}; from {made + LEAST_AGE} on it is time for another (any day later: --now)."
         return
@@ -133,12 +131,12 @@ def _retire(safe: Vault, settings: Settings, shown: Shown, name: str) -> Iterato
     yield "The roll-over is done."
 
 
-def _pem(safe: Vault, name: str) -> bytes:
-    return certificate.split(safe.read(name))[0]
+def _leaf(safe: Vault, name: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(safe.read(name))
 
 
 def _record(safe: Vault, host: str, name: str) -> Record:
-    return records.tlsa(host, _pem(safe, name))
+    return records.tlsa(host, _leaf(safe, name))
 
 
 def unseen(record: Record, resolver: dns.resolver.Resolver) -> tuple[list[str], int]:
@@ -162,6 +160,5 @@ def shown(settings: Settings) -> dict[str, str]:
                 der = talk.getpeercert(binary_form=True) or b""
         except OSError:
             continue
-        pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
-        found[address] = records.tlsa(settings.host.name, pem).value
+        found[address] = records.tlsa(settings.host.name, x509.load_der_x509_certificate(der)).value
     return found

@@ -1,6 +1,5 @@
 """What is wrong with what the world sees, and what to set: from the records that should be and what was seen alone."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -8,7 +7,6 @@ from typing import get_args
 
 from checkdmarc.mta_sts import MTASTSError, parse_mta_sts_policy
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mailkeep import certificate
 from mailkeep.dns import mta_sts, records
@@ -242,20 +240,15 @@ def _greetings(settings: Settings, secrets: Secrets, seen: Seen) -> Iterator[Fin
 def _certificate(address: str, der: bytes, secrets: Secrets, tlsa: tuple[str, ...]) -> Iterator[Finding]:
     if not der:
         return
-    key = _key_hash(x509.load_der_x509_certificate(der))
-    if key != _key_hash(x509.load_pem_x509_certificate(secrets.tls.certificate)):
-        named = any(key in value.lower() for value in tlsa)
+    key = records.key_hash(x509.load_der_x509_certificate(der))
+    named = any(key in value.lower() for value in tlsa)
+    if key != records.key_hash(x509.load_pem_x509_certificate(secrets.tls.certificate)):
         do = "Publish the TLSA record of the vault's key beside this one's, wait an hour, and deploy then"
         problem = "it shows another key than the one in the vault"
         yield Finding("error", address, "TLS", problem, key, do if named else "Deploy")
-    if tlsa and not any(key in value.lower() for value in tlsa):
+    if tlsa and not named:
         problem = "it shows a key that TLSA does not name: who checks (DANE) does not deliver"
         yield Finding("error", address, "TLSA", problem, f"3 1 1 {key}", "Publish the TLSA record, or deploy the key")
-
-
-def _key_hash(certificate: x509.Certificate) -> str:
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
 
 
 # --- MTA-STS

@@ -82,14 +82,14 @@ def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
     yield from _dmarc(name, "reject", "recommended", "Nobody else writes as the host.", settings)
     why = "DANE: who sends to you sees that the key is yours. Counts where the zone is signed (DNSSEC)."
     for pem in dict.fromkeys(secrets.published_tls):
-        yield tlsa(name, pem, why)
+        yield tlsa(name, x509.load_pem_x509_certificate(pem), why)
     for covered in tls_names(settings):
         yield from _authorities(covered, settings)
 
 
-def tlsa(host: str, pem: bytes, why: str = "") -> Record:
-    """For the key of this certificate."""
-    return Record("recommended", f"_25._tcp.{host}", "TLSA", _key_hash(pem), why, "RFC 7672 §3.1.1")
+def tlsa(host: str, leaf: x509.Certificate, why: str = "") -> Record:
+    """3 1 1, for the server's own public key: it outlives a certificate that is renewed with its key."""
+    return Record("recommended", f"_25._tcp.{host}", "TLSA", f"3 1 1 {key_hash(leaf)}", why, "RFC 7672 §3.1.1")
 
 
 def _authorities(name: str, settings: Settings) -> Iterator[Record]:
@@ -207,11 +207,10 @@ def _reports(settings: Settings) -> str:
     return f"mailto:{settings.dns.reports or f'postmaster@{settings.host.name}'}"
 
 
-def _key_hash(pem: bytes) -> str:
-    """3 1 1: the hash of the server's own public key, so it outlives a certificate that is renewed with its key."""
-    key = x509.load_pem_x509_certificate(pem).public_key()
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"3 1 1 {hashlib.sha256(spki).hexdigest()}"
+def key_hash(leaf: x509.Certificate) -> str:
+    """Of the public key: what a TLSA record 3 1 1 has."""
+    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def _type(address: IPv4Address | IPv6Address) -> str:

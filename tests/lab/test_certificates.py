@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import yaml
 from clients import IMAPS, SMTP, SUBMISSIONS, imap, smtp, tls_context
+from cryptography import x509
 
 from mailkeep import secrets
 from mailkeep.acme import on_server, roll
@@ -114,6 +115,10 @@ class World:
         return [finding for finding in judge.judge(declared, keys, seen) if finding.type == kind]
 
 
+def tlsa_of(pem: str) -> str:
+    return records.tlsa(HOST, x509.load_pem_x509_certificate(pem.encode())).value
+
+
 @pytest.fixture(scope="module")
 def world(lab: Lab, built: Site, baked: str, internet: Internet) -> Iterator[World]:
     server = lab.server("certified", hostname=HOST, image=baked)
@@ -139,12 +144,12 @@ def test_a_deploy_is_enough_and_a_second_one_changes_nothing(world: World) -> No
     # As on a machine that has never had a certificate.
     world.site.server.run(f"systemctl stop postfix dovecot; rm {certificates.PEM}")
     world.deploy()
-    assert {records.tlsa(HOST, world.shown(port).encode()).value for port in (SMTP, SUBMISSIONS, IMAPS)} == world.tlsa()
+    assert {tlsa_of(world.shown(port)) for port in (SMTP, SUBMISSIONS, IMAPS)} == world.tlsa()
     world.shows(lambda one: one.issued)
     poll(lambda: not world.troubles(), 5, "a trouble is left")
     pem = world.shown()
     assert {world.shown(port) for port in (SMTP, SUBMISSIONS, IMAPS)} == {pem}
-    assert {records.tlsa(HOST, pem.encode()).value} == world.tlsa()
+    assert {tlsa_of(pem)} == world.tlsa()
     assert world.findings("TLSA") == []
     assert world.deploy() == []
     assert world.shown() == pem
@@ -231,7 +236,7 @@ def test_it_is_renewed_in_time_with_the_same_key_and_services_reload_once(world:
     assert "A certificate is asked for: it ends in 0.0 days." in world.said()
     assert {world.shown(SMTP), world.shown(SUBMISSIONS)} == {world.shown()}
     assert on_server.read(world.shown()).key == on_server.read(first).key
-    assert {records.tlsa(HOST, world.shown().encode()).value} == world.tlsa()
+    assert {tlsa_of(world.shown())} == world.tlsa()
     assert world.reloads() == [count + 1 for count in reloads]
 
 
@@ -298,7 +303,7 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
     poll(lambda: by_dns.look() == "inactive", 60, "there is no certificate by DNS-01")
     shown = on_server.read(by_dns.shown())
     assert shown.issued
-    assert {records.tlsa(HOST, by_dns.shown(port).encode()).value for port in (SMTP, IMAPS)} == {new}
+    assert {tlsa_of(by_dns.shown(port)) for port in (SMTP, IMAPS)} == {new}
     assert by_dns.findings("TLSA") == []
     assert old in step()
     assert by_dns.tlsa() == {new}
@@ -328,5 +333,5 @@ def test_a_rebuilt_machine_shows_the_same_key(world: World) -> None:
     gone = f"/etc/mailkeep/tls {certificates.STATE} /var/lib/private/mailkeep-acme"
     world.site.server.run(f"systemctl stop postfix dovecot mailkeep-certificate.timer; rm -r {gone}")
     world.deploy()
-    assert {records.tlsa(HOST, world.shown(port).encode()).value for port in (SMTP, IMAPS)} == before == world.tlsa()
+    assert {tlsa_of(world.shown(port)) for port in (SMTP, IMAPS)} == before == world.tlsa()
     assert not on_server.read(world.shown()).issued
