@@ -62,6 +62,12 @@ class Check:
     reads: tuple[str, ...]
 
 
+def unit_check(unit: str, file: str) -> Check:
+    """systemd(1) passes over what it cannot read of a unit or a drop-in; a sandbox would silently not be there. `unit`
+    is a name, or the file of one that others start; `file` a path prefix."""
+    return Check(f"systemd-analyze verify --man=no --recursive-errors=no {unit}", reads=(file,))
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One service: what must be there (`packages` … `units`), what must not be (`absent` files and directories), and

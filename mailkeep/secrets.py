@@ -354,14 +354,10 @@ def _key(safe: Vault, name: str) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def stored_tls(safe: Vault) -> dict[str, str]:
-    """The states in which there are keys for ACME ("", `.next`, `.from-YYYYMMDDHHMM`, `.former`), and their names."""
-    found = map(_ACME_TLS.fullmatch, safe.names())
-    return {one["state"] or "": one[0] for one in found if one}
-
-
 def _other_tls(settings: Settings, safe: Vault) -> list[str]:
-    return [name for state, name in stored_tls(safe).items() if state and settings.tls.mode == "acme"]
+    """The names of keys for ACME that are coming, or going."""
+    found = map(_ACME_TLS.fullmatch, safe.names()) if settings.tls.mode == "acme" else ()
+    return [one[0] for one in found if one and one["state"]]
 
 
 def _file(path: Path) -> bytes:

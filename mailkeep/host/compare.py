@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mailkeep.host.snapshot import NEW, POLICY, PathState, Snapshot, UnitState
-from mailkeep.part import Check, Directory, File, Part, Unit, User
+from mailkeep.part import Check, Directory, File, Part, Unit, User, unit_check
 
 Action = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
 Due = Literal["restart", "reload"]
@@ -85,15 +85,12 @@ def checks(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]
     return [
         (part, check)
         for part in parts
-        for check in (*part.checks, *(_unit_files(unit) for unit in part.units if unit.running))
+        for check in (
+            *part.checks,
+            *(unit_check(unit.name, f"/etc/systemd/system/{unit.name}") for unit in part.units if unit.running),
+        )
         if below(changed, check.reads)
     ]
-
-
-def _unit_files(unit: Unit) -> Check:
-    """systemd(1) passes over what it cannot read of a unit or a drop-in; a sandbox would silently not be there."""
-    command = f"systemd-analyze verify --man=no --recursive-errors=no {unit.name}"
-    return Check(command, reads=(f"/etc/systemd/system/{unit.name}",))
 
 
 def actions(unit: Unit, now: Snapshot, changed: list[str]) -> list[Action]:

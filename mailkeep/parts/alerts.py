@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import Check, Directory, File, Part, Unit, unit_check
 from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -39,10 +39,7 @@ def part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> P
         ),
         checks=(
             Check(f"python3 -IB {guard.PROGRAM} watch --check", reads=(f"{guard.PROGRAM}/", CONFIG, WEBHOOK)),
-            *(
-                Check(f"systemd-analyze verify --man=no --recursive-errors=no {file}", reads=(file,))
-                for file in started_by_others
-            ),
+            *(unit_check(file, file) for file in started_by_others),
         ),
     )
 

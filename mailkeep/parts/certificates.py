@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mailkeep.acme import on_server
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import Check, Directory, File, Part, Unit, unit_check
 from mailkeep.secrets import Secrets, Variables, tls_names
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -30,6 +30,9 @@ ACCOUNT = "/var/lib/mailkeep-acme"
 SERVICES = ("postfix.service", "dovecot.service", "mailkeep-web.service")  # that read the certificate
 SYSTEMD = "/etc/systemd/system"
 ORDER, SERVICE, TIMER = "mailkeep-acme.service", "mailkeep-certificate.service", "mailkeep-certificate.timer"
+STARTED = (f"{SYSTEMD}/{ORDER}", f"{SYSTEMD}/{SERVICE}")  # by others; the timer itself is checked as every unit is
+UNITS = (*STARTED, f"{SYSTEMD}/{TIMER}")
+ENABLED = f"{SYSTEMD}/timers.target.wants/{TIMER}"
 FORMER = (f"{DIRECTORY}/certificate.pem", f"{DIRECTORY}/key.pem")
 
 # doveconf and `postfix check` do not look into this file.
@@ -55,7 +58,6 @@ def part(settings: Settings, secrets: Secrets) -> Part:
 def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
     """Until there is a certificate of the authority's, the key has a self-signed one, so that services can start."""
     provider = settings.tls.acme.provider
-    units = tuple(f"{SYSTEMD}/{name}" for name in (ORDER, SERVICE, TIMER))
     return replace(
         common,
         packages=(*common.packages, "lego", "python3"),
@@ -66,15 +68,15 @@ def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
             *([File(CREDENTIALS, _environment(secrets.acme), mode=0o600, secret=True)] if secrets.acme else ()),
             File(PROGRAM, Path(on_server.__file__).read_bytes()),
             File(CONFIG, _config(settings)),
-            *(File(unit, _unit(Path(unit).name, settings)) for unit in units),
+            *(File(unit, _unit(Path(unit).name, settings)) for unit in UNITS),
         ),
         absent=(*common.absent, *(() if secrets.acme else (CREDENTIALS,))),
-        units=(Unit(TIMER, restart_on=(WANTED, CREDENTIALS, PROGRAM, CONFIG, *units)),),
+        units=(Unit(TIMER, restart_on=(WANTED, CREDENTIALS, PROGRAM, CONFIG, *UNITS)),),
         checks=(
             *common.checks,
             Check(f"openssl pkey -noout -in {WANTED}", reads=(WANTED,)),
             Check(f"python3 -IB {PROGRAM} --check {CONFIG}", reads=(PROGRAM, CONFIG)),
-            *(Check(f"systemd-analyze verify --man=no --recursive-errors=no {unit}", reads=(unit,)) for unit in units),
+            *(unit_check(unit, unit) for unit in STARTED),
             *([Check(f"lego dnshelp --code {provider}", reads=(CONFIG,))] if provider else ()),
         ),
     )

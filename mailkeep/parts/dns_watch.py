@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from mailkeep.dns import blocklists, on_server, records
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import Check, Directory, File, Part, Unit, unit_check
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -21,7 +21,8 @@ ENABLED = f"{SYSTEMD}/timers.target.wants/{TIMER}"
 
 def part(settings: Settings, secrets: Secrets) -> Part:
     """Nothing where `resolver: system`: blocklists answer nobody who asks through a provider's resolver."""
-    units = [f"{SYSTEMD}/{name}" for name in (SERVICE, TIMER)]
+    service = f"{SYSTEMD}/{SERVICE}"
+    units = (service, f"{SYSTEMD}/{TIMER}")
     if settings.resolver == "system":
         absent = (*units, ENABLED, CONFIG, str(Path(PROGRAM).parent))
         return Part(name="DNS watch", absent=absent, units=(Unit(TIMER, enabled=False, running=False),))
@@ -38,7 +39,7 @@ def part(settings: Settings, secrets: Secrets) -> Part:
         units=(Unit(TIMER, restart_on=(PROGRAM, CONFIG, *units)),),
         checks=(
             Check(f"python3 -IB {PROGRAM} --check {CONFIG}", reads=(PROGRAM, CONFIG)),
-            *(Check(f"systemd-analyze verify --man=no --recursive-errors=no {file}", reads=(file,)) for file in units),
+            unit_check(service, service),  # the timer starts it; the timer itself is checked as every unit is
         ),
     )
 
