@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
 
 import pytest
 
 from mailkeep import secrets
 from mailkeep.lab import Attacker, Internet, Lab, LabError, Server
+from mailkeep.vault import Vault
 
 KEYS = 12  # more than any test needs, so that none meets one twice
 
@@ -27,6 +29,31 @@ def dkim_keys() -> Iterator[None]:
     keys = cycle([secrets.new_dkim_pem() for _ in range(KEYS)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secrets, "new_dkim_pem", lambda: next(keys))
+        yield
+
+
+@pytest.fixture
+def killed_after() -> Callable[[int], AbstractContextManager[None]]:
+    """Within it so many changes of a vault go well; the next one is a KeyboardInterrupt, before it is made."""
+    return _killed_after
+
+
+@contextmanager
+def _killed_after(changes: int) -> Iterator[None]:
+    left = [changes]
+
+    def dying(change: Callable[..., None]) -> Callable[..., None]:
+        def until_then(self: Vault, *arguments: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            change(self, *arguments)
+
+        return until_then
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Vault, "write", dying(Vault.write))
+        patch.setattr(Vault, "delete", dying(Vault.delete))
         yield
 
 

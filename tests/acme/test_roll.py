@@ -1,6 +1,7 @@
 """A TLS key is replaced without a moment in which TLSA records do not fit, whatever happens in between."""
 
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from mailkeep.dns import records
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.settings import Settings
-from mailkeep.vault import Vault
 
+KilledAfter = Callable[[int], AbstractContextManager[None]]
 DECLARED = Settings.model_validate(
     {
         "host": {"name": "mail.example.org", "addresses": ["203.0.113.25"]},
@@ -114,33 +115,18 @@ def test_a_new_key_is_replaced_on_request_only(world: World, days: int, now: boo
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("writes", range(4))
 def test_a_step_that_is_killed_anywhere_is_finished_by_the_next(
-    inventory: Path, world: World, step: int, writes: int, monkeypatch: pytest.MonkeyPatch
+    inventory: Path, world: World, step: int, writes: int, killed_after: KilledAfter
 ) -> None:
     for hours in range(0, 2 * step, 2):
         world.roll(START + hours * HOUR)
     both = set(published(inventory))
-    left = [writes]
-
-    def killed(one: str) -> None:
-        original = getattr(Vault, one)
-
-        def until_then(self: Vault, *arguments: object) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            original(self, *arguments)
-
-        monkeypatch.setattr(Vault, one, until_then)
-
-    killed("write")
-    killed("delete")
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), killed_after(writes):
         world.roll(START + 2 * step * HOUR)
-    monkeypatch.undo()
     assert set(published(inventory)) == both
     old = world.serves
     for hours in range(6, 12, 2):
         world.roll(START + hours * HOUR)
+        assert world.serves in published(inventory), "what the server shows has no record"
         world.serves = published(inventory)[0]
     world.roll(START + 12 * HOUR)
     assert published(inventory) == [*(both - {old})]

@@ -1,5 +1,7 @@
 """A DKIM key is replaced without a message that nobody can verify, whatever happens in between."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from mailkeep import secrets, vault
 from mailkeep.dns import records, rotation
 from mailkeep.errors import UserError
 from mailkeep.secrets import DkimKey, StoredDkim
-from mailkeep.vault import Vault
 
+KilledAfter = Callable[[int], AbstractContextManager[None]]
 DECLARED = settings()
 MONTH = timedelta(days=31)
 
@@ -148,28 +150,12 @@ def test_new_keys_are_replaced_on_request_only(inventory: Path, days: int, now: 
 
 @pytest.mark.parametrize("writes", range(8))
 def test_a_switch_that_is_killed_anywhere_is_finished_by_the_next(
-    inventory: Path, writes: int, monkeypatch: pytest.MonkeyPatch
+    inventory: Path, writes: int, killed_after: KilledAfter
 ) -> None:
     day = FIRST_DAY + MONTH
     rotate(inventory, day)
-    left = [writes]
-
-    def killed(one: str) -> None:
-        original = getattr(Vault, one)
-
-        def until_then(self: Vault, *arguments: object) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            original(self, *arguments)
-
-        monkeypatch.setattr(Vault, one, until_then)
-
-    killed("write")
-    killed("delete")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), killed_after(writes):
         rotate(inventory, day, all_seen)
-    monkeypatch.undo()
     assert len(secrets.load(DECLARED, inventory).dkim) == 2  # whatever happened, each domain has one that signs
     rotate(inventory, day, all_seen)
     assert "must stay until" in rotate(inventory, day, all_seen)
