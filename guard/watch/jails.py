@@ -18,6 +18,8 @@ from guard.commands import run
 from guard.watch import config, ruleset
 
 PROOF = config.STATE / "jails.json"
+LOCK = Path("/run/mailkeep-jails.lock")
+"""Of who has canaries banned: `mailkeep verify` does so too."""
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 START = 60.0  # seconds that fail2ban may take to start
 WAIT = 10.0  # seconds until a ban must have reached the firewall
@@ -28,7 +30,7 @@ def main(_: list[str]) -> None:
     os.umask(0o077)
     settings = config.load()
     jails = settings.jails
-    with Path("/run/mailkeep-jails.lock").open("w") as lock:
+    with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         first = _turn()
         _running(set(jails))

@@ -14,6 +14,7 @@ import dns.message
 import dns.rrset
 import pytest
 
+from guard.watch import jails
 from mailkeep.verify import probe
 from mailkeep.verify.probe import bans, given, names
 
@@ -74,6 +75,10 @@ def test_canaries_are_nobodys_and_not_of_the_servers_own_network() -> None:
         assert any(v4 in ipaddress.ip_network(network) for network in bans.NETWORKS)
         assert v4 not in ipaddress.ip_network("203.0.113.0/24")
         assert v6 in ipaddress.ip_network("2001:db8::/32")
+
+
+def test_verify_and_the_servers_own_proof_of_the_jails_take_turns() -> None:
+    assert bans.LOCK == jails.LOCK
 
 
 def test_an_address_is_here_only_when_it_can_be_bound() -> None:

@@ -19,7 +19,7 @@ from .given import Given, newcomer
 from .stranger import NAME
 
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
-PROOF = Path("/run/mailkeep-jails.lock")
+LOCK = Path("/run/mailkeep-jails.lock")  # that of guard.watch.jails
 WAIT = 10.0  # seconds until what is in the journal must have reached fail2ban, or a ban the firewall
 
 
@@ -36,7 +36,7 @@ def canaries(here: list[str], number: int) -> list[list[str]]:
 def jails(given: Given) -> dict[str, Any]:
     """Per jail, how its ban of two canaries went; and all rules that look at a set. Not while the server proves its
     jails by itself (mailkeep-jails.service), with canaries of its own."""
-    with PROOF.open("w") as lock:
+    with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _jails(given)
 
