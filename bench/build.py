@@ -11,11 +11,12 @@ import argparse
 import statistics
 import time
 
+import fresh
 import machine
 
 from mailkeep import parts
-from mailkeep.lab import Internet, Lab
-from mailkeep.lab.site import Site, site
+from mailkeep.lab import Lab
+from mailkeep.lab.site import Site
 
 GOAL = 1.3
 INSTALL = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && apt-get -qq install -y --no-install-recommends"
@@ -26,23 +27,17 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
     rounds = arguments.parse_args().rounds
     print(machine.line(), flush=True)
-    lab = Lab("bench-build")
-    lab.destroy()
-    try:
-        measure(lab, lab.internet(), rounds)
-    finally:
-        lab.destroy()
+    with fresh.lab("bench-build") as lab:
+        measure(lab, rounds)
 
 
-def measure(lab: Lab, internet: Internet, rounds: int) -> None:
+def measure(lab: Lab, rounds: int) -> None:
     bare: list[float] = []
     ours: list[float] = []
     print(f"{'round':>6} {'apt-get, s':>11} {'deploy, s':>11}", flush=True)
     for number in range(1, rounds + 1):
-        for run, times in ((install, bare), (deploy, ours)):
-            server = lab.server("mail", hostname="mail.example.test")
-            internet.resolve_for(server)
-            declared = site(lab, server)
+        for run, times in ((install, bare), (fresh.deploy, ours)):
+            declared = fresh.declared(lab)
             start = time.monotonic()
             run(declared)
             times.append(time.monotonic() - start)
@@ -55,12 +50,6 @@ def measure(lab: Lab, internet: Internet, rounds: int) -> None:
 def install(site: Site) -> None:
     wanted = {name for part in parts.server(site.settings, site.secrets) for name in part.packages}
     site.server.run(f"{INSTALL} {' '.join(sorted(wanted))}", timeout=900)
-
-
-def deploy(site: Site) -> None:
-    deployed = site.deploy()
-    if deployed.code:
-        raise SystemExit(deployed.output)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import machine
 from rich.console import Console
 
@@ -21,7 +22,6 @@ from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.replay import Range, replay
 from mailkeep.drills.result import MOST_OUT, Result
 from mailkeep.lab import Lab
-from mailkeep.lab.site import Site, site
 
 
 def main() -> None:
@@ -31,17 +31,13 @@ def main() -> None:
     options = arguments.parse_args()
     names = drills.chosen(options.names)
     print(machine.line(), flush=True)
-    lab = Lab("bench-drills")
-    lab.destroy()
-    try:
+    with fresh.lab("bench-drills") as lab:
         sys.exit(0 if good(lab, names, options.picture) else 1)
-    finally:
-        lab.destroy()
 
 
 def good(lab: Lab, names: list[str], picture_file: Path) -> bool:
     internet = lab.internet()
-    where = drills.around(lab, built(lab), internet)
+    where = drills.around(lab, fresh.built(lab), internet)
     done = report.results(where, names, picture_file, Console(width=120, highlight=False))
     unguarded = without_guard(where)
     attacks = [one for one in done if isinstance(one, Result)]
@@ -55,17 +51,6 @@ def without_guard(where: Range) -> Result:
     attack = replace(ATTACKS["A"], title="the same, when Postfix does not ask the guard", tries=200, seconds=60.0)
     with drills.without_guard(where.server):
         return replay(where, attack)
-
-
-def built(lab: Lab) -> Site:
-    internet = lab.internet(fresh=False)
-    server = lab.server("mail", hostname="mail.example.test")
-    internet.resolve_for(server)
-    made = site(lab, server)
-    made.publish(internet)
-    if (first := made.deploy()).code:
-        sys.exit(first.output)
-    return made
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import fresh
 import machine
 
-from mailkeep.lab import Lab, Server, poll
+from mailkeep.lab import Server, poll
 from mailkeep.parts import guard
 from mailkeep.settings import Settings
 
@@ -76,9 +77,7 @@ def main() -> None:
     arguments.add_argument("--messages", type=int, default=3000, help="through Postfix each time (default: 3,000)")
     options = arguments.parse_args()
     print(machine.line(), flush=True)
-    lab = Lab("bench-policy")
-    lab.destroy()
-    try:
+    with fresh.lab("bench-policy") as lab:
         server = lab.server("policy", hostname="policy.example.test")
         prepare(server)
         if "speed" in (options.what or WHAT):
@@ -87,8 +86,6 @@ def main() -> None:
             memory(server, options.accounts)
         if "postfix" in (options.what or WHAT):
             postfix(server, options.rounds, options.messages)
-    finally:
-        lab.destroy()
 
 
 # --- the contestants --------------------------------------------------------------------------------------------------

@@ -22,11 +22,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import delay
+import fresh
 import machine
 
 from mailkeep import parts
-from mailkeep.lab import Lab, Server, sessions
-from mailkeep.lab.site import Site, site
+from mailkeep.lab import Server, sessions
+from mailkeep.lab.site import Site
 from mailkeep.part import Part, Unit
 
 GOAL_SECONDS, GOAL_RATIO = 3.0, 15
@@ -39,28 +40,13 @@ def main() -> None:
     arguments.add_argument("--round-trip", type=float, default=50, help="milliseconds (default: 50)")
     options = arguments.parse_args()
     print(machine.line(), flush=True)
-    lab = Lab("bench-rerun")
-    lab.destroy()
-    try:
-        built = build(lab)
+    with fresh.lab("bench-rerun") as lab:
+        built = fresh.built(lab)
+        sessions.log_commands(built.server)
         with delay.proxy(ssh_port(built.server), options.round_trip / 1000) as port:
             far = built.server.ssh_config
             far.write_text(re.sub(r"Port \d+", f"Port {port}", far.read_text()))
             measure(built, options.rounds)
-    finally:
-        lab.destroy()
-
-
-def build(lab: Lab) -> Site:
-    internet = lab.internet()
-    server = lab.server("mail", hostname="mail.example.test")
-    internet.resolve_for(server)
-    built = site(lab, server)
-    first = built.deploy()
-    if first.code:
-        raise SystemExit(first.output)
-    sessions.log_commands(server)
-    return built
 
 
 def ssh_port(server: Server) -> int:
