@@ -49,10 +49,19 @@ def part(settings: Settings, secrets: Secrets) -> Part:
         packages=("ca-certificates", "openssl"),
         directories=(Directory("/etc/mailkeep"), Directory(DIRECTORY)),
         files=(pem,),
-        absent=(*FORMER, *(() if by_acme else (WANTED, CREDENTIALS, CONFIG))),
+        absent=FORMER,
         checks=(Check(_BELONG_TOGETHER, reads=(PEM,)),),
     )
-    return _by_acme(common, settings, secrets) if by_acme else common
+    return _by_acme(common, settings, secrets) if by_acme else _as_given(common)
+
+
+def _as_given(common: Part) -> Part:
+    """What ACME had brought goes, so that nothing asks for a certificate any more; the package stays."""
+    return replace(
+        common,
+        absent=(*common.absent, *UNITS, ENABLED, WANTED, CREDENTIALS, CONFIG, str(Path(PROGRAM).parent)),
+        units=(Unit(TIMER, enabled=False, running=False),),
+    )
 
 
 def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:

@@ -40,7 +40,8 @@ def test_by_acme_the_server_asks_and_elsewhere_nothing_is_left_of_it(declared: d
     assert "lego" in by_acme.packages
     elsewhere = part(declared, {"mode": "self-signed"})
     assert {certificates.CONFIG, certificates.WANTED, certificates.CREDENTIALS} <= {*elsewhere.absent}
-    assert elsewhere.units == ()
+    assert {*certificates.UNITS, certificates.ENABLED} <= {*elsewhere.absent}
+    assert [(unit.name, unit.enabled, unit.running) for unit in elsewhere.units] == [(certificates.TIMER, False, False)]
 
 
 def test_port_80_is_open_for_http_01_alone(declared: dict[str, object]) -> None:

@@ -18,6 +18,10 @@ MORE: dict[str, dict[str, object]] = {
     "a relay host with a password": {"relay": {"host": "smtp.example.net", "user": "anna"}},
     "a webhook": {"alerts": {"webhook": {"format": "ntfy"}}},
     "a shared store": {"guard": {"store": {"host": "valkey.example.net"}}},
+    "certificates by ACME": {"tls": {"mode": "acme"}},
+    "certificates by ACME, by the DNS": {
+        "tls": {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
+    },
     "what mail programs ask for": {"tls": {"mode": "files", "certificate": "c.pem"}, "web": {"autoconfig": True}},
 }
 
@@ -44,7 +48,8 @@ def server(declared: dict[str, object], keys: Secrets) -> tuple[Part, ...]:
     domains = secrets.signing_domains(made)
     dkim = tuple(key for key in keys.dkim if key.domain in domains)
     webhook = "https://example.net/hook" if made.alerts.webhook else None
-    return parts.server(made, Secrets(dkim, keys.tls, "password", webhook, "password"))
+    by_dns = {"RFC2136_NAMESERVER": "192.0.2.53"} if made.tls.acme.challenge == "dns-01" else None
+    return parts.server(made, Secrets(dkim, keys.tls, "password", webhook, "password", acme=by_dns))
 
 
 def files(of: tuple[Part, ...]) -> set[str]:
