@@ -329,6 +329,17 @@ def test_an_alert_still_goes_when_the_disk_has_no_room_for_other_mail(repaired: 
         assert repaired.site.deploy().code == 0
 
 
+def test_a_fail2ban_that_restarts_while_it_is_proven_is_no_dead_jail(repaired: Operator) -> None:
+    """As in a deploy that changes a jail."""
+    server = repaired.server
+    server.run("systemctl start --no-block mailkeep-jails")
+    poll(lambda: "2001:db8:fa11:" in server.run("nft list sets").stdout, 20, "no canary is banned", 0.05)
+    server.run("systemctl restart fail2ban")
+    show = "systemctl show --property=ActiveState --value mailkeep-jails"
+    poll(lambda: server.run(show).stdout == "inactive\n", 60, "the proof does not end")
+    assert json.loads(server.run("cat /var/lib/mailkeep-watch/jails.json").stdout)["faults"] == {}
+
+
 def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
     alerts.test(repaired.site.inventory)
     printed = wanted(repaired.site.settings, repaired.site.secrets)
