@@ -6,6 +6,8 @@ clock, so they can be rendered, compared and tested anywhere. `mailkeep.host` ma
 
 from dataclasses import dataclass, field
 
+SYSTEMD = "/etc/systemd/system"
+
 
 @dataclass(frozen=True, slots=True)
 class User:

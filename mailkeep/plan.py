@@ -190,6 +190,7 @@ def changes(parts: Parts, now: Snapshot, live: dict[str, bytes]) -> Iterator[Cha
     for part in parts:
         yield from (Change(_FILES, _directory(want, now)) for want in compare.directories(part, now))
         yield from (_file(change, now, live) for change in compare.files(part, now))
+        yield from (Change(_FILES, f"stop and disable {unit}") for unit in compare.retired((part,), now))
         yield from (Change(_FILES, f"remove {path}") for path in compare.absent(part, now))
     touched = compare.touched(parts, now)
     for part in parts:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mailkeep.host.snapshot import NEW, POLICY, PathState, Snapshot, UnitState
-from mailkeep.part import Check, Directory, File, Part, Unit, User, unit_check
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User, unit_check
 
 Action = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
 Due = Literal["restart", "reload"]
@@ -76,6 +76,16 @@ def absent(part: Part, now: Snapshot) -> list[str]:
     return [*named, *sorted(strays)]
 
 
+def retired(parts: Iterable[Part], now: Snapshot) -> list[str]:
+    """Units whose files go. A directory there holds drop-ins."""
+    return [
+        path.rpartition("/")[2]
+        for part in parts
+        for path in absent(part, now)
+        if path.rpartition("/")[0] == SYSTEMD and now.paths[path].kind != "directory"
+    ]
+
+
 def touched(parts: Iterable[Part], now: Snapshot) -> list[str]:
     """Every path whose file is written or removed; what units and checks look at."""
     return [path for part in parts for path in [*(c.file.path for c in files(part, now)), *absent(part, now)]]
@@ -87,7 +97,7 @@ def checks(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]
         for part in parts
         for check in (
             *part.checks,
-            *(unit_check(unit.name, f"/etc/systemd/system/{unit.name}") for unit in part.units if unit.running),
+            *(unit_check(unit.name, f"{SYSTEMD}/{unit.name}") for unit in part.units if unit.running),
         )
         if below(changed, check.reads)
     ]

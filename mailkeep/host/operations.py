@@ -20,7 +20,7 @@ from mailkeep.host import compare
 from mailkeep.host.compare import FileChange
 from mailkeep.host.preflight import needs_sudo
 from mailkeep.host.snapshot import NEW, PENDING, POLICY, RUN, Snapshot, SnapshotFact
-from mailkeep.part import Check, Directory, File, Part
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part
 
 Commands = Generator[StringCommand, None, None]
 Parts = tuple[Part, ...]
@@ -180,7 +180,7 @@ def commit_script(parts: Parts, now: Snapshot, directories: list[Directory]) -> 
     """What makes the staged files live: none of them, unless each passes its checks and the disk has room for all."""
     changed = compare.touched(parts, now)
     owned: list[File | Directory] = [*(change.file for change in _changes(parts, now)), *directories]
-    systemd = compare.below(changed, ("/etc/systemd/system/",))
+    systemd = compare.below(changed, (f"{SYSTEMD}/",))
     return _lines(
         # tar gives what belongs to an unknown user to root.
         *(f"getent passwd {name} > /dev/null || {_no('user', name)}" for name in sorted({o.owner for o in owned})),
@@ -192,6 +192,7 @@ def commit_script(parts: Parts, now: Snapshot, directories: list[Directory]) -> 
         f"mkdir -p -m 700 {PENDING}",
         *(f": > {PENDING}/{mark}" for mark in _marks(parts, now, changed)),
         f'for live; do mv -fT "$live{NEW}" "$live"; done',
+        _retire(parts, now),
         _remove(parts, now),
         "systemctl daemon-reload" if systemd else ":",
     )
@@ -211,6 +212,20 @@ for live; do  # beside the live file: only a rename within one file system is at
   mkdir -p "${{live%/*}}"
   cp -pT "{STAGE}/new$live" "$live{NEW}"
 done"""
+
+
+def _retire(parts: Parts, now: Snapshot) -> str:
+    """Ends the units whose files go, while systemd still knows them: a timer that finds no service any more has failed,
+    and counts as that for ever, as does whatever failed before."""
+    units = compare.retired(parts, now)
+    if not units:
+        return ":"
+    return _lines(
+        f"systemctl --quiet disable --now -- {join(units)}",
+        f"for unit in {join(units)}; do",
+        '  if systemctl --quiet is-failed "$unit"; then systemctl reset-failed "$unit"; fi',
+        "done",
+    )
 
 
 def _remove(parts: Parts, now: Snapshot) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mailkeep.part import Check, Directory, File, Part, Unit, unit_check
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -12,7 +12,6 @@ from mailkeep.templates import render
 CONFIG = "/etc/mailkeep/watch.json"
 WEBHOOK = "/etc/mailkeep/webhook"
 CONTROL = "/run/mailkeep-guard/control"
-SYSTEMD = "/etc/systemd/system"
 WATCH, FAILED, PROOF, TIMER = (
     f"mailkeep-{name}" for name in ("watch.service", "watch-failed.service", "jails.service", "jails.timer")
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mailkeep.acme import on_server
-from mailkeep.part import Check, Directory, File, Part, Unit, unit_check
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.secrets import Secrets, Variables, tls_names
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -28,11 +28,9 @@ RUN = "/run/mailkeep-certificate"
 REQUEST, SAID = f"{RUN}/request.csr", f"{RUN}/said"
 ACCOUNT = "/var/lib/mailkeep-acme"
 SERVICES = ("postfix.service", "dovecot.service", "mailkeep-web.service")  # that read the certificate
-SYSTEMD = "/etc/systemd/system"
 ORDER, SERVICE, TIMER = "mailkeep-acme.service", "mailkeep-certificate.service", "mailkeep-certificate.timer"
 STARTED = (f"{SYSTEMD}/{ORDER}", f"{SYSTEMD}/{SERVICE}")  # by others; the timer itself is checked as every unit is
 UNITS = (*STARTED, f"{SYSTEMD}/{TIMER}")
-ENABLED = f"{SYSTEMD}/timers.target.wants/{TIMER}"
 FORMER = (f"{DIRECTORY}/certificate.pem", f"{DIRECTORY}/key.pem")
 
 # doveconf and `postfix check` do not look into this file.
@@ -59,8 +57,7 @@ def _as_given(common: Part) -> Part:
     """What ACME had brought goes, so that nothing asks for a certificate any more; the package stays."""
     return replace(
         common,
-        absent=(*common.absent, *UNITS, ENABLED, WANTED, CREDENTIALS, CONFIG, str(Path(PROGRAM).parent)),
-        units=(Unit(TIMER, enabled=False, running=False),),
+        absent=(*common.absent, *UNITS, WANTED, CREDENTIALS, CONFIG, str(Path(PROGRAM).parent)),
     )
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from mailkeep.dns import blocklists, on_server, records
-from mailkeep.part import Check, Directory, File, Part, Unit, unit_check
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -14,9 +14,7 @@ CONFIG = "/etc/mailkeep/dns.json"
 PROGRAM = "/usr/lib/mailkeep-dns/on_server.py"
 STATE = "/var/lib/mailkeep-dns"
 TROUBLES = f"{STATE}/troubles.json"
-SYSTEMD = "/etc/systemd/system"
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
-ENABLED = f"{SYSTEMD}/timers.target.wants/{TIMER}"
 
 
 def part(settings: Settings, secrets: Secrets) -> Part:
@@ -24,8 +22,7 @@ def part(settings: Settings, secrets: Secrets) -> Part:
     service = f"{SYSTEMD}/{SERVICE}"
     units = (service, f"{SYSTEMD}/{TIMER}")
     if settings.resolver == "system":
-        absent = (*units, ENABLED, CONFIG, str(Path(PROGRAM).parent))
-        return Part(name="DNS watch", absent=absent, units=(Unit(TIMER, enabled=False, running=False),))
+        return Part(name="DNS watch", absent=(*units, CONFIG, str(Path(PROGRAM).parent)))
     paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
     return Part(
         name="DNS watch",

@@ -1,6 +1,6 @@
 """Dovecot: IMAP, delivery, and the accounts that both it and Postfix know; no Linux account is one of them."""
 
-from mailkeep.part import Check, Directory, File, Part, Unit, User
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.parts import certificates, guard
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -8,7 +8,7 @@ from mailkeep.templates import render
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = "/etc/dovecot/users"
 MAIL = "/var/vmail"
-DROP_IN = "/etc/systemd/system/dovecot.service.d"
+DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = "1G"
 
 

@@ -1,7 +1,7 @@
 """fail2ban: whoever guesses passwords or abuses SMTP is cut off by the firewall, for longer each time."""
 
 from mailkeep.errors import UserError
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 from mailkeep.values import SERVICES
@@ -18,7 +18,7 @@ FILTERS = {
     "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): passwd-file: unknown user",
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
 }
-DROP_IN = "/etc/systemd/system/fail2ban.service.d"
+DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
 
 
 def numbers(jail: str, names: tuple[str, ...]) -> str:

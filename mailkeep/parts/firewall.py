@@ -1,13 +1,13 @@
 """nftables: SSH and the mail ports are open, nothing else; only Postfix talks to other mail servers."""
 
 from mailkeep import web
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 from mailkeep.values import SERVICES
 
 RULES = "/etc/nftables.conf"
-DROP_IN = "/etc/systemd/system/nftables.service.d"
+DROP_IN = f"{SYSTEMD}/nftables.service.d"
 HTTP = SERVICES["http"]
 MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps"))
 HTTPS = SERVICES["https"]

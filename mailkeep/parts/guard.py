@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import guard
-from mailkeep.part import Check, Directory, File, Part, Unit, User
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.settings import Settings, Store
 from mailkeep.templates import render
 
@@ -17,7 +17,6 @@ CTL = "/usr/local/sbin/mailkeepctl"
 FROZEN = f"{STATE}/frozen/accounts"
 POLICY_SOCKET = "/run/mailkeep-guard.policy"
 MILTER_SOCKET = "/run/mailkeep-guard.milter"
-UNITS = "/etc/systemd/system"
 
 
 def part(settings: Settings, store_password: str | None) -> Part:
@@ -52,22 +51,22 @@ def part(settings: Settings, store_password: str | None) -> Part:
                 else ()
             ),
             File(
-                f"{UNITS}/mailkeep-guard.service",
+                f"{SYSTEMD}/mailkeep-guard.service",
                 render(
                     "guard/mailkeep-guard.service", user=USER, program=PROGRAM, network=settings.guard.store is not None
                 ),
             ),
             File(
-                f"{UNITS}/mailkeep-guard.socket",
+                f"{SYSTEMD}/mailkeep-guard.socket",
                 render("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
             ),
         ),
         absent=() if settings.guard.store else (STORE,),
         units=(
-            Unit("mailkeep-guard.socket", restart_on=(f"{UNITS}/mailkeep-guard.socket",)),
+            Unit("mailkeep-guard.socket", restart_on=(f"{SYSTEMD}/mailkeep-guard.socket",)),
             Unit(
                 "mailkeep-guard.service",
-                restart_on=(PROGRAM, STORE, f"{UNITS}/mailkeep-guard.service"),
+                restart_on=(PROGRAM, STORE, f"{SYSTEMD}/mailkeep-guard.service"),
                 reload_on=(CONFIG,),
             ),
         ),

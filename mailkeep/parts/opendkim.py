@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.secrets import DkimKey
 from mailkeep.templates import render
 
 CONF = "/etc/opendkim.conf"
 DIRECTORY = "/etc/opendkim"
 KEYS = f"{DIRECTORY}/keys"
-DROP_IN = "/etc/systemd/system/opendkim.service.d"
+DROP_IN = f"{SYSTEMD}/opendkim.service.d"
 
 
 def part(keys: Iterable[DkimKey]) -> Part:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.parts import certificates, guard
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 
 DIRECTORY = "/etc/postfix"
-DROP_IN = "/etc/systemd/system/postfix.service.d"
+DROP_IN = f"{SYSTEMD}/postfix.service.d"
 QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that we are made for
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
 TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")

@@ -1,13 +1,13 @@
 """unbound: a validating resolver of this machine's own, so that DANE and blocklists give true answers."""
 
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings import Settings
 from mailkeep.templates import render
 
 CONFIG = "/etc/unbound/unbound.conf.d/mailkeep.conf"
 DHCLIENT_HOOK = "/etc/dhcp/dhclient-enter-hooks.d/mailkeep"
 DHCPCD_HOOK = "/etc/dhcpcd.enter-hook"
-DROP_IN = "/etc/systemd/system/unbound.service.d"
+DROP_IN = f"{SYSTEMD}/unbound.service.d"
 
 
 def part(settings: Settings) -> Part:

@@ -1,7 +1,7 @@
 """nginx: a few texts over HTTPS, to whoever asks for exactly them. Nothing of the mail server depends on it."""
 
 from mailkeep import web
-from mailkeep.part import Check, Directory, File, Part, Unit, User
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.parts import certificates
 from mailkeep.settings import Settings
 from mailkeep.templates import render
@@ -12,15 +12,14 @@ CONF = f"{DIRECTORY}/nginx.conf"
 RUN = "/run/mailkeep-web"
 USER = "mailkeep-web"
 SERVICE = "mailkeep-web.service"
-UNIT = f"/etc/systemd/system/{SERVICE}"
-ENABLED = f"/etc/systemd/system/multi-user.target.wants/{SERVICE}"
+UNIT = f"{SYSTEMD}/{SERVICE}"
 
 
 def part(settings: Settings) -> Part:
     """Where nothing is served, what an earlier setting left is stopped and removed; the package stays."""
     pages = web.pages(settings)
     if not pages:
-        return Part(name="web", absent=(UNIT, ENABLED, DIRECTORY), units=(Unit(SERVICE, enabled=False, running=False),))
+        return Part(name="web", absent=(UNIT, DIRECTORY))
     return Part(
         name="web",
         packages=("nginx",),

@@ -8,7 +8,7 @@ import pytest
 from mailkeep.host import compare
 from mailkeep.host.compare import FileChange
 from mailkeep.host.snapshot import NEW, POLICY, PathState, Snapshot, UnitState
-from mailkeep.part import Check, Directory, File, Part, Unit, User
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
 
 CONF = File("/etc/demo/demo.conf", b"port 25\n", mode=0o640, group="demo")
 DEMO = Part(
@@ -176,9 +176,15 @@ def test_a_changed_unit_file_or_drop_in_is_verified_for_its_own_unit_only(file: 
     assert compare.checks(PARTS, [f"/etc/systemd/system/other-{file}"]) == []
 
 
-def test_the_file_of_a_unit_that_shall_not_run_may_go() -> None:
-    gone = Part("demo", absent=("/etc/systemd/system/demo.service",), units=(Unit("demo.service", running=False),))
-    assert compare.checks((gone,), [*gone.absent]) == []
+def test_a_unit_whose_file_goes_is_retired_and_one_that_loses_a_drop_in_is_not() -> None:
+    unit, drop_ins = f"{SYSTEMD}/demo.service", f"{SYSTEMD}/other.service.d"
+    part = Part("demo", absent=(unit, drop_ins, f"{drop_ins}/mailkeep.conf", f"{SYSTEMD}/not-there.timer"))
+    seen = {
+        unit: there(CONF),
+        drop_ins: PathState("directory", "root", "root", 0o755),
+        f"{drop_ins}/mailkeep.conf": there(CONF),
+    }
+    assert compare.retired((part,), replace(DONE, paths=seen)) == ["demo.service"]
 
 
 def test_leftovers_are_ours_alone() -> None:

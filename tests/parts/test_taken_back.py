@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep import parts, secrets, settings, vault
-from mailkeep.part import Part, Unit
+from mailkeep.part import SYSTEMD, Part, Unit
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 
@@ -77,8 +77,11 @@ def test_its_files_are_removed(declared: dict[str, object], keys: Secrets, setti
 
 
 @pytest.mark.parametrize("setting", MORE)
-def test_its_units_are_stopped(declared: dict[str, object], keys: Secrets, setting: str) -> None:
-    without = units(server(declared | {"resolver": "system"}, keys))
-    before = units(server(declared | {"resolver": "system"} | MORE[setting], keys))
-    ours = {name for name, unit in before.items() if unit.running and name.startswith("mailkeep")}
-    assert [name for name in ours if name not in without] == []
+def test_its_units_are_stopped_for_their_own_files_are_removed(
+    declared: dict[str, object], keys: Secrets, setting: str
+) -> None:
+    without = server(declared | {"resolver": "system"}, keys)
+    before = server(declared | {"resolver": "system"} | MORE[setting], keys)
+    goes = {name for name, unit in units(before).items() if unit.running and name.startswith("mailkeep")}
+    gone = {path for part in without for path in part.absent}
+    assert [name for name in goes - {*units(without)} if f"{SYSTEMD}/{name}" not in gone] == []

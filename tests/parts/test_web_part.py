@@ -23,7 +23,7 @@ def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, ob
     assert web.names(settings) == ()
     assert firewall.served(settings) == firewall.MAIL_PORTS
     assert (part.packages, part.users, part.files) == ((), (), ())
-    assert [(unit.name, unit.enabled, unit.running) for unit in part.units] == [(web_part.SERVICE, False, False)]
+    assert web_part.UNIT in part.absent
 
 
 def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
