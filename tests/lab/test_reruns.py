@@ -525,12 +525,13 @@ def test_an_update_killed_at_a_random_point_is_finished_by_the_next_run(
 def test_an_update_killed_between_two_of_its_steps_is_finished_by_the_next_run(
     machine: Site, two_ways: dict[str, tuple[list[str], list[str]]], program: str, call: int
 ) -> None:
-    """A wrapper before the program in PATH kills what called it, after so many calls."""
+    """A wrapper before the program in PATH kills what called it, after so many calls of the deploy's scripts: the
+    watch, too, calls systemctl."""
     goal = turn(machine, two_ways)
     wrapper = f"/usr/local/bin/{program}"
     machine.server.write(
         wrapper,
-        f'#!/bin/sh\n/usr/bin/{program} "$@"; done=$?\n'
+        f'#!/bin/sh\n/usr/bin/{program} "$@"; done=$?\n[ "$(cat /proc/$PPID/comm)" = sh ] || exit $done\n'
         f"echo >> /run/calls; [ $(wc -l < /run/calls) -lt {call} ] || kill -KILL $PPID\nexit $done\n",
         mode=0o755,
     )

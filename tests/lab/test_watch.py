@@ -1,6 +1,7 @@
 """The operator hears within ten seconds of all that is amiss, by mail and by a webhook, once, and when it is over."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +206,29 @@ def test_a_watch_that_is_killed_is_told_of_and_knows_what_it_has_told(repaired: 
     repaired.server.run("systemctl start opendkim")
     repaired.heard("opendkim.service runs again", "webhook")
     assert not any("opendkim.service is down" in text for _, text in repaired.posts())
+
+
+def test_a_watch_that_ends_again_and_again_is_told_of_twice_an_hour_and_has_not_failed_for_ever(
+    repaired: Operator,
+) -> None:
+    server = repaired.server
+    server.run("rm -f /run/mailkeep-watch-failed/told")
+    journal = f"journalctl --unit mailkeep-watch-failed --since @{time.time():.6f} --output cat"
+
+    def runs() -> bool:
+        return server.run("systemctl is-active mailkeep-watch", check=False).stdout == "active\n"
+
+    def ends() -> int:
+        return len(re.findall("Finished|Failed to start", server.run(journal).stdout))
+
+    for end in range(1, 5):
+        poll(runs, 30, "it is not started again")
+        server.run("systemctl kill --signal=KILL mailkeep-watch")
+        poll(lambda: ends() == end, SOON, "nobody was told")  # noqa: B023
+    server.run("systemctl restart mailkeep-watch")  # which waits less again before it is tried again
+    said = server.run(journal).stdout
+    assert (said.count("webhook: HTTP 200"), said.count("told 2 times within the hour")) == (2, 2), said
+    assert server.run("systemctl list-units --failed --plain --no-legend").stdout == ""
 
 
 def test_it_is_small(repaired: Operator) -> None:
