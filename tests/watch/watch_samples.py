@@ -4,7 +4,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,7 +82,9 @@ def guard(path: Path) -> Iterator[Events]:
             after = int(target.partition("=")[2])
             last = made.events[-1]["id"] if made.events else after
             body = json.dumps({"last": last, "events": [one for one in made.events if one["id"] > after]}).encode()
-            self.wfile.write(made.garbage or b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body)
+            answer = made.garbage or b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body
+            with suppress(BrokenPipeError):  # of endless garbage the watch takes only so much
+                self.wfile.write(answer)
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
