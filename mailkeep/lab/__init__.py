@@ -118,6 +118,7 @@ class Lab:
         image, address = images.internet(self._shared), self.address(ATTACKER)
         attacker = self._machine(Attacker, "attacker", "attacker", address, image, fresh)
         attacker.take_addresses(self.network.prefixlen)
+        attacker.take_crowds()
         return attacker
 
     def machines(self) -> list[Container]:

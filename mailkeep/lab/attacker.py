@@ -54,6 +54,11 @@ class Attacker(Container):
         lines += [f"addr replace {ip}/64 dev eth0 nodad" for ip in self.sources6]
         self.run("ip -batch -", stdin="\n".join(lines) + "\n")
 
+    def take_crowds(self) -> None:
+        """Attacks begin all at once, each with a session of its own: sshd would turn some away (sshd_config(5))."""
+        self.write("/etc/ssh/sshd_config.d/00-crowds.conf", "MaxStartups 200\n")
+        self.run("systemctl reload ssh")
+
     def come_from_afar(self, server: Container) -> None:
         """Have the addresses that `far` gives; `server` reaches them by way of this machine."""
         addresses = (self.far(network, host) for network in range(FAR_NETWORKS) for host in range(1, FAR_HOSTS + 1))

@@ -1,15 +1,22 @@
 """Dovecot: IMAP, delivery, and the accounts that both it and Postfix know; no Linux account is one of them."""
 
+from collections.abc import Iterator
+
 from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
-from mailkeep.parts import certificates, guard
-from mailkeep.settings import Settings
+from mailkeep.parts import certificates, guard, postfix
+from mailkeep.settings import Account, Settings
 from mailkeep.templates import render
 
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = "/etc/dovecot/users"
+ALIASES = "/etc/dovecot/aliases"
 MAIL = "/var/vmail"
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"
-DEFAULT_QUOTA = "1G"
+DEFAULT_QUOTA = 2**30  # bytes
+# Of quota for each message, which takes a block of the disk and an inode, however small it is: ext4 has blocks of 4 KiB
+# and an inode for 16.
+BYTES_A_MESSAGE = 8 * 2**10
+MOST_FOLDERS = 1000  # a folder takes some eight inodes
 
 
 def part(settings: Settings) -> Part:
@@ -18,8 +25,13 @@ def part(settings: Settings) -> Part:
         tls=certificates.PEM,
         trash_days=settings.retention.trash_days,
         default_quota=DEFAULT_QUOTA,
+        default_messages=DEFAULT_QUOTA // BYTES_A_MESSAGE,
+        most_folders=MOST_FOLDERS,
         frozen=guard.FROZEN,
+        aliases=ALIASES,
     )
+    users = [(account.address, account.password, _quota(account)) for account in settings.accounts]
+    aliases = [(alias, "", [f"userdb_user={one.address}", *_quota(one)]) for alias, one in _lead_to_one(settings)]
     return Part(
         name="dovecot",
         packages=("dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve"),
@@ -27,10 +39,30 @@ def part(settings: Settings) -> Part:
         directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(DROP_IN)),
         files=(
             File(CONF, conf),
-            # Dovecot looks at its time of change and reads it anew by itself.
-            File(USERS, render("dovecot/users", accounts=settings.accounts), "root", "dovecot", 0o640, secret=True),
+            # Dovecot looks at the time of change of both and reads them anew by itself.
+            File(USERS, render("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
+            File(ALIASES, render("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
             File(f"{DROP_IN}/mailkeep.conf", render("dovecot/service.d/mailkeep.conf")),
         ),
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, certificates.DIRECTORY)),),
         checks=(Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),),
     )
+
+
+def _quota(account: Account) -> list[str]:
+    if not account.quota:
+        return []
+    messages = account.quota // BYTES_A_MESSAGE
+    return [f"userdb_quota_storage_size={account.quota}B", f"userdb_quota_message_count={messages}"]
+
+
+def _lead_to_one(settings: Settings) -> Iterator[tuple[str, Account]]:
+    """Aliases with the account that each leads to, by however many others, where it is the only one."""
+    accounts = {account.address: account for account in settings.accounts}
+    aliases = postfix.aliases(settings)
+    for alias in aliases:
+        target = alias
+        while len(targets := aliases.get(target, ())) == 1:
+            (target,) = targets
+        if account := accounts.get(target):
+            yield alias, account

@@ -86,13 +86,16 @@ def _table(name: str, rows: Iterable[tuple[str, str]]) -> File:
     return File(f"{DIRECTORY}/{name}", render("postfix/table", rows=list(rows)))
 
 
+def aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The host's own addresses, and the declared aliases, with where each leads next."""
+    administrative = (*(f"{name}@{settings.host.name}" for name in ADMINISTRATIVE), "root@localhost", "postmaster")
+    return dict.fromkeys(administrative, settings.admin.addresses) | settings.aliases
+
+
 def _aliases(settings: Settings) -> Rows:
-    """virtual_alias_maps: the declared aliases; the host's own addresses; and catch-alls, for which every account must
-    be named first, since an address that finds no row of its own would fall through to its domain's."""
-    administrators = ", ".join(settings.admin.addresses)
-    yield from ((f"{name}@{settings.host.name}", administrators) for name in ADMINISTRATIVE)
-    yield from (("root@localhost", administrators), ("postmaster", administrators))
-    yield from ((alias, ", ".join(targets)) for alias, targets in settings.aliases.items())
+    """virtual_alias_maps: all aliases; and catch-alls, for which every account must be named first, since an address
+    that finds no row of its own would fall through to its domain's."""
+    yield from ((alias, ", ".join(targets)) for alias, targets in aliases(settings).items())
     if settings.catch_all:
         yield from ((account.address, account.address) for account in settings.accounts)
         yield from ((f"@{domain}", target) for domain, target in settings.catch_all.items())

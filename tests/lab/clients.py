@@ -239,6 +239,31 @@ def https(host: str, name: str | None, request: str) -> str:
 # --- whatever the port
 
 
+def append(host: str, user: str, password: str, times: int) -> str:
+    """So many messages of a few bytes, put into the mailbox: the answer to the last one, or the first refused."""
+    return _in_mailbox(host, user, password, (lambda at: at.append("INBOX", "", "", b"a\r\n") for _ in range(times)))
+
+
+def make_folders(host: str, user: str, password: str, times: int) -> str:
+    new = range(start := time.monotonic_ns(), start + times)
+    return _in_mailbox(host, user, password, (lambda at, name=name: at.create(f"folder-{name}") for name in new))
+
+
+def _in_mailbox(host: str, user: str, password: str, acts: Iterable[Callable[[imaplib.IMAP4], tuple[str, Any]]]) -> str:
+    def act() -> str:
+        answer = ""
+        with imap(host) as mailbox:
+            mailbox.login(user, password)
+            for each in acts:
+                code, text = each(mailbox)
+                answer = f"{code} {text!r}"
+                if code != "OK":
+                    break
+        return answer
+
+    return heard(act)
+
+
 def log_in(host: str, port: int, user: str, password: str, *, tls: bool = True) -> str:
     """Try a password once: "235 …" or "OK" where it is right."""
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+import yaml
 from clients import (
     IMAP,
     IMAPS,
@@ -17,11 +18,13 @@ from clients import (
     SUBMISSION,
     SUBMISSIONS,
     accepted,
+    append,
     ask_udp,
     crowd,
     deliver,
     envelope,
     log_in,
+    make_folders,
     message,
     open_ports,
     pour,
@@ -34,8 +37,10 @@ from clients import (
 
 from mailkeep.lab import Attacker, Internet, Lab, Server
 from mailkeep.lab.site import Site
+from mailkeep.parts.dovecot import MOST_FOLDERS
 
-ANNA, BEN = "anna@example.test", "ben@example-two.test"
+ANNA, BEN, CARL = "anna@example.test", "ben@example-two.test", "carl@example.test"
+ALIAS = "sales@example-two.test"  # of Ben
 HOST = "mail.example.test"
 INTRUDER, KNOWN = "test", "test"  # the Linux account of incident A, and its password
 FULL = 1 << 20  # bytes: Ben's quota
@@ -75,6 +80,11 @@ class Target:
     def anna(self) -> tuple[str, str]:
         """Her login, which an attacker has learned."""
         return ANNA, self.site.passphrases[ANNA]
+
+    @property
+    def carl(self) -> tuple[str, str]:
+        """Who has her password, and a small mailbox."""
+        return CARL, self.site.passphrases[ANNA]
 
 
 @dataclass(frozen=True)
@@ -281,6 +291,12 @@ def strangers() -> Iterator[Attack]:
         "554 5.7.1 .*Not without logging in",
         ANY_SENDER,
     )
+    yield Attack(
+        "a stranger sends us mail as an account at our address, written otherwise",
+        lambda at: talk(at.ip, SMTP, envelope(f"anna@[IPv6:{at.server.ip6.exploded}]", ANNA)),
+        "554 5.1.7 .*needs a domain name",
+        ANY_SENDER,
+    )
 
 
 RELAYED = {
@@ -332,6 +348,19 @@ def recipients() -> Iterator[Attack]:
         "552 5.2.2",
         ANY_RECIPIENT,
     )
+    yield Attack(
+        "mail to an alias of a full mailbox is taken",
+        on_port(SMTP, f"MAIL FROM:<{STRANGER}> SIZE={FULL // 2}", f"RCPT TO:<{ALIAS}>"),
+        "552 5.2.2",
+        ": > /etc/dovecot/aliases",
+    )
+    for what, byte in {"a control character": "\x01", "a delete": "\x7f", "a tab": "\t"}.items():
+        yield Attack(
+            f"mail is taken for an address with {what}, which Dovecot's LMTP does not take",
+            on_port(SMTP, *envelope(STRANGER, f'"anna+{byte}"@example.test')),
+            "500 5.5.2",
+            main_cf("smtpd_command_filter="),
+        )
     yield Attack(
         "a notification of success is sent to whoever is named",
         on_port(SMTP, f"MAIL FROM:<{STRANGER}>", f"RCPT TO:<{ANNA}> NOTIFY=SUCCESS"),
@@ -449,6 +478,22 @@ def floods() -> Iterator[Attack]:
     )
 
 
+def mailboxes() -> Iterator[Attack]:
+    """By whoever has an account, past its quota in bytes."""
+    yield Attack(
+        "a mailbox takes messages without end, if they are small",
+        lambda at: append(at.ip, *at.carl, 140),
+        "NO .*OVERQUOTA",
+        "sed -i 's/ userdb_quota_message_count=[0-9]*//' /etc/dovecot/users",
+    )
+    yield Attack(
+        "a mailbox takes folders without end",
+        lambda at: make_folders(at.ip, *at.carl, MOST_FOLDERS + 10),
+        "NO .*LIMIT",
+        dovecot("quota_mailbox_count = 5000"),
+    )
+
+
 def handshakes() -> Iterator[Attack]:
     weak = {
         "TLS 1.0": ("TLSv1", "ALL"),
@@ -537,7 +582,7 @@ def readable(at: Target, path: str) -> str:
 
 ATTACKS = [
     attack
-    for kind in (logins, spoofs, strangers, relays, recipients, protocol, floods, handshakes, from_within)
+    for kind in (logins, spoofs, strangers, relays, recipients, protocol, floods, mailboxes, handshakes, from_within)
     for attack in kind()
 ]
 
@@ -550,10 +595,14 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked:
     """A copy of the built server with a Linux account whose password is known, and a full mailbox."""
     server = lab.server("attacked", hostname=HOST, image=baked)
     site = built.on(server)
-    accounts = site.file.read_text()
-    accounts = accounts.replace(f"address: {ANNA}\n", f"address: {ANNA}\n  send_as: [info@example.test]\n")
-    accounts = accounts.replace(f"address: {BEN}\n", f"address: {BEN}\n  quota: {FULL}\n")
-    site.file.write_text(f"{accounts}guard: {{freeze: {{foreign_senders: 1000}}}}\n")  # else the first ten end it all
+    declared = yaml.safe_load(site.file.read_text())
+    accounts = {account["address"]: account for account in declared["accounts"]}
+    accounts[ANNA]["send_as"] = ["info@example.test"]
+    accounts[BEN]["quota"] = FULL
+    declared["accounts"].append({"address": CARL, "password": accounts[ANNA]["password"], "quota": FULL})
+    declared["aliases"][ALIAS] = BEN
+    declared["guard"] = {"freeze": {"foreign_senders": 1000}}  # else the first ten end it all
+    site.file.write_text(yaml.safe_dump(declared))
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     for listener in (f"-m http.server --bind :: {FORGOTTEN}", shlex.join(["-c", ECHO])):

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from clients import IMAP, SMTP, SUBMISSION, accepted, besiege, greeting, run_on, try_again
+from clients import IMAP, SMTP, SUBMISSION, accepted, besiege, envelope, greeting, log_in, run_on, talk, try_again
 
 from mailkeep.lab import Attacker, Lab, Server, poll
 from mailkeep.lab.site import Site
 from mailkeep.parts.fail2ban import MAXRETRY
 
+ANNA, BEN = "anna@example.test", "ben@example-two.test"
 SSH = 22
 PATIENCE = 20.0  # seconds until who has failed MAXRETRY times must be cut off
 DOORS = {"ssh": SSH, "imap": IMAP, "submission": SUBMISSION, "relay": SMTP}
-SEEN_BY = {"ssh": {"sshd"}, "imap": {"dovecot"}, "submission": {"dovecot", "postfix"}, "relay": {"postfix"}}
+SEEN_BY = {"ssh": {"sshd"}, "imap": {"dovecot"}, "submission": {"dovecot"}, "relay": {"postfix"}}
 JAILS = {"sshd", "dovecot", "postfix", "recidive"}
 
 _SENTENCES = """
@@ -45,6 +46,7 @@ FLOOD_PATIENCE = 120.0  # seconds; fail2ban reads some three thousand lines in o
 class Fortress:
     server: Server
     attacker: Attacker
+    passphrases: Mapping[str, str]
 
     def address(self, version: int) -> str:
         return str(self.server.ip if version == 4 else self.server.ip6)
@@ -97,7 +99,7 @@ def fortress(lab: Lab, attacker: Attacker, built: Site, baked: str) -> Iterator[
     patient = "PerSourcePenalties no\nLoginGraceTime 600\nMaxStartups 200\n"
     server.write("/etc/ssh/sshd_config.d/00-patient.conf", patient)
     server.run("systemctl reload ssh")
-    yield Fortress(server, attacker)
+    yield Fortress(server, attacker, built.passphrases)
     server.remove()
 
 
@@ -158,6 +160,23 @@ def test_without_the_firewalls_rules_who_is_banned_is_spoken_to(fortress: Fortre
     fortress.server.run("nft -f -", stdin=rules)
 
 
+def test_who_is_frozen_or_refused_too_much_is_no_attacker(fortress: Fortress) -> None:
+    """Mail programs try again and again, with the right password; whoever else is behind that address would suffer."""
+    frozen, refused, guesser = map(str, fortress.attacker.sources[-5:-2])
+    ben, anna = ((user, fortress.passphrases[user]) for user in (BEN, ANNA))
+    host = fortress.address(4)
+    fortress.server.run(f"mailkeepctl freeze {BEN}")
+    for door in (SUBMISSION, IMAP):
+        assert not accepted(run_on(fortress.attacker, log_in, host, door, *ben, source=frozen, times=MAXRETRY + 1))
+    fortress.server.run(f"mailkeepctl thaw {BEN}")
+    many = envelope(ANNA, *["nobody@example.test"] * 8)
+    tries = {"login": anna, "insist": True, "source": refused, "times": MAXRETRY + 1}
+    assert "dropped" in run_on(fortress.attacker, talk, host, SUBMISSION, many, **tries)
+    fortress.guess(guesser)  # what comes after them is noticed: so would they have been
+    poll(lambda: guesser in fortress.banned_anywhere(), PATIENCE, "not banned")
+    assert not {frozen, refused} & fortress.noticed()
+
+
 @pytest.fixture
 def flood(fortress: Fortress) -> Iterator[str]:
     """A command that has Dovecot write more lines, at once, than journald takes of a service by default."""
@@ -189,13 +208,13 @@ def test_a_ban_lasts_longer_each_time_and_who_is_banned_again_and_again_loses_ev
     offender = fortress.source(4, "all")
     first = 2
     fortress.server.run(f"fail2ban-client set dovecot bantime {first}; fail2ban-client set postfix bantime {first}")
-    for bans, door in enumerate(("imap", "relay", "relay", "relay"), start=1):
+    for bans, door in enumerate(("imap", "relay", "relay"), start=1):
         poll(lambda: offender not in fortress.banned_anywhere(), PATIENCE, "not let go")
         run_on(fortress.attacker, try_again, fortress.address(4), door, offender, MAXRETRY, source=offender)
         poll(lambda bans=bans: len(fortress.sentences(offender)) >= bans, PATIENCE, "not banned")
     poll(lambda: offender in fortress.banned("recidive"), PATIENCE, "not banned for good")
     week = 7 * 24 * 3600
-    sentences = [("dovecot", first), ("postfix", first), ("postfix", 2 * first), ("postfix", 4 * first)]
+    sentences = [("dovecot", first), ("postfix", first), ("postfix", 2 * first)]
     assert fortress.sentences(offender) == [*sentences, ("recidive", week)]
     for port in DOORS.values():
         assert "timed out" in run_on(fortress.attacker, greeting, fortress.address(4), port, source=offender)

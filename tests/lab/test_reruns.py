@@ -159,14 +159,14 @@ def test_what_an_operator_may_have_made_of_a_server_is_no_change(settled: Site) 
 # --- one thing to do ------------------------------------------------------------------------------------------------
 
 
-def test_another_quota_touches_the_accounts_file_and_nothing_else(settled: Site) -> None:
+def test_another_quota_touches_the_accounts_files_and_nothing_else(settled: Site) -> None:
     server = settled.server
     before = lives(settled)
     server.run("touch /run/stamp")
     account(settled, ANNA, quota="321M")
     said = succeeded(settled.deploy())
-    assert touched_since(settled, "/run/stamp") == {"/etc/dovecot/users"}
-    assert lives(settled) == before  # Dovecot reads that file by itself
+    assert touched_since(settled, "/run/stamp") == {"/etc/dovecot/users", "/etc/dovecot/aliases"}
+    assert lives(settled) == before  # Dovecot reads them by itself
     assert len(said.changed) == 1
     assert str(321 * 1024) in server.run(f"doveadm quota get -u {ANNA}").stdout.split()
 
