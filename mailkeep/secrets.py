@@ -137,7 +137,11 @@ def missing(settings: Settings, inventory: Path) -> list[str]:
     there, active = set(safe.names()), signing_selectors(safe)
     lines = []
     if unsigned := [domain for domain in signing_domains(settings) if domain not in active]:
-        lines.append(f"No DKIM key for {', '.join(unsigned)}: run `mailkeep keys {name}`.")
+        lines.append(
+            f"No DKIM key for {', '.join(unsigned)}: if there was one, restore it from git or a backup. "
+            f"For a new domain run `mailkeep keys {name}`, then publish what `mailkeep dns {name}` prints, before "
+            "you deploy."
+        )
     if settings.tls.mode in _MADE_HERE and not _has_own(settings, safe):
         lines.append(f"No self-signed certificate for {settings.host.name}: run `mailkeep keys {name}`.")
     if _needs_credentials(settings) and ACME not in there:

@@ -110,6 +110,14 @@ def test_loading_an_empty_vault_says_all_that_is_missing_and_what_to_run(invento
     assert f"mailkeep relay {inventory}" in text
 
 
+def test_a_dkim_key_that_is_lost_is_restored_and_a_new_one_published_first(inventory: Path) -> None:
+    secrets.generate(settings(), inventory, TODAY)
+    secrets.vault(inventory).delete(f"dkim/example.org/{SELECTOR}")
+    [line] = secrets.missing(settings(), inventory)
+    said = [line.index(text) for text in ("restore it from git", "mailkeep keys", "mailkeep dns", "before you deploy")]
+    assert said == sorted(said)
+
+
 def test_commands_name_an_inventory_as_the_user_would(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(inventory.parent.parent)
     with pytest.raises(UserError, match="`mailkeep keys first`"):
