@@ -167,8 +167,8 @@ def generate(settings: Settings, inventory: Path, today: date) -> list[str]:
             made.append(f"DKIM key for {domain}, selector {selector} (RSA {_DKIM_BITS})")
     if settings.tls.mode in _MADE_HERE and not _has_own(settings, safe):
         name = _MADE_HERE[settings.tls.mode]
-        # TLSA records name its key: another host name is no reason for another one.
-        kept = _key(safe, name) if name == ACME_TLS and name in safe.names() else None
+        # TLSA records name its key: neither another host name nor the end of ten years is a reason for another one.
+        kept = _key(safe, name) if name in safe.names() else None
         pem = certificate.self_signed(settings.host.name, today, kept)
         safe.write(name, pem)
         made.append(f"self-signed certificate for {settings.host.name}, {certificate.describe(pem)}")

@@ -93,6 +93,15 @@ def test_a_new_host_name_needs_a_new_certificate(furnished: Path) -> None:
     assert secrets.missing(renamed, furnished) == []
 
 
+def test_a_host_that_is_renamed_there_and_back_keeps_its_tls_key(furnished: Path) -> None:
+    before = secrets.load(settings(), furnished).tls
+    for host in ("mx.example.org", "mail.example.org"):
+        secrets.generate(settings(host=host), furnished, TODAY)
+        after = secrets.load(settings(host=host), furnished).tls
+        assert after.key == before.key
+        assert after.certificate != before.certificate
+
+
 def test_an_expired_self_signed_certificate_counts_as_missing(inventory: Path) -> None:
     secrets.generate(settings(), inventory, TODAY - timedelta(days=3660))
     assert any("certificate" in line for line in secrets.missing(settings(), inventory))
