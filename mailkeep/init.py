@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from ipaddress import ip_address
 from pathlib import Path
 
 import yaml
@@ -94,7 +95,7 @@ def render_settings(**values: str | Sequence[str]) -> bytes:
 def render_hosts(ssh_host: str) -> bytes:
     """The inventory.py for one host, `[USER@]HOST`; a user other than root becomes root by sudo."""
     match = _SSH_HOST.fullmatch(ssh_host)
-    if not match:
+    if not match or (":" in match["host"] and not _is_address(match["host"])):
         raise UserError(
             f"{ssh_host!r}: no host for SSH. Expected HOST or USER@HOST, HOST being a name, an address, or a "
             "Host of ~/.ssh/config; a port or a jump host belongs there."
@@ -104,6 +105,14 @@ def render_hosts(ssh_host: str) -> bytes:
     if user not in (None, "root"):
         data["_sudo"] = "True"
     return templates.render("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager

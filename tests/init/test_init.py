@@ -176,6 +176,7 @@ def test_an_identity_that_exists_is_never_overwritten(root: Path) -> None:
         ({"ssh_host": "a b"}, "'a b': no host for SSH"),
         ({"ssh_host": "-oProxyCommand=x"}, "no host for SSH"),
         ({"ssh_host": '"+x+"'}, "no host for SSH"),
+        ({"ssh_host": "root@mail.example.org:2222"}, "a port or a jump host belongs there"),
     ],
 )
 def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, wrong: dict[str, object], told: str) -> None:
