@@ -82,7 +82,7 @@ def render_settings(**values: str | Sequence[str]) -> bytes:
     """The commented mail.yml. Whatever the values hold, they stay values: each is quoted as YAML needs it."""
     quoted = {name: _yaml(value) for name, value in values.items()}
     domains = values["domains"]
-    roles = (f"{role}@{domain}" for domain in domains for role in ("postmaster", "abuse"))
+    roles = (f"{role}@{domain}" for domain in dict.fromkeys(domains) for role in ("postmaster", "abuse"))
     return templates.render(
         "inventory/mail.yml",
         **quoted,
@@ -139,8 +139,8 @@ def furnish(directory: Path, declared: Settings, today: date) -> list[str]:
 
 
 def _refuse(target: Path, identity: Path) -> None:
-    if not _NAME.fullmatch(target.name):
-        raise UserError(f"{target.name}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
+    if not _NAME.fullmatch(target.name) or ".." in target.parts:
+        raise UserError(f"{target}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
     if target.exists() or target.is_symlink():
         raise UserError(f"{target}: exists already, and nothing is overwritten. Choose another NAME.")
     if not target.parent.is_dir():
