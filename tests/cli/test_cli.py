@@ -438,7 +438,9 @@ def test_octodns_gets_a_file_for_each_zone(mailkeep: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("command", [("dns", "home", "--check"), ("blocklists", "home")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("dns", "home", "--check"), ("blocklists", "home"), ("deploy", "home")], ids=" ".join
+)
 def test_a_resolver_that_is_none_is_told(command: tuple[str, ...], mailkeep: Run) -> None:
     for none in ("quad9", "127.0.0.1@99999", "127.0.0.1@0", "127.0.0.1@-5", "127.0.0.1@", "127.0.0.1@dns"):
         said = mailkeep(*command, "--resolver", none)
