@@ -128,7 +128,7 @@ def parse(path: Path, content: str) -> Document:
         raise SettingsError(path, [_syntax(error, content)]) from None
     if not isinstance(data, dict):
         found = "an empty file" if data is None else f"{shown_kind(data)} at the top"
-        want = "`key: value` lines; inventories/example/mail.yml is a file to start from"
+        want = "`key: value` lines, as in inventories/example/mail.yml; `mailkeep init` writes them"
         raise SettingsError(path, [Problem(0, "holds no settings", found, want)])
     if builder.problems:
         raise SettingsError(path, builder.problems)
