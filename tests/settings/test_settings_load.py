@@ -67,6 +67,12 @@ def test_the_example_to_read_loads_and_says_what_makes_an_inventory_of_ones_own(
     assert "`mailkeep init NAME" in example.read_text().splitlines()[0]
 
 
+def test_one_number_of_a_ceiling_leaves_the_other_at_its_default(mail_yml: Inventory) -> None:
+    guard = mail_yml.write(COMPLETE + "guard: {server: {recipients_per_day: 20000}, local: {}}\n").load().guard
+    assert guard.server.model_dump() == {"recipients_per_hour": 2000, "recipients_per_day": 20_000}
+    assert guard.local.model_dump() == {"recipients_per_hour": 100, "recipients_per_day": 500}
+
+
 def test_what_is_left_out_or_left_empty_has_its_default(mail_yml: Inventory) -> None:
     least = "host: {name: mail.example.org, addresses: [203.0.113.25]}\ndomains: [example.org]\n"
     least += "admin: {addresses: [you@example.com]}\n"
