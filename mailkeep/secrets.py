@@ -247,12 +247,20 @@ def _set_password(inventory: Path, name: str, whose: str, password: str) -> None
 def set_webhook(inventory: Path, url: str, token: str) -> None:
     """Where alerts are posted, and what to log in with there (`Authorization: Bearer`), or "". UserError, in which
     neither appears, when they cannot be that."""
-    parts = urlsplit(url) if _URL.fullmatch(url) else None
-    if not parts or not parts.hostname or parts.username or parts.fragment:
+    if not _is_webhook(url):
         raise UserError("The webhook's URL must be whole, such as https://ntfy.sh/SECRET-TOPIC; it is not shown here.")
     if not re.fullmatch(r"[!-~]*", token):
         raise UserError("The webhook's token must be printable ASCII without spaces; it is not shown here.")
     vault(inventory).write(WEBHOOK, f"{url}\n{token}".encode())
+
+
+def _is_webhook(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        reachable = parts.hostname and parts.port != 0
+    except ValueError:  # a port beyond 65535, half an IPv6 address
+        return False
+    return bool(_URL.fullmatch(url) and reachable and not parts.username and not parts.fragment)
 
 
 def set_acme(inventory: Path, lines: str) -> list[str]:

@@ -499,7 +499,16 @@ def test_a_webhook_whose_url_is_not_in_the_vault_is_told(home: Path, mailkeep: R
 
 
 @pytest.mark.parametrize(
-    "url", ["very-secret", "ftp://very-secret/", "https://", "https://a b/very-secret", "https://u:very-secret@host/"]
+    "url",
+    [
+        "very-secret",
+        "ftp://very-secret/",
+        "https://",
+        "https://a b/very-secret",
+        "https://u:very-secret@host/",
+        "https://host:99999/very-secret",
+        "https://[2001:db8::1/very-secret",
+    ],
 )
 def test_what_is_no_url_is_refused_and_not_repeated(home: Path, mailkeep: Run, url: str) -> None:
     said = mailkeep("webhook", "home", stdin=f"{url}\n")
