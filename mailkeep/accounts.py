@@ -1,14 +1,18 @@
 """Adds, changes and removes accounts in `mail.yml` as text, so that comments and layout stay as they were.
 
 A change is made only when the file that it leaves is valid and says what it said before but for that change.
-The new file replaces the old one in one step, with its mode and owner.
+The new file replaces the old one in one step, with its mode and owner. Two changes at once are made one after the
+other, and what an editor has saved in between stays.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,31 +59,31 @@ def listing(declared: Settings) -> list[Listed]:
 
 def add(path: Path, address: str, password_hash: str, name: str = "", quota: str | None = None) -> None:
     """Adds an account after the last; `quota` as in `mail.yml` (`2G`). Raises UserError, changing nothing."""
-    file = _File(path)
-    if address in file.addresses:
-        raise UserError(f"{address} is already an account in {path}. A new password: mailkeep account passwd")
     fields = {"address": address, "password": password_hash, "name": name, "quota": quota}
     account: dict[str, Any] = {key: value for key, value in fields.items() if value}
-    file.append([f"{key}: {_scalar(key, value)}" for key, value in account.items()])
-    file.save([*file.accounts, account], f"{address} is not added")
+    with _opened(path) as file:
+        if address in file.addresses:
+            raise UserError(f"{address} is already an account in {path}. A new password: mailkeep account passwd")
+        file.append([f"{key}: {_scalar(key, value)}" for key, value in account.items()])
+        file.save([*file.accounts, account], f"{address} is not added")
 
 
 def set_password(path: Path, address: str, password_hash: str) -> None:
     """Puts a new hash in place of the account's old one. Raises UserError, changing nothing."""
-    file = _File(path)
-    index = file.index(address)
-    file.put(index, "password", _scalar("password", password_hash))
-    changed = {**file.accounts[index], "password": password_hash}
-    accounts = [*file.accounts[:index], changed, *file.accounts[index + 1 :]]
-    file.save(accounts, f"The password of {address} is not changed")
+    with _opened(path) as file:
+        index = file.index(address)
+        file.put(index, "password", _scalar("password", password_hash))
+        changed = {**file.accounts[index], "password": password_hash}
+        accounts = [*file.accounts[:index], changed, *file.accounts[index + 1 :]]
+        file.save(accounts, f"The password of {address} is not changed")
 
 
 def remove(path: Path, address: str) -> None:
     """Removes an account; its mail on the server stays. Raises UserError, changing nothing."""
-    file = _File(path)
-    index = file.index(address)
-    file.delete(index)
-    file.save([*file.accounts[:index], *file.accounts[index + 1 :]], f"{address} is not removed")
+    with _opened(path) as file:
+        index = file.index(address)
+        file.delete(index)
+        file.save([*file.accounts[:index], *file.accounts[index + 1 :]], f"{address} is not removed")
 
 
 def _scalar(key: str, value: str) -> str:
@@ -88,6 +92,19 @@ def _scalar(key: str, value: str) -> str:
     if key == "password":  # begins with a brace
         return "'" + value.replace("'", "''") + "'"
     return str(yaml.safe_dump([value], allow_unicode=True, width=10**6))[2:].rstrip("\n")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_File]:
+    """Read, changed and replaced while nobody else here does: the directory is locked, as the file itself is another
+    one each time."""
+    directory = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without such locks; then it is `save` alone that notices the other
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        yield _File(path)
+    finally:
+        os.close(directory)
 
 
 class _File:
@@ -163,6 +180,10 @@ class _File:
             settings.parse(self.path, new)
         except SettingsError as error:
             raise UserError(f"{failed}, the file is as it was.\n{self._cause(error)}") from None
+        if source.text(self.path) != self.content:
+            raise UserError(
+                f"{failed}: somebody else has just changed {self.path}, which is as they left it. Run again."
+            )
         _replace(self.path, new.encode())
 
     def _cause(self, error: SettingsError) -> SettingsError:

@@ -178,6 +178,10 @@ def deploy(
     """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
+    if resolver:
+        from mailkeep.dns import ask
+
+        ask.resolver(resolver)  # refuses what is none, before anything is changed
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
         raise typer.Exit(code)

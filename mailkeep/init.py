@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from ipaddress import ip_address
 from pathlib import Path
 
 import yaml
@@ -81,7 +82,7 @@ def render_settings(**values: str | Sequence[str]) -> bytes:
     """The commented mail.yml. Whatever the values hold, they stay values: each is quoted as YAML needs it."""
     quoted = {name: _yaml(value) for name, value in values.items()}
     domains = values["domains"]
-    roles = (f"{role}@{domain}" for domain in domains for role in ("postmaster", "abuse"))
+    roles = (f"{role}@{domain}" for domain in dict.fromkeys(domains) for role in ("postmaster", "abuse"))
     return templates.render(
         "inventory/mail.yml",
         **quoted,
@@ -94,7 +95,7 @@ def render_settings(**values: str | Sequence[str]) -> bytes:
 def render_hosts(ssh_host: str) -> bytes:
     """The inventory.py for one host, `[USER@]HOST`; a user other than root becomes root by sudo."""
     match = _SSH_HOST.fullmatch(ssh_host)
-    if not match:
+    if not match or (":" in match["host"] and not _is_address(match["host"])):
         raise UserError(
             f"{ssh_host!r}: no host for SSH. Expected HOST or USER@HOST, HOST being a name, an address, or a "
             "Host of ~/.ssh/config; a port or a jump host belongs there."
@@ -104,6 +105,14 @@ def render_hosts(ssh_host: str) -> bytes:
     if user not in (None, "root"):
         data["_sudo"] = "True"
     return templates.render("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager
@@ -130,8 +139,8 @@ def furnish(directory: Path, declared: Settings, today: date) -> list[str]:
 
 
 def _refuse(target: Path, identity: Path) -> None:
-    if not _NAME.fullmatch(target.name):
-        raise UserError(f"{target.name}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
+    if not _NAME.fullmatch(target.name) or ".." in target.parts:
+        raise UserError(f"{target}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
     if target.exists() or target.is_symlink():
         raise UserError(f"{target}: exists already, and nothing is overwritten. Choose another NAME.")
     if not target.parent.is_dir():

@@ -20,7 +20,8 @@ INTRODUCTION = """\
 
 What `inventories/NAME/mail.yml` holds, made from the models in `mailkeep/settings.py` by
 `python -m mailkeep.reference`; `mailkeep schema` prints the same as a JSON Schema, from which editors complete
-and check. `inventories/example/mail.yml` is a file to start from; `mailkeep check NAME` tells what is wrong.
+and check. `inventories/example/mail.yml` is one to read; `mailkeep init` makes yours,
+and `mailkeep check NAME` tells what is wrong with it.
 
 - A value is the text that is written: `name: no` is the name "no". Nothing behind a key means its default.
 - Sizes are in bytes, or in K, M, G or T, which are powers of 1024: `500M`.

@@ -137,7 +137,11 @@ def missing(settings: Settings, inventory: Path) -> list[str]:
     there, active = set(safe.names()), signing_selectors(safe)
     lines = []
     if unsigned := [domain for domain in signing_domains(settings) if domain not in active]:
-        lines.append(f"No DKIM key for {', '.join(unsigned)}: run `mailkeep keys {name}`.")
+        lines.append(
+            f"No DKIM key for {', '.join(unsigned)}: if there was one, restore it from git or a backup. "
+            f"For a new domain run `mailkeep keys {name}`, then publish what `mailkeep dns {name}` prints, before "
+            "you deploy."
+        )
     if settings.tls.mode in _MADE_HERE and not _has_own(settings, safe):
         lines.append(f"No self-signed certificate for {settings.host.name}: run `mailkeep keys {name}`.")
     if _needs_credentials(settings) and ACME not in there:
@@ -163,8 +167,8 @@ def generate(settings: Settings, inventory: Path, today: date) -> list[str]:
             made.append(f"DKIM key for {domain}, selector {selector} (RSA {_DKIM_BITS})")
     if settings.tls.mode in _MADE_HERE and not _has_own(settings, safe):
         name = _MADE_HERE[settings.tls.mode]
-        # TLSA records name its key: another host name is no reason for another one.
-        kept = _key(safe, name) if name == ACME_TLS and name in safe.names() else None
+        # TLSA records name its key: neither another host name nor the end of ten years is a reason for another one.
+        kept = _key(safe, name) if name in safe.names() else None
         pem = certificate.self_signed(settings.host.name, today, kept)
         safe.write(name, pem)
         made.append(f"self-signed certificate for {settings.host.name}, {certificate.describe(pem)}")
@@ -243,12 +247,20 @@ def _set_password(inventory: Path, name: str, whose: str, password: str) -> None
 def set_webhook(inventory: Path, url: str, token: str) -> None:
     """Where alerts are posted, and what to log in with there (`Authorization: Bearer`), or "". UserError, in which
     neither appears, when they cannot be that."""
-    parts = urlsplit(url) if _URL.fullmatch(url) else None
-    if not parts or not parts.hostname or parts.username or parts.fragment:
+    if not _is_webhook(url):
         raise UserError("The webhook's URL must be whole, such as https://ntfy.sh/SECRET-TOPIC; it is not shown here.")
     if not re.fullmatch(r"[!-~]*", token):
         raise UserError("The webhook's token must be printable ASCII without spaces; it is not shown here.")
     vault(inventory).write(WEBHOOK, f"{url}\n{token}".encode())
+
+
+def _is_webhook(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        reachable = parts.hostname and parts.port != 0
+    except ValueError:  # a port beyond 65535, half an IPv6 address
+        return False
+    return bool(_URL.fullmatch(url) and reachable and not parts.username and not parts.fragment)
 
 
 def set_acme(inventory: Path, lines: str) -> list[str]:

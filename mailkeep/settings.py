@@ -278,10 +278,17 @@ class Firewall(Model):
 
 
 class Ceiling(Model):
-    """How much many senders together may send."""
+    """How much all accounts together may send."""
 
-    recipients_per_hour: Number = Field(description="Recipients in any hour.", examples=[2000])
-    recipients_per_day: Number = Field(description="Recipients in any day.", examples=[10000])
+    recipients_per_hour: Number = Field(default=2000, description="Recipients in any hour.", examples=[2000])
+    recipients_per_day: Number = Field(default=10_000, description="Recipients in any day.", examples=[10000])
+
+
+class LocalCeiling(Ceiling):
+    """How much programs on the server may send (sendmail(1)), all together."""
+
+    recipients_per_hour: Number = Field(default=100, description="Recipients in any hour.", examples=[100])
+    recipients_per_day: Number = Field(default=500, description="Recipients in any day.", examples=[500])
 
 
 class Freeze(Model):
@@ -321,15 +328,9 @@ class Guard(Model):
         examples=["enforce"],
     )
     limits: Limits = Field(default=Limits(), description="How much every account may send.")
-    server: Ceiling = Field(
-        default=Ceiling(recipients_per_hour=2000, recipients_per_day=10_000),
-        description="How much all accounts together may send.",
-        examples=[{"recipients_per_hour": 2000, "recipients_per_day": 10000}],
-    )
-    local: Ceiling = Field(
-        default=Ceiling(recipients_per_hour=100, recipients_per_day=500),
-        description="How much programs on the server may send (sendmail(1)), all together.",
-        examples=[{"recipients_per_hour": 100, "recipients_per_day": 500}],
+    server: Ceiling = Field(default=Ceiling(), description="How much all accounts together may send.")
+    local: LocalCeiling = Field(
+        default=LocalCeiling(), description="How much programs on the server may send (sendmail(1)), all together."
     )
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
     store: Store | None = Field(

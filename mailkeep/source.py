@@ -8,6 +8,7 @@ settings need none, and an alias inside an alias grows without bound.
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ MOST_VALUES = 400_000  # keys included; 10,000 accounts with every setting have 
 SHOWN_PROBLEMS = 12
 
 Loc = tuple[str | int, ...]
+
+# What git leaves at the beginning of lines (git-merge(1), "how conflicts are presented").
+_CONFLICT = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?=\s|$)[^\r\n]*", re.MULTILINE)
+# libyaml finds their end missing only lines later; where they begin is where to look.
+_LEFT_OPEN = ("while parsing a flow sequence", "while parsing a flow mapping", "while scanning a quoted scalar")
 
 
 class Problem(NamedTuple):
@@ -128,7 +134,7 @@ def parse(path: Path, content: str) -> Document:
         raise SettingsError(path, [_syntax(error, content)]) from None
     if not isinstance(data, dict):
         found = "an empty file" if data is None else f"{shown_kind(data)} at the top"
-        want = "`key: value` lines; inventories/example/mail.yml is a file to start from"
+        want = "`key: value` lines, as in inventories/example/mail.yml; `mailkeep init` writes them"
         raise SettingsError(path, [Problem(0, "holds no settings", found, want)])
     if builder.problems:
         raise SettingsError(path, builder.problems)
@@ -223,7 +229,11 @@ def _refuse(event: yaml.Event, loc: Loc, found: str, want: str) -> NoReturn:
 
 
 def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 0
+    return _number(event.start_mark)
+
+
+def _number(mark: Any) -> int:  # of libyaml, or of PyYAML's own
+    return mark.line + 1 if mark else 0
 
 
 def _syntax(error: yaml.YAMLError, content: str) -> Problem:
@@ -231,9 +241,15 @@ def _syntax(error: yaml.YAMLError, content: str) -> Problem:
         line = content.encode().count(b"\n", 0, error.position) + 1
         found = f"the control character 0x{ord(chr(error.character)):02x}"
         return Problem(line, "not text", found, "the file without it")
-    mark = getattr(error, "problem_mark", None)
-    line = mark.line + 1 if mark else 0
-    return Problem(line, "not YAML", getattr(error, "problem", None) or "a syntax error", _hint(content, line))
+    if conflict := _CONFLICT.search(content):
+        line = content.count("\n", 0, conflict.start()) + 1
+        found = f"{shown(conflict[0])}: a merge conflict is left in the file"
+        return Problem(line, "not YAML", found, "one side of it, or both as they should be, without git's marks")
+    assert isinstance(error, yaml.MarkedYAMLError)
+    found, line, begun = error.problem or "a syntax error", _number(error.problem_mark), _number(error.context_mark)
+    if error.context in _LEFT_OPEN and begun < line:
+        line, found = begun, f"{found} up to line {line}"
+    return Problem(line, "not YAML", found, _hint(content, line))
 
 
 def _hint(content: str, line: int) -> str:

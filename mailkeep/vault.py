@@ -97,7 +97,9 @@ class Vault:
             self.identity,
             f"{self.identity}: the identity (private key) of {self.directory} is not there.\n"
             "Restore this file from your backup (mode 0600), or set MAILKEEP_IDENTITY to where it is. "
-            "Without it nobody can read these secrets.",
+            "Without it nobody can read these secrets.\n"
+            "By default it goes by the name of the inventory's directory: if that was renamed, rename this file "
+            "likewise.",
         )
         if mode := self.identity.stat().st_mode & 0o077:
             raise UserError(

@@ -18,6 +18,7 @@ from mailkeep.dns.meaning import kind
 from mailkeep.dns.mta_sts import Served
 from mailkeep.dns.port25 import Greeting
 from mailkeep.dns.zones import parents, registered
+from mailkeep.errors import UserError
 from mailkeep.secrets import Secrets, tls_names
 from mailkeep.settings import Settings
 
@@ -49,7 +50,8 @@ class Seen:
 
 
 def look(settings: Settings, secrets: Secrets, resolver: dns.resolver.Resolver) -> Seen:
-    """Takes as long as the slowest of what it looks at; half a minute at the very most."""
+    """Takes as long as the slowest of what it looks at; half a minute at the very most. UserError when the resolver
+    says nothing of anything."""
     return asyncio.run(_look(settings, secrets, resolver))
 
 
@@ -82,7 +84,7 @@ def unwanted(settings: Settings) -> Iterator[Question]:
 
 
 def names(questions: list[Question], resolver: dns.resolver.Resolver) -> Names:
-    """What the DNS says of these alone."""
+    """What the DNS says of these alone. UserError when the resolver says nothing of anything."""
     return asyncio.run(_names(questions, [], resolver))
 
 
@@ -91,6 +93,11 @@ async def _names(questions: list[Question], public_only: list[Question], resolve
     public, authoritative = await asyncio.gather(
         client.public([*questions, *public_only, root]), client.authoritative(questions)
     )
+    if all(answer.error for answer in public.values()):
+        raise UserError(
+            f"The resolver at {', '.join(map(str, resolver.nameservers))} gives no answer to anything. Name one "
+            "that does: --resolver ADDRESS; or see whether this machine is online."
+        )
     texts = set(_texts(public, authoritative))
     missing = [question for question in questions if question.type != "PTR" and not public[question].values]
     spf, dmarc, doubled = await asyncio.gather(

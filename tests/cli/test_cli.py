@@ -438,7 +438,9 @@ def test_octodns_gets_a_file_for_each_zone(mailkeep: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("command", [("dns", "home", "--check"), ("blocklists", "home")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("dns", "home", "--check"), ("blocklists", "home"), ("deploy", "home")], ids=" ".join
+)
 def test_a_resolver_that_is_none_is_told(command: tuple[str, ...], mailkeep: Run) -> None:
     for none in ("quad9", "127.0.0.1@99999", "127.0.0.1@0", "127.0.0.1@-5", "127.0.0.1@", "127.0.0.1@dns"):
         said = mailkeep(*command, "--resolver", none)
@@ -497,7 +499,16 @@ def test_a_webhook_whose_url_is_not_in_the_vault_is_told(home: Path, mailkeep: R
 
 
 @pytest.mark.parametrize(
-    "url", ["very-secret", "ftp://very-secret/", "https://", "https://a b/very-secret", "https://u:very-secret@host/"]
+    "url",
+    [
+        "very-secret",
+        "ftp://very-secret/",
+        "https://",
+        "https://a b/very-secret",
+        "https://u:very-secret@host/",
+        "https://host:99999/very-secret",
+        "https://[2001:db8::1/very-secret",
+    ],
 )
 def test_what_is_no_url_is_refused_and_not_repeated(home: Path, mailkeep: Run, url: str) -> None:
     said = mailkeep("webhook", "home", stdin=f"{url}\n")

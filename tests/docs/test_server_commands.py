@@ -276,6 +276,11 @@ def she_is_back(world: World, _said: str) -> None:
     poll(world.logs_in, 5, "Anna does not log in")
 
 
+@after("mailkeep blocklists", "dns.md", "after-a-break-in.md")
+def nobody_lists_the_server(_world: World, said: str) -> None:
+    assert "On 0 blocklists." in said
+
+
 @after("> evidence.tar.gz", "after-a-break-in.md")
 def a_message_and_the_log_are_safe(world: World, _said: str) -> None:
     into = world.desk.clone / "taken out"
@@ -320,7 +325,6 @@ def names(lab: Lab, server: Server, new: Server | None = None) -> dict[str, str]
     apart = next(n for n in ("192.0.2", "198.51.100") if lab.network.subnet_of(ip_network(f"{n}.0/24")) is False)
     found = {
         "203.0.113.25": str(server.ip),
-        "25.113.0.203": ".".join(reversed(str(server.ip).split("."))),
         "2001:db8::25": str(server.ip6),
         "198.51.100.0/24": f"{lab.address(1)}/32",  # "your network": that of this machine, as the server sees it
         "198.51.100.7": f"{apart}.7",

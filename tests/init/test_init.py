@@ -167,6 +167,7 @@ def test_an_identity_that_exists_is_never_overwritten(root: Path) -> None:
         ({"domains": ["example"]}, "domains"),
         ({"domains": ["*alias"]}, "domains"),
         ({"domains": ["mail.example.org"]}, "domains"),
+        ({"domains": ["example.org", "example.org"]}, "domains[1]"),
         ({"admin": ["nobody"]}, "admin.addresses"),
         ({"admin": []}, "admin.addresses"),
         ({"admin": ["a@b]\n  evil: [x@y"]}, "admin.addresses"),
@@ -176,6 +177,7 @@ def test_an_identity_that_exists_is_never_overwritten(root: Path) -> None:
         ({"ssh_host": "a b"}, "'a b': no host for SSH"),
         ({"ssh_host": "-oProxyCommand=x"}, "no host for SSH"),
         ({"ssh_host": '"+x+"'}, "no host for SSH"),
+        ({"ssh_host": "root@mail.example.org:2222"}, "a port or a jump host belongs there"),
     ],
 )
 def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, wrong: dict[str, object], told: str) -> None:
@@ -187,7 +189,7 @@ def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, wrong: dict[
     assert everything(root) == before
 
 
-@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "-n", "a\nb"])
+@pytest.mark.parametrize("name", ["..", "../h", ".hidden", "a b", "-n", "a\nb"])
 def test_a_name_that_is_hard_to_type_or_hidden_is_refused(root: Path, name: str) -> None:
     with pytest.raises(UserError, match="not a name for an inventory"):
         init(root / "clone" / "inventories" / name, **ARGUMENTS)  # type: ignore[arg-type]

@@ -2,6 +2,9 @@
 
 import re
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from settings_samples import COMPLETE, HASH, Inventory, line_of
 from mailkeep import accounts
 from mailkeep.accounts import Listed
 from mailkeep.errors import UserError
+from mailkeep.settings import Settings
 
 OTHER = HASH.replace("2b4f", "zzzz")
 LEAST = (
@@ -328,3 +332,34 @@ def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory
         Listed("bert@example.net", "", "", (), ()),
     ]
     assert HASH not in repr(listed)
+
+
+# At the same time
+
+
+def test_many_who_add_accounts_at_once_lose_none(mail_yml: Inventory) -> None:
+    added = [f"new{number}@example.org" for number in range(12)]
+    program = (
+        "import sys; from pathlib import Path; from mailkeep import accounts; "
+        "accounts.add(Path(sys.argv[1]), sys.argv[2], sys.argv[3])"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", program, mail_yml.path, address, OTHER]) for address in added]
+    assert [process.wait(timeout=30) for process in running] == [0] * len(running)
+    assert {account.address for account in mail_yml.load().accounts} >= set(added)
+
+
+@pytest.mark.parametrize("call", [accounts.add, accounts.set_password])
+def test_what_an_editor_saves_in_between_stays(
+    mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None]
+) -> None:
+    real = accounts.settings.parse
+    edited = COMPLETE + "# by hand\n"
+
+    def edit(path: Path, content: str) -> Settings:
+        mail_yml.write(edited)
+        return real(path, content)
+
+    monkeypatch.setattr(accounts.settings, "parse", edit)
+    with pytest.raises(UserError, match=r"somebody else has just changed .*mail\.yml"):
+        call(mail_yml.path, {accounts.add: "carl@example.org"}.get(call, "anna@example.org"), OTHER)
+    assert mail_yml.path.read_text() == edited

@@ -61,8 +61,16 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
     assert settings.message_size == 30 * 2**20
 
 
-def test_the_example_to_copy_loads_and_has_no_accounts_yet() -> None:
-    assert load(ROOT / "inventories/example/mail.yml").accounts == ()
+def test_the_example_to_read_loads_and_says_what_makes_an_inventory_of_ones_own() -> None:
+    example = ROOT / "inventories/example/mail.yml"
+    assert load(example).accounts == ()
+    assert "`mailkeep init NAME" in example.read_text().splitlines()[0]
+
+
+def test_one_number_of_a_ceiling_leaves_the_other_at_its_default(mail_yml: Inventory) -> None:
+    guard = mail_yml.write(COMPLETE + "guard: {server: {recipients_per_day: 20000}, local: {}}\n").load().guard
+    assert guard.server.model_dump() == {"recipients_per_hour": 2000, "recipients_per_day": 20_000}
+    assert guard.local.model_dump() == {"recipients_per_hour": 100, "recipients_per_day": 500}
 
 
 def test_what_is_left_out_or_left_empty_has_its_default(mail_yml: Inventory) -> None:

@@ -95,6 +95,34 @@ def test_a_syntax_error_names_its_line(mail_yml: Inventory) -> None:
     assert (problem.line, problem.field) == (line_of(COMPLETE, "resolver:"), "not YAML")
 
 
+@pytest.mark.parametrize(
+    ("whole", "open_"),
+    [
+        ('[203.0.113.25, "2001:db8::25"]', '[203.0.113.25, "2001:db8::25"'),
+        ("send_as: [info@example.org, team@example.net]", "send_as: [info@example.org"),
+        ("webhook:\n    format: slack", "webhook: {"),
+        ("resolver: system", 'resolver: "system'),
+    ],
+)
+def test_a_bracket_or_a_quote_that_is_left_open_is_told_where_it_begins(
+    mail_yml: Inventory, whole: str, open_: str
+) -> None:
+    text = COMPLETE.replace(whole, open_)
+    problem = mail_yml.write(text).problem()
+    assert (problem.line, problem.field) == (line_of(text, open_), "not YAML")
+    assert "bracket" in problem.want
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+@pytest.mark.parametrize("marks", [("<<<<<<< HEAD", "=======", ">>>>>>> other"), ("=======",), (">>>>>>> 1a2b3c",)])
+def test_a_merge_conflict_is_called_by_its_name(mail_yml: Inventory, marks: tuple[str, ...], line_break: str) -> None:
+    text = COMPLETE.replace("resolver: system\n", "\n".join((*marks, "resolver: system\n")))
+    problem = mail_yml.write(text.replace("\n", line_break)).problem()
+    assert problem.line == line_of(text, marks[0])
+    assert "a merge conflict" in problem.found
+    assert marks[0] in problem.found
+
+
 def test_a_hash_without_its_quotes_gets_told_about_them(mail_yml: Inventory) -> None:
     problem = mail_yml.change(f"'{HASH}'\n    name", f"{HASH}\n    name").problem()
     assert problem.line == line_of(COMPLETE, "address: anna@") + 1

@@ -93,6 +93,15 @@ def test_a_new_host_name_needs_a_new_certificate(furnished: Path) -> None:
     assert secrets.missing(renamed, furnished) == []
 
 
+def test_a_host_that_is_renamed_there_and_back_keeps_its_tls_key(furnished: Path) -> None:
+    before = secrets.load(settings(), furnished).tls
+    for host in ("mx.example.org", "mail.example.org"):
+        secrets.generate(settings(host=host), furnished, TODAY)
+        after = secrets.load(settings(host=host), furnished).tls
+        assert after.key == before.key
+        assert after.certificate != before.certificate
+
+
 def test_an_expired_self_signed_certificate_counts_as_missing(inventory: Path) -> None:
     secrets.generate(settings(), inventory, TODAY - timedelta(days=3660))
     assert any("certificate" in line for line in secrets.missing(settings(), inventory))
@@ -108,6 +117,14 @@ def test_loading_an_empty_vault_says_all_that_is_missing_and_what_to_run(invento
     assert "self-signed certificate for mail.example.org" in text
     assert f"mailkeep keys {inventory}" in text
     assert f"mailkeep relay {inventory}" in text
+
+
+def test_a_dkim_key_that_is_lost_is_restored_and_a_new_one_published_first(inventory: Path) -> None:
+    secrets.generate(settings(), inventory, TODAY)
+    secrets.vault(inventory).delete(f"dkim/example.org/{SELECTOR}")
+    [line] = secrets.missing(settings(), inventory)
+    said = [line.index(text) for text in ("restore it from git", "mailkeep keys", "mailkeep dns", "before you deploy")]
+    assert said == sorted(said)
 
 
 def test_commands_name_an_inventory_as_the_user_would(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

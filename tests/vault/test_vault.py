@@ -72,6 +72,7 @@ def test_a_missing_identity_says_where_it_is_expected_and_how_to_restore_it(safe
     with pytest.raises(UserError) as error:
         safe.read("relay")
     assert str(config / "mailkeep" / "first.age-identity") in text_of(error)
+    assert "if that was renamed, rename this file likewise" in text_of(error)
     assert "MAILKEEP_IDENTITY" in text_of(error)
     assert "backup" in text_of(error)
 

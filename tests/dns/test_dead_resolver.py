@@ -1,0 +1,14 @@
+"""A resolver that is dead says nothing of the records, and is told once."""
+
+import pytest
+
+from mailkeep.dns import ask, look
+from mailkeep.dns.ask import Question
+from mailkeep.errors import UserError
+
+
+def test_a_resolver_that_does_not_answer_is_named_and_no_record_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "TIMEOUT", 0.2)
+    resolver = ask.resolver("127.0.0.1@1")  # nothing answers there
+    with pytest.raises(UserError, match=r"resolver at 127\.0\.0\.1 gives no answer to anything.* --resolver"):
+        look.names([Question("example.org", kind) for kind in ("MX", "TXT")], resolver)
