@@ -147,8 +147,8 @@ class Account(Model):
     )
     quota: Annotated[int, *size("1M", "16T")] | None = Field(
         default=None,
-        description="The most that the mailbox may hold, such as 500M or 2G; at least 1M. Without it, 1G. For each 8 KiB "
-        "of it, one message: small ones fill a disk too.",
+        description="The most that the mailbox may hold, such as 500M or 2G; at least 1M. Without it, 1G. For "
+        "each 8 KiB of it, one message: small ones fill a disk too.",
         examples=["2G"],
     )
     send_as: tuple[OwnMailbox, ...] = Field(

@@ -1,0 +1,46 @@
+"""Mailboxes have bounds, and Dovecot knows them for every address that leads to one."""
+
+import pytest
+
+from mailkeep import passwords
+from mailkeep.parts import dovecot
+from mailkeep.settings import Settings
+
+ANNA, BEN = "anna@example.org", "ben@example.org"
+HASH = passwords.hash_password("violet-kettle-9-orbit-lamp")
+
+
+@pytest.fixture
+def lines(declared: dict[str, object]) -> dict[str, dict[str, str]]:
+    """What the files of accounts and aliases say, by file and address."""
+    accounts = [{"address": ANNA, "password": HASH, "quota": "8M"}, {"address": BEN, "password": HASH}]
+    aliases = {
+        "info@example.org": ANNA,
+        "help@example.org": "info@example.org",
+        "team@example.org": [ANNA, BEN],
+        "gone@example.org": "ann@example.net",
+        "postmaster@example.org": ANNA,
+        "abuse@example.org": ANNA,
+    }
+    settings = Settings.model_validate(declared | {"accounts": accounts, "aliases": aliases})
+    files = {file.path: file.content.decode() for file in dovecot.part(settings).files}
+    return {
+        path: dict(line.split(":", 1) for line in files[path].splitlines()) for path in (dovecot.USERS, dovecot.ALIASES)
+    }
+
+
+def test_a_quota_bounds_bytes_and_messages(lines: dict[str, dict[str, str]]) -> None:
+    assert lines[dovecot.USERS][ANNA].endswith(
+        "::::::userdb_quota_storage_size=8388608B userdb_quota_message_count=1024"
+    )
+    assert lines[dovecot.USERS][BEN] == f"{HASH}::::::"
+
+
+def test_an_alias_of_one_account_has_its_quota_and_no_password(lines: dict[str, dict[str, str]]) -> None:
+    quota = "userdb_quota_storage_size=8388608B userdb_quota_message_count=1024"
+    aliases = lines[dovecot.ALIASES]
+    assert {aliases[f"{name}@example.org"] for name in ("info", "help")} == {f"::::::userdb_user={ANNA} {quota}"}
+
+
+def test_an_alias_of_several_or_of_somebody_elsewhere_is_not_looked_up(lines: dict[str, dict[str, str]]) -> None:
+    assert not {"team@example.org", "gone@example.org", "root@mail.example.org"} & {*lines[dovecot.ALIASES]}
