@@ -7,7 +7,7 @@ read it in their own way.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from email import policy
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -18,9 +18,11 @@ AUTHORS = frozenset({"from", "sender", "resent-from", "resent-sender"})
 LONGEST = 1000
 """Characters of all these lines together, names included: email's parser takes quadratic time, 20 ms for so many."""
 
-_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~@-]+@[\w-]+(?:\.[\w-]+)+")
-_AROUND_AT = re.compile(r"[^\w.!#$%&*+/=?^{|}~<>,;:-]*@[^\w<>,;:-]*")
+_AT = re.compile(r"([\s'()>]*@<?[\s'()>@]*)")
 """An at sign with what may stand around it and still be read as part of an address: spaces, quotes, brackets."""
+_BETWEEN_WORDS = re.compile(r"[\s<>(),;:]")
+_QUOTES = {"Ps": "(", "Pe": ")", "Pi": "'", "Pf": "'"}
+"""By Unicode's category: brackets and quotes of all scripts."""
 _HARMLESS = "period in 'phrase'"
 """A defect for email, since RFC 5322 wants quotes around it: J. Q. Public <jq@example.org>. All read it alike."""
 
@@ -55,7 +57,7 @@ def _named(name: str, value: str) -> tuple[str, ...]:
         addresses, shown = _addresses(name, unfolded), _shown(unfolded)
     except (HeaderParseError, ValueError, LookupError, AttributeError, RecursionError):  # email's parser raises these
         return ()
-    return (*(address.addr_spec for address in addresses), *_ADDRESS.findall(shown)) if addresses else ()
+    return (*(address.addr_spec for address in addresses), *_read(shown)) if addresses else ()
 
 
 def _addresses(name: str, value: str) -> tuple[Address, ...]:
@@ -70,8 +72,32 @@ def _addresses(name: str, value: str) -> tuple[Address, ...]:
 def _shown(value: str) -> str:
     """A header line as mail programs may show it: some show a name, or a comment, and not the address.
 
-    Encoded words are decoded wherever they are (RFC 2047 allows fewer places); letters that look alike, and those that
-    are not seen at all, do not hide an address, and neither do quotes or spaces around its at sign.
+    Encoded words are decoded wherever they are (RFC 2047 allows fewer places). Letters of other widths are as good as
+    theirs (NFKC), and so is any bracket or quote; what cannot be printed stays, as a sign that no address has.
     """
-    text = "".join(str(make_header([part])) for part in decode_header(value)).replace("\\", "")
-    return _AROUND_AT.sub("@", "".join(filter(str.isprintable, unicodedata.normalize("NFKC", text))))
+    text = "".join(str(make_header([part])) for part in decode_header(value)).replace("\\", "").replace('"', "'")
+    known = (_QUOTES.get(unicodedata.category(one), one) for one in unicodedata.normalize("NFKC", text))
+    return "".join(one if one.isprintable() else "\ufffd" for one in known)
+
+
+def _read(text: str) -> Iterator[str]:
+    """What may be read as an address: every at sign, with the words before and after it, whatever they are made of.
+
+    That they look like one is not asked. Marks and blanks that nobody sees, and dots of other scripts, cannot hide an
+    address from a rule that takes only what is, letter for letter, the account's own. With spaces, "Anna @ Work" is
+    none, nor is "Anna (@anna)".
+    """
+    pieces = _AT.split(text)
+    for before, at, after in zip(pieces[::2], pieces[1::2], pieces[2::2], strict=False):
+        left, right = _BETWEEN_WORDS.split(before)[-1].lstrip("'"), _BETWEEN_WORDS.split(after)[0].rstrip("'.!?")
+        apart = at.strip("@'<>)")
+        if left and right and not (apart and _is_plain(right)):
+            yield f"{left}@{right}"
+
+
+def _is_plain(word: str) -> bool:
+    """Whether there is no dot in it, nor what looks like one: no punctuation, no foreign digit, and no letter without
+    case among letters that have it, as Lisu's U+A4F8 in a Latin word is."""
+    others = {unicodedata.category(one) for one in word if not one.isascii()}
+    caseless = all(unicodedata.category(one) in ("Lo", "Mn", "Mc") for one in word)
+    return "." not in word and (caseless or others <= {"Lu", "Ll"})

@@ -39,6 +39,8 @@ def parse(request: bytes) -> tuple[str, Request]:
             recipients,
             _value(text, "\nqueue_id="),
         )
+    except UnicodeDecodeError:  # which has all of the request, for the journal
+        raise MalformedError("bytes that are no text") from None
     except ValueError as error:
         raise MalformedError(repr(error)) from None
 

@@ -31,6 +31,7 @@ def main(_: list[str]) -> None:
     settings = config.load()
     jails = settings.jails
     with LOCK.open("w") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # made by whom it may be: who can open it can hold it
         fcntl.flock(lock, fcntl.LOCK_EX)
         turn = _turn()
         found = _prove(jails, turn, settings.own)

@@ -1,4 +1,5 @@
-"""Logins, as Dovecot's journal has them: from networks that an account has not used, and failures that soar.
+"""Logins, as Dovecot's journal has them: from networks that an account has not used, and failures that soar. And that
+it takes no more of them, or no mail.
 
 Nothing is decided by it: the operator is told. A name in these lines is one that an attacker may choose, but of a
 login that worked it is an account's, and the address after it is Dovecot's word.
@@ -22,9 +23,17 @@ LOGGED_IN = re.compile(r"imap-login: (?:Logged in|Login): user=<([^<>\s,]+)>, me
 FAILED = re.compile(
     r"auth\([^,()]*,([0-9a-fA-F:.]+),sasl:[\w-]+\)(?:<[^>]*>)?: (?:passwd-file: |[\w-]+: Username char)"
 )
+# Of the master: others' lines begin with what they are. client_limit is the other that it may say.
+FULL = re.compile(r"(?:master: )?(?:Warning: )?service\(([\w-]+)\): (\w+_limit \(\d+\)) reached")
+# Of error(8), to which the queue manager gives what is for a destination that it has given up for the time being. No
+# address, which is in <>, and no answer of another server's, which comes after its name, is taken for it.
+SUSPENDED = re.compile(
+    r"(?:[^<(]|<[^>]*>)* status=deferred \(delivery temporarily suspended: "
+    r"([\w ]+ [\w.-]+\[private/dovecot-lmtp\][^<>]*)\)$"
+)
 JOURNAL = (
     *("journalctl", "--follow", "--no-tail", "--output=json", "--output-fields=MESSAGE"),
-    "_SYSTEMD_UNIT=dovecot.service",
+    *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service", "SYSLOG_IDENTIFIER=postfix/error"),
 )
 LOOK_BACK = 30.0  # seconds of journal that a watch that starts reads: the last one may have died
 NETWORKS = 100  # that are remembered for an account
@@ -93,6 +102,13 @@ class Logins:
         elif found := FAILED.match(text):
             with self.lock:
                 self.failures.add(time.time(), found[1])
+        elif found := FULL.match(text):
+            told = f"Dovecot's {found[1]} takes nobody any more: {found[2]} reached"
+            hint = "`doveadm who` says who holds the sessions, `mailkeepctl freeze` ends an account's"
+            self.desk.happened(f"full:{found[1]}", f"{told}; {hint}", urgent=True)
+        elif found := SUSPENDED.match(text):
+            told = f"Mail is not delivered to the mailboxes, and waits in the queue: {found[1]}"
+            self.desk.happened("suspended", told, urgent=True)
 
     def _login(self, account: str, address: str) -> None:
         here = network_of(address)

@@ -1,9 +1,9 @@
 """What the watch looks at, and how often.
 
 An alert must be out within ten seconds, of which it waits one for others to go with it: so what takes one look is
-looked at every five seconds, and what restarts now and then, by itself or in a deploy, must be gone for two or three
-looks in a row, which are closer together. Two forks (`systemctl show` every three seconds, `nft list` every two) are
-what all this costs; the others read a file or two.
+looked at every five seconds, and what restarts now and then, by itself or in a deploy, must be gone for three looks in
+a row, two seconds apart, and one more if it is on its way. Two forks (`systemctl show` and `nft list`, every two
+seconds) are what all this costs; the others read a file or two.
 """
 
 import calendar
@@ -39,27 +39,37 @@ class Sensor:
         yield from ()
 
 
+PASSING = ("activating", "deactivating")
+
+
 class Units(Sensor):
     """Whether services run. One that was killed and is back at once betrays itself by systemd's count of restarts."""
 
-    name, every, looks = "unit", 3.0, 2
+    name, every, looks = "unit", 2.0, 3
     PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic"
 
     def __init__(self, units: list[str]) -> None:
         self.units = units
         self.restarts: dict[str, int] = {}
+        self.down: set[str] = set()
         self.crashed: list[str] = []
 
     def troubles(self) -> Troubles:
         said = run("systemctl", "show", f"--property={self.PROPERTIES}", "--", *self.units)
         found: Troubles = {}
+        down = set()
         for block in said.strip().split("\n\n"):
             shown = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = shown["Id"]
             self._count(unit, int(shown.get("NRestarts") or 0))
-            if not _runs(shown):
+            if _runs(shown):
+                continue
+            down.add(unit)
+            # One that begins so is given a look more: a service that a deploy restarts may take its time to end.
+            if unit in self.down or shown["ActiveState"] not in PASSING:
                 why = f"{shown['ActiveState']}, {shown.get('Result') or 'no result'}"
                 found[unit] = f"{unit} is down ({why})", f"{unit} runs again"
+        self.down = down
         return found
 
     def _count(self, unit: str, restarts: int) -> None:

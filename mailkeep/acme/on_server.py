@@ -151,10 +151,12 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE
 
 
 def _reason(said: str, secrets: list[str]) -> str:
-    """What lego says at its end, in one line, without what is secret."""
+    """What lego says at its end, in one line, without what is secret. Some of it is the authority's, who may write for
+    a terminal."""
     lines = [re.sub(r"^[0-9/]{10} [0-9:]{8} ", "", line).strip() for line in said.splitlines() if line.strip()]
     first = next((n for n, line in enumerate(lines) if line.startswith("Could not ")), max(0, len(lines) - 2))
     reason = " ".join(lines[first:]) or "lego has ended; `journalctl -u mailkeep-acme` says why"
+    reason = "".join(filter(str.isprintable, reason))
     for secret in secrets:
         reason = reason.replace(secret, "[not shown]")
     return reason[:SAID]

@@ -298,7 +298,7 @@ act() {{
 # What an interrupted run has started may still be at work.
 _ALONE = f"""
 umask 022
-mkdir -p {RUN}
+install -d -m 700 {RUN}  # who can open a lock can hold it
 exec 9> {RUN}/lock
 flock -w 600 9 || {{ echo "Another deploy is at work on this host: {RUN}/lock is held." >&2; exit 1; }}"""
 

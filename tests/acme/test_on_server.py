@@ -86,6 +86,11 @@ def test_the_reason_is_one_line_without_secrets(tmp_path: Path) -> None:
     assert len(on_server._reason("Could not " + "x" * 5000, [])) == on_server.SAID
 
 
+def test_the_reason_holds_nothing_for_a_terminal() -> None:
+    reason = on_server._reason("Could not obtain: \x1b[2J\x1b]0;pwn\x07 5e\x00Cret\u202e\n", ["5eCret"])
+    assert reason == "Could not obtain: [2J]0;pwn [not shown]"
+
+
 # --- with a lego of our own in place of the authority
 
 

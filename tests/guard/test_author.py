@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import pytest
@@ -40,6 +41,34 @@ def foreign(*headers: tuple[str, str]) -> str | None:
         '"@anna" <anna@example.org>',
         '"Anna (@anna)" <anna@example.org>',
         '"Anna O\'Hara" <anna@example.org>',
+        "\"'anna@example.org'\" <anna@example.org>",
+        '"Mail: anna@example.org." <anna@example.org>',
+        '"“anna@example.org”" <anna@example.org>',
+        '"Anna @ Ørsted" <anna@example.org>',
+        '"Anna @ Müller & Co." <anna@example.org>',
+        '"Anna @ O\u2019Reilly" <anna@example.org>',
+        '"Anna @ Web2Day" <anna@example.org>',
+        "Änna Müller <anna@example.org>",
+        "A\u0308nna Mu\u0308ller <anna@example.org>",
+        "J. Q. Public <anna@example.org>",
+        "Anna (Sales) <anna@example.org>",
+        '"Anna, Dr. med." <anna@example.org>',
+        "Nguyễn Thị Ánh <anna@example.org>",
+        "Анна Иванова <anna@example.org>",
+        '"Анна @ Работа" <anna@example.org>',
+        "Άννα Παπαδοπούλου <anna@example.org>",
+        "آنا محمدی <anna@example.org>",
+        "أَنَّا ٢٠٢٦ <anna@example.org>",
+        "חַנָּה כהן <anna@example.org>",
+        "अन्ना शर्मा <anna@example.org>",
+        '"अन्ना @ दिल्ली" <anna@example.org>',
+        "อันนา ศรีสุข <anna@example.org>",
+        "안나 김 <anna@example.org>",
+        '"안나 @ 서울" <anna@example.org>',
+        '"田中\uff08@tanaka\uff09" <anna@example.org>',
+        '"田中。東京" <anna@example.org>',
+        "=?utf-8?b?4p2k77iPIEFubmE=?= <anna@example.org>",
+        "=?utf-8?b?4p2k77iPIEBhbm5h?= <anna@example.org>",
     ],
 )
 def test_an_honest_line_passes(line: str) -> None:
@@ -78,6 +107,16 @@ def test_an_honest_line_passes(line: str) -> None:
         '"(boss)@bank.example" <anna@example.org>',
         '"anna@example.org @bank.example" <anna@example.org>',
         "=?utf-8?q?boss_=40bank=2Eexample?= <anna@example.org>",
+        '"ceo@bank" <anna@example.org>',
+        '"team@work" <anna@example.org>',
+        '"ceo@@bank.example" <anna@example.org>',
+        '"ceo@ @bank.example" <anna@example.org>',
+        '"ceo@bank.example@example.org" <anna@example.org>',
+        '"<ceo>@<bank.example>" <anna@example.org>',
+        '"【ceo】@bank.example" <anna@example.org>',
+        '"änna@example.org" <anna@example.org>',
+        '"anna@exämple.org" <anna@example.org>',
+        '"🏦@bank.example" <anna@example.org>',
         "anna@[192.0.2.1]",
         '"boss"@example.org',
         "anna@example.org.evil.example",
@@ -88,6 +127,32 @@ def test_who_else_is_named_is_refused_by_name(line: str) -> None:
     found = foreign(("From", line))
     assert found is not None
     assert "in the From: line" in found or "cannot be read" in found
+
+
+# What is not seen, such as variation selectors, fillers and Braille's blank; and what looks like a dot.
+UNSEEN = "\0\x1b\ufe0f\u034f\u180b\u17b4\u200b\u200d\u00ad\u1160\u3164\u2800\ufeff\ue000\U000e0100"
+DOTS = "\ua4f8\u3002\u0660\u06d4\u0701\u0702\ua60e\u2024\u00b7\ua78f\u1427\u30fb\ufe52\uff0e\u0323\u201a"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        *(f"ceo@bank{one}.example" for one in UNSEEN),
+        *(f"ceo@ba{one}nk.example" for one in UNSEEN),
+        *(f"ceo{one}@{one}bank.example" for one in UNSEEN),
+        *(f"ceo {one}@{one} bank.example" for one in UNSEEN),
+        *(f"ceo@bank{one}example" for one in DOTS),
+        *(f"ceo @ bank{one}example" for one in DOTS if one not in "\u0323\u201a"),
+    ],
+    ids=ascii,
+)
+def test_no_character_hides_whom_a_name_says(shown: str) -> None:
+    """An encoded word brings any character past what a header line may have."""
+    coded = base64.b64encode(f"<{shown}>".encode()).decode()
+    found = foreign(("From", f"=?utf-8?b?{coded}?= <anna@example.org>"))
+    assert found is not None
+    assert "in the From: line" in found or "cannot be read" in found
+    assert found.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +203,28 @@ def test_there_is_one_from_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["(", '"', ",", "<", "@", ".", "\\", "a ", "a@b.c,", "a:", "[", ";", "(a) ", "=?", "=?utf-8?q?a?= "]
+    "piece",
+    [
+        "(",
+        '"',
+        ",",
+        "<",
+        "@",
+        ".",
+        "\\",
+        "a ",
+        "a@b.c,",
+        "a:",
+        "[",
+        ";",
+        "(a) ",
+        "=?",
+        "=?utf-8?q?a?= ",
+        " @",
+        "'",
+        "a @ b.c ",
+        "ﷺ@",
+    ],
 )
 def test_no_line_keeps_the_guard_busy(piece: str) -> None:
     line = (piece * author.LONGEST)[: author.LONGEST]

@@ -277,6 +277,14 @@ def test_nonsense_for_the_milter_ends_the_connection_and_nothing_else(shared: Da
         assert ask(other, request(account="n1@example.org")) == GO_ON
 
 
+def test_an_address_that_is_no_text_ends_the_connection_and_does_not_fill_the_journal(daemon: StartDaemon) -> None:
+    guard = daemon()
+    with guard.connect() as client:
+        client.sendall(request("RCPT", recipient="friend@example.net").replace(b"friend", b"\xff"))
+        assert ended(client)
+    assert guard.log.read_text() == "PolicyConnection: bytes that are no text; connection ended\n"
+
+
 def test_a_request_may_come_byte_by_byte_and_to_no_end_it_may_not(shared: Daemon) -> None:
     with shared.connect() as client:
         for byte in request(account="n2@example.org"):

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_a_script_is_sound_whatever_names_and_commands_are_in_it(script: str) ->
 @pytest.mark.parametrize("script", scripts())
 def test_no_script_holds_a_secret(script: str) -> None:
     assert SECRET.decode().strip() not in script
+
+
+@pytest.mark.parametrize("mode", [0o755, None])
+def test_nobody_else_can_open_the_lock_of_a_deploy_and_so_hold_it(tmp_path: Path, mode: int | None) -> None:
+    here = tmp_path / "mailkeep"
+    if mode:
+        here.mkdir(mode)
+    subprocess.run(["sh", "-eu", "-c", operations._ALONE.replace(operations.RUN, str(here))], check=True)
+    assert (here / "lock").exists()
+    assert here.stat().st_mode & 0o777 == 0o700
 
 
 def test_staged_files_have_their_owner_and_mode_from_the_start() -> None:

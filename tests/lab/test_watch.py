@@ -2,10 +2,11 @@
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,21 @@ from typing import Any
 import dkim
 import pytest
 import yaml
-from clients import IMAPS, OUTSIDE, SMTP, STRANGER, SUBMISSION, deliver, heard, imap, log_in, message, reach, run_on
+from clients import (
+    IMAPS,
+    OUTSIDE,
+    SMTP,
+    STRANGER,
+    SUBMISSION,
+    TIMEOUT,
+    deliver,
+    heard,
+    imap,
+    log_in,
+    message,
+    reach,
+    run_on,
+)
 
 from mailkeep import alerts, secrets
 from mailkeep.dns.records import wanted
@@ -304,6 +319,27 @@ def test_a_login_from_a_new_network_and_failures_that_soar_are_told(repaired: Op
 
 
 # --- the ways
+
+
+def test_that_mail_does_not_reach_the_mailboxes_is_told(repaired: Operator) -> None:
+    server = repaired.server
+    server.run("systemctl stop dovecot")
+    repaired.begin()
+    server.run(f"for message in $(seq 8); do sendmail -f root@mail.example.test {ANNA} </dev/null; done")
+    repaired.heard("Mail is not delivered to the mailboxes, and waits in the queue: ", "webhook")
+    server.run("systemctl start dovecot && postsuper -d ALL deferred")
+
+
+def test_that_nobody_gets_in_any_more_is_told(repaired: Operator) -> None:
+    server, conf = repaired.server, "/etc/dovecot/dovecot.conf"
+    server.run(f"sed -i.before '/^service imap-login/,/^}}/ s/process_limit = .*/process_limit = 2/' {conf}")
+    server.run("systemctl restart dovecot")
+    repaired.begin()
+    with ExitStack() as held:
+        for _ in range(6):
+            held.enter_context(socket.create_connection((str(server.ip), IMAPS), TIMEOUT))
+        repaired.heard("Dovecot's imap-login takes nobody any more: process_limit (2) reached", "webhook")
+    server.run(f"mv {conf}.before {conf} && systemctl restart dovecot")
 
 
 def test_each_way_is_told_to_be_dead_by_the_other(repaired: Operator) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from guard.watch import jails
 from mailkeep.verify import probe
-from mailkeep.verify.probe import bans, given, names
+from mailkeep.verify.probe import account, bans, given, names
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
 LONG = "v=DKIM1; k=rsa; p=" + "A" * 400
@@ -98,3 +98,12 @@ def test_the_probe_needs_nothing_but_the_standard_library(file: Path) -> None:
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
         assert {module.partition(".")[0] for module in modules} <= sys.stdlib_module_names, f"{file}: {modules}"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nobody_else_can_open_a_lock_and_so_hold_it(tmp_path: Path, there: bool) -> None:
+    lock = tmp_path / "lock"
+    if there:
+        lock.touch(0o644)
+    with account.lock_file(lock):
+        assert lock.stat().st_mode & 0o777 == 0o600

@@ -1,13 +1,17 @@
 """Canaries are nobody's addresses, and come back too seldom to be taken for offenders. A dead jail is seen in nft."""
 
 import json
+import os
 from copy import deepcopy
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from guard.watch import ruleset
+from guard.watch import jails, ruleset
+from guard.watch.config import Config
 from guard.watch.jails import NETWORKS, canaries
 from guard.watch.ruleset import jail_faults, keeps_out
 
@@ -30,6 +34,24 @@ def test_no_canary_comes_back_within_a_day() -> None:
 def test_canaries_are_never_ours_even_where_all_documentation_networks_are() -> None:
     with pytest.raises(ValueError, match="no address is left"):
         canaries(0, list(NETWORKS))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nobody_else_can_open_the_lock_and_so_hold_up_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, there: bool
+) -> None:
+    monkeypatch.setattr(jails, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(jails, "PROOF", tmp_path / "jails.json")
+    monkeypatch.setattr(jails.config, "load", lambda: replace(config, jails={}))
+    monkeypatch.setattr(jails, "run", lambda *_: "")
+    if there:
+        jails.LOCK.touch(0o644)
+    before = os.umask(0o022)
+    try:
+        jails.main([])
+    finally:
+        os.umask(before)
+    assert jails.LOCK.stat().st_mode & 0o777 == 0o600
 
 
 def listing(*ports: int) -> dict[str, Any]:

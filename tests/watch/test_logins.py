@@ -102,6 +102,51 @@ def test_a_frozen_accounts_own_password_is_no_failure(logins: Logins) -> None:
     assert logins.failures.seen(0) == (0, 0)
 
 
+REACHED = "service(imap-login): process_limit (100) reached, client connections are being dropped"
+
+
+@pytest.mark.parametrize("line", [REACHED, f"master: Warning: {REACHED}", REACHED.replace("process", "client")])
+def test_that_nobody_gets_in_any_more_is_told_with_what_to_do(logins: Logins, letters: Wait, line: str) -> None:
+    for _ in range(200):
+        logins.message(line)
+    told = "".join(letter.text for letter in letters(3600))
+    assert "Dovecot's imap-login takes nobody any more: " in told
+    assert "_limit (100) reached; `doveadm who` says" in told
+    assert told.count("\n") == 4
+
+
+LOST = "lost connection with mail.example.org[private/dovecot-lmtp] while sending RCPT TO"
+
+
+def deferred(why: str, to: str = ANNA) -> str:
+    delays = "relay=none, delay=0.1, delays=0.1/0/0/0, dsn=4.4.2"
+    return f"4Tm1: to=<{to}>, {delays}, status=deferred (delivery temporarily suspended: {why})"
+
+
+def test_that_mail_does_not_reach_the_mailboxes_is_told(logins: Logins, letters: Wait) -> None:
+    for _ in range(200):
+        logins.message(deferred(LOST))
+    told = "".join(letter.text for letter in letters(3600))
+    assert f"Mail is not delivered to the mailboxes, and waits in the queue: {LOST}" in told
+    assert told.count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        deferred("connect to mx.example.net[192.0.2.1]:25: Connection refused"),
+        deferred(f"host mx.example.net[192.0.2.1] refused to talk to me: 450 {LOST}"),
+        deferred(f"host mx.example.net[192.0.2.1] refused to talk to me: 450 {deferred(LOST, '')[:-1]}"),
+        deferred(f"host mx.example.net[192.0.2.1] refused to talk to me: 450 {deferred(LOST)[12 + len(ANNA) :]}"),
+        deferred("connect to mx.example.net[192.0.2.1]:25: timed out", to=f'"{deferred(LOST)}"@example.net'),
+        f"imap-login: Login aborted: user=<{REACHED}>, rip=192.0.2.9",
+    ],
+)
+def test_what_others_say_is_not_taken_for_it(logins: Logins, letters: Wait, line: str) -> None:
+    logins.message(line)
+    assert letters(60) == []
+
+
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"MESSAGE": [1, 2]}', b'{"__REALTIME_TIMESTAMP": "1"}'])
 def test_a_line_of_the_journal_that_is_none_is_passed_over(logins: Logins, line: bytes) -> None:
     logins._line(line)

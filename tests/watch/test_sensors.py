@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from guard.watch.sensors import Certificate, Disks, Proof, Queue, Written, _runs
+from guard.watch import alerts, sensors
+from guard.watch.sensors import Certificate, Disks, Proof, Queue, Units, Written, _runs
 
 
 def test_the_queue_is_counted_without_what_is_held_and_told_with_slack(
@@ -84,6 +85,27 @@ def test_silence_about_the_jails_and_what_is_wrong_with_them_are_troubles(tmp_pa
 )
 def test_a_unit_runs_or_is_not_meant_to(shown: dict[str, str], runs: bool) -> None:
     assert _runs(shown) == runs
+
+
+@pytest.mark.parametrize(
+    ("states", "seen"),
+    [
+        (["deactivating", "deactivating", "activating", "active"], [0, 1, 1, 0]),
+        (["active", "failed", "failed"], [0, 1, 1]),
+        (["activating", "failed", "activating", "failed"], [0, 1, 1, 1]),
+        (["deactivating", "active", "deactivating"], [0, 0, 0]),
+    ],
+)
+def test_a_unit_on_its_way_is_given_a_look_more(
+    monkeypatch: pytest.MonkeyPatch, states: list[str], seen: list[int]
+) -> None:
+    units, shown = Units(["x.service"]), iter(states)
+    monkeypatch.setattr(sensors, "run", lambda *_: f"Id=x.service\nNRestarts=0\nActiveState={next(shown)}\n")
+    assert [len(units.troubles()) for _ in states] == seen
+
+
+def test_a_unit_that_stays_on_its_way_is_told_within_ten_seconds() -> None:
+    assert (Units.looks + 1) * Units.every + alerts.GATHER < 10
 
 
 def test_what_the_daily_look_at_records_and_blocklists_found_is_told(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .account import run
+from .account import lock_file, run
 from .given import Given, newcomer
 from .stranger import NAME
 
@@ -36,7 +36,7 @@ def canaries(here: list[str], number: int) -> list[list[str]]:
 def jails(given: Given) -> dict[str, Any]:
     """Per jail, how its ban of two canaries went; and all rules that look at a set. Not while the server proves its
     jails by itself (mailkeep-jails.service), with canaries of its own."""
-    with LOCK.open("w") as lock:
+    with lock_file(LOCK) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _jails(given)
 
