@@ -178,6 +178,7 @@ def deploy(
     """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
+    inventory.hosts(directory)  # what is wrong there is told before anything connects
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
         raise typer.Exit(code)

@@ -52,8 +52,6 @@ def _targets(inventory: Path, hosts: Collection[str]) -> list[Target]:
             f"{inventory / inventories.HOSTS}: no host {', '.join(unknown)}; there are: {', '.join(known)}."
         )
     targets = [Target(name, data) for name, data in known.items() if name in hosts or not hosts]
-    if not targets:
-        raise UserError(f"{inventory / inventories.HOSTS}: it names no hosts.")
     for target in targets:
         target.load()
     return targets

@@ -15,8 +15,8 @@ import testinfra
 from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
+from mailkeep import inventory as inventories
 from mailkeep import secrets, settings, web
-from mailkeep.errors import UserError
 from mailkeep.part import Part
 from mailkeep.parts import dovecot, fail2ban, postfix, server
 from mailkeep.secrets import Secrets
@@ -68,9 +68,7 @@ class Target:
     @property
     def file(self) -> Path:
         """Its mail.yml."""
-        if "mailkeep" not in self.data:
-            raise UserError(f"{self.name}: its data in inventory.py have no `mailkeep`, the path of its mail.yml.")
-        return Path(str(self.data["mailkeep"]))
+        return inventories.settings_file(self.name, self.data)
 
     def load(self) -> None:
         """Reads all that was declared; raises UserError."""

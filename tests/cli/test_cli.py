@@ -41,6 +41,7 @@ COMMANDS = dict(every_command())
 OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("schema",), ("drill",))]
 # An account is frozen in a hurry: whatever else is wrong can wait.
 URGENT = [("account", "freeze"), ("account", "thaw")]
+ASKING_HOSTS = [("check",), ("plan",), ("deploy",), ("verify",), ("alert-test",), *URGENT]
 
 
 def arguments(path: tuple[str, ...], name: str) -> list[str]:
@@ -106,6 +107,18 @@ def test_a_mail_yml_that_will_not_do_stops_every_command_and_changes_nothing(
     assert (said.code, said.out) == (1, "")
     assert f'{file}:{line}: tsl\n  found  the unknown setting "tsl"' in said.err
     assert everything(home.parent.parent) == before
+
+
+@pytest.mark.parametrize("written", ["hosts = []", "import sys; sys.exit(3)", None])
+@pytest.mark.parametrize("path", ASKING_HOSTS, ids=" ".join)
+def test_an_inventory_py_without_hosts_stops_every_command_that_asks_them(
+    path: tuple[str, ...], written: str | None, home: Path, mailkeep: Run
+) -> None:
+    file = home / "inventory.py"
+    file.unlink() if written is None else file.write_text(written)
+    said = mailkeep(*arguments(path, "home"))
+    assert (said.code, said.out) == (1, "")
+    assert str(file) in said.err
 
 
 @pytest.mark.usefixtures("home")
