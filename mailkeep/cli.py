@@ -283,12 +283,16 @@ def alert_test(name: Name, as_json: Json = False) -> None:
     from mailkeep import alerts
 
     directory, _ = _open(name)
-    arrivals = alerts.test(directory)
-    if as_json:
-        print(json.dumps([asdict(one) for one in arrivals], indent=2))
-    for one in () if as_json else arrivals:
-        mark = "arrived" if one.arrived else "DID NOT ARRIVE"
-        out.print(f"{one.host}: {one.way} to {one.to}: {mark}: {one.said}", markup=False)
+    arrivals: list[alerts.Arrival] = []
+    try:
+        for one in alerts.test(directory):
+            arrivals.append(one)
+            if not as_json:
+                mark = "arrived" if one.arrived else "DID NOT ARRIVE"
+                out.print(f"{one.host}: {one.way} to {one.to}: {mark}: {one.said}", markup=False)
+    finally:  # one host's trouble does not hide what the others sent
+        if as_json:
+            print(json.dumps([asdict(one) for one in arrivals], indent=2))
     if not all(one.arrived for one in arrivals):
         raise typer.Exit(1)
 

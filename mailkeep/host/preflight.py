@@ -414,14 +414,21 @@ def closed(target: Target) -> str:
     )
 
 
-def no_root(login: Login, can_ask: bool) -> str | None:
+def sudo_trouble(login: Login, can_ask: bool) -> tuple[str, str] | None:
     """Why the login cannot become root, and what would do. `can_ask`: a password can be asked for, or is known."""
     if not login.sudo or ("password is required" in login.sudo and can_ask):
         return None
     return (
-        f"{login.user} is not root, and sudo says: {login.sudo}. Log in as root, let {login.user} use sudo without a "
-        f"password (by visudo: `{login.user} ALL=(ALL) NOPASSWD: ALL`), or run this at a terminal, which asks for it."
+        f"{login.user} is not root, and sudo says: {login.sudo}",
+        f"Log in as root, let {login.user} use sudo without a password (by visudo: `{login.user} ALL=(ALL) NOPASSWD: "
+        "ALL`), or run this at a terminal, which asks for it.",
     )
+
+
+def no_root(login: Login, can_ask: bool) -> str | None:
+    """`sudo_trouble` in a line."""
+    trouble = sudo_trouble(login, can_ask)
+    return ". ".join(trouble) if trouble else None
 
 
 Read = Callable[..., Any]
@@ -445,7 +452,7 @@ def examine(
 
 
 def can_ask(data: Any) -> bool:
-    """Whether pyinfra can get a password for sudo: from the user, or from the host's data."""
+    """Whether there is a password for sudo: from the user, or from the host's data."""
     return sys.stdin.isatty() or bool(data.get("_sudo_password"))
 
 

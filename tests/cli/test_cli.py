@@ -2,9 +2,7 @@
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -18,7 +16,7 @@ import jsonschema
 import pytest
 import typer
 import yaml
-from cli_samples import INIT, MAILKEEP, Run, environment
+from cli_samples import INIT, MAILKEEP, Run, Terminal, environment
 
 from mailkeep import passwords, secrets, settings, vault
 from mailkeep.cli import ROOT, app
@@ -279,46 +277,6 @@ def test_a_password_that_will_not_do_changes_nothing_and_is_not_repeated(
 
 
 # --- at a terminal
-
-
-class Terminal:
-    """`mailkeep …` at a terminal of its own."""
-
-    def __init__(self, root: Path, *arguments: str) -> None:
-        self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [MAILKEEP, *arguments],
-            cwd=root,
-            env=environment(root),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.seen = ""
-
-    def until(self, text: str) -> None:
-        while text not in self.seen:
-            assert self._more(), f"no {text!r} in {self.seen!r}"
-
-    def type(self, text: str) -> None:
-        os.write(self.ours, text.encode())
-
-    def end(self) -> int:
-        while self._more():
-            pass
-        os.close(self.ours)
-        return self.process.wait(timeout=30)
-
-    def _more(self) -> bool:
-        assert select.select([self.ours], [], [], 30)[0], f"silent for 30 s after {self.seen!r}"
-        try:
-            found = os.read(self.ours, 65536).decode()
-        except OSError:  # EIO: the other side is closed
-            return False
-        self.seen += found
-        return bool(found)
 
 
 def test_a_terminal_asks_twice_and_shows_nothing_of_what_is_typed(home: Path) -> None:
