@@ -4,6 +4,7 @@ Exit codes: 0 done (`plan`: nothing to do), 1 an error that the message explains
 for every command, arguments that make no sense), 130 interrupted.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -69,6 +70,7 @@ Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server th
 
 def main() -> NoReturn:
     """Runs the command; what a user did wrong is a message, never a traceback."""
+    sys.stdin = sys.stdin or io.StringIO()  # None where it was closed (`<&-`)
     try:
         app()
     except UserError as error:

@@ -453,14 +453,15 @@ def examine(
 
 def can_ask(data: Any) -> bool:
     """Whether there is a password for sudo: from the user, or from the host's data."""
-    return sys.stdin.isatty() or bool(data.get("_sudo_password"))
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()  # None where it was closed (`<&-`)
+    return at_terminal or bool(data.get("_sudo_password"))
 
 
 def login() -> Login | None:
-    """Who pyinfra's commands run as on the current host; asked once."""
+    """Who ssh gets in as on the current host, whatever `_sudo` in its data makes of that; asked once."""
     known = host.connector_data
     if "mailkeep login" not in known:
-        known["mailkeep login"] = host.get_fact(LoginFact)
+        known["mailkeep login"] = host.get_fact(LoginFact, _sudo=False)
     return cast(Login | None, known["mailkeep login"])
 
 

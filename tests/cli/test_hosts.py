@@ -1,10 +1,11 @@
 """Commands that ask the hosts of an inventory: every one is tried, and what went wrong on any is told at last."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from cli_samples import SUDO, Run, Terminal, program
+from cli_samples import MAILKEEP, SUDO, Run, Terminal, program
 
 FREEZE = ("account", "freeze", "home", "anna@example.org")
 CTL = """\
@@ -109,3 +110,32 @@ def test_at_a_terminal_sudos_password_is_asked_for_and_shown_nowhere(typed: str,
     assert typed not in terminal.seen
     assert ("first as root: freeze" in terminal.seen) == (code == 0)
     assert ("sudo: 1 incorrect password attempt" in terminal.seen) == (code == 1)
+
+
+@pytest.mark.usefixtures("sudo")
+@pytest.mark.parametrize("stdin", ["</dev/null", "<&-"])
+@pytest.mark.parametrize("as_data", [{}, {"_sudo": True}], ids=["", "_sudo"])
+def test_a_deploy_without_a_terminal_is_refused_where_sudo_wants_a_password(
+    stdin: str, as_data: dict[str, bool], home: Path
+) -> None:
+    data = {"mailkeep": str(home / "mail.yml"), **as_data}
+    (home / "inventory.py").write_text(f"hosts = [('@local', {data!r})]\n")
+    done = shell(home, f"exec {MAILKEEP} deploy home {stdin}")
+    assert done.returncode == 1
+    assert "sudo says: sudo: a password is required" in done.stderr
+    assert "NOPASSWD" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["account add home bert@example.org", "relay home", "acme home", "plan home"])
+def test_a_standard_input_that_is_closed_is_an_empty_one(command: str, home: Path) -> None:
+    done = shell(home, f"exec {MAILKEEP} {command} <&-")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def shell(home: Path, command: str) -> "subprocess.CompletedProcess[str]":
+    """In a session of its own, which has no terminal."""
+    return subprocess.run(
+        ["sh", "-c", command], cwd=home.parent.parent, start_new_session=True, capture_output=True, text=True
+    )
