@@ -6,10 +6,12 @@ for every command, arguments that make no sense), 130 interrupted.
 
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from getpass import getuser
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -71,6 +73,9 @@ Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server th
 def main() -> NoReturn:
     """Runs the command; what a user did wrong is a message, never a traceback."""
     sys.stdin = sys.stdin or io.StringIO()  # None where it was closed (`<&-`)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal without UTF-8 cannot show ends nothing
     try:
         app()
     except UserError as error:
@@ -162,6 +167,7 @@ def plan(name: Name, as_json: Json = False, adopt: Adopt = False) -> None:
 
     directory, declared = _open(name)
     secrets.load(declared, directory)
+    _refuse_nobody()
     raise typer.Exit(look(directory, json=as_json, adopt=adopt))
 
 
@@ -181,12 +187,23 @@ def deploy(
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
     inventory.hosts(directory)  # what is wrong there is told before anything connects
+    _refuse_nobody()
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
         raise typer.Exit(code)
     if not no_verify and not as_json:
         verify(name)
         dns_report.remind(declared, keys, resolver, f"mailkeep dns {name} --check")
+
+
+def _refuse_nobody() -> None:
+    """A user without a name gets nowhere by SSH, and pyinfra would say so in a traceback."""
+    try:
+        getuser()
+    except (KeyError, OSError):
+        raise UserError(
+            f"The user {os.getuid()} who runs this has no name here, which SSH wants. Run it as another, or set USER."
+        ) from None
 
 
 def pyinfra(directory: Path, *options: str) -> list[str]:

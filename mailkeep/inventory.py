@@ -17,7 +17,7 @@ def find(name_or_path: str, root: Path | None = None) -> Path:
     """`inventories/NAME` below `root` (default: the working directory), or the path of a directory that holds
     a mail.yml, or of the mail.yml itself. UserError lists the inventories that exist."""
     root = root or Path.cwd()
-    given = root / Path(name_or_path).expanduser()
+    given = root / expand(name_or_path)
     for directory in (root / FOLDER / name_or_path, given, given.parent if given.name == SETTINGS else given):
         if (directory / SETTINGS).is_file():
             return directory
@@ -27,6 +27,17 @@ def find(name_or_path: str, root: Path | None = None) -> Path:
         f"{name_or_path}: no inventory of this name, nor a directory with a {SETTINGS}.\n"
         f"{known} `mailkeep init NAME --host … --admin …` makes a new one."
     )
+
+
+def expand(path: str) -> Path:
+    """With `~` and `~NAME` made directories. UserError where nobody knows which."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user; or no HOME, and no entry for this user in passwd(5)
+        raise UserError(
+            f"{path}: there is no such home directory. Set HOME, or give the whole path (of a vault's key: "
+            "MAILKEEP_IDENTITY)."
+        ) from None
 
 
 def label(directory: Path) -> str:

@@ -93,6 +93,41 @@ def test_a_name_that_no_file_can_have_is_told_in_a_line(mailkeep: Run) -> None:
     assert "File name too long" in said.err
 
 
+@pytest.mark.usefixtures("home")
+def test_a_home_that_nobody_knows_is_told(mailkeep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = mailkeep("check", "~nobody-at-all/home")
+    assert (said.code, said.out) == (1, "")
+    assert "Set HOME" in said.err
+    monkeypatch.setenv("MAILKEEP_IDENTITY", "~nobody-at-all/identity")
+    said = mailkeep("check", "home")
+    assert (said.code, said.out) == (1, "")
+    assert "~nobody-at-all/identity" in said.err
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("command", ["plan", "deploy"])
+def test_a_user_without_a_name_is_told_before_anything_connects(
+    command: str, mailkeep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    said = mailkeep(command, "home")
+    assert (said.code, said.out) == (1, "")
+    assert "54321" in said.err
+
+
+def test_output_that_has_no_letter_for_something_goes_on(home: Path) -> None:
+    at(home, 1)
+    root = home.parent.parent
+    for encoding in ("latin-1", "ascii"):
+        command, environ = [MAILKEEP, "verify", "home"], {**environment(root), "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, cwd=root, env=environ, capture_output=True, timeout=60)
+        assert done.returncode == 1
+        assert b"? The server can be reached" in done.stdout
+        assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("path", [path for path in OF_AN_INVENTORY if path not in URGENT], ids=" ".join)
 def test_a_mail_yml_that_will_not_do_stops_every_command_and_changes_nothing(
     path: tuple[str, ...], home: Path, mailkeep: Run
