@@ -184,13 +184,19 @@ def deploy(
     resolver: Resolver = "",
 ) -> None:
     """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
+    from mailkeep.plan import explain
+
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
     inventory.hosts(directory)  # what is wrong there is told before anything connects
     _refuse_nobody()
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
-    if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
-        raise typer.Exit(code)
+    stdout = subprocess.PIPE if as_json else None
+    done = subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False, text=True, stdout=stdout)
+    print(done.stdout or "", end="")
+    if done.returncode:
+        explain(directory, json=as_json and not done.stdout)
+        raise typer.Exit(done.returncode)
     if not no_verify and not as_json:
         verify(name)
         dns_report.remind(declared, keys, resolver, f"mailkeep dns {name} --check")

@@ -7,8 +7,9 @@ import base64
 import difflib
 import json as json_format
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from shlex import join
 from typing import Any
@@ -60,7 +61,10 @@ def plan(inventory: Path, *, json: bool = False, adopt: bool = False) -> int:
     """Prints what would change on each host of this inventory directory: 0 nothing, 2 something, 1 a host that cannot
     be reached or would be refused. UserError when the inventory itself is wrong."""
     hosts = {name: _declared(name, data) for name, data in inventories.hosts(inventory).items()}
-    found = {name: _plan(name, declared, adopt) for name, declared in hosts.items()}
+    found = {
+        name: _at(name, declared.data, partial(_look, declared=declared, adopt=adopt))
+        for name, declared in hosts.items()
+    }
     if json:
         print(json_format.dumps({"hosts": {name: asdict(planned) for name, planned in found.items()}}, indent=2))
     else:
@@ -86,17 +90,30 @@ def _declared(name: str, data: dict[str, object]) -> _Declared:
     return _Declared(data, declared, all_parts.server(declared, secrets.load(declared, file.parent)))
 
 
-def _plan(name: str, declared: _Declared, adopt: bool) -> HostPlan:
+def explain(inventory: Path, *, json: bool = False) -> None:
+    """After a deploy that failed: says which hosts cannot be reached, and what must get there; as JSON if asked."""
+    hosts = inventories.hosts(inventory)
+    errors = {name: _at(name, data, lambda _: HostPlan()).error for name, data in hosts.items()}
+    if json:
+        said = {name: {"error": error or "See standard error."} for name, error in errors.items()}
+        print(json_format.dumps({"hosts": said}, indent=2))
+    else:
+        for name, error in errors.items():
+            if error:
+                _show(name, HostPlan(error=error))
+
+
+def _at(name: str, data: dict[str, object], look: Callable[[Host], HostPlan]) -> HostPlan:
     logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it says, with tracebacks, pyinfra says too
-    alone = Inventory(([(name, declared.data)], {}))  # type: ignore[no-untyped-call]
+    alone = Inventory(([(name, data)], {}))  # type: ignore[no-untyped-call]
     State(alone, Config())  # type: ignore[no-untyped-call]  # ties itself to the hosts
     host = alone.get_host(name)
     try:
         host.connect(show_errors=False, raise_exceptions=True)
-        return _look(host, declared, adopt)
+        return look(host)
     except (PyinfraError, SSHException, OSError, EOFError) as error:
         said = str(error) or type(error).__name__
-        return HostPlan(error=f"{said}. `{inventories.ssh(name, declared.data)}` must get in without a question.")
+        return HostPlan(error=f"{said}. `{inventories.ssh(name, data)}` must get in without a question.")
     finally:
         if host.connected:
             host.disconnect()

@@ -203,6 +203,19 @@ def test_a_host_that_does_not_answer_ends_with_1_and_its_name(command: str, home
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("json_option", [(), ("--json",)], ids=["", "--json"])
+def test_a_deploy_that_gets_nowhere_says_what_must_get_there(home: Path, json_option: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    at(home, port)
+    root = home.parent.parent
+    command = [MAILKEEP, "deploy", "home", *json_option]
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    said = json.loads(done.stdout)["hosts"]["mail.example.org"]["error"] if json_option else done.stderr
+    assert f"`ssh -p {port} 127.0.0.1` must get in without a question." in said
+
+
 def test_an_interrupt_ends_with_130(home: Path, silent: socket.socket) -> None:
     root = home.parent.parent
     process = subprocess.Popen(
