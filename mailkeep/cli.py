@@ -531,8 +531,12 @@ def add_account(
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.add(directory / inventory.SETTINGS, address, passwords.hash_password(password), person, quota)
-    out.print(f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.", markup=False)
-    _show_once(password, generate)
+    _tell(
+        f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.",
+        name,
+        address,
+        password if generate else "",
+    )
 
 
 @account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
@@ -541,8 +545,12 @@ def change_password(name: Name, address: Address, generate: Generate = False, ch
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.set_password(directory / inventory.SETTINGS, address, passwords.hash_password(password))
-    out.print(f"{address} has a new password. `mailkeep deploy {name}` makes it count.", markup=False)
-    _show_once(password, generate)
+    _tell(
+        f"{address} has a new password. `mailkeep deploy {name}` makes it count.",
+        name,
+        address,
+        password if generate else "",
+    )
 
 
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
@@ -585,10 +593,19 @@ def _new_password(declared: Settings, address: str, generate: bool, check_breach
     return password
 
 
-def _show_once(password: str, generated: bool) -> None:
+def _tell(done: str, name: str, address: str, passphrase: str) -> None:
     """Once the account has it: a passphrase that opens nothing would only confuse."""
-    if generated:
-        out.print(f"Its passphrase, shown once and kept nowhere:\n  {password}", markup=False)
+    try:
+        if passphrase and sys.stdout is None:  # rich would print to nowhere
+            raise BrokenPipeError
+        out.print(done, markup=False)
+        if passphrase:
+            out.print(f"Its passphrase, shown once and kept nowhere:\n  {passphrase}", markup=False)
+    except (OSError, SystemExit):  # which rich raises where nobody reads any more
+        if not passphrase:
+            raise
+        again = f"`mailkeep account passwd {name} {address} --generate`"
+        raise UserError(f"{done}\nBut its passphrase could not be shown: {again} makes another.") from None
 
 
 def _ask_lines(what: str) -> str:

@@ -295,6 +295,16 @@ def test_a_password_that_is_made_is_shown_once_and_written_nowhere(verb: str, ho
     assert not [path for path, content in everything(home.parent.parent).items() if shown.encode() in content]
 
 
+@pytest.mark.parametrize("stdout", [">/dev/full", ">&-", "| true"])
+@pytest.mark.parametrize("verb", ["add", "passwd"])
+def test_a_passphrase_that_nobody_saw_is_told_as_that(verb: str, stdout: str, home: Path) -> None:
+    root, address = home.parent.parent, {"add": "bert@example.org", "passwd": "anna@example.org"}[verb]
+    command = f"{MAILKEEP} account {verb} home {address} --generate {stdout}"
+    done = subprocess.run(["sh", "-c", command], cwd=root, env=environment(root), capture_output=True, text=True)
+    assert f"`mailkeep account passwd home {address} --generate` makes another" in done.stderr
+    assert not PASSPHRASE.search(done.stdout + done.stderr)
+
+
 def test_init_shows_the_first_passphrase_once(first: tuple[Path, str]) -> None:
     root, said = first
     [shown] = PASSPHRASE.findall(said)
