@@ -236,6 +236,13 @@ def test_an_interrupt_ends_with_130(home: Path, silent: socket.socket) -> None:
     assert "mailkeep/cli.py" not in said  # no traceback of ours; paramiko may log one of its own
 
 
+def test_an_interrupt_before_it_has_begun_ends_with_130_too(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")  # while it is imported
+    environ = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([MAILKEEP, "--version"], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # --- accounts
 
 
