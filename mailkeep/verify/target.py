@@ -131,7 +131,7 @@ class Target:
             return self._host(sudo=True)
         asked = self._host(sudo=True, password=str(self.data.get("_sudo_password") or _sudo_password(self.name)))
         if (done := run(asked, "true")).rc:
-            raise UnreachableError(f"sudo: {_last(done)}", "Run it again, with the right password.")
+            raise UnreachableError(f"sudo: {_last(done, 'sudo')}", "Run it again, with the right password.")
         return asked
 
     def _host(self, *, sudo: bool = False, password: str | None = None) -> Host:
@@ -161,13 +161,12 @@ class Target:
         """Attacks the server, in one command; raises UnreachableError."""
         given = json.dumps(asdict(self.given))
         script = SCRIPT.format(program=base64.encodebytes(_program()).decode(), given=given)
-        assert self.host  # what it takes to get there is no part of the server's time
-        start = time.time()
+        host, start = self.host, time.time()
         done = self.run(script)
         try:
             areas = json.loads(done.stdout)
         except ValueError:
-            shell = f"See that `{self.host.backend.typed}` gives you a shell there, as root or with sudo."
+            shell = f"See that `{host.backend.typed}` gives you a shell there, as root or with sudo."
             raise UnreachableError(f"the probe did not run: {_last(done)}", shell) from None
         return Seen(areas, start)
 
@@ -220,7 +219,7 @@ def run(host: Host, command: str) -> CommandResult:
     try:
         return host.run(command)
     except RuntimeError as error:  # testinfra's word for ssh's exit code 255; its argument is the result
-        said = f"ssh: {_last(error.args[0]).removeprefix('ssh: ')}"
+        said = f"ssh: {_last(error.args[0], 'ssh')}"
         raise UnreachableError(said, f"`{host.backend.typed}` must get in without a question.") from None
 
 
@@ -259,10 +258,10 @@ def _sudo_password(name: str) -> str:
         return ""
 
 
-def _last(done: CommandResult) -> str:
-    """What a command that failed said at last."""
+def _last(done: CommandResult, program: str = "") -> str:
+    """What a command that failed said at last, without the name of the program if it began with that."""
     said = (done.stderr or done.stdout).strip().splitlines()
-    return str(said[-1]) if said else f"exit {done.rc}"
+    return str(said[-1]).removeprefix(f"{program}: ") if said else f"exit {done.rc}"
 
 
 class UnseenError(Exception):

@@ -109,7 +109,7 @@ def test_at_a_terminal_sudos_password_is_asked_for_and_shown_nowhere(typed: str,
     assert terminal.end() == code
     assert typed not in terminal.seen
     assert ("first as root: freeze" in terminal.seen) == (code == 0)
-    assert ("sudo: 1 incorrect password attempt" in terminal.seen) == (code == 1)
+    assert ("first: sudo: 1 incorrect password attempt. " in terminal.seen) == (code == 1)
 
 
 @pytest.mark.usefixtures("sudo")
