@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from getpass import getuser
@@ -134,12 +136,13 @@ def init(
         account=account,
         ssh_host=ssh_host,
     )
-    out.print(f"Made {made.directory}/ with")
-    for line in made.made:
-        out.print(f"  {line}", markup=False)
-    out.print(
-        f"\nThe first account, shown once and kept nowhere:\n  {made.address}\n  {made.passphrase}\n", markup=False
-    )
+    with _seen(name, made.address):
+        out.print(f"Made {made.directory}/ with")
+        for line in made.made:
+            out.print(f"  {line}", markup=False)
+        out.print(
+            f"\nThe first account, shown once and kept nowhere:\n  {made.address}\n  {made.passphrase}\n", markup=False
+        )
     for line in made.next_steps:
         out.print(line, markup=False)
 
@@ -531,12 +534,9 @@ def add_account(
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.add(directory / inventory.SETTINGS, address, passwords.hash_password(password), person, quota)
-    _tell(
-        f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.",
-        name,
-        address,
-        password if generate else "",
-    )
+    with _seen(name, address) if generate else nullcontext():
+        out.print(f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.", markup=False)
+        _show_once(password, generate)
 
 
 @account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
@@ -545,12 +545,9 @@ def change_password(name: Name, address: Address, generate: Generate = False, ch
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.set_password(directory / inventory.SETTINGS, address, passwords.hash_password(password))
-    _tell(
-        f"{address} has a new password. `mailkeep deploy {name}` makes it count.",
-        name,
-        address,
-        password if generate else "",
-    )
+    with _seen(name, address) if generate else nullcontext():
+        out.print(f"{address} has a new password. `mailkeep deploy {name}` makes it count.", markup=False)
+        _show_once(password, generate)
 
 
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
@@ -593,19 +590,24 @@ def _new_password(declared: Settings, address: str, generate: bool, check_breach
     return password
 
 
-def _tell(done: str, name: str, address: str, passphrase: str) -> None:
+def _show_once(password: str, generated: bool) -> None:
     """Once the account has it: a passphrase that opens nothing would only confuse."""
+    if generated:
+        out.print(f"Its passphrase, shown once and kept nowhere:\n  {password}", markup=False)
+
+
+@contextmanager
+def _seen(name: str, address: str) -> Iterator[None]:
+    """Around what shows an account's passphrase: one that nobody saw is told as that."""
     try:
-        if passphrase and sys.stdout is None:  # rich would print to nowhere
+        if sys.stdout is None:  # rich would print to nowhere
             raise BrokenPipeError
-        out.print(done, markup=False)
-        if passphrase:
-            out.print(f"Its passphrase, shown once and kept nowhere:\n  {passphrase}", markup=False)
+        yield
     except (OSError, SystemExit):  # which rich raises where nobody reads any more
-        if not passphrase:
-            raise
-        again = f"`mailkeep account passwd {name} {address} --generate`"
-        raise UserError(f"{done}\nBut its passphrase could not be shown: {again} makes another.") from None
+        raise UserError(
+            f"{address} has a passphrase that could not be shown: "
+            f"`mailkeep account passwd {name} {address} --generate` makes another."
+        ) from None
 
 
 def _ask_lines(what: str) -> str:
