@@ -3,18 +3,16 @@
 Each host names its settings file in its data; the parts of `mailkeep.parts.server` are what it becomes.
 """
 
-from pathlib import Path
-
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep import parts, secrets, settings
+from mailkeep import inventory, parts, secrets, settings
 from mailkeep.errors import UserError
 from mailkeep.host.operations import converge
 from mailkeep.host.preflight import preflight
 
-file = Path(host.data.mailkeep)
 try:
+    file = inventory.settings_file(host.name, host.data)
     declared = settings.load(file)
     server = parts.server(declared, secrets.load(declared, file.parent))
 except UserError as error:

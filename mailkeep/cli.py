@@ -4,11 +4,16 @@ Exit codes: 0 done (`plan`: nothing to do), 1 an error that the message explains
 for every command, arguments that make no sense), 130 interrupted.
 """
 
+import io
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from getpass import getuser
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -69,6 +74,10 @@ Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server th
 
 def main() -> NoReturn:
     """Runs the command; what a user did wrong is a message, never a traceback."""
+    sys.stdin = sys.stdin or io.StringIO()  # None where it was closed (`<&-`)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal without UTF-8 cannot show ends nothing
     try:
         app()
     except UserError as error:
@@ -127,12 +136,13 @@ def init(
         account=account,
         ssh_host=ssh_host,
     )
-    out.print(f"Made {made.directory}/ with")
-    for line in made.made:
-        out.print(f"  {line}", markup=False)
-    out.print(
-        f"\nThe first account, shown once and kept nowhere:\n  {made.address}\n  {made.passphrase}\n", markup=False
-    )
+    with _seen(name, made.address):
+        out.print(f"Made {made.directory}/ with")
+        for line in made.made:
+            out.print(f"  {line}", markup=False)
+        out.print(
+            f"\nThe first account, shown once and kept nowhere:\n  {made.address}\n  {made.passphrase}\n", markup=False
+        )
     for line in made.next_steps:
         out.print(line, markup=False)
 
@@ -160,6 +170,7 @@ def plan(name: Name, as_json: Json = False, adopt: Adopt = False) -> None:
 
     directory, declared = _open(name)
     secrets.load(declared, directory)
+    _refuse_nobody()
     raise typer.Exit(look(directory, json=as_json, adopt=adopt))
 
 
@@ -176,18 +187,36 @@ def deploy(
     resolver: Resolver = "",
 ) -> None:
     """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
+    from mailkeep.plan import explain
+
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
     if resolver:
         from mailkeep.dns import ask
 
         ask.resolver(resolver)  # refuses what is none, before anything is changed
+    inventory.hosts(directory)  # what is wrong there is told before anything connects
+    _refuse_nobody()
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
-    if code := subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False).returncode:
-        raise typer.Exit(code)
+    stdout = subprocess.PIPE if as_json else None
+    done = subprocess.run(pyinfra(directory, *options), cwd=ROOT, check=False, text=True, stdout=stdout)
+    print(done.stdout or "", end="")
+    if done.returncode:
+        explain(directory, json=as_json and not done.stdout)
+        raise typer.Exit(done.returncode)
     if not no_verify and not as_json:
         verify(name)
         dns_report.remind(declared, keys, resolver, f"mailkeep dns {name} --check")
+
+
+def _refuse_nobody() -> None:
+    """A user without a name gets nowhere by SSH, and pyinfra would say so in a traceback."""
+    try:
+        getuser()
+    except (KeyError, OSError):
+        raise UserError(
+            f"The user {os.getuid()} who runs this has no name here, which SSH wants. Run it as another, or set USER."
+        ) from None
 
 
 def pyinfra(directory: Path, *options: str) -> list[str]:
@@ -286,12 +315,16 @@ def alert_test(name: Name, as_json: Json = False) -> None:
     from mailkeep import alerts
 
     directory, _ = _open(name)
-    arrivals = alerts.test(directory)
-    if as_json:
-        print(json.dumps([asdict(one) for one in arrivals], indent=2))
-    for one in () if as_json else arrivals:
-        mark = "arrived" if one.arrived else "DID NOT ARRIVE"
-        out.print(f"{one.host}: {one.way} to {one.to}: {mark}: {one.said}", markup=False)
+    arrivals: list[alerts.Arrival] = []
+    try:
+        for one in alerts.test(directory):
+            arrivals.append(one)
+            if not as_json:
+                mark = "arrived" if one.arrived else "DID NOT ARRIVE"
+                out.print(f"{one.host}: {one.way} to {one.to}: {mark}: {one.said}", markup=False)
+    finally:  # one host's trouble does not hide what the others sent
+        if as_json:
+            print(json.dumps([asdict(one) for one in arrivals], indent=2))
     if not all(one.arrived for one in arrivals):
         raise typer.Exit(1)
 
@@ -505,8 +538,9 @@ def add_account(
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.add(directory / inventory.SETTINGS, address, passwords.hash_password(password), person, quota)
-    out.print(f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.", markup=False)
-    _show_once(password, generate)
+    with _seen(name, address) if generate else nullcontext():
+        out.print(f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.", markup=False)
+        _show_once(password, generate)
 
 
 @account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
@@ -515,8 +549,9 @@ def change_password(name: Name, address: Address, generate: Generate = False, ch
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.set_password(directory / inventory.SETTINGS, address, passwords.hash_password(password))
-    out.print(f"{address} has a new password. `mailkeep deploy {name}` makes it count.", markup=False)
-    _show_once(password, generate)
+    with _seen(name, address) if generate else nullcontext():
+        out.print(f"{address} has a new password. `mailkeep deploy {name}` makes it count.", markup=False)
+        _show_once(password, generate)
 
 
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
@@ -563,6 +598,20 @@ def _show_once(password: str, generated: bool) -> None:
     """Once the account has it: a passphrase that opens nothing would only confuse."""
     if generated:
         out.print(f"Its passphrase, shown once and kept nowhere:\n  {password}", markup=False)
+
+
+@contextmanager
+def _seen(name: str, address: str) -> Iterator[None]:
+    """Around what shows an account's passphrase: one that nobody saw is told as that."""
+    try:
+        if sys.stdout is None:  # rich would print to nowhere
+            raise BrokenPipeError
+        yield
+    except (OSError, SystemExit):  # which rich raises where nobody reads any more
+        raise UserError(
+            f"{address} has a passphrase that could not be shown: "
+            f"`mailkeep account passwd {name} {address} --generate` makes another."
+        ) from None
 
 
 def _ask_lines(what: str) -> str:

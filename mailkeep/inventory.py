@@ -1,7 +1,10 @@
 """Inventory directories: `inventories/NAME/` with `mail.yml`, `inventory.py` and `secrets/`."""
 
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import join
+from typing import Any
 
 from mailkeep.errors import UserError
 
@@ -14,7 +17,7 @@ def find(name_or_path: str, root: Path | None = None) -> Path:
     """`inventories/NAME` below `root` (default: the working directory), or the path of a directory that holds
     a mail.yml, or of the mail.yml itself. UserError lists the inventories that exist."""
     root = root or Path.cwd()
-    given = root / Path(name_or_path).expanduser()
+    given = root / expand(name_or_path)
     for directory in (root / FOLDER / name_or_path, given, given.parent if given.name == SETTINGS else given):
         if (directory / SETTINGS).is_file():
             return directory
@@ -26,6 +29,17 @@ def find(name_or_path: str, root: Path | None = None) -> Path:
     )
 
 
+def expand(path: str) -> Path:
+    """With `~` and `~NAME` made directories. UserError where nobody knows which."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user; or no HOME, and no entry for this user in passwd(5)
+        raise UserError(
+            f"{path}: there is no such home directory. Set HOME, or give the whole path (of a vault's key: "
+            "MAILKEEP_IDENTITY)."
+        ) from None
+
+
 def label(directory: Path) -> str:
     """What the user would type to name this inventory: its NAME below `inventories/`, else its path."""
     directory = directory.absolute()
@@ -34,18 +48,47 @@ def label(directory: Path) -> str:
 
 def hosts(directory: Path) -> dict[str, dict[str, object]]:
     """The hosts that `inventory.py` gives pyinfra, with their data: every public list is a group of names
-    or of (name, data), and so is the first of every public tuple, the second being data for all of them."""
+    or of (name, data), and so is the first of every public tuple, the second being data for all of them.
+    UserError unless there is one, and each says where its mail.yml is."""
     file = directory / HOSTS
     if not file.is_file():
         raise UserError(f"{file}: not there. It names the hosts; `mailkeep init` writes one to copy from.")
-    found: dict[str, dict[str, object]] = {}
     try:
-        for name, group in runpy.run_path(str(file)).items():
-            if isinstance(group, list | tuple) and not name.startswith("_"):
-                members, shared = group if isinstance(group, tuple) else (group, {})
-                for member in members:
-                    host, own = member if isinstance(member, tuple) else (member, {})
-                    found[host] = {**shared, **found.get(host, {}), **own}
-    except Exception as error:  # it is the user's program: anything can happen
+        found = _groups(runpy.run_path(str(file)))
+    except (Exception, SystemExit) as error:  # it is the user's program: anything can happen
         raise UserError(f"{file}: it does not run: {type(error).__name__}: {error}") from error
+    if not found:
+        raise UserError(f"{file}: it names no host. A list `hosts = [(NAME, DATA)]` does.")
+    for host, data in found.items():
+        if not isinstance(host, str):
+            raise UserError(f"{file}: {host!r} is no name of a host. Write it in quotes.")
+        settings_file(host, data)
     return found
+
+
+def _groups(public: dict[str, Any]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for name, group in public.items():
+        if isinstance(group, list | tuple) and not name.startswith("_"):
+            members, shared = group if isinstance(group, tuple) else (group, {})
+            for member in members:
+                host, own = member if isinstance(member, tuple) else (member, {})
+                found[host] = {**shared, **found.get(host, {}), **own}
+    return found
+
+
+def settings_file(host: str, data: Any) -> Path:
+    """The mail.yml that a host's data (pyinfra's, or of `hosts`) name. UserError when they do not."""
+    if isinstance(file := data.get("mailkeep"), str | Path):
+        return Path(file)
+    raise UserError(
+        f"{HOSTS}: host {host}: its data do not say where its mail.yml is. "
+        '`{"mailkeep": str(here / "mail.yml")}` does.'
+    )
+
+
+def ssh(host: str, data: Mapping[str, object]) -> str:
+    """What the user would type to get where pyinfra is sent."""
+    given = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
+    options = (word for option, key in given.items() if data.get(key) for word in (option, str(data[key])))
+    return join(["ssh", *options, str(data.get("ssh_hostname") or host.removeprefix("@ssh/"))])

@@ -7,8 +7,9 @@ import base64
 import difflib
 import json as json_format
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from shlex import join
 from typing import Any
@@ -22,7 +23,6 @@ from rich.text import Text
 from mailkeep import inventory as inventories
 from mailkeep import parts as all_parts
 from mailkeep import secrets, settings
-from mailkeep.errors import UserError
 from mailkeep.host import compare, preflight
 from mailkeep.host.compare import FileChange
 from mailkeep.host.snapshot import PathState, Snapshot, SnapshotFact
@@ -60,7 +60,11 @@ class HostPlan:
 def plan(inventory: Path, *, json: bool = False, adopt: bool = False) -> int:
     """Prints what would change on each host of this inventory directory: 0 nothing, 2 something, 1 a host that cannot
     be reached or would be refused. UserError when the inventory itself is wrong."""
-    found = {name: _plan(name, data, adopt) for name, data in _hosts(inventory).items()}
+    hosts = {name: _declared(name, data) for name, data in inventories.hosts(inventory).items()}
+    found = {
+        name: _at(name, declared.data, partial(_look, declared=declared, adopt=adopt))
+        for name, declared in hosts.items()
+    }
     if json:
         print(json_format.dumps({"hosts": {name: asdict(planned) for name, planned in found.items()}}, indent=2))
     else:
@@ -80,44 +84,39 @@ class _Declared:
     parts: Parts
 
 
-def _hosts(inventory: Path) -> dict[str, _Declared]:
+def _declared(name: str, data: dict[str, object]) -> _Declared:
+    file = inventories.settings_file(name, data)
+    declared = settings.load(file)
+    return _Declared(data, declared, all_parts.server(declared, secrets.load(declared, file.parent)))
+
+
+def explain(inventory: Path, *, json: bool = False) -> None:
+    """After a deploy that failed: says which hosts cannot be reached, and what must get there; as JSON if asked."""
     hosts = inventories.hosts(inventory)
-    if not hosts:
-        raise UserError(f"{inventory / inventories.HOSTS}: it names no host. A list `hosts = [(NAME, DATA)]` does.")
-    return {name: _declared(inventory, name, data) for name, data in hosts.items()}
+    errors = {name: _at(name, data, lambda _: HostPlan()).error for name, data in hosts.items()}
+    if json:
+        said = {name: {"error": error or "See standard error."} for name, error in errors.items()}
+        print(json_format.dumps({"hosts": said}, indent=2))
+    else:
+        for name, error in errors.items():
+            if error:
+                _show(name, HostPlan(error=error))
 
 
-def _declared(inventory: Path, name: str, data: dict[str, object]) -> _Declared:
-    if not isinstance(file := data.get("mailkeep"), str):
-        raise UserError(
-            f"{inventory / inventories.HOSTS}: host {name}: its data does not say where its mail.yml is. "
-            '`{"mailkeep": str(here / "mail.yml")}` does.'
-        )
-    declared = settings.load(Path(file))
-    return _Declared(data, declared, all_parts.server(declared, secrets.load(declared, Path(file).parent)))
-
-
-def _plan(name: str, declared: _Declared, adopt: bool) -> HostPlan:
+def _at(name: str, data: dict[str, object], look: Callable[[Host], HostPlan]) -> HostPlan:
     logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it says, with tracebacks, pyinfra says too
-    alone = Inventory(([(name, declared.data)], {}))  # type: ignore[no-untyped-call]
+    alone = Inventory(([(name, data)], {}))  # type: ignore[no-untyped-call]
     State(alone, Config())  # type: ignore[no-untyped-call]  # ties itself to the hosts
     host = alone.get_host(name)
     try:
         host.connect(show_errors=False, raise_exceptions=True)
-        return _look(host, declared, adopt)
+        return look(host)
     except (PyinfraError, SSHException, OSError, EOFError) as error:
         said = str(error) or type(error).__name__
-        return HostPlan(error=f"{said}. `{_ssh(name, declared.data)}` must get in without a question.")
+        return HostPlan(error=f"{said}. `{inventories.ssh(name, data)}` must get in without a question.")
     finally:
         if host.connected:
             host.disconnect()
-
-
-def _ssh(name: str, data: dict[str, object]) -> str:
-    """What the user would type to get where pyinfra was sent."""
-    given = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
-    options = (word for option, key in given.items() if data.get(key) for word in (option, str(data[key])))
-    return join(["ssh", *options, str(data.get("ssh_hostname") or name)])
 
 
 def _look(host: Host, declared: _Declared, adopt: bool) -> HostPlan:

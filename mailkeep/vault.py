@@ -13,6 +13,7 @@ import pyrage  # type: ignore[import-untyped]
 from pyrage.x25519 import Identity, Recipient  # type: ignore[import-untyped]
 
 from mailkeep.errors import UserError
+from mailkeep.inventory import expand
 
 RECIPIENTS = "recipients.txt"
 IDENTITY = "age-identity"
@@ -35,8 +36,8 @@ def identity_path(inventory: Path, environ: Mapping[str, str] = os.environ) -> P
     if (inside := inventory / IDENTITY).is_file():
         return inside
     if chosen := environ.get("MAILKEEP_IDENTITY"):
-        return Path(chosen).expanduser()
-    config = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+        return expand(chosen)
+    config = expand(environ.get("XDG_CONFIG_HOME") or "~/.config")
     return config / "mailkeep" / f"{inventory.resolve().name}.age-identity"
 
 

@@ -161,7 +161,7 @@ def signing_since(keys: list[StoredDkim], inventory: Path) -> dict[StoredDkim, d
         try:
             said = run(Target(name, data).host, _SINCE.format(files=files)).stdout.split()
         except UnreachableError as error:
-            raise UserError(f"{name}: {error}. `ssh {name}` must get in without a question.") from None
+            raise UserError(f"{name}: {error}. {error.remedy}") from None
         for key, second in zip(keys, map(int, said), strict=True):
             found[key].append(second)
     everywhere = {key: seconds for key, seconds in found.items() if seconds and all(seconds)}

@@ -414,14 +414,21 @@ def closed(target: Target) -> str:
     )
 
 
-def no_root(login: Login, can_ask: bool) -> str | None:
+def sudo_trouble(login: Login, can_ask: bool) -> tuple[str, str] | None:
     """Why the login cannot become root, and what would do. `can_ask`: a password can be asked for, or is known."""
     if not login.sudo or ("password is required" in login.sudo and can_ask):
         return None
     return (
-        f"{login.user} is not root, and sudo says: {login.sudo}. Log in as root, let {login.user} use sudo without a "
-        f"password (by visudo: `{login.user} ALL=(ALL) NOPASSWD: ALL`), or run this at a terminal, which asks for it."
+        f"{login.user} is not root, and sudo says: {login.sudo}",
+        f"Log in as root, let {login.user} use sudo without a password (by visudo: `{login.user} ALL=(ALL) NOPASSWD: "
+        "ALL`), or run this at a terminal, which asks for it.",
     )
+
+
+def no_root(login: Login, can_ask: bool) -> str | None:
+    """`sudo_trouble` in a line."""
+    trouble = sudo_trouble(login, can_ask)
+    return ". ".join(trouble) if trouble else None
 
 
 Read = Callable[..., Any]
@@ -445,15 +452,16 @@ def examine(
 
 
 def can_ask(data: Any) -> bool:
-    """Whether pyinfra can get a password for sudo: from the user, or from the host's data."""
-    return sys.stdin.isatty() or bool(data.get("_sudo_password"))
+    """Whether there is a password for sudo: from the user, or from the host's data."""
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()  # None where it was closed (`<&-`)
+    return at_terminal or bool(data.get("_sudo_password"))
 
 
 def login() -> Login | None:
-    """Who pyinfra's commands run as on the current host; asked once."""
+    """Who ssh gets in as on the current host, whatever `_sudo` in its data makes of that; asked once."""
     known = host.connector_data
     if "mailkeep login" not in known:
-        known["mailkeep login"] = host.get_fact(LoginFact)
+        known["mailkeep login"] = host.get_fact(LoginFact, _sudo=False)
     return cast(Login | None, known["mailkeep login"])
 
 

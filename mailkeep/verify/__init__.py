@@ -6,7 +6,7 @@ The probe (mailkeep.verify.probe) attacks the server from within and says what i
 
 import json as json_format
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +15,7 @@ from mailkeep import inventory as inventories
 from mailkeep.errors import UserError
 from mailkeep.verify import report, session
 from mailkeep.verify.promises import Outcome
-from mailkeep.verify.target import Seen, Target, UnreachableError
+from mailkeep.verify.target import Found, Seen, Target, UnreachableError
 
 __all__ = ["Outcome", "run", "verify"]
 
@@ -24,9 +24,11 @@ def run(inventory: Path, *, json: bool = False, hosts: Collection[str] = ()) -> 
     """Verifies the hosts of an inventory directory (those named; by default all) and prints what came of it, as JSON
     if asked. Returns 0 when no promise is broken on any host, else 1; warnings break none. Raises UserError, before
     any host is touched, when the inventory is wrong."""
+    targets = _targets(inventory, hosts)
     start = time.monotonic()
+    reached = _reach(targets)  # which may ask for a password; what waits at a terminal must not write over it
     with nullcontext() if json else report.waiting("Attacking the server, to see what it withstands"):
-        outcomes = verify(inventory, hosts)
+        outcomes = _attack(reached)
     passed = all(one.status != "failed" for one in outcomes)
     if json:
         print(json_format.dumps({"passed": passed, "outcomes": [one.asdict() for one in outcomes]}, indent=2))
@@ -37,12 +39,7 @@ def run(inventory: Path, *, json: bool = False, hosts: Collection[str] = ()) -> 
 
 def verify(inventory: Path, hosts: Collection[str] = ()) -> list[Outcome]:
     """What came of each check on each host. Raises UserError as `run` does."""
-    targets = _targets(inventory, hosts)
-    with ThreadPoolExecutor(len(targets)) as pool:
-        seen = list(pool.map(_probe, targets))
-    subjects = [(target, saw) for target, saw in zip(targets, seen, strict=True) if isinstance(saw, Seen)]
-    unreached = [saw for saw in seen if isinstance(saw, Outcome)]
-    return [*unreached, *(session.judged(subjects) if subjects else ())]
+    return _attack(_reach(_targets(inventory, hosts)))
 
 
 def _targets(inventory: Path, hosts: Collection[str]) -> list[Target]:
@@ -52,16 +49,34 @@ def _targets(inventory: Path, hosts: Collection[str]) -> list[Target]:
             f"{inventory / inventories.HOSTS}: no host {', '.join(unknown)}; there are: {', '.join(known)}."
         )
     targets = [Target(name, data) for name, data in known.items() if name in hosts or not hosts]
-    if not targets:
-        raise UserError(f"{inventory / inventories.HOSTS}: it names no hosts.")
     for target in targets:
         target.load()
     return targets
 
 
-def _probe(target: Target) -> Seen | Outcome:
+def _reach(targets: list[Target]) -> list[Target | Outcome]:
+    """Those that can be reached, and what came of the others."""
+
+    def reach(target: Target) -> Target:
+        assert target.host
+        return target
+
+    return [_or_outcome(target, reach) for target in targets]
+
+
+def _attack(reached: list[Target | Outcome]) -> list[Outcome]:
+    targets = [target for target in reached if isinstance(target, Target)]
+    unreached = [outcome for outcome in reached if isinstance(outcome, Outcome)]
+    with ThreadPoolExecutor(len(reached)) as pool:
+        seen = list(pool.map(lambda target: _or_outcome(target, Target.probe), targets))
+    subjects = [(target, saw) for target, saw in zip(targets, seen, strict=True) if isinstance(saw, Seen)]
+    unreached += [saw for saw in seen if isinstance(saw, Outcome)]
+    return [*unreached, *(session.judged(subjects) if subjects else ())]
+
+
+def _or_outcome(target: Target, ask: Callable[[Target], Found]) -> Found | Outcome:
     try:
-        return target.probe()
+        return ask(target)
     except UnreachableError as error:
-        remedy = f"See that `ssh {target.name}` gives you a shell there without asking anything, as root or with sudo."
-        return Outcome(target.name, "reachable", "The server can be reached", "failed", "a shell", str(error), remedy)
+        promise = "The server can be reached"
+        return Outcome(target.name, "reachable", promise, "failed", "a shell", str(error), error.remedy)

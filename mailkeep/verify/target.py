@@ -3,26 +3,33 @@
 import base64
 import io
 import json
+import subprocess
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from getpass import getpass
 from pathlib import Path
-from typing import Any
+from shlex import join
+from typing import Any, TypeVar
 
-import testinfra
 from testinfra.backend.base import CommandResult
+from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
 
+from mailkeep import inventory as inventories
 from mailkeep import secrets, settings, web
 from mailkeep.errors import UserError
+from mailkeep.host import preflight
 from mailkeep.part import Part
-from mailkeep.parts import dovecot, fail2ban, postfix, server
+from mailkeep.parts import dovecot, fail2ban, guard, postfix, server
 from mailkeep.secrets import Secrets
 from mailkeep.settings import Settings
 from mailkeep.verify import probe
 from mailkeep.verify.probe.given import Given
+
+Found = TypeVar("Found")
 
 JAILS = fail2ban.JAILS
 PRIVATE_SOCKETS = (
@@ -55,7 +62,32 @@ OPTIONS = {
 
 
 class UnreachableError(Exception):
-    """The host cannot be looked at; the message says what ssh, sudo or Python said."""
+    """The host cannot be asked; the message is what ssh, sudo or Python said, `remedy` what would help."""
+
+    def __init__(self, said: str, remedy: str) -> None:
+        super().__init__(said)
+        self.remedy = remedy
+
+
+class Ssh(SshBackend):  # type: ignore[misc]
+    """testinfra's way to a host. sudo gets its password on standard input, where nobody else there sees it; `typed` is
+    what gets the user to the same place."""
+
+    def __init__(self, name: str, typed: str, password: str | None = None, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.typed, self.password = typed, password
+
+    def get_sudo_command(self, command: str, sudo_user: str | None) -> str:
+        if self.password is None:
+            return str(super().get_sudo_command(command, sudo_user))
+        # -k: it asks even if it has not forgotten, or the command would find the password on its standard input.
+        return str(self.quote("sudo -k -S -p '' /bin/sh -c %s", command))
+
+    def run_local(self, command: str, *args: str) -> CommandResult:
+        line = self.encode(self.quote(command, *args))
+        given = f"{self.password}\n".encode() if self.sudo and self.password is not None else b""
+        done = subprocess.run(line, shell=True, input=given, capture_output=True, check=False)  # noqa: S602
+        return self.result(done.returncode, line, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -68,9 +100,7 @@ class Target:
     @property
     def file(self) -> Path:
         """Its mail.yml."""
-        if "mailkeep" not in self.data:
-            raise UserError(f"{self.name}: its data in inventory.py have no `mailkeep`, the path of its mail.yml.")
-        return Path(str(self.data["mailkeep"]))
+        return inventories.settings_file(self.name, self.data)
 
     def load(self) -> None:
         """Reads all that was declared; raises UserError."""
@@ -90,31 +120,54 @@ class Target:
 
     @cached_property
     def host(self) -> Host:
-        """Reached as pyinfra reaches it; raises UnreachableError."""
-        direct = self._host(sudo=bool(self.data.get("_sudo")))
-        return direct if run(direct, "id -u").stdout.strip() == "0" else self._host(sudo=True)
+        """Reached as pyinfra reaches it, as root; a password for sudo is asked for. Raises UnreachableError."""
+        direct = self._host()
+        login = _login(direct)
+        if login.uid == 0:
+            return direct
+        if trouble := preflight.sudo_trouble(login, preflight.can_ask(self.data)):
+            raise UnreachableError(*trouble)
+        if not login.sudo:
+            return self._host(sudo=True)
+        asked = self._host(sudo=True, password=str(self.data.get("_sudo_password") or _sudo_password(self.name)))
+        if (done := run(asked, "true")).rc:
+            raise UnreachableError(f"sudo: {_last(done, 'sudo')}", "Run it again, with the right password.")
+        return asked
 
-    def _host(self, *, sudo: bool) -> Host:
+    def _host(self, *, sudo: bool = False, password: str | None = None) -> Host:
         extra = [f"-o {option}={self.data[key]}" for key, option in OPTIONS.items() if self.data.get(key)]
-        return testinfra.get_host(
-            f"ssh://{self.name.removeprefix('@ssh/')}",
+        backend = Ssh(
+            self.name.removeprefix("@ssh/"),
+            typed=inventories.ssh(self.name, self.data),
+            password=password,
             ssh_config=self.data.get("ssh_config_file"),
             ssh_identity_file=self.data.get("ssh_key"),
             ssh_extra_args=" ".join(("-o BatchMode=yes", *extra)),
             sudo=sudo,
         )
+        host = Host(backend)
+        backend.set_host(host)
+        return host
+
+    def run(self, command: str) -> CommandResult:
+        """As root. Raises UnreachableError, and that too when Mailkeep, which it needs there, has not come yet."""
+        done = run(self.host, command)
+        if done.rc and run(self.host, f"test -e {guard.PROGRAM}").rc:
+            deploy = f"`mailkeep deploy {inventories.label(self.file.parent)}` brings it."
+            raise UnreachableError("Mailkeep is not on this host yet", deploy)
+        return done
 
     def probe(self) -> "Seen":
         """Attacks the server, in one command; raises UnreachableError."""
         given = json.dumps(asdict(self.given))
         script = SCRIPT.format(program=base64.encodebytes(_program()).decode(), given=given)
         host, start = self.host, time.time()
-        done = run(host, script)
+        done = self.run(script)
         try:
             areas = json.loads(done.stdout)
         except ValueError:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise UnreachableError(f"the probe did not run: {said[-1] if said else f'exit {done.rc}'}") from None
+            shell = f"See that `{host.backend.typed}` gives you a shell there, as root or with sudo."
+            raise UnreachableError(f"the probe did not run: {_last(done)}", shell) from None
         return Seen(areas, start)
 
     @cached_property
@@ -166,8 +219,49 @@ def run(host: Host, command: str) -> CommandResult:
     try:
         return host.run(command)
     except RuntimeError as error:  # testinfra's word for ssh's exit code 255; its argument is the result
-        said = error.args[0].stderr.strip().splitlines()
-        raise UnreachableError(f"ssh: {said[-1] if said else 'exit 255'}") from None
+        said = f"ssh: {_last(error.args[0], 'ssh')}"
+        raise UnreachableError(said, f"`{host.backend.typed}` must get in without a question.") from None
+
+
+def each(inventory: Path, ask: Callable[[Target], Found]) -> Iterator[Found]:
+    """What `ask` finds on each host; after the last, a UserError with all that went wrong on any."""
+    wrong = []
+    for name, data in inventories.hosts(inventory).items():
+        try:
+            found = ask(Target(name, data))
+        except UnreachableError as error:
+            wrong.append(f"{name}: {error}. {error.remedy}")
+        except UserError as error:
+            wrong.append(f"{name}: {error}")
+        else:
+            yield found
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def _login(host: Host) -> preflight.Login:
+    """Who ssh gets in as. Raises UnreachableError."""
+    fact = preflight.LoginFact()
+    done = run(host, join(["sh", "-c", fact.command()]))
+    try:
+        return fact.process(done.stdout.splitlines())
+    except (KeyError, ValueError):
+        raise UnreachableError(f"no shell: {_last(done)}", f"`{host.backend.typed}` must give one.") from None
+
+
+@cache
+def _sudo_password(name: str) -> str:
+    """Asked for once, and known to this process alone."""
+    try:
+        return getpass(f"[{name}] sudo password: ")
+    except EOFError:
+        return ""
+
+
+def _last(done: CommandResult, program: str = "") -> str:
+    """What a command that failed said at last, without the name of the program if it began with that."""
+    said = (done.stderr or done.stdout).strip().splitlines()
+    return str(said[-1]).removeprefix(f"{program}: ") if said else f"exit {done.rc}"
 
 
 class UnseenError(Exception):

@@ -1,13 +1,14 @@
 """The command as a user runs it, in a directory with one inventory, `home`."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli_samples import INIT, MAILKEEP, Run, Said, environment
+from cli_samples import INIT, MAILKEEP, SSH, Run, Said, environment, program
 
 from mailkeep import cli
 
@@ -50,3 +51,13 @@ def mailkeep(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         return Said(ended.value.code or 0, said.out, said.err)  # type: ignore[arg-type]
 
     return run
+
+
+@pytest.fixture
+def programs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of programs that stand in for others, with an ssh that gets anywhere but to the host `gone`."""
+    directory = home.parent.parent / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    program(directory / "ssh", SSH)
+    return directory

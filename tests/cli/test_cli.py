@@ -2,9 +2,7 @@
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -18,7 +16,7 @@ import jsonschema
 import pytest
 import typer
 import yaml
-from cli_samples import INIT, MAILKEEP, Run, environment
+from cli_samples import INIT, MAILKEEP, Run, Terminal, environment
 
 from mailkeep import passwords, secrets, settings, vault
 from mailkeep.cli import ROOT, app
@@ -41,6 +39,7 @@ COMMANDS = dict(every_command())
 OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("schema",), ("drill",))]
 # An account is frozen in a hurry: whatever else is wrong can wait.
 URGENT = [("account", "freeze"), ("account", "thaw")]
+ASKING_HOSTS = [("check",), ("plan",), ("deploy",), ("verify",), ("alert-test",), *URGENT]
 
 
 def arguments(path: tuple[str, ...], name: str) -> list[str]:
@@ -94,6 +93,41 @@ def test_a_name_that_no_file_can_have_is_told_in_a_line(mailkeep: Run) -> None:
     assert "File name too long" in said.err
 
 
+@pytest.mark.usefixtures("home")
+def test_a_home_that_nobody_knows_is_told(mailkeep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = mailkeep("check", "~nobody-at-all/home")
+    assert (said.code, said.out) == (1, "")
+    assert "Set HOME" in said.err
+    monkeypatch.setenv("MAILKEEP_IDENTITY", "~nobody-at-all/identity")
+    said = mailkeep("check", "home")
+    assert (said.code, said.out) == (1, "")
+    assert "~nobody-at-all/identity" in said.err
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("command", ["plan", "deploy"])
+def test_a_user_without_a_name_is_told_before_anything_connects(
+    command: str, mailkeep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    said = mailkeep(command, "home")
+    assert (said.code, said.out) == (1, "")
+    assert "54321" in said.err
+
+
+def test_output_that_has_no_letter_for_something_goes_on(home: Path) -> None:
+    at(home, 1)
+    root = home.parent.parent
+    for encoding in ("latin-1", "ascii"):
+        command, environ = [MAILKEEP, "verify", "home"], {**environment(root), "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, cwd=root, env=environ, capture_output=True, timeout=60)
+        assert done.returncode == 1
+        assert b"? The server can be reached" in done.stdout
+        assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("path", [path for path in OF_AN_INVENTORY if path not in URGENT], ids=" ".join)
 def test_a_mail_yml_that_will_not_do_stops_every_command_and_changes_nothing(
     path: tuple[str, ...], home: Path, mailkeep: Run
@@ -106,6 +140,18 @@ def test_a_mail_yml_that_will_not_do_stops_every_command_and_changes_nothing(
     assert (said.code, said.out) == (1, "")
     assert f'{file}:{line}: tsl\n  found  the unknown setting "tsl"' in said.err
     assert everything(home.parent.parent) == before
+
+
+@pytest.mark.parametrize("written", ["hosts = []", "import sys; sys.exit(3)", None])
+@pytest.mark.parametrize("path", ASKING_HOSTS, ids=" ".join)
+def test_an_inventory_py_without_hosts_stops_every_command_that_asks_them(
+    path: tuple[str, ...], written: str | None, home: Path, mailkeep: Run
+) -> None:
+    file = home / "inventory.py"
+    file.unlink() if written is None else file.write_text(written)
+    said = mailkeep(*arguments(path, "home"))
+    assert (said.code, said.out) == (1, "")
+    assert str(file) in said.err
 
 
 @pytest.mark.usefixtures("home")
@@ -157,6 +203,19 @@ def test_a_host_that_does_not_answer_ends_with_1_and_its_name(command: str, home
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("json_option", [(), ("--json",)], ids=["", "--json"])
+def test_a_deploy_that_gets_nowhere_says_what_must_get_there(home: Path, json_option: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    at(home, port)
+    root = home.parent.parent
+    command = [MAILKEEP, "deploy", "home", *json_option]
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    said = json.loads(done.stdout)["hosts"]["mail.example.org"]["error"] if json_option else done.stderr
+    assert f"`ssh -p {port} 127.0.0.1` must get in without a question." in said
+
+
 def test_an_interrupt_ends_with_130(home: Path, silent: socket.socket) -> None:
     root = home.parent.parent
     process = subprocess.Popen(
@@ -175,6 +234,13 @@ def test_an_interrupt_ends_with_130(home: Path, silent: socket.socket) -> None:
         said, _ = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert "mailkeep/cli.py" not in said  # no traceback of ours; paramiko may log one of its own
+
+
+def test_an_interrupt_before_it_has_begun_ends_with_130_too(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")  # while it is imported
+    environ = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([MAILKEEP, "--version"], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 # --- accounts
@@ -236,6 +302,28 @@ def test_a_password_that_is_made_is_shown_once_and_written_nowhere(verb: str, ho
     assert not [path for path, content in everything(home.parent.parent).items() if shown.encode() in content]
 
 
+@pytest.mark.parametrize("stdout", [">/dev/full", ">&-", "| true"])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("account add home bert@example.org --generate", "home"),
+        ("account passwd home anna@example.org --generate", "home"),
+        (" ".join(INIT).replace("home", "new"), "new"),
+    ],
+)
+def test_a_passphrase_that_nobody_saw_is_told_as_that(command: str, name: str, stdout: str, home: Path) -> None:
+    root = home.parent.parent
+    done = subprocess.run(
+        ["sh", "-c", f"{MAILKEEP} {command} {stdout}"],
+        cwd=root,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(f"`mailkeep account passwd {name} (anna|bert)@example.org --generate` makes another", done.stderr)
+    assert not PASSPHRASE.search(done.stdout + done.stderr)
+
+
 def test_init_shows_the_first_passphrase_once(first: tuple[Path, str]) -> None:
     root, said = first
     [shown] = PASSPHRASE.findall(said)
@@ -266,46 +354,6 @@ def test_a_password_that_will_not_do_changes_nothing_and_is_not_repeated(
 
 
 # --- at a terminal
-
-
-class Terminal:
-    """`mailkeep …` at a terminal of its own."""
-
-    def __init__(self, root: Path, *arguments: str) -> None:
-        self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [MAILKEEP, *arguments],
-            cwd=root,
-            env=environment(root),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.seen = ""
-
-    def until(self, text: str) -> None:
-        while text not in self.seen:
-            assert self._more(), f"no {text!r} in {self.seen!r}"
-
-    def type(self, text: str) -> None:
-        os.write(self.ours, text.encode())
-
-    def end(self) -> int:
-        while self._more():
-            pass
-        os.close(self.ours)
-        return self.process.wait(timeout=30)
-
-    def _more(self) -> bool:
-        assert select.select([self.ours], [], [], 30)[0], f"silent for 30 s after {self.seen!r}"
-        try:
-            found = os.read(self.ours, 65536).decode()
-        except OSError:  # EIO: the other side is closed
-            return False
-        self.seen += found
-        return bool(found)
 
 
 def test_a_terminal_asks_twice_and_shows_nothing_of_what_is_typed(home: Path) -> None:

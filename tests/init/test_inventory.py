@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep import inventory
+from mailkeep.cli import ROOT
 from mailkeep.errors import UserError
 
 
@@ -51,8 +52,9 @@ GROUPS = """
 from pathlib import Path
 _hidden = ["192.0.2.9"]
 NUMBER = 5
-plain = ["192.0.2.1", ("192.0.2.2", {"mailkeep": str(Path(__file__).parent / "mail.yml"), "a": 1})]
-shared = (["192.0.2.3", ("192.0.2.2", {"b": 2})], {"a": 3, "c": 4})
+settings = {"mailkeep": str(Path(__file__).parent / "mail.yml")}
+plain = [("192.0.2.1", settings), ("192.0.2.2", {**settings, "a": 1})]
+shared = (["192.0.2.3", ("192.0.2.2", {"b": 2})], {**settings, "a": 3, "c": 4})
 """
 
 
@@ -77,3 +79,32 @@ def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
     (directory / "inventory.py").write_text("hosts = [undefined]")
     with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
         inventory.hosts(directory)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("hosts = []", "it names no host"),
+        ('hosts = "mail.example.org"', "it names no host"),
+        ('hosts = ["mail.example.org"]', "host mail.example.org: its data do not say where its mail.yml is"),
+        ('hosts = [("mail.example.org", {"mailkeep": 5})]', "do not say where its mail.yml is"),
+        ('hosts = [("mail.example.org", {"mailkeep": "mail.yml"}), 3]', "3 is no name of a host"),
+        ("import sys; sys.exit(3)", "it does not run: SystemExit: 3"),
+    ],
+)
+def test_hosts_that_will_not_do_are_told(root: Path, written: str, told: str) -> None:
+    directory = root / "inventories" / "first"
+    (directory / "inventory.py").write_text(f"{written}\n")
+    with pytest.raises(UserError, match=re.escape(told)) as error:
+        inventory.hosts(directory)
+    assert "inventory.py" in str(error.value)
+
+
+def test_pyinfra_alone_is_told_too_where_a_mail_yml_is_missing(root: Path) -> None:
+    file = root / "inventories" / "first" / "inventory.py"
+    file.write_text('hosts = ["@local"]\n')
+    pyinfra = Path(sys.executable).parent / "pyinfra"
+    done = subprocess.run([pyinfra, file, ROOT / "deploy.py", "-y"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "host @local: its data do not say where its mail.yml is" in done.stderr
+    assert "Traceback" not in done.stderr
