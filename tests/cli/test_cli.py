@@ -302,13 +302,12 @@ def test_a_password_that_is_made_is_shown_once_and_written_nowhere(verb: str, ho
     assert not [path for path, content in everything(home.parent.parent).items() if shown.encode() in content]
 
 
-@pytest.mark.parametrize("stdout", [">/dev/full", ">&-", "| true"])
 @pytest.mark.parametrize(
-    ("command", "name"),
+    ("command", "name", "stdout"),
     [
-        ("account add home bert@example.org --generate", "home"),
-        ("account passwd home anna@example.org --generate", "home"),
-        (" ".join(INIT).replace("home", "new"), "new"),
+        ("account add home bert@example.org --generate", "home", ">/dev/full"),
+        ("account passwd home anna@example.org --generate", "home", ">&-"),
+        (" ".join(INIT).replace("home", "new"), "new", "| true"),
     ],
 )
 def test_a_passphrase_that_nobody_saw_is_told_as_that(command: str, name: str, stdout: str, home: Path) -> None:

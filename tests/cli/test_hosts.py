@@ -112,22 +112,7 @@ def test_at_a_terminal_sudos_password_is_asked_for_and_shown_nowhere(typed: str,
     assert ("first: sudo: 1 incorrect password attempt. " in terminal.seen) == (code == 1)
 
 
-@pytest.mark.usefixtures("sudo")
-@pytest.mark.parametrize("stdin", ["</dev/null", "<&-"])
-@pytest.mark.parametrize("as_data", [{}, {"_sudo": True}], ids=["", "_sudo"])
-def test_a_deploy_without_a_terminal_is_refused_where_sudo_wants_a_password(
-    stdin: str, as_data: dict[str, bool], home: Path
-) -> None:
-    data = {"mailkeep": str(home / "mail.yml"), **as_data}
-    (home / "inventory.py").write_text(f"hosts = [('@local', {data!r})]\n")
-    done = shell(home, f"exec {MAILKEEP} deploy home {stdin}")
-    assert done.returncode == 1
-    assert "sudo says: sudo: a password is required" in done.stderr
-    assert "NOPASSWD" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("command", ["account add home bert@example.org", "relay home", "acme home", "plan home"])
+@pytest.mark.parametrize("command", ["account add home bert@example.org", "relay home", "plan home"])
 def test_a_standard_input_that_is_closed_is_an_empty_one(command: str, home: Path) -> None:
     done = shell(home, f"exec {MAILKEEP} {command} <&-")
     assert done.returncode == 1

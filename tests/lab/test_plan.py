@@ -21,6 +21,7 @@ Boot = Callable[..., Server]
 Copy = Callable[[str], Site]
 Capture = pytest.CaptureFixture[str]
 
+POWERLESS = "ann is not root, and sudo says: sudo: a password is required"
 # All that is on the disk, and since when each unit is as it is; not what daemons write on their own at any time.
 FINGERPRINT = """
 find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log \
@@ -190,8 +191,16 @@ def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
     assert "`ssh -F /dev/null nowhere.invalid` must get in without a question" in told["unknown"]
     assert "Authentication error" in told["wrong-key"]
     assert f"-l root -p {own[1]} -i {tmp_path}/key 127.0.0.1` must get in" in told["wrong-key"]
-    assert "ann is not root, and sudo says: sudo: a password is required" in printed.err
+    assert POWERLESS in printed.err
     assert "Traceback" not in printed.err
+
+    # A deploy, too, says so where pyinfra would ask for a password and there is no terminal.
+    powerless = here | ann | {"ssh_allow_agent": False, "_sudo": True}
+    (several.inventory / "inventory.py").write_text(f"hosts = [('powerless', {powerless!r})]\n")
+    said = several.deploy()
+    assert said.code == 1
+    assert POWERLESS in said.output
+    assert "Traceback" not in said.output
 
 
 def test_what_others_cannot_read_on_the_host_is_not_shown() -> None:
