@@ -39,7 +39,7 @@ from mailkeep.lab import Attacker, Internet, Lab, Server
 from mailkeep.lab.site import Site
 from mailkeep.parts.dovecot import MOST_FOLDERS
 
-ANNA, BEN, CARL = "anna@example.test", "ben@example-two.test", "carl@example.test"
+ANNA, BEN, CARL, DORA = "anna@example.test", "ben@example-two.test", "carl@example.test", "dora@example.test"
 ALIAS = "sales@example-two.test"  # of Ben
 HOST = "mail.example.test"
 INTRUDER, KNOWN = "test", "test"  # the Linux account of incident A, and its password
@@ -83,8 +83,12 @@ class Target:
 
     @property
     def carl(self) -> tuple[str, str]:
-        """Who has her password, and a small mailbox."""
+        """Who has her password, and a small mailbox; so has Dora."""
         return CARL, self.site.passphrases[ANNA]
+
+    @property
+    def dora(self) -> tuple[str, str]:
+        return DORA, self.site.passphrases[ANNA]
 
 
 @dataclass(frozen=True)
@@ -488,7 +492,7 @@ def mailboxes() -> Iterator[Attack]:
     )
     yield Attack(
         "a mailbox takes folders without end",
-        lambda at: make_folders(at.ip, *at.carl, MOST_FOLDERS + 10),
+        lambda at: make_folders(at.ip, *at.dora, MOST_FOLDERS + 10),
         "NO .*LIMIT",
         dovecot("quota_mailbox_count = 5000"),
     )
@@ -599,7 +603,8 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked:
     accounts = {account["address"]: account for account in declared["accounts"]}
     accounts[ANNA]["send_as"] = ["info@example.test"]
     accounts[BEN]["quota"] = FULL
-    declared["accounts"].append({"address": CARL, "password": accounts[ANNA]["password"], "quota": FULL})
+    small = {"password": accounts[ANNA]["password"], "quota": FULL}
+    declared["accounts"] += [{"address": CARL} | small, {"address": DORA} | small]
     declared["aliases"][ALIAS] = BEN
     declared["guard"] = {"freeze": {"foreign_senders": 1000}}  # else the first ten end it all
     site.file.write_text(yaml.safe_dump(declared))
