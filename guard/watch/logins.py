@@ -35,6 +35,7 @@ JOURNAL = (
     *("journalctl", "--follow", "--no-tail", "--output=json", "--output-fields=MESSAGE"),
     *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service", "SYSLOG_IDENTIFIER=postfix/error"),
 )
+AGAIN = 1800.0  # seconds until what lasts is told again
 LOOK_BACK = 30.0  # seconds of journal that a watch that starts reads: the last one may have died
 NETWORKS = 100  # that are remembered for an account
 WINDOW, STEP = 600.0, 10.0  # seconds
@@ -67,6 +68,7 @@ class Logins:
         self.desk, self.most = desk, most_failures
         self.networks: dict[str, list[str]] = dict((state or {}).get("networks", {}))
         self.failures, self.soaring = Failures(), False
+        self.told: dict[str, float] = {}
         self.lock = threading.Lock()
         self.read = time.time() - LOOK_BACK
 
@@ -105,10 +107,17 @@ class Logins:
         elif found := FULL.match(text):
             told = f"Dovecot's {found[1]} takes nobody any more: {found[2]} reached"
             hint = "`doveadm who` says who holds the sessions, `mailkeepctl freeze` ends an account's"
-            self.desk.happened(f"full:{found[1]}", f"{told}; {hint}", urgent=True)
+            self._lasts(f"full:{found[1]}", f"{told}; {hint}")
         elif found := SUSPENDED.match(text):
             told = f"Mail is not delivered to the mailboxes, and waits in the queue: {found[1]}"
-            self.desk.happened("suspended", told, urgent=True)
+            self._lasts("suspended", told)
+
+    def _lasts(self, key: str, text: str) -> None:
+        """Of what the journal has a line for each connection or message: once in a while is enough."""
+        now = self.desk.clock()
+        if not 0 <= now - self.told.get(key, -AGAIN) < AGAIN:
+            self.told[key] = now
+            self.desk.happened(key, text, urgent=True)
 
     def _login(self, account: str, address: str) -> None:
         here = network_of(address)

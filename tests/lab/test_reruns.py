@@ -45,7 +45,7 @@ find /etc /usr/sbin/policy-rc.d /var/vmail -xdev '(' $prune ')' -prune -o -print
 find /etc -xdev '(' $prune ')' -prune -o -type f -exec sha256sum '{{}}' + | sort
 set +f
 find /etc /usr /var/vmail -xdev -name '*.mailkeep-new'
-ls -A /run/mailkeep/pending /run/mailkeep/stage /var/lib/dpkg/updates
+find /run/mailkeep/pending /run/mailkeep/stage /var/lib/dpkg/updates -mindepth 1
 dpkg-query -W -f='${{db:Status-Abbrev}} ${{Package}} ${{Version}}\\n'
 dpkg --audit
 apt-get check -qq
