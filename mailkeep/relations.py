@@ -145,7 +145,7 @@ def _loops(settings: Settings) -> Iterator[InitErrorDetails]:
 def _followed(settings: Settings, alias: str) -> Iterator[str]:
     """The aliases that mail to `alias` goes on to."""
     for target in settings.aliases[alias]:
-        address = _base(target)
+        address = base(target)
         if not _exists(settings, address):
             address = settings.catch_all.get(_domain(address), "")
         if address in settings.aliases:
@@ -260,15 +260,15 @@ def _domain(address: str) -> str:
     return address.rpartition("@")[2]
 
 
-def _base(address: str) -> str:
+def base(address: str) -> str:
     """Without its +extension, as `recipient_delimiter` takes it."""
     local_part, _, domain = address.rpartition("@")
     return f"{local_part.partition('+')[0]}@{domain}".lower()
 
 
 def _exists(settings: Settings, address: str) -> bool:
-    base = _base(address)
-    return base in settings.account_addresses or base in settings.aliases
+    plain = base(address)
+    return plain in settings.account_addresses or plain in settings.aliases
 
 
 def _undeclared(settings: Settings, loc: Loc, address: str) -> InitErrorDetails:

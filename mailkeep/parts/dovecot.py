@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.parts import certificates, guard, postfix
+from mailkeep.relations import base
 from mailkeep.settings import Account, Settings
 from mailkeep.templates import render
 
@@ -63,6 +64,6 @@ def _lead_to_one(settings: Settings) -> Iterator[tuple[str, Account]]:
     for alias in aliases:
         target = alias
         while len(targets := aliases.get(target, ())) == 1:
-            (target,) = targets
+            target = base(targets[0])
         if account := accounts.get(target):
             yield alias, account

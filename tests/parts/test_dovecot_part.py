@@ -16,7 +16,8 @@ def lines(declared: dict[str, object]) -> dict[str, dict[str, str]]:
     accounts = [{"address": ANNA, "password": HASH, "quota": "8M"}, {"address": BEN, "password": HASH}]
     aliases = {
         "info@example.org": ANNA,
-        "help@example.org": "info@example.org",
+        "help@example.org": "info+help@example.org",
+        "list@example.org": "anna+list@example.org",
         "team@example.org": [ANNA, BEN],
         "gone@example.org": "ann@example.net",
         "postmaster@example.org": ANNA,
@@ -39,7 +40,9 @@ def test_a_quota_bounds_bytes_and_messages(lines: dict[str, dict[str, str]]) -> 
 def test_an_alias_of_one_account_has_its_quota_and_no_password(lines: dict[str, dict[str, str]]) -> None:
     quota = "userdb_quota_storage_size=8388608B userdb_quota_message_count=1024"
     aliases = lines[dovecot.ALIASES]
-    assert {aliases[f"{name}@example.org"] for name in ("info", "help")} == {f"::::::userdb_user={ANNA} {quota}"}
+    assert {aliases[f"{name}@example.org"] for name in ("info", "help", "list")} == {
+        f"::::::userdb_user={ANNA} {quota}"
+    }
 
 
 def test_an_alias_of_several_or_of_somebody_elsewhere_is_not_looked_up(lines: dict[str, dict[str, str]]) -> None:
