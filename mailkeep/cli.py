@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from getpass import getuser
@@ -538,9 +538,8 @@ def add_account(
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.add(directory / inventory.SETTINGS, address, passwords.hash_password(password), person, quota)
-    with _seen(name, address) if generate else nullcontext():
-        out.print(f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work.", markup=False)
-        _show_once(password, generate)
+    done = f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work."
+    _show_once(name, address, done, password if generate else "")
 
 
 @account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
@@ -549,9 +548,8 @@ def change_password(name: Name, address: Address, generate: Generate = False, ch
     directory, declared = _open(name)
     password = _new_password(declared, address, generate, check_breaches)
     accounts.set_password(directory / inventory.SETTINGS, address, passwords.hash_password(password))
-    with _seen(name, address) if generate else nullcontext():
-        out.print(f"{address} has a new password. `mailkeep deploy {name}` makes it count.", markup=False)
-        _show_once(password, generate)
+    done = f"{address} has a new password. `mailkeep deploy {name}` makes it count."
+    _show_once(name, address, done, password if generate else "")
 
 
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
@@ -594,10 +592,13 @@ def _new_password(declared: Settings, address: str, generate: bool, check_breach
     return password
 
 
-def _show_once(password: str, generated: bool) -> None:
-    """Once the account has it: a passphrase that opens nothing would only confuse."""
-    if generated:
-        out.print(f"Its passphrase, shown once and kept nowhere:\n  {password}", markup=False)
+def _show_once(name: str, address: str, done: str, passphrase: str) -> None:
+    """What was done, and the `passphrase` if one was made: one that opens nothing would only confuse."""
+    if not passphrase:
+        out.print(done, markup=False)
+        return
+    with _seen(name, address):
+        out.print(f"{done}\nIts passphrase, shown once and kept nowhere:\n  {passphrase}", markup=False)
 
 
 @contextmanager
