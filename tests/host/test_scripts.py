@@ -9,7 +9,7 @@ import pytest
 
 from mailkeep.host import operations
 from mailkeep.host.snapshot import PathState, Snapshot
-from mailkeep.part import Check, Directory, File, Part, Unit
+from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 
 SECRET = b"correct horse battery staple\n"
 PART = Part(
@@ -87,3 +87,11 @@ def test_files_to_remove_are_removed_from_the_view_alone_while_checks_run() -> N
     there = Snapshot(paths={"/opt/demo/default.conf": PathState("regular file", "root", "root", 0o644)})
     script = operations.check_script((part,), there)
     assert script.index("lay_over opt") < script.index("rm -rf -- /opt/demo/default.conf") < script.index("'demo -t'")
+
+
+def test_a_unit_whose_file_goes_is_stopped_while_systemd_still_knows_it() -> None:
+    file = f"{SYSTEMD}/demo.timer"
+    there = Snapshot(paths={file: PathState("regular file", "root", "root", 0o644)})
+    script = operations.commit_script((Part("demo", absent=(file,)),), there, [])
+    order = [script.index(step) for step in ("disable --now -- demo.timer", "reset-failed", f"rm -rf -- {file}")]
+    assert order == sorted(order)

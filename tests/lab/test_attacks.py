@@ -76,6 +76,15 @@ class Target:
     def address(self, version: int) -> str:
         return str(self.server.ip if version == 4 else self.server.ip6)
 
+    def from_one_network(self, *talks: list[str]) -> str:
+        """The answer to the last of these, each from another address of one IPv6 /64."""
+        answer = ""
+        for number, commands in enumerate(talks):
+            source = self.attacker.ip6 + ((number + 1) << 48)
+            self.attacker.run(f"ip -6 addr replace {source}/64 dev eth0 nodad")
+            answer = run_on(self.attacker, talk, self.address(6), SMTP, commands, source=source)
+        return answer
+
     @property
     def anna(self) -> tuple[str, str]:
         """Her login, which an attacker has learned."""
@@ -475,6 +484,12 @@ def floods() -> Iterator[Attack]:
         NO_LIMITS,
     )
     yield Attack(
+        "two addresses of one /64 send to more than 300 recipients a minute",
+        lambda at: at.from_one_network([mail, *[recipient] * 75, "RSET"] * 4, [mail, recipient]),
+        "450 4.7.1 .*too many recipients",
+        main_cf("smtpd_client_ipv6_prefix_length=84"),
+    )
+    yield Attack(
         "one address logs in more than 20 times a minute",
         lambda at: run_on(at.attacker, log_in, at.ip, SUBMISSIONS, *at.anna, times=21, source=next(at.sources)),
         "450 4.7.1 .*too many AUTH",
@@ -538,8 +553,13 @@ def from_within() -> Iterator[Attack]:
             "dropped: .*timed out",
             NO_FIREWALL,
         )
+    unused = {"lmtp": "lmtp", "indexer": "indexer", "imap-urlauth-login": "imap-urlauth", "dns-client": "dns-client"}
     sockets = {
-        "/run/dovecot/lmtp": dovecot("service lmtp {\n  unix_listener lmtp {\n    mode = 0666\n  }\n}"),
+        f"/run/dovecot/{socket}": dovecot(
+            f"service {service} {{\n  unix_listener {socket} {{\n    mode = 0666\n  }}\n}}"
+        )
+        for service, socket in unused.items()
+    } | {
         "/run/opendkim/opendkim.sock": "chmod o+x /run/opendkim; chmod o+w /run/opendkim/opendkim.sock",
         "/var/spool/postfix/private/auth": "chmod o+x /var/spool/postfix/private\n"
         + dovecot("service auth {\n  unix_listener /var/spool/postfix/private/auth {\n    mode = 0666\n  }\n}"),
