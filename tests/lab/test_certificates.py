@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ from mailkeep.parts import certificates
 
 HOST, OTHER = "mail.example.test", "mta-sts.example.test"
 STATE = f"{certificates.STATE}/state.json"
+LIMITED = 14001  # where the authority that issues no more listens
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,21 @@ def test_when_the_authority_is_down_the_operator_hears_of_it_after_a_day(world: 
 def test_when_the_authority_refuses(world: World) -> None:
     world.authority(refuses=HOST)
     fails(world, "rejectedIdentifier")
+
+
+def test_when_it_issues_no_more_for_the_time_being(world: World) -> None:
+    world.authority()
+    internet, server, script = world.internet, world.site.server, "/opt/outside/limited_authority.py"
+    internet.write(script, Path(__file__).with_name("limited_authority.py").read_text())
+    internet.run(f"systemd-run --quiet --collect --unit=limited python3 {script} {LIMITED} /opt/outside")
+    poll(lambda: internet.run(f"ss -Hltn 'sport = :{LIMITED}'").stdout, 10, "it does not listen")
+    config = server.run(f"cat {certificates.CONFIG}").stdout
+    server.write(certificates.CONFIG, config.replace(DIRECTORY, f"https://acme.outside.test:{LIMITED}/dir"))
+    try:
+        fails(world, r"rateLimited :: too many certificates \(5\) already issued")
+    finally:
+        server.write(certificates.CONFIG, config)
+        internet.run("systemctl stop limited")
 
 
 def test_when_the_name_leads_elsewhere(world: World) -> None:
