@@ -54,16 +54,24 @@ def _prove(jails: Mapping[str, list[int] | None], turn: int, own: list[str]) -> 
 
 
 def _running(jails: set[str]) -> None:
-    """Waits for fail2ban to have its jails. systemd calls it started before it does."""
+    """Waits for fail2ban to have its jails, unless it is stopped. systemd calls it started before it has them."""
     deadline = time.monotonic() + START
     while time.monotonic() < deadline:
         try:
             listed = run("fail2ban-client", "status").partition("Jail list:")[2].replace(",", " ").split()
         except (OSError, RuntimeError, subprocess.TimeoutExpired):
+            if _stopped():
+                return
             listed = []
         if jails <= set(listed):
             return
         time.sleep(0.5)
+
+
+def _stopped() -> bool:
+    """Whether fail2ban does not run, and systemd has no job to start it: a restart stops it first."""
+    shown = set(run("systemctl", "show", "--property=ActiveState,Job", "fail2ban").split())
+    return shown in ({"ActiveState=inactive", "Job="}, {"ActiveState=failed", "Job="})
 
 
 def _turn() -> int:

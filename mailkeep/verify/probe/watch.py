@@ -4,9 +4,11 @@ import json
 import smtplib
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .account import run
 from .given import Given
 
 LOOKED = Path("/run/mailkeep-watch/looked.json")
@@ -16,23 +18,34 @@ STRANGER = "stranger@example.com"
 
 
 def looked() -> dict[str, Any]:
-    """By sensor: how many seconds ago it looked, with which error, and what it found amiss."""
-    found = _soon(LOOKED)
-    return {name: {**one, "ago": time.time() - one["at"]} for name, one in found.items()}
+    """By sensor: how many seconds ago it looked, with which error, and what it found amiss. A sensor that found
+    something looks again before: a deploy may just have mended it."""
+    begun = time.time()
+    _wait(LOOKED.exists)
+    _wait(lambda: all(not one["troubles"] or one["at"] > begun for one in _read(LOOKED).values()))
+    return {name: {**one, "ago": time.time() - one["at"]} for name, one in _read(LOOKED).items()}
 
 
 def proof() -> dict[str, Any]:
-    """How many seconds ago each jail was last proven, and what was wrong."""
-    found = _soon(PROOF)
-    return {"ago": time.time() - PROOF.stat().st_mtime, "faults": found["faults"]}
+    """How many seconds ago each jail was last proven, and what was wrong. What was is tried again before."""
+    begun = time.time()
+    _wait(PROOF.exists)
+    if _read(PROOF)["faults"]:
+        run("systemctl", "start", "--no-block", "mailkeep-jails")
+        _wait(lambda: PROOF.stat().st_mtime > begun)
+    return {"ago": time.time() - PROOF.stat().st_mtime, "faults": _read(PROOF)["faults"]}
 
 
-def _soon(file: Path) -> dict[str, Any]:
-    deadline = time.monotonic() + START
-    while not file.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+def _read(file: Path) -> dict[str, Any]:
     written: dict[str, Any] = json.loads(file.read_text())
     return written
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    """For at most START seconds."""
+    deadline = time.monotonic() + START
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 class Local(smtplib.SMTP):
