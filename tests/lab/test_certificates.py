@@ -87,15 +87,17 @@ class World:
     def reloads(self) -> list[int]:
         """How often Postfix and Dovecot have reloaded."""
         journal = "journalctl --output=cat --unit"
-        counts = f"{journal} postfix | grep -c '^Reloaded'; {journal} dovecot | grep -c '^Reloaded'"
+        counts = f"journalctl --sync; {journal} postfix | grep -c '^Reloaded'; {journal} dovecot | grep -c '^Reloaded'"
         return [int(line) for line in self.site.server.run(counts, check=False).stdout.split()]
 
     def asked(self) -> int:
         """How many requests the authority has had."""
-        return int(self.internet.run("journalctl --unit=authority --output=cat | grep -c ' /'", check=False).stdout)
+        asked = "journalctl --sync; journalctl --unit=authority --output=cat | grep -c ' /'"
+        return int(self.internet.run(asked, check=False).stdout)
 
     def said(self) -> str:
-        return self.site.server.run("journalctl --unit=mailkeep-certificate --output=cat --lines=12").stdout
+        last = "journalctl --sync; journalctl --unit=mailkeep-certificate --output=cat --lines=12"
+        return self.site.server.run(last).stdout
 
     def troubles(self) -> str:
         told: dict[str, str] = json.loads(self.site.server.run(f"cat {certificates.TROUBLES}").stdout)["troubles"]

@@ -172,7 +172,7 @@ def test_programs_on_the_server_have_a_limit_too_and_what_is_over_it_waits(guard
     poll(
         lambda: guarded.server.run("find /var/spool/postfix/maildrop -type f | wc -l").stdout.strip() == "2", 15, "no 2"
     )
-    said = guarded.server.run("journalctl -u postfix -o cat -g 'maildrop|milter-reject'").stdout
+    said = guarded.server.run("journalctl --sync; journalctl -u postfix -o cat -g 'maildrop|milter-reject'").stdout
     assert "4.7.1" in said
     guarded.server.run("find /var/spool/postfix/maildrop -type f -delete")
 

@@ -81,7 +81,7 @@ class Fortress:
 
     def noticed(self) -> set[str]:
         """The addresses of which fail2ban has seen a failure."""
-        said = self.server.run("journalctl -u fail2ban -o cat -g ' Found '").stdout
+        said = self.server.run("journalctl -u fail2ban -o cat -g ' Found '", check=False).stdout
         return set(re.findall(r" Found (\S+)", said))
 
     def _set(self, name: str) -> list[str]:
@@ -132,19 +132,20 @@ def test_who_fails_too_often_is_no_longer_spoken_to(
 @pytest.mark.parametrize(("door", "version"), CASES)
 def test_the_jails_that_see_it_ban_the_address_in_the_firewall(fortress: Fortress, door: str, version: int) -> None:
     source = fortress.source(version, door)
-    assert {jail for jail in JAILS if source in fortress.banned(jail)} == SEEN_BY[door]
+    poll(lambda: {one for one in JAILS if source in fortress.banned(one)} == SEEN_BY[door], PATIENCE, "not these")
 
 
 @pytest.mark.usefixtures("outcome")
 def test_who_fails_once_less_is_not_banned(fortress: Fortress) -> None:
     patient = {fortress.source(version, door, patient=True) for door, version in CASES}
-    assert patient <= fortress.noticed()
+    poll(lambda: patient <= fortress.noticed(), PATIENCE, "not noticed")
     assert not patient & fortress.banned_anywhere()
 
 
 @pytest.mark.usefixtures("outcome")
 def test_the_administrators_network_is_never_banned(fortress: Fortress, lab: Lab) -> None:
-    assert fortress.server.run(f"journalctl -u fail2ban -g 'Ignore {lab.address(1)} by ip'").stdout
+    ignored = f"journalctl -u fail2ban -g 'Ignore {lab.address(1)} by ip'"
+    poll(lambda: fortress.server.run(ignored, check=False).stdout, PATIENCE, "not noticed")
     assert str(lab.address(1)) not in fortress.banned_anywhere()
 
 
@@ -197,6 +198,7 @@ def test_in_a_flood_of_other_lines_the_jail_sees_each_failure(fortress: Fortress
     fortress.server.run(f"mv {_JOURNAL} /root/; systemctl restart systemd-journald; {flood}")
     fortress.guess(unseen)
     fortress.server.run(f"mv /root/mailkeep.conf {_JOURNAL}; systemctl restart systemd-journald")
+    fortress.server.run("journalctl --sync")
     logged = {source: f"journalctl -u dovecot -o cat -g '{source},sasl:.*mismatch'" for source in (guesser, unseen)}
     assert len(fortress.server.run(logged[guesser]).stdout.splitlines()) == MAXRETRY
     assert fortress.server.run(logged[unseen], check=False).stdout == ""

@@ -486,7 +486,8 @@ def effective(on: Site) -> list[str]:
     said = on.server.run(
         "nft list chain inet mailkeep input | grep -o 8443; fail2ban-client get sshd ignoreip | tr -d '`|-'; "
         "doveconf -n | grep autoexpunge; "
-        "journalctl --output=cat --unit=systemd-journald --grep='^System' | tail -n 1 | grep -o ' max [^,]*'"
+        "journalctl --sync; journalctl --output=cat --unit=systemd-journald --grep='^System' | tail -n 1 "
+        "| grep -o ' max [^,]*'"
     )
     return sorted([*said.stdout.splitlines(), f"SIZE {offered_size(on)}"])
 
@@ -562,7 +563,8 @@ def test_a_user_with_sudo_does(settled: Site) -> None:
         assert len(succeeded(settled.deploy()).changed) == 1
         assert str(123 * 1024) in settled.server.run(f"doveadm quota get -u {ANNA}").stdout.split()
         assert succeeded(settled.deploy()).changed == []
-        who = settled.server.run("journalctl --quiet --output=cat --unit=ssh.service --grep='^Accepted'").stdout
+        logins = "journalctl --sync; journalctl --quiet --output=cat --unit=ssh.service --grep='^Accepted'"
+        who = settled.server.run(logins).stdout
         assert "for deployer" in who.splitlines()[-1]
     finally:
         inventory.write_text(as_root)

@@ -237,7 +237,7 @@ def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
     (site.inventory / "inventory.py").write_text(f"hosts = [({site.server.name!r}, {data!r})]")
 
     assert run(site.inventory) == 0
-    assert "sudo" in site.server.run("journalctl -t sudo -o cat --grep deployer").stdout
+    assert "sudo" in site.server.run("journalctl --sync; journalctl -t sudo -o cat --grep deployer").stdout
 
     site.server.run("echo 'deployer ALL=(ALL) ALL' >/etc/sudoers.d/deployer; echo deployer:open-sesame | chpasswd")
     data |= {"_sudo_password": "open-sesame"}

@@ -4,6 +4,7 @@ else is hung up on; and when it is switched off, nothing of it is left."""
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -176,8 +177,8 @@ def test_an_independent_client_takes_the_policy_and_postfix_delivers_by_it(
     said = sender("by the policy")
     assert "Verified TLS connection established to mail.example.test" in said
     assert "status=sent" in said
-    inbox = mails(str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA])
-    assert any(b"Subject: by the policy" in mail for mail in inbox)
+    inbox = partial(mails, str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA])
+    poll(lambda: any(b"Subject: by the policy" in mail for mail in inbox()), 10, "it is not in the mailbox")
 
     # That it is the policy which they go by: with another server in it, none of ours will do.
     policy = f"{web_part.PAGES}/mta-sts.example.test"
