@@ -150,7 +150,8 @@ class Internet(Container):
 
     def messages(self) -> list[Received]:
         """What arrived since the start, or since `forget`; oldest first."""
-        return [_received(json.loads(line)) for line in self.run("cat /opt/outside/messages").stdout.splitlines()]
+        lines = self.run("cat /opt/outside/messages").stdout.splitlines(keepends=True)
+        return [_received(json.loads(line)) for line in lines if line.endswith("\n")]  # the last may be half written
 
     def forget(self) -> None:
         """Start anew with no messages."""

