@@ -21,6 +21,7 @@ PROOF = config.STATE / "jails.json"
 LOCK = Path("/run/mailkeep-jails.lock")
 """Of who has canaries banned: `mailkeep verify` does so too."""
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+BUSY = 30.0  # seconds until fail2ban answers, which reads a flood of lines meanwhile
 START = 60.0  # seconds that fail2ban may take to start
 WAIT = 10.0  # seconds until a ban must have reached the firewall
 
@@ -58,7 +59,7 @@ def _running(jails: set[str]) -> None:
     deadline = time.monotonic() + START
     while time.monotonic() < deadline:
         try:
-            listed = run("fail2ban-client", "status").partition("Jail list:")[2].replace(",", " ").split()
+            listed = run("fail2ban-client", "status", timeout=BUSY).partition("Jail list:")[2].replace(",", " ").split()
         except (OSError, RuntimeError, subprocess.TimeoutExpired):
             if _stopped():
                 return
@@ -99,7 +100,7 @@ def canaries(turn: int, own: list[str]) -> tuple[str, str]:
 def faults(jail: str, ports: list[int] | None, addresses: tuple[str, ...]) -> Iterator[str]:
     """What is wrong with a jail, found by banning these addresses in it."""
     try:
-        run("fail2ban-client", "set", jail, "banip", *addresses)
+        run("fail2ban-client", "set", jail, "banip", *addresses, timeout=BUSY)
         try:
             sets = _wait(addresses, present=True)
             if len(sets) < len(addresses):
@@ -107,7 +108,7 @@ def faults(jail: str, ports: list[int] | None, addresses: tuple[str, ...]) -> It
             listed = ruleset.listed(run("nft", "-j", "-t", "list", "ruleset"))
             yield from ruleset.faults(jail, sets, None if ports is None else set(ports), listed.rules, listed.chains)
         finally:
-            run("fail2ban-client", "set", jail, "unbanip", *addresses)
+            run("fail2ban-client", "set", jail, "unbanip", *addresses, timeout=BUSY)
         if left := _wait(addresses, present=False):
             yield f"jail {jail}: unbanned, and still in {' and '.join(left)}"
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:

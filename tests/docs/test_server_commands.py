@@ -106,6 +106,7 @@ class World:
     def live(self) -> None:
         """Mail comes and goes, some waits in the queue; somebody is banned; Anna is logged in."""
         self.server.run("postsuper -d ALL")
+        self.internet.forget()
         hello = EmailMessage()
         hello["From"], hello["To"], hello["Subject"] = FRIEND, ANNA, "from a friend"
         reply = self.internet.send(FRIEND, ANNA, self.server.ip, hello)
@@ -120,9 +121,9 @@ class World:
         self.session = self.login(ANNA, self.desk.passphrases[ANNA])
 
     def queue(self) -> set[tuple[str, str]]:
-        """Whose mail is in which queue."""
+        """Whose mail is in which queue; the watch may be telling of something meanwhile."""
         listed = map(json.loads, self.server.run("postqueue -j").stdout.splitlines())
-        return {(mail["sender"], mail["queue_name"]) for mail in listed}
+        return {(one["sender"], one["queue_name"]) for one in listed if one["sender"] != "postmaster@mail.example.org"}
 
 
 # --- what must be so after a command (which contains this text), in a document ("" in all)

@@ -32,6 +32,8 @@ systemctl show --property=Id,ActiveState,StateChangeTimestampMonotonic,Invocatio
   grep -v -e session -e user@ -e ssh"""
 DRIFT = """
 set -e
+# Who writes down, and tells, what is amiss: nothing but the plan shall touch the server.
+systemctl stop mailkeep-watch mailkeep-jails.timer mailkeep-jails
 sed -i 's/^smtpd_banner = .*/smtpd_banner = drifted/' /etc/postfix/main.cf
 chmod 640 /etc/postfix/master.cf
 rm /etc/mailname

@@ -417,6 +417,12 @@ def test_a_unit_that_does_not_start_shows_its_journal_and_is_started_by_the_next
 KILLS = random.Random(20260721)  # noqa: S311 - a seed makes the points the same in every run
 
 
+KILL_SESSION = """
+for connection in $(pgrep -x sshd-session); do
+  [ $connection = $PPID ] || for shell in $(pgrep -P $connection -x sh); do pkill -KILL -s $shell && echo killed; done
+done; true"""
+
+
 class Run:
     """A deploy at work in a process group of its own."""
 
@@ -439,11 +445,8 @@ class Run:
         self.process.wait()
 
     def kill_there(self) -> None:
-        """All processes of its SSH session at once."""
-        self.on.server.run(
-            "for connection in $(pgrep -x sshd-session); do [ $connection = $PPID ] || "
-            "for shell in $(pgrep -P $connection -x sh); do pkill -KILL -s $shell; done; done; true"
-        )
+        """All processes of its SSH session at once, as soon as there are some: it may be between two commands."""
+        poll(lambda: self.on.server.run(KILL_SESSION).stdout or self.ended_within(0), 30, "nothing is at work there")
         self.process.wait(60)
 
     def kill_machine(self) -> None:
@@ -484,6 +487,7 @@ OTHERWISE: dict[str, Any] = {
 def effective(on: Site) -> list[str]:
     """What the running services go by, as they say themselves."""
     said = on.server.run(
+        "for n in $(seq 100); do fail2ban-client get sshd ignoreip > /dev/null 2>&1 && break; sleep 0.2; done; "
         "nft list chain inet mailkeep input | grep -o 8443; fail2ban-client get sshd ignoreip | tr -d '`|-'; "
         "doveconf -n | grep autoexpunge; "
         "journalctl --sync; journalctl --output=cat --unit=systemd-journald --grep='^System' | tail -n 1 "

@@ -103,25 +103,25 @@ def test_what_was_counted_by_a_clock_that_was_ahead_counts_now_and_no_longer_tha
 def test_who_is_frozen_on_one_is_on_the_other_and_thawed_too(pair: Pair) -> None:
     one, two = pair.servers
     one.run(f"mailkeepctl freeze {address('dora')} --why 'sends spam'")
-    poll(lambda: frozen("dora", two), 5, "not frozen on the other server")
+    poll(lambda: frozen("dora", two), 20, "not frozen on the other server")
     assert "sends spam" in two.run(f"cat {FROZEN}").stdout
     two.run(f"mailkeepctl thaw {address('dora')}")
-    poll(lambda: not frozen("dora", one), 5, "still frozen on the first server")
+    poll(lambda: not frozen("dora", one), 20, "still frozen on the first server")
 
 
 def test_a_store_that_has_lost_all_thaws_nobody_and_hears_it_again(pair: Pair) -> None:
     one, two = pair.servers
     one.run(f"mailkeepctl freeze {address('dora')}")
-    poll(lambda: frozen("dora", two), 5, "not frozen on the other server")
+    poll(lambda: frozen("dora", two), 20, "not frozen on the other server")
     pair.valkey("FLUSHALL")
-    poll(lambda: address("dora") in pair.valkey("HKEYS mailkeep:frozen"), 5, "the store does not hear of it again")
+    poll(lambda: address("dora") in pair.valkey("HKEYS mailkeep:frozen"), 20, "the store does not hear of it again")
     one.run(f"mailkeepctl freeze {address('fritz')}")  # a later change has reached both, and dora stays
-    poll(lambda: frozen("fritz", two), 5, "not frozen on the other server")
+    poll(lambda: frozen("fritz", two), 20, "not frozen on the other server")
     assert frozen("dora", one)
     assert frozen("dora", two)
     for name in ("dora", "fritz"):
         two.run(f"mailkeepctl thaw {address(name)}")
-    poll(lambda: not any(frozen(name, one) for name in ("dora", "fritz")), 5, "still frozen on the first server")
+    poll(lambda: not any(frozen(name, one) for name in ("dora", "fritz")), 20, "still frozen on the first server")
 
 
 def test_without_the_store_each_counts_for_itself_and_the_operator_is_told(pair: Pair) -> None:

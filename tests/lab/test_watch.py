@@ -133,7 +133,8 @@ BREAK = """
 set -eu
 # First: a letter of what follows must not be deferred as well.
 postconf -e 'defer_transports = smtp' && postfix reload 2>/dev/null
-for message in $(seq 21); do sendmail -f root@mail.example.test nobody@outside.test </dev/null; done
+for message in $(seq 25); do sendmail -f root@mail.example.test nobody@outside.test </dev/null; done
+until [ $(postqueue -j | grep -c '"deferred"') = 25 ]; do sleep 0.1; done
 postconf -X defer_transports && postfix reload 2>/dev/null
 systemctl stop opendkim dovecot
 systemctl disable --quiet --now logrotate.timer
@@ -157,7 +158,7 @@ TOLD = {
     "opendkim": ("opendkim.service is down", "opendkim.service runs again"),
     "dovecot": ("dovecot.service is down", "dovecot.service runs again"),
     "timer": ("logrotate.timer is down", "logrotate.timer runs again"),
-    "jail": ("The jail dovecot is dead: nft has no rule", "The jail dovecot works again"),
+    "jail": ("The jail dovecot is dead: nft has no", "The jail dovecot works again"),
     "disk": ("The disk of /var/vmail is full to", "The disk of /var/vmail has room again"),
     "certificate": ("The certificate ends in", "The certificate was renewed"),
     "queue": ("The mail queue grows", "The mail queue is short again"),
@@ -184,7 +185,7 @@ def test_fail2ban_itself_finds_nothing_wrong_with_the_dead_jail(broken: Operator
 def test_it_is_told_once_and_in_few_letters(broken: Operator) -> None:
     for told, _ in TOLD.values():
         assert sum(text.count(told) for _, text in broken.posts()) == 1
-    assert len(broken.posts()) <= 6
+    assert len(broken.posts()) <= len(TOLD)
 
 
 def test_mail_of_it_goes_out_unsigned_rather_than_not_at_all(broken: Operator) -> None:
@@ -297,6 +298,7 @@ def test_a_guard_that_is_killed_or_stopped_is_told(repaired: Operator) -> None:
     assert repaired.heard("mailkeep-guard.service had ended, and systemd started it again", "webhook") < SOON
     repaired.begin()
     repaired.server.run("systemctl stop mailkeep-guard.socket mailkeep-guard")
+    repaired.happened()
     assert repaired.heard("mailkeep-guard.service is down", "webhook") < SOON
     repaired.server.run("systemctl start mailkeep-guard.socket mailkeep-guard")
 
@@ -358,6 +360,7 @@ def test_each_way_is_told_to_be_dead_by_the_other(repaired: Operator) -> None:
     server.run("systemctl start opendkim")
     repaired.begin()
     server.run("systemctl stop postfix")
+    repaired.happened()
     try:
         assert repaired.heard("postfix.service is down", "webhook") < SOON
         repaired.heard("Alerts do not get out by mail", "webhook", 30)

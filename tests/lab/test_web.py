@@ -283,7 +283,8 @@ def test_a_crowd_that_stays_and_says_nothing_does_not_keep_others_out(serving: S
 
 def weaknesses(site: Site) -> set[str]:
     """What whoever took over the process that talks to clients could do, seen from where it is."""
-    [pid] = site.server.run("pgrep --full '^nginx: worker process$'").stdout.split()
+    worker = "pgrep --full '^nginx: worker process$'"
+    [pid] = poll(lambda: site.server.run(worker, check=False).stdout.split(), 10, "nginx has no worker")
     status = dict(line.split(":\t", 1) for line in site.server.run(f"cat /proc/{pid}/status").stdout.splitlines())
     as_it = f"nsenter --target {pid} --mount setpriv --reuid {status['Uid'].split()[0]} --clear-groups"
 
@@ -385,11 +386,10 @@ def test_a_new_certificate_and_less_to_serve_are_a_reload(serving: Site, interne
     bring_certificate(serving, internet, directory)
     declare(serving, web={"autoconfig": False})
     succeeded(serving.deploy())
-    shown = internet.run(
-        f"openssl s_client -connect {serving.server.ip}:443 -servername mta-sts.example.test < /dev/null 2>/dev/null"
-        " | openssl x509"
-    ).stdout
-    assert shown == (directory / "web.pem").read_text()
+    brought = (directory / "web.pem").read_text()
+    hello = f"openssl s_client -connect {serving.server.ip}:443 -servername mta-sts.example.test < /dev/null"
+    shown = f"{hello} 2> /dev/null | openssl x509"
+    poll(lambda: internet.run(shown, check=False).stdout == brought, 10, "another certificate is shown")
     assert poll(lambda: not https(str(serving.server.ip), config.name, get(config)), 5, "it is still served")
     assert served(serving, page(serving, "mta-sts"))
     assert process(serving) == before

@@ -43,7 +43,7 @@ def test_nobody_else_can_open_the_lock_and_so_hold_up_the_proof(
     monkeypatch.setattr(jails, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(jails, "PROOF", tmp_path / "jails.json")
     monkeypatch.setattr(jails.config, "load", lambda: replace(config, jails={}))
-    monkeypatch.setattr(jails, "run", lambda *_: "")
+    monkeypatch.setattr(jails, "run", lambda *_, **__: "")
     if there:
         jails.LOCK.touch(0o644)
     before = os.umask(0o022)

@@ -23,7 +23,7 @@ def _fault(unit: Unit, shown: dict[str, str]) -> str:
     a container, says that it is not meant to run."""
     tried = shown.get("ConditionTimestampMonotonic", "0") != "0"
     not_meant = tried and shown.get("ConditionResult") == "no"
-    running, enabled = shown.get("ActiveState") == "active", shown.get("UnitFileState") in ENABLED
+    running, enabled = shown.get("ActiveState") in ("active", "reloading"), shown.get("UnitFileState") in ENABLED
     if (running == unit.running or not_meant) and enabled == unit.enabled:
         return ""
     return f"{shown.get('ActiveState', 'unknown')}, {shown.get('UnitFileState') or shown.get('LoadState', 'unknown')}"

@@ -13,7 +13,7 @@ def test_the_watch_looks_at_everything(seen: Seen, deploy: str) -> None:
     hold(
         (
             f"{name}: {one['error'] or 'no look for {:.0f} seconds'.format(one['ago'])}"
-            for name, one in seen["watch"].items()
+            for name, one in seen["watch"]["looked"].items()
             if one["error"] or one["ago"] > LATE
         ),
         expected="every sensor to look",
@@ -24,7 +24,7 @@ def test_the_watch_looks_at_everything(seen: Seen, deploy: str) -> None:
 def test_the_watch_finds_nothing_amiss(seen: Seen) -> None:
     """The watch finds nothing amiss."""
     doubt(
-        (trouble for one in seen["watch"].values() for trouble in one["troubles"]),
+        (trouble for one in seen["watch"]["looked"].values() for trouble in one["troubles"]),
         expected="no trouble",
         remedy="You were told of it. `journalctl -u mailkeep-watch` has all alerts.",
     )
@@ -32,7 +32,7 @@ def test_the_watch_finds_nothing_amiss(seen: Seen) -> None:
 
 def test_jails_are_proven_by_themselves(seen: Seen, deploy: str) -> None:
     """Every fail2ban jail is proven to ban, every half hour."""
-    saw = seen["proof"]
+    saw = seen["watch"]["proof"]
     hold(
         [
             *([f"last done {saw['ago'] / 60:.0f} minutes ago"] if saw["ago"] > UNPROVEN else []),

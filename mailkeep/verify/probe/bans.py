@@ -1,8 +1,8 @@
 """Whether each fail2ban jail sees a guess, and whether its ban reaches the firewall.
 
 A jail can look healthy, list who it has banned, and have no firewall rule: so a canary is banned and looked for in
-nft. Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), new ones each time, lest the recidive
-jail meets an old friend.
+nft. Canaries are addresses that nobody has (RFC 2544, RFC 3849), of so large networks that the recidive jail, which
+remembers who was banned for a day, meets none three times; and others than those of the server's own proof.
 """
 
 import fcntl
@@ -18,19 +18,17 @@ from .account import lock_file, run
 from .given import Given, newcomer
 from .stranger import NAME
 
-NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+NETWORK, NETWORK6 = ipaddress.IPv4Network("198.18.0.0/15"), ipaddress.IPv6Network("2001:db8:fa11::/64")
 LOCK = Path("/run/mailkeep-jails.lock")  # that of guard.watch.jails
+STOPPED = ("ActiveState=inactive", "ActiveState=failed")
 WAIT = 10.0  # seconds until what is in the journal must have reached fail2ban, or a ban the firewall
 
 
-def canaries(here: list[str], number: int) -> list[list[str]]:
-    """So many times an IPv4 and an IPv6 address outside the networks of `here`, none twice: whose ban it is, is told by
-    the address."""
-    near = [ipaddress.ip_network(f"{address}/24", strict=False) for address in here if ":" not in address]
-    networks = [network for network in map(ipaddress.IPv4Network, NETWORKS) if network not in near]
-    v4 = random.sample([address for network in networks for address in network.hosts()], number)
-    v6 = [ipaddress.IPv6Address("2001:db8:fa11::") + random.getrandbits(64) for _ in range(number)]
-    return [[str(one), str(other)] for one, other in zip(v4, v6, strict=True)]
+def canaries(number: int) -> list[list[str]]:
+    """So many times an IPv4 and an IPv6 address, none twice: whose ban it is, is told by the address."""
+    hosts = random.sample(range(1, NETWORK.num_addresses - 1), number)
+    v6 = [NETWORK6[random.getrandbits(64)] for _ in hosts]
+    return [[str(NETWORK[one]), str(other)] for one, other in zip(hosts, v6, strict=True)]
 
 
 def jails(given: Given) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def jails(given: Given) -> dict[str, Any]:
 
 def _jails(given: Given) -> dict[str, Any]:
     listed = sorted(_running(given.jails))
-    banned = dict(zip(listed, canaries([given.address], len(listed)), strict=True))
+    banned = dict(zip(listed, canaries(len(listed)), strict=True))
     try:
         seen = {jail: _ban(jail, addresses) for jail, addresses in banned.items()}
         rules = [item["rule"] for item in _nft("-t", "list", "ruleset") if "rule" in item]
@@ -55,10 +53,15 @@ def _jails(given: Given) -> dict[str, Any]:
 
 
 def _running(wanted: list[str]) -> list[str]:
-    """The jails that run. systemd calls fail2ban started before they do."""
+    """The jails that run. systemd calls fail2ban started before they do, and before it can be asked."""
     deadline = time.monotonic() + WAIT
     while True:
-        listed = run("fail2ban-client", "status").partition("Jail list:")[2].replace(",", " ").split()
+        try:
+            listed = run("fail2ban-client", "status").partition("Jail list:")[2].replace(",", " ").split()
+        except RuntimeError:
+            if run("systemctl", "show", "--property=ActiveState", "fail2ban").strip() in STOPPED:
+                raise
+            listed = []
         if set(wanted) <= set(listed) or time.monotonic() > deadline:
             return listed
         time.sleep(0.2)
@@ -85,7 +88,15 @@ def _nft(*command: str) -> list[dict[str, Any]]:
 
 
 def guess_at_ssh(given: Given) -> str:
-    """One attempt to log in with nothing. Returns what sshd says, which names the ways that it offers."""
+    """One attempt to log in with nothing. Returns what sshd says, which names the ways that it offers. When many are at
+    its door, it hangs up on some before it has said anything (MaxStartups): then another attempt."""
+    for _ in range(10):
+        if "kex_exchange_identification" not in (said := _guess_at_ssh(given)):
+            break
+    return said
+
+
+def _guess_at_ssh(given: Given) -> str:
     options = {
         "BatchMode": "yes",
         "BindAddress": newcomer(),

@@ -13,27 +13,38 @@ from .given import Given
 
 LOOKED = Path("/run/mailkeep-watch/looked.json")
 PROOF = Path("/var/lib/mailkeep-watch/jails.json")
-START = 20.0  # seconds that a watch, or a proof of the jails, that has just been started may take
+OLD = 5400.0  # seconds; jails are proven every half hour
+PROVING, LOOKING = 60.0, 20.0  # seconds that it may take, from a start at this moment
 STRANGER = "stranger@example.com"
 
 
-def looked() -> dict[str, Any]:
-    """By sensor: how many seconds ago it looked, with which error, and what it found amiss. A sensor that found
-    something looks again before: a deploy may just have mended it."""
-    begun = time.time()
-    _wait(LOOKED.exists)
-    _wait(lambda: all(not one["troubles"] or one["at"] > begun for one in _read(LOOKED).values()))
-    return {name: {**one, "ago": time.time() - one["at"]} for name, one in _read(LOOKED).items()}
+def watched() -> dict[str, Any]:
+    """What was amiss is looked at once more before it is told: a deploy may just have mended it. First by the proof of
+    the jails, which the watch reads."""
+    return {"proof": _proof(), "looked": _looked()}
 
 
-def proof() -> dict[str, Any]:
-    """How many seconds ago each jail was last proven, and what was wrong. What was is tried again before."""
+def _proof() -> dict[str, Any]:
+    """How many seconds ago each jail was last proven, and what was wrong."""
     begun = time.time()
-    _wait(PROOF.exists)
-    if _read(PROOF)["faults"]:
+    if not PROOF.exists() or begun - PROOF.stat().st_mtime > OLD or _read(PROOF)["faults"]:
         run("systemctl", "start", "--no-block", "mailkeep-jails")
-        _wait(lambda: PROOF.stat().st_mtime > begun)
+        _until(lambda: PROOF.exists() and PROOF.stat().st_mtime > begun, PROVING)
     return {"ago": time.time() - PROOF.stat().st_mtime, "faults": _read(PROOF)["faults"]}
+
+
+def _looked() -> dict[str, Any]:
+    """By sensor: how many seconds ago it looked, with which error, and what it found amiss."""
+    begun = time.time()
+    found: dict[str, Any] = {}
+
+    def is_new() -> bool:
+        nonlocal found
+        found = _read(LOOKED) if LOOKED.exists() else {}
+        return bool(found) and all(not one["troubles"] or one["at"] > begun for one in found.values())
+
+    _until(is_new, LOOKING)
+    return {name: {**one, "ago": time.time() - one["at"]} for name, one in found.items()}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -41,9 +52,9 @@ def _read(file: Path) -> dict[str, Any]:
     return written
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    """For at most START seconds."""
-    deadline = time.monotonic() + START
+def _until(condition: Callable[[], bool], seconds: float) -> None:
+    """Until it is so, but for at most so many seconds."""
+    deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.2)
 
