@@ -2,10 +2,12 @@
 
 import ast
 import ipaddress
+import json
 import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 from guard.watch import jails
 from mailkeep.verify import probe
-from mailkeep.verify.probe import account, bans, given, names
+from mailkeep.verify.probe import account, bans, given, names, watch
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
 LONG = "v=DKIM1; k=rsa; p=" + "A" * 400
@@ -75,6 +77,33 @@ def test_canaries_are_nobodys_and_others_than_those_of_the_servers_own_proof() -
         assert v4 in ipaddress.ip_network("198.18.0.0/15")  # RFC 2544: between test devices only
         assert not any(v4 in ipaddress.ip_network(network) for network in jails.NETWORKS)
         assert v6 in ipaddress.ip_network("2001:db8::/32")
+
+
+def test_a_watch_that_has_not_looked_at_all_sees_nothing_and_is_not_well(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watch, "LOOKED", tmp_path / "looked.json")
+    monkeypatch.setattr(watch, "PROOF", tmp_path / "jails.json")
+    monkeypatch.setattr(watch, "LOOKING", 0.0)
+    (tmp_path / "jails.json").write_text('{"faults": {}}')
+    with pytest.raises(FileNotFoundError):
+        watch.watched()
+
+
+def test_what_was_amiss_is_told_only_if_it_still_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looked, asked = tmp_path / "looked.json", []
+
+    def look(_seconds: float) -> None:
+        asked.append(1)
+        troubles = ["dovecot.service is down"] if len(asked) < 3 else []
+        looked.write_text(json.dumps({"unit": {"at": time.time() - 9, "error": "", "troubles": troubles}}))
+
+    monkeypatch.setattr(watch, "LOOKED", looked)
+    monkeypatch.setattr(watch, "PROOF", tmp_path / "jails.json")
+    (tmp_path / "jails.json").write_text('{"faults": {}}')
+    look(0)
+    monkeypatch.setattr(time, "sleep", look)
+    assert watch.watched()["looked"]["unit"]["troubles"] == []
 
 
 def test_verify_and_the_servers_own_proof_of_the_jails_take_turns() -> None:

@@ -36,15 +36,15 @@ def _proof() -> dict[str, Any]:
 def _looked() -> dict[str, Any]:
     """By sensor: how many seconds ago it looked, with which error, and what it found amiss."""
     begun = time.time()
-    found: dict[str, Any] = {}
-
-    def is_new() -> bool:
-        nonlocal found
-        found = _read(LOOKED) if LOOKED.exists() else {}
-        return bool(found) and all(not one["troubles"] or one["at"] > begun for one in found.values())
-
-    _until(is_new, LOOKING)
+    _until(LOOKED.exists, LOOKING)
+    while _is_old(found := _read(LOOKED), begun) and time.time() < begun + LOOKING:
+        time.sleep(0.2)
     return {name: {**one, "ago": time.time() - one["at"]} for name, one in found.items()}
+
+
+def _is_old(found: dict[str, Any], begun: float) -> bool:
+    """Whether a sensor that found something amiss has not looked since."""
+    return any(one["troubles"] and one["at"] < begun for one in found.values())
 
 
 def _read(file: Path) -> dict[str, Any]:
