@@ -75,6 +75,22 @@ def test_what_could_not_be_looked_at_is_not_kept(target: Target) -> None:
     assert (told.status, told.seen) == ("failed", "RuntimeError: postqueue: exit 69")
 
 
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [("203.0.113.2", "failed"), ("203.0.113.25", "passed"), ("127.0.0.9", "failed"), ("2001:db8::2", "failed")],
+)
+def test_a_neighbour_who_guesses_is_not_taken_for_the_server(
+    verdict: Verdict, target: Target, found: str, status: str
+) -> None:
+    host = target.settings.host.model_copy(update={"addresses": ("203.0.113.2", "2001:db8::2")})
+    vars(target)["settings"] = target.settings.model_copy(update={"host": host})
+    line = f"2026-11-26 04:00:00,000 fail2ban.filter [9]: INFO [sshd] Found {found} - 2026-11-26 04:00:00"
+
+    told = verdict("the_server_does_not_ban_itself", noticed={"sshd": [line]}, address="203.0.113.2")
+
+    assert told.status == status
+
+
 def test_a_4xx_is_no_refusal(verdict: Verdict) -> None:
     later = {"command": "RCPT TO:<probe@example.net>", "code": 451, "text": "4.3.0 Later"}
     assert verdict("nobody_relays", relay=[later]).status == "failed"
