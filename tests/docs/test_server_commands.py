@@ -328,7 +328,7 @@ def names(lab: Lab, server: Server, new: Server | None = None) -> dict[str, str]
         "203.0.113.25": str(server.ip),
         "2001:db8::25": str(server.ip6),
         "198.51.100.0/24": f"{lab.address(1)}/32",  # "your network": that of this machine, as the server sees it
-        "198.51.100.7": "233.252.0.7",  # of a documentation network (RFC 6676) that no canary of the jails is of
+        "198.51.100.7": "2001:db8:bad::7",  # of no network that a canary of the jails is of
         "192.0.2.0/24": f"{apart}.0/24",
         "192.0.2.66": f"{apart}.66",
         "https://acme-staging-v02.api.letsencrypt.org/directory": DIRECTORY,

@@ -83,7 +83,7 @@ THE_REST = {
         systemctl daemon-reload; systemctl restart mailkeep-watch""",
     "nothing_else_listens": "systemd-run --quiet --unit=stray python3 -m http.server 8080",
     "the_firewall_lets_in_the_declared_ports_only": "nft add rule inet mailkeep input tcp dport 8081 accept",
-    "blocked_networks_are_blocked": "nft add element inet mailkeep blocked4 '{ 233.252.0.0/24 }'",
+    "blocked_networks_are_blocked": "nft add element inet mailkeep blocked6 '{ 2001:db8:bad::/48 }'",
     "local_programs_cannot_reach_other_mail_servers": "nft flush chain inet mailkeep output",
     "mail_gets_out?": "nft add rule inet mailkeep output oif != lo tcp dport 25 drop",
     "the_resolver_validates_and_is_private": """

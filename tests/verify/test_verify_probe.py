@@ -69,14 +69,20 @@ def test_a_long_record_behind_an_alias_is_read_whole(server: list[dns.message.Me
     assert query.flags & dns.flags.AD
 
 
-def test_canaries_are_nobodys_and_others_than_those_of_the_servers_own_proof() -> None:
-    made = bans.canaries(400)
+def test_canaries_are_nobodys_and_not_of_the_servers_own_network() -> None:
+    made = bans.canaries(["203.0.113.7", "2001:db8::7"], set(), 400)
     assert len({address for pair in made for address in pair}) == 800
     for pair in made:
         v4, v6 = map(ipaddress.ip_address, pair)
-        assert v4 in ipaddress.ip_network("198.18.0.0/15")  # RFC 2544: between test devices only
-        assert not any(v4 in ipaddress.ip_network(network) for network in jails.NETWORKS)
+        assert any(v4 in ipaddress.ip_network(network) for network in bans.NETWORKS)
+        assert v4 not in ipaddress.ip_network("203.0.113.0/24")
         assert v6 in ipaddress.ip_network("2001:db8::/32")
+
+
+def test_no_canary_of_the_last_day_comes_again_while_there_are_others() -> None:
+    lately = {v4 for v4, _ in bans.canaries(["203.0.113.7"], set(), 500)}
+    assert {v4 for v4, _ in bans.canaries(["203.0.113.7"], lately, 8)}.isdisjoint(lately)
+    assert len(bans.canaries(["203.0.113.7"], lately, 9)) == 9
 
 
 def test_a_watch_that_has_not_looked_at_all_sees_nothing_and_is_not_well(

@@ -1,8 +1,8 @@
 """Whether each fail2ban jail sees a guess, and whether its ban reaches the firewall.
 
 A jail can look healthy, list who it has banned, and have no firewall rule: so a canary is banned and looked for in
-nft. Canaries are addresses that nobody has (RFC 2544, RFC 3849), of so large networks that the recidive jail, which
-remembers who was banned for a day, meets none three times; and others than those of the server's own proof.
+nft. Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), which nobody has, and none of the last
+day's: the recidive jail counts the bans of all others, and three of an address would do.
 """
 
 import fcntl
@@ -18,17 +18,30 @@ from .account import lock_file, run
 from .given import Given, newcomer
 from .stranger import NAME
 
-NETWORK, NETWORK6 = ipaddress.IPv4Network("198.18.0.0/15"), ipaddress.IPv6Network("2001:db8:fa11::/64")
+NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/64")
 LOCK = Path("/run/mailkeep-jails.lock")  # that of guard.watch.jails
 STOPPED = ("ActiveState=inactive", "ActiveState=failed")
 WAIT = 10.0  # seconds until what is in the journal must have reached fail2ban, or a ban the firewall
 
 
-def canaries(number: int) -> list[list[str]]:
-    """So many times an IPv4 and an IPv6 address, none twice: whose ban it is, is told by the address."""
-    hosts = random.sample(range(1, NETWORK.num_addresses - 1), number)
-    v6 = [NETWORK6[random.getrandbits(64)] for _ in hosts]
-    return [[str(NETWORK[one]), str(other)] for one, other in zip(hosts, v6, strict=True)]
+def canaries(here: list[str], lately: set[str], number: int) -> list[list[str]]:
+    """So many times an IPv4 and an IPv6 address outside the networks of `here`, none twice: whose ban it is, is told by
+    the address. None that was banned `lately`, as long as there are others."""
+    near = [ipaddress.ip_network(f"{address}/24", strict=False) for address in here if ":" not in address]
+    networks = [network for network in map(ipaddress.IPv4Network, NETWORKS) if network not in near]
+    hosts = [str(address) for network in networks for address in network.hosts()]
+    fresh = [address for address in hosts if address not in lately]
+    v4 = random.sample(fresh if len(fresh) >= number else hosts, number)
+    return [[one, str(NETWORK6[random.getrandbits(64)])] for one in v4]
+
+
+def _lately_banned() -> set[str]:
+    """The canaries of a day, as far back as the recidive jail counts."""
+    any_of_them = "|".join(network.rpartition(".")[0].replace(".", r"\.") for network in NETWORKS)
+    log = ["journalctl", "--unit=fail2ban.service", "--output=cat", "--since=-1d", f"--grep= Ban ({any_of_them})\\."]
+    said = subprocess.run(log, capture_output=True, text=True, check=False, timeout=60).stdout  # 1: there is none
+    return {line.rpartition(" Ban ")[2].strip() for line in said.splitlines()}
 
 
 def jails(given: Given) -> dict[str, Any]:
@@ -41,7 +54,7 @@ def jails(given: Given) -> dict[str, Any]:
 
 def _jails(given: Given) -> dict[str, Any]:
     listed = sorted(_running(given.jails))
-    banned = dict(zip(listed, canaries(len(listed)), strict=True))
+    banned = dict(zip(listed, canaries([given.address], _lately_banned(), len(listed)), strict=True))
     try:
         seen = {jail: _ban(jail, addresses) for jail, addresses in banned.items()}
         rules = [item["rule"] for item in _nft("-t", "list", "ruleset") if "rule" in item]
