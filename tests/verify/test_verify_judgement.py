@@ -96,6 +96,11 @@ def test_a_4xx_is_no_refusal(verdict: Verdict) -> None:
     assert verdict("nobody_relays", relay=[later]).status == "failed"
 
 
+def test_what_does_not_run_is_said_first(target: Target) -> None:
+    first, *_ = judged([(target, Seen({}, SENT))])
+    assert first.check == "services_run_and_start_at_boot"
+
+
 def test_every_promise_fits_a_line_and_says_what_holds(target: Target) -> None:
     outcomes = judged([(target, Seen({}, SENT))])
     assert len(outcomes) > 40

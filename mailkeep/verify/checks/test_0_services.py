@@ -1,31 +1,27 @@
 """Whether everything runs that must. It comes first: what is down breaks most other promises, too."""
 
+from mailkeep.host.snapshot import UnitState
 from mailkeep.part import Unit
 from mailkeep.verify.promises import hold
 from mailkeep.verify.target import Seen, Target
 
-ENABLED = {"enabled", "static", "generated", "alias", "indirect"}
-
 
 def test_services_run_and_start_at_boot(seen: Seen, target: Target, deploy: str) -> None:
     """Every service runs, and will after a reboot."""
-    shown = {unit["Id"]: unit for unit in seen["units"]["shown"]}
+    shown = {unit["Id"]: UnitState(unit) for unit in seen["units"]["shown"]}
     units = [unit for part in target.parts for unit in part.units]
     hold(
-        (f"{unit.name}: {fault}" for unit in units if (fault := _fault(unit, shown.get(unit.name, {})))),
+        (f"{unit.name}: {fault}" for unit in units if (fault := _fault(unit, shown.get(unit.name, UnitState({}))))),
         expected="active and enabled",
         remedy=f"`systemctl status UNIT` and `journalctl -u UNIT` say why not; {deploy} starts and enables them.",
     )
 
 
-def _fault(unit: Unit, shown: dict[str, str]) -> str:
-    """systemd's state of it, where it is not as declared. A condition that is not met, as for time synchronisation in
-    a container, says that it is not meant to run."""
-    tried = shown.get("ConditionTimestampMonotonic", "0") != "0"
-    not_meant = tried and shown.get("ConditionResult") == "no"
-    running, enabled = shown.get("ActiveState") in ("active", "reloading"), shown.get("UnitFileState") in ENABLED
-    if (running == unit.running or not_meant) and enabled == unit.enabled:
+def _fault(unit: Unit, state: UnitState) -> str:
+    """Its state, where it is not as declared."""
+    if (state.active == unit.running or state.not_meant_to_run) and state.enabled == unit.enabled:
         return ""
+    shown = state.properties
     return f"{shown.get('ActiveState', 'unknown')}, {shown.get('UnitFileState') or shown.get('LoadState', 'unknown')}"
 
 

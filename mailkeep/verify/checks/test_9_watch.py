@@ -1,11 +1,11 @@
 """Whether somebody is told when something goes wrong."""
 
 from mailkeep.settings import Settings
+from mailkeep.verify.probe.watch import UNPROVEN
 from mailkeep.verify.promises import doubt, hold
 from mailkeep.verify.target import Seen
 
 LATE = 20  # seconds since a sensor's last look; each looks every five or more often
-UNPROVEN = 5400  # seconds; jails are proven every half hour
 
 
 def test_the_watch_looks_at_everything(seen: Seen, deploy: str) -> None:

@@ -21,7 +21,7 @@ from .stranger import NAME
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/64")
 LOCK = Path("/run/mailkeep-jails.lock")  # that of guard.watch.jails
-STOPPED = ("ActiveState=inactive", "ActiveState=failed")
+STOPPED = ({"ActiveState=inactive", "Job="}, {"ActiveState=failed", "Job="})  # and no job is to start it
 WAIT = 10.0  # seconds until what is in the journal must have reached fail2ban, or a ban the firewall
 
 
@@ -72,7 +72,7 @@ def _running(wanted: list[str]) -> list[str]:
         try:
             listed = run("fail2ban-client", "status").partition("Jail list:")[2].replace(",", " ").split()
         except RuntimeError:
-            if run("systemctl", "show", "--property=ActiveState", "fail2ban").strip() in STOPPED:
+            if set(run("systemctl", "show", "--property=ActiveState,Job", "fail2ban").split()) in STOPPED:
                 raise
             listed = []
         if set(wanted) <= set(listed) or time.monotonic() > deadline:

@@ -13,7 +13,7 @@ from .given import Given
 
 LOOKED = Path("/run/mailkeep-watch/looked.json")
 PROOF = Path("/var/lib/mailkeep-watch/jails.json")
-OLD = 5400.0  # seconds; jails are proven every half hour
+UNPROVEN = 5400.0  # seconds; jails are proven every half hour
 PROVING, LOOKING = 60.0, 20.0  # seconds that it may take, from a start at this moment
 STRANGER = "stranger@example.com"
 
@@ -27,7 +27,7 @@ def watched() -> dict[str, Any]:
 def _proof() -> dict[str, Any]:
     """How many seconds ago each jail was last proven, and what was wrong."""
     begun = time.time()
-    if not PROOF.exists() or begun - PROOF.stat().st_mtime > OLD or _read(PROOF)["faults"]:
+    if not PROOF.exists() or begun - PROOF.stat().st_mtime > UNPROVEN or _read(PROOF)["faults"]:
         run("systemctl", "start", "--no-block", "mailkeep-jails")
         _until(lambda: PROOF.exists() and PROOF.stat().st_mtime > begun, PROVING)
     return {"ago": time.time() - PROOF.stat().st_mtime, "faults": _read(PROOF)["faults"]}
