@@ -198,7 +198,7 @@ def test_when_the_authority_is_down_the_operator_hears_of_it_after_a_day(world: 
     world.site.server.run(f"sed -i '/failing/s/: 1[0-9]*/: 1700000000/' {STATE}")
     fails(world, "connection refused")
     assert f"There is no new certificate for {HOST}" in world.troubles()
-    poll(lambda: f"There is no new certificate for {HOST}" in told(world), 30, "the watch tells nothing")
+    poll(lambda: f"There is no new certificate for {HOST}" in told(world), 10, "the watch tells nothing")
 
 
 def test_when_the_authority_refuses(world: World) -> None:

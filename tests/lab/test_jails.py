@@ -81,7 +81,7 @@ class Fortress:
 
     def noticed(self) -> set[str]:
         """The addresses of which fail2ban has seen a failure."""
-        said = self.server.run("journalctl -u fail2ban -o cat -g ' Found '", check=False).stdout
+        said = self.server.run("journalctl -u fail2ban -o cat -g ' Found '").stdout
         return set(re.findall(r" Found (\S+)", said))
 
     def _set(self, name: str) -> list[str]:

@@ -439,30 +439,31 @@ class Run:
             return False
         return True
 
-    def kill_here(self) -> None:
+    def kill_here(self) -> bool:
         """What it has started over there goes on for a while."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        return True
 
-    def kill_there(self) -> None:
+    def kill_there(self) -> bool:
         """All processes of its SSH session at once, as soon as there are some: it may be between two commands."""
-        poll(lambda: self.on.server.run(KILL_SESSION).stdout or self.ended_within(0), 30, "nothing is at work there")
+        while not (killed := bool(self.on.server.run(KILL_SESSION).stdout)) and not self.ended_within(0.1):
+            pass
         self.process.wait(60)
+        return killed
 
-    def kill_machine(self) -> None:
+    def kill_machine(self) -> bool:
         """The power goes, and comes back."""
         podman("kill", "--signal", "KILL", self.on.server.id)
         self.kill_here()
         self.on.server.start()
+        return True
 
 
-def kill(on: Site, after: float, how: Callable[[Run], None]) -> bool:
+def kill(on: Site, after: float, how: Callable[[Run], bool]) -> bool:
     """Whether a deploy was still at work after so many seconds, when it was killed."""
     run = Run(on)
-    if run.ended_within(after):
-        return False
-    how(run)
-    return True
+    return not run.ended_within(after) and how(run)
 
 
 def test_a_build_killed_five_times_ends_like_one_left_alone(base_server: Boot, built: Site) -> None:

@@ -325,9 +325,8 @@ def test_a_login_from_a_new_network_and_failures_that_soar_are_told(repaired: Op
 
 def test_that_mail_does_not_reach_the_mailboxes_is_told(repaired: Operator) -> None:
     server = repaired.server
-    server.run(
-        "systemctl stop dovecot; systemctl restart mailkeep-watch"
-    )  # who may have told so in the half hour before
+    # The watch may have told so in the half hour before.
+    server.run("systemctl stop dovecot; systemctl restart mailkeep-watch")
     repaired.begin()
     for _ in range(12):
         reply = repaired.internet.send(OUTSIDE, ANNA, server.ip, b"Subject: x\r\n\r\nx\r\n")
