@@ -5,7 +5,7 @@
 export PYTHONDONTWRITEBYTECODE =
 
 demo: bootstrap
-	@.venv/bin/python -m mailkeep.lab.demonstration
+	@.venv/bin/python -m mailkeep.demo
 
 drills: bootstrap
 	@.venv/bin/mailkeep drill all

@@ -6,14 +6,16 @@ Each host names its settings file in its data; the parts of `mailkeep.parts.serv
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep import inventory, parts, secrets, settings
+from mailkeep import parts
 from mailkeep.errors import UserError
 from mailkeep.host.operations import converge
 from mailkeep.host.preflight import preflight
+from mailkeep.inventory import hosts, secrets
+from mailkeep.settings import models
 
 try:
-    file = inventory.settings_file(host.name, host.data)
-    declared = settings.load(file)
+    file = hosts.settings_file(host.name, host.data)
+    declared = models.load(file)
     server = parts.server(declared, secrets.load(declared, file.parent))
 except UserError as error:
     raise PyinfraError(str(error)) from None  # pyinfra prints it, without a traceback

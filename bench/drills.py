@@ -16,7 +16,7 @@ import fresh
 import machine
 from rich.console import Console
 
-from mailkeep.drills import lab as drills
+from mailkeep.drills import in_lab as drills
 from mailkeep.drills import picture, report
 from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.replay import Range, replay

@@ -24,7 +24,7 @@ import machine
 
 from mailkeep.lab import Server, poll
 from mailkeep.parts import guard
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 GOAL_RATIO, GOAL_P99, GOAL_IDLE, GOAL_FULL, GOAL_COST = 20, 5.0, 25, 120, 5
 WHAT = ("speed", "memory", "postfix")

@@ -28,7 +28,7 @@ import machine
 from mailkeep import parts
 from mailkeep.lab import Server, sessions
 from mailkeep.lab.site import Site
-from mailkeep.part import Part, Unit
+from mailkeep.parts.model import Part, Unit
 
 GOAL_SECONDS, GOAL_RATIO = 3.0, 15
 PLAYBOOK = Path(__file__).parent / "ansible" / "playbook.yml"

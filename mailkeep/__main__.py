@@ -6,9 +6,9 @@ from typing import NoReturn
 def main() -> NoReturn:
     """`mailkeep.cli`, whose imports take long enough to be interrupted."""
     try:
-        from mailkeep import cli
+        from mailkeep.cli import app
 
-        cli.main()
+        app.main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -1,78 +1,181 @@
-"""The working copy of the demonstration inventory: what must not be in git is made where it is used."""
+"""`make demo`: the whole product once, in containers: build, verify, one message out, one message in."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import date
+import imaplib
+import smtplib
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+from email.utils import make_msgid
+from ipaddress import IPv4Address
 from pathlib import Path
 
-import yaml
+from rich.console import Console
+from rich.table import Table
 
-from mailkeep import passwords, secrets, vault
+from mailkeep import verify
+from mailkeep.dns import formats, records
+from mailkeep.drills import in_lab as drills
+from mailkeep.drills import report
 from mailkeep.errors import UserError
-from mailkeep.init import declare, furnish, staged
-from mailkeep.inventory import HOSTS, SETTINGS
+from mailkeep.lab import DEMO_NETWORK, Internet, Lab, Server, demo_inventory, poll
+from mailkeep.lab.site import DEMO, ROOT, Deployed, Site
 
-LOGINS = "logins.json"
-SEPARATOR = b"\naccounts:\n"
-ACCOUNTS = ("anna@example.test", "ben@example-two.test")
+ACCOUNT = "anna@example.test"
+STRANGER = "bob@outside.test"
+WORKING_COPY = ROOT / ".lab" / "demo"
 
-
-@dataclass(frozen=True, slots=True)
-class DemoLogins:
-    """The passphrase of each address."""
-
-    passphrases: Mapping[str, str] = field(repr=False)
+out = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
-def materialise(source: Path, target: Path, today: date | None = None) -> DemoLogins:
-    """Copies the inventory `source`, which has neither accounts nor keys, to `target` and gives it both.
+class Stopwatch:
+    """Says what is under way, and remembers how long each stage took, in seconds."""
 
-    `logins.json` (0600) in it keeps the passphrases. Later calls change nothing unless `source` has changed:
-    then they take over its files, make what keys it needs more, and keep all keys and passphrases.
-    """
-    today = today or date.today()
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        logins = {address: passwords.generate() for address in ACCOUNTS}
-        with staged(target) as stage:
-            vault.write_private(stage / LOGINS, json.dumps(logins, indent=2).encode())
-            text = _settings(source, logins)
-            furnish(stage, declare(text), today)
-            _write(source, stage, text)
-            stage.rename(target)
-    logins = _logins(target / LOGINS)
-    if not _taken_over(source, target):
-        text = _settings(source, logins)
-        secrets.generate(declare(text), target, today)
-        _write(source, target, text)
-    return DemoLogins(logins)
+    def __init__(self, console: Console = out) -> None:
+        self.stages: list[tuple[str, float]] = []
+        self._console = console
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._console.print(f"[bold]→[/] {name} …")
+        start = time.monotonic()
+        yield
+        self.stages.append((name, time.monotonic() - start))
 
 
-def _settings(source: Path, logins: Mapping[str, str]) -> bytes:
-    accounts = [
-        {"address": address, "password": passwords.hash_password(passphrase)} for address, passphrase in logins.items()
-    ]
-    listed = yaml.safe_dump(accounts, sort_keys=False, width=float("inf")).encode()
-    return (source / SETTINGS).read_bytes() + SEPARATOR + listed
+def stand(watch: Stopwatch) -> tuple[Lab, Internet, Site, Deployed]:
+    """The demonstration's server and the Internet around it, booted and built where they are not yet."""
+    with watch.stage("boot a bare Debian 13 server, and an Internet around it"):
+        lab = Lab(network=DEMO_NETWORK)
+        internet = lab.internet(fresh=False)
+        server = lab.server("mail", hostname="mail.example.test", fresh=False)
+        site = Site(server, WORKING_COPY, demo_inventory.materialise(DEMO, WORKING_COPY).passphrases)
+        if server.run("test -e /etc/unbound/unbound.conf.d/lab.conf", check=False).returncode:
+            internet.resolve_for(server)
+        site.publish(internet)
+    with watch.stage("deploy inventories/demo over SSH"):
+        deployed = _deployed(site)
+    return lab, internet, site, deployed
 
 
-def _write(source: Path, target: Path, text: bytes) -> None:
-    vault.write_private(target / HOSTS, (source / HOSTS).read_bytes())
-    vault.write_private(target / SETTINGS, text)
+def run() -> None:
+    """UserError says which stage failed and why."""
+    watch = Stopwatch()
+    lab, internet, site, deployed = stand(watch)
+    server = site.server
+    with watch.stage("verify: attack it"):
+        if verify.run(WORKING_COPY):
+            raise UserError("The demonstration's server did not withstand; see above.")
+    with watch.stage("send a message out, receive one back"):
+        subject = make_msgid(domain="example.test")
+        _send(site, server.ip, subject)
+        came = internet.wait_for(lambda mail: mail.message["Subject"] == subject)
+        if "DKIM-Signature" not in came.message:
+            raise UserError("The message left without a DKIM signature.")
+        _answer(internet, server, subject)
+        poll(lambda: _found(site, server.ip, subject), 30, "the answer is not in the mailbox")
+    with watch.stage(f"replay an incident, with the password of {drills.STOLEN}"):
+        [result] = report.results(drills.around(lab, site, internet), ["A"], report.PICTURES / "demo", out)
+    _summary(site, deployed, watch)
+    if result.misses:
+        raise UserError("The drill let too much through; see above.")
 
 
-def _taken_over(source: Path, target: Path) -> bool:
-    ours, _, _ = (target / SETTINGS).read_bytes().partition(SEPARATOR)
-    same_hosts = (target / HOSTS).read_bytes() == (source / HOSTS).read_bytes()
-    return same_hosts and ours == (source / SETTINGS).read_bytes()
+def _deployed(site: Site) -> Deployed:
+    deployed = site.deploy()
+    if deployed.code:
+        raise UserError(f"The deploy failed:\n{deployed.output}")
+    return deployed
 
 
-def _logins(path: Path) -> dict[str, str]:
+def _trusting(site: Site) -> ssl.SSLContext:
+    """Trusts the server's own certificate and no other, and checks its name, as a careful mail program does."""
+    return ssl.create_default_context(cadata=site.secrets.tls.certificate.decode())
+
+
+def _send(site: Site, server: IPv4Address, subject: str) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = ACCOUNT, STRANGER, subject
+    message.set_content("Hello from a server that was not there a minute ago.\n")
+    with _Submission(str(server), site.settings.host.name, _trusting(site)) as client:
+        client.login(ACCOUNT, site.passphrases[ACCOUNT])
+        client.send_message(message)
+
+
+def _answer(internet: Internet, server: Server, subject: str) -> None:
+    answer = EmailMessage()
+    answer["From"], answer["To"], answer["Subject"] = STRANGER, ACCOUNT, f"Re: {subject}"
+    answer.set_content("Hello back.\n")
+    reply = internet.send(STRANGER, ACCOUNT, server.ip, answer)
+    if reply.code != 250:
+        raise UserError(f"The server refused mail from outside: {reply.code} {reply.text}")
+
+
+def _found(site: Site, server: IPv4Address, subject: str) -> bool:
+    with _Mailbox(str(server), site.settings.host.name, _trusting(site)) as client:
+        client.login(ACCOUNT, site.passphrases[ACCOUNT])
+        client.select(readonly=True)
+        _, found = client.search(None, "SUBJECT", f'"{subject}"')
+        return bool(found[0])
+
+
+class _Submission(smtplib.SMTP_SSL):
+    """Connects to an address and checks the certificate for a name."""
+
+    def __init__(self, address: str, name: str, context: ssl.SSLContext) -> None:
+        self._name = name
+        super().__init__(address, 465, context=context, timeout=30)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> ssl.SSLSocket:
+        plain = smtplib.SMTP._get_socket(self, host, port, timeout)  # type: ignore[attr-defined]
+        return self.context.wrap_socket(plain, server_hostname=self._name)
+
+
+class _Mailbox(imaplib.IMAP4_SSL):
+    def __init__(self, address: str, name: str, context: ssl.SSLContext) -> None:
+        self._name = name
+        super().__init__(address, 993, ssl_context=context, timeout=30)
+
+    def _create_socket(self, timeout: float | None) -> ssl.SSLSocket:
+        plain = imaplib.IMAP4._create_socket(self, timeout)  # type: ignore[attr-defined]
+        wrapped: ssl.SSLSocket = self.ssl_context.wrap_socket(plain, server_hostname=self._name)
+        return wrapped
+
+
+def _summary(site: Site, deployed: Deployed, watch: Stopwatch) -> None:
+    declared = site.settings
+    out.rule("[bold]The server runs")
+    for address, passphrase in site.passphrases.items():
+        out.print(f"  log in     {address}  {passphrase}", markup=False)
+    out.print(
+        f"  frozen     {drills.STOLEN}, by the drill; on the server, `mailkeepctl thaw {drills.STOLEN}`", markup=False
+    )
+    out.print(f"  IMAP       {site.server.ip}:993 (TLS)    submission {site.server.ip}:465 (TLS), :587 (STARTTLS)")
+    out.print(f"  SSH        ssh -F {_short(site.server.ssh_config)} mail")
+    out.rule("[bold]DNS records to publish")
+    listed = records.wanted(declared, site.secrets)
+    required = [record for record in listed if record.need == "required"]
+    out.print(formats.zone([*required, *records.reverse(declared)]), markup=False, end="")
+    more = f"mailkeep dns {_short(WORKING_COPY)}"
+    out.print(f"and {len(listed) - len(required)} that are recommended or optional: {more}", markup=False)
+    out.rule("[bold]Stages")
+    table = Table.grid(padding=(0, 2))
+    for name, seconds in watch.stages:
+        table.add_row(f"{seconds:6.1f} s", name)
+    out.print(table)
+    changed = len(deployed.changed)
+    out.print(f"\n[bold]{changed} changes[/]" + (" (run it again: 0)" if changed else ": the server is as declared"))
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not readable. Remove {path.parent} to have the demonstration made anew.")
-    return found
+        run()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None

@@ -9,9 +9,9 @@ from itertools import cycle
 
 import pytest
 
-from mailkeep import secrets
+from mailkeep.inventory import secrets
+from mailkeep.inventory.vault import Vault
 from mailkeep.lab import Attacker, Internet, Lab, LabError, Server
-from mailkeep.vault import Vault
 
 KEYS = 12  # more than any test needs, so that none meets one twice
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 import dns.resolver
 
-from mailkeep.dns import on_server
-from mailkeep.dns.ask import Answers, Client, Question
-from mailkeep.settings import Settings
+from mailkeep.dns.client import Answers, Client, Question
+from mailkeep.settings.models import Settings
+from mailkeep_server import dns_monitor
 
-State = on_server.State | Literal["trusted"]
+State = dns_monitor.State | Literal["trusted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def entry_name(one: Blocklist, subject: str) -> str:
 
 def _entry(one: Blocklist, subject: str, answers: Answers, reasons: Answers) -> Entry:
     asked = [answers[Question(entry_name(one, entry), "A")] for entry in (subject, one.test, never(one))]
-    state = on_server.state(*(None if answer.error else list(answer.values) for answer in asked))
+    state = dns_monitor.state(*(None if answer.error else list(answer.values) for answer in asked))
     if state == "listed":
         reason = " ".join(reasons[Question(entry_name(one, subject), "TXT")].values)
         said = f"{', '.join(asked[0].values)} {reason}".strip()

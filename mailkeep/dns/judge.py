@@ -8,17 +8,16 @@ from typing import get_args
 from checkdmarc.mta_sts import MTASTSError, parse_mta_sts_policy
 from cryptography import x509
 
-from mailkeep import certificate
 from mailkeep.dns import mta_sts, records
-from mailkeep.dns.ask import Answer, Question
-from mailkeep.dns.evaluate import Dmarc, Spf
+from mailkeep.dns.client import Answer, Question
 from mailkeep.dns.findings import Finding, Level
-from mailkeep.dns.look import Names, Seen, unwanted
-from mailkeep.dns.meaning import Flaw, Parsers, compare, kind
+from mailkeep.dns.observe import Names, Seen, unwanted
+from mailkeep.dns.record_comparison import Flaw, Parsers, compare, kind
 from mailkeep.dns.records import Record
+from mailkeep.dns.spf_dmarc import Dmarc, Spf
 from mailkeep.dns.zones import parents, registered
-from mailkeep.secrets import Secrets, tls_names
-from mailkeep.settings import Settings
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.settings.models import Settings
 
 LONGEST_TTL = 86_400  # seconds: a mistake, or a move, takes as long to be over
 
@@ -189,8 +188,8 @@ def _times_to_live(names: Names) -> Iterator[Finding]:
 def _authorities(settings: Settings, names: Names) -> Iterator[Finding]:
     """The nearest CAA records count, upwards from the name (RFC 8659 §3). Where mail.yml names none and some are there,
     somebody else's decide who may issue."""
-    issuer = certificate.issuer(settings)
-    for name in tls_names(settings):
+    issuer = settings.tls.issuer
+    for name in settings.certificate_names:
         above = (Question(one, "CAA") for one in parents(name))
         question = next((one for one in above if names.public[one].values), None)
         values = names.public[question].values if question else ()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 PATH = "/.well-known/mta-sts.txt"
 # Seconds that others remember the policy: RFC 8461 §3.2 wants weeks, §8.3 an end while it is tried out.

@@ -13,11 +13,10 @@ from typing import Literal, get_args
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mailkeep import certificate, web
 from mailkeep.dns import mta_sts
 from mailkeep.dns.zones import registered
-from mailkeep.secrets import DkimKey, Secrets, tls_names
-from mailkeep.settings import Settings
+from mailkeep.inventory.secrets import DkimKey, Secrets
+from mailkeep.settings.models import Settings
 
 Need = Literal["required", "recommended", "optional"]
 SPF_NOBODY = "v=spf1 -all"
@@ -83,7 +82,7 @@ def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
     why = "DANE: who sends to you sees that the key is yours. Counts where the zone is signed (DNSSEC)."
     for pem in dict.fromkeys(secrets.published_tls):
         yield tlsa(name, x509.load_pem_x509_certificate(pem), why)
-    for covered in tls_names(settings):
+    for covered in settings.certificate_names:
         yield from _authorities(covered, settings)
 
 
@@ -95,7 +94,7 @@ def tlsa(host: str, leaf: x509.Certificate, why: str = "") -> Record:
 def _authorities(name: str, settings: Settings) -> Iterator[Record]:
     """Those that mail.yml names, else the one that is asked by ACME. Who answers it in the DNS lets it ask nowhere else
     (RFC 8657 §4): then whoever gets hold of the server's address for a while gets no certificate."""
-    ours, method = certificate.issuer(settings), settings.tls.acme.challenge
+    ours, method = settings.tls.issuer, settings.tls.acme.challenge
     allowed = f"{ours};validationmethods={method}" if method == "dns-01" else ours
     for authority in settings.dns.caa or ([allowed] if ours else []):
         why = "No other certificate authority issues for this name."
@@ -167,7 +166,7 @@ def _silent(settings: Settings) -> Iterator[str]:
     yield from settings.dns.never_send
     if settings.dns.mta_sts != "off":
         yield from (mta_sts.name(domain) for domain in settings.domains)
-    yield from web.names(settings)
+    yield from settings.https_names
 
 
 def _never_sends(name: str, settings: Settings) -> Iterator[Record]:

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from mailkeep.dns.findings import Finding, Level
 from mailkeep.errors import UserError
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.settings.models import Settings
 
 _REMINDERS = 10
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "bold yellow", "instruction": "bold cyan"}
@@ -39,9 +39,9 @@ def remind(settings: Settings, secrets: Secrets, resolver: str, command: str) ->
 
 def check(settings: Settings, secrets: Secrets, resolver: str) -> list[Finding]:
     # Only here: their libraries take a third of a second to load.
-    from mailkeep.dns.ask import resolver as make_resolver
+    from mailkeep.dns.client import resolver as make_resolver
     from mailkeep.dns.judge import judge
-    from mailkeep.dns.look import look
+    from mailkeep.dns.observe import look
 
     return judge(settings, secrets, look(settings, secrets, make_resolver(resolver)))
 

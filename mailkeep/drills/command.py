@@ -8,16 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mailkeep.drills import lab, production, report
-from mailkeep.lab import demonstration
+from mailkeep import demo
+from mailkeep.drills import in_lab, production, report
 
 
 def in_the_lab(names: list[str], picture: Path | None, as_json: bool, unguarded: bool) -> bool:
     """On the demonstration's server, which is built if it is not there. Whether all was good enough."""
     console = Console(soft_wrap=True, highlight=False, stderr=as_json)
-    stage, internet, site, _ = demonstration.stand(demonstration.Stopwatch(console))
-    where = lab.around(stage, site, internet)
-    with lab.without_guard(site.server) if unguarded else nullcontext():
+    stage, internet, site, _ = demo.stand(demo.Stopwatch(console))
+    where = in_lab.around(stage, site, internet)
+    with in_lab.without_guard(site.server) if unguarded else nullcontext():
         done = report.results(where, names, picture or report.PICTURES / "-".join(names), console)
     if as_json:
         print(json.dumps([one.asdict() for one in done], indent=2))

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mailkeep import inventory as inventories
 from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.replay import REMOTE
 from mailkeep.drills.result import MOST_OUT
 from mailkeep.errors import UserError
-from mailkeep.parts.guard import PROGRAM
+from mailkeep.inventory import hosts as inventories
+from mailkeep.parts.server_package import PYTHON
 from mailkeep.verify.target import Target, UnreachableError, run
 
 POSSIBLE = ("A", "D")
@@ -93,7 +93,7 @@ def _drill(target: Target, name: str, account: str, to: str, password: str) -> O
         )
     tries = [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "try"]
     try:
-        status = json.loads(run(target.host, f"python3 -IB {PROGRAM} ctl status --json").stdout)
+        status = json.loads(run(target.host, f"{PYTHON} ctl status --json").stdout)
     except (UnreachableError, ValueError) as error:
         raise UserError(f"{target.name}: the guard's status is not to be had: {error}") from None
     return Outcome(

@@ -42,7 +42,7 @@ systemctl start fail2ban.service mailkeep-guard.service postfix.service mailkeep
 """
 _EVENTS = """\
 import sys; sys.path.insert(0, "/usr/lib/mailkeep")
-from guard import ctl
+from mailkeep_server import ctl
 print(ctl._get("/events?after=0"))
 """
 

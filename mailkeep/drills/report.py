@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mailkeep.drills import picture
-from mailkeep.drills.days import Days
-from mailkeep.drills.lab import drill
+from mailkeep.drills.in_lab import drill
 from mailkeep.drills.replay import Range
 from mailkeep.drills.result import Result, seconds
+from mailkeep.drills.simulated_days import Days
 
 PICTURES = Path(__file__).resolve().parents[2] / ".lab" / "pictures"
 

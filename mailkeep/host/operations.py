@@ -16,11 +16,11 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep.host import compare
-from mailkeep.host.compare import FileChange
+from mailkeep.host import diff
+from mailkeep.host.diff import FileChange
 from mailkeep.host.preflight import needs_sudo
 from mailkeep.host.snapshot import NEW, PENDING, POLICY, RUN, Snapshot, SnapshotFact
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part
 
 Commands = Generator[StringCommand, None, None]
 Parts = tuple[Part, ...]
@@ -58,7 +58,7 @@ def forget() -> None:
 
 @operation()
 def clear_leftovers(parts: Parts) -> Commands:
-    if paths := compare.leftovers(parts, snapshot(parts)):
+    if paths := diff.leftovers(parts, snapshot(parts)):
         yield _script(_ALONE, f"rm -f -- {join(paths)}")
         forget()
 
@@ -66,7 +66,7 @@ def clear_leftovers(parts: Parts) -> Commands:
 @operation()
 def install_packages(parts: Parts) -> Commands:
     now = snapshot(parts)
-    missing = compare.packages(parts, now)
+    missing = diff.packages(parts, now)
     if missing or now.unconfigured:
         yield _install(missing, bool(now.unconfigured))
         forget()
@@ -110,8 +110,8 @@ patiently() {  # waits while another program, such as unattended-upgrades, holds
 @operation()
 def add_users(parts: Parts) -> Commands:
     now = snapshot(parts)
-    new = [user for part in parts for user in compare.users(part, now)]
-    joins = [pair for part in parts for pair in compare.memberships(part, now)]
+    new = [user for part in parts for user in diff.users(part, now)]
+    joins = [pair for part in parts for pair in diff.memberships(part, now)]
     if new or joins:
         create = ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin")
         yield _script(
@@ -125,8 +125,8 @@ def add_users(parts: Parts) -> Commands:
 @operation()
 def put_in_place(parts: Parts) -> Commands:
     now = snapshot(parts)
-    directories = [d for part in parts for d in compare.directories(part, now)]
-    if directories or compare.touched(parts, now):
+    directories = [d for part in parts for d in diff.directories(part, now)]
+    if directories or diff.touched(parts, now):
         for change in _changes(parts, now):
             host.log(f"{change.why:8}{change.file.path}")
         # Everything travels on standard input: neither files nor scripts are in an argument list, which any user of
@@ -149,7 +149,7 @@ def put_in_place(parts: Parts) -> Commands:
 
 
 def _changes(parts: Parts, now: Snapshot) -> list[FileChange]:
-    return [change for part in parts for change in compare.files(part, now)]
+    return [change for part in parts for change in diff.files(part, now)]
 
 
 def archive(parts: Parts, now: Snapshot, directories: list[Directory]) -> bytes:
@@ -178,9 +178,9 @@ def archive(parts: Parts, now: Snapshot, directories: list[Directory]) -> bytes:
 
 def commit_script(parts: Parts, now: Snapshot, directories: list[Directory]) -> str:
     """What makes the staged files live: none of them, unless each passes its checks and the disk has room for all."""
-    changed = compare.touched(parts, now)
+    changed = diff.touched(parts, now)
     owned: list[File | Directory] = [*(change.file for change in _changes(parts, now)), *directories]
-    systemd = compare.below(changed, (f"{SYSTEMD}/",))
+    systemd = diff.below(changed, (f"{SYSTEMD}/",))
     return _lines(
         # tar gives what belongs to an unknown user to root.
         *(f"getent passwd {name} > /dev/null || {_no('user', name)}" for name in sorted({o.owner for o in owned})),
@@ -217,7 +217,7 @@ done"""
 def _retire(parts: Parts, now: Snapshot) -> str:
     """Ends the units whose files go, while systemd still knows them: a timer that finds no service any more has failed,
     and counts as that for ever, as does whatever failed before."""
-    units = compare.retired(parts, now)
+    units = diff.retired(parts, now)
     if not units:
         return ":"
     return _lines(
@@ -229,32 +229,32 @@ def _retire(parts: Parts, now: Snapshot) -> str:
 
 
 def _remove(parts: Parts, now: Snapshot) -> str:
-    gone = [path for part in parts for path in compare.absent(part, now)]
+    gone = [path for part in parts for path in diff.absent(part, now)]
     return f"rm -rf -- {join(gone)}" if gone else ":"
 
 
 def _marks(parts: Parts, now: Snapshot, changed: list[str]) -> Iterator[str]:
     for unit in (unit for part in parts for unit in part.units):
-        if due := compare.due(unit, now, changed):
+        if due := diff.due(unit, now, changed):
             yield f"{unit.name}.{due}"
 
 
 def check_script(parts: Parts, now: Snapshot) -> str:
     """Runs the checks where the staged files already lie at their final places: in a mount namespace of its own, with
     the stage laid over each directory of `/` that changes. The host sees none of it."""
-    changed = compare.touched(parts, now)
+    changed = diff.touched(parts, now)
     tops = sorted({PurePosixPath(path).parts[1] for path in changed})
     return _lines(
         _CHECK,
         *(f"lay_over {quote(top)}" for top in tops),
         _remove(parts, now),
-        *(_check(part, check, changed) for part, check in compare.checks(parts, changed)),
+        *(_check(part, check, changed) for part, check in diff.checks(parts, changed)),
         'exit "$refused"',
     )
 
 
 def _check(part: Part, check: Check, changed: list[str]) -> str:
-    files = ", ".join(path for path in changed if compare.below([path], check.reads))
+    files = ", ".join(path for path in changed if diff.below([path], check.reads))
     return f"check {quote(part.name)} {quote(files)} {quote(check.command)}"
 
 
@@ -274,8 +274,8 @@ check() {{
 @operation()
 def activate(parts: Parts, part: Part) -> Commands:
     now = snapshot(parts)
-    changed = compare.touched(parts, now)
-    wanted = {unit: compare.actions(unit, now, changed) for unit in part.units}
+    changed = diff.touched(parts, now)
+    wanted = {unit: diff.actions(unit, now, changed) for unit in part.units}
     stale = any(now.units[unit.name].stale for unit in part.units)
     if stale or any(wanted.values()):
         yield _script(

@@ -18,9 +18,9 @@ import dns.resolver
 from pyinfra import host, logger
 from pyinfra.api import FactBase, StringCommand, operation
 
-from mailkeep.part import Part
 from mailkeep.parts import firewall, web
-from mailkeep.settings import Settings
+from mailkeep.parts.model import Part
+from mailkeep.settings.models import Settings
 
 NAME = "Preflight"  # the operation
 MARK = "Written by Mailkeep"  # the first line of each of our configuration files says so

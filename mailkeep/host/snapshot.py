@@ -11,7 +11,7 @@ from typing import Any
 
 from pyinfra.api import FactBase
 
-from mailkeep.part import File, Part
+from mailkeep.parts.model import File, Part
 
 RUN = "/run/mailkeep"
 PENDING = f"{RUN}/pending"

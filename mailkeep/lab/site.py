@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mailkeep import demo, secrets, settings
 from mailkeep.dns.formats import zone
 from mailkeep.dns.records import reverse, wanted
-from mailkeep.lab import Internet, Lab, Server
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
+from mailkeep.inventory import secrets
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.lab import Internet, Lab, Server, demo_inventory
+from mailkeep.settings import models
+from mailkeep.settings.models import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "inventories" / "demo"
@@ -56,7 +57,7 @@ class Site:
 
     @property
     def settings(self) -> Settings:
-        return settings.load(self.file)
+        return models.load(self.file)
 
     @cached_property
     def secrets(self) -> Secrets:
@@ -101,7 +102,7 @@ def site(lab: Lab, server: Server) -> Site:
         text = text.replace(theirs, ours)
     (source / "mail.yml").write_text(text)
     (source / "inventory.py").write_text(_hosts(server))
-    return Site(server, target, demo.materialise(source, target).passphrases)
+    return Site(server, target, demo_inventory.materialise(source, target).passphrases)
 
 
 def _hosts(server: Server) -> str:

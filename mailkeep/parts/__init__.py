@@ -1,6 +1,6 @@
 """A mail server's parts, in the order in which they are put in place and started."""
 
-from mailkeep.part import Part
+from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts import (
     alerts,
     certificates,
@@ -12,12 +12,13 @@ from mailkeep.parts import (
     opendkim,
     postfix,
     resolver,
+    server_package,
     ssh,
     system,
     web,
 )
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
+from mailkeep.parts.model import Part
+from mailkeep.settings.models import Settings
 
 
 def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
@@ -26,6 +27,7 @@ def server(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         ssh.part(settings),
         firewall.part(settings),
         resolver.part(settings),
+        server_package.server_package_part(),
         certificates.part(settings, secrets),
         opendkim.part(secrets.dkim),
         guard.part(settings, secrets.store_password),

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
-from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix, server_package
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 CONFIG = "/etc/mailkeep/watch.json"
 WEBHOOK = "/etc/mailkeep/webhook"
@@ -29,15 +29,15 @@ def part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> P
         files=(
             File(CONFIG, _config(settings, [*units, TIMER]), mode=0o600),
             *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
-            *(File(f"{SYSTEMD}/{name}", render(f"watch/{name}", program=guard.PROGRAM)) for name in UNIT_FILES),
+            *(File(f"{SYSTEMD}/{name}", render(f"watch/{name}", python=server_package.PYTHON)) for name in UNIT_FILES),
         ),
         absent=() if webhook else (WEBHOOK,),
         units=(
-            Unit(WATCH, restart_on=(f"{guard.PROGRAM}/", CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
+            Unit(WATCH, restart_on=(f"{server_package.DIRECTORY}/", CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
             Unit(TIMER, restart_on=(f"{SYSTEMD}/{TIMER}",)),
         ),
         checks=(
-            Check(f"python3 -IB {guard.PROGRAM} watch --check", reads=(f"{guard.PROGRAM}/", CONFIG, WEBHOOK)),
+            Check(f"{server_package.PYTHON} watch --check", reads=(f"{server_package.DIRECTORY}/", CONFIG, WEBHOOK)),
             *(unit_check(file, file) for file in started_by_others),
         ),
     )

@@ -10,18 +10,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mailkeep.acme import on_server
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
-from mailkeep.secrets import Secrets, Variables, tls_names
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.inventory.secrets import Secrets, Variables
+from mailkeep.parts import server_package
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 DIRECTORY = "/etc/mailkeep/tls"
 PEM = f"{DIRECTORY}/server.pem"
 WANTED = f"{DIRECTORY}/acme.key"
 CREDENTIALS = "/etc/mailkeep/acme.env"
 CONFIG = "/etc/mailkeep/acme.json"
-PROGRAM = "/usr/lib/mailkeep-acme/on_server.py"
+PROGRAM = f"{server_package.DIRECTORY}/"
 STATE = "/var/lib/mailkeep-certificate"
 TROUBLES = f"{STATE}/troubles.json"
 RUN = "/run/mailkeep-certificate"
@@ -57,7 +57,7 @@ def _as_given(common: Part) -> Part:
     """What ACME had brought goes, so that nothing asks for a certificate any more; the package stays."""
     return replace(
         common,
-        absent=(*common.absent, *UNITS, WANTED, CREDENTIALS, CONFIG, str(Path(PROGRAM).parent)),
+        absent=(*common.absent, *UNITS, WANTED, CREDENTIALS, CONFIG),
     )
 
 
@@ -67,12 +67,10 @@ def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
     return replace(
         common,
         packages=(*common.packages, "lego", "python3"),
-        directories=(*common.directories, Directory(str(Path(PROGRAM).parent))),
         files=(
             *common.files,
             File(WANTED, secrets.tls.key, mode=0o600, secret=True),
             *([File(CREDENTIALS, _environment(secrets.acme), mode=0o600, secret=True)] if secrets.acme else ()),
-            File(PROGRAM, Path(on_server.__file__).read_bytes()),
             File(CONFIG, _config(settings)),
             *(File(unit, _unit(Path(unit).name, settings)) for unit in UNITS),
         ),
@@ -81,7 +79,10 @@ def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
         checks=(
             *common.checks,
             Check(f"openssl pkey -noout -in {WANTED}", reads=(WANTED,)),
-            Check(f"python3 -IB {PROGRAM} --check {CONFIG}", reads=(PROGRAM, CONFIG)),
+            Check(
+                f"{server_package.PYTHON} certificate-renewal --check {CONFIG}",
+                reads=(PROGRAM, CONFIG),
+            ),
             *(unit_check(unit, unit) for unit in STARTED),
             *([Check(f"lego dnshelp --code {provider}", reads=(CONFIG,))] if provider else ()),
         ),
@@ -89,10 +90,10 @@ def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
 
 
 def _config(settings: Settings) -> bytes:
-    """What `on_server` reads."""
+    """What `mailkeep_server.certificate_renewal` reads."""
     acme = settings.tls.acme
     config = {
-        "names": tls_names(settings),
+        "names": settings.certificate_names,
         "directory": acme.directory,
         "contact": acme.contact or settings.admin.addresses[0],
         "challenge": acme.challenge,
@@ -116,7 +117,7 @@ def _unit(name: str, settings: Settings) -> bytes:
     minute, second = divmod(int.from_bytes(hashlib.sha256(settings.host.name.encode()).digest()) % 3600, 60)
     return render(
         f"acme/{name}",
-        program=PROGRAM,
+        python=server_package.PYTHON,
         config=CONFIG,
         credentials=CREDENTIALS,
         said=SAID,

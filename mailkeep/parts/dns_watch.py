@@ -4,14 +4,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from mailkeep.dns import blocklists, on_server, records
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.dns import blocklists, records
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
+from mailkeep.parts.server_package import DIRECTORY, PYTHON
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 CONFIG = "/etc/mailkeep/dns.json"
-PROGRAM = "/usr/lib/mailkeep-dns/on_server.py"
 STATE = "/var/lib/mailkeep-dns"
 TROUBLES = f"{STATE}/troubles.json"
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
@@ -22,27 +22,26 @@ def part(settings: Settings, secrets: Secrets) -> Part:
     service = f"{SYSTEMD}/{SERVICE}"
     units = (service, f"{SYSTEMD}/{TIMER}")
     if settings.resolver == "system":
-        return Part(name="DNS watch", absent=(*units, CONFIG, str(Path(PROGRAM).parent)))
-    paths = {"program": PROGRAM, "config": CONFIG, "state": STATE}
+        return Part(name="DNS watch", absent=(*units, CONFIG))
+    paths = {"python": PYTHON, "config": CONFIG, "state": STATE}
     return Part(
         name="DNS watch",
         packages=("bind9-dnsutils", "python3"),
-        directories=(Directory("/etc/mailkeep"), Directory(str(Path(PROGRAM).parent))),
+        directories=(Directory("/etc/mailkeep"),),
         files=(
-            File(PROGRAM, Path(on_server.__file__).read_bytes()),
             File(CONFIG, _config(settings, secrets)),
             *(File(file, render(f"dns_watch/{Path(file).name}", **paths)) for file in units),
         ),
-        units=(Unit(TIMER, restart_on=(PROGRAM, CONFIG, *units)),),
+        units=(Unit(TIMER, restart_on=(f"{DIRECTORY}/", CONFIG, *units)),),
         checks=(
-            Check(f"python3 -IB {PROGRAM} --check {CONFIG}", reads=(PROGRAM, CONFIG)),
+            Check(f"{PYTHON} dns-monitor --check {CONFIG}", reads=(f"{DIRECTORY}/", CONFIG)),
             unit_check(service, service),  # the timer starts it; the timer itself is checked as every unit is
         ),
     )
 
 
 def _config(settings: Settings, secrets: Secrets) -> bytes:
-    """What `on_server` reads: which records to look at, and which entries of which lists."""
+    """What `mailkeep_server.dns_monitor` reads: which records to look at, and which entries of which lists."""
     listed = [*records.wanted(settings, secrets), *records.elsewhere(settings, secrets), *records.reverse(settings)]
     lists = [
         {

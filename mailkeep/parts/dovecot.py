@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.parts import certificates, guard, postfix
-from mailkeep.relations import base
-from mailkeep.settings import Account, Settings
-from mailkeep.templates import render
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
+from mailkeep.settings.cross_checks import base
+from mailkeep.settings.models import Account, Settings
+from mailkeep.templating import render
 
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = "/etc/dovecot/users"

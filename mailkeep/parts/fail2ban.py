@@ -1,10 +1,10 @@
 """fail2ban: whoever guesses passwords or abuses SMTP is cut off by the firewall, for longer each time."""
 
 from mailkeep.errors import UserError
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.settings import Settings
-from mailkeep.templates import render
-from mailkeep.values import SERVICES
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.settings.fields import SERVICES
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 MAIL = ("smtp", "submissions", "submission", "imap", "imaps")
 MAXRETRY = 5

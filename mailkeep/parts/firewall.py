@@ -1,10 +1,9 @@
 """nftables: SSH and the mail ports are open, nothing else; only Postfix talks to other mail servers."""
 
-from mailkeep import web
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.settings import Settings
-from mailkeep.templates import render
-from mailkeep.values import SERVICES
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.settings.fields import SERVICES
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 RULES = "/etc/nftables.conf"
 DROP_IN = f"{SYSTEMD}/nftables.service.d"
@@ -15,7 +14,7 @@ HTTPS = SERVICES["https"]
 
 def served(settings: Settings) -> tuple[int, ...]:
     """The ports of what Mailkeep serves: mail, and HTTPS where there is something to be had by it."""
-    return (*MAIL_PORTS, *((HTTPS,) if web.names(settings) else ()))
+    return (*MAIL_PORTS, *((HTTPS,) if settings.https_names else ()))
 
 
 def used(settings: Settings) -> tuple[int, ...]:

@@ -1,19 +1,17 @@
-"""The guard: a stolen password sends a few mails, then nothing. The program itself is the package `guard`."""
+"""The guard: a stolen password sends a few mails, then nothing. The program itself is `mailkeep_server.guard`."""
 
 import json
 from pathlib import Path
 
-import guard
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
-from mailkeep.settings import Settings, Store
-from mailkeep.templates import render
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
+from mailkeep.parts.server_package import DIRECTORY, PYTHON
+from mailkeep.settings.models import Settings, Store
+from mailkeep.templating import render
 
 USER = "mailkeep-guard"
-PROGRAM = "/usr/lib/mailkeep"
 CONFIG = "/etc/mailkeep/guard.json"
 STORE = "/etc/mailkeep/guard-store.json"
 STATE = f"/var/lib/{USER}"
-CTL = "/usr/local/sbin/mailkeepctl"
 FROZEN = f"{STATE}/frozen/accounts"
 POLICY_SOCKET = "/run/mailkeep-guard.policy"
 MILTER_SOCKET = "/run/mailkeep-guard.milter"
@@ -21,29 +19,17 @@ MILTER_SOCKET = "/run/mailkeep-guard.milter"
 
 def part(settings: Settings, store_password: str | None) -> Part:
     """`store_password` is needed when `settings.guard` names a store."""
-    sources = Path(guard.__file__).parent
-    program = {
-        f"{PROGRAM}/guard/{path.relative_to(sources)}": path.read_bytes() for path in sorted(sources.rglob("*.py"))
-    }
     return Part(
         name="guard",
         packages=("python3",),
         users=(User(USER, home=STATE),),
         directories=(
             Directory("/etc/mailkeep"),
-            Directory(PROGRAM, exclusive=True),
-            *(
-                Directory(f"{PROGRAM}/{name}", exclusive=True)
-                for name in sorted({str(Path(p).parent.relative_to(PROGRAM)) for p in program})
-            ),
             Directory(STATE, USER, USER, 0o711),
             # setgid: Dovecot's auth process (group dovecot) reads the file that the guard replaces.
             Directory(str(Path(FROZEN).parent), USER, "dovecot", 0o2750),
         ),
         files=(
-            *(File(path, content) for path, content in program.items()),
-            File(f"{PROGRAM}/__main__.py", render("guard/__main__.py")),
-            File(CTL, render("guard/mailkeepctl", program=PROGRAM), mode=0o755),
             File(CONFIG, _config(settings), "root", USER, 0o640),
             *(
                 [File(STORE, _store(settings.guard.store, store_password), "root", USER, 0o640, secret=True)]
@@ -53,7 +39,7 @@ def part(settings: Settings, store_password: str | None) -> Part:
             File(
                 f"{SYSTEMD}/mailkeep-guard.service",
                 render(
-                    "guard/mailkeep-guard.service", user=USER, program=PROGRAM, network=settings.guard.store is not None
+                    "guard/mailkeep-guard.service", user=USER, python=PYTHON, network=settings.guard.store is not None
                 ),
             ),
             File(
@@ -66,14 +52,11 @@ def part(settings: Settings, store_password: str | None) -> Part:
             Unit("mailkeep-guard.socket", restart_on=(f"{SYSTEMD}/mailkeep-guard.socket",)),
             Unit(
                 "mailkeep-guard.service",
-                restart_on=(PROGRAM, STORE, f"{SYSTEMD}/mailkeep-guard.service"),
+                restart_on=(DIRECTORY, STORE, f"{SYSTEMD}/mailkeep-guard.service"),
                 reload_on=(CONFIG,),
             ),
         ),
-        checks=(
-            Check(f"python3 -IB {PROGRAM} check {CONFIG}", reads=(PROGRAM, CONFIG)),
-            Check(f"sh -n {CTL}", reads=(CTL,)),
-        ),
+        checks=(Check(f"{PYTHON} guard --check {CONFIG}", reads=(DIRECTORY, CONFIG)),),
     )
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.secrets import DkimKey
-from mailkeep.templates import render
+from mailkeep.inventory.secrets import DkimKey
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.templating import render
 
 CONF = "/etc/opendkim.conf"
 DIRECTORY = "/etc/opendkim"

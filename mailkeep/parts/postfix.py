@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.parts import certificates, guard
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"

@@ -1,8 +1,8 @@
 """unbound: a validating resolver of this machine's own, so that DANE and blocklists give true answers."""
 
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 CONFIG = "/etc/unbound/unbound.conf.d/mailkeep.conf"
 DHCLIENT_HOOK = "/etc/dhcp/dhclient-enter-hooks.d/mailkeep"

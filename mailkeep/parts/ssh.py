@@ -1,8 +1,8 @@
 """sshd: keys, not passwords; whoever deploys can still log in."""
 
-from mailkeep.part import Check, File, Part, Unit
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.parts.model import Check, File, Part, Unit
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 CONFIG = "/etc/ssh/sshd_config.d/10-mailkeep.conf"
 

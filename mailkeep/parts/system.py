@@ -1,8 +1,8 @@
 """What keeps a server well that nobody looks at for months: upgrades, bounded logs, the right time."""
 
-from mailkeep.part import Check, File, Part, Unit
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.parts.model import Check, File, Part, Unit
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 APT = "/etc/apt/apt.conf.d/52mailkeep"
 JOURNALD = "/etc/systemd/journald.conf.d/mailkeep.conf"

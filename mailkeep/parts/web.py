@@ -1,10 +1,9 @@
 """nginx: a few texts over HTTPS, to whoever asks for exactly them. Nothing of the mail server depends on it."""
 
-from mailkeep import web
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
-from mailkeep.parts import certificates
-from mailkeep.settings import Settings
-from mailkeep.templates import render
+from mailkeep.parts import certificates, web_pages
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render
 
 DIRECTORY = "/etc/mailkeep/web"
 PAGES = f"{DIRECTORY}/pages"
@@ -17,7 +16,7 @@ UNIT = f"{SYSTEMD}/{SERVICE}"
 
 def part(settings: Settings) -> Part:
     """Where nothing is served, what an earlier setting left is stopped and removed; the package stays."""
-    pages = web.pages(settings)
+    pages = web_pages.pages(settings)
     if not pages:
         return Part(name="web", absent=(UNIT, DIRECTORY))
     return Part(
@@ -39,7 +38,7 @@ def part(settings: Settings) -> Part:
     )
 
 
-def _conf(settings: Settings, pages: tuple[web.Page, ...]) -> bytes:
+def _conf(settings: Settings, pages: tuple[web_pages.Page, ...]) -> bytes:
     return render(
         "web/nginx.conf",
         versions=sorted({address.version for address in settings.host.addresses}),

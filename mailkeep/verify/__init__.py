@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from mailkeep import inventory as inventories
 from mailkeep.errors import UserError
+from mailkeep.inventory import hosts as inventories
 from mailkeep.verify import report, session
-from mailkeep.verify.promises import Outcome
+from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.target import Found, Seen, Target, UnreachableError
 
 __all__ = ["Outcome", "run", "verify"]

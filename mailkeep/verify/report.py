@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mailkeep.verify.promises import Outcome, Status
+from mailkeep.verify.outcome import Outcome, Status
 
 MARKS: dict[Status, tuple[str, str]] = {
     "passed": ("✓", "green"),

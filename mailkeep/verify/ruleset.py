@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import Any
 
-from guard.watch.ruleset import Rule, drops, faults, field, matches, ports, sees_input
+from mailkeep_server.common.nft_ruleset import Rule, drops, faults, field, matches, ports, sees_input
 
 __all__ = ["Rule", "drops", "faults", "lets_in", "networks", "ports", "sees_input"]
 

@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from mailkeep.inventory import label
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
-from mailkeep.verify.promises import Outcome, outcome
+from mailkeep.inventory.hosts import label
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import Outcome, outcome
 from mailkeep.verify.target import Seen, Target
 
 CHECKS = Path(__file__).parent / "checks"

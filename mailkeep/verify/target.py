@@ -18,16 +18,17 @@ from testinfra.backend.base import CommandResult
 from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
 
-from mailkeep import inventory as inventories
-from mailkeep import secrets, settings, web
 from mailkeep.errors import UserError
 from mailkeep.host import preflight
-from mailkeep.part import Part
-from mailkeep.parts import dovecot, fail2ban, guard, postfix, server
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
+from mailkeep.inventory import hosts as inventories
+from mailkeep.inventory import secrets
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.parts import dovecot, fail2ban, postfix, server, server_package, web_pages
+from mailkeep.parts.model import Part
+from mailkeep.settings import models
+from mailkeep.settings.models import Settings
 from mailkeep.verify import probe
-from mailkeep.verify.probe.given import Given
+from mailkeep.verify.probe.config import Given
 
 Found = TypeVar("Found")
 
@@ -108,7 +109,7 @@ class Target:
 
     @cached_property
     def settings(self) -> Settings:
-        return settings.load(self.file)
+        return models.load(self.file)
 
     @cached_property
     def secrets(self) -> Secrets:
@@ -152,7 +153,7 @@ class Target:
     def run(self, command: str) -> CommandResult:
         """As root. Raises UnreachableError, and that too when Mailkeep, which it needs there, has not come yet."""
         done = run(self.host, command)
-        if done.rc and run(self.host, f"test -e {guard.PROGRAM}").rc:
+        if done.rc and run(self.host, f"test -e {server_package.DIRECTORY}").rc:
             deploy = f"`mailkeep deploy {inventories.label(self.file.parent)}` brings it."
             raise UnreachableError("Mailkeep is not on this host yet", deploy)
         return done
@@ -189,7 +190,7 @@ class Target:
             local_resolver=declared.resolver == "local",
             alerts=postfix.ALERTS,
             admins=list(declared.admin.addresses),
-            web=[[page.name, page.path, "POST" if page.posted else "GET"] for page in web.pages(declared)],
+            web=[[page.name, page.path, "POST" if page.posted else "GET"] for page in web_pages.pages(declared)],
         )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from mailkeep import certificate
-from mailkeep.acme import on_server
-from mailkeep.acme.on_server import Certificate, FailedError, Keeper, is_told, need, tries
+from mailkeep.inventory import tls_certificate
+from mailkeep_server import certificate_renewal
+from mailkeep_server.certificate_renewal import Certificate, FailedError, Keeper, is_told, need, tries
 
 DAY = 86_400.0
 HOST, POLICY = "mail.example.org", "mta-sts.example.org"
@@ -76,18 +76,18 @@ SAID = """\
 def test_the_reason_is_one_line_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "acme.env"
     file.write_text('TOKEN="5eCret"\nURL="a \\"b\\$"\nEMPTY=""\n')
-    secrets = on_server._secrets(str(file))
+    secrets = certificate_renewal._secrets(str(file))
     assert secrets == ["5eCret", 'a "b$']
-    reason = on_server._reason(SAID, secrets)
+    reason = certificate_renewal._reason(SAID, secrets)
     assert reason.startswith("Could not obtain certificates: error: one or more")
     assert "5eCret" not in reason
     assert "?token=[not shown]: 403" in reason
-    assert on_server._reason("", []) == "lego has ended; `journalctl -u mailkeep-acme` says why"
-    assert len(on_server._reason("Could not " + "x" * 5000, [])) == on_server.SAID
+    assert certificate_renewal._reason("", []) == "lego has ended; `journalctl -u mailkeep-acme` says why"
+    assert len(certificate_renewal._reason("Could not " + "x" * 5000, [])) == certificate_renewal.SAID
 
 
 def test_the_reason_holds_nothing_for_a_terminal() -> None:
-    reason = on_server._reason("Could not obtain: \x1b[2J\x1b]0;pwn\x07 5e\x00Cret\u202e\n", ["5eCret"])
+    reason = certificate_renewal._reason("Could not obtain: \x1b[2J\x1b]0;pwn\x07 5e\x00Cret\u202e\n", ["5eCret"])
     assert reason == "Could not obtain: [2J]0;pwn [not shown]"
 
 
@@ -97,7 +97,7 @@ def test_the_reason_holds_nothing_for_a_terminal() -> None:
 @pytest.fixture
 def pair(tmp_path: Path) -> dict[str, Any]:
     """What a deploy leaves: the key, its self-signed certificate, the configuration."""
-    chain, key = certificate.split(certificate.self_signed(HOST, date.today()))
+    chain, key = tls_certificate.split(tls_certificate.self_signed(HOST, date.today()))
     (tmp_path / "key").write_bytes(key)
     (tmp_path / "server.pem").write_bytes(key + chain)
     paths = {name: str(tmp_path / name) for name in ("key", "request", "said", "issued", "credentials")}
@@ -105,7 +105,7 @@ def pair(tmp_path: Path) -> dict[str, Any]:
 
 
 def keeper(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, order: Callable[..., str]) -> Keeper:
-    monkeypatch.setattr(on_server, "order", order)
+    monkeypatch.setattr(certificate_renewal, "order", order)
     return Keeper(config)
 
 
@@ -149,10 +149,10 @@ def test_a_reload_that_was_cut_off_is_done_by_the_next_run(
     def killed(_: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(on_server, "reload", killed)
+    monkeypatch.setattr(certificate_renewal, "reload", killed)
     with pytest.raises(KeyboardInterrupt):
         keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9)
-    monkeypatch.setattr(on_server, "reload", done.append)
+    monkeypatch.setattr(certificate_renewal, "reload", done.append)
     keeper(pair, monkeypatch, lambda *_: chain).look(1.8e9)
     assert done[0] == []
     assert not Keeper(pair).state["reload"]
@@ -162,34 +162,36 @@ def test_what_comes_must_fit_and_nothing_but_certificates_is_taken_of_it(
     pair: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """lego's unit is played by what it would leave."""
-    true_run = on_server.run
+    true_run = certificate_renewal.run
 
     def run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         done = subprocess.CompletedProcess(command, 0, "", "")
         return done if command[0] == "systemctl" else true_run(*command, stdin=stdin)
 
-    monkeypatch.setattr(on_server, "run", run)
+    monkeypatch.setattr(certificate_renewal, "run", run)
     own = (tmp_path / "server.pem").read_text()
-    config, key = pair | {"order": "lego.service"}, on_server.public(pair["key"])
+    config, key = pair | {"order": "lego.service"}, certificate_renewal.public(pair["key"])
     (tmp_path / "issued").write_text(own)
-    chain = on_server.order(config, [HOST], key)
+    chain = certificate_renewal.order(config, [HOST], key)
     assert chain == own[own.index("-----BEGIN CERTIFICATE") :]
     for names, of, reason in (([HOST], "another", "for another key"), ([HOST, POLICY], key, f"not for {POLICY}")):
         with pytest.raises(FailedError, match=reason):
-            on_server.order(config, names, of)
-    other = certificate.self_signed(HOST, date(2010, 1, 1), load_pem_private_key(Path(pair["key"]).read_bytes(), None))
+            certificate_renewal.order(config, names, of)
+    other = tls_certificate.self_signed(
+        HOST, date(2010, 1, 1), load_pem_private_key(Path(pair["key"]).read_bytes(), None)
+    )
     (tmp_path / "issued").write_bytes(other)
     with pytest.raises(FailedError, match="not valid now"):
-        on_server.order(config, [HOST], key)
+        certificate_renewal.order(config, [HOST], key)
     (tmp_path / "issued").write_text("nonsense")
     with pytest.raises(FailedError, match="openssl x509"):
-        on_server.order(config, [HOST], key)
+        certificate_renewal.order(config, [HOST], key)
 
 
 def test_a_request_is_for_all_names_and_for_the_key(pair: dict[str, Any]) -> None:
-    csr = on_server.request(pair["key"], BOTH["names"])
+    csr = certificate_renewal.request(pair["key"], BOTH["names"])
     said = subprocess.run(["openssl", "req", "-noout", "-text", "-verify"], input=csr, text=True, capture_output=True)
     assert f"DNS:{HOST}, DNS:{POLICY}" in said.stdout
-    found = on_server.read(Path(pair["certificate"]).read_text())
-    assert found.key == on_server.public(pair["key"])
+    found = certificate_renewal.read(Path(pair["certificate"]).read_text())
+    assert found.key == certificate_renewal.public(pair["key"])
     assert (found.names, found.issued) == (frozenset([HOST]), False)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep import secrets, vault
-from mailkeep.acme import roll
 from mailkeep.dns import records
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
-from mailkeep.settings import Settings
+from mailkeep.inventory import secrets, vault
+from mailkeep.operate import tls_key_rollover
+from mailkeep.settings.models import Settings
 
 KilledAfter = Callable[[int], AbstractContextManager[None]]
 DECLARED = Settings.model_validate(
@@ -50,7 +50,7 @@ class World:
         self.serves = published(inventory)[0]
 
     def roll(self, at: datetime, *, now: bool = False) -> str:
-        return "\n".join(roll.roll(DECLARED, self.inventory, at, self.unseen, self.shown, now=now))
+        return "\n".join(tls_key_rollover.roll(DECLARED, self.inventory, at, self.unseen, self.shown, now=now))
 
     def unseen(self, _: Record) -> tuple[list[str], int]:
         return ([] if self.seen else ["ns.example.net does not have it"]), 3600
@@ -135,4 +135,4 @@ def test_a_step_that_is_killed_anywhere_is_finished_by_the_next(
 def test_only_keys_for_acme_are_rolled_over(world: World) -> None:
     own = DECLARED.model_copy(update={"tls": DECLARED.tls.model_copy(update={"mode": "self-signed"})})
     with pytest.raises(UserError, match="is self-signed: only keys for `acme`"):
-        roll.roll(own, world.inventory, START, world.unseen, world.shown)
+        tls_key_rollover.roll(own, world.inventory, START, world.unseen, world.shown)

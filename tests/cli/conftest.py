@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_samples import INIT, MAILKEEP, SSH, Run, Said, environment, program
 
-from mailkeep import cli
+from mailkeep.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def mailkeep(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         said = capfd.readouterr()
         assert "Traceback" not in said.out + said.err
         return Said(ended.value.code or 0, said.out, said.err)  # type: ignore[arg-type]

@@ -18,9 +18,10 @@ import typer
 import yaml
 from cli_samples import INIT, MAILKEEP, Run, Terminal, environment
 
-from mailkeep import passwords, secrets, settings, vault
-from mailkeep.cli import ROOT, app
-from mailkeep.dns import ask
+from mailkeep.cli.app import ROOT, app
+from mailkeep.dns import client
+from mailkeep.inventory import passwords, secrets, vault
+from mailkeep.settings import models
 
 PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
 PASSPHRASE = re.compile(r"\b[a-z2-9]{4}(?:-[a-z2-9]{4}){3}\b")
@@ -270,7 +271,7 @@ def listed(mailkeep: Run) -> list[dict[str, str]]:
 
 
 def opens(home: Path, address: str, password: str) -> bool:
-    [account] = [one for one in settings.load(home / "mail.yml").accounts if one.address == address]
+    [account] = [one for one in models.load(home / "mail.yml").accounts if one.address == address]
     try:
         return passwords.HASHER.verify(account.password.removeprefix("{ARGON2ID}"), password)
     except Exception as refused:
@@ -497,7 +498,7 @@ def test_a_resolver_that_is_none_is_told(command: tuple[str, ...], mailkeep: Run
 
 @pytest.mark.usefixtures("home")
 def test_blocklists_that_cannot_be_asked_clear_nobody(mailkeep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask, "TIMEOUT", 0.2)
+    monkeypatch.setattr(client, "TIMEOUT", 0.2)
     said = mailkeep("blocklists", "home", "--resolver", "127.0.0.1@1")  # nothing answers there
     assert said.code == 1
     assert "clear" not in said.out

@@ -3,9 +3,9 @@
 from datetime import date
 from functools import cache
 
-from mailkeep import certificate, secrets
-from mailkeep.secrets import DkimKey, Secrets, Tls
-from mailkeep.settings import Settings
+from mailkeep.inventory import secrets, tls_certificate
+from mailkeep.inventory.secrets import DkimKey, Secrets, Tls
+from mailkeep.settings.models import Settings
 
 FIRST_DAY = date(2026, 11, 23)
 
@@ -44,4 +44,4 @@ def _dkim(domain: str, selector: str) -> DkimKey:
 
 @cache
 def _tls(host: str) -> Tls:
-    return Tls(*certificate.split(certificate.self_signed(host, date.today())))
+    return Tls(*tls_certificate.split(tls_certificate.self_signed(host, date.today())))

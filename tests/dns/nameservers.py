@@ -13,7 +13,7 @@ import dns.resolver
 import dns.zone
 import pytest
 
-from mailkeep.dns import ask
+from mailkeep.dns import client
 
 HEAD = "@ 60 SOA ns hostmaster 1 3600 600 86400 60\n@ 60 NS ns\nns 60 A {address}\n"
 ALIASES = 9  # that are followed
@@ -33,8 +33,8 @@ def serving(zones: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
             zone = dns.zone.from_text(f"$TTL 60\n{head}{text}", origin=f"{origin}.", relativize=False)
             made.append(zone)
             stack.enter_context(_running(_Server(f"127.0.0.{number}", port, [zone])))
-        monkeypatch.setattr(ask, "PORT", port)
-        yield ask.resolver(f"127.0.0.1@{port}")
+        monkeypatch.setattr(client, "PORT", port)
+        yield client.resolver(f"127.0.0.1@{port}")
 
 
 class _Server(socketserver.ThreadingUDPServer):

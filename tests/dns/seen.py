@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 
 import dns.resolver
 
-from mailkeep.dns import evaluate
-from mailkeep.dns.ask import Answer, Question
-from mailkeep.dns.look import Names, Seen
-from mailkeep.dns.meaning import kind
+from mailkeep.dns import spf_dmarc
+from mailkeep.dns.client import Answer, Question
+from mailkeep.dns.observe import Names, Seen
+from mailkeep.dns.record_comparison import kind
 from mailkeep.dns.records import Record
 
 Values = dict[Question, tuple[str, ...]]
@@ -31,8 +31,8 @@ def seen(published: Values, asked: Iterable[Question] = ()) -> Seen:
     names = Names(
         public=answers,
         authoritative={question: {SERVER: answer} for question, answer in answers.items()},
-        spf=_each(evaluate.spf, texts, "v=spf1"),
-        dmarc=_each(evaluate.dmarc, texts, "v=DMARC1"),
+        spf=_each(spf_dmarc.spf, texts, "v=spf1"),
+        dmarc=_each(spf_dmarc.dmarc, texts, "v=DMARC1"),
         doubled=frozenset(),
         validates=True,
     )

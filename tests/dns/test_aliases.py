@@ -4,10 +4,11 @@ import pytest
 from dns_samples import keys, settings
 from nameservers import serving
 
-from mailkeep.dns import formats, judge, look, records, rotation
-from mailkeep.dns.ask import Question
+from mailkeep.dns import formats, judge, observe, records
+from mailkeep.dns.client import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
+from mailkeep.operate import dkim_rotation
 
 DECLARED = settings()
 KEYS = keys(DECLARED)
@@ -33,7 +34,7 @@ def _zone(name: str) -> str:
 
 def found(record: Record, targets: str, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     with serving(zones(record, ALIASES[record], targets), monkeypatch) as resolver:
-        seen = look.names([Question(record.name, record.type)], resolver)
+        seen = observe.names([Question(record.name, record.type)], resolver)
     [answer] = seen.authoritative[Question(record.name, record.type)].values()
     assert answer.alias == ALIASES[record]  # it is the alias's own server that was asked
     return list(judge.published([record], seen))
@@ -57,4 +58,4 @@ def test_what_an_alias_leads_to_counts(record: Record, monkeypatch: pytest.Monke
 def test_a_new_key_behind_an_alias_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     [key] = [key for key in KEYS.dkim if key.domain == "example.org"]
     with serving(zones(DKIM, ALIASES[DKIM], target(DKIM, DKIM.value)), monkeypatch) as resolver:
-        assert rotation.unseen([key], resolver) == {}
+        assert dkim_rotation.unseen([key], resolver) == {}

@@ -2,13 +2,13 @@
 
 import pytest
 
-from mailkeep.dns import ask, look
-from mailkeep.dns.ask import Question
+from mailkeep.dns import client, observe
+from mailkeep.dns.client import Question
 from mailkeep.errors import UserError
 
 
 def test_a_resolver_that_does_not_answer_is_named_and_no_record_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask, "TIMEOUT", 0.2)
-    resolver = ask.resolver("127.0.0.1@1")  # nothing answers there
+    monkeypatch.setattr(client, "TIMEOUT", 0.2)
+    resolver = client.resolver("127.0.0.1@1")  # nothing answers there
     with pytest.raises(UserError, match=r"resolver at 127\.0\.0\.1 gives no answer to anything.* --resolver"):
-        look.names([Question("example.org", kind) for kind in ("MX", "TXT")], resolver)
+        observe.names([Question("example.org", kind) for kind in ("MX", "TXT")], resolver)

@@ -8,15 +8,15 @@ import pytest
 from dns_samples import keys, settings
 from seen import SERVER, Values, seen, values
 
-from mailkeep import certificate
-from mailkeep.dns import look, mta_sts, records
-from mailkeep.dns.ask import Answer, Question
+from mailkeep.dns import mta_sts, observe, records
+from mailkeep.dns.client import Answer, Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
-from mailkeep.dns.look import Names, Seen
 from mailkeep.dns.mta_sts import Served
-from mailkeep.dns.port25 import Greeting
-from mailkeep.settings import Settings
+from mailkeep.dns.observe import Names, Seen
+from mailkeep.dns.smtp_greeting import Greeting
+from mailkeep.inventory import tls_certificate
+from mailkeep.settings.models import Settings
 
 DECLARED = settings()
 KEYS = keys(DECLARED)
@@ -30,7 +30,7 @@ def good(declared: Settings = DECLARED) -> Seen:
 
 def _asked(declared: Settings) -> list[Question]:
     """What is asked beside the records that should be there."""
-    return [*look.unwanted(declared), *look.authorities(declared)]
+    return [*observe.unwanted(declared), *observe.authorities(declared)]
 
 
 def _values(declared: Settings) -> Values:
@@ -210,7 +210,7 @@ def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
 
 
 def greeted(**greeting: Any) -> Seen:
-    der = certificate.chain("", KEYS.tls.certificate)[0].public_bytes(certificate.Encoding.DER)
+    der = tls_certificate.chain("", KEYS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
     made = replace(Greeting("mail.example.org", der), **greeting)
     return replace(good(), greetings={"203.0.113.25": made})
 
@@ -226,8 +226,8 @@ def test_a_greeting_with_another_name_is_an_error() -> None:
 
 
 def test_a_key_that_is_not_the_vaults_and_that_tlsa_does_not_name_is_an_error() -> None:
-    other = certificate.chain("", keys(settings(host="mx.example.org")).tls.certificate)[0]
-    found = judged(greeted(certificate=other.public_bytes(certificate.Encoding.DER)))
+    other = tls_certificate.chain("", keys(settings(host="mx.example.org")).tls.certificate)[0]
+    found = judged(greeted(certificate=other.public_bytes(tls_certificate.Encoding.DER)))
     assert [(finding.level, finding.type) for finding in found] == [("error", "TLS"), ("error", "TLSA")]
 
 

@@ -6,8 +6,8 @@ import pytest
 from dns_samples import keys, settings
 from seen import Values, seen, values
 
-from mailkeep.dns import look, records
-from mailkeep.dns.ask import Question
+from mailkeep.dns import observe, records
+from mailkeep.dns.client import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge
 from mailkeep.dns.records import Record
@@ -31,7 +31,7 @@ OTHER = {
 
 
 def findings(published: Values) -> list[Finding]:
-    asked = [*GOOD, *look.unwanted(DECLARED), *look.authorities(DECLARED)]
+    asked = [*GOOD, *observe.unwanted(DECLARED), *observe.authorities(DECLARED)]
     return judge(DECLARED, KEYS, seen(published, asked))
 
 

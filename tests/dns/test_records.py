@@ -7,10 +7,10 @@ import pytest
 from checkdmarc.dmarc import parse_dmarc_record
 from dns_samples import FIRST_DAY, keys, settings
 
-from mailkeep import certificate
 from mailkeep.dns import mta_sts, records
 from mailkeep.dns.records import Record
-from mailkeep.settings import Settings
+from mailkeep.inventory import tls_certificate
+from mailkeep.settings.models import Settings
 
 
 def listed(declared: Settings) -> list[Record]:
@@ -168,7 +168,7 @@ def test_with_acme_the_authority_in_use_alone_may_issue() -> None:
 def test_while_a_tls_key_is_replaced_both_are_published() -> None:
     declared = settings()
     ours = keys(declared)
-    other = certificate.split(certificate.self_signed("mail.example.org", FIRST_DAY))[0]
+    other = tls_certificate.split(tls_certificate.self_signed("mail.example.org", FIRST_DAY))[0]
 
     def published(*others: bytes) -> list[str]:
         found = records.wanted(declared, replace(ours, other_tls=others))

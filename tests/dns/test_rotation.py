@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from dns_samples import FIRST_DAY, settings
 
-from mailkeep import secrets, vault
-from mailkeep.dns import records, rotation
+from mailkeep.dns import records
 from mailkeep.errors import UserError
-from mailkeep.secrets import DkimKey, StoredDkim
+from mailkeep.inventory import secrets, vault
+from mailkeep.inventory.secrets import DkimKey, StoredDkim
+from mailkeep.operate import dkim_rotation
 
 KilledAfter = Callable[[int], AbstractContextManager[None]]
 DECLARED = settings()
@@ -39,19 +40,19 @@ def never_deployed(_keys: list[StoredDkim]) -> dict[StoredDkim, date]:
     return {}
 
 
-def deployed(day: date) -> rotation.Since:
+def deployed(day: date) -> dkim_rotation.Since:
     return lambda keys: dict.fromkeys(keys, day)
 
 
 def rotate(
     inventory: Path,
     today: date,
-    unseen: rotation.Unseen = none_seen,
-    since: rotation.Since = never_deployed,
+    unseen: dkim_rotation.Unseen = none_seen,
+    since: dkim_rotation.Since = never_deployed,
     *,
     now: bool = False,
 ) -> str:
-    return "\n".join(rotation.rotate(DECLARED, inventory, today, unseen, since, now=now))
+    return "\n".join(dkim_rotation.rotate(DECLARED, inventory, today, unseen, since, now=now))
 
 
 def signing(inventory: Path) -> set[str]:
@@ -82,13 +83,13 @@ def test_a_rotation_publishes_both_switches_when_seen_and_retires_the_old_after_
     assert "must stay until" in rotate(inventory, day + timedelta(days=6))
     assert published(inventory) == {old, new}
 
-    said = rotate(inventory, day + rotation.KEPT, since=deployed(day))
+    said = rotate(inventory, day + dkim_rotation.KEPT, since=deployed(day))
     deploy, remove = said.index(f"mailkeep deploy {inventory}"), said.index("then remove those")
     assert said.index(f"{old}._domainkey.example.org") < deploy < remove
     assert (signing(inventory), published(inventory)) == ({new}, {new})
 
     before = secrets.vault(inventory).names()
-    assert "it is time for new ones" in rotate(inventory, day + rotation.KEPT)
+    assert "it is time for new ones" in rotate(inventory, day + dkim_rotation.KEPT)
     assert secrets.vault(inventory).names() == before
 
 
@@ -103,9 +104,9 @@ def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> Non
 
     late = day + timedelta(days=6)
     said = rotate(inventory, late + timedelta(days=6), since=deployed(late))
-    assert f"must stay until {late + rotation.KEPT}" in said
+    assert f"must stay until {late + dkim_rotation.KEPT}" in said
     assert published(inventory) == {old, new}
-    rotate(inventory, late + rotation.KEPT, since=deployed(late))
+    rotate(inventory, late + dkim_rotation.KEPT, since=deployed(late))
     assert published(inventory) == {new}
 
 
@@ -123,7 +124,7 @@ def test_each_domain_waits_for_its_own(inventory: Path) -> None:
     def host_alone(keys: list[StoredDkim]) -> dict[StoredDkim, date]:
         return {key: day for key in keys if key.domain == "mail.example.org"}
 
-    rotate(inventory, day + rotation.KEPT, since=host_alone)
+    rotate(inventory, day + dkim_rotation.KEPT, since=host_alone)
     left = [one for one in secrets.stored_dkim(secrets.vault(inventory)) if one.state]
     assert [one.domain for one in left] == ["example.org"]
 
@@ -161,5 +162,5 @@ def test_a_switch_that_is_killed_anywhere_is_finished_by_the_next(
     assert "must stay until" in rotate(inventory, day, all_seen)
     assert signing(inventory) == {f"s{day:%Y%m%d}"}
     assert published(inventory) == {f"s{FIRST_DAY:%Y%m%d}", f"s{day:%Y%m%d}"}
-    rotate(inventory, day + rotation.KEPT, since=deployed(day))
+    rotate(inventory, day + dkim_rotation.KEPT, since=deployed(day))
     assert len(secrets.stored_dkim(secrets.vault(inventory))) == 2

@@ -4,10 +4,10 @@ import pytest
 from dns_samples import keys, settings
 from nameservers import serving
 
-from mailkeep.dns import judge, look, records
-from mailkeep.dns.ask import Question
+from mailkeep.dns import judge, observe, records
+from mailkeep.dns.client import Question
 from mailkeep.dns.findings import Finding
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 DECLARED = settings(spf=["include:_spf.example.net", "ip4:198.51.100.7"])
 OWN = "ip4:203.0.113.25 ip6:2001:db8::25"
@@ -19,7 +19,7 @@ def found(spf: str, monkeypatch: pytest.MonkeyPatch, declared: Settings = DECLAR
     wanted = [one for one in records.wanted(declared, keys(declared)) if Question(one.name, one.type) == TEXT]
     zones = {"example.net": '_spf TXT "v=spf1 ip4:192.0.2.0/28 -all"\n', "example.org": f'@ TXT "{spf}"\n'}
     with serving(zones, monkeypatch) as resolver:
-        return list(judge.published(wanted, look.names([TEXT], resolver)))
+        return list(judge.published(wanted, observe.names([TEXT], resolver)))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from documents import Command, Settings, steps
 
-from mailkeep import certificate, cli
+from mailkeep.cli import app
+from mailkeep.inventory import tls_certificate
 
 PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
 PASSPHRASE = re.compile(r"[a-z2-9]{4}(?:-[a-z2-9]{4}){3}")
@@ -41,7 +42,7 @@ class Desk:
         (self.clone / "inventories").mkdir(parents=True)
         (self.home / ".ssh").mkdir(parents=True)
         # A certificate as an authority would have issued it, and its key.
-        chain, key = certificate.split(certificate.self_signed("mail.example.org", date.today()))
+        chain, key = tls_certificate.split(tls_certificate.self_signed("mail.example.org", date.today()))
         (self.clone / "fullchain.pem").write_bytes(chain)
         (self.clone / "privkey.pem").write_bytes(key)
         programs = root / "bin"
@@ -114,7 +115,7 @@ class Desk:
             patch.setattr(sys, "argv", words)
             patch.setattr(sys, "stdin", io.StringIO(f"{typed}\n"))
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                app.main()
         return int(ended.value.code or 0), said.getvalue()
 
     def write(self, settings: Settings) -> None:

@@ -9,9 +9,11 @@ import typer
 from desk import Desk, init
 from documents import DOCUMENTS, PLACES, ROOT, Command, Settings, blocks, prose, steps
 
-from mailkeep import inventory, parts, settings, templates
-from mailkeep.cli import app
-from mailkeep.part import Part
+from mailkeep import parts, templating
+from mailkeep.cli.app import app
+from mailkeep.inventory import hosts
+from mailkeep.parts.model import Part
+from mailkeep.settings import models
 
 GUIDES = [name for name in DOCUMENTS if any(True for _ in steps(name))]
 
@@ -38,7 +40,7 @@ def test_its_commands_and_settings_do_on_the_readers_machine(document: str, begu
     for step in steps(document):
         if isinstance(step, Settings):
             desk.write(step)
-            settings.load(desk.settings_file)
+            models.load(desk.settings_file)
         elif step.place == "clone" and step.text.startswith("make "):
             assert makefile_target(step.text), f"{step.where}: {step.text}"
         elif not step.needs_server:
@@ -116,7 +118,7 @@ def test_the_inventory_of_several_hosts_names_both(tmp_path: Path) -> None:
     [block] = [block for block in blocks("first-server.md") if block.language == "python"]
     (tmp_path / "inventory.py").write_text(block.text)
     expected = {"mailkeep": str(tmp_path / "mail.yml")}
-    assert inventory.hosts(tmp_path) == {"mail.example.org": expected, "test.example.org": expected}
+    assert hosts.hosts(tmp_path) == {"mail.example.org": expected, "test.example.org": expected}
 
 
 def test_the_worked_example_is_a_part_like_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,15 +128,15 @@ def test_the_worked_example_is_a_part_like_the_others(tmp_path: Path, monkeypatc
     ]
     (tmp_path / "chrony").mkdir()
     (tmp_path / "chrony" / "chrony.conf.j2").write_text(template.text)
-    monkeypatch.setattr(templates, "TEMPLATES", tmp_path)
-    templates._environment.cache_clear()
+    monkeypatch.setattr(templating, "TEMPLATES", tmp_path)
+    templating._environment.cache_clear()
     try:
         names: dict[str, object] = {}
         exec(module.text, names)  # noqa: S102 - our own documentation
         made = names["part"]()  # type: ignore[operator]
     finally:
         monkeypatch.undo()
-        templates._environment.cache_clear()
+        templating._environment.cache_clear()
     assert isinstance(made, Part)
     assert b"\npool pool.ntp.org iburst\n" in made.files[0].content
     assert "chronyd" in made.checks[0].command

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mailkeep.drills.attacks import ATTACKS
-from mailkeep.drills.days import DAY, Mail, honest_week, patient_spammer
 from mailkeep.drills.result import Innocents, Result
-from mailkeep.settings import PERSON
+from mailkeep.drills.simulated_days import DAY, Mail, honest_week, patient_spammer
+from mailkeep.settings.models import PERSON
 
 GOOD = Result(
     drill="A",

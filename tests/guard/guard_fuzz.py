@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, OFFER, Daemon, ask, macros, mail, packet, request
 
-from guard.judge import GO_ON
+from mailkeep_server.guard.judge import GO_ON
 
 PER_CONNECTION = 4
 """The first that is too bad ends the connection, and what follows is not heard."""

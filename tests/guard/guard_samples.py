@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from guard import config
-from guard.judge import GO_ON, Judge, Request
-from guard.store import Store
-from guard.windows import HOUR
+from mailkeep_server.guard import config
+from mailkeep_server.guard.database import Store
+from mailkeep_server.guard.judge import GO_ON, Judge, Request
+from mailkeep_server.guard.sliding_window import HOUR
 
 ANNA, BERT = "anna@example.org", "bert@example.org"
 PLENTY = 1_000_000_000
@@ -128,7 +128,7 @@ _LAUNCH = """
 import os, sys
 for number, given in enumerate(sys.argv[1:], 3):
     os.dup2(int(given), number)
-from guard.__main__ import main
+from mailkeep_server.__main__ import main
 sys.exit(main(["guard"]))
 """
 REPOSITORY = Path(__file__).resolve().parents[2]

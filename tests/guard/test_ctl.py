@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from guard_samples import ANNA, settings
 
-from guard import ctl, enforce, frozen
+from mailkeep_server import ctl
+from mailkeep_server.freezes import enforce, freeze_list
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_freeze_of_which_not_all_was_done_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(frozen, "freeze", lambda *_: True)
+    monkeypatch.setattr(freeze_list, "freeze", lambda *_: True)
     monkeypatch.setattr(enforce, "enforce", lambda *_: enforce.Enforced(2, 0, "", "TimeoutExpired: doveadm"))
     assert ctl.main(["freeze", ANNA]) == 1
     said = capsys.readouterr()
@@ -36,6 +37,6 @@ def test_a_file_that_cannot_be_written_is_no_traceback(
     def refuse(*_: object) -> bool:
         raise PermissionError(13, "Permission denied", "/var/lib/mailkeep-guard/frozen/lock")
 
-    monkeypatch.setattr(frozen, "freeze", refuse)
+    monkeypatch.setattr(freeze_list, "freeze", refuse)
     assert ctl.main(["freeze", ANNA]) == 1
     assert capsys.readouterr().err == "[Errno 13] Permission denied: '/var/lib/mailkeep-guard/frozen/lock'\n"

@@ -35,12 +35,13 @@ from guard_samples import (
     request,
 )
 
-from guard import control, frozen
-from guard import daemon as daemon_module
-from guard.daemon import Batch, PolicyConnection, _housekeeping
-from guard.judge import GO_ON
-from guard.store import Store
-from guard.windows import HOUR
+from mailkeep_server.freezes import freeze_list
+from mailkeep_server.guard import control_socket
+from mailkeep_server.guard import daemon as daemon_module
+from mailkeep_server.guard.daemon import Batch, PolicyConnection, _housekeeping
+from mailkeep_server.guard.database import Store
+from mailkeep_server.guard.judge import GO_ON
+from mailkeep_server.guard.sliding_window import HOUR
 
 StartDaemon = Callable[..., Daemon]
 
@@ -194,7 +195,7 @@ def test_a_freeze_holds_though_there_is_no_room_to_write_it(daemon: StartDaemon)
         said = [ask(client, request())[:3] for _ in range(7)]
         assert said == ["DUN", "450", "450", "450", "450", "521", "521"]
         (running.state / "frozen" / "accounts.new").rmdir()
-        poll(lambda: ANNA in frozen.read(running.state / "frozen" / "accounts"))
+        poll(lambda: ANNA in freeze_list.read(running.state / "frozen" / "accounts"))
         assert ask(client, request()).startswith("521")
     running.kill()
     running.start()
@@ -385,13 +386,13 @@ def test_status_shows_the_fullest_account_first(daemon: StartDaemon) -> None:
 
 
 def test_status_shows_the_fullest_of_many(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MOST_SHOWN", 5)
+    monkeypatch.setattr(control_socket, "MOST_SHOWN", 5)
     accounts = {f"n{number}@example.org": {"addresses": []} for number in range(200)}
     made = desk(accounts=accounts, limits=NO_LIMITS | {"messages_per_hour": 100})
     for number, account in enumerate(accounts):
         for _ in range(number * 7 % 20):
             made.send(account)
-    shown = asyncio.run(control.status(made.judge, made.now))["accounts"]
+    shown = asyncio.run(control_socket.status(made.judge, made.now))["accounts"]
     assert [one["fullest"]["used"] for one in shown] == [19] * 5
 
 

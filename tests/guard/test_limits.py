@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, Desk
 
-from guard import frozen
-from guard.judge import GO_ON, Request
-from guard.windows import DAY, HOUR, TEN_MINUTES
+from mailkeep_server.freezes import freeze_list
+from mailkeep_server.guard.judge import GO_ON, Request
+from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
 
 MakeDesk = Callable[..., Desk]
 
@@ -227,7 +227,7 @@ def test_a_frozen_account_is_not_answered_as_before_its_freeze(desk: MakeDesk) -
     made = desk()
     request = Request(ANNA, "192.0.2.1", "i1", recipients=1, queue_id="Q1")
     assert made.judge.message(made.now, request) == GO_ON
-    frozen.freeze(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
+    freeze_list.freeze(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
     made.later(1)
     assert made.judge.message(made.now, request).startswith("521")
 

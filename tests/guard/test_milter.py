@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from guard_samples import ANNA, END, LIMITS, NO_LIMITS, OFFER, Desk, mail, packet
 
-from guard import milter
-from guard.judge import GO_ON
-from guard.milter import Milter, ProtocolError
+from mailkeep_server.guard import milter
+from mailkeep_server.guard.judge import GO_ON
+from mailkeep_server.guard.milter import Milter, ProtocolError
 
 MakeDesk = Callable[..., Desk]
 ABORT = packet(b"A")

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from guard_samples import ANNA, BERT, NOON, Desk
 
-from guard import frozen, policy, shared
-from guard.config import Place
-from guard.daemon import Batch, Elsewhere
-from guard.judge import GO_ON
-from guard.limits import Limit, Over
-from guard.windows import HOUR, Used
+from mailkeep_server.freezes import freeze_list
+from mailkeep_server.guard import policy, shared_counter
+from mailkeep_server.guard.config import Place
+from mailkeep_server.guard.daemon import Batch, Elsewhere
+from mailkeep_server.guard.judge import GO_ON
+from mailkeep_server.guard.limits import Limit, Over
+from mailkeep_server.guard.sliding_window import HOUR, Used
 
 WHEN = datetime(2025, 11, 25, 12, tzinfo=UTC)
 
@@ -42,20 +43,20 @@ class Servers:
         self.files = [directory / name / "accounts" for name in ("one", "two")]
         for file in self.files:
             file.parent.mkdir()
-        self._freezes = [shared.Freezes(self.store, file) for file in self.files]  # type: ignore[arg-type]
+        self._freezes = [shared_counter.Freezes(self.store, file) for file in self.files]  # type: ignore[arg-type]
 
     def step(self, *servers: int) -> None:
         for number in servers or (0, 1, 0, 1):
             asyncio.run(self._freezes[number].step())
 
     def freeze(self, server: int, name: str = ANNA, why: str = "sends spam") -> None:
-        frozen.freeze(name, "guard", why, WHEN, self.files[server])
+        freeze_list.freeze(name, "guard", why, WHEN, self.files[server])
 
     def thaw(self, server: int, name: str = ANNA) -> None:
-        frozen.thaw(name, self.files[server])
+        freeze_list.thaw(name, self.files[server])
 
     def frozen(self) -> list[set[str]]:
-        return [set(frozen.read(file)) for file in self.files]
+        return [set(freeze_list.read(file)) for file in self.files]
 
 
 @pytest.fixture
@@ -111,7 +112,10 @@ def test_a_store_that_comes_back_empty_or_as_it_was_thaws_nobody(
     for number in (first, 1 - first, first, 1 - first):
         servers.step(number)
         assert servers.frozen() == [{ANNA, BERT}] * 2
-    assert {name for name, line in servers.store.lines.items() if not line.startswith(shared.THAWED)} == {ANNA, BERT}
+    assert {name for name, line in servers.store.lines.items() if not line.startswith(shared_counter.THAWED)} == {
+        ANNA,
+        BERT,
+    }
     servers.thaw(1, BERT)
     servers.step()
     assert servers.frozen() == [{ANNA}, {ANNA}]
@@ -128,8 +132,8 @@ async def _hang(patience: float, again: float) -> tuple[list[float], int, list[s
     told: list[str] = []
     server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    store = shared.Shared(Place("127.0.0.1", port, False, "", ""), told.append, lambda: told.append("back"))
-    charge = shared.Charge(1, 1, ANNA, Used(1, 1, 1), ())
+    store = shared_counter.Shared(Place("127.0.0.1", port, False, "", ""), told.append, lambda: told.append("back"))
+    charge = shared_counter.Charge(1, 1, ANNA, Used(1, 1, 1), ())
 
     async def send(after: float) -> float:
         await asyncio.sleep(after)
@@ -149,8 +153,8 @@ async def _hang(patience: float, again: float) -> tuple[list[float], int, list[s
 
 def test_when_the_store_hangs_no_message_waits_for_longer_than_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """They do not wait one after another; and however many come meanwhile, it is asked again in time."""
-    monkeypatch.setattr(shared, "PATIENCE", 0.2)
-    monkeypatch.setattr(shared, "AGAIN", 0.6)
+    monkeypatch.setattr(shared_counter, "PATIENCE", 0.2)
+    monkeypatch.setattr(shared_counter, "AGAIN", 0.6)
     waited, asked_again, told = asyncio.run(_hang(0.2, 0.6))
     assert max(waited) < 0.5
     assert max(waited[15:]) < 0.1
@@ -181,11 +185,11 @@ class Full:
         self._meanwhile = meanwhile
         self.taken_back: list[str] = []
 
-    async def charge(self, charges: list[shared.Charge]) -> list[Over]:
+    async def charge(self, charges: list[shared_counter.Charge]) -> list[Over]:
         self._meanwhile()
         return [Over(Limit("messages_per_hour", "messages", HOUR, 7), NOON + HOUR) for _ in charges]
 
-    async def take_back(self, charge: shared.Charge) -> None:
+    async def take_back(self, charge: shared_counter.Charge) -> None:
         self.taken_back.append(charge.account)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.windows import DAY, HOUR, TEN_MINUTES, Sent, Used
+from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Sent, Used
 
 WINDOWS = (TEN_MINUTES, HOUR, DAY)
 STEPS = st.sampled_from((0, 1, 1000, TEN_MINUTES - 1, TEN_MINUTES, HOUR - 1, HOUR, DAY - 1, DAY, -5000))

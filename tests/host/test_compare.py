@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from mailkeep.host import compare
-from mailkeep.host.compare import FileChange
+from mailkeep.host import diff
+from mailkeep.host.diff import FileChange
 from mailkeep.host.snapshot import NEW, POLICY, PathState, Snapshot, UnitState
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit, User
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 
 CONF = File("/etc/demo/demo.conf", b"port 25\n", mode=0o640, group="demo")
 DEMO = Part(
@@ -51,24 +51,24 @@ def with_unit(**properties: str) -> Snapshot:
 
 
 def test_on_a_host_that_is_as_it_should_be_nothing_is_to_do() -> None:
-    assert compare.packages(PARTS, DONE) == []
-    assert compare.users(DEMO, DONE) == []
-    assert compare.memberships(DEMO, DONE) == []
-    assert compare.directories(DEMO, DONE) == []
-    assert compare.touched(PARTS, DONE) == []
-    assert compare.actions(DEMO.units[0], DONE, []) == []
-    assert compare.checks(PARTS, []) == []
+    assert diff.packages(PARTS, DONE) == []
+    assert diff.users(DEMO, DONE) == []
+    assert diff.memberships(DEMO, DONE) == []
+    assert diff.directories(DEMO, DONE) == []
+    assert diff.touched(PARTS, DONE) == []
+    assert diff.actions(DEMO.units[0], DONE, []) == []
+    assert diff.checks(PARTS, []) == []
 
 
 def test_on_a_bare_host_everything_is_to_do() -> None:
     bare = Snapshot(units={"demo.service": UnitState({"LoadState": "not-found", "ActiveState": "inactive"})})
-    assert compare.packages(PARTS, bare) == ["demo", "demo-tools"]
-    assert compare.users(DEMO, bare) == [User("demo")]
-    assert compare.memberships(DEMO, bare) == [("postfix", "demo")]
-    assert compare.directories(DEMO, bare) == list(DEMO.directories)
-    assert compare.files(DEMO, bare) == [FileChange(CONF, "new")]
-    assert compare.actions(DEMO.units[0], bare, [CONF.path]) == ["enable", "start"]
-    assert compare.checks(PARTS, compare.touched(PARTS, bare)) == [(DEMO, DEMO.checks[0])]
+    assert diff.packages(PARTS, bare) == ["demo", "demo-tools"]
+    assert diff.users(DEMO, bare) == [User("demo")]
+    assert diff.memberships(DEMO, bare) == [("postfix", "demo")]
+    assert diff.directories(DEMO, bare) == list(DEMO.directories)
+    assert diff.files(DEMO, bare) == [FileChange(CONF, "new")]
+    assert diff.actions(DEMO.units[0], bare, [CONF.path]) == ["enable", "start"]
+    assert diff.checks(PARTS, diff.touched(PARTS, bare)) == [(DEMO, DEMO.checks[0])]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_on_a_bare_host_everything_is_to_do() -> None:
     ],
 )
 def test_a_file_that_differs_is_written_and_says_in_what(state: PathState, why: str) -> None:
-    assert [change.why for change in compare.files(DEMO, with_path(CONF.path, state))] == [why]
+    assert [change.why for change in diff.files(DEMO, with_path(CONF.path, state))] == [why]
 
 
 @pytest.mark.parametrize(
@@ -95,21 +95,21 @@ def test_a_file_that_differs_is_written_and_says_in_what(state: PathState, why: 
     ],
 )
 def test_a_directory_that_differs_is_set_right(state: PathState) -> None:
-    assert compare.directories(DEMO, with_path("/etc/demo", state)) == list(DEMO.directories)
+    assert diff.directories(DEMO, with_path("/etc/demo", state)) == list(DEMO.directories)
 
 
 def test_an_initial_file_is_put_there_once_and_then_left_to_the_host() -> None:
     initial = replace(CONF, initial=True)
     part = replace(DEMO, files=(initial,))
-    assert compare.files(part, replace(DONE, paths={})) == [FileChange(initial, "new")]
+    assert diff.files(part, replace(DONE, paths={})) == [FileChange(initial, "new")]
     others = PathState("regular file", "demo", "demo", 0o600, "another digest")
-    assert compare.files(part, with_path(CONF.path, others)) == []
+    assert diff.files(part, with_path(CONF.path, others)) == []
 
 
 def test_what_must_not_be_there_goes_and_counts_as_a_change() -> None:
     seen = with_path("/etc/demo/conf.d/default.conf", PathState("regular file", "root", "root", 0o644, "0"))
-    assert compare.touched(PARTS, seen) == ["/etc/demo/conf.d/default.conf"]
-    assert compare.actions(DEMO.units[0], seen, compare.touched(PARTS, seen)) == ["reload"]
+    assert diff.touched(PARTS, seen) == ["/etc/demo/conf.d/default.conf"]
+    assert diff.actions(DEMO.units[0], seen, diff.touched(PARTS, seen)) == ["reload"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_must_not_be_there_goes_and_counts_as_a_change() -> None:
     ],
 )
 def test_a_unit_reloads_or_restarts_for_the_files_that_it_reads(changed: list[str], expected: list[str]) -> None:
-    assert compare.actions(DEMO.units[0], DONE, changed) == expected
+    assert diff.actions(DEMO.units[0], DONE, changed) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_unit_reloads_or_restarts_for_the_files_that_it_reads(changed: list[st
     ],
 )
 def test_what_an_interrupted_run_did_not_come_to_is_done(marks: set[str], expected: list[str]) -> None:
-    assert compare.actions(DEMO.units[0], replace(DONE, pending=frozenset(marks)), []) == expected
+    assert diff.actions(DEMO.units[0], replace(DONE, pending=frozenset(marks)), []) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,28 +152,28 @@ def test_what_an_interrupted_run_did_not_come_to_is_done(marks: set[str], expect
     ],
 )
 def test_a_unit_is_brought_to_run_from_every_state(properties: dict[str, str], expected: list[str]) -> None:
-    assert compare.actions(DEMO.units[0], with_unit(**properties), []) == expected
+    assert diff.actions(DEMO.units[0], with_unit(**properties), []) == expected
 
 
 def test_a_unit_that_is_not_meant_to_run_here_is_left_alone_whatever_changes() -> None:
     idle = with_unit(ActiveState="inactive", ConditionResult="no", ConditionTimestampMonotonic="7")
-    assert compare.due(DEMO.units[0], idle, ["/etc/demo/demo.conf"]) is None
-    assert compare.actions(DEMO.units[0], idle, ["/etc/demo/demo.conf"]) == []
+    assert diff.due(DEMO.units[0], idle, ["/etc/demo/demo.conf"]) is None
+    assert diff.actions(DEMO.units[0], idle, ["/etc/demo/demo.conf"]) == []
 
 
 def test_a_unit_that_shall_not_run_is_disabled_and_stopped_and_then_left_alone() -> None:
     unwanted = Unit("demo.service", enabled=False, running=False)
-    assert compare.actions(unwanted, DONE, []) == ["disable", "stop"]
+    assert diff.actions(unwanted, DONE, []) == ["disable", "stop"]
     gone = with_unit(ActiveState="inactive", UnitFileState="")
-    assert compare.actions(unwanted, gone, []) == []
+    assert diff.actions(unwanted, gone, []) == []
 
 
 @pytest.mark.parametrize("file", ["demo.service", "demo.service.d/mailkeep.conf"])
 def test_a_changed_unit_file_or_drop_in_is_verified_for_its_own_unit_only(file: str) -> None:
-    ((part, check),) = compare.checks(PARTS, [f"/etc/systemd/system/{file}"])
+    ((part, check),) = diff.checks(PARTS, [f"/etc/systemd/system/{file}"])
     assert part is DEMO
     assert check.command.endswith(" demo.service")
-    assert compare.checks(PARTS, [f"/etc/systemd/system/other-{file}"]) == []
+    assert diff.checks(PARTS, [f"/etc/systemd/system/other-{file}"]) == []
 
 
 def test_a_unit_whose_file_goes_is_retired_and_one_that_loses_a_drop_in_is_not() -> None:
@@ -184,12 +184,12 @@ def test_a_unit_whose_file_goes_is_retired_and_one_that_loses_a_drop_in_is_not()
         drop_ins: PathState("directory", "root", "root", 0o755),
         f"{drop_ins}/mailkeep.conf": there(CONF),
     }
-    assert compare.retired((part,), replace(DONE, paths=seen)) == ["demo.service"]
+    assert diff.retired((part,), replace(DONE, paths=seen)) == ["demo.service"]
 
 
 def test_leftovers_are_ours_alone() -> None:
-    assert compare.leftovers(PARTS, DONE) == []
-    assert compare.leftovers(PARTS, with_path(CONF.path + NEW, there(CONF))) == [CONF.path + NEW]
-    assert compare.leftovers(PARTS, with_path(POLICY.path, there(POLICY))) == [POLICY.path]
+    assert diff.leftovers(PARTS, DONE) == []
+    assert diff.leftovers(PARTS, with_path(CONF.path + NEW, there(CONF))) == [CONF.path + NEW]
+    assert diff.leftovers(PARTS, with_path(POLICY.path, there(POLICY))) == [POLICY.path]
     operators = replace(there(POLICY), digest=hashlib.sha256(b"#!/bin/sh\nexit 0\n").hexdigest())
-    assert compare.leftovers(PARTS, with_path(POLICY.path, operators)) == []
+    assert diff.leftovers(PARTS, with_path(POLICY.path, operators)) == []

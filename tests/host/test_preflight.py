@@ -19,9 +19,9 @@ from mailkeep.host.preflight import (
     replaced,
     way_out,
 )
-from mailkeep.part import File, Part
-from mailkeep.passwords import hash_password
-from mailkeep.settings import Settings
+from mailkeep.inventory.passwords import hash_password
+from mailkeep.parts.model import File, Part
+from mailkeep.settings.models import Settings
 
 DECLARED = {
     "host": {"name": "mail.example.org", "addresses": ["192.0.2.1"]},

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep import parts, secrets, settings
+from mailkeep import parts
 from mailkeep.errors import UserError
-from mailkeep.init import init
-from mailkeep.part import File
-from mailkeep.render import render
+from mailkeep.host.render import render
+from mailkeep.inventory import secrets
+from mailkeep.inventory.create import init
+from mailkeep.parts.model import File
+from mailkeep.settings import models
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(inventory: Path) -> list[File]:
     """What the host gets."""
-    declared = settings.load(inventory / "mail.yml")
+    declared = models.load(inventory / "mail.yml")
     return [file for part in parts.server(declared, secrets.load(declared, inventory)) for file in part.files]
 
 

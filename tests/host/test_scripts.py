@@ -9,7 +9,7 @@ import pytest
 
 from mailkeep.host import operations
 from mailkeep.host.snapshot import PathState, Snapshot
-from mailkeep.part import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 
 SECRET = b"correct horse battery staple\n"
 PART = Part(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep.host.snapshot import NEW, POLICY, PathState, Snapshot, UnitState, parse, script
-from mailkeep.part import Directory, File, Part, User
+from mailkeep.parts.model import Directory, File, Part, User
 
 ME, MY_GROUP = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
-from mailkeep import inventory, secrets, settings, vault
-from mailkeep.demo import materialise
 from mailkeep.errors import UserError
+from mailkeep.inventory import hosts, secrets, vault
+from mailkeep.lab.demo_inventory import materialise
+from mailkeep.settings import models
 
 SOURCE = Path(__file__).resolve().parents[2] / "inventories" / "demo"
 
@@ -48,13 +49,13 @@ def test_the_source_has_neither_accounts_nor_keys() -> None:
 
 
 def test_its_addresses_and_names_are_for_documentation_only(target: Path) -> None:
-    declared = settings.load(target / "mail.yml")
+    declared = models.load(target / "mail.yml")
     assert {str(address) for address in declared.host.addresses} == {"198.51.100.10", "2001:db8:100::10"}
     assert all(name.endswith(".test") for name in (declared.host.name, *declared.domains))
 
 
 def test_the_copy_is_complete_and_its_passphrases_open_its_accounts(target: Path) -> None:
-    declared = settings.load(target / "mail.yml")
+    declared = models.load(target / "mail.yml")
     logins = materialise(SOURCE, target).passphrases
     assert (
         [*logins] == [account.address for account in declared.accounts] == ["anna@example.test", "ben@example-two.test"]
@@ -95,9 +96,9 @@ def test_a_changed_source_reaches_the_copy_which_keeps_its_keys_and_passphrases(
     text = (changed / "mail.yml").read_text()
     (changed / "mail.yml").write_text(re.sub(r"(?m)^domains: \[", "domains: [example-three.test, ", text))
     before = materialise(SOURCE, target)
-    keys = {key.domain: key for key in secrets.load(settings.load(target / "mail.yml"), target).dkim}
+    keys = {key.domain: key for key in secrets.load(models.load(target / "mail.yml"), target).dkim}
     assert materialise(changed, target) == before
-    after = secrets.load(settings.load(target / "mail.yml"), target).dkim
+    after = secrets.load(models.load(target / "mail.yml"), target).dkim
     assert {key.domain for key in after} == {*keys, "example-three.test"}
     assert all(keys.get(key.domain, key) == key for key in after)
 
@@ -130,9 +131,9 @@ def test_a_takeover_that_was_interrupted_is_completed_by_the_next_call(
         with pytest.raises(KeyboardInterrupt):
             materialise(changed, target)
     materialise(changed, target)
-    assert secrets.missing(settings.load(target / "mail.yml"), target) == []
+    assert secrets.missing(models.load(target / "mail.yml"), target) == []
     assert "example-three.test" in (target / "mail.yml").read_text()
-    assert (target / inventory.HOSTS).read_text() == "hosts = []\n"
+    assert (target / hosts.HOSTS).read_text() == "hosts = []\n"
 
 
 def test_a_failure_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,4 +164,4 @@ def test_pyinfra_finds_the_container_through_the_labs_ssh_config(target: Path, m
     monkeypatch.delenv("MAILKEEP_LAB", raising=False)
     ssh_config = target.parent / "mailkeep" / "mail.ssh_config"
     data = {"mailkeep": str(target / "mail.yml"), "ssh_config_file": str(ssh_config)}
-    assert inventory.hosts(target) == {"mail": data}
+    assert hosts.hosts(target) == {"mail": data}

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
-from mailkeep import accounts, inventory, secrets, settings, vault
 from mailkeep.errors import UserError
-from mailkeep.init import InitResult, init
-from mailkeep.passwords import hash_password
+from mailkeep.inventory import hosts, secrets, vault
+from mailkeep.inventory.create import InitResult, init
+from mailkeep.inventory.passwords import hash_password
+from mailkeep.settings import edit_accounts, models
 
 ARGUMENTS = {
     "host": "mail.example.org",
@@ -62,7 +63,7 @@ def everything(root: Path) -> dict[Path, bytes | None]:
 
 
 def test_a_new_inventory_is_complete(made: InitResult) -> None:
-    declared = settings.load(made.directory / "mail.yml")
+    declared = models.load(made.directory / "mail.yml")
     loaded = secrets.load(declared, made.directory)
     assert {key.domain for key in loaded.dkim} == {"example.org", "mail.example.org"}
     assert {key.selector for key in loaded.dkim} == {f"s{date.today():%Y%m%d}"}
@@ -77,7 +78,7 @@ def test_it_declares_what_was_asked_for(root: Path) -> None:
         networks=["203.0.113.0/24"],
         account="anna@example.com",
     )
-    declared = settings.load(result.directory / "mail.yml")
+    declared = models.load(result.directory / "mail.yml")
     assert [str(address) for address in declared.host.addresses] == ["192.0.2.1", "2001:db8::1"]
     assert declared.domains == ("example.net", "example.com")
     assert declared.admin.addresses == ("boss@example.edu",)
@@ -98,7 +99,7 @@ def test_it_declares_what_was_asked_for(root: Path) -> None:
 )
 def test_the_first_account_is_the_admins_own_or_the_postmasters(root: Path, admin: list[str], account: str) -> None:
     result = make(root, admin=admin)
-    declared = settings.load(result.directory / "mail.yml")
+    declared = models.load(result.directory / "mail.yml")
     assert result.address == account
     assert [account.address for account in declared.accounts] == [account]
 
@@ -107,7 +108,7 @@ def test_the_passphrase_opens_the_account_and_is_in_no_file_nor_in_the_results_r
     made: InitResult, root: Path
 ) -> None:
     result = made
-    declared = settings.load(result.directory / "mail.yml")
+    declared = models.load(result.directory / "mail.yml")
     PasswordHasher().verify(declared.accounts[0].password.removeprefix("{ARGON2ID}"), result.passphrase)
     for content in everything(root).values():
         assert result.passphrase.encode() not in (content or b"")
@@ -128,7 +129,7 @@ def test_the_identity_can_be_put_elsewhere(root: Path, monkeypatch: pytest.Monke
     result = make(root)
     assert result.identity == root / "stick" / "key"
     assert not (root / "config").exists()
-    secrets.load(settings.load(result.directory / "mail.yml"), result.directory)
+    secrets.load(models.load(result.directory / "mail.yml"), result.directory)
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
@@ -226,19 +227,19 @@ def test_a_failure_halfway_leaves_nothing(root: Path, monkeypatch: pytest.Monkey
 def test_pyinfra_finds_the_host_and_its_settings(root: Path) -> None:
     result = make(root, ssh_host="operator@203.0.113.25")
     data = {"mailkeep": str(result.directory / "mail.yml"), "ssh_user": "operator", "_sudo": True}
-    assert inventory.hosts(result.directory) == {"203.0.113.25": data}
+    assert hosts.hosts(result.directory) == {"203.0.113.25": data}
 
 
 @pytest.mark.parametrize("ssh_host", [None, "root@mail.example.org", "alias", "2001:db8::1"])
 def test_root_needs_no_sudo(root: Path, ssh_host: str | None) -> None:
-    ((host, data),) = inventory.hosts(make(root, ssh_host=ssh_host).directory).items()
+    ((host, data),) = hosts.hosts(make(root, ssh_host=ssh_host).directory).items()
     assert host == (ssh_host or "mail.example.org").removeprefix("root@")
     assert "_sudo" not in data
 
 
 def test_the_inventory_can_be_moved(made: InitResult, root: Path) -> None:
     moved = made.directory.rename(root / "moved")
-    assert inventory.hosts(moved)["mail.example.org"]["mailkeep"] == str(moved / "mail.yml")
+    assert hosts.hosts(moved)["mail.example.org"]["mailkeep"] == str(moved / "mail.yml")
 
 
 def test_the_next_steps_name_the_backup_the_records_and_the_commands_in_their_order(
@@ -258,7 +259,7 @@ def test_whatever_the_comments_offer_is_valid_when_uncommented(made: InitResult)
     names = {match[2].split(":")[0].strip() for match in offered.finditer(text)}
     own_tls = text.replace("tls:\n  mode: self-signed\n", "").replace("#   mode:", "# tls:\n#   mode:")
     path.write_text(offered.sub(r"\1\2", own_tls))
-    declared = settings.load(path)
+    declared = models.load(path)
     assert {"quota", "send_as", "catch_all", "relay", "retention", "ssh", "firewall", "message_size"} <= names
     assert declared.relay is not None
     assert declared.tls.mode == "files"
@@ -266,7 +267,7 @@ def test_whatever_the_comments_offer_is_valid_when_uncommented(made: InitResult)
 
 def test_the_settings_offer_every_top_level_setting(made: InitResult) -> None:
     text = (made.directory / "mail.yml").read_text()
-    assert [name for name in settings.Settings.model_fields if not re.search(rf"^(# )?{name}:", text, re.M)] == []
+    assert [name for name in models.Settings.model_fields if not re.search(rf"^(# )?{name}:", text, re.M)] == []
 
 
 def test_a_place_that_cannot_be_written_to_is_named(root: Path) -> None:
@@ -281,9 +282,9 @@ def test_a_place_that_cannot_be_written_to_is_named(root: Path) -> None:
 
 def test_accounts_can_be_added_to_what_was_written(made: InitResult) -> None:
     path = made.directory / "mail.yml"
-    first = settings.load(path).accounts[0]
-    accounts.add(path, "bert@example.org", first.password, name="Bert")
-    accounts.set_password(path, first.address, hash_password("another passphrase"))
-    after = settings.load(path).accounts
+    first = models.load(path).accounts[0]
+    edit_accounts.add(path, "bert@example.org", first.password, name="Bert")
+    edit_accounts.set_password(path, first.address, hash_password("another passphrase"))
+    after = models.load(path).accounts
     assert [account.address for account in after] == [first.address, "bert@example.org"]
     assert first.password not in (after[0].password, None)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pyinfra import host
 
-from mailkeep import parts, secrets, settings
+from mailkeep import parts
 from mailkeep.host.operations import converge
-from mailkeep.part import File, Part
+from mailkeep.inventory import secrets
+from mailkeep.parts.model import File, Part
+from mailkeep.settings import models
 
 broken: dict[str, str] = json.loads(Path(host.data.broken).read_text())
 
@@ -25,5 +27,5 @@ def spoilt(part: Part) -> Part:
 
 
 mail_yml = Path(host.data.mailkeep)
-declared = settings.load(mail_yml)
+declared = models.load(mail_yml)
 converge(tuple(spoilt(part) for part in parts.server(declared, secrets.load(declared, mail_yml.parent))))

@@ -14,16 +14,17 @@ import yaml
 from clients import IMAPS, SMTP, SUBMISSIONS, imap, smtp, tls_context
 from cryptography import x509
 
-from mailkeep import secrets
-from mailkeep.acme import on_server, roll
-from mailkeep.acme.on_server import Certificate
-from mailkeep.dns import ask, formats, judge, look, records
+from mailkeep.dns import client, formats, judge, observe, records
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
+from mailkeep.inventory import secrets
 from mailkeep.lab import Internet, Lab, LabError, poll
 from mailkeep.lab.internet import DIRECTORY, TSIG_SECRET
 from mailkeep.lab.site import Site
+from mailkeep.operate import tls_key_rollover
 from mailkeep.parts import certificates
+from mailkeep_server import certificate_renewal
+from mailkeep_server.certificate_renewal import Certificate
 
 HOST, OTHER = "mail.example.test", "mta-sts.example.test"
 STATE = f"{certificates.STATE}/state.json"
@@ -61,7 +62,9 @@ class World:
     def shows(self, condition: Callable[[Certificate], bool], timeout: float = 60) -> None:
         """Waits until the server shows such a certificate."""
         try:
-            poll(lambda: condition(on_server.read(self.shown())), timeout, "no such certificate is shown", 0.5)
+            poll(
+                lambda: condition(certificate_renewal.read(self.shown())), timeout, "no such certificate is shown", 0.5
+            )
         except LabError as error:
             raise LabError(f"{error}\n{self.said()}") from None
 
@@ -116,7 +119,7 @@ class World:
 
     def findings(self, kind: str) -> list[Finding]:
         declared, keys = self.site.settings, secrets.load(self.site.settings, self.site.inventory)
-        seen = look.look(declared, keys, ask.resolver(self.internet.resolver))
+        seen = observe.look(declared, keys, client.resolver(self.internet.resolver))
         return [finding for finding in judge.judge(declared, keys, seen) if finding.type == kind]
 
 
@@ -256,7 +259,7 @@ def test_it_is_renewed_in_time_with_the_same_key_and_services_reload_once(world:
     poll(lambda: world.look() and world.shown() != first, 40, "it is not renewed", 1)
     assert "A certificate is asked for: it ends in 0.0 days." in world.said()
     assert {world.shown(SMTP), world.shown(SUBMISSIONS)} == {world.shown()}
-    assert on_server.read(world.shown()).key == on_server.read(first).key
+    assert certificate_renewal.read(world.shown()).key == certificate_renewal.read(first).key
     assert {tlsa_of(world.shown())} == world.tlsa()
     assert world.reloads() == [count + 1 for count in reloads]
 
@@ -268,7 +271,7 @@ def test_one_name_that_cannot_be_had_does_not_cost_the_host_its_own(world: World
     server.write(certificates.CONFIG, json.dumps(json.loads(config) | {"names": [HOST, OTHER]}))
     server.write(certificates.PEM, own.key + own.certificate, 0o600)  # as at the first time
     assert world.look() == "failed"
-    assert on_server.read(world.shown()).names == {HOST}
+    assert certificate_renewal.read(world.shown()).names == {HOST}
     assert f"There is no new certificate for {HOST}, {OTHER}: " in world.troubles()
     server.write(certificates.CONFIG, config)
     assert world.look() == "inactive"
@@ -307,9 +310,13 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
 
     def step(later: timedelta = timedelta()) -> str:
         def unseen(record: Record) -> tuple[list[str], int]:
-            return roll.unseen(record, ask.resolver(by_dns.internet.resolver))
+            return tls_key_rollover.unseen(record, client.resolver(by_dns.internet.resolver))
 
-        return "\n".join(roll.roll(site.settings, site.inventory, moment + later, unseen, roll.shown, now=True))
+        return "\n".join(
+            tls_key_rollover.roll(
+                site.settings, site.inventory, moment + later, unseen, tls_key_rollover.shown, now=True
+            )
+        )
 
     [old] = by_dns.tlsa()
     step()
@@ -323,7 +330,7 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
     by_dns.deploy()
     poll(lambda: by_dns.look() == "inactive", 60, "there is no certificate by DNS-01")
     poll(lambda: {tlsa_of(by_dns.shown(port)) for port in (SMTP, IMAPS)} == {new}, 10, "another key is shown")
-    assert on_server.read(by_dns.shown()).issued
+    assert certificate_renewal.read(by_dns.shown()).issued
     assert by_dns.findings("TLSA") == []
     assert old in step()
     assert by_dns.tlsa() == {new}
@@ -354,7 +361,7 @@ def test_a_rebuilt_machine_shows_the_same_key(world: World) -> None:
     world.site.server.run(f"systemctl stop postfix dovecot mailkeep-certificate.timer; rm -r {gone}")
     world.deploy()
     assert {tlsa_of(world.shown(port)) for port in (SMTP, IMAPS)} == before == world.tlsa()
-    assert not on_server.read(world.shown()).issued
+    assert not certificate_renewal.read(world.shown()).issued
 
 
 def test_taken_back_nothing_asks_for_a_certificate_any_more(world: World) -> None:
@@ -371,4 +378,4 @@ def test_taken_back_nothing_asks_for_a_certificate_any_more(world: World) -> Non
     active = world.site.server.run(f"systemctl is-active {' '.join(units)}", check=False).stdout
     assert active.split() == ["inactive"] * len(units), "and none has failed"
     assert world.deploy() == []
-    assert not on_server.read(world.shown()).issued
+    assert not certificate_renewal.read(world.shown()).issued

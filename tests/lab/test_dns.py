@@ -16,17 +16,18 @@ import pytest
 from clients import SMTP, SUBMISSIONS, accepted, deliver, message, run_on
 from slow import slow
 
-from mailkeep import secrets
-from mailkeep.dns import ask, blocklists, formats, judge, look, mta_sts, records, rotation
-from mailkeep.dns.ask import Question
+from mailkeep.dns import blocklists, client, formats, judge, mta_sts, observe, records
 from mailkeep.dns.blocklists import Blocklist
+from mailkeep.dns.client import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
+from mailkeep.inventory import secrets
+from mailkeep.inventory.secrets import StoredDkim
 from mailkeep.lab import Attacker, Internet, poll
 from mailkeep.lab.site import Site
+from mailkeep.operate import dkim_rotation
 from mailkeep.parts import dns_watch, opendkim
-from mailkeep.secrets import StoredDkim
-from mailkeep.settings import Dns, Settings, Web
+from mailkeep.settings.models import Dns, Settings, Web
 
 ANNA, STRICT = "anna@example.test", "strict@outside.test"
 HOST = "mail.example.test"
@@ -46,7 +47,7 @@ class World:
     def findings(self, **dns: str) -> list[Finding]:
         """Of the live check; `dns` are settings beside the site's."""
         declared = self.declared(**dns)
-        seen = look.look(declared, self.site.secrets, ask.resolver(self.internet.resolver))
+        seen = observe.look(declared, self.site.secrets, client.resolver(self.internet.resolver))
         return judge.judge(declared, self.site.secrets, seen)
 
     def declared(self, **dns: str) -> Settings:
@@ -126,10 +127,10 @@ def test_every_record_of_a_zone_gone_wrong_is_reported_by_name(world: World, mut
 
 
 def test_a_signature_that_does_not_validate_is_told_from_a_server_that_fails(world: World) -> None:
-    async def ask_for(name: str) -> ask.Answer:
-        client = ask.Client(ask.resolver(world.internet.resolver))
+    async def ask_for(name: str) -> client.Answer:
+        dns_client = client.Client(client.resolver(world.internet.resolver))
         question = Question(name, "MX")
-        return (await client.public([question]))[question]
+        return (await dns_client.public([question]))[question]
 
     assert asyncio.run(ask_for("bogus.test")).error == "its DNSSEC signatures do not validate"
     assert asyncio.run(ask_for("example.test")).authentic
@@ -165,7 +166,7 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
     world.publish(text(listed))
     with slow(world.internet.resolver, 0.2) as (resolver, asked):
         start = time.monotonic()
-        seen = look.look(many, keys, ask.resolver(resolver))
+        seen = observe.look(many, keys, client.resolver(resolver))
         took = time.monotonic() - start
     assert judge.judge(many, keys, seen) == []
     assert len(listed) > 100
@@ -343,10 +344,10 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
     selector = f"s{tomorrow:%Y%m%d}"
 
     def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
-        return rotation.unseen(keys, ask.resolver(world.internet.resolver))
+        return dkim_rotation.unseen(keys, client.resolver(world.internet.resolver))
 
     def rotate() -> str:
-        return "\n".join(rotation.rotate(declared, inventory, tomorrow, unseen, since, now=True))
+        return "\n".join(dkim_rotation.rotate(declared, inventory, tomorrow, unseen, since, now=True))
 
     def since(_keys: list[StoredDkim]) -> dict[StoredDkim, date]:
         return {}
@@ -373,7 +374,7 @@ def test_a_server_signs_with_a_key_that_it_has_and_that_its_signer_has_loaded(wo
     written = site.server.run(f"stat --format %Y {file}").stdout.strip()
 
     def since() -> dict[StoredDkim, date]:
-        return rotation.signing_since([present, StoredDkim("example.test", "s20990101")], site.inventory)
+        return dkim_rotation.signing_since([present, StoredDkim("example.test", "s20990101")], site.inventory)
 
     assert since() == {present: date.fromtimestamp(int(written))}
     site.server.run(f"touch --date '1 hour' {file}")
@@ -458,7 +459,7 @@ example.test.names.test. A 127.0.0.2
         Blocklist("white.test", "addresses", "", trusts=True),
         Blocklist("names.test", "domains", "ask them", "test"),
     )
-    found = blocklists.ask(world.site.settings, ask.resolver(world.internet.resolver), lists)
+    found = blocklists.ask(world.site.settings, client.resolver(world.internet.resolver), lists)
     states = {(entry.list.removesuffix(".test"), entry.subject): entry.state for entry in found}
     address = str(world.site.server.ip)
     expected = ("listed", "clear", "refused", "gone", "gone", "gone")

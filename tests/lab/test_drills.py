@@ -9,7 +9,7 @@ from clients import SUBMISSION, deliver, message
 
 from mailkeep.drills import picture, production
 from mailkeep.drills.attacks import ATTACKS
-from mailkeep.drills.lab import STOLEN, around, newsletter, without_guard
+from mailkeep.drills.in_lab import STOLEN, around, newsletter, without_guard
 from mailkeep.drills.replay import Range, replay
 from mailkeep.drills.result import MOST_OUT, Result
 from mailkeep.lab import Internet, Lab, poll

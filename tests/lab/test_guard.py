@@ -29,8 +29,9 @@ from clients import (
     smtp,
 )
 
-from mailkeep import cli, passwords
+from mailkeep.cli import app
 from mailkeep.errors import UserError
+from mailkeep.inventory import passwords
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
@@ -288,12 +289,12 @@ def test_it_is_frozen_and_thawed_from_elsewhere_too(guarded: Guarded, capfd: pyt
     where = str(guarded.site.inventory)
     for command, said in (("freeze", "is frozen"), ("thaw", "may send and log in again")):
         with pytest.raises(SystemExit) as ended:
-            cli.app(["account", command, where, address("mia")])
+            app.app(["account", command, where, address("mia")])
         assert ended.value.code == 0
         assert said in capfd.readouterr().out
         assert guarded.frozen("mia") == (command == "freeze")
     with pytest.raises(UserError, match=r"nobody@example\.test: no account of this server\. There are: anna@"):
-        cli.freeze_account(where, "nobody@example.test")
+        app.freeze_account(where, "nobody@example.test")
 
 
 # --- the guard itself -------------------------------------------------------------------------------------------------

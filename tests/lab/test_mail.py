@@ -25,8 +25,8 @@ from clients import (
     talk,
 )
 
-from mailkeep import secrets
 from mailkeep.dns.records import wanted
+from mailkeep.inventory import secrets
 from mailkeep.lab import Internet, Lab, Received, Server, poll
 from mailkeep.lab.internet import RELAY_PASSWORD, RELAY_USER
 from mailkeep.lab.site import Site

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from mailkeep.host.plan import Change, changes, plan
 from mailkeep.host.snapshot import PathState, Snapshot
 from mailkeep.lab import Internet, Lab, Server
 from mailkeep.lab.site import Deployed, Site, site
-from mailkeep.part import File, Part
 from mailkeep.parts import server as parts_of
-from mailkeep.plan import Change, changes, plan
+from mailkeep.parts.model import File, Part
 
 Boot = Callable[..., Server]
 Copy = Callable[[str], Site]

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 import yaml
 
-from mailkeep import parts, passwords, secrets
+from mailkeep import parts
+from mailkeep.inventory import passwords, secrets
 from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import ROOT, Deployed, Site
-from mailkeep.part import File, Part
 from mailkeep.parts import alerts
+from mailkeep.parts.model import File, Part
 
 Boot = Callable[..., Server]
 Copy = Callable[[str], Site]
@@ -245,7 +246,6 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
             "Unable to compile regular expression",
         ),
-        "/usr/lib/mailkeep-dns/on_server.py": (lambda text: text + "(\n", "was never closed"),
     },
     {
         "/etc/opendkim/signing.table": (
@@ -274,7 +274,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
-        "/usr/lib/mailkeep/guard": (lambda text: text + "def\n", "SyntaxError"),
+        "/usr/lib/mailkeep/mailkeep_server": (lambda text: text + "def\n", "SyntaxError"),
         "/etc/systemd/system/mailkeep-dns.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         **{
             f"/etc/opendkim/keys/{domain}": (lambda _: "nonsense\n", f"from {domain} is not signed")
@@ -293,7 +293,7 @@ def other_key() -> str:
 def declared_files(on: Site) -> dict[str, File]:
     """The files by path; the path of a DKIM key without its dated selector, and one for all of the guard's program."""
     files = (file for part in server_parts(on) for file in part.files)
-    return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/guard)/.*", "", file.path): file for file in files}
+    return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/mailkeep_server)/.*", "", file.path): file for file in files}
 
 
 def deploy_spoilt(on: Site, contents: dict[str, str]) -> Deployed:

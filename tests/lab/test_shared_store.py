@@ -10,7 +10,7 @@ import pytest
 import yaml
 from clients import OUTSIDE, SUBMISSIONS, accepted, deliver, message
 
-from mailkeep import passwords, secrets
+from mailkeep.inventory import passwords, secrets
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 

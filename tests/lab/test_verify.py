@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from guard.watch.jails import LOCK
-from mailkeep.inventory import hosts
+from mailkeep.inventory.hosts import hosts
 from mailkeep.lab import poll
 from mailkeep.lab.site import Site
 from mailkeep.parts import server
 from mailkeep.verify import Outcome, run, verify
+from mailkeep_server.watch.jail_proof import LOCK
 
 Boot = Callable[[], Site]
 

@@ -30,10 +30,11 @@ from clients import (
     run_on,
 )
 
-from mailkeep import alerts, secrets
 from mailkeep.dns.records import wanted
+from mailkeep.inventory import secrets
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
+from mailkeep.operate import alert_test
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 ADMIN = "you@outside.test"
@@ -273,8 +274,8 @@ def test_a_freeze_is_carried_out_within_two_seconds_and_told(repaired: Operator)
 @contextmanager
 def frozen(server: Server, account: str) -> Iterator[None]:
     """As the guard does it."""
-    program = "import sys; from guard import frozen; from datetime import datetime, UTC; "
-    freeze = f"{program} frozen.freeze('{account}', 'guard', '30 tries over its limits', datetime.now(UTC))"
+    program = "import sys; from mailkeep_server.freezes import freeze_list; from datetime import datetime, UTC; "
+    freeze = f"{program} freeze_list.freeze('{account}', 'guard', '30 tries over its limits', datetime.now(UTC))"
     server.run(f'cd /usr/lib/mailkeep && python3 -c "{freeze}"')
     yield
     server.run(f"cd /usr/lib/mailkeep && python3 -c \"{program} frozen.thaw('{account}')\"")
@@ -370,14 +371,14 @@ def test_each_way_is_told_to_be_dead_by_the_other(repaired: Operator) -> None:
 
 def test_alert_test_says_what_arrived(repaired: Operator) -> None:
     repaired.begin()
-    mail, webhook = alerts.test(repaired.site.inventory)
+    mail, webhook = alert_test.test(repaired.site.inventory)
     assert (mail.way, mail.to, mail.arrived, webhook.way, webhook.arrived) == ("mail", ADMIN, True, "webhook", True)
     assert "status" not in mail.said
     assert "250" in mail.said
     repaired.heard("This is a test", "mail", 1)
     repaired.heard("This is a test", "webhook", 1)
     repaired.webhook_answers(403)
-    mail, webhook = alerts.test(repaired.site.inventory)
+    mail, webhook = alert_test.test(repaired.site.inventory)
     repaired.webhook_answers(200)
     assert (mail.arrived, webhook.arrived, webhook.said) == (True, False, "HTTP 403")
 
@@ -389,9 +390,9 @@ def test_an_alert_still_goes_when_the_disk_has_no_room_for_other_mail(repaired: 
     try:
         refused = deliver(str(server.ip), SMTP, STRANGER, [ANNA], message(STRANGER, ANNA, "x"))
         assert refused.startswith("452 4.3.1"), refused
-        assert next(alerts.test(repaired.site.inventory)).arrived
+        assert next(alert_test.test(repaired.site.inventory)).arrived
         server.run("postconf -PX alerts/unix/queue_minfree && postfix reload")
-        assert not next(alerts.test(repaired.site.inventory)).arrived
+        assert not next(alert_test.test(repaired.site.inventory)).arrived
     finally:
         assert repaired.site.deploy().code == 0
 
@@ -408,7 +409,7 @@ def test_a_fail2ban_that_restarts_while_it_is_proven_is_no_dead_jail(repaired: O
 
 
 def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
-    list(alerts.test(repaired.site.inventory))
+    list(alert_test.test(repaired.site.inventory))
     printed = wanted(repaired.site.settings, repaired.site.secrets)
     records = {f"{record.name}.".encode(): record.value.encode() for record in printed if record.type == "TXT"}
     last = [mail for mail in repaired.internet.messages() if mail.recipients == (ADMIN,)][-1]

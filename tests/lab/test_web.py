@@ -13,13 +13,13 @@ import pytest
 import yaml
 from clients import accepted, https, log_in, mails, open_ports, run_on
 
-from mailkeep import secrets, web
-from mailkeep.dns import ask, judge, look
+from mailkeep.dns import client, judge, observe
 from mailkeep.dns.formats import zone
 from mailkeep.dns.records import reverse, wanted
+from mailkeep.inventory import secrets
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
-from mailkeep.parts import certificates
+from mailkeep.parts import certificates, web_pages
 from mailkeep.parts import web as web_part
 from mailkeep.verify import verify
 
@@ -65,7 +65,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bring_certificate(site: Site, internet: Internet, directory: Path) -> None:
-    names = ",".join(f"DNS:{name}" for name in secrets.tls_names(site.settings))
+    names = ",".join(f"DNS:{name}" for name in site.settings.certificate_names)
     internet.run(f"""cd /root
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout web.key -out web.pem -days 30 \\
   -subj /CN=web -addext subjectAltName={names} 2>&1
@@ -76,17 +76,17 @@ update-ca-certificates""")
     secrets.import_tls(site.settings, site.inventory, directory / "web.pem", directory / "web.key")
 
 
-def page(site: Site, kind: str, domain: str = "example.test") -> web.Page:
-    return next(one for one in web.pages(site.settings) if one.name == f"{kind}.{domain}")
+def page(site: Site, kind: str, domain: str = "example.test") -> web_pages.Page:
+    return next(one for one in web_pages.pages(site.settings) if one.name == f"{kind}.{domain}")
 
 
-def get(one: web.Page, method: str = "GET", *, path: str = "", host: str = "", body: str = "") -> str:
+def get(one: web_pages.Page, method: str = "GET", *, path: str = "", host: str = "", body: str = "") -> str:
     """A request for this page, or for another path or host instead of its own."""
     lines = (f"{method} {path or one.path} HTTP/1.1", f"Host: {host or one.name}", f"Content-Length: {len(body)}")
     return "".join(f"{line}\r\n" for line in (*lines, "Connection: close", "")) + body
 
 
-def served(site: Site, one: web.Page, request: str = "") -> bool:
+def served(site: Site, one: web_pages.Page, request: str = "") -> bool:
     """Whether who asks for this page is given it."""
     answer = https(str(site.server.ip), one.name, request or get(one))
     head, _, body = answer.partition("\r\n\r\n")
@@ -97,7 +97,7 @@ def served(site: Site, one: web.Page, request: str = "") -> bool:
 
 
 def test_every_declared_text_is_served_over_both_protocols(serving: Site) -> None:
-    for one in web.pages(serving.settings):
+    for one in web_pages.pages(serving.settings):
         assert served(serving, one)
         assert https(str(serving.server.ip6), one.name, get(one)).endswith(one.content.decode())
 
@@ -108,7 +108,7 @@ def test_the_live_check_finds_the_policy_and_every_record(
     monkeypatch.setenv("SSL_CERT_FILE", str(directory / "web.pem"))
 
     def findings() -> set[tuple[str, str, str]]:
-        seen = look.look(serving.settings, serving.secrets, ask.resolver(internet.resolver))
+        seen = observe.look(serving.settings, serving.secrets, client.resolver(internet.resolver))
         return {(one.level, one.name, one.type) for one in judge.judge(serving.settings, serving.secrets, seen)}
 
     assert findings() == set()

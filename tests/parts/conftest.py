@@ -1,6 +1,6 @@
 import pytest
 
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 
 @pytest.fixture

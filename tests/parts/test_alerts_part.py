@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from guard.watch import config
-from mailkeep.part import Part, Unit
 from mailkeep.parts import alerts, fail2ban, firewall, ssh
-from mailkeep.settings import Settings
+from mailkeep.parts.model import Part, Unit
+from mailkeep.settings.models import Settings
+from mailkeep_server.watch import config
 
 URL = "https://ntfy.example/very-secret\ntoken"
 

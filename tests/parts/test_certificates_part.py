@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from mailkeep import certificate
-from mailkeep.part import SYSTEMD, File, Part
+from mailkeep.inventory import tls_certificate
+from mailkeep.inventory.secrets import Secrets, Tls
 from mailkeep.parts import certificates, firewall
-from mailkeep.secrets import Secrets, Tls
-from mailkeep.settings import Settings
+from mailkeep.parts.model import SYSTEMD, File, Part
+from mailkeep.settings.models import Settings
 
-OWN = Secrets((), Tls(*certificate.split(certificate.self_signed("mail.example.org", date.today()))), None)
+OWN = Secrets((), Tls(*tls_certificate.split(tls_certificate.self_signed("mail.example.org", date.today()))), None)
 BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
 
 

@@ -2,11 +2,11 @@ from datetime import date
 
 import pytest
 
-from mailkeep import certificate
-from mailkeep.dns.on_server import State, Values, changes, listings, state, unanswered
+from mailkeep.inventory import tls_certificate
+from mailkeep.inventory.secrets import Secrets, Tls
 from mailkeep.parts import dns_watch
-from mailkeep.secrets import Secrets, Tls
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
+from mailkeep_server.dns_monitor import State, Values, changes, listings, state, unanswered
 
 
 def test_the_providers_resolver_is_not_asked(declared: dict[str, object]) -> None:
@@ -19,8 +19,8 @@ def test_other_values_count_as_other_records(declared: dict[str, object]) -> Non
         one = Settings.model_validate(declared | {"dns": dns})
         return next(file.content for file in dns_watch.part(one, keys).files if file.path == dns_watch.CONFIG)
 
-    pem = certificate.self_signed("mail.example.org", date.today())
-    keys = Secrets((), Tls(*certificate.split(pem)), None)
+    pem = tls_certificate.self_signed("mail.example.org", date.today())
+    keys = Secrets((), Tls(*tls_certificate.split(pem)), None)
     assert config() == config()
     assert config() != config(dmarc="none")
 

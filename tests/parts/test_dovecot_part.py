@@ -2,9 +2,9 @@
 
 import pytest
 
-from mailkeep import passwords
+from mailkeep.inventory import passwords
 from mailkeep.parts import dovecot
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 ANNA, BEN = "anna@example.org", "ben@example.org"
 HASH = passwords.hash_password("violet-kettle-9-orbit-lamp")

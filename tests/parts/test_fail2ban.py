@@ -3,9 +3,9 @@ from configparser import RawConfigParser
 import pytest
 
 from mailkeep.errors import UserError
-from mailkeep.part import Part
 from mailkeep.parts import fail2ban
-from mailkeep.settings import Settings
+from mailkeep.parts.model import Part
+from mailkeep.settings.models import Settings
 
 
 def jails(part: Part) -> RawConfigParser:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep.parts import firewall
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 
 def rules(settings: Settings) -> str:

@@ -1,5 +1,5 @@
 from mailkeep.parts import resolver
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 
 def test_the_providers_resolver_is_left_alone_where_asked_for(declared: dict[str, object]) -> None:

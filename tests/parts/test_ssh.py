@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep.parts import ssh
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 KEY = "ssh-ed25519 AAAA ann"
 

@@ -1,7 +1,7 @@
 from configparser import RawConfigParser
 
 from mailkeep.parts import system
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 
 def test_the_journal_is_capped_where_mail_yml_says(declared: dict[str, object]) -> None:

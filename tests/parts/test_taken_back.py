@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep import parts, secrets, settings, vault
-from mailkeep.part import SYSTEMD, Part, Unit
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
+from mailkeep import parts
+from mailkeep.inventory import secrets, vault
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.parts.model import SYSTEMD, Part, Unit
+from mailkeep.settings import models
+from mailkeep.settings.models import Settings
 
 # Which files cannot simply go: something else must be in their place, and the preflight asks for it.
 REPLACED = {"/etc/resolv.conf"}
@@ -38,7 +40,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAILKEEP_IDENTITY", str(identity))
         vault.create(directory / "secrets", identity)
-        declared = settings.load(directory / "mail.yml")
+        declared = models.load(directory / "mail.yml")
         secrets.generate(declared, directory, date(2026, 1, 1))
         return secrets.load(declared, directory)
 

@@ -4,11 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mailkeep import web
 from mailkeep.dns import mta_sts
-from mailkeep.parts import firewall
+from mailkeep.parts import firewall, web_pages
 from mailkeep.parts import web as web_part
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 TRUSTED = {"tls": {"mode": "files", "certificate": "chain.pem"}}
 DOMAINS = {"domains": ["example.org", "example.com"]}
@@ -20,7 +19,7 @@ AUTOCONFIG = TRUSTED | {"web": {"autoconfig": True}}
 def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, object], more: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | more)
     part = web_part.part(settings)
-    assert web.names(settings) == ()
+    assert settings.https_names == ()
     assert firewall.served(settings) == firewall.MAIL_PORTS
     assert (part.packages, part.users, part.files) == ((), (), ())
     assert web_part.UNIT in part.absent
@@ -29,19 +28,19 @@ def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, ob
 def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | DOMAINS | AUTOCONFIG | POLICY)
     kinds = ("mta-sts", "autoconfig", "autodiscover")
-    assert web.names(settings) == tuple(f"{kind}.{domain}" for domain in DOMAINS["domains"] for kind in kinds)
+    assert settings.https_names == tuple(f"{kind}.{domain}" for domain in DOMAINS["domains"] for kind in kinds)
     assert firewall.HTTPS in firewall.served(settings)
 
 
 def test_the_policy_is_the_one_that_is_printed(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | POLICY)
-    [page] = web.pages(settings)
+    [page] = web_pages.pages(settings)
     assert f"https://{page.name}{page.path}" == mta_sts.url("example.org")
     assert page.content.decode() == mta_sts.policy(settings)
 
 
 def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[str, object]) -> None:
-    config, _ = web.pages(Settings.model_validate(declared | AUTOCONFIG))
+    config, _ = web_pages.pages(Settings.model_validate(declared | AUTOCONFIG))
     provider = ElementTree.fromstring(config.content)[0]  # noqa: S314 - our own
     assert provider.findtext("domain") == "example.org"
     for kind, ports in (("incoming", ["993", "143"]), ("outgoing", ["465", "587"])):
@@ -53,7 +52,7 @@ def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[s
 
 
 def test_outlook_is_told_the_ports_with_tls_and_the_domain_to_log_in_with(declared: dict[str, object]) -> None:
-    _, answer = web.pages(Settings.model_validate(declared | AUTOCONFIG))
+    _, answer = web_pages.pages(Settings.model_validate(declared | AUTOCONFIG))
     protocols = ElementTree.fromstring(answer.content).findall(".//{*}Protocol")  # noqa: S314 - our own
     said = [
         [protocol.findtext(f"{{*}}{tag}") for tag in ("Type", "Port", "SSL", "DomainName")] for protocol in protocols

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.settings import Settings, SettingsError, load
-from mailkeep.source import Problem
+from mailkeep.settings.models import Settings, SettingsError, load
+from mailkeep.settings.yaml_reader import Problem
 
 SALT_AND_DIGEST = "2b4fYwrsusIjrfimc3MFvw$MiGIqKV9aEP4koUvcuIkQpdtKftJqMrZnwq2+tdVtCg"
 HASH = f"{{ARGON2ID}}$argon2id$v=19$m=19456,t=2,p=1${SALT_AND_DIGEST}"

@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mailkeep import certificate
-from mailkeep.secrets import tls_names
-from mailkeep.settings import LETS_ENCRYPT, Settings
+from mailkeep.settings.models import LETS_ENCRYPT, Settings
 
 
 def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any) -> Settings:
@@ -25,7 +23,7 @@ def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any
 def test_one_word_is_enough() -> None:
     tls = declared().tls
     assert (tls.acme.directory, tls.acme.challenge, tls.answers_on_port_80) == (LETS_ENCRYPT, "http-01", True)
-    assert tls_names(declared()) == ("mail.example.org",)
+    assert declared().certificate_names == ("mail.example.org",)
 
 
 DNS_01 = {"challenge": "dns-01"}
@@ -71,5 +69,5 @@ def test_who_has_a_web_server_on_port_80_uses_the_dns() -> None:
     ],
 )
 def test_the_issuer_is_known_by_the_host_of_its_directory(directory: str, issuer: str) -> None:
-    assert certificate.issuer(declared({"directory": directory})) == issuer
-    assert certificate.issuer(declared(mode="self-signed")) == ""
+    assert declared({"directory": directory}).tls.issuer == issuer
+    assert declared(mode="self-signed").tls.issuer == ""

@@ -13,10 +13,10 @@ import pytest
 from nacl import pwhash
 from nacl.exceptions import InvalidkeyError
 
-from mailkeep import passwords
 from mailkeep.errors import UserError
-from mailkeep.passwords import breached, generate, hash_password, judge
-from mailkeep.values import ARGON2ID
+from mailkeep.inventory import passwords
+from mailkeep.inventory.passwords import breached, generate, hash_password, judge
+from mailkeep.settings.fields import ARGON2ID
 
 DOMAINS = ("example.org", "mail.example.org")
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from settings_samples import COMPLETE
 
-from mailkeep.settings import Settings, SettingsError, load
+from mailkeep.settings.models import Settings, SettingsError, load
 
 
 @pytest.fixture(scope="module")

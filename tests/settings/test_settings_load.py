@@ -10,9 +10,9 @@ import yaml
 from pydantic import ValidationError
 from settings_samples import COMPLETE, HASH, Inventory
 
-from mailkeep import reference
-from mailkeep.settings import PERSON, Settings, load, schema
-from mailkeep.values import SERVICES, written_size
+from mailkeep.settings import reference
+from mailkeep.settings.fields import SERVICES, written_size
+from mailkeep.settings.models import PERSON, Settings, load, schema
 
 ROOT = Path(__file__).parent.parent.parent
 SCHEMA = schema()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from settings_samples import COMPLETE, HASH, Inventory, line_of
 
-from mailkeep.settings import SettingsError, load
-from mailkeep.source import SHOWN_PROBLEMS
+from mailkeep.settings.models import SettingsError, load
+from mailkeep.settings.yaml_reader import SHOWN_PROBLEMS
 
 # The file
 

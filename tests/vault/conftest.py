@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from vault_samples import TODAY, settings
 
-from mailkeep import secrets, vault
+from mailkeep.inventory import secrets, vault
 
 
 @pytest.fixture(autouse=True)

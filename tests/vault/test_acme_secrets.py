@@ -6,10 +6,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from vault_samples import TODAY, settings
 
-from mailkeep import secrets
 from mailkeep.errors import UserError
-from mailkeep.settings import Settings
-from mailkeep.vault import Vault
+from mailkeep.inventory import secrets
+from mailkeep.inventory.vault import Vault
+from mailkeep.settings.models import Settings
 
 BY_HTTP = {"tls": {"mode": "acme"}}
 BY_DNS = {"tls": {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}}

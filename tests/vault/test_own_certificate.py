@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from vault_samples import settings
 
-from mailkeep import secrets
 from mailkeep.errors import UserError
+from mailkeep.inventory import secrets
 
 HOST = "mail.example.org"
 FILES = settings(host=HOST, tls={"mode": "files", "certificate": "tls.pem"})

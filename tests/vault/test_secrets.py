@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key
 from vault_samples import SELECTOR, TODAY, settings
 
-from mailkeep import secrets
 from mailkeep.errors import UserError
-from mailkeep.vault import Vault
+from mailkeep.inventory import secrets
+from mailkeep.inventory.vault import Vault
 
 RELAY = {"host": "smtp.example.net", "user": "us"}
 

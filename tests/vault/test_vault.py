@@ -8,9 +8,9 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from mailkeep import vault
 from mailkeep.errors import UserError
-from mailkeep.vault import Vault
+from mailkeep.inventory import vault
+from mailkeep.inventory.vault import Vault
 
 SECRET = b"correct horse\nbattery staple"
 

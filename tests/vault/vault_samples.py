@@ -1,6 +1,6 @@
 from datetime import date
 
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 
 TODAY = date.today()
 SELECTOR = f"s{TODAY:%Y%m%d}"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mailkeep import demo
+from mailkeep.lab import demo_inventory
 from mailkeep.lab.site import DEMO
-from mailkeep.verify.promises import Outcome
+from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.session import judged
 from mailkeep.verify.target import Seen, Target
 
@@ -18,7 +18,7 @@ START = 1_800_000_000.0  # when the probe was sent, seconds since the epoch
 @pytest.fixture(scope="session")
 def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("lab") / "demo"
-    demo.materialise(DEMO, target)
+    demo_inventory.materialise(DEMO, target)
     return target
 
 

@@ -16,9 +16,9 @@ import dns.message
 import dns.rrset
 import pytest
 
-from guard.watch import jails
 from mailkeep.verify import probe
-from mailkeep.verify.probe import account, bans, given, names, watch
+from mailkeep.verify.probe import bans, config, dns_client, linux_account, watch
+from mailkeep_server.watch import jail_proof
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
 LONG = "v=DKIM1; k=rsa; p=" + "A" * 400
@@ -53,16 +53,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dns.message.Message
 
     thread = threading.Thread(target=answer)
     thread.start()
-    monkeypatch.setattr(names.socket, "create_connection", connect)  # port 53 is not ours to listen on
+    monkeypatch.setattr(dns_client.socket, "create_connection", connect)  # port 53 is not ours to listen on
     yield asked
     thread.join()
     listener.close()
 
 
 def test_a_long_record_behind_an_alias_is_read_whole(server: list[dns.message.Message]) -> None:
-    answer = names.ask("127.0.0.1", "s1._domainkey.example.org", "TXT")
+    answer = dns_client.ask("127.0.0.1", "s1._domainkey.example.org", "TXT")
 
-    assert [names.text(data) for data in answer.data] == [LONG]
+    assert [dns_client.text(data) for data in answer.data] == [LONG]
     assert (answer.code, answer.authentic) == (0, True)
     [query] = server
     assert query.question[0].to_text() == "s1._domainkey.example.org. IN TXT"
@@ -113,16 +113,16 @@ def test_what_was_amiss_is_told_only_if_it_still_is(monkeypatch: pytest.MonkeyPa
 
 
 def test_verify_and_the_servers_own_proof_of_the_jails_take_turns() -> None:
-    assert bans.LOCK == jails.LOCK
+    assert bans.LOCK == jail_proof.LOCK
 
 
 def test_an_address_is_here_only_when_it_can_be_bound() -> None:
-    assert given.is_here("127.0.0.1")
-    assert not given.is_here("192.0.2.1")
+    assert config.is_here("127.0.0.1")
+    assert not config.is_here("192.0.2.1")
 
 
 def test_newcomers_come_from_loopback_and_differ() -> None:
-    addresses = {given.newcomer() for _ in range(20)}
+    addresses = {config.newcomer() for _ in range(20)}
     assert len(addresses) > 15
     assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
@@ -140,5 +140,5 @@ def test_nobody_else_can_open_a_lock_and_so_hold_it(tmp_path: Path, there: bool)
     lock = tmp_path / "lock"
     if there:
         lock.touch(0o644)
-    with account.lock_file(lock):
+    with linux_account.lock_file(lock):
         assert lock.stat().st_mode & 0o777 == 0o600

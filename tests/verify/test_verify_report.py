@@ -3,7 +3,7 @@
 import pytest
 
 from mailkeep.verify import report
-from mailkeep.verify.promises import Outcome
+from mailkeep.verify.outcome import Outcome
 
 KEPT = Outcome("mail", "a", "Nobody relays", "passed")
 BROKEN = Outcome("mail", "b", "No login on port 25", "failed", "no AUTH", "250 AUTH", "Run `mailkeep deploy home`.")

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from watch_samples import Clock
 
-from guard.watch.alerts import Desk, Letter
-from guard.watch.config import Config
+from mailkeep_server.watch.alert_queue import Desk, Letter
+from mailkeep_server.watch.config import Config
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from watch_samples import Clock
 
-from guard.watch.alerts import KEYS, LENGTH, LINES, URGENT, Desk, Letter
+from mailkeep_server.watch.alert_queue import KEYS, LENGTH, LINES, URGENT, Desk, Letter
 
 Wait = Callable[[float], list[Letter]]
 HOUR, DAY = 3600.0, 86400.0

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from guard.watch import jails, ruleset
-from guard.watch.config import Config
-from guard.watch.jails import NETWORKS, canaries
-from guard.watch.ruleset import jail_faults, keeps_out
+from mailkeep_server.common import nft_ruleset
+from mailkeep_server.common.nft_ruleset import jail_faults, keeps_out
+from mailkeep_server.watch import jail_proof
+from mailkeep_server.watch.config import Config
+from mailkeep_server.watch.jail_proof import NETWORKS, canaries
 
 OWN = ["198.51.100.74", "203.0.113.0/27"]
 
@@ -40,18 +41,18 @@ def test_canaries_are_never_ours_even_where_all_documentation_networks_are() -> 
 def test_nobody_else_can_open_the_lock_and_so_hold_up_the_proof(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, there: bool
 ) -> None:
-    monkeypatch.setattr(jails, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(jails, "PROOF", tmp_path / "jails.json")
-    monkeypatch.setattr(jails.config, "load", lambda: replace(config, jails={}))
-    monkeypatch.setattr(jails, "run", lambda *_, **__: "")
+    monkeypatch.setattr(jail_proof, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(jail_proof, "PROOF", tmp_path / "jails.json")
+    monkeypatch.setattr(jail_proof.config, "load", lambda: replace(config, jails={}))
+    monkeypatch.setattr(jail_proof, "run", lambda *_, **__: "")
     if there:
-        jails.LOCK.touch(0o644)
+        jail_proof.LOCK.touch(0o644)
     before = os.umask(0o022)
     try:
-        jails.main([])
+        jail_proof.main([])
     finally:
         os.umask(before)
-    assert jails.LOCK.stat().st_mode & 0o777 == 0o600
+    assert jail_proof.LOCK.stat().st_mode & 0o777 == 0o600
 
 
 def listing(*ports: int) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def listing(*ports: int) -> dict[str, Any]:
 
 
 def faults(listed: dict[str, Any], *ports: int) -> list[str]:
-    return list(jail_faults("dovecot", ports, ruleset.listed(json.dumps(listed))))
+    return list(jail_faults("dovecot", ports, nft_ruleset.listed(json.dumps(listed))))
 
 
 def test_a_jail_with_sets_and_rules_is_alive() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from guard import commands, enforce
-from guard.commands import reading, run
+from mailkeep_server.common import commands
+from mailkeep_server.common.commands import reading, run
+from mailkeep_server.freezes import enforce
 
 ANNA, BERT = "anna@example.org", "bert@example.org"
 PROGRAMS = {
@@ -82,7 +83,8 @@ def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: Queue) -
     queue.add("A1")
     long = json.dumps({"sender": BERT, "recipients": "x" * 1000})
     queue.program("postqueue", f"{PROGRAMS['postqueue']}; yes '{long}' | head -n 150000")
-    program = f"from pathlib import Path; from guard import enforce; enforce.SAMPLES = Path({str(enforce.SAMPLES)!r})\n"
+    program = "from pathlib import Path; from mailkeep_server.freezes import enforce\n"
+    program += f"enforce.SAMPLES = Path({str(enforce.SAMPLES)!r})\n"
     program += f"print(enforce.enforce({ANNA!r}, []))"
     memory = 100 << 20
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from watch_samples import Clock
 
-from guard.enforce import Enforced
-from guard.watch.alerts import Desk
-from guard.watch.freezes import STUCK, Freezes
+from mailkeep_server.freezes.enforce import Enforced
+from mailkeep_server.watch.alert_queue import Desk
+from mailkeep_server.watch.freeze_enforcer import STUCK, Freezes
 
 LINE = "anna@example.org:!:::20261125T160000Z guard 30 tries over its limits in 10 minutes::\n"
 

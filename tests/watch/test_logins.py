@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from watch_samples import Clock
 
-from guard.watch import logins as logins_module
-from guard.watch.alerts import Desk, Letter
-from guard.watch.logins import NETWORKS, Logins
+from mailkeep_server.watch import login_monitor as logins_module
+from mailkeep_server.watch.alert_queue import Desk, Letter
+from mailkeep_server.watch.login_monitor import NETWORKS, Logins
 
 Wait = Callable[[float], list[Letter]]
 ANNA = "anna@example.org"

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from watch_samples import LETTER, Clock
 
-from guard.watch import post as post_module
-from guard.watch.alerts import Desk, Letter
-from guard.watch.post import KEPT, Post
-from guard.watch.ways import NotSentError
 from mailkeep.lab.podman import poll
+from mailkeep_server.watch import outbox as post_module
+from mailkeep_server.watch.alert_queue import Desk, Letter
+from mailkeep_server.watch.channels import NotSentError
+from mailkeep_server.watch.outbox import KEPT, Post
 
 WAYS = ("mail", "webhook")
 Send = Callable[[str, Letter], str]

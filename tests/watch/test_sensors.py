@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from guard.watch import alerts, sensors
-from guard.watch.sensors import Certificate, Disks, Proof, Queue, Units, Written, _runs
+from mailkeep_server.watch import alert_queue, sensors
+from mailkeep_server.watch.sensors import Certificate, Disks, Proof, Queue, Units, Written, _runs
 
 
 def test_the_queue_is_counted_without_what_is_held_and_told_with_slack(
@@ -105,7 +105,7 @@ def test_a_unit_on_its_way_is_given_a_look_more(
 
 
 def test_a_unit_that_stays_on_its_way_is_told_within_ten_seconds() -> None:
-    assert (Units.looks + 1) * Units.every + alerts.GATHER < 10
+    assert (Units.looks + 1) * Units.every + alert_queue.GATHER < 10
 
 
 def test_what_the_daily_look_at_records_and_blocklists_found_is_told(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from watch_samples import Clock
 
-from guard.watch import daemon
-from guard.watch.config import Config
-from guard.watch.daemon import Watch
-from guard.watch.sensors import Sensor, Troubles
+from mailkeep_server.watch import daemon
+from mailkeep_server.watch.config import Config
+from mailkeep_server.watch.daemon import Watch
+from mailkeep_server.watch.sensors import Sensor, Troubles
 
 
 class Fine(Sensor):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from watch_samples import Events, guard
 
-from guard.watch import told
-from guard.watch.told import Guard
+from mailkeep_server.watch import guard_events
+from mailkeep_server.watch.guard_events import Guard
 
 NOW = 4e9  # seconds: after all tests
 
@@ -76,7 +76,7 @@ def test_nonsense_is_no_answer(socket: Path, events: Events, garbage: bytes) -> 
 def test_a_guard_that_hangs_is_not_waited_for(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket as sockets
 
-    monkeypatch.setattr(told, "TIMEOUT", 0.1)
+    monkeypatch.setattr(guard_events, "TIMEOUT", 0.1)
     with sockets.socket(sockets.AF_UNIX) as listener:
         listener.bind(str(socket))
         listener.listen()

@@ -12,9 +12,9 @@ from aiosmtpd.controller import UnixSocketController
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from watch_samples import LETTER, Hook, hook
 
-from guard.watch import ways
-from guard.watch.config import Config, Webhook
-from guard.watch.ways import NotSentError
+from mailkeep_server.watch import channels
+from mailkeep_server.watch.channels import NotSentError
+from mailkeep_server.watch.config import Config, Webhook
 
 HOST = "mail.example.org"
 TOKEN = "very-secret"  # noqa: S105
@@ -27,7 +27,7 @@ def other_end() -> Iterator[Hook]:
 
 
 def post(hook: Hook, kind: str, template: str = "", token: str = "") -> tuple[str, str, dict[str, str], bytes]:
-    assert ways.webhook(LETTER, Webhook(kind, template, hook.url, token), HOST) == "HTTP 200"
+    assert channels.webhook(LETTER, Webhook(kind, template, hook.url, token), HOST) == "HTTP 200"
     return hook.requests[-1]
 
 
@@ -67,7 +67,7 @@ def test_anything_but_success_is_none_and_no_redirect_is_followed(other_end: Hoo
     other_end.status, other_end.headers = status, {"Location": other_end.url + "/elsewhere"}
     config = replace(config, webhook=Webhook("ntfy", "", other_end.url, "very-secret-token"))
     with pytest.raises(NotSentError, match=f"^HTTP {status}$"):
-        ways.send("webhook", LETTER, config)
+        channels.send("webhook", LETTER, config)
     assert len(other_end.requests) == 1
 
 
@@ -75,7 +75,7 @@ def test_anything_but_success_is_none_and_no_redirect_is_followed(other_end: Hoo
 def test_no_secret_is_in_what_is_said_of_a_failure(config: Config, url: str) -> None:
     config = replace(config, webhook=Webhook("ntfy", "", url, "very-secret-token"))
     with pytest.raises(NotSentError) as raised:
-        ways.send("webhook", LETTER, config)
+        channels.send("webhook", LETTER, config)
     assert str(raised.value)
     assert "very-secret" not in str(raised.value)
     assert raised.value.__cause__ is None
@@ -112,7 +112,7 @@ def postfix(config: Config) -> Iterator[Postfix]:
 
 
 def test_mail_goes_to_every_administrator_through_postfixs_socket(postfix: Postfix, config: Config) -> None:
-    assert ways.send("mail", LETTER, config) == "250 2.0.0 Ok: queued as 4XyZ"
+    assert channels.send("mail", LETTER, config) == "250 2.0.0 Ok: queued as 4XyZ"
     (envelope,) = postfix.taken
     assert (envelope.mail_from, envelope.rcpt_tos) == ("postmaster@mail.example.org", config.admins)
     message = message_from_bytes(envelope.original_content or b"", policy=policy.default)
@@ -125,14 +125,14 @@ def test_an_administrator_who_is_refused_does_not_keep_the_mail_from_the_others(
     postfix: Postfix, config: Config
 ) -> None:
     postfix.refuse = {config.admins[0]}
-    ways.send("mail", LETTER, config)
+    channels.send("mail", LETTER, config)
     assert postfix.taken[0].rcpt_tos == config.admins[1:]
     postfix.refuse = set(config.admins)
     with pytest.raises(NotSentError, match="554"):
-        ways.send("mail", LETTER, config)
+        channels.send("mail", LETTER, config)
 
 
 def test_without_postfix_it_says_so(config: Config) -> None:
     with pytest.raises(NotSentError, match="No such file"):
-        ways.send("mail", LETTER, config)
+        channels.send("mail", LETTER, config)
     assert not Path(config.smtp).exists()

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from guard.watch.alerts import Letter
+from mailkeep_server.watch.alert_queue import Letter
 
 LETTER = Letter(7, 1764086400.0, '[mail.example.org] anna@example.org is "frozen"', "1\n<2> & {host} \\\n", urgent=True)
 

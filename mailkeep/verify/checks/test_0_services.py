@@ -1,8 +1,8 @@
 """Whether everything runs that must. It comes first: what is down breaks most other promises, too."""
 
 from mailkeep.host.snapshot import UnitState
-from mailkeep.part import Unit
-from mailkeep.verify.promises import hold
+from mailkeep.parts.model import Unit
+from mailkeep.verify.outcome import hold
 from mailkeep.verify.target import Seen, Target
 
 

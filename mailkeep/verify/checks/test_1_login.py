@@ -2,8 +2,8 @@
 
 import re
 
-from mailkeep.settings import Settings
-from mailkeep.verify.promises import hold
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import hold
 from mailkeep.verify.target import Seen
 
 REFUSED = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from mailkeep.settings import Settings
-from mailkeep.verify.promises import doubt, hold
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import doubt, hold
 from mailkeep.verify.target import Seen
 
 Reply = dict[str, Any]

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from mailkeep import certificate
-from mailkeep.secrets import Secrets, tls_names
-from mailkeep.settings import Settings
-from mailkeep.verify.promises import BrokenError, doubt, hold
+from mailkeep.inventory import tls_certificate
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import BrokenError, doubt, hold
 from mailkeep.verify.target import Seen
 
 DAYS_LEFT = 21
@@ -47,8 +47,8 @@ def test_the_declared_certificate_is_shown(seen: Seen, settings: Settings, secre
         expected=_described(expected),
         remedy=f"{deploy} puts it in place and has the services read it.",
     )
-    needed = (settings.host.name,) if by_acme else tls_names(settings)  # by ACME, the others may come later
-    if not all(certificate.covers(expected, name) for name in needed):
+    needed = (settings.host.name,) if by_acme else settings.certificate_names  # by ACME, the others may come later
+    if not all(tls_certificate.covers(expected, name) for name in needed):
         raise BrokenError(
             f"a certificate for {', '.join(needed)}",
             _described(expected),
@@ -64,7 +64,7 @@ def test_the_certificate_lasts(seen: Seen, settings: Settings, secrets: Secrets)
         faults, remedy = _ends(_declared(secrets)), "Renew it, bring it in with `mailkeep tls`, and deploy."
     else:
         one = next(iter(_shown(seen).values()))
-        faults = [*_ends(one), *_not_yet(one, _declared(secrets), tls_names(settings))]
+        faults = [*_ends(one), *_not_yet(one, _declared(secrets), settings.certificate_names)]
         remedy = f"Just after a deploy, a new one is under way. Else: {_ASK}"
     doubt(faults, expected=f"at least {DAYS_LEFT} days left", remedy=remedy)
 
@@ -77,7 +77,7 @@ def _not_yet(one: x509.Certificate, declared: x509.Certificate, names: tuple[str
         return ["it is for another key than the one in the vault"]
     if one.issuer == one.subject:
         return ["it is self-signed, and none of the authority's"]
-    lacking = ", ".join(name for name in names if not certificate.covers(one, name))
+    lacking = ", ".join(name for name in names if not tls_certificate.covers(one, name))
     return [f"it is not for {lacking}"] if lacking else []
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mailkeep.parts.firewall import MAIL_PORTS
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 from mailkeep.verify import ruleset
-from mailkeep.verify.promises import hold
+from mailkeep.verify.outcome import hold
 from mailkeep.verify.target import JAILS, Seen
 
 

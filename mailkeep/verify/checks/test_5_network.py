@@ -3,9 +3,9 @@
 from typing import Any
 
 from mailkeep.parts import firewall
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
 from mailkeep.verify import ruleset
-from mailkeep.verify.promises import BrokenError, NotHereError, doubt, hold
+from mailkeep.verify.outcome import BrokenError, NotHereError, doubt, hold
 from mailkeep.verify.target import Seen
 
 DHCP_CLIENTS = (68, 546)

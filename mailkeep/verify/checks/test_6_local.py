@@ -1,7 +1,7 @@
 """What somebody can do who has a shell on the server, but no rights."""
 
-from mailkeep.settings import Settings
-from mailkeep.verify.promises import BrokenError, NotHereError, hold
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import BrokenError, NotHereError, hold
 from mailkeep.verify.target import Seen
 
 

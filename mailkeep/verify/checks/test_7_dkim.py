@@ -3,9 +3,9 @@
 import dkim
 
 from mailkeep.dns.records import wanted
-from mailkeep.secrets import Secrets
-from mailkeep.settings import Settings
-from mailkeep.verify.promises import doubt, hold
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import doubt, hold
 from mailkeep.verify.target import Seen
 
 

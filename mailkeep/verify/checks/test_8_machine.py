@@ -1,8 +1,8 @@
 """Whether the machine is well, and will stay so while nobody looks."""
 
-from mailkeep.settings import Settings
-from mailkeep.values import written_size
-from mailkeep.verify.promises import NotHereError, doubt, hold
+from mailkeep.settings.fields import written_size
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import NotHereError, doubt, hold
 from mailkeep.verify.target import Seen
 
 FULL, NEARLY_FULL = 90, 80  # per cent

@@ -1,6 +1,6 @@
 """Whether a stolen password is of little use."""
 
-from mailkeep.verify.promises import doubt, hold
+from mailkeep.verify.outcome import doubt, hold
 from mailkeep.verify.target import Seen
 
 

@@ -1,8 +1,8 @@
 """Whether somebody is told when something goes wrong."""
 
-from mailkeep.settings import Settings
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import doubt, hold
 from mailkeep.verify.probe.watch import UNPROVEN
-from mailkeep.verify.promises import doubt, hold
 from mailkeep.verify.target import Seen
 
 LATE = 20  # seconds since a sensor's last look; each looks every five or more often

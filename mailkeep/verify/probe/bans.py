@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .account import lock_file, run
-from .given import Given, newcomer
-from .stranger import NAME
+from .config import Given, newcomer
+from .linux_account import lock_file, run
+from .unprivileged import NAME
 
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/64")

@@ -5,8 +5,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from .account import run
-from .given import Given
+from .config import Given
+from .linux_account import run
 
 POLICY = "/run/mailkeep-guard.policy"
 FROZEN = Path("/var/lib/mailkeep-guard/frozen/accounts")

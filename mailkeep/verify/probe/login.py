@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from secrets import token_urlsafe
 from typing import Any
 
-from .given import Given, newcomer
-from .stranger import NAME
-from .talk import HELO, Talk, anyone, encrypted
+from .config import Given, newcomer
+from .smtp_imap import HELO, Talk, anyone, encrypted
+from .unprivileged import NAME
 
 PORTS = (465, 587, 143, 993)
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .account import run
-from .given import Given
+from .config import Given
+from .linux_account import run
 
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,ConditionResult,ConditionTimestampMonotonic,Result"
 JOURNAL_SIZE = "ec387f577b844b8fa948f33cad9a75e6"  # systemd's SD_MESSAGE_JOURNAL_USAGE

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from .given import Given, newcomer
-from .talk import HELO, Reply, Talk, smtp
+from .config import Given, newcomer
+from .smtp_imap import HELO, Reply, Talk, smtp
 
 OUTSIDE = "probe@example.net"  # RFC 2606: nobody's mailbox
 MOST = 6  # domains that are attacked; all have the same configuration

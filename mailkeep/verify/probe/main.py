@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from . import bans, guard, login, machine, mail, milter, names, tls, watch, web
-from .account import alone, linux_account, rights
-from .given import Given
+from . import bans, dns_client, guard, login, machine, mail, milter, tls, watch, web
+from .config import Given
+from .linux_account import alone, linux_account, rights
 
 AREAS: dict[str, Callable[[Given], Any]] = {
     "relay": mail.relay,
@@ -24,8 +24,8 @@ AREAS: dict[str, Callable[[Given], Any]] = {
     "jails": bans.jails,
     "ssh": bans.guess_at_ssh,
     "stranger": rights,
-    "resolver": names.resolver,
-    "dkim records": names.keys,
+    "resolver": dns_client.resolver,
+    "dkim records": dns_client.keys,
     "signatures": milter.signatures,
     "units": machine.units,
     "replaced": lambda _: machine.replaced(),

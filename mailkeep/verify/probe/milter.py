@@ -7,7 +7,7 @@ the MTA asks: `c` go on, `i` insert a header, `a` accept, `t` come back later, `
 import socket
 import struct
 
-from .given import Given
+from .config import Given
 
 SOCKET = "/run/opendkim/opendkim.sock"
 ALL_ACTIONS = 0x1FF

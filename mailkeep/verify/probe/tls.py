@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import web
-from .given import Given, newcomer
-from .talk import Talk, anyone, encrypted
+from .config import Given, newcomer
+from .smtp_imap import Talk, anyone, encrypted
 
 PORTS = (25, 465, 587, 143, 993)
 

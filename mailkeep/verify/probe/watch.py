@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .account import run
-from .given import Given
+from .config import Given
+from .linux_account import run
 
 LOOKED = Path("/run/mailkeep-watch/looked.json")
 PROOF = Path("/var/lib/mailkeep-watch/jails.json")

@@ -4,8 +4,8 @@ import socket
 import ssl
 from typing import Any
 
-from .given import Given, newcomer
-from .talk import TIMEOUT, anyone
+from .config import Given, newcomer
+from .smtp_imap import TIMEOUT, anyone
 
 PORT = 443
 

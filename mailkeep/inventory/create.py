@@ -1,0 +1,201 @@
+"""`mailkeep init`: a new inventory, complete or not at all."""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from ipaddress import ip_address
+from pathlib import Path
+
+import yaml
+
+from mailkeep import templating
+from mailkeep.errors import UserError
+from mailkeep.inventory import passwords, secrets, vault
+from mailkeep.inventory.hosts import HOSTS, SETTINGS, label
+from mailkeep.settings import models
+from mailkeep.settings.models import Settings
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SSH_HOST = re.compile(r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9:][A-Za-z0-9.:_-]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class InitResult:
+    """What was made. The passphrase is kept nowhere: show it once."""
+
+    directory: Path
+    identity: Path
+    address: str
+    passphrase: str = field(repr=False)
+    made: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+
+def init(
+    target: Path,
+    *,
+    host: str,
+    addresses: Sequence[str],
+    admin: Sequence[str],
+    domains: Sequence[str] = (),
+    networks: Sequence[str] = (),
+    account: str | None = None,
+    ssh_host: str | None = None,
+    today: date | None = None,
+) -> InitResult:
+    """Makes the inventory directory `target`: settings, hosts, keys, and one account.
+
+    `addresses` are the server's public ones, `admin` the mail addresses of who runs it, `networks` theirs.
+    Without `domains` it is the host name less its first label; without `account` the first of `admin` in one
+    of the domains, else the postmaster of the first. `ssh_host` is `[USER@]HOST` (default: the host name).
+    UserError when anything exists already or an argument will not do; then, as after any other failure,
+    nothing remains.
+    """
+    identity = vault.identity_path(target)
+    _refuse(target, identity)
+    domains = tuple(domains) or (host.partition(".")[2],)
+    address = account or _first_account(admin, domains)
+    passphrase = passwords.generate()
+    text = render_settings(
+        host=host,
+        addresses=addresses,
+        domains=domains,
+        address=address,
+        password=passwords.hash_password(passphrase),
+        admin=admin,
+        networks=networks,
+    )
+    declared = declare(text)
+    hosts = render_hosts(ssh_host or host)
+    with staged(target) as stage:
+        vault.write_private(stage / SETTINGS, text)
+        (stage / HOSTS).write_bytes(hosts)
+        made = furnish(stage, declared, today or date.today())
+        with _moved_out(stage / vault.IDENTITY, identity):
+            stage.rename(target)
+    return InitResult(target, identity, address, passphrase, tuple(made), _next_steps(target, identity))
+
+
+def render_settings(**values: str | Sequence[str]) -> bytes:
+    """The commented mail.yml. Whatever the values hold, they stay values: each is quoted as YAML needs it."""
+    quoted = {name: _yaml(value) for name, value in values.items()}
+    domains = values["domains"]
+    roles = (f"{role}@{domain}" for domain in dict.fromkeys(domains) for role in ("postmaster", "abuse"))
+    return templating.render(
+        "inventory/mail.yml",
+        **quoted,
+        domain=_yaml(domains[0]),
+        sales=_yaml(f"sales@{domains[0]}"),
+        roles=[_yaml(role) for role in roles if role != values["address"]],
+    )
+
+
+def render_hosts(ssh_host: str) -> bytes:
+    """The inventory.py for one host, `[USER@]HOST`; a user other than root becomes root by sudo."""
+    match = _SSH_HOST.fullmatch(ssh_host)
+    if not match or (":" in match["host"] and not _is_address(match["host"])):
+        raise UserError(
+            f"{ssh_host!r}: no host for SSH. Expected HOST or USER@HOST, HOST being a name, an address, or a "
+            "Host of ~/.ssh/config; a port or a jump host belongs there."
+        )
+    user = match["user"]
+    data = {"ssh_user": json.dumps(user)} if user else {}
+    if user not in (None, "root"):
+        data["_sudo"] = "True"
+    return templating.render("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A private directory beside `target`, to be filled and renamed to it; what is left of it is removed."""
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
+            stage = Path(temporary) / target.name
+            stage.mkdir()
+            yield stage
+    except OSError as error:
+        raise UserError(f"{target}: cannot be made: {error.strerror}.") from error
+
+
+def declare(text: bytes) -> Settings:
+    """The settings that a mail.yml of this text will hold; SettingsError when it would not do."""
+    return models.parse(Path(f"the {SETTINGS} to be written"), text.decode())
+
+
+def furnish(directory: Path, declared: Settings, today: date) -> list[str]:
+    """Gives a new inventory its vault, with the identity in the inventory, and all keys; a line for each."""
+    vault.create(directory / "secrets", directory / vault.IDENTITY)
+    return secrets.generate(declared, directory, today)
+
+
+def _refuse(target: Path, identity: Path) -> None:
+    if not _NAME.fullmatch(target.name) or ".." in target.parts:
+        raise UserError(f"{target}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target}: exists already, and nothing is overwritten. Choose another NAME.")
+    if not target.parent.is_dir():
+        raise UserError(
+            f"{target.parent}: no such directory. Run this in your clone of Mailkeep, or where your "
+            "inventories are, or make it: `mkdir inventories`."
+        )
+    if identity.exists():
+        raise UserError(
+            f"{identity}: exists already, perhaps as the only key to another inventory's vault. Choose "
+            "another NAME, or set MAILKEEP_IDENTITY to a path for the new one."
+        )
+
+
+def _first_account(admin: Sequence[str], domains: Sequence[str]) -> str:
+    ours = (address for address in admin if address.rpartition("@")[2].lower() in domains)
+    return next(ours, f"postmaster@{domains[0]}")
+
+
+def _yaml(value: str | Sequence[str]) -> str:
+    """On one line, in the flow style, with quotes only where YAML would take the text for something else."""
+    if not isinstance(value, str):
+        return f"[{', '.join(_yaml(item) for item in value)}]"
+    style = None if value.isprintable() else '"'
+    listed = yaml.safe_dump([value], default_flow_style=True, default_style=style, width=float("inf"))
+    return listed.strip()[1:-1]
+
+
+@contextmanager
+def _moved_out(inside: Path, identity: Path) -> Iterator[None]:
+    """The identity is where it will be used, and stays there unless what follows fails."""
+    new = [parent for parent in identity.parents if not parent.exists()]
+    with ExitStack() as undo:
+        undo.callback(_remove, new)
+        vault.write_identity(identity, inside.read_bytes())
+        undo.callback(identity.unlink)
+        inside.unlink()
+        yield
+        undo.pop_all()
+
+
+def _remove(empty: Sequence[Path]) -> None:
+    for directory in empty:
+        if directory.exists():
+            directory.rmdir()
+
+
+def _next_steps(target: Path, identity: Path) -> tuple[str, ...]:
+    name = label(target)
+    return (
+        f"Back up {identity}: it alone opens the keys in {target / 'secrets'}. Commit {target}: it holds no "
+        "secret in clear text.",
+        f"`mailkeep dns {name}` prints the DNS records to publish. Your hoster sets reverse DNS.",
+        f"`mailkeep plan {name}` says what would change on the server, and touches nothing.",
+        f"`mailkeep deploy {name}` builds it, and ends with the checks of `mailkeep verify {name}`.",
+    )

@@ -1,0 +1,38 @@
+"""`mailkeep_server`, copied to the server as it is, with `mailkeepctl`, which calls it there."""
+
+from pathlib import Path
+
+import mailkeep_server
+from mailkeep.parts.model import Check, Directory, File, Part
+from mailkeep.templating import render
+
+DIRECTORY = "/usr/lib/mailkeep"
+CTL = "/usr/local/sbin/mailkeepctl"
+PYTHON = f"python3 -IB {DIRECTORY}"
+"""Runs one of the package's programs: its name and arguments follow."""
+FORMER = (f"{DIRECTORY}/guard", "/usr/lib/mailkeep-acme", "/usr/lib/mailkeep-dns")
+"""Where version 0.1.0 had this code."""
+
+
+def server_package_part() -> Part:
+    """The units that run its programs are in the parts that they serve."""
+    sources = Path(mailkeep_server.__file__).parent
+    modules = {
+        f"{DIRECTORY}/{path.relative_to(sources.parent)}": path.read_bytes() for path in sorted(sources.rglob("*.py"))
+    }
+    directories = sorted({DIRECTORY, *(str(Path(path).parent) for path in modules)})
+    return Part(
+        name="server package",
+        packages=("python3",),
+        directories=tuple(Directory(path, exclusive=True) for path in directories),
+        files=(
+            *(File(path, content) for path, content in modules.items()),
+            File(f"{DIRECTORY}/__main__.py", render("server_package/__main__.py")),
+            File(CTL, render("server_package/mailkeepctl", python=PYTHON), mode=0o755),
+        ),
+        absent=FORMER,
+        checks=(
+            Check(f"{PYTHON} check", reads=(DIRECTORY,)),
+            Check(f"sh -n {CTL}", reads=(CTL,)),
+        ),
+    )

@@ -1,0 +1,25 @@
+"""Renders `templates/…`, which are laid out as on the host."""
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - configuration files, not HTML
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: object) -> bytes:
+    """The text of `templates/TEMPLATE.j2` with these values; an undefined name is an error."""
+    return _environment().get_template(template + ".j2").render(**values).encode()
