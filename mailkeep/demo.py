@@ -4,9 +4,6 @@ import imaplib
 import smtplib
 import ssl
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email.message import EmailMessage
 from email.utils import make_msgid
 from ipaddress import IPv4Address
@@ -20,50 +17,20 @@ from mailkeep.dns import formats, records
 from mailkeep.drills import in_lab as drills
 from mailkeep.drills import report
 from mailkeep.errors import UserError
-from mailkeep.lab import DEMO_NETWORK, Internet, Lab, Server, demo_inventory, poll
-from mailkeep.lab.site import DEMO, ROOT, Deployed, Site
+from mailkeep.lab import Internet, Server, poll
+from mailkeep.lab.demo_server import WORKING_COPY, Stopwatch, start_demo_server
+from mailkeep.lab.site import Deployed, Site
 
 ACCOUNT = "anna@example.test"
 STRANGER = "bob@outside.test"
-WORKING_COPY = ROOT / ".lab" / "demo"
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
-class Stopwatch:
-    """Says what is under way, and remembers how long each stage took, in seconds."""
-
-    def __init__(self, console: Console = out) -> None:
-        self.stages: list[tuple[str, float]] = []
-        self._console = console
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self._console.print(f"[bold]→[/] {name} …")
-        start = time.monotonic()
-        yield
-        self.stages.append((name, time.monotonic() - start))
-
-
-def stand(watch: Stopwatch) -> tuple[Lab, Internet, Site, Deployed]:
-    """The demonstration's server and the Internet around it, booted and built where they are not yet."""
-    with watch.stage("boot a bare Debian 13 server, and an Internet around it"):
-        lab = Lab(network=DEMO_NETWORK)
-        internet = lab.internet(fresh=False)
-        server = lab.server("mail", hostname="mail.example.test", fresh=False)
-        site = Site(server, WORKING_COPY, demo_inventory.materialise(DEMO, WORKING_COPY).passphrases)
-        if server.run("test -e /etc/unbound/unbound.conf.d/lab.conf", check=False).returncode:
-            internet.resolve_for(server)
-        site.publish(internet)
-    with watch.stage("deploy inventories/demo over SSH"):
-        deployed = _deployed(site)
-    return lab, internet, site, deployed
-
-
 def run() -> None:
     """UserError says which stage failed and why."""
-    watch = Stopwatch()
-    lab, internet, site, deployed = stand(watch)
+    watch = Stopwatch(out)
+    lab, internet, site, deployed = start_demo_server(watch)
     server = site.server
     with watch.stage("verify: attack it"):
         if verify.run(WORKING_COPY):
@@ -81,13 +48,6 @@ def run() -> None:
     _summary(site, deployed, watch)
     if result.misses:
         raise UserError("The drill let too much through; see above.")
-
-
-def _deployed(site: Site) -> Deployed:
-    deployed = site.deploy()
-    if deployed.code:
-        raise UserError(f"The deploy failed:\n{deployed.output}")
-    return deployed
 
 
 def _trusting(site: Site) -> ssl.SSLContext:

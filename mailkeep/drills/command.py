@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mailkeep import demo
 from mailkeep.drills import in_lab, production, report
+from mailkeep.lab.demo_server import Stopwatch, start_demo_server
 
 
 def in_the_lab(names: list[str], picture: Path | None, as_json: bool, unguarded: bool) -> bool:
     """On the demonstration's server, which is built if it is not there. Whether all was good enough."""
     console = Console(soft_wrap=True, highlight=False, stderr=as_json)
-    stage, internet, site, _ = demo.stand(demo.Stopwatch(console))
+    stage, internet, site, _ = start_demo_server(Stopwatch(console))
     where = in_lab.around(stage, site, internet)
     with in_lab.without_guard(site.server) if unguarded else nullcontext():
         done = report.results(where, names, picture or report.PICTURES / "-".join(names), console)
