@@ -1,22 +1,22 @@
 """The pyinfra entry: `pyinfra inventories/NAME/inventory.py deploy.py`, or `mailkeep deploy NAME`.
 
-Each host names its settings file in its data; the parts of `mailkeep.parts.server` are what it becomes.
+Each host names its settings file in its data; the parts of `mailkeep.mail_server.build_parts` are what it becomes.
 """
 
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep import parts
 from mailkeep.errors import UserError
 from mailkeep.host.operations import converge
 from mailkeep.host.preflight import preflight
 from mailkeep.inventory import hosts, secrets
+from mailkeep.parts import mail_server
 from mailkeep.settings import models
 
 try:
     file = hosts.settings_file(host.name, host.data)
     declared = models.load(file)
-    server = parts.server(declared, secrets.load(declared, file.parent))
+    server = mail_server.build_parts(declared, secrets.load(declared, file.parent))
 except UserError as error:
     raise PyinfraError(str(error)) from None  # pyinfra prints it, without a traceback
 preflight(declared, server)

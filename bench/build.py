@@ -14,9 +14,9 @@ import time
 import fresh
 import machine
 
-from mailkeep import parts
 from mailkeep.lab import Lab
 from mailkeep.lab.site import Site
+from mailkeep.parts import mail_server
 
 GOAL = 1.3
 INSTALL = "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && apt-get -qq install -y --no-install-recommends"
@@ -48,7 +48,7 @@ def measure(lab: Lab, rounds: int) -> None:
 
 
 def install(site: Site) -> None:
-    wanted = {name for part in parts.server(site.settings, site.secrets) for name in part.packages}
+    wanted = {name for part in mail_server.build_parts(site.settings, site.secrets) for name in part.packages}
     site.server.run(f"{INSTALL} {' '.join(sorted(wanted))}", timeout=900)
 
 

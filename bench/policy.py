@@ -115,7 +115,7 @@ def install_guard(server: Server) -> None:
             "admin": {"addresses": ["ann@example.net"], "networks": ["198.51.100.0/24"]},
         }
     )
-    part = guard.part(settings, None)
+    part = guard.build_part(settings, None)
     server.run(
         f"groupadd --force dovecot; useradd --system --home-dir {guard.STATE} {guard.USER}; "
         f"install -d -o {guard.USER} -g {guard.USER} -m 0711 {guard.STATE}; "

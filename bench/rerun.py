@@ -25,9 +25,9 @@ import delay
 import fresh
 import machine
 
-from mailkeep import parts
 from mailkeep.lab import Server, sessions
 from mailkeep.lab.site import Site
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import Part, Unit
 
 GOAL_SECONDS, GOAL_RATIO = 3.0, 15
@@ -96,7 +96,7 @@ def ansible_variables(built: Site) -> Path:
     """The playbook's variables as JSON, with every file's content beside them; lab secrets, in the lab's directory."""
     directory = built.inventory.with_name("ansible")
     directory.mkdir(mode=0o700)
-    wanted = parts.server(built.settings, built.secrets)
+    wanted = mail_server.build_parts(built.settings, built.secrets)
     variables = {
         "packages": sorted({name for part in wanted for name in part.packages}),
         "users": [asdict(user) for part in wanted for user in part.users],

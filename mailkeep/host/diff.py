@@ -54,7 +54,7 @@ def files(part: Part, now: Snapshot) -> list[FileChange]:
 def _file(want: File, is_now: PathState | None) -> FileChange | None:
     if is_now is None:
         return FileChange(want, "new")
-    if want.initial:
+    if want.create_only:
         return None
     if is_now.digest != hashlib.sha256(want.content).hexdigest():
         return FileChange(want, "content")
@@ -67,7 +67,7 @@ def absent(part: Part, now: Snapshot) -> list[str]:
     """What is there and must not be."""
     named = [path for path in part.absent if path in now.paths]
     wanted = {file.path for file in part.files}
-    exclusive = {directory.path for directory in part.directories if directory.exclusive}
+    exclusive = {directory.path for directory in part.directories if directory.purge_unmanaged}
     strays = [
         path
         for path, state in now.paths.items()

@@ -20,12 +20,12 @@ from pyinfra.api.exceptions import PyinfraError
 from rich.console import Console
 from rich.text import Text
 
-from mailkeep import parts as all_parts
 from mailkeep.host import diff, preflight
 from mailkeep.host.diff import FileChange
 from mailkeep.host.snapshot import PathState, Snapshot, SnapshotFact
 from mailkeep.inventory import hosts as inventories
 from mailkeep.inventory import secrets
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import Directory, File, Part, Unit
 from mailkeep.settings import models
 from mailkeep.settings.models import Settings
@@ -88,7 +88,7 @@ class _Declared:
 def _declared(name: str, data: dict[str, object]) -> _Declared:
     file = inventories.settings_file(name, data)
     declared = models.load(file)
-    return _Declared(data, declared, all_parts.server(declared, secrets.load(declared, file.parent)))
+    return _Declared(data, declared, mail_server.build_parts(declared, secrets.load(declared, file.parent)))
 
 
 def explain(inventory: Path, *, json: bool = False) -> None:

@@ -323,7 +323,7 @@ def _ports(settings: Settings, seen: Seen) -> Iterator[str]:
         if _wanted(settings, listener) and not set(listener.programs) & allowed:
             advice = _INSTEAD.get(listener.port, "")
             yield f"Port {listener.port} is taken by {listener}. Stop and disable what listens there{advice}."
-        elif WEB_SERVER in listener.programs and firewall.HTTPS in firewall.served(settings) and not seen.web:
+        elif WEB_SERVER in listener.programs and firewall.HTTPS in firewall.published_ports(settings) and not seen.web:
             yield f"{listener} is somebody's web server, and would be stopped: see `web` and `dns.mta_sts`."
 
 
@@ -341,7 +341,7 @@ _INSTEAD = {RESOLVER_PORT: ", or set `resolver: system`", firewall.HTTP: ", or s
 def _wanted(settings: Settings, listener: Listener) -> bool:
     if listener.port == RESOLVER_PORT:
         return settings.resolver == "local" and listener.address in ("127.0.0.1", "0.0.0.0", "*")  # noqa: S104
-    return listener.protocol == "tcp" and listener.port in firewall.used(settings)
+    return listener.protocol == "tcp" and listener.port in firewall.owned_ports(settings)
 
 
 def _lockout(settings: Settings, login: Login, seen: Seen) -> Iterator[str]:

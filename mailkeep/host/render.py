@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from mailkeep import parts
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts as inventories
 from mailkeep.inventory import secrets
+from mailkeep.parts import mail_server
 from mailkeep.settings import models
 
 
@@ -15,7 +15,7 @@ def render(inventory: Path, target: Path) -> list[Path]:
     paths, sorted. Only who runs it can enter `target`: private keys are among the files. UserError unless `target`
     is empty or not there."""
     declared = models.load(inventory / inventories.SETTINGS)
-    server = parts.server(declared, secrets.load(declared, inventory))
+    server = mail_server.build_parts(declared, secrets.load(declared, inventory))
     written = []
     try:
         _empty(target)

@@ -93,7 +93,7 @@ def script(parts: tuple[Part, ...]) -> str:
     """The shell script that prints a snapshot. Each section starts with a line `== NAME`."""
     files = [POLICY.path, *(path for p in parts for path in (*(f.path for f in p.files), *p.absent))]
     directories = [d.path for p in parts for d in p.directories]
-    exclusive = [d.path for p in parts for d in p.directories if d.exclusive]
+    exclusive = [d.path for p in parts for d in p.directories if d.purge_unmanaged]
     packages = sorted({n for p in parts for n in p.packages})
     users = sorted({u.name for p in parts for u in p.users})
     groups = sorted({group for p in parts for _, group in p.memberships})

@@ -18,7 +18,7 @@ WATCH, FAILED, PROOF, TIMER = (
 UNIT_FILES = (WATCH, FAILED, PROOF, TIMER)
 
 
-def part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
+def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
     """`webhook` is needed when `settings.alerts` names one; the units of `services` are watched."""
     units = [unit.name for service in services for unit in service.units if unit.running]
     started_by_others = [f"{SYSTEMD}/{name}" for name in (FAILED, PROOF)]
@@ -51,7 +51,7 @@ def _config(settings: Settings, units: list[str]) -> bytes:
         "admins": settings.admin.addresses,
         "accounts": {account.address: (account.address, *account.send_as) for account in settings.accounts},
         "units": units,
-        "jails": fail2ban.closes(settings),
+        "jails": fail2ban.banned_ports_by_jail(settings),
         "own": [str(one) for one in (*settings.host.addresses, *settings.admin.networks)],
         "certificate": certificates.PEM,
         "certificate_days": alerts.certificate_days,

@@ -39,9 +39,9 @@ key=$(openssl pkey -pubout -in {PEM}) || exit
 [ "$certificate" = "$key" ] || {{ echo "{PEM}: its key is not the key of its certificate."; exit 1; }}"""
 
 
-def part(settings: Settings, secrets: Secrets) -> Part:
+def build_part(settings: Settings, secrets: Secrets) -> Part:
     by_acme = settings.tls.mode == "acme"
-    pem = File(PEM, secrets.tls.key + secrets.tls.certificate, mode=0o600, secret=True, initial=by_acme)
+    pem = File(PEM, secrets.tls.key + secrets.tls.certificate, mode=0o600, secret=True, create_only=by_acme)
     common = Part(
         name="certificates",
         packages=("ca-certificates", "openssl"),

@@ -17,7 +17,7 @@ TROUBLES = f"{STATE}/troubles.json"
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
 
 
-def part(settings: Settings, secrets: Secrets) -> Part:
+def build_part(settings: Settings, secrets: Secrets) -> Part:
     """Nothing where `resolver: system`: blocklists answer nobody who asks through a provider's resolver."""
     service = f"{SYSTEMD}/{SERVICE}"
     units = (service, f"{SYSTEMD}/{TIMER}")

@@ -16,18 +16,18 @@ DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = 2**30  # bytes
 # Of quota for each message, which takes a block of the disk and an inode, however small it is: ext4 has blocks of 4 KiB
 # and an inode for 16.
-BYTES_A_MESSAGE = 8 * 2**10
-MOST_FOLDERS = 1000  # a folder takes some eight inodes
+BYTES_PER_MESSAGE = 8 * 2**10
+MAX_FOLDERS = 1000  # a folder takes some eight inodes
 
 
-def part(settings: Settings) -> Part:
+def build_part(settings: Settings) -> Part:
     conf = render(
         "dovecot/dovecot.conf",
         tls=certificates.PEM,
         trash_days=settings.retention.trash_days,
         default_quota=DEFAULT_QUOTA,
-        default_messages=DEFAULT_QUOTA // BYTES_A_MESSAGE,
-        most_folders=MOST_FOLDERS,
+        default_messages=DEFAULT_QUOTA // BYTES_PER_MESSAGE,
+        most_folders=MAX_FOLDERS,
         frozen=guard.FROZEN,
         aliases=ALIASES,
     )
@@ -53,14 +53,14 @@ def part(settings: Settings) -> Part:
 def _quota(account: Account) -> list[str]:
     if not account.quota:
         return []
-    messages = account.quota // BYTES_A_MESSAGE
+    messages = account.quota // BYTES_PER_MESSAGE
     return [f"userdb_quota_storage_size={account.quota}B", f"userdb_quota_message_count={messages}"]
 
 
 def _lead_to_one(settings: Settings) -> Iterator[tuple[str, Account]]:
     """Aliases with the account that each leads to, by however many others, where it is the only one."""
     accounts = {account.address: account for account in settings.accounts}
-    aliases = postfix.aliases(settings)
+    aliases = postfix.list_aliases(settings)
     for alias in aliases:
         target = alias
         while len(targets := aliases.get(target, ())) == 1:

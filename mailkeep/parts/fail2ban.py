@@ -8,9 +8,9 @@ from mailkeep.templating import render
 
 MAIL = ("smtp", "submissions", "submission", "imap", "imaps")
 MAXRETRY = 5
-LONGEST_BAN = "4w"
+MAX_BAN = "4w"
 # Longer than the longest ban, so that who comes back after it is still known.
-REMEMBERED = "8w"
+BAN_MEMORY = "8w"
 
 JAILS = ("sshd", "postfix", "dovecot", "recidive")
 FILTERS = {
@@ -21,7 +21,7 @@ FILTERS = {
 DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
 
 
-def numbers(jail: str, names: tuple[str, ...]) -> str:
+def port_list(jail: str, names: tuple[str, ...]) -> str:
     """The ports of a jail, as its `port` takes them. A name that no service has is an error: nft would refuse
     the rule, and fail2ban go on looking healthy without banning anyone."""
     unknown = [name for name in names if name not in SERVICES]
@@ -33,7 +33,7 @@ def numbers(jail: str, names: tuple[str, ...]) -> str:
     return ",".join(str(SERVICES[name]) for name in names)
 
 
-def closes(settings: Settings) -> dict[str, tuple[int, ...] | None]:
+def banned_ports_by_jail(settings: Settings) -> dict[str, tuple[int, ...] | None]:
     """The ports that each jail closes to who it bans; None: all."""
     mail = tuple(sorted({SERVICES[name] for name in MAIL}))
     return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": mail, "recidive": None}
@@ -52,17 +52,17 @@ def _matches(filter_file: str, message: str) -> str:
     )
 
 
-def part(settings: Settings) -> Part:
+def build_part(settings: Settings) -> Part:
     jails = render(
         "fail2ban/jail.d/mailkeep.local",
         never_banned=("127.0.0.0/8", "::1", *settings.host.addresses, *settings.admin.networks),
         ports={
             "sshd": settings.ssh.port,
-            "postfix": numbers("postfix", MAIL),
-            "dovecot": numbers("dovecot", MAIL),
+            "postfix": port_list("postfix", MAIL),
+            "dovecot": port_list("dovecot", MAIL),
         },
         maxretry=MAXRETRY,
-        longest=LONGEST_BAN,
+        longest=MAX_BAN,
     )
     return Part(
         name="fail2ban",
@@ -72,7 +72,7 @@ def part(settings: Settings) -> Part:
         files=(
             File(
                 "/etc/fail2ban/fail2ban.d/mailkeep.local",
-                render("fail2ban/fail2ban.d/mailkeep.local", remembered=REMEMBERED),
+                render("fail2ban/fail2ban.d/mailkeep.local", remembered=BAN_MEMORY),
             ),
             File("/etc/fail2ban/jail.d/mailkeep.local", jails),
             *(File(_filter(name), render("fail2ban/filter.d/mailkeep-" + name + ".conf")) for name in FILTERS),

@@ -12,21 +12,21 @@ MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "s
 HTTPS = SERVICES["https"]
 
 
-def served(settings: Settings) -> tuple[int, ...]:
+def published_ports(settings: Settings) -> tuple[int, ...]:
     """The ports of what Mailkeep serves: mail, and HTTPS where there is something to be had by it."""
     return (*MAIL_PORTS, *((HTTPS,) if settings.https_names else ()))
 
 
-def used(settings: Settings) -> tuple[int, ...]:
+def owned_ports(settings: Settings) -> tuple[int, ...]:
     """The ports that must be ours: those, and the one on which a certificate authority asks."""
-    return (*served(settings), *((HTTP,) if settings.tls.answers_on_port_80 else ()))
+    return (*published_ports(settings), *((HTTP,) if settings.tls.answers_on_port_80 else ()))
 
 
-def part(settings: Settings) -> Part:
+def build_part(settings: Settings) -> Part:
     ssh = settings.ssh.port
     rules = render(
         "nftables/nftables.conf",
-        ports=sorted(ports(settings)),
+        ports=sorted(open_ports(settings)),
         blocked={version: [n for n in settings.firewall.block if n.version == version] for version in (4, 6)},
     )
     return Part(
@@ -46,9 +46,9 @@ def part(settings: Settings) -> Part:
     )
 
 
-def ports(settings: Settings) -> set[int]:
+def open_ports(settings: Settings) -> set[int]:
     """The TCP ports that are open to everyone."""
-    return {settings.ssh.port, *used(settings), *settings.firewall.open}
+    return {settings.ssh.port, *owned_ports(settings), *settings.firewall.open}
 
 
 def _reachable(port: int) -> str:

@@ -17,7 +17,7 @@ POLICY_SOCKET = "/run/mailkeep-guard.policy"
 MILTER_SOCKET = "/run/mailkeep-guard.milter"
 
 
-def part(settings: Settings, store_password: str | None) -> Part:
+def build_part(settings: Settings, store_password: str | None) -> Part:
     """`store_password` is needed when `settings.guard` names a store."""
     return Part(
         name="guard",

@@ -19,18 +19,18 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """In an `exclusive` one there are no files but those of its part: what was there for others is removed."""
+    """In an `purge_unmanaged` one there are no files but those of its part: what was there for others is removed."""
 
     path: str
     owner: str = "root"
     group: str = "root"
     mode: int = 0o755
-    exclusive: bool = False
+    purge_unmanaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file, written whole. The content of a `secret` one never appears in any output. An `initial` one is
+    """A regular file, written whole. The content of a `secret` one never appears in any output. An `create_only` one is
     put there only where there is none: what becomes of it is the host's own business."""
 
     path: str
@@ -39,7 +39,7 @@ class File:
     group: str = "root"
     mode: int = 0o644
     secret: bool = False
-    initial: bool = False
+    create_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

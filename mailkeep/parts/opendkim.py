@@ -12,7 +12,7 @@ KEYS = f"{DIRECTORY}/keys"
 DROP_IN = f"{SYSTEMD}/opendkim.service.d"
 
 
-def part(keys: Iterable[DkimKey]) -> Part:
+def build_part(keys: Iterable[DkimKey]) -> Part:
     keys = tuple(keys)
     return Part(
         name="opendkim",
@@ -20,7 +20,7 @@ def part(keys: Iterable[DkimKey]) -> Part:
         memberships=(("postfix", "opendkim"),),  # its socket is for Postfix alone
         directories=(
             Directory(DIRECTORY),
-            Directory(KEYS, "opendkim", "opendkim", 0o700, exclusive=True),
+            Directory(KEYS, "opendkim", "opendkim", 0o700, purge_unmanaged=True),
             Directory(DROP_IN),
         ),
         files=(

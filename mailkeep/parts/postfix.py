@@ -18,7 +18,7 @@ ALERTS = "/var/spool/postfix/private/alerts"
 Rows = Iterator[tuple[str, str]]
 
 
-def part(settings: Settings, relay_password: str | None) -> Part:
+def build_part(settings: Settings, relay_password: str | None) -> Part:
     """`relay_password` is needed when `settings.relay` names a user."""
     relay_rows = tuple(_relay_password(settings, relay_password))
     return Part(
@@ -86,7 +86,7 @@ def _table(name: str, rows: Iterable[tuple[str, str]]) -> File:
     return File(f"{DIRECTORY}/{name}", render("postfix/table", rows=list(rows)))
 
 
-def aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
+def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
     """The host's own addresses, and the declared aliases, with where each leads next."""
     administrative = (*(f"{name}@{settings.host.name}" for name in ADMINISTRATIVE), "root@localhost", "postmaster")
     return dict.fromkeys(administrative, settings.admin.addresses) | settings.aliases
@@ -95,7 +95,7 @@ def aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
 def _aliases(settings: Settings) -> Rows:
     """virtual_alias_maps: all aliases; and catch-alls, for which every account must be named first, since an address
     that finds no row of its own would fall through to its domain's."""
-    yield from ((alias, ", ".join(targets)) for alias, targets in aliases(settings).items())
+    yield from ((alias, ", ".join(targets)) for alias, targets in list_aliases(settings).items())
     if settings.catch_all:
         yield from ((account.address, account.address) for account in settings.accounts)
         yield from ((f"@{domain}", target) for domain, target in settings.catch_all.items())

@@ -10,7 +10,7 @@ DHCPCD_HOOK = "/etc/dhcpcd.enter-hook"
 DROP_IN = f"{SYSTEMD}/unbound.service.d"
 
 
-def part(settings: Settings) -> Part:
+def build_part(settings: Settings) -> Part:
     """Where `resolver: system`, what an earlier setting left is removed; the package stays, with Debian's own files.
     What /etc/resolv.conf was before nobody knows: the preflight wants it set right first."""
     if settings.resolver == "system":

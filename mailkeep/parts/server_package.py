@@ -14,7 +14,7 @@ FORMER = (f"{DIRECTORY}/guard", "/usr/lib/mailkeep-acme", "/usr/lib/mailkeep-dns
 """Where version 0.1.0 had this code."""
 
 
-def server_package_part() -> Part:
+def build_part() -> Part:
     """The units that run its programs are in the parts that they serve."""
     sources = Path(mailkeep_server.__file__).parent
     modules = {
@@ -24,7 +24,7 @@ def server_package_part() -> Part:
     return Part(
         name="server package",
         packages=("python3",),
-        directories=tuple(Directory(path, exclusive=True) for path in directories),
+        directories=tuple(Directory(path, purge_unmanaged=True) for path in directories),
         files=(
             *(File(path, content) for path, content in modules.items()),
             File(f"{DIRECTORY}/__main__.py", render("server_package/__main__.py")),

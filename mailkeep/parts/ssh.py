@@ -7,7 +7,7 @@ from mailkeep.templating import render
 CONFIG = "/etc/ssh/sshd_config.d/10-mailkeep.conf"
 
 
-def part(settings: Settings) -> Part:
+def build_part(settings: Settings) -> Part:
     config = render(
         "ssh/sshd_config.d/10-mailkeep.conf",
         passwords=settings.ssh.passwords,

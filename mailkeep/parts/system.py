@@ -10,7 +10,7 @@ SYSCTL = "/etc/sysctl.d/60-mailkeep.conf"
 NEEDRESTART = "/etc/needrestart/conf.d/mailkeep.conf"
 
 
-def part(settings: Settings) -> Part:
+def build_part(settings: Settings) -> Part:
     return Part(
         name="system",
         packages=("ca-certificates", "logrotate", "needrestart", "procps", "systemd-timesyncd", "unattended-upgrades"),

@@ -23,7 +23,7 @@ from mailkeep.host import preflight
 from mailkeep.inventory import hosts as inventories
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
-from mailkeep.parts import dovecot, fail2ban, postfix, server, server_package, web_pages
+from mailkeep.parts import dovecot, fail2ban, mail_server, postfix, server_package, web
 from mailkeep.parts.model import Part
 from mailkeep.settings import models
 from mailkeep.settings.models import Settings
@@ -117,7 +117,7 @@ class Target:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        return server(self.settings, self.secrets)
+        return mail_server.build_parts(self.settings, self.secrets)
 
     @cached_property
     def host(self) -> Host:
@@ -190,7 +190,7 @@ class Target:
             local_resolver=declared.resolver == "local",
             alerts=postfix.ALERTS,
             admins=list(declared.admin.addresses),
-            web=[[page.name, page.path, "POST" if page.posted else "GET"] for page in web_pages.pages(declared)],
+            web=[[page.name, page.path, "POST" if page.accepts_post else "GET"] for page in web.list_pages(declared)],
         )
 
 

@@ -9,9 +9,10 @@ import typer
 from desk import Desk, init
 from documents import DOCUMENTS, PLACES, ROOT, Command, Settings, blocks, prose, steps
 
-from mailkeep import parts, templating
+from mailkeep import templating
 from mailkeep.cli.app import app
 from mailkeep.inventory import hosts
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import Part
 from mailkeep.settings import models
 
@@ -133,11 +134,11 @@ def test_the_worked_example_is_a_part_like_the_others(tmp_path: Path, monkeypatc
     try:
         names: dict[str, object] = {}
         exec(module.text, names)  # noqa: S102 - our own documentation
-        made = names["part"]()  # type: ignore[operator]
+        made = names["build_part"]()  # type: ignore[operator]
     finally:
         monkeypatch.undo()
         templating._environment.cache_clear()
     assert isinstance(made, Part)
     assert b"\npool pool.ntp.org iburst\n" in made.files[0].content
     assert "chronyd" in made.checks[0].command
-    assert parts.server
+    assert mail_server.build_parts

@@ -99,7 +99,7 @@ def test_a_directory_that_differs_is_set_right(state: PathState) -> None:
 
 
 def test_an_initial_file_is_put_there_once_and_then_left_to_the_host() -> None:
-    initial = replace(CONF, initial=True)
+    initial = replace(CONF, create_only=True)
     part = replace(DEMO, files=(initial,))
     assert diff.files(part, replace(DONE, paths={})) == [FileChange(initial, "new")]
     others = PathState("regular file", "demo", "demo", 0o600, "another digest")

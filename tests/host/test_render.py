@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep import parts
 from mailkeep.errors import UserError
 from mailkeep.host.render import render
 from mailkeep.inventory import secrets
 from mailkeep.inventory.create import init
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import File
 from mailkeep.settings import models
 
@@ -25,7 +25,9 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(inventory: Path) -> list[File]:
     """What the host gets."""
     declared = models.load(inventory / "mail.yml")
-    return [file for part in parts.server(declared, secrets.load(declared, inventory)) for file in part.files]
+    return [
+        file for part in mail_server.build_parts(declared, secrets.load(declared, inventory)) for file in part.files
+    ]
 
 
 def test_every_file_of_the_host_is_written_as_it_would_be_there(

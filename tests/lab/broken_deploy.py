@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pyinfra import host
 
-from mailkeep import parts
 from mailkeep.host.operations import converge
 from mailkeep.inventory import secrets
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import File, Part
 from mailkeep.settings import models
 
@@ -28,4 +28,4 @@ def spoilt(part: Part) -> Part:
 
 mail_yml = Path(host.data.mailkeep)
 declared = models.load(mail_yml)
-converge(tuple(spoilt(part) for part in parts.server(declared, secrets.load(declared, mail_yml.parent))))
+converge(tuple(spoilt(part) for part in mail_server.build_parts(declared, secrets.load(declared, mail_yml.parent))))

@@ -38,7 +38,7 @@ from clients import (
 
 from mailkeep.lab import Attacker, Internet, Lab, Server
 from mailkeep.lab.site import Site
-from mailkeep.parts.dovecot import MOST_FOLDERS
+from mailkeep.parts.dovecot import MAX_FOLDERS
 
 ANNA, BEN, CARL, DORA = "anna@example.test", "ben@example-two.test", "carl@example.test", "dora@example.test"
 ALIAS = "sales@example-two.test"  # of Ben
@@ -508,7 +508,7 @@ def mailboxes() -> Iterator[Attack]:
     )
     yield Attack(
         "a mailbox takes folders without end",
-        lambda at: make_folders(at.ip, *at.dora, MOST_FOLDERS + 10),
+        lambda at: make_folders(at.ip, *at.dora, MAX_FOLDERS + 10),
         "NO .*LIMIT",
         dovecot("quota_mailbox_count = 5000"),
     )

@@ -14,7 +14,7 @@ from mailkeep.host.plan import Change, changes, plan
 from mailkeep.host.snapshot import PathState, Snapshot
 from mailkeep.lab import Internet, Lab, Server
 from mailkeep.lab.site import Deployed, Site, site
-from mailkeep.parts import server as parts_of
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import File, Part
 
 Boot = Callable[..., Server]
@@ -69,7 +69,7 @@ def deployed_files(said: Deployed) -> set[str]:
 
 def private(on: Site) -> list[str]:
     """Lines of every secret that the host gets."""
-    secret = (file for part in parts_of(on.settings, on.secrets) for file in part.files if file.secret)
+    secret = (file for part in mail_server.build_parts(on.settings, on.secrets) for file in part.files if file.secret)
     lines = (line for file in secret for line in file.content.decode().splitlines())
     return [line for line in lines if len(line) >= 16 and "PRIVATE KEY" not in line]
 

@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 import yaml
 
-from mailkeep import parts
 from mailkeep.inventory import passwords, secrets
 from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import ROOT, Deployed, Site
-from mailkeep.parts import alerts
+from mailkeep.parts import alerts, mail_server
 from mailkeep.parts.model import File, Part
 
 Boot = Callable[..., Server]
@@ -75,7 +74,7 @@ def succeeded(said: Deployed) -> Deployed:
 
 
 def server_parts(on: Site) -> tuple[Part, ...]:
-    return parts.server(on.settings, on.secrets)
+    return mail_server.build_parts(on.settings, on.secrets)
 
 
 def unit_names(on: Site) -> list[str]:

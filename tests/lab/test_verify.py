@@ -14,7 +14,7 @@ import pytest
 from mailkeep.inventory.hosts import hosts
 from mailkeep.lab import poll
 from mailkeep.lab.site import Site
-from mailkeep.parts import server
+from mailkeep.parts import mail_server
 from mailkeep.verify import Outcome, run, verify
 from mailkeep_server.watch.jail_proof import LOCK
 
@@ -341,7 +341,7 @@ def copy(copy: Boot) -> Boot:
 
 def file_of(site: Site, path: str) -> bytes:
     """What Mailkeep writes there."""
-    parts = server(site.settings, site.secrets)
+    parts = mail_server.build_parts(site.settings, site.secrets)
     return next(file.content for part in parts for file in part.files if file.path == path)
 
 

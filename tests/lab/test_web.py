@@ -19,8 +19,7 @@ from mailkeep.dns.records import reverse, wanted
 from mailkeep.inventory import secrets
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
-from mailkeep.parts import certificates, web_pages
-from mailkeep.parts import web as web_part
+from mailkeep.parts import certificates, web
 from mailkeep.verify import verify
 
 ANNA, OUTSIDE = "anna@example.test", "x@outside.test"
@@ -76,28 +75,30 @@ update-ca-certificates""")
     secrets.import_tls(site.settings, site.inventory, directory / "web.pem", directory / "web.key")
 
 
-def page(site: Site, kind: str, domain: str = "example.test") -> web_pages.Page:
-    return next(one for one in web_pages.pages(site.settings) if one.name == f"{kind}.{domain}")
+def page(site: Site, kind: str, domain: str = "example.test") -> web.Page:
+    return next(one for one in web.list_pages(site.settings) if one.name == f"{kind}.{domain}")
 
 
-def get(one: web_pages.Page, method: str = "GET", *, path: str = "", host: str = "", body: str = "") -> str:
+def get(one: web.Page, method: str = "GET", *, path: str = "", host: str = "", body: str = "") -> str:
     """A request for this page, or for another path or host instead of its own."""
     lines = (f"{method} {path or one.path} HTTP/1.1", f"Host: {host or one.name}", f"Content-Length: {len(body)}")
     return "".join(f"{line}\r\n" for line in (*lines, "Connection: close", "")) + body
 
 
-def served(site: Site, one: web_pages.Page, request: str = "") -> bool:
+def served(site: Site, one: web.Page, request: str = "") -> bool:
     """Whether who asks for this page is given it."""
     answer = https(str(site.server.ip), one.name, request or get(one))
     head, _, body = answer.partition("\r\n\r\n")
-    return head.startswith("HTTP/1.1 200 ") and f"Content-Type: {one.type}" in head and body == one.content.decode()
+    return (
+        head.startswith("HTTP/1.1 200 ") and f"Content-Type: {one.media_type}" in head and body == one.content.decode()
+    )
 
 
 # --- who should be answered
 
 
 def test_every_declared_text_is_served_over_both_protocols(serving: Site) -> None:
-    for one in web_pages.pages(serving.settings):
+    for one in web.list_pages(serving.settings):
         assert served(serving, one)
         assert https(str(serving.server.ip6), one.name, get(one)).endswith(one.content.decode())
 
@@ -181,7 +182,7 @@ def test_an_independent_client_takes_the_policy_and_postfix_delivers_by_it(
     poll(lambda: any(b"Subject: by the policy" in mail for mail in inbox()), 10, "it is not in the mailbox")
 
     # That it is the policy which they go by: with another server in it, none of ours will do.
-    policy = f"{web_part.PAGES}/mta-sts.example.test"
+    policy = f"{web.PAGES}/mta-sts.example.test"
     serving.server.run(f"sed -i 's/^mx: .*/mx: mx.evil.test\\r/' {policy}")
     said = sender("not by the policy")
     succeeded(serving.deploy())
@@ -305,17 +306,17 @@ def weaknesses(site: Site) -> set[str]:
 
 
 NO_SANDBOX = f"""
-mkdir /run/systemd/system/{web_part.SERVICE}.d
-cat > /run/systemd/system/{web_part.SERVICE}.d/open.conf <<'OPEN'
+mkdir /run/systemd/system/{web.SERVICE}.d
+cat > /run/systemd/system/{web.SERVICE}.d/open.conf <<'OPEN'
 [Service]
 CapabilityBoundingSet=~
 NoNewPrivileges=no
 ProtectSystem=no
 ProtectHome=no
 OPEN
-sed -i 's/^user .*/user root;/' {web_part.CONF}
+sed -i 's/^user .*/user root;/' {web.CONF}
 systemctl daemon-reload
-systemctl restart {web_part.SERVICE}
+systemctl restart {web.SERVICE}
 """
 
 
@@ -323,11 +324,9 @@ def test_who_breaks_into_it_has_nothing(serving: Site) -> None:
     assert weaknesses(serving) == set()
     serving.server.run(NO_SANDBOX)
     without = weaknesses(serving)
-    serving.server.run(
-        f"rm -r /run/systemd/system/{web_part.SERVICE}.d /usr/x /etc/x /var/lib/x; systemctl daemon-reload"
-    )
+    serving.server.run(f"rm -r /run/systemd/system/{web.SERVICE}.d /usr/x /etc/x /var/lib/x; systemctl daemon-reload")
     succeeded(serving.deploy())
-    serving.server.run(f"systemctl restart {web_part.SERVICE}")
+    serving.server.run(f"systemctl restart {web.SERVICE}")
     assert len(without) == 5
     assert weaknesses(serving) == set()
 
@@ -338,9 +337,9 @@ def test_verify_passes_and_sees_what_is_missing_or_too_much(serving: Site) -> No
 
     assert failed() == set()
     serving.server.run(f"""
-sed -i 's/return 444;/return 200 "Hello.";/' {web_part.CONF}
-sed -i 's/TLSv1.2 TLSv1.3/TLSv1 TLSv1.1 TLSv1.2/; s/^\\(.ssl_ciphers\\) .*/\\1 ALL:@SECLEVEL=0;/' {web_part.CONF}
-echo 'mode: none' > {web_part.PAGES}/mta-sts.example.test
+sed -i 's/return 444;/return 200 "Hello.";/' {web.CONF}
+sed -i 's/TLSv1.2 TLSv1.3/TLSv1 TLSv1.1 TLSv1.2/; s/^\\(.ssl_ciphers\\) .*/\\1 ALL:@SECLEVEL=0;/' {web.CONF}
+echo 'mode: none' > {web.PAGES}/mta-sts.example.test
 systemctl reload mailkeep-web""")
     broken = failed()
     succeeded(serving.deploy())
@@ -356,25 +355,25 @@ systemctl reload mailkeep-web""")
 
 
 def process(site: Site) -> str:
-    return site.server.run(f"systemctl show --value --property=MainPID {web_part.SERVICE}").stdout.strip()
+    return site.server.run(f"systemctl show --value --property=MainPID {web.SERVICE}").stdout.strip()
 
 
 def test_a_broken_configuration_reaches_neither_the_disk_nor_the_service(serving: Site, tmp_path: Path) -> None:
     before, one = process(serving), page(serving, "mta-sts")
-    good = serving.server.run(f"cat {web_part.CONF}").stdout
-    (tmp_path / "broken").write_text(json.dumps({web_part.CONF: good.replace("return 444;", "return four;", 1)}))
+    good = serving.server.run(f"cat {web.CONF}").stdout
+    (tmp_path / "broken").write_text(json.dumps({web.CONF: good.replace("return 444;", "return four;", 1)}))
     command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in serving.command()]
     said = subprocess.run(
         [*command, "--data", f"broken={tmp_path / 'broken'}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert said.returncode != 0
-    assert f"web: refused, and nothing was put in place: {web_part.CONF}" in said.stdout + said.stderr
+    assert f"web: refused, and nothing was put in place: {web.CONF}" in said.stdout + said.stderr
     assert "invalid return code" in said.stdout + said.stderr
-    assert serving.server.run(f"cat {web_part.CONF}").stdout == good
+    assert serving.server.run(f"cat {web.CONF}").stdout == good
 
     # Broken on the server itself: a reload says so, and changes nothing.
-    serving.server.run(f"echo nonsense >> {web_part.CONF}")
-    assert serving.server.run(f"systemctl reload {web_part.SERVICE}", check=False).returncode != 0
+    serving.server.run(f"echo nonsense >> {web.CONF}")
+    assert serving.server.run(f"systemctl reload {web.SERVICE}", check=False).returncode != 0
     assert served(serving, one)
     succeeded(serving.deploy())
     assert served(serving, one)
@@ -402,7 +401,7 @@ def test_a_reboot_brings_it_back(serving: Site) -> None:
 
 
 def test_mail_does_not_depend_on_it(serving: Site) -> None:
-    serving.server.run(f"systemctl stop {web_part.SERVICE}; rm /usr/sbin/nginx; systemctl restart postfix dovecot")
+    serving.server.run(f"systemctl stop {web.SERVICE}; rm /usr/sbin/nginx; systemctl restart postfix dovecot")
     assert accepted(log_in(str(serving.server.ip), 465, ANNA, serving.passphrases[ANNA]))
     assert accepted(log_in(str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA]))
     serving.server.run("apt-get -qq install --reinstall -y nginx 2>&1")

@@ -26,7 +26,7 @@ def written(part: Part, directory: Path) -> config.Config:
 
 
 def test_the_watch_reads_what_is_written_for_it(settings: Settings, tmp_path: Path) -> None:
-    read = written(alerts.part(settings, None, ()), tmp_path)
+    read = written(alerts.build_part(settings, None, ()), tmp_path)
     assert (read.host, read.admins, read.webhook) == ("mail.example.org", ["ann@example.net"], None)
     assert read.jails == {"sshd": [22], "postfix": [25, 143, 465, 587, 993], "dovecot": [25, 143, 465, 587, 993]} | {
         "recidive": None
@@ -35,19 +35,23 @@ def test_the_watch_reads_what_is_written_for_it(settings: Settings, tmp_path: Pa
 
 
 def test_every_unit_that_shall_run_is_watched(settings: Settings, tmp_path: Path) -> None:
-    services = (ssh.part(settings), firewall.part(settings), Part("x", units=(Unit("no.service", running=False),)))
-    read = written(alerts.part(settings, None, services), tmp_path)
+    services = (
+        ssh.build_part(settings),
+        firewall.build_part(settings),
+        Part("x", units=(Unit("no.service", running=False),)),
+    )
+    read = written(alerts.build_part(settings, None, services), tmp_path)
     assert read.units == ["ssh.service", "nftables.service", "mailkeep-jails.timer"]
 
 
 def test_every_jail_is_watched(settings: Settings) -> None:
-    assert set(fail2ban.closes(settings)) == set(fail2ban.JAILS)
+    assert set(fail2ban.banned_ports_by_jail(settings)) == set(fail2ban.JAILS)
 
 
 def test_the_webhooks_secret_is_in_a_file_that_only_root_reads_and_that_is_never_shown(
     hooked: Settings, tmp_path: Path
 ) -> None:
-    part = alerts.part(hooked, URL, ())
+    part = alerts.build_part(hooked, URL, ())
     (holding,) = [file for file in part.files if b"very-secret" in file.content]
     assert (holding.path, holding.owner, holding.mode, holding.secret) == ("/etc/mailkeep/webhook", "root", 0o600, True)
     read = written(part, tmp_path)
@@ -57,4 +61,4 @@ def test_the_webhooks_secret_is_in_a_file_that_only_root_reads_and_that_is_never
 
 
 def test_without_a_webhook_its_secret_goes(settings: Settings) -> None:
-    assert alerts.part(settings, None, ()).absent == ("/etc/mailkeep/webhook",)
+    assert alerts.build_part(settings, None, ()).absent == ("/etc/mailkeep/webhook",)

@@ -17,7 +17,7 @@ BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}
 
 
 def part(declared: dict[str, object], tls: dict[str, Any], **secret: Any) -> Part:
-    return certificates.part(Settings.model_validate(declared | {"tls": tls}), replace(OWN, **secret))
+    return certificates.build_part(Settings.model_validate(declared | {"tls": tls}), replace(OWN, **secret))
 
 
 def file(of: Part, path: str) -> File:
@@ -28,7 +28,7 @@ def test_key_and_chain_are_one_secret_file(declared: dict[str, object]) -> None:
     for mode in ("self-signed", "acme"):
         pem = file(part(declared, {"mode": mode}), certificates.PEM)
         assert (pem.content, pem.mode, pem.secret) == (OWN.tls.key + OWN.tls.certificate, 0o600, True)
-        assert pem.initial == (mode == "acme")
+        assert pem.create_only == (mode == "acme")
 
 
 def test_by_acme_the_server_asks_and_elsewhere_nothing_is_left_of_it(declared: dict[str, object]) -> None:
@@ -46,7 +46,7 @@ def test_by_acme_the_server_asks_and_elsewhere_nothing_is_left_of_it(declared: d
 
 def test_port_80_is_open_for_http_01_alone(declared: dict[str, object]) -> None:
     def is_open(tls: dict[str, Any]) -> bool:
-        return 80 in firewall.ports(Settings.model_validate(declared | {"tls": tls}))
+        return 80 in firewall.open_ports(Settings.model_validate(declared | {"tls": tls}))
 
     assert is_open({"mode": "acme"})
     assert not is_open(BY_DNS)

@@ -10,14 +10,14 @@ from mailkeep_server.dns_monitor import State, Values, changes, listings, state,
 
 
 def test_the_providers_resolver_is_not_asked(declared: dict[str, object]) -> None:
-    part = dns_watch.part(Settings.model_validate(declared | {"resolver": "system"}), None)  # type: ignore[arg-type]
+    part = dns_watch.build_part(Settings.model_validate(declared | {"resolver": "system"}), None)  # type: ignore[arg-type]
     assert (part.packages, part.files, part.units, part.checks) == ((), (), (), ())
 
 
 def test_other_values_count_as_other_records(declared: dict[str, object]) -> None:
     def config(**dns: str) -> bytes:
         one = Settings.model_validate(declared | {"dns": dns})
-        return next(file.content for file in dns_watch.part(one, keys).files if file.path == dns_watch.CONFIG)
+        return next(file.content for file in dns_watch.build_part(one, keys).files if file.path == dns_watch.CONFIG)
 
     pem = tls_certificate.self_signed("mail.example.org", date.today())
     keys = Secrets((), Tls(*tls_certificate.split(pem)), None)

@@ -24,7 +24,7 @@ def lines(declared: dict[str, object]) -> dict[str, dict[str, str]]:
         "abuse@example.org": ANNA,
     }
     settings = Settings.model_validate(declared | {"accounts": accounts, "aliases": aliases})
-    files = {file.path: file.content.decode() for file in dovecot.part(settings).files}
+    files = {file.path: file.content.decode() for file in dovecot.build_part(settings).files}
     return {
         path: dict(line.split(":", 1) for line in files[path].splitlines()) for path in (dovecot.USERS, dovecot.ALIASES)
     }

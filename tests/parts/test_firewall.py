@@ -8,7 +8,7 @@ from mailkeep.settings.models import Settings
 
 
 def rules(settings: Settings) -> str:
-    return next(file.content.decode() for file in firewall.part(settings).files if file.path == firewall.RULES)
+    return next(file.content.decode() for file in firewall.build_part(settings).files if file.path == firewall.RULES)
 
 
 def test_ssh_and_mail_and_what_the_operator_opens_are_open(declared: dict[str, object]) -> None:
@@ -36,7 +36,7 @@ def test_rules_that_would_lock_ssh_users_out_are_refused(
     sshd = tmp_path / "sshd"
     sshd.write_text(f"#!/bin/sh\nprintf '{listens}\\npermitrootlogin no\\n'\n")
     sshd.chmod(0o755)
-    check = firewall.part(settings).checks[-1].command
+    check = firewall.build_part(settings).checks[-1].command
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-c", check], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == status

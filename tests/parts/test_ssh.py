@@ -22,7 +22,7 @@ def logged_in(tmp_path: Path, user: str, key: str, sshd: str = "authorizedkeysco
 
 
 def outcome(settings: Settings, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    check = ssh.part(settings).checks[-1].command
+    check = ssh.build_part(settings).checks[-1].command
     return subprocess.run(["sh", "-c", check], env=environment, capture_output=True, text=True, check=False)
 
 

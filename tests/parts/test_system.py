@@ -9,6 +9,6 @@ def test_the_journal_is_capped_where_mail_yml_says(declared: dict[str, object]) 
     journald = RawConfigParser()
     journald.optionxform = str  # type: ignore[assignment,method-assign]
     journald.read_string(
-        next(file.content.decode() for file in system.part(wanted).files if file.path == system.JOURNALD)
+        next(file.content.decode() for file in system.build_part(wanted).files if file.path == system.JOURNALD)
     )
     assert journald["Journal"]["SystemMaxUse"] == "123456789"

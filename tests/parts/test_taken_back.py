@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep import parts
 from mailkeep.inventory import secrets, vault
 from mailkeep.inventory.secrets import Secrets
+from mailkeep.parts import mail_server
 from mailkeep.parts.model import SYSTEMD, Part, Unit
 from mailkeep.settings import models
 from mailkeep.settings.models import Settings
@@ -51,7 +51,7 @@ def server(declared: dict[str, object], keys: Secrets) -> tuple[Part, ...]:
     dkim = tuple(key for key in keys.dkim if key.domain in domains)
     webhook = "https://example.net/hook" if made.alerts.webhook else None
     by_dns = {"RFC2136_NAMESERVER": "192.0.2.53"} if made.tls.acme.challenge == "dns-01" else None
-    return parts.server(made, Secrets(dkim, keys.tls, "password", webhook, "password", acme=by_dns))
+    return mail_server.build_parts(made, Secrets(dkim, keys.tls, "password", webhook, "password", acme=by_dns))
 
 
 def files(of: tuple[Part, ...]) -> set[str]:
@@ -70,7 +70,7 @@ def test_its_files_are_removed(declared: dict[str, object], keys: Secrets, setti
     assert left
 
     gone = {path for part in without for path in part.absent}
-    exclusive = {one.path for part in without for one in part.directories if one.exclusive}
+    exclusive = {one.path for part in without for one in part.directories if one.purge_unmanaged}
     removed = {
         path for path in left if gone & {path, *map(str, Path(path).parents)} or str(Path(path).parent) in exclusive
     }

@@ -5,8 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mailkeep.dns import mta_sts
-from mailkeep.parts import firewall, web_pages
-from mailkeep.parts import web as web_part
+from mailkeep.parts import firewall, web
 from mailkeep.settings.models import Settings
 
 TRUSTED = {"tls": {"mode": "files", "certificate": "chain.pem"}}
@@ -18,29 +17,29 @@ AUTOCONFIG = TRUSTED | {"web": {"autoconfig": True}}
 @pytest.mark.parametrize("more", [{}, TRUSTED, POLICY | {"web": {"mta_sts": False}}])
 def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, object], more: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | more)
-    part = web_part.part(settings)
+    part = web.build_part(settings)
     assert settings.https_names == ()
-    assert firewall.served(settings) == firewall.MAIL_PORTS
+    assert firewall.published_ports(settings) == firewall.MAIL_PORTS
     assert (part.packages, part.users, part.files) == ((), (), ())
-    assert web_part.UNIT in part.absent
+    assert web.UNIT in part.absent
 
 
 def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | DOMAINS | AUTOCONFIG | POLICY)
     kinds = ("mta-sts", "autoconfig", "autodiscover")
     assert settings.https_names == tuple(f"{kind}.{domain}" for domain in DOMAINS["domains"] for kind in kinds)
-    assert firewall.HTTPS in firewall.served(settings)
+    assert firewall.HTTPS in firewall.published_ports(settings)
 
 
 def test_the_policy_is_the_one_that_is_printed(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | POLICY)
-    [page] = web_pages.pages(settings)
+    [page] = web.list_pages(settings)
     assert f"https://{page.name}{page.path}" == mta_sts.url("example.org")
     assert page.content.decode() == mta_sts.policy(settings)
 
 
 def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[str, object]) -> None:
-    config, _ = web_pages.pages(Settings.model_validate(declared | AUTOCONFIG))
+    config, _ = web.list_pages(Settings.model_validate(declared | AUTOCONFIG))
     provider = ElementTree.fromstring(config.content)[0]  # noqa: S314 - our own
     assert provider.findtext("domain") == "example.org"
     for kind, ports in (("incoming", ["993", "143"]), ("outgoing", ["465", "587"])):
@@ -52,7 +51,7 @@ def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[s
 
 
 def test_outlook_is_told_the_ports_with_tls_and_the_domain_to_log_in_with(declared: dict[str, object]) -> None:
-    _, answer = web_pages.pages(Settings.model_validate(declared | AUTOCONFIG))
+    _, answer = web.list_pages(Settings.model_validate(declared | AUTOCONFIG))
     protocols = ElementTree.fromstring(answer.content).findall(".//{*}Protocol")  # noqa: S314 - our own
     said = [
         [protocol.findtext(f"{{*}}{tag}") for tag in ("Type", "Port", "SSL", "DomainName")] for protocol in protocols
@@ -65,6 +64,6 @@ def test_only_the_declared_kind_of_address_is_listened_on(
     declared: dict[str, object], addresses: list[str], listens: set[str]
 ) -> None:
     host = {"host": {"name": "mail.example.org", "addresses": addresses}}
-    part = web_part.part(Settings.model_validate(declared | POLICY | host))
-    conf = next(file.content.decode() for file in part.files if file.path == web_part.CONF)
+    part = web.build_part(Settings.model_validate(declared | POLICY | host))
+    conf = next(file.content.decode() for file in part.files if file.path == web.CONF)
     assert {line.split()[1] for line in conf.splitlines() if line.split()[:1] == ["listen"]} == listens

@@ -16,7 +16,7 @@ def _listens(settings: Settings, one: dict[str, Any]) -> bool:
     if one["protocol"] != "tcp":
         return one["port"] in DHCP_CLIENTS
     only_lego = one["port"] == firewall.HTTP and settings.tls.answers_on_port_80
-    return one["port"] in firewall.ports(settings) and (one["process"] == "lego" or not only_lego)
+    return one["port"] in firewall.open_ports(settings) and (one["process"] == "lego" or not only_lego)
 
 
 def test_nothing_else_listens(seen: Seen, settings: Settings) -> None:
@@ -30,7 +30,7 @@ def test_nothing_else_listens(seen: Seen, settings: Settings) -> None:
                 if not _listens(settings, one)
             }
         ),
-        expected=f"TCP {', '.join(map(str, sorted(firewall.ports(settings))))} and no other",
+        expected=f"TCP {', '.join(map(str, sorted(firewall.open_ports(settings))))} and no other",
         remedy="Stop it, have it listen on 127.0.0.1, or name its port under `firewall.open` in mail.yml.",
     )
 
@@ -43,7 +43,7 @@ def test_mail_is_served_on_every_declared_address(seen: Seen, settings: Settings
         (
             f"{address} port {port}: nothing listens"
             for address in settings.host.addresses
-            for port in (settings.ssh.port, *firewall.served(settings))
+            for port in (settings.ssh.port, *firewall.published_ports(settings))
             if not any((own, port) in listening for own in (str(address), *anywhere[address.version]))
         ),
         expected="a service on each",
@@ -66,10 +66,10 @@ def test_the_firewall_lets_in_the_declared_ports_only(seen: Seen, settings: Sett
     hold(
         [
             *(found for found in opened if isinstance(found, str)),
-            *(f"open, and not declared: {port}" for port in sorted(let_in - firewall.ports(settings))),
-            *(f"declared, and not open: {port}" for port in sorted(firewall.ports(settings) - let_in)),
+            *(f"open, and not declared: {port}" for port in sorted(let_in - firewall.open_ports(settings))),
+            *(f"declared, and not open: {port}" for port in sorted(firewall.open_ports(settings) - let_in)),
         ],
-        expected=f"TCP {', '.join(map(str, sorted(firewall.ports(settings))))}, and no other",
+        expected=f"TCP {', '.join(map(str, sorted(firewall.open_ports(settings))))}, and no other",
         remedy=f"{deploy} restores the firewall. More ports are named under `firewall.open` in mail.yml.",
     )
 

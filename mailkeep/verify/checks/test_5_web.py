@@ -1,6 +1,6 @@
 """What is served over HTTPS."""
 
-from mailkeep.parts import web_pages
+from mailkeep.parts import web
 from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import NotHereError, hold
 from mailkeep.verify.target import Seen
@@ -20,7 +20,7 @@ def test_what_is_served_over_https_can_be_had(seen: Seen, settings: Settings, de
     )
 
 
-def _is(answer: str, page: web_pages.Page) -> bool:
+def _is(answer: str, page: web.Page) -> bool:
     head, _, body = answer.partition("\r\n\r\n")
     return head.startswith("HTTP/1.1 200 ") and body == page.content.decode()
 
@@ -39,7 +39,7 @@ def test_nothing_else_is_served_over_https(seen: Seen, settings: Settings, deplo
     )
 
 
-def _pages(settings: Settings) -> tuple[web_pages.Page, ...]:
-    if pages := web_pages.pages(settings):
+def _pages(settings: Settings) -> tuple[web.Page, ...]:
+    if pages := web.list_pages(settings):
         return pages
     raise NotHereError("nothing is served over HTTPS")

@@ -1,0 +1,41 @@
+"""All parts of a mail server, in the order in which they are put in place and started."""
+
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.parts import (
+    alerts,
+    certificates,
+    dns_watch,
+    dovecot,
+    fail2ban,
+    firewall,
+    guard,
+    opendkim,
+    postfix,
+    resolver,
+    server_package,
+    ssh,
+    system,
+    web,
+)
+from mailkeep.parts.model import Part
+from mailkeep.settings.models import Settings
+
+
+def build_parts(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
+    """The watch comes last: it needs the units of all other parts."""
+    services = (
+        system.build_part(settings),
+        ssh.build_part(settings),
+        firewall.build_part(settings),
+        resolver.build_part(settings),
+        server_package.build_part(),
+        certificates.build_part(settings, secrets),
+        opendkim.build_part(secrets.dkim),
+        guard.build_part(settings, secrets.store_password),
+        dovecot.build_part(settings),
+        postfix.build_part(settings, secrets.relay_password),
+        fail2ban.build_part(settings),
+        dns_watch.build_part(settings, secrets),
+        web.build_part(settings),
+    )
+    return (*services, alerts.build_part(settings, secrets.webhook, services))
