@@ -316,17 +316,17 @@ def alert_test(name: Name, as_json: Json = False) -> None:
     from mailkeep.operate import alert_test
 
     directory, _ = _open(name)
-    arrivals: list[alert_test.Arrival] = []
+    tests: list[alert_test.AlertTest] = []
     try:
-        for one in alert_test.test(directory):
-            arrivals.append(one)
+        for test in alert_test.send_test_alerts(directory):
+            tests.append(test)
             if not as_json:
-                mark = "arrived" if one.arrived else "DID NOT ARRIVE"
-                out.print(f"{one.host}: {one.way} to {one.to}: {mark}: {one.said}", markup=False)
+                mark = "arrived" if test.arrived else "DID NOT ARRIVE"
+                out.print(f"{test.host}: {test.channel} to {test.recipient}: {mark}: {test.answer}", markup=False)
     finally:  # one host's trouble does not hide what the others sent
         if as_json:
-            print(json.dumps([asdict(one) for one in arrivals], indent=2))
-    if not all(one.arrived for one in arrivals):
+            print(json.dumps([asdict(test) for test in tests], indent=2))
+    if not all(test.arrived for test in tests):
         raise typer.Exit(1)
 
 
@@ -570,7 +570,7 @@ def freeze_account(
     """At once, on the server: no mail, no login, sessions cut, queued mail held. Nobody else is affected."""
     from mailkeep.operate import account_freeze
 
-    for host, said in account_freeze.freeze(hosts.find(name), address, why):
+    for host, said in account_freeze.freeze_account(hosts.find(name), address, why):
         out.print(f"{host}:\n{said}", markup=False)
 
 
@@ -579,7 +579,7 @@ def thaw_account(name: Name, address: Address) -> None:
     """On the server: it may send and log in again. Says what is still held. Give it a new password first."""
     from mailkeep.operate import account_freeze
 
-    for host, said in account_freeze.thaw(hosts.find(name), address):
+    for host, said in account_freeze.thaw_account(hosts.find(name), address):
         out.print(f"{host}:\n{said}", markup=False)
 
 

@@ -1,4 +1,4 @@
-"""Freezing and thawing an account on the servers of an inventory: `mailkeepctl` there, asked from here."""
+"""Freezing and thawing an account on the servers of an inventory, by their `mailkeepctl`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,22 +8,27 @@ from mailkeep.errors import UserError
 from mailkeep.verify.target import Target, each
 
 
-def freeze(inventory: Path, account: str, why: str) -> Iterator[tuple[str, str]]:
-    """No mail, no login, sessions cut, queued mail held; what each host says of it. UserError at last when one did not
-    do it: the others have."""
-    return _ask(inventory, "freeze", f"--why={why}", "--", account)
+def freeze_account(inventory: Path, account: str, reason: str) -> Iterator[tuple[str, str]]:
+    """Refuses its mail and logins, cuts its sessions and holds its queued mail; yields each host and its answer.
+
+    Raises UserError after the last host if any of them failed; the others have frozen the account.
+    """
+    return _run_mailkeepctl(inventory, "freeze", f"--why={reason}", "--", account)
 
 
-def thaw(inventory: Path, account: str) -> Iterator[tuple[str, str]]:
-    """The account may send and log in again; what each host says, and what is still held there. UserError as above."""
-    return _ask(inventory, "thaw", "--", account)
+def thaw_account(inventory: Path, account: str) -> Iterator[tuple[str, str]]:
+    """Lets the account send and log in again; yields each host and its answer, which names mail that is still held.
+
+    Raises UserError as `freeze_account` does.
+    """
+    return _run_mailkeepctl(inventory, "thaw", "--", account)
 
 
-def _ask(inventory: Path, *command: str) -> Iterator[tuple[str, str]]:
-    def ask(target: Target) -> tuple[str, str]:
-        done = target.run(join(["mailkeepctl", *command]))
+def _run_mailkeepctl(inventory: Path, *arguments: str) -> Iterator[tuple[str, str]]:
+    def run_on_host(target: Target) -> tuple[str, str]:
+        done = target.run(join(["mailkeepctl", *arguments]))
         if done.rc:
-            raise UserError((done.stderr or done.stdout).strip() or f"exit {done.rc}")
+            raise UserError((done.stderr or done.stdout).strip() or f"mailkeepctl ended with exit code {done.rc}")
         return target.name, done.stdout.rstrip()
 
-    return each(inventory, ask)
+    return each(inventory, run_on_host)

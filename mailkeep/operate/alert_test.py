@@ -1,4 +1,4 @@
-"""One alert by each way, from the servers of an inventory, and what became of it."""
+"""A test alert by each channel, from the servers of an inventory, and what became of it."""
 
 import json
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ from mailkeep.verify.target import Target, each
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """`to` is an administrator, or the kind of webhook; `said` what the other side answered, or why nothing did."""
+class AlertTest:
+    """`channel` is `mail` or `webhook`; `recipient` an administrator, or the webhook's format; `answer` that of the
+    mail server or webhook, or the reason for which there is none."""
 
     host: str
-    way: str
-    to: str
+    channel: str
+    recipient: str
     arrived: bool
-    said: str
+    answer: str
 
 
-def test(inventory: Path) -> Iterator[Arrival]:
-    """Sends them. UserError at last when a host cannot be reached, or has no watch: the others have sent theirs."""
-    for arrivals in each(inventory, _test):
-        yield from arrivals
+def send_test_alerts(inventory: Path) -> Iterator[AlertTest]:
+    """Raises UserError after the last host if any cannot be reached or has no watch; the others have sent theirs."""
+    for tests in each(inventory, _send_from):
+        yield from tests
 
 
-def _test(target: Target) -> list[Arrival]:
+def _send_from(target: Target) -> list[AlertTest]:
     done = target.run(f"{PYTHON} alert-test")
     try:
-        return [Arrival(target.name, **one) for one in json.loads(done.stdout)]
-    except ValueError:
-        said = (done.stderr or done.stdout).strip().splitlines()
+        return [AlertTest(target.name, **fields) for fields in json.loads(done.stdout)]
+    except (ValueError, TypeError):  # TypeError: the fields of an older version
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        reason = lines[-1] if lines else f"exit {done.rc}"
         deploy = f"`mailkeep deploy {inventories.label(target.file.parent)}`"
-        raise UserError(
-            f"no alert was sent: {said[-1] if said else f'exit {done.rc}'}. {deploy} sets alerts up."
-        ) from None
+        raise UserError(f"no alert was sent: {reason}. {deploy} sets alerts up.") from None

@@ -15,13 +15,14 @@ WAIT = 30.0  # seconds until mail must have been delivered
 
 
 @dataclass(frozen=True)
-class Result:
-    """`to` is whom or what it was for; `said` the other side's answer, or why there is none."""
+class TestResult:
+    """`channel` is `mail` or `webhook`; `recipient` an administrator, or the webhook's format; `answer` that of the
+    mail server or webhook, or the reason for which there is none. `mailkeep.operate.alert_test` reads it."""
 
-    way: str
-    to: str
+    channel: str
+    recipient: str
     arrived: bool
-    said: str
+    answer: str
 
 
 def main(_: list[str]) -> int:
@@ -35,41 +36,41 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def _webhook(letter: Letter, settings: Config) -> Result:
+def _webhook(letter: Letter, settings: Config) -> TestResult:
     kind = settings.webhook.format if settings.webhook else ""
     try:
-        return Result("webhook", kind, True, channels.send("webhook", letter, settings))
+        return TestResult("webhook", kind, True, channels.send("webhook", letter, settings))
     except channels.NotSentError as error:
-        return Result("webhook", kind, False, str(error))
+        return TestResult("webhook", kind, False, str(error))
 
 
-def _mail(letter: Letter, settings: Config) -> list[Result]:
+def _mail(letter: Letter, settings: Config) -> list[TestResult]:
     try:
         said = channels.send("mail", letter, settings)
     except channels.NotSentError as error:
-        return [Result("mail", admin, False, str(error)) for admin in settings.admins]
+        return [TestResult("mail", admin, False, str(error)) for admin in settings.admins]
     match = re.search(r"queued as (\w+)", said)
     if not match:
-        return [Result("mail", admin, False, f"accepted, but not queued: {said}") for admin in settings.admins]
+        return [TestResult("mail", admin, False, f"accepted, but not queued: {said}") for admin in settings.admins]
     return _fates(match[1], letter.at, settings)
 
 
-def _fates(queue_id: str, since: float, settings: Config) -> list[Result]:
+def _fates(queue_id: str, since: float, settings: Config) -> list[TestResult]:
     """What Postfix's log says of each delivery. An alias may have led the mail elsewhere: `orig_to` names it."""
-    fates: dict[str, Result] = {}
+    fates: dict[str, TestResult] = {}
     deadline = time.monotonic() + WAIT
     while True:
         log = _log(queue_id, since)
         for line in log:
             if found := re.search(r" to=<([^>]*)>,(?: orig_to=<([^>]*)>,)? .*status=(\w+) (.*)", line):
                 to = found[2] or found[1]
-                fates[to] = Result("mail", to, found[3] == "sent", f"{found[3]} {found[4]}")
+                fates[to] = TestResult("mail", to, found[3] == "sent", f"{found[3]} {found[4]}")
         if any(line.endswith(f"{queue_id}: removed") for line in log) or time.monotonic() > deadline:
             break
         time.sleep(0.3)
     late = f"accepted as {queue_id}, and not delivered within {WAIT:.0f} s; `postqueue -p` shows it"
     missing = [admin for admin in settings.admins if admin not in fates]
-    return [*fates.values(), *(Result("mail", admin, False, late) for admin in missing)]
+    return [*fates.values(), *(TestResult("mail", admin, False, late) for admin in missing)]
 
 
 def _log(queue_id: str, since: float) -> list[str]:

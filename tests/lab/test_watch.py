@@ -278,7 +278,7 @@ def frozen(server: Server, account: str) -> Iterator[None]:
     freeze = f"{program} freeze_list.freeze('{account}', 'guard', '30 tries over its limits', datetime.now(UTC))"
     server.run(f'cd /usr/lib/mailkeep && python3 -c "{freeze}"')
     yield
-    server.run(f"cd /usr/lib/mailkeep && python3 -c \"{program} frozen.thaw('{account}')\"")
+    server.run(f"cd /usr/lib/mailkeep && python3 -c \"{program} freeze_list.thaw('{account}')\"")
 
 
 def test_an_account_that_nears_its_limit_and_goes_over_it_is_told(repaired: Operator) -> None:
@@ -371,16 +371,22 @@ def test_each_way_is_told_to_be_dead_by_the_other(repaired: Operator) -> None:
 
 def test_alert_test_says_what_arrived(repaired: Operator) -> None:
     repaired.begin()
-    mail, webhook = alert_test.test(repaired.site.inventory)
-    assert (mail.way, mail.to, mail.arrived, webhook.way, webhook.arrived) == ("mail", ADMIN, True, "webhook", True)
-    assert "status" not in mail.said
-    assert "250" in mail.said
+    mail, webhook = alert_test.send_test_alerts(repaired.site.inventory)
+    assert (mail.channel, mail.recipient, mail.arrived, webhook.channel, webhook.arrived) == (
+        "mail",
+        ADMIN,
+        True,
+        "webhook",
+        True,
+    )
+    assert "status" not in mail.answer
+    assert "250" in mail.answer
     repaired.heard("This is a test", "mail", 1)
     repaired.heard("This is a test", "webhook", 1)
     repaired.webhook_answers(403)
-    mail, webhook = alert_test.test(repaired.site.inventory)
+    mail, webhook = alert_test.send_test_alerts(repaired.site.inventory)
     repaired.webhook_answers(200)
-    assert (mail.arrived, webhook.arrived, webhook.said) == (True, False, "HTTP 403")
+    assert (mail.arrived, webhook.arrived, webhook.answer) == (True, False, "HTTP 403")
 
 
 def test_an_alert_still_goes_when_the_disk_has_no_room_for_other_mail(repaired: Operator) -> None:
@@ -390,9 +396,9 @@ def test_an_alert_still_goes_when_the_disk_has_no_room_for_other_mail(repaired: 
     try:
         refused = deliver(str(server.ip), SMTP, STRANGER, [ANNA], message(STRANGER, ANNA, "x"))
         assert refused.startswith("452 4.3.1"), refused
-        assert next(alert_test.test(repaired.site.inventory)).arrived
+        assert next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
         server.run("postconf -PX alerts/unix/queue_minfree && postfix reload")
-        assert not next(alert_test.test(repaired.site.inventory)).arrived
+        assert not next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
     finally:
         assert repaired.site.deploy().code == 0
 
@@ -409,7 +415,7 @@ def test_a_fail2ban_that_restarts_while_it_is_proven_is_no_dead_jail(repaired: O
 
 
 def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
-    list(alert_test.test(repaired.site.inventory))
+    list(alert_test.send_test_alerts(repaired.site.inventory))
     printed = wanted(repaired.site.settings, repaired.site.secrets)
     records = {f"{record.name}.".encode(): record.value.encode() for record in printed if record.type == "TXT"}
     last = [mail for mail in repaired.internet.messages() if mail.recipients == (ADMIN,)][-1]
