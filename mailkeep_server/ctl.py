@@ -75,10 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _freeze(given: argparse.Namespace) -> None:
     addresses = _addresses(given.account)
-    new = freeze_list.freeze(given.account, given.by, given.why, datetime.now(UTC))
-    done = enforce.enforce(given.account, addresses)
+    new = freeze_list.freeze_account(given.account, given.by, given.why, datetime.now(UTC))
+    done = enforce.enforce_freeze(given.account, addresses)
     print(f"{given.account} {'is frozen' if new else 'was frozen already'}: no mail, no login.")
-    print(f"{_count(done.held, 'message')} put on hold, {_count(done.kicked, 'session')} cut.")
+    print(f"{_count(done.messages_held, 'message')} put on hold, {_count(done.sessions_cut, 'session')} cut.")
     if done.sample:
         print(f"A sample of its mail is in {done.sample}/.")
     if done.error:
@@ -86,8 +86,8 @@ def _freeze(given: argparse.Namespace) -> None:
 
 
 def _thaw(given: argparse.Namespace) -> None:
-    held = [one for one in enforce.queue(given.account, _addresses(given.account)) if one.queue == "hold"]
-    if not freeze_list.thaw(given.account):
+    held = [one for one in enforce.read_queue(given.account, _addresses(given.account)) if one.queue == "hold"]
+    if not freeze_list.thaw_account(given.account):
         raise CtlError(f"{given.account} is not frozen.")
     print(f"{given.account} may send and log in again. Has it a new password?")
     if held:
@@ -98,9 +98,13 @@ def _thaw(given: argparse.Namespace) -> None:
 
 
 def _queue(given: argparse.Namespace) -> None:
-    found = enforce.queue(given.account, _addresses(given.account))
+    found = enforce.read_queue(given.account, _addresses(given.account))
     if given.json:
-        print(json.dumps([{name: getattr(one, name) for name in enforce.Queued.__slots__} for one in found], indent=2))
+        print(
+            json.dumps(
+                [{name: getattr(one, name) for name in enforce.QueuedMessage.__slots__} for one in found], indent=2
+            )
+        )
         return
     for one in found:
         arrived = datetime.fromtimestamp(one.arrived, UTC)
@@ -110,16 +114,16 @@ def _queue(given: argparse.Namespace) -> None:
 
 
 def _release(given: argparse.Namespace) -> None:
-    if given.account in freeze_list.read():
+    if given.account in freeze_list.read_freezes():
         raise CtlError(f"{given.account} is frozen: `mailkeepctl thaw {given.account}` first.")
-    held = [one for one in enforce.queue(given.account, _addresses(given.account)) if one.queue == "hold"]
-    enforce.release(held)
+    held = [one for one in enforce.read_queue(given.account, _addresses(given.account)) if one.queue == "hold"]
+    enforce.release_messages(held)
     print(f"{_count(len(held), 'message')} on its way.")
 
 
 def _delete(given: argparse.Namespace) -> None:
-    found = enforce.queue(given.account, _addresses(given.account))
-    enforce.delete(found)
+    found = enforce.read_queue(given.account, _addresses(given.account))
+    enforce.delete_messages(found)
     print(f"{_count(len(found), 'message')} deleted.")
 
 
@@ -164,13 +168,13 @@ def _addresses(account: str) -> frozenset[str]:
     known = config.load(CONFIG).addresses
     if account in known:
         return frozenset(known[account])
-    if account in freeze_list.read():  # it has left mail.yml meanwhile
+    if account in freeze_list.read_freezes():  # it has left mail.yml meanwhile
         return frozenset({account})
     near = ", ".join(sorted(known)[:5]) + (", …" if len(known) > 5 else "")
     raise CtlError(f"{account}: no account of this server. There are: {near}.")
 
 
-def _recipients(messages: list[enforce.Queued]) -> int:
+def _recipients(messages: list[enforce.QueuedMessage]) -> int:
     return sum(len(one.recipients) for one in messages)
 
 

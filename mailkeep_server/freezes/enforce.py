@@ -1,4 +1,4 @@
-"""What a freeze needs root for: cutting sessions, and holding, showing and deleting one account's queued mail."""
+"""The part of a freeze that needs root: cut sessions; hold, show, release and delete an account's queued mail."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -6,135 +6,144 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailkeep_server.common import paths
 from mailkeep_server.common.commands import reading, run
 from mailkeep_server.guard.config import base
 
-SAMPLES = Path("/var/lib/mailkeep-watch/samples")
-SAMPLE = 20
-"""Messages kept of each frozen account, of at most so many bytes each."""
-SAMPLE_BYTES = 65_536
-AT_ONCE = 100
-"""Messages that are put on hold together: what was found so far does not wait for all of a long queue."""
-PATIENCE = 120.0
+SAMPLE_DIRECTORY = Path(paths.FREEZE_SAMPLES)
+MAX_SAMPLE_MESSAGES = 20
+"""Kept of each frozen account."""
+MAX_SAMPLE_BYTES = 65_536
+"""Of each of these messages."""
+HOLD_BATCH = 100
+"""Messages put on hold by one command: the first are held before the rest of a long queue has been read."""
+QUEUE_TIMEOUT = 120.0
 """Seconds for a command that goes through the whole queue."""
-_LOGIN = "named_attribute: sasl_username="
+_LOGIN_ATTRIBUTE = "named_attribute: sasl_username="
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class QueuedMessage:
     """A message in Postfix's queue (postqueue(1), -j)."""
 
     queue_id: str
     queue: str
+    """`active`, `deferred`, `hold`, …"""
     sender: str
     recipients: tuple[str, ...]
     size: int
+    """Bytes."""
     arrived: int
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Enforced:
-    """What came of it: messages put on hold, sessions cut, where the sample is, and what could not be done."""
+class Enforcement:
+    """What enforcing a freeze did this time, and what failed."""
 
-    held: int
-    kicked: int
+    messages_held: int
+    sessions_cut: int
     sample: str
+    """The directory, or empty."""
     error: str
 
 
-def enforce(account: str, addresses: Iterable[str]) -> Enforced:
-    """Puts the account's queued mail on hold, cuts its sessions and keeps a sample; what is so already stays so.
+def enforce_freeze(account: str, addresses: Iterable[str]) -> Enforcement:
+    """Puts the account's queued mail on hold, cuts its sessions and keeps a sample. Safe to repeat.
 
-    In this order, and whatever fails, the rest is done: the mail must not go out because of a sample of it."""
-    held: list[Queued] = []
-    kicked, sample, errors = 0, "", list[str]()
-    with _noted(errors):
-        for found in _sent_by(account, [one for one in _from(account, addresses) if one.queue != "hold"]):
-            hold(found)
-            held += found
-    with _noted(errors):
-        kicked = kick(account)
-    with _noted(errors):
+    Mail is held first, since it must not leave while a sample is taken. Each step is done even if another fails.
+    `addresses` are those the account may send from.
+    """
+    held: list[QueuedMessage] = []
+    sessions_cut, sample, errors = 0, "", list[str]()
+    with _collect_error(errors):
+        queued = [message for message in _queued_from(account, addresses) if message.queue != "hold"]
+        for batch in _sent_by(account, queued):
+            hold_messages(batch)
+            held += batch
+    with _collect_error(errors):
+        sessions_cut = cut_sessions(account)
+    with _collect_error(errors):
         sample = keep_sample(account, held)
-    return Enforced(len(held), kicked, sample, "; ".join(errors))
+    return Enforcement(len(held), sessions_cut, sample, "; ".join(errors))
 
 
 @contextmanager
-def _noted(errors: list[str]) -> Iterator[None]:
+def _collect_error(errors: list[str]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever it is, the next thing is due
+    except Exception as error:  # whatever it is, the next step is due
         errors.append(f"{type(error).__name__}: {error}")
 
 
-def kick(account: str) -> int:
-    """Cuts the IMAP sessions of an account (doveadm-kick(1)); how many there were, none where Dovecot does not run."""
+def cut_sessions(account: str) -> int:
+    """Cuts the account's IMAP sessions (doveadm-kick(1)). Returns how many; 0 if Dovecot does not run."""
     _title, _, count = run("doveadm", "-f", "tab", "kick", account, check=False).partition("\n")
     return int(count or 0)
 
 
-def queue(account: str, addresses: Iterable[str]) -> list[Queued]:
-    """What is in the queue of the mail that this login sent. `addresses` are those it may send from."""
-    return [one for found in _sent_by(account, _from(account, addresses)) for one in found]
+def read_queue(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
+    """The queued messages that this login submitted. `addresses` are those it may send from."""
+    return [message for batch in _sent_by(account, _queued_from(account, addresses)) for message in batch]
 
 
-def _from(account: str, addresses: Iterable[str]) -> list[Queued]:
-    """What is in the queue from these addresses, whoever sent it."""
+def _queued_from(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
+    """The queued messages from these addresses, whoever submitted them."""
     owned = {account, *addresses}
-    with reading("postqueue", "-j", timeout=PATIENCE) as lines:
-        return [_queued(one) for one in map(json.loads, lines) if base(one["sender"]) in owned]
+    with reading("postqueue", "-j", timeout=QUEUE_TIMEOUT) as lines:
+        return [_parse_message(row) for row in map(json.loads, lines) if base(row["sender"]) in owned]
 
 
-def _sent_by(account: str, candidates: list[Queued]) -> Iterator[list[Queued]]:
-    """Those of this login, so many at a time. Who else may send from its addresses keeps theirs: the queue file says
-    who logged in."""
-    for start in range(0, len(candidates), AT_ONCE):
-        yield [one for one in candidates[start : start + AT_ONCE] if _login(one.queue_id) == account]
+def _sent_by(account: str, candidates: list[QueuedMessage]) -> Iterator[list[QueuedMessage]]:
+    """Messages submitted by this login, in batches. Others who may send as the same address are left alone."""
+    for start in range(0, len(candidates), HOLD_BATCH):
+        batch = candidates[start : start + HOLD_BATCH]
+        yield [message for message in batch if _read_login(message.queue_id) == account]
 
 
-def hold(messages: Iterable[Queued]) -> None:
+def hold_messages(messages: Iterable[QueuedMessage]) -> None:
     _postsuper("-h", messages)
 
 
-def release(messages: Iterable[Queued]) -> None:
+def release_messages(messages: Iterable[QueuedMessage]) -> None:
     _postsuper("-H", messages)
 
 
-def delete(messages: Iterable[Queued]) -> None:
+def delete_messages(messages: Iterable[QueuedMessage]) -> None:
     _postsuper("-d", messages)
 
 
-def keep_sample(account: str, messages: list[Queued]) -> str:
-    """Copies how the first messages begin beside the watch's state, to see later what was sent; returns where, if
-    there is a sample."""
-    kept = SAMPLES / account
-    there = len(list(kept.iterdir())) if kept.is_dir() else 0
-    for message in messages[: max(SAMPLE - there, 0)]:
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+def keep_sample(account: str, messages: list[QueuedMessage]) -> str:
+    """Copies the beginning of the first messages, to see later what was sent. Returns the directory, or "" if empty."""
+    directory = SAMPLE_DIRECTORY / account
+    kept = len(list(directory.iterdir())) if directory.is_dir() else 0
+    for message in messages[: max(MAX_SAMPLE_MESSAGES - kept, 0)]:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with reading("postcat", "-q", message.queue_id) as text:
-            (kept / message.queue_id).write_bytes(text.read(SAMPLE_BYTES))
-    return str(kept) if kept.is_dir() else ""
+            (directory / message.queue_id).write_bytes(text.read(MAX_SAMPLE_BYTES))
+    return str(directory) if directory.is_dir() else ""
 
 
-def _login(queue_id: str) -> str:
-    """Who logged in to send it; nobody, or gone meanwhile: empty."""
+def _read_login(queue_id: str) -> str:
+    """The login that submitted it, from the queue file (postcat(1)); "" if nobody logged in, or it has left."""
     lines = run("postcat", "-eq", queue_id, check=False).splitlines()
-    return next((line.removeprefix(_LOGIN).lower() for line in lines if line.startswith(_LOGIN)), "")
+    logins = (line.removeprefix(_LOGIN_ATTRIBUTE) for line in lines if line.startswith(_LOGIN_ATTRIBUTE))
+    return next(logins, "").lower()
 
 
-def _queued(one: dict[str, object]) -> Queued:
-    recipients = one["recipients"]
+def _parse_message(row: dict[str, object]) -> QueuedMessage:
+    recipients = row["recipients"]
     assert isinstance(recipients, list)
-    return Queued(
-        queue_id=str(one["queue_id"]),
-        queue=str(one["queue_name"]),
-        sender=str(one["sender"]),
+    return QueuedMessage(
+        queue_id=str(row["queue_id"]),
+        queue=str(row["queue_name"]),
+        sender=str(row["sender"]),
         recipients=tuple(str(recipient["address"]) for recipient in recipients),
-        size=int(str(one["message_size"])),
-        arrived=int(str(one["arrival_time"])),
+        size=int(str(row["message_size"])),
+        arrived=int(str(row["arrival_time"])),
     )
 
 
-def _postsuper(option: str, messages: Iterable[Queued]) -> None:
+def _postsuper(option: str, messages: Iterable[QueuedMessage]) -> None:
     if ids := "".join(f"{message.queue_id}\n" for message in messages):
-        run("postsuper", option, "-", stdin=ids, timeout=PATIENCE)
+        run("postsuper", option, "-", stdin=ids, timeout=QUEUE_TIMEOUT)

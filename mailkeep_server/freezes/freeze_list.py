@@ -1,6 +1,6 @@
 """The frozen accounts: one file, which is the truth for the guard, for Dovecot and for the operator.
 
-It is a passwd-file of Dovecot, whose passdb with `deny = yes` refuses every login that is named in it. A line is
+It is a passwd-file of Dovecot, whose passdb with `deny = yes` refuses every login listed in it. A line is
 `ACCOUNT:!:::WHEN BY WHY::`, with WHEN in UTC as 20261125T160000Z.
 """
 
@@ -13,90 +13,98 @@ from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 
-FILE = Path("/var/lib/mailkeep-guard/frozen/accounts")
-_WHEN = "%Y%m%dT%H%M%SZ"
+from mailkeep_server.common import paths
+from mailkeep_server.common.files import atomic_write
 
-Accounts = dict[str, "Frozen"]
+FILE = Path(paths.FREEZE_LIST)
+_MODE = 0o640  # Dovecot reads it by its group, which the setgid directory gives
+_TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class FreezeRecord:
     at: datetime
     by: str
-    """One word: `guard`, or who did it by hand."""
+    """One word: `guard`, or the name of the operator."""
     why: str
 
     @property
-    def line(self) -> str:
-        return f"{self.at.astimezone(UTC):{_WHEN}} {self.by} {self.why}"
+    def entry(self) -> str:
+        """The fifth field (GECOS) of the account's line."""
+        return f"{self.at.astimezone(UTC):{_TIME_FORMAT}} {self.by} {self.why}"
 
 
-def read(path: Path = FILE) -> Accounts:
-    """By account. A file that is not there names nobody."""
+FrozenAccounts = dict[str, FreezeRecord]
+
+
+def read_freezes(path: Path = FILE) -> FrozenAccounts:
+    """By account. A missing file freezes nobody. Raises OSError, UnicodeDecodeError."""
     try:
-        lines = _text(path).splitlines()
+        lines = _read_text(path).splitlines()
     except FileNotFoundError:
         return {}
-    return {fields[0]: parsed(fields[4]) for line in lines if len(fields := line.split(":")) > 4 and fields[0]}
+    return {fields[0]: parse_entry(fields[4]) for line in lines if len(fields := line.split(":")) > 4 and fields[0]}
 
 
-def _text(path: Path) -> str:
-    """Root reads it too, in a directory of the guard's user: no link leads it elsewhere, no pipe makes it wait."""
+def _read_text(path: Path) -> str:
+    """Root reads this file too, in a directory of the guard's user: follow no link, and never wait at a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor) as file:
-        stat = os.fstat(descriptor)
-        if not S_ISREG(stat.st_mode) or stat.st_nlink > 1:
-            raise PermissionError(f"{path} is no plain file")
+        status = os.fstat(descriptor)
+        if not S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise PermissionError(f"{path} is not a plain file")
         return file.read()
 
 
-def parsed(gecos: str) -> Frozen:
-    """Reads `Frozen.line`. What somebody wrote by hand freezes as well; then only the account is known."""
-    when, _, rest = gecos.partition(" ")
+def parse_entry(entry: str) -> FreezeRecord:
+    """Reads `FreezeRecord.entry`. A line written by hand freezes too, though date and author are then unknown."""
+    when, _, rest = entry.partition(" ")
     by, _, why = rest.partition(" ")
     try:
-        at = datetime.strptime(when, _WHEN).replace(tzinfo=UTC)
+        at = datetime.strptime(when, _TIME_FORMAT).replace(tzinfo=UTC)
     except ValueError:
-        return Frozen(datetime.fromtimestamp(0, UTC), "somebody", gecos)
-    return Frozen(at, by, why)
+        return FreezeRecord(datetime.fromtimestamp(0, UTC), "somebody", entry)
+    return FreezeRecord(at, by, why)
 
 
-def freeze(account: str, by: str, why: str, at: datetime, path: Path = FILE) -> bool:
-    """Adds the account; whether it was not frozen yet. On the disk when this returns."""
-    frozen = Frozen(at, _plain(by).replace(" ", "-"), _plain(why))
-    return _change(path, lambda accounts: accounts | {account: accounts.get(account, frozen)})
+def freeze_account(account: str, by: str, why: str, at: datetime, path: Path = FILE) -> bool:
+    """Adds the account, on the disk when this returns. False if it was frozen already, which stays as it was."""
+    record = FreezeRecord(at, _printable(by).replace(" ", "-"), _printable(why))
+    return _change(path, lambda accounts: accounts | {account: accounts.get(account, record)})
 
 
-def thaw(account: str, path: Path = FILE) -> bool:
-    """Removes the account; whether it was frozen."""
-    return _change(path, lambda accounts: {name: one for name, one in accounts.items() if name != account})
+def thaw_account(account: str, path: Path = FILE) -> bool:
+    """Removes the account. False if it was not frozen."""
+    return _change(path, lambda accounts: {name: record for name, record in accounts.items() if name != account})
 
 
-def _plain(text: str) -> str:
-    """What a field of a passwd-file can hold."""
-    return "".join(letter if letter.isprintable() and letter != ":" else " " for letter in text)
-
-
-def _change(path: Path, change: Callable[[Accounts], Accounts]) -> bool:
-    with _as_its_owner(path.parent.parent), _alone(path):
-        before = read(path)
-        after = change(before)
-        if after == before and path.exists():
-            return False
-        _replace(path, "".join(f"{name}:!:::{frozen.line}::\n" for name, frozen in after.items()))
-        return after != before
-
-
-def make(path: Path = FILE) -> None:
-    """The file, if it is not there: without it Dovecot would let nobody in."""
+def create_if_missing(path: Path = FILE) -> None:
+    """Without the file, Dovecot would refuse every login."""
     _change(path, lambda accounts: accounts)
 
 
+def _printable(text: str) -> str:
+    """Without what a passwd-file's field cannot hold: colons and control characters."""
+    return "".join(letter if letter.isprintable() and letter != ":" else " " for letter in text)
+
+
+def _change(path: Path, change: Callable[[FrozenAccounts], FrozenAccounts]) -> bool:
+    with _as_owner_of(path.parent.parent), _locked(path):
+        before = read_freezes(path)
+        after = change(before)
+        if after == before and path.exists():
+            return False
+        lines = "".join(f"{name}:!:::{record.entry}::\n" for name, record in after.items())
+        atomic_write(path, lines, _MODE)
+        return after != before
+
+
 @contextmanager
-def _as_its_owner(directory: Path) -> Iterator[None]:
-    """Root, who freezes by hand, is the guard's user meanwhile: whatever that user has put in the way, nothing happens
-    that it could not do itself, and what is made here does not lock it out. `directory` is one that it cannot replace;
-    the group of the file is inherited from the one below, which is setgid."""
+def _as_owner_of(directory: Path) -> Iterator[None]:
+    """Root acts as the guard's user: no link that this user has put there gives it more than it can do itself.
+
+    Files made meanwhile are that user's, so that it is not locked out. `directory` is one that the user cannot replace.
+    """
     if os.geteuid() != 0:
         yield
         return
@@ -108,27 +116,10 @@ def _as_its_owner(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     descriptor = os.open(path.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
-
-
-def _replace(path: Path, content: str) -> None:
-    """By rename, and with fsync(2) on file and directory: a freeze survives a power loss."""
-    new = path.with_name("accounts.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    new.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

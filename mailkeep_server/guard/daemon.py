@@ -287,7 +287,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     os.umask(0o027)
-    freeze_list.make(places.frozen)
+    freeze_list.create_if_missing(places.frozen)
     asyncio.run(_serve(found, place, places))
     return 0
 

@@ -59,10 +59,10 @@ class Judge:
         self.config = config
         self._store = store
         self._frozen_file = frozen_file
-        self._frozen: freeze_list.Accounts = {}
+        self._frozen: freeze_list.FrozenAccounts = {}
         self._frozen_stat: tuple[int, ...] | None = None
         self._frozen_looked_at = 0
-        self._unwritten: freeze_list.Accounts = {}
+        self._unwritten: freeze_list.FrozenAccounts = {}
         self.accounts: dict[str, Account] = {}
         self.server, self.local = Sent(), Sent()
         self._told = Account()
@@ -211,7 +211,7 @@ class Judge:
 
     # --- freezes ----------------------------------------------------------------------------------------------------
 
-    def frozen(self, now: int) -> freeze_list.Accounts:
+    def frozen(self, now: int) -> freeze_list.FrozenAccounts:
         """The frozen accounts, read again when somebody has changed the file; it is looked at once a millisecond."""
         if now != self._frozen_looked_at:
             self._frozen_looked_at = now
@@ -225,7 +225,7 @@ class Judge:
         except FileNotFoundError:
             changed = (0, 0, 0)
         if changed != self._frozen_stat:
-            before, self._frozen = self._frozen, freeze_list.read(self._frozen_file)
+            before, self._frozen = self._frozen, freeze_list.read_freezes(self._frozen_file)
             for name in self._frozen.keys() - before.keys() if self._frozen_stat else ():
                 self._store.event(now, "frozen", name, f"by {self._frozen[name].by}: {self._frozen[name].why}")
             for name in before.keys() - self._frozen.keys():
@@ -245,14 +245,14 @@ class Judge:
             if account.tell("would-freeze", now):
                 self._store.event(now, "would-freeze", name, why)
             return
-        self._unwritten[name] = freeze_list.Frozen(_date(now), "guard", why)
+        self._unwritten[name] = freeze_list.FreezeRecord(_date(now), "guard", why)
         self.write_freezes(now)
 
     def write_freezes(self, now: int) -> None:
         """Those that could not be written, on a full disk say, hold all the same; to be called now and then."""
         for name, one in [*self._unwritten.items()]:
             try:
-                freeze_list.freeze(name, one.by, one.why, one.at, self._frozen_file)
+                freeze_list.freeze_account(name, one.by, one.why, one.at, self._frozen_file)
             except OSError as error:
                 print(f"{self._frozen_file}: {error}; {name} is frozen here alone so far", file=sys.stderr)
                 return

@@ -201,7 +201,7 @@ class Freezes:
 
     async def step(self) -> None:
         """Once; nothing while the store is away. Raises OSError."""
-        here = {name: one.line for name, one in freeze_list.read(self._file).items()}
+        here = {name: record.entry for name, record in freeze_list.read_freezes(self._file).items()}
         agreed = self._agreed()
         added = {name: line for name, line in here.items() if name not in agreed}
         thawed = {name: f"{THAWED}{line}" for name, line in agreed.items() if name not in here}
@@ -211,10 +211,10 @@ class Freezes:
             return
         for name, line in there.items():
             if name in here and line == f"{THAWED}{agreed.get(name)}":
-                freeze_list.thaw(name, self._file)
+                freeze_list.thaw_account(name, self._file)
             elif name not in here and not line.startswith(THAWED):
-                one = freeze_list.parsed(line)
-                freeze_list.freeze(name, one.by, one.why, one.at, self._file)
+                one = freeze_list.parse_entry(line)
+                freeze_list.freeze_account(name, one.by, one.why, one.at, self._file)
         # Who is frozen here and has gone from there is told to the store again, at the next step.
         if (now_agreed := {name: line for name, line in there.items() if not line.startswith(THAWED)}) != agreed:
             new = self._agreed_file.with_suffix(".new")

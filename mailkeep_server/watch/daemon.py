@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common.systemd import notify
-from mailkeep_server.freezes.enforce import enforce
+from mailkeep_server.freezes.enforce import enforce_freeze
 from mailkeep_server.watch import channels, config, guard_events, sensors
 from mailkeep_server.watch.alert_queue import Desk
 from mailkeep_server.watch.config import Config
@@ -39,7 +39,7 @@ class Watch:
         self.desk = Desk(settings.host, state)
         self.post = Post(way_names, partial(_send, settings), self.desk, state)
         self.logins = Logins(self.desk, settings.failures, state)
-        self.freezes = Freezes(Path(settings.frozen), enforce, settings.accounts, self.desk)
+        self.freezes = Freezes(Path(settings.frozen), enforce_freeze, settings.accounts, self.desk)
         self.guard = guard_events.Guard(settings.control, int(state.get("event", 0)))
         self.sensors = sensors.all_of(settings, PROOF)
         if GUARD in settings.units:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from mailkeep_server.freezes import freeze_list
-from mailkeep_server.freezes.enforce import Enforced
-from mailkeep_server.freezes.freeze_list import Frozen
+from mailkeep_server.freezes.enforce import Enforcement
+from mailkeep_server.freezes.freeze_list import FreezeRecord
 from mailkeep_server.watch.alert_queue import Desk
 
 LOOK = 0.5  # seconds
@@ -19,13 +19,13 @@ OFTEN, FIRST_MINUTE, LATER = 2.0, 60.0, 60.0  # seconds between, for how long, a
 STUCK = 300.0  # seconds for one look, or for one account
 PATIENCE = 4.0  # seconds until an account is told to be frozen, whatever came of it
 
-Enforce = Callable[[str, Collection[str]], Enforced]
+Enforce = Callable[[str, Collection[str]], Enforcement]
 
 
 class Case:
     """One frozen account: what was done, and when it is due again (seconds, monotonic)."""
 
-    def __init__(self, why: Frozen, now: float) -> None:
+    def __init__(self, why: FreezeRecord, now: float) -> None:
         self.why, self.since, self.due = why, now, now
         self.held, self.kicked, self.sample, self.error, self.done = 0, 0, "", "", False
 
@@ -66,7 +66,7 @@ class Freezes:
         """Who is frozen, and who no longer."""
         now = self.alive["look"] = time.monotonic()
         if (seen := _identity(self.file)) != self.seen:
-            there = freeze_list.read(self.file)
+            there = freeze_list.read_freezes(self.file)
             self.seen = seen
             with self.lock:
                 kept = {account: case for account, case in self.cases.items() if account in there}
@@ -92,8 +92,8 @@ class Freezes:
         for account, case in due:
             did = self.enforce(account, self.addresses.get(account, (account,)))
             with self.lock:
-                case.held += did.held
-                case.kicked += did.kicked
+                case.held += did.messages_held
+                case.kicked += did.sessions_cut
                 case.sample = case.sample or did.sample
                 case.error, case.done = did.error, True
                 now = self.alive["carry_out"] = time.monotonic()

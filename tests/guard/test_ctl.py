@@ -23,8 +23,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_freeze_of_which_not_all_was_done_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(freeze_list, "freeze", lambda *_: True)
-    monkeypatch.setattr(enforce, "enforce", lambda *_: enforce.Enforced(2, 0, "", "TimeoutExpired: doveadm"))
+    monkeypatch.setattr(freeze_list, "freeze_account", lambda *_: True)
+    monkeypatch.setattr(enforce, "enforce_freeze", lambda *_: enforce.Enforcement(2, 0, "", "TimeoutExpired: doveadm"))
     assert ctl.main(["freeze", ANNA]) == 1
     said = capsys.readouterr()
     assert said.out.endswith("is frozen: no mail, no login.\n2 messages put on hold, 0 sessions cut.\n")
@@ -37,6 +37,6 @@ def test_a_file_that_cannot_be_written_is_no_traceback(
     def refuse(*_: object) -> bool:
         raise PermissionError(13, "Permission denied", "/var/lib/mailkeep-guard/frozen/lock")
 
-    monkeypatch.setattr(freeze_list, "freeze", refuse)
+    monkeypatch.setattr(freeze_list, "freeze_account", refuse)
     assert ctl.main(["freeze", ANNA]) == 1
     assert capsys.readouterr().err == "[Errno 13] Permission denied: '/var/lib/mailkeep-guard/frozen/lock'\n"

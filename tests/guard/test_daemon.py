@@ -195,7 +195,7 @@ def test_a_freeze_holds_though_there_is_no_room_to_write_it(daemon: StartDaemon)
         said = [ask(client, request())[:3] for _ in range(7)]
         assert said == ["DUN", "450", "450", "450", "450", "521", "521"]
         (running.state / "frozen" / "accounts.new").rmdir()
-        poll(lambda: ANNA in freeze_list.read(running.state / "frozen" / "accounts"))
+        poll(lambda: ANNA in freeze_list.read_freezes(running.state / "frozen" / "accounts"))
         assert ask(client, request()).startswith("521")
     running.kill()
     running.start()

@@ -114,7 +114,7 @@ def test_a_freeze_holds_after_a_restart_and_for_nobody_else(desk: MakeDesk) -> N
 def test_a_freeze_by_hand_holds_at_once(desk: MakeDesk) -> None:
     made = desk()
     assert made.send() == GO_ON
-    freeze_list.freeze(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
+    freeze_list.freeze_account(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
     made.later(1)
     assert made.send().startswith("521 5.7.1 anna@example.org is frozen since 2025-11-25 12:00 UTC")
     assert made.events("frozen") == [(ANNA, "by carl: lost her phone")]
@@ -129,7 +129,7 @@ def test_a_thaw_forgives_the_tries_and_not_what_was_sent(desk: MakeDesk, running
     for number in range(3):
         made.send(client=f"198.51.{number}.1")
     assert made.frozen()
-    freeze_list.thaw(ANNA, made.frozen_file)
+    freeze_list.thaw_account(ANNA, made.frozen_file)
     made.later(1)
     if not running:
         made.restart()
@@ -189,7 +189,7 @@ def test_a_freeze_that_cannot_be_written_holds_and_is_written_when_it_can_be(
         made.judge.write_freezes(made.now)
         assert made.send().startswith("521")
     made.judge.write_freezes(made.now)
-    assert list(freeze_list.read(made.frozen_file)) == [ANNA]
+    assert list(freeze_list.read_freezes(made.frozen_file)) == [ANNA]
     assert len(made.events("frozen")) == 1
 
 
@@ -217,7 +217,7 @@ def elsewhere() -> Iterator[Path]:
 
 def test_what_root_freezes_is_the_guards_to_thaw(elsewhere: Path) -> None:
     file = elsewhere / "frozen" / "accounts"
-    assert freeze_list.freeze(ANNA, "carl", "lost her phone", datetime.now(UTC), file)
+    assert freeze_list.freeze_account(ANNA, "carl", "lost her phone", datetime.now(UTC), file)
     assert {one.stat().st_uid for one in file.parent.iterdir()} == {NOBODY}
     assert os.geteuid() == 0
 
@@ -233,7 +233,7 @@ def test_no_link_makes_root_give_away_or_change_or_show_a_file(elsewhere: Path, 
     else:
         (file.parent / name).symlink_to(secret)
     try:
-        freeze_list.freeze(ANNA, "carl", "lost her phone", datetime.now(UTC), file)
+        freeze_list.freeze_account(ANNA, "carl", "lost her phone", datetime.now(UTC), file)
     except OSError:
         assert os.geteuid() == 0
     after = secret.stat()
@@ -246,5 +246,5 @@ def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
     for put in (lambda: file.symlink_to(target), lambda: file.hardlink_to(target), lambda: os.mkfifo(file)):
         put()
         with pytest.raises(OSError):
-            freeze_list.read(file)
+            freeze_list.read_freezes(file)
         file.unlink()

@@ -227,7 +227,7 @@ def test_a_frozen_account_is_not_answered_as_before_its_freeze(desk: MakeDesk) -
     made = desk()
     request = Request(ANNA, "192.0.2.1", "i1", recipients=1, queue_id="Q1")
     assert made.judge.message(made.now, request) == GO_ON
-    freeze_list.freeze(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
+    freeze_list.freeze_account(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
     made.later(1)
     assert made.judge.message(made.now, request).startswith("521")
 

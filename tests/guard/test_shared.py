@@ -50,13 +50,13 @@ class Servers:
             asyncio.run(self._freezes[number].step())
 
     def freeze(self, server: int, name: str = ANNA, why: str = "sends spam") -> None:
-        freeze_list.freeze(name, "guard", why, WHEN, self.files[server])
+        freeze_list.freeze_account(name, "guard", why, WHEN, self.files[server])
 
     def thaw(self, server: int, name: str = ANNA) -> None:
-        freeze_list.thaw(name, self.files[server])
+        freeze_list.thaw_account(name, self.files[server])
 
     def frozen(self) -> list[set[str]]:
-        return [set(freeze_list.read(file)) for file in self.files]
+        return [set(freeze_list.read_freezes(file)) for file in self.files]
 
 
 @pytest.fixture

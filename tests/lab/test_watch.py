@@ -275,10 +275,12 @@ def test_a_freeze_is_carried_out_within_two_seconds_and_told(repaired: Operator)
 def frozen(server: Server, account: str) -> Iterator[None]:
     """As the guard does it."""
     program = "import sys; from mailkeep_server.freezes import freeze_list; from datetime import datetime, UTC; "
-    freeze = f"{program} freeze_list.freeze('{account}', 'guard', '30 tries over its limits', datetime.now(UTC))"
+    freeze = (
+        f"{program} freeze_list.freeze_account('{account}', 'guard', '30 tries over its limits', datetime.now(UTC))"
+    )
     server.run(f'cd /usr/lib/mailkeep && python3 -c "{freeze}"')
     yield
-    server.run(f"cd /usr/lib/mailkeep && python3 -c \"{program} freeze_list.thaw('{account}')\"")
+    server.run(f"cd /usr/lib/mailkeep && python3 -c \"{program} freeze_list.thaw_account('{account}')\"")
 
 
 def test_an_account_that_nears_its_limit_and_goes_over_it_is_told(repaired: Operator) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from watch_samples import Clock
 
-from mailkeep_server.freezes.enforce import Enforced
+from mailkeep_server.freezes.enforce import Enforcement
 from mailkeep_server.watch.alert_queue import Desk
 from mailkeep_server.watch.freeze_enforcer import STUCK, Freezes
 
@@ -21,9 +21,9 @@ class Carried:
         self.calls: list[tuple[str, Collection[str]]] = []
         self.error = ""
 
-    def __call__(self, account: str, addresses: Collection[str]) -> Enforced:
+    def __call__(self, account: str, addresses: Collection[str]) -> Enforcement:
         self.calls.append((account, addresses))
-        return Enforced(3, 1, "/var/lib/mailkeep-watch/samples/anna", self.error)
+        return Enforcement(3, 1, "/var/lib/mailkeep-watch/samples/anna", self.error)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_read_is_an_error_each_time(freezes: Freezes) -> N
 def test_a_hang_of_either_thread_is_noticed_and_slow_work_on_many_accounts_is_none(
     freezes: Freezes, carried: Carried, monotonic: Clock
 ) -> None:
-    def slow(account: str, addresses: Collection[str]) -> Enforced:
+    def slow(account: str, addresses: Collection[str]) -> Enforcement:
         monotonic.now += STUCK - 1
         assert not freezes.stuck(monotonic.now)
         freezes.look()

@@ -54,15 +54,15 @@ class Queue:
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(enforce, "SAMPLES", tmp_path / "samples")
+    monkeypatch.setattr(enforce, "SAMPLE_DIRECTORY", tmp_path / "samples")
     return Queue(tmp_path / "bin")
 
 
 def test_mail_is_held_first_then_sessions_are_cut_and_a_sample_is_kept(queue: Queue) -> None:
     queue.add("A1")
     queue.add("A2", login="ANNA@example.org", sender="info@example.org")
-    done = enforce.enforce(ANNA, [ANNA, "info@example.org"])
-    assert done == enforce.Enforced(2, 2, str(enforce.SAMPLES / ANNA), "")
+    done = enforce.enforce_freeze(ANNA, [ANNA, "info@example.org"])
+    assert done == enforce.Enforcement(2, 2, str(enforce.SAMPLE_DIRECTORY / ANNA), "")
     assert [one.split()[0] for one in queue.asked] == [
         *("postqueue", "postcat", "postcat", "postsuper", "A1", "A2", "doveadm", "postcat", "postcat")
     ]
@@ -72,9 +72,9 @@ def test_only_its_own_mail_is_held_and_what_is_held_is_not_read_again(queue: Que
     queue.add("A1", queue="hold")
     queue.add("B1", login=BERT, sender="info@example.org")
     queue.add("B2", login=BERT, sender=BERT)
-    assert enforce.enforce(ANNA, [ANNA, "info@example.org"]).held == 0
+    assert enforce.enforce_freeze(ANNA, [ANNA, "info@example.org"]).messages_held == 0
     assert queue.asked == ["postqueue -j", "postcat -eq B1", f"doveadm -f tab kick {ANNA}"]
-    assert [one.queue_id for one in enforce.queue(ANNA, [ANNA])] == ["A1"]
+    assert [one.queue_id for one in enforce.read_queue(ANNA, [ANNA])] == ["A1"]
 
 
 def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: Queue) -> None:
@@ -84,17 +84,17 @@ def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: Queue) -
     long = json.dumps({"sender": BERT, "recipients": "x" * 1000})
     queue.program("postqueue", f"{PROGRAMS['postqueue']}; yes '{long}' | head -n 150000")
     program = "from pathlib import Path; from mailkeep_server.freezes import enforce\n"
-    program += f"enforce.SAMPLES = Path({str(enforce.SAMPLES)!r})\n"
-    program += f"print(enforce.enforce({ANNA!r}, []))"
+    program += f"enforce.SAMPLE_DIRECTORY = Path({str(enforce.SAMPLE_DIRECTORY)!r})\n"
+    program += f"print(enforce.enforce_freeze({ANNA!r}, []))"
     memory = 100 << 20
 
     def bounded() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
     said = subprocess.run([sys.executable, "-c", program], preexec_fn=bounded, capture_output=True, text=True)
-    assert said.stdout.startswith("Enforced(held=1, kicked=2,"), said
+    assert said.stdout.startswith("Enforcement(messages_held=1, sessions_cut=2,"), said
     assert "error=''" in said.stdout
-    assert (enforce.SAMPLES / ANNA / "A1").stat().st_size == enforce.SAMPLE_BYTES
+    assert (enforce.SAMPLE_DIRECTORY / ANNA / "A1").stat().st_size == enforce.MAX_SAMPLE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -111,22 +111,22 @@ def test_what_else_fails_keeps_no_mail_from_being_held(
     monkeypatch.setattr(commands.run, "__kwdefaults__", commands.run.__kwdefaults__ | {"timeout": 0.5})
     queue.program(name, does)
     queue.add("A1")
-    done = enforce.enforce(ANNA, [])
-    assert done.held == 1
+    done = enforce.enforce_freeze(ANNA, [])
+    assert done.messages_held == 1
     assert error in done.error
 
 
 def test_a_queue_that_cannot_be_listed_keeps_no_session_alive(queue: Queue) -> None:
     queue.program("postqueue", "echo 'mail system is down' >&2; exit 69")
-    done = enforce.enforce(ANNA, [])
-    assert (done.kicked, done.error) == (2, "RuntimeError: postqueue -j: exit 69: mail system is down")
+    done = enforce.enforce_freeze(ANNA, [])
+    assert (done.sessions_cut, done.error) == (2, "RuntimeError: postqueue -j: exit 69: mail system is down")
 
 
 def test_a_long_queue_is_held_as_it_is_found(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enforce, "AT_ONCE", 2)
+    monkeypatch.setattr(enforce, "HOLD_BATCH", 2)
     for number in range(5):
         queue.add(f"A{number}")
-    assert enforce.enforce(ANNA, []).held == 5
+    assert enforce.enforce_freeze(ANNA, []).messages_held == 5
     assert queue.asked.count("postsuper -h -") == 3
 
 
