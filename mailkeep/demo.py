@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mailkeep import verify
 from mailkeep.dns import formats, records
 from mailkeep.drills import in_lab as drills
 from mailkeep.drills import report
@@ -20,6 +19,7 @@ from mailkeep.errors import UserError
 from mailkeep.lab import Internet, Server, poll
 from mailkeep.lab.demo_server import WORKING_COPY, Stopwatch, start_demo_server
 from mailkeep.lab.site import Deployed, Site
+from mailkeep.verify.verification import verify_and_report
 
 ACCOUNT = "anna@example.test"
 STRANGER = "bob@outside.test"
@@ -33,7 +33,7 @@ def run() -> None:
     lab, internet, site, deployed = start_demo_server(watch)
     server = site.server
     with watch.stage("verify: attack it"):
-        if verify.run(WORKING_COPY):
+        if not verify_and_report(WORKING_COPY):
             raise UserError("The demonstration's server did not withstand; see above.")
     with watch.stage("send a message out, receive one back"):
         subject = make_msgid(domain="example.test")

@@ -13,9 +13,10 @@ from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.replay import REMOTE
 from mailkeep.drills.result import MOST_OUT
 from mailkeep.errors import UserError
+from mailkeep.host.remote import RemoteHost, UnreachableError
 from mailkeep.inventory import hosts as inventories
 from mailkeep.parts.server_package import PYTHON
-from mailkeep.verify.target import Target, UnreachableError, run
+from mailkeep.settings import models
 
 POSSIBLE = ("A", "D")
 """One source address, and one recipient a message."""
@@ -56,7 +57,7 @@ def refuse(directory: Path, names: list[str], meant: bool, account: str | None, 
     if impossible := [name for name in names if name not in POSSIBLE]:
         raise UserError(f"{', '.join(impossible)}: only in the lab. On a live server there are {', '.join(POSSIBLE)}.")
     for name, data in inventories.hosts(directory).items():
-        declared = Target(name, data).settings
+        declared = models.load(inventories.settings_file(name, data))
         known = {one.address: one for one in declared.accounts}
         if account not in known:
             raise UserError(f"{account}: {name} has no such account. `mailkeep account add` makes one to throw away.")
@@ -70,13 +71,15 @@ def refuse(directory: Path, names: list[str], meant: bool, account: str | None, 
 def drill(directory: Path, name: str, account: str, to: str, password: str) -> list[Outcome]:
     """Against each host of the inventory, after `refuse`."""
     return [
-        _drill(Target(host, data), name, account, to, password) for host, data in inventories.hosts(directory).items()
+        _drill(RemoteHost(host, data), name, account, to, password)
+        for host, data in inventories.hosts(directory).items()
     ]
 
 
-def _drill(target: Target, name: str, account: str, to: str, password: str) -> Outcome:
-    host = target.settings.host.name
-    address = str(target.settings.host.addresses[0])
+def _drill(remote: RemoteHost, name: str, account: str, to: str, password: str) -> Outcome:
+    settings = models.load(remote.settings_file)
+    host = settings.host.name
+    address = str(settings.host.addresses[0])
     job = asdict(ATTACKS[name]) | {
         "host": address,
         "host6": address,
@@ -93,9 +96,9 @@ def _drill(target: Target, name: str, account: str, to: str, password: str) -> O
         )
     tries = [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "try"]
     try:
-        status = json.loads(run(target.host, f"{PYTHON} ctl status --json").stdout)
+        status = json.loads(remote.run(f"{PYTHON} ctl status --json").stdout)
     except (UnreachableError, ValueError) as error:
-        raise UserError(f"{target.name}: the guard's status is not to be had: {error}") from None
+        raise UserError(f"{remote.name}: the guard's status is not to be had: {error}") from None
     return Outcome(
         name, host, account, len(tries), sum(bool(one["recipients"]) for one in tries), account in status["frozen"]
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from shlex import join
 
 from mailkeep.errors import UserError
-from mailkeep.verify.target import Target, each
+from mailkeep.host.remote import RemoteHost, for_each_host
 
 
 def freeze_account(inventory: Path, account: str, reason: str) -> Iterator[tuple[str, str]]:
@@ -25,10 +25,10 @@ def thaw_account(inventory: Path, account: str) -> Iterator[tuple[str, str]]:
 
 
 def _run_mailkeepctl(inventory: Path, *arguments: str) -> Iterator[tuple[str, str]]:
-    def run_on_host(target: Target) -> tuple[str, str]:
-        done = target.run(join(["mailkeepctl", *arguments]))
+    def run_on_host(host: RemoteHost) -> tuple[str, str]:
+        done = host.run_mailkeep(join(["mailkeepctl", *arguments]))
         if done.rc:
             raise UserError((done.stderr or done.stdout).strip() or f"mailkeepctl ended with exit code {done.rc}")
-        return target.name, done.stdout.rstrip()
+        return host.name, done.stdout.rstrip()
 
-    return each(inventory, run_on_host)
+    return for_each_host(inventory, run_on_host)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailkeep.errors import UserError
-from mailkeep.inventory import hosts as inventories
+from mailkeep.host.remote import RemoteHost, for_each_host
 from mailkeep.parts.server_package import PYTHON
-from mailkeep.verify.target import Target, each
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +24,16 @@ class AlertTest:
 
 def send_test_alerts(inventory: Path) -> Iterator[AlertTest]:
     """Raises UserError after the last host if any cannot be reached or has no watch; the others have sent theirs."""
-    for tests in each(inventory, _send_from):
+    for tests in for_each_host(inventory, _send_from):
         yield from tests
 
 
-def _send_from(target: Target) -> list[AlertTest]:
-    done = target.run(f"{PYTHON} alert-test")
+def _send_from(host: RemoteHost) -> list[AlertTest]:
+    done = host.run_mailkeep(f"{PYTHON} alert-test")
     try:
-        return [AlertTest(target.name, **fields) for fields in json.loads(done.stdout)]
+        return [AlertTest(host.name, **fields) for fields in json.loads(done.stdout)]
     except (ValueError, TypeError):  # TypeError: the fields of an older version
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1] if lines else f"exit {done.rc}"
-        deploy = f"`mailkeep deploy {inventories.label(target.file.parent)}`"
+        deploy = f"`mailkeep deploy {host.inventory_label}`"
         raise UserError(f"no alert was sent: {reason}. {deploy} sets alerts up.") from None

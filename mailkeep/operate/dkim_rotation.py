@@ -16,6 +16,7 @@ import dns.resolver
 from mailkeep.dns import judge, observe, records
 from mailkeep.dns.client import Question
 from mailkeep.errors import UserError
+from mailkeep.host.remote import RemoteHost, UnreachableError
 from mailkeep.inventory import hosts as inventories
 from mailkeep.inventory import secrets
 from mailkeep.inventory.hosts import label
@@ -153,13 +154,11 @@ def unseen(keys: list[DkimKey], resolver: dns.resolver.Resolver) -> dict[DkimKey
 def signing_since(keys: list[StoredDkim], inventory: Path) -> dict[StoredDkim, date]:
     """Since when the servers have these keys, by the newest; those left out that one lacks, or has not loaded.
     UserError when one cannot be asked."""
-    from mailkeep.verify.target import Target, UnreachableError, run
-
     files = " ".join(quote(opendkim.key_path(key.domain, key.selector)) for key in keys)
     found: dict[StoredDkim, list[int]] = {key: [] for key in keys}
     for name, data in inventories.hosts(inventory).items():
         try:
-            said = run(Target(name, data).host, _SINCE.format(files=files)).stdout.split()
+            said = RemoteHost(name, data).run(_SINCE.format(files=files)).stdout.split()
         except UnreachableError as error:
             raise UserError(f"{name}: {error}. {error.remedy}") from None
         for key, second in zip(keys, map(int, said), strict=True):

@@ -7,32 +7,32 @@ from typing import Literal
 Status = Literal["passed", "failed", "warning", "skipped"]
 
 
-class BrokenError(AssertionError):
+class CheckFailedError(AssertionError):
     """The promise is broken: what was expected, what was seen, what to do about it."""
 
-    def __init__(self, expected: str, seen: str, remedy: str) -> None:
-        super().__init__(f"expected {expected}, saw {seen}")
-        self.expected, self.seen, self.remedy = expected, seen, remedy
+    def __init__(self, expected: str, observed: str, remedy: str) -> None:
+        super().__init__(f"expected {expected}, saw {observed}")
+        self.expected, self.observed, self.remedy = expected, observed, remedy
 
 
-class DoubtError(BrokenError):
+class CheckWarningError(CheckFailedError):
     """Nothing is broken, but somebody should look: a warning."""
 
 
-class NotHereError(Exception):
+class CheckSkippedError(Exception):
     """The promise is not one of this server; the message says why."""
 
 
-def hold(against: Iterable[object], *, expected: str, remedy: str) -> None:
-    """Raises BrokenError when anything speaks `against` the promise: that is what was seen, a line each."""
-    if lines := [str(one) for one in against]:
-        raise BrokenError(expected, "\n".join(lines), remedy)
+def fail_if_any(problems: Iterable[object], *, expected: str, remedy: str) -> None:
+    """Raises CheckFailedError when anything speaks `against` the promise: that is what was seen, a line each."""
+    if lines := [str(one) for one in problems]:
+        raise CheckFailedError(expected, "\n".join(lines), remedy)
 
 
-def doubt(against: Iterable[object], *, expected: str, remedy: str) -> None:
+def warn_if_any(problems: Iterable[object], *, expected: str, remedy: str) -> None:
     """As `hold`, but for what is only a warning."""
-    if lines := [str(one) for one in against]:
-        raise DoubtError(expected, "\n".join(lines), remedy)
+    if lines := [str(one) for one in problems]:
+        raise CheckWarningError(expected, "\n".join(lines), remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +44,22 @@ class Outcome:
     promise: str
     status: Status
     expected: str = ""
-    seen: str = ""
+    observed: str = ""
     remedy: str = ""
 
     def asdict(self) -> dict[str, str]:
-        return asdict(self)
+        """The keys of `mailkeep verify --json`, where `observed` is called `seen`."""
+        return {"seen" if name == "observed" else name: value for name, value in asdict(self).items()}
 
 
 def outcome(host: str, check: str, promise: str, error: BaseException | None) -> Outcome:
     """What a check's exception, or that it has none, says."""
     if error is None:
         return Outcome(host, check, promise, "passed")
-    if isinstance(error, NotHereError):
-        return Outcome(host, check, promise, "skipped", seen=str(error))
-    if isinstance(error, BrokenError):
-        status: Status = "warning" if isinstance(error, DoubtError) else "failed"
-        return Outcome(host, check, promise, status, error.expected, error.seen, error.remedy)
+    if isinstance(error, CheckSkippedError):
+        return Outcome(host, check, promise, "skipped", observed=str(error))
+    if isinstance(error, CheckFailedError):
+        status: Status = "warning" if isinstance(error, CheckWarningError) else "failed"
+        return Outcome(host, check, promise, status, error.expected, error.observed, error.remedy)
     remedy = "Run it again. If it stays, look at what the message names: `systemctl status`, `journalctl`."
     return Outcome(host, check, promise, "failed", "to be able to look", str(error) or repr(error), remedy)

@@ -21,12 +21,12 @@ MARKS: dict[Status, tuple[str, str]] = {
 MOST_LINES = 8  # of what was seen
 
 
-def waiting(what: str) -> AbstractContextManager[object]:
+def show_progress(what: str) -> AbstractContextManager[object]:
     """Says on a terminal that something is under way; elsewhere nothing."""
     return Console(stderr=True).status(what)
 
 
-def show(outcomes: Iterable[Outcome], seconds: float) -> None:
+def print_outcomes(outcomes: Iterable[Outcome], seconds: float) -> None:
     """Prints them to standard output, with colour on a terminal only."""
     console, outcomes = Console(highlight=False), list(outcomes)
     for host, group in groupby(outcomes, key=lambda one: one.host):
@@ -43,7 +43,7 @@ def show(outcomes: Iterable[Outcome], seconds: float) -> None:
 def _show(console: Console, one: Outcome) -> None:
     mark, style = MARKS[one.status]
     told = Table.grid(padding=(0, 1))
-    promise = one.promise if one.status != "skipped" else f"{one.promise} ({one.seen})"
+    promise = one.promise if one.status != "skipped" else f"{one.promise} ({one.observed})"
     told.add_row(Text(mark, style=style), Text(_printable(promise), style="" if one.status == "passed" else style))
     if one.remedy:
         told.add_row("", _why(one))
@@ -52,7 +52,7 @@ def _show(console: Console, one: Outcome) -> None:
 
 def _why(one: Outcome) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, text in (("expected", one.expected), ("seen", _shortened(one.seen)), ("to do", one.remedy)):
+    for name, text in (("expected", one.expected), ("seen", _shortened(one.observed)), ("to do", one.remedy)):
         table.add_row(Text(name, style="dim"), Text(_printable(text)))
     return table
 

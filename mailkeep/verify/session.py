@@ -8,11 +8,10 @@ from typing import cast
 
 import pytest
 
-from mailkeep.inventory.hosts import label
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import Outcome, outcome
-from mailkeep.verify.target import Seen, Target
+from mailkeep.verify.target import ProbeResult, Target
 
 CHECKS = Path(__file__).parent / "checks"
 OPTIONS = (
@@ -23,7 +22,7 @@ OPTIONS = (
 )
 ENVIRONMENT = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_THEME", "PYTEST_THEME_MODE")
 
-Subject = tuple[Target, Seen]
+Subject = tuple[Target, ProbeResult]
 
 
 class Judge:
@@ -46,7 +45,7 @@ class Judge:
         return found
 
     @pytest.fixture
-    def seen(self, subject: Subject) -> Seen:
+    def seen(self, subject: Subject) -> ProbeResult:
         """What the probe saw there."""
         return subject[1]
 
@@ -65,7 +64,7 @@ class Judge:
     @pytest.fixture
     def deploy(self, target: Target) -> str:
         """The command that restores what was declared."""
-        return f"`mailkeep deploy {label(target.file.parent)}`"
+        return f"`mailkeep deploy {target.remote.inventory_label}`"
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -80,7 +79,7 @@ class Judge:
         return (yield)
 
 
-def judged(subjects: Sequence[Subject]) -> list[Outcome]:
+def judge_results(subjects: Sequence[Subject]) -> list[Outcome]:
     """What comes of every check on these, host by host."""
     judge = Judge(subjects)
     with _without(*ENVIRONMENT):

@@ -2,10 +2,10 @@
 
 import sys
 
-from mailkeep import verify
 from mailkeep.errors import UserError
 from mailkeep.lab import Internet, Lab
 from mailkeep.lab.site import Site, site
+from mailkeep.verify.verification import verify_and_report
 
 
 def the_site(lab: Lab) -> tuple[Site, Internet]:
@@ -29,7 +29,7 @@ def converge(lab: Lab) -> None:
 
 def check(lab: Lab) -> None:
     made, _ = the_site(lab)
-    if verify.run(made.inventory):
+    if not verify_and_report(made.inventory):
         raise UserError("verification failed")
 
 

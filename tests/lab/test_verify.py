@@ -15,7 +15,8 @@ from mailkeep.inventory.hosts import hosts
 from mailkeep.lab import poll
 from mailkeep.lab.site import Site
 from mailkeep.parts import mail_server
-from mailkeep.verify import Outcome, run, verify
+from mailkeep.verify.outcome import Outcome
+from mailkeep.verify.verification import verify_and_report, verify_inventory
 from mailkeep_server.watch.jail_proof import LOCK
 
 Boot = Callable[[], Site]
@@ -137,7 +138,7 @@ def test_exactly_the_checks_fail_whose_hardening_was_removed(copy: Boot, breakag
     site = with_a_correspondent(copy())
     site.server.run(PRELUDE + "\n".join(breakages.values()))
 
-    found = by_status(verify(site.inventory))
+    found = by_status(verify_inventory(site.inventory))
 
     names = {name for names in breakages for name in names.split()}
     assert found.get("failed", set()) == {name for name in names if not name.endswith("?")}
@@ -148,7 +149,7 @@ def test_every_check_is_broken_by_some_test(built: Site) -> None:
     broken = {
         name.removesuffix("?") for group in (SMTP_AND_LOGIN, THE_REST) for names in group for name in names.split()
     }
-    assert {one.check for one in verify(built.inventory)} == broken | BROKEN_ELSEWHERE
+    assert {one.check for one in verify_inventory(built.inventory)} == broken | BROKEN_ELSEWHERE
 
 
 def test_what_mailkeep_built_passes_and_is_left_as_it_was(built: Site) -> None:
@@ -157,7 +158,7 @@ def test_what_mailkeep_built_passes_and_is_left_as_it_was(built: Site) -> None:
         ls -A /tmp /var/mail; postqueue -j; nft list sets | grep elements"""
     before = built.server.run(traces, check=False).stdout
 
-    found = by_status(verify(built.inventory))
+    found = by_status(verify_inventory(built.inventory))
 
     assert found.keys() <= {"passed", "skipped"}, found
     assert found["skipped"] == {"the_clock_is_kept", *HTTPS}
@@ -168,7 +169,7 @@ def test_an_account_that_an_earlier_run_left_is_removed(copy: Boot) -> None:
     site = copy()
     site.server.run("useradd --system mailkeep-probe")
 
-    assert run(site.inventory) == 0
+    assert verify_and_report(site.inventory)
     assert not account_is_there(site)
 
 
@@ -177,13 +178,13 @@ def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
 ) -> None:
     site = copy()
     with ThreadPoolExecutor(1) as pool:
-        interrupted = pool.submit(verify, site.inventory)
+        interrupted = pool.submit(verify_inventory, site.inventory)
         poll(lambda: account_is_there(site), 20, "the probe has made no account")
         site.server.run("kill -HUP $(pgrep -f '[p]ython3 -I /tmp/')")
-        assert run(site.inventory) == 0, capsys.readouterr().out
+        assert verify_and_report(site.inventory), capsys.readouterr().out
         [told] = interrupted.result()
 
-    assert (told.check, told.seen) == ("reachable", "the probe did not run: exit 1")
+    assert (told.check, told.observed) == ("reachable", "the probe did not run: exit 1")
     assert not account_is_there(site)
     # Not while the server proves its jails by itself.
     assert "fa11" not in site.server.run(f"flock {LOCK} nft list sets").stdout
@@ -191,13 +192,13 @@ def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
 
 def test_mail_gets_out_is_tried_with_a_correspondent_elsewhere(copy: Boot) -> None:
     site = with_a_correspondent(copy())
-    assert "mail_gets_out" in by_status(verify(site.inventory))["passed"]
+    assert "mail_gets_out" in by_status(verify_inventory(site.inventory))["passed"]
 
 
 def test_a_firewall_that_is_gone_is_noticed(copy: Boot) -> None:
     site = copy()
     site.server.run("nft delete table inet mailkeep")
-    assert "the_firewall_lets_in_the_declared_ports_only" in by_status(verify(site.inventory))["failed"]
+    assert "the_firewall_lets_in_the_declared_ports_only" in by_status(verify_inventory(site.inventory))["failed"]
 
 
 def test_services_that_are_down_break_promises_rather_than_the_program(
@@ -208,7 +209,7 @@ def test_services_that_are_down_break_promises_rather_than_the_program(
     site.server.run(f"systemctl stop {stopped}")
     poll(lambda: "dovecot.service is down" in site.server.run("cat /run/mailkeep-watch/looked.json").stdout, 20, "seen")
 
-    assert run(site.inventory) == 1
+    assert not verify_and_report(site.inventory)
 
     said = capsys.readouterr().out
     assert "✗ Every service runs, and will after a reboot" in said
@@ -221,7 +222,7 @@ def test_services_that_are_down_break_promises_rather_than_the_program(
     site.server.run("systemctl start mailkeep-jails")
     assert "fail2ban.sock" in site.server.run("cat /var/lib/mailkeep-watch/jails.json").stdout
     site.server.run(f"systemctl start {stopped}")
-    assert by_status(verify(site.inventory)).keys() == {"passed", "skipped"}
+    assert by_status(verify_inventory(site.inventory)).keys() == {"passed", "skipped"}
 
 
 def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
@@ -237,13 +238,13 @@ def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
     data = {"mailkeep": str(site.file.resolve()), "ssh_config_file": str(config.resolve())}
     (site.inventory / "inventory.py").write_text(f"hosts = [({site.server.name!r}, {data!r})]")
 
-    assert run(site.inventory) == 0
+    assert verify_and_report(site.inventory)
     assert "sudo" in site.server.run("journalctl --sync; journalctl -t sudo -o cat --grep deployer").stdout
 
     site.server.run("echo 'deployer ALL=(ALL) ALL' >/etc/sudoers.d/deployer; echo deployer:open-sesame | chpasswd")
     data |= {"_sudo_password": "open-sesame"}
     (site.inventory / "inventory.py").write_text(f"hosts = [({site.server.name!r}, {data!r})]")
-    assert run(site.inventory) == 0
+    assert verify_and_report(site.inventory)
 
 
 def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
@@ -254,20 +255,20 @@ def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
     nowhere = {"mailkeep": data["mailkeep"], "ssh_hostname": "127.0.0.1", "ssh_port": 1}
     (inventory / "inventory.py").write_text(f"hosts = [({name!r}, {data!r}), ('nowhere', {nowhere!r})]")
 
-    assert run(inventory) == 1
+    assert not verify_and_report(inventory)
     said = capsys.readouterr().out
     assert "✗ The server can be reached" in said
     assert "Connection refused" in said
     assert "✓ Nobody relays" in said
 
-    assert run(inventory, hosts=[name]) == 0
+    assert verify_and_report(inventory, hosts=[name])
 
 
 def test_the_json_report_has_all_that_people_are_shown(copy: Boot, capsys: pytest.CaptureFixture[str]) -> None:
     site = copy()
     site.server.run("touch /run/reboot-required; systemctl disable --quiet --now logrotate.timer")
 
-    assert run(site.inventory, json=True) == 1
+    assert not verify_and_report(site.inventory, as_json=True)
 
     report = json.loads(capsys.readouterr().out)
     outcomes = {one["check"]: one for one in report["outcomes"]}
@@ -284,13 +285,16 @@ def test_the_json_report_has_all_that_people_are_shown(copy: Boot, capsys: pytes
 def test_a_warning_breaks_no_promise(copy: Boot) -> None:
     site = copy()
     site.server.run("touch /run/reboot-required")
-    assert run(site.inventory) == 0
+    assert verify_and_report(site.inventory)
 
 
 def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built: Site, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
-    program = "import sys, pathlib; from mailkeep.verify import run; sys.exit(run(pathlib.Path(sys.argv[1])))"
+    program = (
+        "import sys, pathlib; from mailkeep.verify.verification import verify_and_report; "
+        "sys.exit(not verify_and_report(pathlib.Path(sys.argv[1])))"
+    )
 
     done = subprocess.run(
         [sys.executable, "-c", program, str(built.inventory.resolve())],
@@ -319,7 +323,7 @@ def test_the_password_of_the_probe_is_in_no_process_list(built: Site) -> None:
             chmod 755 $spy
         done""")
     try:
-        verify(built.inventory)
+        verify_inventory(built.inventory)
         arguments = built.server.run("cat /run/spy/arguments").stdout.splitlines()
     finally:
         built.server.run("rm -r /run/spy /usr/local/sbin/useradd /usr/local/sbin/chpasswd /usr/local/sbin/userdel")

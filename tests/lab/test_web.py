@@ -20,7 +20,7 @@ from mailkeep.inventory import secrets
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
 from mailkeep.parts import certificates, web
-from mailkeep.verify import verify
+from mailkeep.verify.verification import verify_inventory
 
 ANNA, OUTSIDE = "anna@example.test", "x@outside.test"
 TRUSTED = "/usr/local/share/ca-certificates/web.crt"
@@ -333,7 +333,7 @@ def test_who_breaks_into_it_has_nothing(serving: Site) -> None:
 
 def test_verify_passes_and_sees_what_is_missing_or_too_much(serving: Site) -> None:
     def failed() -> set[str]:
-        return {one.check for one in verify(serving.inventory) if one.status in ("failed", "warning")}
+        return {one.check for one in verify_inventory(serving.inventory) if one.status in ("failed", "warning")}
 
     assert failed() == set()
     serving.server.run(f"""
@@ -424,4 +424,4 @@ systemctl is-enabled nginx mailkeep-web 2>&1
 true""").stdout
     assert left.split() == ["disabled", "not-found"]
     assert succeeded(serving.deploy()).changed == []
-    assert {one.check for one in verify(serving.inventory) if one.status in ("failed", "warning")} == set()
+    assert {one.check for one in verify_inventory(serving.inventory) if one.status in ("failed", "warning")} == set()

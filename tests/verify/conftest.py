@@ -9,8 +9,8 @@ import pytest
 from mailkeep.lab import demo_inventory
 from mailkeep.lab.site import DEMO
 from mailkeep.verify.outcome import Outcome
-from mailkeep.verify.session import judged
-from mailkeep.verify.target import Seen, Target
+from mailkeep.verify.session import judge_results
+from mailkeep.verify.target import ProbeResult, Target
 
 START = 1_800_000_000.0  # when the probe was sent, seconds since the epoch
 
@@ -24,7 +24,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def target(inventory: Path) -> Target:
-    return Target("mail", {"mailkeep": str(inventory / "mail.yml")})
+    return Target.load("mail", {"mailkeep": str(inventory / "mail.yml")})
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def verdict(target: Target) -> Callable[..., Outcome]:
     """What a check makes of what was seen, by area (spaces as underscores)."""
 
     def judge(check: str, **seen: Any) -> Outcome:
-        areas = {area.replace("_", " "): {"saw": saw} for area, saw in seen.items()}
-        return next(one for one in judged([(target, Seen(areas, START))]) if one.check == check)
+        areas = {area.replace("_", " "): {"result": saw} for area, saw in seen.items()}
+        return next(one for one in judge_results([(target, ProbeResult(areas, START))]) if one.check == check)
 
     return judge

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from mailkeep.inventory import tls_certificate
 from mailkeep.inventory.secrets import Tls
 from mailkeep.verify.outcome import Outcome
-from mailkeep.verify.session import judged
-from mailkeep.verify.target import Seen, Target
+from mailkeep.verify.session import judge_results
+from mailkeep.verify.target import ProbeResult, Target
 
 Verdict = Callable[..., Outcome]
 SENT = 1_800_000_000.0  # as in conftest
@@ -40,9 +40,9 @@ def test_a_clock_that_nothing_keeps_is_warned_of(verdict: Verdict, clock: dict[s
 def test_a_certificate_that_runs_out_is_warned_of(target: Target, days: int, status: str) -> None:
     made = datetime.now(UTC).date() - timedelta(days=3650 - 1 - days)
     served, key = tls_certificate.split(tls_certificate.self_signed(target.settings.host.name, made))
-    vars(target)["secrets"] = replace(target.secrets, tls=Tls(served, key))
+    target = replace(target, secrets=replace(target.secrets, tls=Tls(served, key)))
 
-    outcomes = {one.check: one for one in judged([(target, Seen({}, SENT))])}
+    outcomes = {one.check: one for one in judge_results([(target, ProbeResult({}, SENT))])}
 
     assert outcomes["the_certificate_lasts"].status == status
 
@@ -63,16 +63,16 @@ def test_a_certificate_that_a_service_has_not_read_is_told_by_port(verdict: Verd
     told = verdict("the_declared_certificate_is_shown", tls=shown)
 
     assert told.status == "failed"
-    assert told.seen.startswith("port 993: CN=mail.example.test")
-    assert "port 25" not in told.seen
+    assert told.observed.startswith("port 993: CN=mail.example.test")
+    assert "port 25" not in told.observed
 
 
 def test_what_could_not_be_looked_at_is_not_kept(target: Target) -> None:
-    seen = Seen({"queue": {"error": "RuntimeError: postqueue: exit 69"}}, SENT)
+    seen = ProbeResult({"queue": {"error": "RuntimeError: postqueue: exit 69"}}, SENT)
 
-    [told] = [one for one in judged([(target, seen)]) if one.check == "the_queue_is_short"]
+    [told] = [one for one in judge_results([(target, seen)]) if one.check == "the_queue_is_short"]
 
-    assert (told.status, told.seen) == ("failed", "RuntimeError: postqueue: exit 69")
+    assert (told.status, told.observed) == ("failed", "RuntimeError: postqueue: exit 69")
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_4xx_is_no_refusal(verdict: Verdict) -> None:
 
 
 def test_what_does_not_run_is_said_first(target: Target) -> None:
-    first, *_ = judged([(target, Seen({}, SENT))])
+    first, *_ = judge_results([(target, ProbeResult({}, SENT))])
     assert first.check == "services_run_and_start_at_boot"
 
 
 def test_every_promise_fits_a_line_and_says_what_holds(target: Target) -> None:
-    outcomes = judged([(target, Seen({}, SENT))])
+    outcomes = judge_results([(target, ProbeResult({}, SENT))])
     assert len(outcomes) > 40
     assert [one.promise for one in outcomes if len(one.promise) > 76 or one.promise == one.check] == []

@@ -117,12 +117,12 @@ def test_verify_and_the_servers_own_proof_of_the_jails_take_turns() -> None:
 
 
 def test_an_address_is_here_only_when_it_can_be_bound() -> None:
-    assert config.is_here("127.0.0.1")
-    assert not config.is_here("192.0.2.1")
+    assert config.is_local_address("127.0.0.1")
+    assert not config.is_local_address("192.0.2.1")
 
 
 def test_newcomers_come_from_loopback_and_differ() -> None:
-    addresses = {config.newcomer() for _ in range(20)}
+    addresses = {config.unused_client_address() for _ in range(20)}
     assert len(addresses) > 15
     assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
 

@@ -8,11 +8,11 @@ from mailkeep.verify.outcome import Outcome
 KEPT = Outcome("mail", "a", "Nobody relays", "passed")
 BROKEN = Outcome("mail", "b", "No login on port 25", "failed", "no AUTH", "250 AUTH", "Run `mailkeep deploy home`.")
 DOUBTFUL = Outcome("mail", "c", "No reboot is due", "warning", "none", "due for 3 days", "`systemctl reboot`.")
-NOT_HERE = Outcome("mail", "d", "The clock is kept", "skipped", seen="in a container")
+NOT_HERE = Outcome("mail", "d", "The clock is kept", "skipped", observed="in a container")
 
 
 def shown(capsys: pytest.CaptureFixture[str], *outcomes: Outcome) -> str:
-    report.show(outcomes, 1.26)
+    report.print_outcomes(outcomes, 1.26)
     return capsys.readouterr().out
 
 

@@ -8,55 +8,57 @@ from cryptography import x509
 from mailkeep.inventory import tls_certificate
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
-from mailkeep.verify.outcome import BrokenError, doubt, hold
-from mailkeep.verify.target import Seen
+from mailkeep.verify.outcome import CheckFailedError, fail_if_any, warn_if_any
+from mailkeep.verify.target import ProbeResult
 
 DAYS_LEFT = 21
 PART_LEFT = 1 / 6  # of a certificate's life: those by ACME may last for days only
 
 
-def test_old_tls_is_refused(seen: Seen, deploy: str) -> None:
+def test_old_tls_is_refused(seen: ProbeResult, deploy: str) -> None:
     """TLS 1.0 and 1.1 are refused on every port."""
-    hold(
+    fail_if_any(
         (f"port {one['port']}: {one['old']}" for one in seen["tls"] if one["old"] != "refused"),
         expected="refused",
         remedy=f"TLS 1.2 is the least in main.cf and dovecot.conf: {deploy} restores it.",
     )
 
 
-def test_weak_ciphers_are_refused(seen: Seen, deploy: str) -> None:
+def test_weak_ciphers_are_refused(seen: ProbeResult, deploy: str) -> None:
     """Weak ciphers are refused on every port.
 
     Those without forward secrecy, authentication or encryption, and those with SHA-1."""
-    hold(
+    fail_if_any(
         (f"port {one['port']}: {one['weak']}" for one in seen["tls"] if one["weak"] != "refused"),
         expected="refused",
         remedy=f"The lists of ciphers in main.cf and dovecot.conf do it: {deploy} restores them.",
     )
 
 
-def test_the_declared_certificate_is_shown(seen: Seen, settings: Settings, secrets: Secrets, deploy: str) -> None:
+def test_the_declared_certificate_is_shown(
+    seen: ProbeResult, settings: Settings, secrets: Secrets, deploy: str
+) -> None:
     """Every port shows the declared certificate, and it is for this host.
 
     By ACME, every port shows the same one."""
     shown = _shown(seen)
     by_acme = settings.tls.mode == "acme"
     expected = next(iter(shown.values())) if by_acme else _declared(secrets)
-    hold(
+    fail_if_any(
         (f"port {port}: {_described(other)}" for port, other in shown.items() if other != expected),
         expected=_described(expected),
         remedy=f"{deploy} puts it in place and has the services read it.",
     )
     needed = (settings.host.name,) if by_acme else settings.certificate_names  # by ACME, the others may come later
     if not all(tls_certificate.covers(expected, name) for name in needed):
-        raise BrokenError(
+        raise CheckFailedError(
             f"a certificate for {', '.join(needed)}",
             _described(expected),
             _ASK if by_acme else "Bring in a certificate for these names with `mailkeep tls`.",
         )
 
 
-def test_the_certificate_lasts(seen: Seen, settings: Settings, secrets: Secrets) -> None:
+def test_the_certificate_lasts(seen: ProbeResult, settings: Settings, secrets: Secrets) -> None:
     """The certificate does not run out soon.
 
     By ACME, it is the authority's, and for the key in the vault."""
@@ -66,7 +68,7 @@ def test_the_certificate_lasts(seen: Seen, settings: Settings, secrets: Secrets)
         one = next(iter(_shown(seen).values()))
         faults = [*_ends(one), *_not_yet(one, _declared(secrets), settings.certificate_names)]
         remedy = f"Just after a deploy, a new one is under way. Else: {_ASK}"
-    doubt(faults, expected=f"at least {DAYS_LEFT} days left", remedy=remedy)
+    warn_if_any(faults, expected=f"at least {DAYS_LEFT} days left", remedy=remedy)
 
 
 _ASK = "`systemctl start mailkeep-certificate` on the server gets one, or says why not."
@@ -88,7 +90,7 @@ def _ends(one: x509.Certificate) -> list[str]:
     return [f"{left.days} days left"] if left < least else []
 
 
-def _shown(seen: Seen) -> dict[int, x509.Certificate]:
+def _shown(seen: ProbeResult) -> dict[int, x509.Certificate]:
     return {one["port"]: x509.load_der_x509_certificate(base64.b64decode(one["certificate"])) for one in seen["tls"]}
 
 

@@ -3,20 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mailkeep.parts.fail2ban import JAILS
 from mailkeep.parts.firewall import MAIL_PORTS
 from mailkeep.settings.models import Settings
 from mailkeep.verify import ruleset
-from mailkeep.verify.outcome import hold
-from mailkeep.verify.target import JAILS, Seen
+from mailkeep.verify.outcome import fail_if_any
+from mailkeep.verify.target import ProbeResult
 
 
-def test_every_jail_bans_in_the_firewall(seen: Seen, settings: Settings, deploy: str) -> None:
+def test_every_jail_bans_in_the_firewall(seen: ProbeResult, settings: Settings, deploy: str) -> None:
     """A ban of every fail2ban jail reaches the firewall, and goes with it.
 
     In one incident a jail with an invalid port name had banned nobody for a year, and looked healthy.
     """
     ports = {"sshd": {settings.ssh.port}, "postfix": set(MAIL_PORTS), "dovecot": set(MAIL_PORTS), "recidive": None}
-    hold(
+    fail_if_any(
         [fault for jail in JAILS for fault in _faults(jail, seen["jails"], seen["firewall"]["chains"], ports[jail])],
         expected="a banned test address in nft's set, a rule that drops it, and both gone when it is unbanned",
         remedy=f"`journalctl -u fail2ban` says what nft refused; {deploy} restores the jails.",
@@ -35,11 +36,11 @@ def _faults(jail: str, saw: dict[str, Any], chains: list[dict[str, Any]], ports:
         yield f"jail {jail}: unbanned, and still in {' and '.join(left)}"
 
 
-def test_every_jail_notices_guesses(seen: Seen, deploy: str) -> None:
+def test_every_jail_notices_guesses(seen: ProbeResult, deploy: str) -> None:
     """Every fail2ban jail notices what it is there for.
 
     A failed login, or (recidive) a ban by another jail."""
-    hold(
+    fail_if_any(
         (f"jail {jail}: nothing in its log" for jail, lines in seen["noticed"].items() if not lines),
         expected="each jail to log the failures that were made just now",
         remedy=f"Its filter does not match what the service logs, or reads another log. {deploy} restores both; "
@@ -47,10 +48,10 @@ def test_every_jail_notices_guesses(seen: Seen, deploy: str) -> None:
     )
 
 
-def test_the_server_does_not_ban_itself(seen: Seen, settings: Settings, deploy: str) -> None:
+def test_the_server_does_not_ban_itself(seen: ProbeResult, settings: Settings, deploy: str) -> None:
     """fail2ban never bans the server itself."""
     own = {*map(str, settings.host.addresses), seen["address"]}
-    hold(
+    fail_if_any(
         (
             line
             for jail, lines in seen["noticed"].items()

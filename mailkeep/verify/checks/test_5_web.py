@@ -2,14 +2,14 @@
 
 from mailkeep.parts import web
 from mailkeep.settings.models import Settings
-from mailkeep.verify.outcome import NotHereError, hold
-from mailkeep.verify.target import Seen
+from mailkeep.verify.outcome import CheckSkippedError, fail_if_any
+from mailkeep.verify.target import ProbeResult
 
 
-def test_what_is_served_over_https_can_be_had(seen: Seen, settings: Settings, deploy: str) -> None:
+def test_what_is_served_over_https_can_be_had(seen: ProbeResult, settings: Settings, deploy: str) -> None:
     """Over HTTPS, everybody gets what mail.yml has served there."""
     answers = seen["web"]["answers"]
-    hold(
+    fail_if_any(
         (
             f"https://{page.name}{page.path}: {_first_line(answers[page.name])}"
             for page in _pages(settings)
@@ -29,10 +29,10 @@ def _first_line(answer: str) -> str:
     return answer.splitlines()[0] if answer else "no answer"
 
 
-def test_nothing_else_is_served_over_https(seen: Seen, settings: Settings, deploy: str) -> None:
+def test_nothing_else_is_served_over_https(seen: ProbeResult, settings: Settings, deploy: str) -> None:
     """Over HTTPS, whatever else is asked for, nobody gets an answer."""
     _pages(settings)
-    hold(
+    fail_if_any(
         (f"asked for {asked}: {_first_line(answer)}" for asked, answer in seen["web"]["others"].items() if answer),
         expected="the connection closed",
         remedy=f"{deploy} restores the web server's configuration.",
@@ -42,4 +42,4 @@ def test_nothing_else_is_served_over_https(seen: Seen, settings: Settings, deplo
 def _pages(settings: Settings) -> tuple[web.Page, ...]:
     if pages := web.list_pages(settings):
         return pages
-    raise NotHereError("nothing is served over HTTPS")
+    raise CheckSkippedError("nothing is served over HTTPS")

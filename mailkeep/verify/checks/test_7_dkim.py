@@ -5,8 +5,8 @@ import dkim
 from mailkeep.dns.records import wanted
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
-from mailkeep.verify.outcome import doubt, hold
-from mailkeep.verify.target import Seen
+from mailkeep.verify.outcome import fail_if_any, warn_if_any
+from mailkeep.verify.target import ProbeResult
 
 
 def _published(settings: Settings, secrets: Secrets) -> dict[str, str]:
@@ -15,10 +15,10 @@ def _published(settings: Settings, secrets: Secrets) -> dict[str, str]:
     return {one.name: one.value for one in wanted(settings, secrets) if one.name in signing}
 
 
-def test_mail_is_signed(seen: Seen, settings: Settings, secrets: Secrets, deploy: str) -> None:
+def test_mail_is_signed(seen: ProbeResult, settings: Settings, secrets: Secrets, deploy: str) -> None:
     """Mail of every domain is signed, validly by the record that Mailkeep prints."""
     published = _published(settings, secrets)
-    hold(
+    fail_if_any(
         (
             f"{domain}: {_flaw(saw, domain, published)}"
             for domain, saw in seen["signatures"].items()
@@ -43,10 +43,10 @@ def _flaw(saw: dict[str, str], domain: str, published: dict[str, str]) -> str:
     return "" if dkim.verify(message, dnsfunc=record) else f"the signature is not valid: {saw['signature']}"
 
 
-def test_signatures_can_be_verified(seen: Seen, settings: Settings, secrets: Secrets) -> None:
+def test_signatures_can_be_verified(seen: ProbeResult, settings: Settings, secrets: Secrets) -> None:
     """The DKIM records in the DNS are the ones that mail is signed with."""
     published = {name.partition("._domainkey.")[2]: value for name, value in _published(settings, secrets).items()}
-    doubt(
+    warn_if_any(
         (
             f"{domain}: {record or 'no record'}"
             for domain, record in seen["dkim records"].items()

@@ -2,39 +2,39 @@
 
 from mailkeep.settings.fields import written_size
 from mailkeep.settings.models import Settings
-from mailkeep.verify.outcome import NotHereError, doubt, hold
-from mailkeep.verify.target import Seen
+from mailkeep.verify.outcome import CheckSkippedError, fail_if_any, warn_if_any
+from mailkeep.verify.target import ProbeResult
 
 FULL, NEARLY_FULL = 90, 80  # per cent
 LONG_QUEUE = 200  # messages
 CLOCK_OFF = 30  # seconds; DNSSEC and TLS bear more, but a clock that is off by this is not kept
 
 
-def test_the_clock_is_right(seen: Seen) -> None:
+def test_the_clock_is_right(seen: ProbeResult) -> None:
     """The server's clock is right."""
     off = seen["time"] - seen.start
-    hold(
+    fail_if_any(
         [f"{off:+.0f} seconds, compared with this computer"] if abs(off) > CLOCK_OFF else [],
         expected="the same time as here",
         remedy="One of the two is off. On the server, `timedatectl timesync-status` shows its time server.",
     )
 
 
-def test_the_clock_is_kept(seen: Seen) -> None:
+def test_the_clock_is_kept(seen: ProbeResult) -> None:
     """The server keeps its clock by time servers."""
     if not seen["clock"]["can"]:
-        raise NotHereError("its clock is its host's, as in a container")
-    doubt(
+        raise CheckSkippedError("its clock is its host's, as in a container")
+    warn_if_any(
         [] if seen["clock"]["synchronised"] else ["not synchronised"],
         expected="synchronised",
         remedy="After a boot it takes a minute. Later: `timedatectl timesync-status`; UDP port 123 may be blocked.",
     )
 
 
-def test_security_fixes_come_by_themselves(seen: Seen, deploy: str) -> None:
+def test_security_fixes_come_by_themselves(seen: ProbeResult, deploy: str) -> None:
     """Security fixes install themselves, and no package is half installed."""
     saw = seen["upgrades"]
-    hold(
+    fail_if_any(
         [
             *(
                 f"APT::Periodic::{key} is {value or 'not set'}"
@@ -53,20 +53,20 @@ def test_security_fixes_come_by_themselves(seen: Seen, deploy: str) -> None:
     )
 
 
-def test_no_reboot_is_due(seen: Seen) -> None:
+def test_no_reboot_is_due(seen: ProbeResult) -> None:
     """No reboot is due."""
     days = seen["upgrades"]["reboot_days"]
-    doubt(
+    warn_if_any(
         [] if days is None else [f"due for {days:.0f} days"],
         expected="the installed kernel and libraries to be those that run",
         remedy="`systemctl reboot`; by itself it happens at night.",
     )
 
 
-def test_the_logs_cannot_fill_the_disk(seen: Seen, settings: Settings, deploy: str) -> None:
+def test_the_logs_cannot_fill_the_disk(seen: ProbeResult, settings: Settings, deploy: str) -> None:
     """The logs stay within the size that mail.yml allows them."""
     cap, saw = settings.retention.journal, seen["journal"]
-    hold(
+    fail_if_any(
         [
             *([f"journald allows itself {saw['cap']} bytes"] if (saw["cap"] or 0) > cap else []),
             # journald looks when it makes a new file, and one file is an eighth of the cap.
@@ -77,15 +77,15 @@ def test_the_logs_cannot_fill_the_disk(seen: Seen, settings: Settings, deploy: s
     )
 
 
-def test_the_disks_have_room(seen: Seen) -> None:
+def test_the_disks_have_room(seen: ProbeResult) -> None:
     """The disks have room, for mail and for files."""
     remedy = "`du -xh / | sort -h | tail` finds what takes it; `df -i` shows inodes. Full, the server refuses mail."
-    hold(
+    fail_if_any(
         (f"{one['path']}: {one['space']} % of space, {one['inodes']} % of inodes" for one in _fuller(seen, FULL)),
         expected=f"less than {FULL} % used",
         remedy=remedy,
     )
-    doubt(
+    warn_if_any(
         (
             f"{one['path']}: {one['space']} % of space, {one['inodes']} % of inodes"
             for one in _fuller(seen, NEARLY_FULL)
@@ -95,14 +95,14 @@ def test_the_disks_have_room(seen: Seen) -> None:
     )
 
 
-def _fuller(seen: Seen, limit: int) -> list[dict[str, int]]:
+def _fuller(seen: ProbeResult, limit: int) -> list[dict[str, int]]:
     return [one for one in seen["disks"] if max(one["space"], one["inodes"]) >= limit]
 
 
-def test_the_queue_is_short(seen: Seen) -> None:
+def test_the_queue_is_short(seen: ProbeResult) -> None:
     """The mail queue is short."""
     queues = seen["queue"]
-    doubt(
+    warn_if_any(
         [", ".join(f"{number} {queue}" for queue, number in queues.items())]
         if sum(queues.values()) > LONG_QUEUE
         else [],

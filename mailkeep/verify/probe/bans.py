@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .config import Given, newcomer
+from .config import ProbeConfig, unused_client_address
 from .linux_account import lock_file, run
 from .unprivileged import NAME
 
@@ -44,7 +44,7 @@ def _lately_banned() -> set[str]:
     return {line.rpartition(" Ban ")[2].strip() for line in said.splitlines()}
 
 
-def jails(given: Given) -> dict[str, Any]:
+def jails(given: ProbeConfig) -> dict[str, Any]:
     """Per jail, how its ban of two canaries went; and all rules that look at a set. Not while the server proves its
     jails by itself (mailkeep-jails.service), with canaries of its own."""
     with lock_file(LOCK) as lock:
@@ -52,7 +52,7 @@ def jails(given: Given) -> dict[str, Any]:
         return _jails(given)
 
 
-def _jails(given: Given) -> dict[str, Any]:
+def _jails(given: ProbeConfig) -> dict[str, Any]:
     listed = sorted(_running(given.jails))
     banned = dict(zip(listed, canaries([given.address], _lately_banned(), len(listed)), strict=True))
     try:
@@ -100,7 +100,7 @@ def _nft(*command: str) -> list[dict[str, Any]]:
     return listed
 
 
-def guess_at_ssh(given: Given) -> str:
+def guess_at_ssh(given: ProbeConfig) -> str:
     """One attempt to log in with nothing. Returns what sshd says, which names the ways that it offers. When many are at
     its door, it hangs up on some before it has said anything (MaxStartups): then another attempt."""
     for _ in range(10):
@@ -109,10 +109,10 @@ def guess_at_ssh(given: Given) -> str:
     return said
 
 
-def _guess_at_ssh(given: Given) -> str:
+def _guess_at_ssh(given: ProbeConfig) -> str:
     options = {
         "BatchMode": "yes",
-        "BindAddress": newcomer(),
+        "BindAddress": unused_client_address(),
         "ConnectTimeout": "10",
         "LogLevel": "ERROR",
         "PreferredAuthentications": "none",
@@ -131,7 +131,7 @@ def _guess_at_ssh(given: Given) -> str:
     return done.stderr.strip() or f"exit {done.returncode}"
 
 
-def noticed(given: Given, since: float) -> dict[str, list[str]]:
+def noticed(given: ProbeConfig, since: float) -> dict[str, list[str]]:
     """Per jail, what fail2ban's own log says of failures since then (seconds since the epoch)."""
     deadline = time.monotonic() + WAIT
     while True:

@@ -5,7 +5,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from .config import Given
+from .config import ProbeConfig
 
 TYPES = {"SOA": 6, "TXT": 16}
 RECURSION_DESIRED, AUTHENTIC = 0x0100, 0x0020  # the AD bit in a query asks for it in the answer (RFC 6840 section 5.7)
@@ -64,7 +64,7 @@ def servers() -> list[str]:
     return found
 
 
-def resolver(given: Given) -> dict[str, object]:
+def resolver(given: ProbeConfig) -> dict[str, object]:
     """Who is asked, whether they validate, and whether our own would answer others."""
     asked = servers()
     return {
@@ -82,7 +82,7 @@ def _answers(address: str) -> bool:
     return True
 
 
-def keys(given: Given) -> dict[str, str]:
+def keys(given: ProbeConfig) -> dict[str, str]:
     """The DKIM record of each domain, as the world sees it; empty when there is none."""
     names = {domain: f"{selector}._domainkey.{domain}" for domain, selector in given.dkim}
     server = servers()[0]

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from .config import Given
+from .config import ProbeConfig
 from .linux_account import run
 
 POLICY = "/run/mailkeep-guard.policy"
@@ -15,7 +15,7 @@ ASKED_AT = ("smtpd_recipient_restrictions", "smtpd_end_of_data_restrictions", "s
 PATIENCE = 5.0  # seconds
 
 
-def guard(given: Given) -> dict[str, Any]:
+def guard(given: ProbeConfig) -> dict[str, Any]:
     own = given.accounts[0] if given.accounts else ""
     return {
         "stranger": _ask(f"mailkeep-probe@{given.domains[0]}"),

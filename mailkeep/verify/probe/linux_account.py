@@ -15,7 +15,7 @@ from secrets import token_urlsafe
 from typing import Any, TextIO
 
 from . import unprivileged
-from .config import Given
+from .config import ProbeConfig
 from .unprivileged import NAME
 
 LOCK = Path("/run/mailkeep-verify.lock")
@@ -78,7 +78,7 @@ def _remove() -> None:
     run("userdel", NAME)
 
 
-def rights(given: Given) -> dict[str, Any]:
+def rights(given: ProbeConfig) -> dict[str, Any]:
     """What `stranger` says when the account runs it."""
     source = unprivileged.__loader__.get_source(unprivileged.__name__)  # type: ignore[union-attr]
     arguments = json.dumps({"paths": given.secret_paths, "sockets": given.sockets})

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from secrets import token_urlsafe
 from typing import Any
 
-from .config import Given, newcomer
-from .smtp_imap import HELO, Talk, anyone, encrypted
+from .config import ProbeConfig, unused_client_address
+from .smtp_imap import HELO, LineClient, anyone, encrypted
 from .unprivileged import NAME
 
 PORTS = (465, 587, 143, 993)
 
 
-def linux_account(given: Given, password: str) -> list[dict[str, Any]]:
+def linux_account(given: ProbeConfig, password: str) -> list[dict[str, Any]]:
     """Tries the account `NAME`, whose password this is, on every port: with it, and with a wrong one."""
     tries = [(port, right) for port in PORTS for right in (True, False)]
     with ThreadPoolExecutor(len(tries)) as pool:  # Dovecot answers a failure after auth_failure_delay
@@ -23,8 +23,8 @@ def linux_account(given: Given, password: str) -> list[dict[str, Any]]:
         ]
 
 
-def _log_in(given: Given, port: int, password: str) -> str:
-    talk, _ = encrypted(given.address, port, anyone(), newcomer())
+def _log_in(given: ProbeConfig, port: int, password: str) -> str:
+    talk, _ = encrypted(given.address, port, anyone(), unused_client_address())
     with talk:
         if port == 143:
             return talk.imap(f"LOGIN {NAME} {password}")
@@ -38,7 +38,7 @@ def _plain(password: str) -> str:
     return base64.b64encode(f"\0{NAME}\0{password}".encode()).decode()
 
 
-def offers(given: Given) -> dict[str, list[str]]:
+def offers(given: ProbeConfig) -> dict[str, list[str]]:
     """What is said about logging in where it should not be possible."""
     return {
         "port 25": list(_smtp(given, 25, encrypt=False)),
@@ -48,9 +48,13 @@ def offers(given: Given) -> dict[str, list[str]]:
     }
 
 
-def _smtp(given: Given, port: int, *, encrypt: bool) -> Iterator[str]:
+def _smtp(given: ProbeConfig, port: int, *, encrypt: bool) -> Iterator[str]:
     """The capabilities, then the answer to a login."""
-    talk = encrypted(given.address, port, anyone(), newcomer())[0] if encrypt else Talk(given.address, port, newcomer())
+    talk = (
+        encrypted(given.address, port, anyone(), unused_client_address())[0]
+        if encrypt
+        else LineClient(given.address, port, unused_client_address())
+    )
     with talk:
         if not encrypt:
             talk.smtp()
@@ -58,8 +62,8 @@ def _smtp(given: Given, port: int, *, encrypt: bool) -> Iterator[str]:
         yield _line(talk.smtp(f"AUTH PLAIN {_plain(token_urlsafe())}"))
 
 
-def _imap(given: Given) -> list[str]:
-    with Talk(given.address, 143, newcomer()) as talk:
+def _imap(given: ProbeConfig) -> list[str]:
+    with LineClient(given.address, 143, unused_client_address()) as talk:
         talk.greet()
         return [talk.imap("CAPABILITY"), talk.imap(f"LOGIN {NAME} {token_urlsafe()}")]
 

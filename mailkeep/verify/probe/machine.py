@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .config import Given
+from .config import ProbeConfig
 from .linux_account import run
 
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,ConditionResult,ConditionTimestampMonotonic,Result"
@@ -16,7 +16,7 @@ JOURNAL_SIZE = "ec387f577b844b8fa948f33cad9a75e6"  # systemd's SD_MESSAGE_JOURNA
 DIRECTORIES = ("/", "/var", "/var/log", "/var/spool/postfix", "/var/vmail")
 
 
-def units(given: Given) -> dict[str, Any]:
+def units(given: ProbeConfig) -> dict[str, Any]:
     """`systemctl show` of each unit, and the names of all that have failed."""
     shown = run("systemctl", "show", f"--property={PROPERTIES}", *given.units)
     blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n")]
@@ -149,24 +149,24 @@ def upgrades() -> dict[str, Any]:
     }
 
 
-def outbound(given: Given) -> dict[str, Any]:
+def outbound(given: ProbeConfig) -> dict[str, Any]:
     """Whether mail gets out: Postfix's own client connects to where it would."""
-    if not given.outside:
+    if not given.outbound_target:
         return {"tried": "", "connected": False, "said": ""}
-    command = ["posttls-finger", "-c", "-T", "5", "-t", "5", *given.outside]
+    command = ["posttls-finger", "-c", "-T", "5", "-t", "5", *given.outbound_target]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
         said = done.stdout + done.stderr
     except subprocess.TimeoutExpired:
         said = "no answer within 10 seconds"
     return {
-        "tried": given.outside[-1],
+        "tried": given.outbound_target[-1],
         "connected": "Connected to" in said or "TLS connection established" in said,
         "said": said.strip()[-400:],
     }
 
 
-def senders(given: Given) -> dict[str, Any]:
+def senders(given: ProbeConfig) -> dict[str, Any]:
     """What the submission services ask of a sender, and who owns which address by their map."""
     services = ("submission", "submissions")
     rules = run("postconf", "-x", "-P", *(f"{service}/inet/smtpd_sender_restrictions" for service in services))

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from .config import Given, newcomer
-from .smtp_imap import HELO, Reply, Talk, smtp
+from .config import ProbeConfig, unused_client_address
+from .smtp_imap import HELO, LineClient, Reply, smtp
 
 OUTSIDE = "probe@example.net"  # RFC 2606: nobody's mailbox
 MOST = 6  # domains that are attacked; all have the same configuration
 
 
-def relay(given: Given) -> list[Reply]:
+def relay(given: ProbeConfig) -> list[Reply]:
     """Mail to elsewhere, written in every way that has fooled a server, from the public address and from loopback."""
     local, domain = OUTSIDE.split("@")
     ours, here = given.domains[0], f"[{given.address}]"
@@ -27,7 +27,7 @@ def relay(given: Given) -> list[Reply]:
     # Three at a time: Postfix slows down from the third error (smtpd_soft_error_limit), and hangs up at the sixth.
     sessions: list[tuple[str, str | None, Sequence[str]]]
     sessions = [(given.address, None, batch) for batch in _batches(forms)]
-    sessions += [("127.0.0.1", "127.0.0.1", forms[:2]), (given.address, newcomer(), forms[:2])]
+    sessions += [("127.0.0.1", "127.0.0.1", forms[:2]), (given.address, unused_client_address(), forms[:2])]
     if given.address6:
         sessions += [(given.address6, None, forms[:2]), ("::1", "::1", forms[:2])]
     said = []
@@ -37,7 +37,7 @@ def relay(given: Given) -> list[Reply]:
     return said + smtp(given.address, None, (f"MAIL FROM:<{sender}>", f"RCPT TO:<{OUTSIDE}>"))
 
 
-def senders(given: Given) -> list[Reply]:
+def senders(given: ProbeConfig) -> list[Reply]:
     """Our own names as envelope sender of someone who has not logged in. The verdict comes at RCPT."""
     door = _open_door(given)
     spoofed = [f"probe@{given.host}", f"root@sub.{given.host}", *given.accounts[:1]]
@@ -46,15 +46,15 @@ def senders(given: Given) -> list[Reply]:
     said = []
     for batch in _batches(spoofed):
         commands = [command for sender in batch for command in (f"MAIL FROM:<{sender}>", door, "RSET")]
-        replies = smtp(given.address, newcomer(), commands)
+        replies = smtp(given.address, unused_client_address(), commands)
         said += [_envelope(replies[at : at + 2]) for at in range(0, len(replies), 3)]
     return said
 
 
-def _open_door(given: Given) -> str:
+def _open_door(given: ProbeConfig) -> str:
     """The RCPT that is answered with yes, so that a no is about something else."""
     door = f"RCPT TO:<postmaster@{given.host}>"
-    reply = smtp(given.address, newcomer(), ("MAIL FROM:<>", door))[-1]
+    reply = smtp(given.address, unused_client_address(), ("MAIL FROM:<>", door))[-1]
     if reply["code"] // 100 != 2:
         raise RuntimeError(f"{door}, which must be possible, is answered with: {reply['code']} {reply['text']}")
     return door
@@ -66,7 +66,7 @@ def _envelope(replies: list[Reply]) -> Reply:
     return (refused or replies)[0] | {"command": " ".join(reply["command"] for reply in replies)}
 
 
-def unknown(given: Given) -> list[Reply]:
+def unknown(given: ProbeConfig) -> list[Reply]:
     """Recipients that do not exist, a Linux account of the host among them."""
     nobody = "mailkeep-probe"
     recipients = [f"nobody-at-all@{given.host}", f"{nobody}@{given.host}", f"{nobody}@localhost"]
@@ -74,32 +74,36 @@ def unknown(given: Given) -> list[Reply]:
     said = []
     for batch in _batches(recipients):
         commands = ("MAIL FROM:<>", *(f"RCPT TO:<{recipient}>" for recipient in batch))
-        said += smtp(given.address, newcomer(), commands)[1:]
+        said += smtp(given.address, unused_client_address(), commands)[1:]
     return said
 
 
-def postmaster(given: Given) -> list[Reply]:
+def postmaster(given: ProbeConfig) -> list[Reply]:
     names = [given.host, *given.domains[:90]]  # below smtpd_recipient_limit
-    return smtp(given.address, newcomer(), ("MAIL FROM:<>", *(f"RCPT TO:<postmaster@{name}>" for name in names)))[1:]
+    return smtp(
+        given.address, unused_client_address(), ("MAIL FROM:<>", *(f"RCPT TO:<postmaster@{name}>" for name in names))
+    )[1:]
 
 
-def manners(given: Given) -> dict[str, list[Reply]]:
+def manners(given: ProbeConfig) -> dict[str, list[Reply]]:
     """What a client must not ask for, or must do first."""
-    polite = smtp(given.address, newcomer(), ("VRFY postmaster", "EXPN postmaster", f"ETRN {given.domains[0]}"))
-    with Talk(given.address, 25, newcomer()) as talk:
+    polite = smtp(
+        given.address, unused_client_address(), ("VRFY postmaster", "EXPN postmaster", f"ETRN {given.domains[0]}")
+    )
+    with LineClient(given.address, 25, unused_client_address()) as talk:
         talk.smtp()
         code, text = talk.smtp("MAIL FROM:<>")
     return {"verify": polite, "helo": [{"command": "MAIL before HELO", "code": code, "text": text}]}
 
 
-def smuggling(given: Given) -> list[Reply]:
+def smuggling(given: ProbeConfig) -> list[Reply]:
     """A message that ends too early for a server that takes a bare <LF> for the end of a line (CVE-2023-51764)."""
     door = _open_door(given)
     return [_smuggle(given, door, end) for end in ("\n.\n", "\n.\r\n", "\r\n.\n")]
 
 
-def _smuggle(given: Given, door: str, end: str) -> Reply:
-    with Talk(given.address, 25, newcomer()) as talk:
+def _smuggle(given: ProbeConfig, door: str, end: str) -> Reply:
+    with LineClient(given.address, 25, unused_client_address()) as talk:
         talk.greet()
         for command in ("MAIL FROM:<>", door, "DATA"):
             talk.smtp(command)
@@ -111,10 +115,10 @@ def _smuggle(given: Given, door: str, end: str) -> Reply:
     return {"command": f"a message that ends in {end!r}", "code": code, "text": text}
 
 
-def pipelining(given: Given) -> Reply:
+def pipelining(given: ProbeConfig) -> Reply:
     """Commands sent before the answer that allows it: how spam software saves time (RFC 2920)."""
     door = _open_door(given)
-    with Talk(given.address, 25, newcomer()) as talk:
+    with LineClient(given.address, 25, unused_client_address()) as talk:
         talk.smtp()
         talk.send(f"EHLO {HELO}\r\nMAIL FROM:<>\r\n{door}\r\nDATA\r\n")
         replies = [talk.smtp() for _ in range(4)]

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import bans, dns_client, guard, login, machine, mail, milter, tls, watch, web
-from .config import Given
+from .config import ProbeConfig
 from .linux_account import alone, linux_account, rights
 
-AREAS: dict[str, Callable[[Given], Any]] = {
+AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "relay": mail.relay,
     "spoofed senders": mail.senders,
     "unknown recipients": mail.unknown,
@@ -47,8 +47,8 @@ AREAS: dict[str, Callable[[Given], Any]] = {
 AT_ONCE = 10  # a server of one CPU serves others meanwhile
 
 
-def probe(given: Given) -> dict[str, Any]:
-    """Per area `{"saw": …}` or `{"error": …}`."""
+def probe(given: ProbeConfig) -> dict[str, Any]:
+    """Per area `{"result": …}` or `{"error": …}`."""
     start = time.time()
     with alone(), linux_account() as password, ThreadPoolExecutor(AT_ONCE) as pool:
         areas = {**AREAS, "linux account": lambda given: login.linux_account(given, password)}
@@ -56,15 +56,15 @@ def probe(given: Given) -> dict[str, Any]:
         seen = {name: future.result() for name, future in futures.items()}
         # Last: it is about the failures that the others made.
         seen["noticed"] = _look(lambda given: bans.noticed(given, start), given)
-    return seen | {"time": {"saw": start}, "address": {"saw": given.address}}
+    return seen | {"time": {"result": start}, "address": {"result": given.address}}
 
 
-def _look(area: Callable[[Given], Any], given: Given) -> dict[str, Any]:
+def _look(area: Callable[[ProbeConfig], Any], given: ProbeConfig) -> dict[str, Any]:
     try:
-        return {"saw": area(given)}
+        return {"result": area(given)}
     except Exception as error:  # whatever it is, it is reported, and the other areas go on
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
-    print(json.dumps(probe(Given.parse(sys.stdin.read()))))
+    print(json.dumps(probe(ProbeConfig.parse(sys.stdin.read()))))

@@ -7,7 +7,7 @@ the MTA asks: `c` go on, `i` insert a header, `a` accept, `t` come back later, `
 import socket
 import struct
 
-from .config import Given
+from .config import ProbeConfig
 
 SOCKET = "/run/opendkim/opendkim.sock"
 ALL_ACTIONS = 0x1FF
@@ -15,7 +15,7 @@ HEADERS = (("Subject", "signed"), ("Date", "Thu, 01 Jan 2026 00:00:00 +0000"), (
 BODY = "Hello.\r\n"
 
 
-def signatures(given: Given) -> dict[str, dict[str, str]]:
+def signatures(given: ProbeConfig) -> dict[str, dict[str, str]]:
     """Per signing domain, the message asked about and the DKIM-Signature header; or the word that was got instead."""
     return {domain: _sign(f"probe@{domain}") for domain, _ in given.dkim}
 

@@ -12,7 +12,7 @@ HELO = "verify.example.org"
 Reply = dict[str, Any]
 
 
-class Talk:
+class LineClient:
     """A connection, line by line. `source` is the client address to come from."""
 
     def __init__(self, address: str, port: int, source: str | None = None) -> None:
@@ -20,7 +20,7 @@ class Talk:
         self.socket = socket.create_connection((address, port), TIMEOUT, (source, 0) if source else None)
         self.lines = self.socket.makefile("rb")
 
-    def __enter__(self) -> "Talk":
+    def __enter__(self) -> "LineClient":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -85,7 +85,7 @@ class Talk:
 
 
 def anyone() -> ssl.SSLContext:
-    """A client that takes any certificate: what is shown is judged elsewhere."""
+    """A client that takes any certificate: what is shown is judge_results elsewhere."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -93,9 +93,9 @@ def anyone() -> ssl.SSLContext:
 
 def encrypted(
     address: str, port: int, context: ssl.SSLContext, source: str | None = None, name: str | None = None
-) -> tuple[Talk, ssl.SSLSocket]:
+) -> tuple[LineClient, ssl.SSLSocket]:
     """A connection after its TLS handshake, implicit (443, 465, 993) or by STARTTLS."""
-    talk = Talk(address, port, source)
+    talk = LineClient(address, port, source)
     try:
         if port not in (443, 465, 993):
             talk.greet()
@@ -108,7 +108,7 @@ def encrypted(
 
 def smtp(address: str, source: str | None, commands: Iterable[str]) -> list[Reply]:
     """One session on port 25: each command with its reply."""
-    with Talk(address, 25, source) as talk:
+    with LineClient(address, 25, source) as talk:
         talk.greet()
         said = [(command, *talk.smtp(command)) for command in commands]
     return [{"source": source or address, "command": c, "code": code, "text": text} for c, code, text in said]

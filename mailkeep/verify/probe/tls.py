@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import web
-from .config import Given, newcomer
-from .smtp_imap import Talk, anyone, encrypted
+from .config import ProbeConfig, unused_client_address
+from .smtp_imap import LineClient, anyone, encrypted
 
 PORTS = (25, 465, 587, 143, 993)
 
@@ -32,18 +32,20 @@ def weak() -> ssl.SSLContext:
     return context
 
 
-def spoken(given: Given) -> list[dict[str, Any]]:
+def spoken(given: ProbeConfig) -> list[dict[str, Any]]:
     """For each port what came of a good handshake, one of before TLS 1.2, and one with weak ciphers."""
     ports = (*PORTS, *((web.PORT,) if given.web else ()))
     with ThreadPoolExecutor(len(ports)) as pool:
         return list(pool.map(lambda port: _port(given, port), ports))
 
 
-def _shake_hands(given: Given, port: int, client: ssl.SSLContext) -> tuple[Talk, ssl.SSLSocket]:
-    return encrypted(given.address, port, client, newcomer(), given.web[0][0] if port == web.PORT else None)
+def _shake_hands(given: ProbeConfig, port: int, client: ssl.SSLContext) -> tuple[LineClient, ssl.SSLSocket]:
+    return encrypted(
+        given.address, port, client, unused_client_address(), given.web[0][0] if port == web.PORT else None
+    )
 
 
-def _port(given: Given, port: int) -> dict[str, Any]:
+def _port(given: ProbeConfig, port: int) -> dict[str, Any]:
     talk, secured = _shake_hands(given, port, anyone())
     with talk:
         certificate = secured.getpeercert(binary_form=True) or b""
@@ -57,7 +59,7 @@ def _port(given: Given, port: int) -> dict[str, Any]:
     }
 
 
-def _outcome(given: Given, port: int, client: Callable[[], ssl.SSLContext]) -> str:
+def _outcome(given: ProbeConfig, port: int, client: Callable[[], ssl.SSLContext]) -> str:
     """`refused`, what was agreed on, or why it could not be tried."""
     try:
         talk, secured = _shake_hands(given, port, client())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .config import Given
+from .config import ProbeConfig
 from .linux_account import run
 
 LOOKED = Path("/run/mailkeep-watch/looked.json")
@@ -69,11 +69,11 @@ class Local(smtplib.SMTP):
         return connection
 
 
-def path(given: Given) -> dict[str, str]:
+def path(given: ProbeConfig) -> dict[str, str]:
     """What the smtpd for alerts says to each recipient. Nothing is sent."""
     strangers = [STRANGER, *(one for one in given.accounts if one not in given.admins)][:2]
     answers: dict[str, str] = {}
-    with Local(given.alerts, local_hostname=given.host, timeout=10) as connection:
+    with Local(given.alert_socket, local_hostname=given.host, timeout=10) as connection:
         connection.ehlo()
         connection.mail(f"postmaster@{given.host}")
         for recipient in (*given.admins, *strangers):

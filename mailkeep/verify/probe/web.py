@@ -4,13 +4,13 @@ import socket
 import ssl
 from typing import Any
 
-from .config import Given, newcomer
+from .config import ProbeConfig, unused_client_address
 from .smtp_imap import TIMEOUT, anyone
 
 PORT = 443
 
 
-def web(given: Given) -> dict[str, Any]:
+def web(given: ProbeConfig) -> dict[str, Any]:
     """The `answers` to what should be answered, by name, and to what should not (`others`), by what was asked."""
     if not given.web:
         return {"answers": {}, "others": {}}
@@ -35,9 +35,9 @@ def _request(method: str, path: str, name: str) -> str:
     return f"{method} {path} HTTP/1.1\r\nHost: {name}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-def _ask(given: Given, name: str | None, request: str) -> str:
+def _ask(given: ProbeConfig, name: str | None, request: str) -> str:
     """All that is answered; nothing where the connection is closed. `name` is the TLS client's (SNI); None: no TLS."""
-    with socket.create_connection((given.address, PORT), TIMEOUT, (newcomer(), 0)) as plain:
+    with socket.create_connection((given.address, PORT), TIMEOUT, (unused_client_address(), 0)) as plain:
         try:
             talk = plain if name is None else anyone().wrap_socket(plain, server_hostname=name or None)
             talk.sendall(request.encode())
