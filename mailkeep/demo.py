@@ -115,9 +115,9 @@ def _summary(site: Site, deployed: Deployed, watch: Stopwatch) -> None:
     out.print(f"  IMAP       {site.server.ip}:993 (TLS)    submission {site.server.ip}:465 (TLS), :587 (STARTTLS)")
     out.print(f"  SSH        ssh -F {_short(site.server.ssh_config)} mail")
     out.rule("[bold]DNS records to publish")
-    listed = records.wanted(declared, site.secrets)
+    listed = records.own_zone_records(declared, site.secrets)
     required = [record for record in listed if record.need == "required"]
-    out.print(formats.zone([*required, *records.reverse(declared)]), markup=False, end="")
+    out.print(formats.format_zone_file([*required, *records.reverse_records(declared)]), markup=False, end="")
     more = f"mailkeep dns {_short(WORKING_COPY)}"
     out.print(f"and {len(listed) - len(required)} that are recommended or optional: {more}", markup=False)
     out.rule("[bold]Stages")

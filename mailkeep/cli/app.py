@@ -32,7 +32,7 @@ from mailkeep.settings import edit_accounts, models
 from mailkeep.settings.models import Settings
 
 if TYPE_CHECKING:
-    from mailkeep.dns.blocklists import Entry
+    from mailkeep.dns.blocklists import BlocklistEntry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -195,7 +195,7 @@ def deploy(
     if resolver:
         from mailkeep.dns import client
 
-        client.resolver(resolver)  # refuses what is none, before anything is changed
+        client.make_resolver(resolver)  # refuses what is none, before anything is changed
     hosts.hosts(directory)  # what is wrong there is told before anything connects
     _refuse_nobody()
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
@@ -207,7 +207,7 @@ def deploy(
         raise typer.Exit(done.returncode)
     if not no_verify and not as_json:
         verify(name)
-        dns_report.remind(declared, keys, resolver, f"mailkeep dns {name} --check")
+        dns_report.print_reminder(declared, keys, resolver, f"mailkeep dns {name} --check")
 
 
 def _refuse_nobody() -> None:
@@ -389,22 +389,22 @@ def dns_records(
     directory, declared = _open(name)
     keys = secrets.load(declared, directory)
     if check:
-        raise typer.Exit(dns_report.run(declared, keys, resolver, as_json=as_json))
-    listed = records.wanted(declared, keys)
+        raise typer.Exit(dns_report.run_check(declared, keys, resolver, as_json=as_json))
+    listed = records.own_zone_records(declared, keys)
     if zone:
-        print(formats.zone(listed), end="")
+        print(formats.format_zone_file(listed), end="")
     elif form:
-        print(formats.form(listed), end="")
+        print(formats.format_web_form(listed), end="")
     elif octodns:
         _write_octodns(listed, octodns)
     elif as_json:
-        print(json.dumps([record.asdict() for record in (*listed, *records.reverse(declared))], indent=2))
+        print(json.dumps([record.asdict() for record in (*listed, *records.reverse_records(declared))], indent=2))
     else:
-        _print_records(listed, records.elsewhere(declared, keys), declared)
+        _print_records(listed, records.third_party_records(declared, keys), declared)
 
 
 def _write_octodns(listed: list[Record], target: Path) -> None:
-    for file, text in formats.octodns(listed).items():
+    for file, text in formats.format_octodns(listed).items():
         try:
             target.mkdir(parents=True, exist_ok=True)
             (target / file).write_text(text)
@@ -416,16 +416,16 @@ def _write_octodns(listed: list[Record], target: Path) -> None:
 def _print_records(listed: list[Record], elsewhere: list[Record], declared: Settings) -> None:
     """Each value on a line of its own, whole, so that it can be copied."""
     for record in listed:
-        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.why} ({record.source})[/]")
+        out.print(f"[bold]{record.name}[/]  {record.type}  [dim]{record.need}: {record.reason} ({record.source})[/]")
         out.print(f"  {record.value}\n", markup=False)
     out.print("[bold]At the hoster of the addresses[/] (reverse DNS):")
-    for record in records.reverse(declared):
-        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.why} ({record.source})[/]")
+    for record in records.reverse_records(declared):
+        out.print(f"  {record.name}  PTR  {record.value}  [dim]{record.reason} ({record.source})[/]")
     if elsewhere:
         out.print("\n[bold]Not yours to set[/]: ask whoever has these zones, or few will send reports there.")
     for record in elsewhere:
-        out.print(f"  {record.name}  {record.type}  {record.value}  [dim]{record.why} ({record.source})[/]")
-    for text in records.instructions(declared):
+        out.print(f"  {record.name}  {record.type}  {record.value}  [dim]{record.reason} ({record.source})[/]")
+    for text in records.list_instructions(declared):
         out.print(f"\n{text}", markup=False)
 
 
@@ -436,25 +436,25 @@ def blocklists(name: Name, as_json: Json = False, resolver: Resolver = "") -> No
     from mailkeep.dns import client
 
     _, declared = _open(name)
-    entries = lists.ask(declared, client.resolver(resolver))
+    entries = lists.query_blocklists(declared, client.make_resolver(resolver))
     if as_json:
         print(json.dumps([entry.asdict() for entry in entries], indent=2))
     else:
         _print_entries(entries)
-    if not any(entry.counts for entry in entries):
+    if not any(entry.is_conclusive for entry in entries):
         raise UserError("No list has told anything. Ask from elsewhere, or another resolver: --resolver ADDRESS.")
     if any(entry.state == "listed" for entry in entries):
         raise typer.Exit(1)
 
 
-def _print_entries(entries: list["Entry"]) -> None:
+def _print_entries(entries: list["BlocklistEntry"]) -> None:
     for entry in entries:
         style = {"listed": "bold red", "trusted": "bold green"}.get(entry.state, "")
         out.print(Text.assemble((f"{entry.state:8}", style), f"  {entry.subject}  {entry.list}"))
-        for line in filter(None, (entry.said, entry.off)):
+        for line in filter(None, (entry.answer, entry.delisting)):
             out.print(f"          {line}", markup=False)
     listed = len({entry.list for entry in entries if entry.state == "listed"})
-    silent = len({entry.list for entry in entries if not entry.counts})
+    silent = len({entry.list for entry in entries if not entry.is_conclusive})
     out.print(f"On {_count(listed, 'blocklist')}." + (f" {_count(silent, 'list')} told nothing." if silent else ""))
 
 
@@ -472,7 +472,7 @@ def rotate(
     secrets.load(declared, directory)
 
     def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
-        return dkim_rotation.unseen(keys, client.resolver(resolver))
+        return dkim_rotation.unseen(keys, client.make_resolver(resolver))
 
     def since(keys: list[secrets.StoredDkim]) -> dict[secrets.StoredDkim, date]:
         return dkim_rotation.signing_since(keys, directory)
@@ -495,7 +495,7 @@ def tls_roll(
     secrets.load(declared, directory)
 
     def unseen(record: Record) -> tuple[list[str], int]:
-        return tls_key_rollover.unseen(record, client.resolver(resolver))
+        return tls_key_rollover.unseen(record, client.make_resolver(resolver))
 
     for line in tls_key_rollover.roll(declared, directory, datetime.now(UTC), unseen, tls_key_rollover.shown, now=now):
         out.print(line, markup=False)

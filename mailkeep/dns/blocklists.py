@@ -1,7 +1,7 @@
-"""Whether others distrust the host's addresses or the mail domains, by the DNS lists (RFC 5782) that they go by.
+"""Whether DNS blocklists (RFC 5782) list the host's addresses or the mail domains.
 
-A list that is overrun, closed or dead answers too. So each is asked for its own test entries at the same time: what it
-says counts only if it lists the one that it must list, and not the one that it must not (RFC 5782 §5).
+A list that is overloaded, closed or dead may answer too. Each list is therefore also asked for two test entries: its
+answer counts only if it lists the entry that it must list, and not the entry that it must not list (RFC 5782 §5).
 """
 
 import asyncio
@@ -21,95 +21,111 @@ State = dns_monitor.State | Literal["trusted"]
 
 @dataclass(frozen=True, slots=True)
 class Blocklist:
-    """`of` says what it lists; `off` how to get off it. `test` is an entry that it must have."""
+    """A DNS list. `must_list` is its test entry; `delisting` says how to leave the list. Being on an allowlist is
+    good: mail servers trust those addresses more."""
 
     zone: str
-    of: Literal["addresses", "domains"]
-    off: str
-    test: str = "127.0.0.2"
+    subject_kind: Literal["addresses", "domains"]
+    delisting: str
+    must_list: str = "127.0.0.2"
     ipv6: bool = False
-    trusts: bool = False
+    is_allowlist: bool = False
+
+    @property
+    def must_not_list(self) -> str:
+        """The test entry that no working list has."""
+        return "invalid" if self.subject_kind == "domains" else "127.0.0.1"
 
 
+_SPAMHAUS = "look up the reason and ask for removal at https://check.spamhaus.org/"
 LISTS = (
-    Blocklist("zen.spamhaus.org", "addresses", "https://check.spamhaus.org/ says why, and takes you off", ipv6=True),
-    Blocklist("bl.spamcop.net", "addresses", "it ends by itself a day after the last complaint"),
+    Blocklist("zen.spamhaus.org", "addresses", _SPAMHAUS, ipv6=True),
+    Blocklist("bl.spamcop.net", "addresses", "the listing ends by itself a day after the last complaint"),
     Blocklist("b.barracudacentral.org", "addresses", "https://www.barracudacentral.org/rbl/removal-request"),
-    Blocklist("psbl.surriel.com", "addresses", "https://psbl.org/ takes you off at once"),
+    Blocklist("psbl.surriel.com", "addresses", "https://psbl.org/ removes it at once"),
     Blocklist("bl.mailspike.net", "addresses", "https://mailspike.io/ip_verify"),
-    Blocklist("dnsbl.dronebl.org", "addresses", "https://dronebl.org/lookup takes you off"),
-    Blocklist("dnsbl-1.uceprotect.net", "addresses", "it ends by itself after 7 days; do not pay for less"),
-    Blocklist("dbl.spamhaus.org", "domains", "https://check.spamhaus.org/ says why, and takes you off", "dbltest.com"),
+    Blocklist("dnsbl.dronebl.org", "addresses", "https://dronebl.org/lookup removes it"),
+    Blocklist("dnsbl-1.uceprotect.net", "addresses", "the listing ends by itself after 7 days; do not pay for less"),
+    Blocklist("dbl.spamhaus.org", "domains", _SPAMHAUS, "dbltest.com"),
     Blocklist("multi.surbl.org", "domains", "https://surbl.org/surbl-analysis", "surbl-org-permanent-test-point.com"),
-    Blocklist("multi.uribl.com", "domains", "https://admin.uribl.com/ takes you off"),
-    Blocklist("list.dnswl.org", "addresses", "https://www.dnswl.org/ takes good servers in", ipv6=True, trusts=True),
+    Blocklist("multi.uribl.com", "domains", "https://admin.uribl.com/ removes it"),
+    Blocklist("list.dnswl.org", "addresses", "register at https://www.dnswl.org/", ipv6=True, is_allowlist=True),
 )
-_WHY = {
-    "refused": "it answers nobody who asks through this resolver",
-    "gone": "it does not work, and counts for nothing",
+_NO_ANSWER_REASONS = {
+    "refused": "it does not answer queries through this resolver",
+    "gone": "it does not work; ignore it",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What `list` says of `subject`, an address or a domain: `said` in its own words, and how to get `off`."""
+class BlocklistEntry:
+    """The state of `subject`, an address or a domain, on `list`. `answer` is the list's own text, or the reason why it
+    has none; `delisting` says how to leave the list."""
 
     list: str
     subject: str
     state: State
-    said: str = ""
-    off: str = ""
+    answer: str = ""
+    delisting: str = ""
 
     @property
-    def counts(self) -> bool:
-        """Whether the list has said yes or no."""
+    def is_conclusive(self) -> bool:
+        """Whether the list answered yes or no."""
         return self.state in ("listed", "trusted", "clear")
 
     def asdict(self) -> dict[str, str]:
         return asdict(self)
 
 
-def ask(settings: Settings, resolver: dns.resolver.Resolver, lists: tuple[Blocklist, ...] = LISTS) -> list[Entry]:
-    """Of every list about every address and domain; takes as long as the slowest list, at most some seconds."""
-    return asyncio.run(_ask(settings, resolver, lists))
+def query_blocklists(
+    settings: Settings, resolver: dns.resolver.Resolver, lists: tuple[Blocklist, ...] = LISTS
+) -> list[BlocklistEntry]:
+    """Look up every address and domain in every list. Takes as long as the slowest list: a few seconds at most."""
+    return asyncio.run(_query_all(settings, resolver, lists))
 
 
-async def _ask(settings: Settings, resolver: dns.resolver.Resolver, lists: tuple[Blocklist, ...]) -> list[Entry]:
+async def _query_all(
+    settings: Settings, resolver: dns.resolver.Resolver, lists: tuple[Blocklist, ...]
+) -> list[BlocklistEntry]:
     client = Client(resolver)
-    asked = [(one, subject) for one in lists for subject in (*subjects(one, settings), one.test, never(one))]
-    answers = await client.public(Question(entry_name(one, subject), "A") for one, subject in asked)
-    reasons = await client.public(Question(name, "TXT") for (name, _), answer in answers.items() if answer.values)
-    return [_entry(one, subject, answers, reasons) for one in lists for subject in subjects(one, settings)]
+    pairs = [(blocklist, subject) for blocklist in lists for subject in list_subjects(blocklist, settings)]
+    tests = [(blocklist, test) for blocklist in lists for test in (blocklist.must_list, blocklist.must_not_list)]
+    names = [entry_name(blocklist, subject) for blocklist, subject in (*pairs, *tests)]
+    answers = await client.ask_resolver(Question(name, "A") for name in names)
+    positive = [name for (name, _), answer in answers.items() if answer.values]
+    reasons = await client.ask_resolver(Question(name, "TXT") for name in positive)
+    return [_build_entry(blocklist, subject, answers, reasons) for blocklist, subject in pairs]
 
 
-def subjects(one: Blocklist, settings: Settings) -> Iterator[str]:
-    if one.of == "domains":
+def list_subjects(blocklist: Blocklist, settings: Settings) -> Iterator[str]:
+    """The addresses or domains of ours that this list can have."""
+    if blocklist.subject_kind == "domains":
         yield from (*settings.domains, settings.host.name)
     else:
-        yield from (str(address) for address in settings.host.addresses if address.version == 4 or one.ipv6)
+        addresses = settings.host.addresses
+        yield from (str(address) for address in addresses if address.version == 4 or blocklist.ipv6)
 
 
-def never(one: Blocklist) -> str:
-    """What a list must not have."""
-    return "invalid" if one.of == "domains" else "127.0.0.1"
-
-
-def entry_name(one: Blocklist, subject: str) -> str:
-    """Where the list has its entry of an address or a domain, if it has one (RFC 5782 §2.1, §2.2, §3)."""
+def entry_name(blocklist: Blocklist, subject: str) -> str:
+    """The DNS name of an address or a domain in this list (RFC 5782 §2.1, §2.2, §3)."""
     try:
         pointer = ip_address(subject).reverse_pointer
     except ValueError:
-        return f"{subject}.{one.zone}"
-    return f"{pointer.removesuffix('.in-addr.arpa').removesuffix('.ip6.arpa')}.{one.zone}"
+        return f"{subject}.{blocklist.zone}"
+    return f"{pointer.removesuffix('.in-addr.arpa').removesuffix('.ip6.arpa')}.{blocklist.zone}"
 
 
-def _entry(one: Blocklist, subject: str, answers: Answers, reasons: Answers) -> Entry:
-    asked = [answers[Question(entry_name(one, entry), "A")] for entry in (subject, one.test, never(one))]
-    state = dns_monitor.state(*(None if answer.error else list(answer.values) for answer in asked))
+def _build_entry(blocklist: Blocklist, subject: str, answers: Answers, reasons: Answers) -> BlocklistEntry:
+    names = [entry_name(blocklist, name) for name in (subject, blocklist.must_list, blocklist.must_not_list)]
+    results = [answers[Question(name, "A")] for name in names]
+    state = dns_monitor.state(*(None if result.error else list(result.values) for result in results))
     if state == "listed":
-        reason = " ".join(reasons[Question(entry_name(one, subject), "TXT")].values)
-        said = f"{', '.join(asked[0].values)} {reason}".strip()
-        return Entry(one.zone, subject, "trusted" if one.trusts else "listed", said, "" if one.trusts else one.off)
+        reason = " ".join(reasons[Question(names[0], "TXT")].values)
+        text = f"{', '.join(results[0].values)} {reason}".strip()
+        if blocklist.is_allowlist:
+            return BlocklistEntry(blocklist.zone, subject, "trusted", text)
+        return BlocklistEntry(blocklist.zone, subject, state, text, blocklist.delisting)
     if state == "unknown":
-        return Entry(one.zone, subject, state, next(answer.error for answer in asked if answer.error))
-    return Entry(one.zone, subject, state, _WHY.get(state, ""))
+        error = next(result.error for result in results if result.error)
+        return BlocklistEntry(blocklist.zone, subject, state, error)
+    return BlocklistEntry(blocklist.zone, subject, state, _NO_ANSWER_REASONS.get(state, ""))

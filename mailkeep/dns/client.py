@@ -48,7 +48,7 @@ class Answer:
 Answers = Mapping[Question, Answer]
 
 
-def resolver(where: str = "") -> dns.resolver.Resolver:
+def make_resolver(where: str = "") -> dns.resolver.Resolver:
     """The one at this address (`192.0.2.53`, or `192.0.2.53@5353`); without, this machine's. UserError when it is
     none."""
     try:
@@ -88,12 +88,12 @@ class Client:
         _set_up(self._resolver)
         self._limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def public(self, questions: Iterable[Question]) -> dict[Question, Answer]:
+    async def ask_resolver(self, questions: Iterable[Question]) -> dict[Question, Answer]:
         """What the resolver says, and with it most of the world."""
         listed = list(dict.fromkeys(questions))
         return dict(zip(listed, await asyncio.gather(*map(self._ask_resolver, listed)), strict=True))
 
-    async def authoritative(self, questions: Iterable[Question]) -> dict[Question, dict[str, Answer]]:
+    async def ask_name_servers(self, questions: Iterable[Question]) -> dict[Question, dict[str, Answer]]:
         """What each server of the name's zone says, by the server's name; nothing where they cannot be found."""
         listed = list(dict.fromkeys(questions))
         names = list({question.name for question in listed})

@@ -15,8 +15,8 @@ class Finding:
     name: str
     type: str
     problem: str
-    seen: str = ""
-    do: str = ""
+    observed: str = ""
+    advice: str = ""
 
     def asdict(self) -> dict[str, str]:
         return asdict(self)

@@ -13,7 +13,7 @@ from mailkeep.dns.zones import registered
 TTL = 3600  # seconds
 
 
-def zone(listed: Iterable[Record]) -> str:
+def format_zone_file(listed: Iterable[Record]) -> str:
     """Lines of a zone file (RFC 1035 §5)."""
     return "".join(f"{record.name}. {TTL} IN {record.type} {presented(record)}\n" for record in listed)
 
@@ -28,7 +28,7 @@ def presented(record: Record) -> str:
     return " ".join(f'"{piece}"' for piece in pieces)
 
 
-def form(listed: Iterable[Record]) -> str:
+def format_web_form(listed: Iterable[Record]) -> str:
     """A line a record, for web forms: the name within its zone, the type, and the value as one types it."""
     lines = []
     for domain, records in _by_zone(listed):
@@ -40,7 +40,7 @@ def form(listed: Iterable[Record]) -> str:
     return "".join(lines)
 
 
-def octodns(listed: Iterable[Record]) -> dict[str, str]:
+def format_octodns(listed: Iterable[Record]) -> dict[str, str]:
     """By file name (ZONE.yaml), the records for octoDNS's YamlProvider."""
     return {f"{domain}.yaml": _octodns_zone(domain, records) for domain, records in _by_zone(listed)}
 

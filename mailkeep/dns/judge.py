@@ -11,7 +11,7 @@ from cryptography import x509
 from mailkeep.dns import mta_sts, records
 from mailkeep.dns.client import Answer, Question
 from mailkeep.dns.findings import Finding, Level
-from mailkeep.dns.observe import Names, Seen, unwanted
+from mailkeep.dns.observe import DnsAnswers, Observation, leftover_questions
 from mailkeep.dns.record_comparison import Flaw, Parsers, compare, kind
 from mailkeep.dns.records import Record
 from mailkeep.dns.spf_dmarc import Dmarc, Spf
@@ -22,18 +22,18 @@ from mailkeep.settings.models import Settings
 LONGEST_TTL = 86_400  # seconds: a mistake, or a move, takes as long to be over
 
 
-def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
+def judge_observation(settings: Settings, secrets: Secrets, seen: Observation) -> list[Finding]:
     """All that is wrong, the worst first."""
-    listed = [*records.wanted(settings, secrets), *records.reverse(settings)]
+    listed = [*records.own_zone_records(settings, secrets), *records.reverse_records(settings)]
     found = [
-        *published(listed, seen.names),
-        *_elsewhere(records.elsewhere(settings, secrets), seen.names),
-        *_leftovers(settings, seen.names),
-        *_servers(seen.names),
-        *_aliases(settings, seen.names),
-        *_dnssec(settings, seen.names),
-        *_times_to_live(seen.names),
-        *_authorities(settings, seen.names),
+        *judge_records(listed, seen.answers),
+        *_elsewhere(records.third_party_records(settings, secrets), seen.answers),
+        *_leftovers(settings, seen.answers),
+        *_servers(seen.answers),
+        *_aliases(settings, seen.answers),
+        *_dnssec(settings, seen.answers),
+        *_times_to_live(seen.answers),
+        *_authorities(settings, seen.answers),
         *_greetings(settings, secrets, seen),
         *_policies(settings, seen),
     ]
@@ -43,7 +43,7 @@ def judge(settings: Settings, secrets: Secrets, seen: Seen) -> list[Finding]:
 # --- records
 
 
-def published(listed: Iterable[Record], names: Names) -> Iterator[Finding]:
+def judge_records(listed: Iterable[Record], names: DnsAnswers) -> Iterator[Finding]:
     """What is wrong with these records, as they were seen."""
     for (name, type_, what), same in groupby(sorted(listed, key=_set), key=_set):
         yield from _as_wanted(Question(name, type_), what, list(same), names)
@@ -53,7 +53,7 @@ def _set(record: Record) -> tuple[str, str, str]:
     return record.name, record.type, kind(record.type, record.value)
 
 
-def _as_wanted(question: Question, what: str, wanted: list[Record], names: Names) -> Iterator[Finding]:
+def _as_wanted(question: Question, what: str, wanted: list[Record], names: DnsAnswers) -> Iterator[Finding]:
     """The servers of the zone decide. If they are right, a resolver that says otherwise is only late. A server that
     knows of an alias alone leaves it to the resolver, which has followed it."""
     answers = {server: answer for server, answer in names.authoritative[question].items() if not answer.error}
@@ -77,7 +77,7 @@ def _as_wanted(question: Question, what: str, wanted: list[Record], names: Names
             yield from (_finding(flaw, question, wanted, names) for flaw in late)
 
 
-def _parsers(name: str, names: Names) -> Parsers:
+def _parsers(name: str, names: DnsAnswers) -> Parsers:
     unread = "it was not evaluated"
     return Parsers(
         spf=lambda text: names.spf.get((name, text), Spf(error=unread)),
@@ -88,14 +88,14 @@ def _parsers(name: str, names: Names) -> Parsers:
 _MISSING: dict[str, Level] = {"required": "error", "recommended": "warning", "optional": "instruction"}
 
 
-def _finding(flaw: Flaw, question: Question, wanted: list[Record], names: Names, where: str = "") -> Finding:
+def _finding(flaw: Flaw, question: Question, wanted: list[Record], names: DnsAnswers, where: str = "") -> Finding:
     need = wanted[0].need
     grave: Level = "warning" if need == "optional" or not flaw.grave else "error"
     level = _MISSING[need] if flaw.missing else grave
     return Finding(level, *question, f"{flaw.what}{where}", flaw.seen, flaw.do or _set_it(question, wanted, names))
 
 
-def _set_it(question: Question, wanted: list[Record], names: Names) -> str:
+def _set_it(question: Question, wanted: list[Record], names: DnsAnswers) -> str:
     values = " and ".join(record.value for record in wanted)
     if question.type == "PTR":
         return f"At the hoster of the address, set its reverse DNS to {values}"
@@ -111,18 +111,18 @@ def _late(question: Question, public: Answer) -> Finding:
     return Finding("instruction", *question, problem, ", ".join(public.values), f"Wait {wait}, then check again")
 
 
-def _elsewhere(listed: list[Record], names: Names) -> Iterator[Finding]:
+def _elsewhere(listed: list[Record], names: DnsAnswers) -> Iterator[Finding]:
     """What only somebody else can set right."""
-    for finding in published(listed, names):
+    for finding in judge_records(listed, names):
         whose = registered(finding.name)
         do = f"Ask whoever has {whose} to set v=DMARC1, or have reports go to yourself (dns.reports)"
-        yield replace(finding, do=do)
+        yield replace(finding, advice=do)
 
 
-def _leftovers(settings: Settings, names: Names) -> Iterator[Finding]:
+def _leftovers(settings: Settings, names: DnsAnswers) -> Iterator[Finding]:
     """Errors, both: who sends tries an address of either family, IPv6 first mostly; and who has seen an enforced policy
     delivers to nobody whom it does not name (RFC 8461 §5)."""
-    for question in unwanted(settings):
+    for question in leftover_questions(settings):
         answers = (names.public[question], *names.authoritative[question].values())
         values = sorted({value for answer in answers for value in answer.values})
         if question.type == "TXT":
@@ -141,17 +141,17 @@ def _leftovers(settings: Settings, names: Names) -> Iterator[Finding]:
 # --- the zones
 
 
-def _servers(names: Names) -> Iterator[Finding]:
+def _servers(names: DnsAnswers) -> Iterator[Finding]:
     """Those that do not answer, once each."""
     errors: dict[str, str] = {}
     for by_server in names.authoritative.values():
         errors.update({server: answer.error for server, answer in by_server.items() if answer.error})
     for server, error in sorted(errors.items()):
         do = "Where others do not answer either, it is the network that you ask from: ask from the server"
-        yield Finding("warning", server, "NS", f"this name server does not answer: {error}", do=do)
+        yield Finding("warning", server, "NS", f"this name server does not answer: {error}", advice=do)
 
 
-def _aliases(settings: Settings, names: Names) -> Iterator[Finding]:
+def _aliases(settings: Settings, names: DnsAnswers) -> Iterator[Finding]:
     """An MX record leads to a name with addresses, never to an alias; where there is an alias, nothing else may be."""
     host = settings.host.name
     questions = [Question(host, "A" if address.version == 4 else "AAAA") for address in settings.host.addresses]
@@ -161,10 +161,10 @@ def _aliases(settings: Settings, names: Names) -> Iterator[Finding]:
             yield Finding("error", question.name, "CNAME", "it is an alias (RFC 2181 §10.3)", alias, do)
 
 
-def _dnssec(settings: Settings, names: Names) -> Iterator[Finding]:
+def _dnssec(settings: Settings, names: DnsAnswers) -> Iterator[Finding]:
     if not names.validates:
         do = "Check with one that does: --resolver ADDRESS"
-        yield Finding("instruction", ".", "DNSSEC", "the resolver that was asked checks no signatures", do=do)
+        yield Finding("instruction", ".", "DNSSEC", "the resolver that was asked checks no signatures", advice=do)
         return
     version = "A" if settings.host.addresses[0].version == 4 else "AAAA"
     questions = (Question(settings.host.name, version), *(Question(domain, "MX") for domain in settings.domains))
@@ -172,10 +172,10 @@ def _dnssec(settings: Settings, names: Names) -> Iterator[Finding]:
     for zone, answer in zones.items():
         if not answer.authentic and not answer.error:
             do = "Switch DNSSEC on where the zone is, and have the DS record entered at the registrar"
-            yield Finding("warning", zone, "DNSSEC", "it is not signed, so DANE (TLSA) does not count", do=do)
+            yield Finding("warning", zone, "DNSSEC", "it is not signed, so DANE (TLSA) does not count", advice=do)
 
 
-def _times_to_live(names: Names) -> Iterator[Finding]:
+def _times_to_live(names: DnsAnswers) -> Iterator[Finding]:
     """A resolver's is what is left of the servers'."""
     for question, answer in names.public.items():
         by_server = names.authoritative.get(question, {})
@@ -185,7 +185,7 @@ def _times_to_live(names: Names) -> Iterator[Finding]:
             yield Finding("warning", *question, problem, f"TTL {ttl}", "Set 3600")
 
 
-def _authorities(settings: Settings, names: Names) -> Iterator[Finding]:
+def _authorities(settings: Settings, names: DnsAnswers) -> Iterator[Finding]:
     """The nearest CAA records count, upwards from the name (RFC 8659 §3). Where mail.yml names none and some are there,
     somebody else's decide who may issue."""
     issuer = settings.tls.issuer
@@ -218,13 +218,13 @@ def _may_issue(issuer: str, method: str, values: Iterable[str]) -> bool:
 # --- the server
 
 
-def _greetings(settings: Settings, secrets: Secrets, seen: Seen) -> Iterator[Finding]:
+def _greetings(settings: Settings, secrets: Secrets, seen: Observation) -> Iterator[Finding]:
     host = settings.host.name
-    tlsa = seen.names.public[Question(f"_25._tcp.{host}", "TLSA")].values
+    tlsa = seen.answers.public[Question(f"_25._tcp.{host}", "TLSA")].values
     for address, greeting in seen.greetings.items():
         if greeting.error:
             do = "If the server runs, it is the network that you ask from: many let no one out to port 25"
-            yield Finding("warning", address, "SMTP", f"port 25 does not answer: {greeting.error}", do=do)
+            yield Finding("warning", address, "SMTP", f"port 25 does not answer: {greeting.error}", advice=do)
             continue
         if greeting.name.lower() != host:
             problem = f"it greets with another name than {host}"
@@ -233,7 +233,7 @@ def _greetings(settings: Settings, secrets: Secrets, seen: Seen) -> Iterator[Fin
         if greeting.distrust and settings.tls.mode != "self-signed":
             problem = f"others do not trust its certificate: {greeting.distrust}"
             do = "On the server, `systemctl start mailkeep-certificate` gets another, or says why not"
-            yield Finding("error", address, "TLS", problem, do=do if settings.tls.mode == "acme" else "")
+            yield Finding("error", address, "TLS", problem, advice=do if settings.tls.mode == "acme" else "")
 
 
 def _certificate(address: str, der: bytes, secrets: Secrets, tlsa: tuple[str, ...]) -> Iterator[Finding]:
@@ -256,9 +256,9 @@ def _certificate(address: str, der: bytes, secrets: Secrets, tlsa: tuple[str, ..
 _SERVED_HERE = "Deploy, and have the hoster's firewall, if there is one, let in TCP port 443"
 
 
-def _policies(settings: Settings, seen: Seen) -> Iterator[Finding]:
-    wanted = _policy(mta_sts.policy(settings))
-    for domain, served in seen.served.items():
+def _policies(settings: Settings, seen: Observation) -> Iterator[Finding]:
+    wanted = _policy(mta_sts.policy_text(settings))
+    for domain, served in seen.policies.items():
         problem = ""
         if served.error:
             problem = f"the policy cannot be had: {served.error}"
@@ -266,7 +266,9 @@ def _policies(settings: Settings, seen: Seen) -> Iterator[Finding]:
             problem = "it is not the policy of mail.yml"
         if problem:
             do = (
-                _SERVED_HERE if settings.serves_policy else f"Serve what `mailkeep dns` prints at {mta_sts.url(domain)}"
+                _SERVED_HERE
+                if settings.serves_policy
+                else f"Serve what `mailkeep dns` prints at {mta_sts.policy_url(domain)}"
             )
             yield Finding("error", f"mta-sts.{domain}", "MTA-STS", problem, " ".join(served.text.split()), do)
     if settings.dns.mta_sts == "enforce":
@@ -274,7 +276,7 @@ def _policies(settings: Settings, seen: Seen) -> Iterator[Finding]:
             if greeting.distrust:
                 do = "Use a certificate that the world trusts, or set dns.mta_sts: testing"
                 problem = f"who follows the policy does not deliver here: {greeting.distrust}"
-                yield Finding("error", address, "MTA-STS", problem, do=do)
+                yield Finding("error", address, "MTA-STS", problem, advice=do)
 
 
 def _policy(text: str) -> Mapping[str, object]:

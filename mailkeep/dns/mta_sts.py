@@ -16,16 +16,16 @@ _SECONDS, _LARGEST = 10, 65_536  # for a connection; octets of a policy (§3.3)
 _MAX_AGE = {"testing": 86_400, "enforce": 30 * 86_400}
 
 
-def name(domain: str) -> str:
+def policy_host(domain: str) -> str:
     """Where the policy of a mail domain is served (§3.3)."""
     return f"mta-sts.{domain}"
 
 
-def url(domain: str) -> str:
-    return f"https://{name(domain)}{PATH}"
+def policy_url(domain: str) -> str:
+    return f"https://{policy_host(domain)}{PATH}"
 
 
-def policy(settings: Settings) -> str:
+def policy_text(settings: Settings) -> str:
     """The text to serve at `url`, the same for all mail domains; empty where MTA-STS is off."""
     mode = settings.dns.mta_sts
     if mode == "off":
@@ -36,14 +36,14 @@ def policy(settings: Settings) -> str:
 
 def policy_id(settings: Settings) -> str:
     """What the record says of the policy: another one for another policy, or nobody would fetch it (§3.1)."""
-    return hashlib.sha256(policy(settings).encode()).hexdigest()[:20]
+    return hashlib.sha256(policy_text(settings).encode()).hexdigest()[:20]
 
 
-def instructions(settings: Settings) -> Iterator[str]:
+def list_instructions(settings: Settings) -> Iterator[str]:
     """What to do beside publishing the records, where the policy is served elsewhere."""
-    text = policy(settings)
+    text = policy_text(settings)
     if text and not settings.serves_policy:
-        places = "\n".join(f"  {url(domain)}" for domain in settings.domains)
+        places = "\n".join(f"  {policy_url(domain)}" for domain in settings.domains)
         served = "\n".join(f"  {line}" for line in text.splitlines())
         yield (
             "MTA-STS: serve this text, as text/plain, over HTTPS with a certificate that the world trusts, at\n"
@@ -52,18 +52,18 @@ def instructions(settings: Settings) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedPolicy:
     """A policy as a web server hands it out, or the `error` that keeps others from it."""
 
     text: str = ""
     error: str = ""
 
 
-def fetch(domain: str, addresses: list[str]) -> Served:
+def fetch_policy(domain: str, addresses: list[str]) -> ServedPolicy:
     """As RFC 8461 §3.3 has it: HTTPS with a certificate for mta-sts.DOMAIN, and no redirection is followed."""
     if not addresses:
-        return Served(error=f"mta-sts.{domain} has no address")
-    where = urlsplit(url(domain))
+        return ServedPolicy(error=f"mta-sts.{domain} has no address")
+    where = urlsplit(policy_url(domain))
     try:
         with (
             socket.create_connection((addresses[0], 443), _SECONDS) as plain,
@@ -75,5 +75,5 @@ def fetch(domain: str, addresses: list[str]) -> Served:
             reply = connection.getresponse()
             text = reply.read(_LARGEST).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        return Served(error=str(error))
-    return Served(text) if reply.status == 200 else Served(error=f"the web server answers {reply.status}")
+        return ServedPolicy(error=str(error))
+    return ServedPolicy(text) if reply.status == 200 else ServedPolicy(error=f"the web server answers {reply.status}")

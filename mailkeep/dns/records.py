@@ -32,21 +32,30 @@ class Record:
     name: str
     type: str
     value: str
-    why: str
+    reason: str
     source: str
 
     def asdict(self) -> dict[str, str]:
         return asdict(self)
 
 
-def wanted(settings: Settings, secrets: Secrets) -> list[Record]:
+def own_zone_records(settings: Settings, secrets: Secrets) -> list[Record]:
     """The records of your zones, the most important first."""
     return [record for record in _all(settings, secrets) if not _is_elsewhere(record, settings)]
 
 
-def elsewhere(settings: Settings, secrets: Secrets) -> list[Record]:
+def third_party_records(settings: Settings, secrets: Secrets) -> list[Record]:
     """Those that only somebody else can set: where reports go to a domain that is none of yours, it must agree."""
     return [record for record in _all(settings, secrets) if _is_elsewhere(record, settings)]
+
+
+def all_records(settings: Settings, secrets: Secrets) -> list[Record]:
+    """The records of your zones, of third parties, and of the hoster (PTR)."""
+    return [
+        *own_zone_records(settings, secrets),
+        *third_party_records(settings, secrets),
+        *reverse_records(settings),
+    ]
 
 
 def _is_elsewhere(record: Record, settings: Settings) -> bool:
@@ -58,13 +67,13 @@ def _all(settings: Settings, secrets: Secrets) -> list[Record]:
     listed = [
         *_host(settings, secrets),
         *(record for domain in settings.domains for record in _domain(domain, settings)),
-        *(dkim(key) for key in secrets.published_dkim),
+        *(dkim_record(key) for key in secrets.published_dkim),
         *(record for name in dict.fromkeys(_silent(settings)) for record in _never_sends(name, settings)),
     ]
     return sorted(listed, key=lambda record: get_args(Need).index(record.need))
 
 
-def reverse(settings: Settings) -> list[Record]:
+def reverse_records(settings: Settings) -> list[Record]:
     """PTR records, which only the hoster of the addresses can set (a field in its panel, mostly)."""
     why = "Large providers refuse mail from an address that does not name its host."
     return [
@@ -81,12 +90,12 @@ def _host(settings: Settings, secrets: Secrets) -> Iterator[Record]:
     yield from _dmarc(name, "reject", "recommended", "Nobody else writes as the host.", settings)
     why = "DANE: who sends to you sees that the key is yours. Counts where the zone is signed (DNSSEC)."
     for pem in dict.fromkeys(secrets.published_tls):
-        yield tlsa(name, x509.load_pem_x509_certificate(pem), why)
+        yield tlsa_record(name, x509.load_pem_x509_certificate(pem), why)
     for covered in settings.certificate_names:
         yield from _authorities(covered, settings)
 
 
-def tlsa(host: str, leaf: x509.Certificate, why: str = "") -> Record:
+def tlsa_record(host: str, leaf: x509.Certificate, why: str = "") -> Record:
     """3 1 1, for the server's own public key: it outlives a certificate that is renewed with its key."""
     return Record("recommended", f"_25._tcp.{host}", "TLSA", f"3 1 1 {key_hash(leaf)}", why, "RFC 7672 §3.1.1")
 
@@ -112,11 +121,11 @@ def _domain(domain: str, settings: Settings) -> Iterator[Record]:
     yield Record("recommended", f"_smtp._tls.{domain}", "TXT", tls_reports, why, "RFC 8460 §3")
     if settings.dns.mta_sts != "off":
         value = f"v=STSv1; id={mta_sts.policy_id(settings)};"
-        why = f"MTA-STS: there is a policy at {mta_sts.url(domain)}."
+        why = f"MTA-STS: there is a policy at {mta_sts.policy_url(domain)}."
         yield Record("recommended", f"_mta-sts.{domain}", "TXT", value, why, "RFC 8461 §3.1")
     if settings.serves_policy:
         yield from _addresses(
-            mta_sts.name(domain), "recommended", "The policy is served here.", "RFC 8461 §3.3", settings
+            mta_sts.policy_host(domain), "recommended", "The policy is served here.", "RFC 8461 §3.3", settings
         )
     for service, priority, port in _SERVICES:
         value = f"{priority} 1 {port} {host}."
@@ -165,7 +174,7 @@ def _silent(settings: Settings) -> Iterator[str]:
     a sender that many receivers take."""
     yield from settings.dns.never_send
     if settings.dns.mta_sts != "off":
-        yield from (mta_sts.name(domain) for domain in settings.domains)
+        yield from (mta_sts.policy_host(domain) for domain in settings.domains)
     yield from settings.https_names
 
 
@@ -175,7 +184,7 @@ def _never_sends(name: str, settings: Settings) -> Iterator[Record]:
     yield from _dmarc(name, "reject", "recommended", why, settings)
 
 
-def dkim(key: DkimKey) -> Record:
+def dkim_record(key: DkimKey) -> Record:
     return Record(
         "required",
         f"{key.selector}._domainkey.{key.domain}",
@@ -216,12 +225,12 @@ def _type(address: IPv4Address | IPv6Address) -> str:
     return "A" if address.version == 4 else "AAAA"
 
 
-def instructions(settings: Settings) -> list[str]:
+def list_instructions(settings: Settings) -> list[str]:
     """What to do beside publishing the records."""
     return [
         *_DMARC_NEXT.get(settings.dns.dmarc, ()),
         *_relay_instructions(settings),
-        *mta_sts.instructions(settings),
+        *mta_sts.list_instructions(settings),
     ]
 
 

@@ -15,20 +15,20 @@ _REMINDERS = 10
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "bold yellow", "instruction": "bold cyan"}
 
 
-def run(settings: Settings, secrets: Secrets, resolver: str, *, as_json: bool = False) -> int:
+def run_check(settings: Settings, secrets: Secrets, resolver: str, *, as_json: bool = False) -> int:
     """Looks, judges and prints: 1 when there is an error, 0 when there is none."""
-    found = check(settings, secrets, resolver)
+    found = check_records(settings, secrets, resolver)
     if as_json:
         print(json.dumps([finding.asdict() for finding in found], indent=2))
     else:
-        show(found)
+        print_findings(found)
     return int(any(finding.level == "error" for finding in found))
 
 
-def remind(settings: Settings, secrets: Secrets, resolver: str, command: str) -> None:
+def print_reminder(settings: Settings, secrets: Secrets, resolver: str, command: str) -> None:
     """In short, and never an error: the server is as it should be, whatever the DNS says."""
     try:
-        found = check(settings, secrets, resolver)
+        found = check_records(settings, secrets, resolver)
     except UserError as error:
         print(f"DNS: not looked at. {error}")
         return
@@ -37,21 +37,21 @@ def remind(settings: Settings, secrets: Secrets, resolver: str, command: str) ->
     print(_counted(found) + (f"; `{command}` says what to do" if found else ""))
 
 
-def check(settings: Settings, secrets: Secrets, resolver: str) -> list[Finding]:
+def check_records(settings: Settings, secrets: Secrets, resolver: str) -> list[Finding]:
     # Only here: their libraries take a third of a second to load.
-    from mailkeep.dns.client import resolver as make_resolver
-    from mailkeep.dns.judge import judge
-    from mailkeep.dns.observe import look
+    from mailkeep.dns.client import make_resolver
+    from mailkeep.dns.judge import judge_observation
+    from mailkeep.dns.observe import observe_server
 
-    return judge(settings, secrets, look(settings, secrets, make_resolver(resolver)))
+    return judge_observation(settings, secrets, observe_server(settings, secrets, make_resolver(resolver)))
 
 
-def show(found: list[Finding]) -> None:
+def print_findings(found: list[Finding]) -> None:
     out = Console(highlight=False, soft_wrap=True, emoji=False)
     for finding in found:
         out.print(Text.assemble((finding.level, _STYLES[finding.level]), f"  {finding.name}  {finding.type}"))
         out.print(Text(f"  {finding.problem}"))
-        for label, text in (("seen", finding.seen), ("do", finding.do)):
+        for label, text in (("seen", finding.observed), ("do", finding.advice)):
             if text:
                 out.print(Text.assemble((f"  {label:4}  ", "dim"), text))
         out.print()

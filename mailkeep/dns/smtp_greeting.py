@@ -19,7 +19,7 @@ class Greeting:
     error: str = ""
 
 
-def greet(address: str, host: str) -> Greeting:
+def fetch_greeting(address: str, host: str) -> Greeting:
     """What answers at this address, which should be `host`."""
     try:
         return _greet(address, host, ssl.create_default_context())

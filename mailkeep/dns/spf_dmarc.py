@@ -37,7 +37,7 @@ class Dmarc:
     error: str = ""
 
 
-def spf(name: str, text: str, resolver: dns.resolver.Resolver) -> Spf:
+def evaluate_spf(name: str, text: str, resolver: dns.resolver.Resolver) -> Spf:
     """More than ten look-ups, or two that find nothing, are an error (RFC 7208 §4.6.4)."""
     version, *terms = text.split(" ")
     small = " ".join((version.lower(), *terms))  # the version's case is nothing to receivers (§12), but to checkdmarc
@@ -88,7 +88,7 @@ def _written_mechanism(one: Mapping[str, Any]) -> str:
     return f"{one['mechanism']}{':' if value and value[0] != '/' else ''}{value}"
 
 
-def dmarc(name: str, text: str, resolver: dns.resolver.Resolver) -> Dmarc:
+def evaluate_dmarc(name: str, text: str, resolver: dns.resolver.Resolver) -> Dmarc:
     try:
         found = cast(Any, parse_dmarc_record(text, name, resolver=resolver, timeout=resolver.lifetime))
     except (DMARCError, dns.exception.DNSException) as error:

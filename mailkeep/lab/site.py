@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mailkeep.dns.formats import zone
-from mailkeep.dns.records import reverse, wanted
+from mailkeep.dns.formats import format_zone_file
+from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.lab import Internet, Lab, Server, demo_inventory
@@ -74,7 +74,7 @@ class Site:
     def publish(self, internet: Internet) -> None:
         """Let the lab's outside world see the records that we tell operators to publish."""
         declared = self.settings
-        internet.publish(zone([*wanted(declared, self.secrets), *reverse(declared)]))
+        internet.publish(format_zone_file([*own_zone_records(declared, self.secrets), *reverse_records(declared)]))
 
     def deploy(self, *options: str, timeout: float = 900) -> Deployed:
         done = subprocess.run(

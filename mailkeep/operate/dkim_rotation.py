@@ -61,7 +61,7 @@ def _begin(safe: Vault, domains: Iterable[str], today: date, name: str, now: boo
     new = [secrets.new_dkim(safe, domain, today, NEXT) for domain in domains if domain in due]
     yield "New keys are in the vault, and do not sign yet. Publish their records beside the present ones:"
     for one in new:
-        record = records.dkim(secrets.dkim_key(safe, one))
+        record = records.dkim_record(secrets.dkim_key(safe, one))
         yield f"{record.name}  {record.type}\n  {record.value}"
     yield f"Then run `mailkeep dkim rotate {name}` again: it looks whether they are seen, and only then has them sign."
 
@@ -146,9 +146,9 @@ def _day(text: str) -> date:
 
 def unseen(keys: list[DkimKey], resolver: dns.resolver.Resolver) -> dict[DkimKey, str]:
     """The keys whose record the resolver, or any server of the zone, does not give as it should be."""
-    listed = {records.dkim(key).name: key for key in keys}
-    seen = observe.names([Question(name, "TXT") for name in listed], resolver)
-    return {listed[one.name]: one.problem for one in judge.published(map(records.dkim, keys), seen)}
+    listed = {records.dkim_record(key).name: key for key in keys}
+    seen = observe.query_names([Question(name, "TXT") for name in listed], resolver)
+    return {listed[one.name]: one.problem for one in judge.judge_records(map(records.dkim_record, keys), seen)}
 
 
 def signing_since(keys: list[StoredDkim], inventory: Path) -> dict[StoredDkim, date]:

@@ -136,12 +136,12 @@ def _leaf(safe: Vault, name: str) -> x509.Certificate:
 
 
 def _record(safe: Vault, host: str, name: str) -> Record:
-    return records.tlsa(host, _leaf(safe, name))
+    return records.tlsa_record(host, _leaf(safe, name))
 
 
 def unseen(record: Record, resolver: dns.resolver.Resolver) -> tuple[list[str], int]:
     question = Question(record.name, record.type)
-    seen = observe.names([question], resolver)
+    seen = observe.query_names([question], resolver)
     answers = {"the resolver": seen.public[question], **seen.authoritative[question]}
     missing = [f"{who} does not have it" for who, answer in answers.items() if record.value not in answer.values]
     return missing, max(answer.ttl for answer in answers.values())
@@ -160,5 +160,5 @@ def shown(settings: Settings) -> dict[str, str]:
                 der = talk.getpeercert(binary_form=True) or b""
         except OSError:
             continue
-        found[address] = records.tlsa(settings.host.name, x509.load_der_x509_certificate(der)).value
+        found[address] = records.tlsa_record(settings.host.name, x509.load_der_x509_certificate(der)).value
     return found

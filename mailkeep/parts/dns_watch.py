@@ -42,19 +42,19 @@ def build_part(settings: Settings, secrets: Secrets) -> Part:
 
 def _config(settings: Settings, secrets: Secrets) -> bytes:
     """What `mailkeep_server.dns_monitor` reads: which records to look at, and which entries of which lists."""
-    listed = [*records.wanted(settings, secrets), *records.elsewhere(settings, secrets), *records.reverse(settings)]
+    listed = records.all_records(settings, secrets)
     lists = [
         {
             "list": one.zone,
             "subject": subject,
             "entry": blocklists.entry_name(one, subject),
-            "test": blocklists.entry_name(one, one.test),
-            "never": blocklists.entry_name(one, blocklists.never(one)),
-            "off": one.off,
+            "test": blocklists.entry_name(one, one.must_list),
+            "never": blocklists.entry_name(one, one.must_not_list),
+            "off": one.delisting,
         }
         for one in blocklists.LISTS
-        if not one.trusts
-        for subject in blocklists.subjects(one, settings)
+        if not one.is_allowlist
+        for subject in blocklists.list_subjects(one, settings)
     ]
     names = list(dict.fromkeys((record.name, record.type) for record in listed))
     # Other values are other records too: then what is seen next counts as right.

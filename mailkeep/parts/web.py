@@ -74,7 +74,7 @@ def list_pages(settings: Settings) -> tuple[Page, ...]:
 def _domain_pages(domain: str, settings: Settings) -> Iterator[Page]:
     if settings.serves_policy:
         # text/plain: RFC 8461 §3.2.
-        yield Page(mta_sts.name(domain), mta_sts.PATH, "text/plain", mta_sts.policy(settings).encode())
+        yield Page(mta_sts.policy_host(domain), mta_sts.PATH, "text/plain", mta_sts.policy_text(settings).encode())
     if settings.web.autoconfig:
         config, autodiscover = (
             render(f"web/{file}", domain=domain, host=settings.host.name)

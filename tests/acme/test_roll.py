@@ -38,7 +38,7 @@ def inventory(tmp_path: Path) -> Path:
 
 
 def published(inventory: Path) -> list[str]:
-    listed = records.wanted(DECLARED, secrets.load(DECLARED, inventory))
+    listed = records.own_zone_records(DECLARED, secrets.load(DECLARED, inventory))
     return [record.value for record in listed if record.type == "TLSA"]
 
 

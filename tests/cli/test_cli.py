@@ -437,7 +437,7 @@ def test_the_formats_of_dns_records_say_the_same(mailkeep: Run) -> None:
     shown = mailkeep("dns", "home").out
     for one in listed:
         assert one["name"] in shown
-        assert one["why"] in shown
+        assert one["reason"] in shown
         assert re.search(rf"^ *(?:\S+  PTR  )?{re.escape(one['value'])}(?:  .*)?$", shown, re.M), one
     assert [one["type"] for one in listed].count("PTR") == 2
 

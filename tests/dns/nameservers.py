@@ -34,7 +34,7 @@ def serving(zones: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
             made.append(zone)
             stack.enter_context(_running(_Server(f"127.0.0.{number}", port, [zone])))
         monkeypatch.setattr(client, "PORT", port)
-        yield client.resolver(f"127.0.0.1@{port}")
+        yield client.make_resolver(f"127.0.0.1@{port}")
 
 
 class _Server(socketserver.ThreadingUDPServer):

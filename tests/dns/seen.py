@@ -6,7 +6,7 @@ import dns.resolver
 
 from mailkeep.dns import spf_dmarc
 from mailkeep.dns.client import Answer, Question
-from mailkeep.dns.observe import Names, Seen
+from mailkeep.dns.observe import DnsAnswers, Observation
 from mailkeep.dns.record_comparison import kind
 from mailkeep.dns.records import Record
 
@@ -23,20 +23,20 @@ def values(listed: Iterable[Record]) -> Values:
     return found
 
 
-def seen(published: Values, asked: Iterable[Question] = ()) -> Seen:
+def seen(published: Values, asked: Iterable[Question] = ()) -> Observation:
     """A world in which the zone has these values; `asked` are questions without an answer."""
     answers = {question: Answer(published.get(question, ()), ttl=3600, authentic=True) for question in asked}
     answers |= {question: Answer(found, ttl=3600, authentic=True) for question, found in published.items()}
     texts = {(question.name, text) for question, found in published.items() for text in found}
-    names = Names(
+    names = DnsAnswers(
         public=answers,
         authoritative={question: {SERVER: answer} for question, answer in answers.items()},
-        spf=_each(spf_dmarc.spf, texts, "v=spf1"),
-        dmarc=_each(spf_dmarc.dmarc, texts, "v=DMARC1"),
+        spf=_each(spf_dmarc.evaluate_spf, texts, "v=spf1"),
+        dmarc=_each(spf_dmarc.evaluate_dmarc, texts, "v=DMARC1"),
         doubled=frozenset(),
         validates=True,
     )
-    return Seen(names, {}, {})
+    return Observation(names, {}, {})
 
 
 def _each(

@@ -12,8 +12,8 @@ from mailkeep.operate import dkim_rotation
 
 DECLARED = settings()
 KEYS = keys(DECLARED)
-LISTED = [*records.wanted(DECLARED, KEYS), *records.reverse(DECLARED)]
-DKIM = records.dkim(next(key for key in KEYS.dkim if key.domain == "example.org"))
+LISTED = [*records.own_zone_records(DECLARED, KEYS), *records.reverse_records(DECLARED)]
+DKIM = records.dkim_record(next(key for key in KEYS.dkim if key.domain == "example.org"))
 DMARC = next(record for record in LISTED if record.name == "_dmarc.example.org")
 PTR = next(record for record in LISTED if record.name.endswith(".in-addr.arpa"))
 # A hoster that hands its customers the names of their addresses does it so (RFC 2317 §4).
@@ -34,14 +34,16 @@ def _zone(name: str) -> str:
 
 def found(record: Record, targets: str, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     with serving(zones(record, ALIASES[record], targets), monkeypatch) as resolver:
-        seen = observe.names([Question(record.name, record.type)], resolver)
+        seen = observe.query_names([Question(record.name, record.type)], resolver)
     [answer] = seen.authoritative[Question(record.name, record.type)].values()
     assert answer.alias == ALIASES[record]  # it is the alias's own server that was asked
-    return list(judge.published([record], seen))
+    return list(judge.judge_records([record], seen))
 
 
 def target(record: Record, value: str) -> str:
-    return formats.zone([Record(record.need, ALIASES[record], record.type, value, record.why, record.source)])
+    return formats.format_zone_file(
+        [Record(record.need, ALIASES[record], record.type, value, record.reason, record.source)]
+    )
 
 
 OTHER = {DKIM: "v=DKIM1; p=", DMARC: "v=DMARC1; p=none", PTR: "customer-25.example.net"}

@@ -22,7 +22,7 @@ DECLARED = settings(
     mta_sts="testing",
     tls=BY_DNS,
 )
-LISTED = records.wanted(DECLARED, keys(DECLARED))
+LISTED = records.own_zone_records(DECLARED, keys(DECLARED))
 
 
 def meaning(zone: str) -> set[tuple[str, str, str]]:
@@ -38,14 +38,14 @@ def said(name: dns.name.Name, rdata: dns.rdata.Rdata) -> tuple[str, str, str]:
 
 
 def test_a_zone_file_has_every_record_and_no_string_longer_than_255() -> None:
-    zone = formats.zone(LISTED)
+    zone = formats.format_zone_file(LISTED)
     assert len(meaning(zone)) == len(LISTED)
     longest = [rdata for rrset in dns.zonefile.read_rrsets(zone, rdclass=None) for rdata in rrset if rrset.rdtype == 16]
     assert max(len(string) for rdata in longest for string in rdata.strings) == 255
 
 
 def test_a_web_form_gets_short_names_and_bare_values_on_one_line_each() -> None:
-    lines = formats.form(LISTED).splitlines()
+    lines = formats.format_web_form(LISTED).splitlines()
     assert lines[0] == "example.org" or lines[0] == "example.com"
     rows = [line.split("  ") for line in lines if line.startswith("  ")]
     assert len(rows) == len(LISTED)
@@ -65,7 +65,7 @@ def test_octodns_publishes_every_record(tmp_path: Path) -> None:
     """Through octodns-bind, whose provider writes zone files, as others speak to a DNS provider."""
     config = tmp_path / "config"
     config.mkdir()
-    written = formats.octodns(LISTED)
+    written = formats.format_octodns(LISTED)
     for name, text in written.items():
         (config / name).write_text(text)
     (tmp_path / "production.yaml").write_text(yaml.safe_dump(_production(tmp_path, written)))
@@ -75,7 +75,7 @@ def test_octodns_publishes_every_record(tmp_path: Path) -> None:
     for file in (tmp_path / "zones").iterdir():
         zone = dns.zone.from_file(str(file), origin=f"{file.stem}.", relativize=False, check_origin=False)
         published |= {said(name, rdata) for name, _, rdata in zone.iterate_rdatas()}
-    assert published >= meaning(formats.zone(LISTED))
+    assert published >= meaning(formats.format_zone_file(LISTED))
 
 
 def _production(directory: Path, files: dict[str, str]) -> dict[str, object]:
@@ -98,15 +98,17 @@ def _production(directory: Path, files: dict[str, str]) -> dict[str, object]:
 
 
 def test_the_domain_itself_is_at_the_top_for_octodns() -> None:
-    [mx] = [one for one in yaml.safe_load(formats.octodns(LISTED)["example.org.yaml"])[""] if one["type"] == "MX"]
+    [mx] = [
+        one for one in yaml.safe_load(formats.format_octodns(LISTED)["example.org.yaml"])[""] if one["type"] == "MX"
+    ]
     assert mx["values"] == [{"preference": 10, "exchange": "mail.example.org."}]
 
 
 def test_nobody_elses_zone_has_a_file() -> None:
     declared = settings(reports="dmarc@example.net")
-    assert set(formats.octodns(records.wanted(declared, keys(declared)))) == {"example.org.yaml"}
+    assert set(formats.format_octodns(records.own_zone_records(declared, keys(declared)))) == {"example.org.yaml"}
 
 
 def test_reverse_names_are_complete_in_a_zone_file() -> None:
     ptr = Record("required", "25.113.0.203.in-addr.arpa", "PTR", "mail.example.org", "", "")
-    assert formats.zone([ptr]) == "25.113.0.203.in-addr.arpa. 3600 IN PTR mail.example.org.\n"
+    assert formats.format_zone_file([ptr]) == "25.113.0.203.in-addr.arpa. 3600 IN PTR mail.example.org.\n"

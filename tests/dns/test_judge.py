@@ -11,9 +11,9 @@ from seen import SERVER, Values, seen, values
 from mailkeep.dns import mta_sts, observe, records
 from mailkeep.dns.client import Answer, Question
 from mailkeep.dns.findings import Finding
-from mailkeep.dns.judge import judge
-from mailkeep.dns.mta_sts import Served
-from mailkeep.dns.observe import Names, Seen
+from mailkeep.dns.judge import judge_observation
+from mailkeep.dns.mta_sts import ServedPolicy
+from mailkeep.dns.observe import DnsAnswers, Observation
 from mailkeep.dns.smtp_greeting import Greeting
 from mailkeep.inventory import tls_certificate
 from mailkeep.settings.models import Settings
@@ -24,36 +24,36 @@ MX = Question("example.org", "MX")
 DMARC = Question("_dmarc.example.org", "TXT")
 
 
-def good(declared: Settings = DECLARED) -> Seen:
+def good(declared: Settings = DECLARED) -> Observation:
     return seen(_values(declared), _asked(declared))
 
 
 def _asked(declared: Settings) -> list[Question]:
     """What is asked beside the records that should be there."""
-    return [*observe.unwanted(declared), *observe.authorities(declared)]
+    return [*observe.leftover_questions(declared), *observe.caa_questions(declared)]
 
 
 def _values(declared: Settings) -> Values:
-    return values([*records.wanted(declared, keys(declared)), *records.reverse(declared)])
+    return values([*records.own_zone_records(declared, keys(declared)), *records.reverse_records(declared)])
 
 
-def changed(now: Seen, **names: Any) -> Seen:
-    return replace(now, names=replace(now.names, **names))
+def changed(now: Observation, **names: Any) -> Observation:
+    return replace(now, answers=replace(now.answers, **names))
 
 
-def public(names: Names, question: Question, **answer: Any) -> Mapping[Question, Answer]:
+def public(names: DnsAnswers, question: Question, **answer: Any) -> Mapping[Question, Answer]:
     return {**names.public, question: replace(names.public[question], **answer)}
 
 
-def at_servers(names: Names, question: Question, **answers: Answer) -> Mapping[Question, Mapping[str, Answer]]:
+def at_servers(names: DnsAnswers, question: Question, **answers: Answer) -> Mapping[Question, Mapping[str, Answer]]:
     return {**names.authoritative, question: {**names.authoritative[question], **answers}}
 
 
-def judged(now: Seen, declared: Settings = DECLARED) -> list[Finding]:
-    return judge(declared, keys(declared), now)
+def judged(now: Observation, declared: Settings = DECLARED) -> list[Finding]:
+    return judge_observation(declared, keys(declared), now)
 
 
-def only(now: Seen, declared: Settings = DECLARED) -> Finding:
+def only(now: Observation, declared: Settings = DECLARED) -> Finding:
     [finding] = judged(now, declared)
     return finding
 
@@ -98,14 +98,14 @@ def test_a_space_in_a_caa_record_means_nothing() -> None:
 
 def test_a_resolver_that_is_late_is_a_matter_of_waiting() -> None:
     now = good()
-    finding = only(changed(now, public=public(now.names, MX, values=("10 old.example.net.",), ttl=300)))
+    finding = only(changed(now, public=public(now.answers, MX, values=("10 old.example.net.",), ttl=300)))
     assert (finding.level, finding.name, finding.type) == ("instruction", *MX)
-    assert "300 seconds" in finding.do
+    assert "300 seconds" in finding.advice
 
 
 def test_a_server_that_disagrees_with_the_others_is_named() -> None:
     now = good()
-    behind = at_servers(now.names, MX, second=Answer(("10 old.example.net.",)))
+    behind = at_servers(now.answers, MX, second=Answer(("10 old.example.net.",)))
     finding = only(changed(now, authoritative=behind))
     assert finding.level == "error"
     assert "(at second alone)" in finding.problem
@@ -113,22 +113,24 @@ def test_a_server_that_disagrees_with_the_others_is_named() -> None:
 
 def test_a_server_that_does_not_answer_is_named_once_and_the_others_count() -> None:
     now = good()
-    silent = {question: {**by, "second": Answer(error="timed out")} for question, by in now.names.authoritative.items()}
+    silent = {
+        question: {**by, "second": Answer(error="timed out")} for question, by in now.answers.authoritative.items()
+    }
     finding = only(changed(now, authoritative=silent))
     assert (finding.level, finding.name) == ("warning", "second")
 
 
 def test_where_no_server_can_be_asked_the_resolver_counts() -> None:
     now = good()
-    nobody: dict[Question, dict[str, Answer]] = {question: {} for question in now.names.authoritative}
+    nobody: dict[Question, dict[str, Answer]] = {question: {} for question in now.answers.authoritative}
     assert judged(changed(now, authoritative=nobody)) == []
-    finding = only(changed(now, authoritative=nobody, public=public(now.names, DMARC, values=())))
+    finding = only(changed(now, authoritative=nobody, public=public(now.answers, DMARC, values=())))
     assert (finding.level, finding.name) == ("error", DMARC.name)
 
 
 def test_an_answer_that_nobody_gets_is_an_error_with_its_reason() -> None:
     now = good()
-    bogus = public(now.names, MX, values=(), error="its DNSSEC signatures do not validate")
+    bogus = public(now.answers, MX, values=(), error="its DNSSEC signatures do not validate")
     finding = only(changed(now, public=bogus))
     assert finding.level == "error"
     assert "do not validate" in finding.problem
@@ -136,7 +138,7 @@ def test_an_answer_that_nobody_gets_is_an_error_with_its_reason() -> None:
 
 def test_a_zone_that_is_not_signed_is_told_once() -> None:
     now = good()
-    unsigned = {question: replace(answer, authentic=False) for question, answer in now.names.public.items()}
+    unsigned = {question: replace(answer, authentic=False) for question, answer in now.answers.public.items()}
     finding = only(changed(now, public=unsigned))
     assert (finding.level, finding.name, finding.type) == ("warning", "example.org", "DNSSEC")
     finding = only(changed(now, public=unsigned, validates=False))
@@ -148,23 +150,23 @@ def test_a_zone_that_is_not_signed_is_told_once() -> None:
 
 def test_an_mx_that_leads_to_an_alias_is_an_error() -> None:
     now = good()
-    alias = public(now.names, Question("mail.example.org", "A"), alias="vps.example.net")
+    alias = public(now.answers, Question("mail.example.org", "A"), alias="vps.example.net")
     finding = only(changed(now, public=alias))
-    assert (finding.level, finding.name, finding.seen) == ("error", "mail.example.org", "vps.example.net")
+    assert (finding.level, finding.name, finding.observed) == ("error", "mail.example.org", "vps.example.net")
 
 
 def test_a_time_to_live_of_days_is_a_warning() -> None:
     now = good()
-    assert only(changed(now, public=public(now.names, MX, ttl=604_800))).seen == "TTL 604800"
-    long = at_servers(now.names, MX, **{SERVER: replace(now.names.public[MX], ttl=172_800)})
-    assert only(changed(now, authoritative=long)).seen == "TTL 172800"
+    assert only(changed(now, public=public(now.answers, MX, ttl=604_800))).observed == "TTL 604800"
+    long = at_servers(now.answers, MX, **{SERVER: replace(now.answers.public[MX], ttl=172_800)})
+    assert only(changed(now, authoritative=long)).observed == "TTL 172800"
 
 
 def test_a_name_that_a_form_has_completed_is_told_as_that() -> None:
     now = good()
-    missing = at_servers(now.names, DMARC, **{SERVER: Answer()})
+    missing = at_servers(now.answers, DMARC, **{SERVER: Answer()})
     finding = only(changed(now, authoritative=missing, doubled=frozenset({DMARC.name})))
-    assert "Enter the name without it" in finding.do
+    assert "Enter the name without it" in finding.advice
 
 
 def test_what_is_left_of_a_former_server_or_provider_is_an_error() -> None:
@@ -176,15 +178,15 @@ def test_what_is_left_of_a_former_server_or_provider_is_an_error() -> None:
     ):
         left = seen(_values(declared) | {question: (value,)}, _asked(declared))
         finding = only(left, declared)
-        assert (finding.level, finding.name, finding.type, finding.seen) == ("error", *question, value)
+        assert (finding.level, finding.name, finding.type, finding.observed) == ("error", *question, value)
 
 
 def test_an_authorisation_for_reports_is_somebody_elses_to_set() -> None:
     declared = settings(reports="dmarc@example.net")
-    asked = [Question(one.name, one.type) for one in records.elsewhere(declared, keys(declared))]
+    asked = [Question(one.name, one.type) for one in records.third_party_records(declared, keys(declared))]
     found = judged(seen(_values(declared), [*_asked(declared), *asked]), declared)
     assert {(finding.level, finding.name) for finding in found} == {("warning", question.name) for question in asked}
-    assert all(finding.do.startswith("Ask whoever has example.net") for finding in found)
+    assert all(finding.advice.startswith("Ask whoever has example.net") for finding in found)
 
 
 def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
@@ -200,8 +202,8 @@ def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
     }
     both = changed(
         now,
-        public={**now.names.public, **above},
-        authoritative={**now.names.authoritative, **{question: {SERVER: wrong} for question in above}},
+        public={**now.answers.public, **above},
+        authoritative={**now.answers.authoritative, **{question: {SERVER: wrong} for question in above}},
     )
     assert judged(both, declared) == []
 
@@ -209,7 +211,7 @@ def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
 # --- the server on port 25
 
 
-def greeted(**greeting: Any) -> Seen:
+def greeted(**greeting: Any) -> Observation:
     der = tls_certificate.chain("", KEYS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
     made = replace(Greeting("mail.example.org", der), **greeting)
     return replace(good(), greetings={"203.0.113.25": made})
@@ -222,7 +224,7 @@ def test_a_server_that_shows_its_name_and_key_is_good() -> None:
 
 def test_a_greeting_with_another_name_is_an_error() -> None:
     finding = only(greeted(name="vps.example.net"))
-    assert (finding.level, finding.type, finding.seen) == ("error", "SMTP", "vps.example.net")
+    assert (finding.level, finding.type, finding.observed) == ("error", "SMTP", "vps.example.net")
 
 
 def test_a_key_that_is_not_the_vaults_and_that_tlsa_does_not_name_is_an_error() -> None:
@@ -241,14 +243,14 @@ def test_a_port_that_does_not_answer_is_no_error_for_it_may_be_our_network() -> 
 @pytest.mark.parametrize(
     ("served", "problem"),
     [
-        (Served(error="certificate verify failed"), "the policy cannot be had"),
-        (Served("version: STSv1\nmode: enforce\nmx: mail.example.org\nmax_age: 86400\n"), "it is not the policy"),
-        (Served("<html>"), "it is not the policy"),
+        (ServedPolicy(error="certificate verify failed"), "the policy cannot be had"),
+        (ServedPolicy("version: STSv1\nmode: enforce\nmx: mail.example.org\nmax_age: 86400\n"), "it is not the policy"),
+        (ServedPolicy("<html>"), "it is not the policy"),
     ],
 )
-def test_a_policy_that_is_not_served_as_declared_is_an_error(served: Served, problem: str) -> None:
+def test_a_policy_that_is_not_served_as_declared_is_an_error(served: ServedPolicy, problem: str) -> None:
     declared = settings(mta_sts="testing")
-    finding = only(replace(good(declared), served={"example.org": served}), declared)
+    finding = only(replace(good(declared), policies={"example.org": served}), declared)
     assert finding.level == "error"
     assert problem in finding.problem
 
@@ -256,7 +258,7 @@ def test_a_policy_that_is_not_served_as_declared_is_an_error(served: Served, pro
 def test_a_policy_that_cannot_be_had_is_mended_where_it_is_served() -> None:
     def advice(**web: bool) -> str:
         declared = settings(mta_sts="testing", web=web)
-        return only(replace(good(declared), served={"example.org": Served(error="timed out")}), declared).do
+        return only(replace(good(declared), policies={"example.org": ServedPolicy(error="timed out")}), declared).advice
 
     assert "TCP port 443" in advice()
     assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in advice(mta_sts=False)
@@ -264,11 +266,11 @@ def test_a_policy_that_cannot_be_had_is_mended_where_it_is_served() -> None:
 
 def test_the_policy_as_printed_is_good_with_other_ends_of_lines_too() -> None:
     declared = settings(mta_sts="testing")
-    text = mta_sts.policy(declared).replace("\r\n", "\n")
-    assert judged(replace(good(declared), served={"example.org": Served(text)}), declared) == []
+    text = mta_sts.policy_text(declared).replace("\r\n", "\n")
+    assert judged(replace(good(declared), policies={"example.org": ServedPolicy(text)}), declared) == []
 
 
 def test_an_enforced_policy_needs_a_certificate_that_others_trust() -> None:
     declared = settings(mta_sts="enforce")
-    now = replace(greeted(distrust="self-signed certificate"), names=good(declared).names)
+    now = replace(greeted(distrust="self-signed certificate"), answers=good(declared).answers)
     assert [finding.type for finding in judged(now, declared)] == ["TLS", "MTA-STS"]

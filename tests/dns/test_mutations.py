@@ -9,14 +9,14 @@ from seen import Values, seen, values
 from mailkeep.dns import observe, records
 from mailkeep.dns.client import Question
 from mailkeep.dns.findings import Finding
-from mailkeep.dns.judge import judge
+from mailkeep.dns.judge import judge_observation
 from mailkeep.dns.records import Record
 
 DECLARED = settings(
     "example.org", "example.com", never_send=["www.example.org"], mta_sts="testing", caa=["letsencrypt.org"]
 )
 KEYS = keys(DECLARED)
-RECORDS = [*records.wanted(DECLARED, KEYS), *records.reverse(DECLARED)]
+RECORDS = [*records.own_zone_records(DECLARED, KEYS), *records.reverse_records(DECLARED)]
 GOOD = values(RECORDS)
 
 OTHER = {
@@ -31,8 +31,8 @@ OTHER = {
 
 
 def findings(published: Values) -> list[Finding]:
-    asked = [*GOOD, *observe.unwanted(DECLARED), *observe.authorities(DECLARED)]
-    return judge(DECLARED, KEYS, seen(published, asked))
+    asked = [*GOOD, *observe.leftover_questions(DECLARED), *observe.caa_questions(DECLARED)]
+    return judge_observation(DECLARED, KEYS, seen(published, asked))
 
 
 def changed(value: str, kind: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from mailkeep.settings.models import Settings
 
 
 def listed(declared: Settings) -> list[Record]:
-    return records.wanted(declared, keys(declared))
+    return records.own_zone_records(declared, keys(declared))
 
 
 def values(declared: Settings, name: str, kind: str = "TXT") -> list[str]:
@@ -24,14 +24,14 @@ def values(declared: Settings, name: str, kind: str = "TXT") -> list[str]:
 def test_the_most_important_come_first_and_each_says_why_and_by_which_rfc() -> None:
     needs = [record.need for record in listed(settings())]
     assert needs == sorted(needs, key=("required", "recommended", "optional").index)
-    assert all(record.why.endswith(".") and re.match(r"RFC \d+ §", record.source) for record in listed(settings()))
+    assert all(record.reason.endswith(".") and re.match(r"RFC \d+ §", record.source) for record in listed(settings()))
 
 
 def test_mail_finds_the_server_and_the_server_is_who_it_says() -> None:
     assert values(settings(), "example.org", "MX") == ["10 mail.example.org."]
     assert values(settings(), "mail.example.org", "A") == ["203.0.113.25"]
     assert values(settings(), "mail.example.org", "AAAA") == ["2001:db8::25"]
-    assert {record.value for record in records.reverse(settings())} == {"mail.example.org"}
+    assert {record.value for record in records.reverse_records(settings())} == {"mail.example.org"}
 
 
 @pytest.mark.parametrize("name", ["example.org", "mail.example.org"])
@@ -60,7 +60,7 @@ def test_what_else_sends_is_in_spf(more: dict[str, object], terms: str) -> None:
 def test_a_relay_host_may_need_another_term_than_its_name() -> None:
     def said(**more: object) -> bool:
         return "put into dns.spf" in " ".join(
-            records.instructions(settings(relay={"host": "smtp.example.net"}, **more))
+            records.list_instructions(settings(relay={"host": "smtp.example.net"}, **more))
         )
 
     assert said()
@@ -74,7 +74,7 @@ def test_dmarc_goes_in_stages_and_names_that_do_not_exist_are_refused_at_each(st
     tags = {name: tag["value"] for name, tag in parse_dmarc_record(record, "example.org")["tags"].items()}
     assert (tags["p"], tags["sp"], tags["np"]) == (stage, stage, "reject")
     assert "postmaster@mail.example.org" in str(tags["rua"])
-    advice = " ".join(records.instructions(declared))
+    advice = " ".join(records.list_instructions(declared))
     assert ("set dns.dmarc: quarantine" in advice, "set dns.dmarc: reject" in advice) == (
         stage == "none",
         stage == "quarantine",
@@ -97,7 +97,7 @@ def test_reports_that_go_to_another_registered_domain_are_authorised_there() -> 
         return {record.name for record in listed(declared) if "._report." in record.name}
 
     def elsewhere(declared: Settings) -> set[str]:
-        return {record.name for record in records.elsewhere(declared, keys(declared))}
+        return {record.name for record in records.third_party_records(declared, keys(declared))}
 
     assert authorised(settings("example.org", "shop.example.org")) == set()
     assert authorised(settings("example.org", "example.com")) == {"example.com._report._dmarc.mail.example.org"}
@@ -116,7 +116,7 @@ def test_mta_sts_has_a_policy_and_another_id_for_another_policy() -> None:
 
     assert not values(settings(), "_mta-sts.example.org")
     assert policy_id("testing") != policy_id("enforce") == policy_id("enforce")
-    text = mta_sts.policy(settings(mta_sts="enforce"))
+    text = mta_sts.policy_text(settings(mta_sts="enforce"))
     assert text.splitlines() == ["version: STSv1", "mode: enforce", "mx: mail.example.org", "max_age: 2592000"]
 
 
@@ -124,9 +124,9 @@ def test_a_policy_that_is_served_here_needs_addresses_and_elsewhere_an_instructi
     here, elsewhere = settings(mta_sts="testing"), settings(mta_sts="testing", web={"mta_sts": False})
     assert values(here, "mta-sts.example.org", "A") == ["203.0.113.25"]
     assert values(here, "mta-sts.example.org", "AAAA") == ["2001:db8::25"]
-    assert records.instructions(here) == []
+    assert records.list_instructions(here) == []
     assert values(elsewhere, "mta-sts.example.org", "A") == []
-    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in records.instructions(elsewhere)[0]
+    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in records.list_instructions(elsewhere)[0]
     for declared in (here, elsewhere):
         assert values(declared, "mta-sts.example.org") == ["v=spf1 -all"]
 
@@ -171,7 +171,7 @@ def test_while_a_tls_key_is_replaced_both_are_published() -> None:
     other = tls_certificate.split(tls_certificate.self_signed("mail.example.org", FIRST_DAY))[0]
 
     def published(*others: bytes) -> list[str]:
-        found = records.wanted(declared, replace(ours, other_tls=others))
+        found = records.own_zone_records(declared, replace(ours, other_tls=others))
         return [record.value for record in found if record.type == "TLSA"]
 
     [present] = published()

@@ -60,7 +60,7 @@ def signing(inventory: Path) -> set[str]:
 
 
 def published(inventory: Path) -> set[str]:
-    listed = records.wanted(DECLARED, secrets.load(DECLARED, inventory))
+    listed = records.own_zone_records(DECLARED, secrets.load(DECLARED, inventory))
     return {one.name.partition(".")[0] for one in listed if one.name.endswith("._domainkey.example.org")}
 
 

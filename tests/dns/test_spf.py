@@ -16,10 +16,10 @@ TEXT = Question("example.org", "TXT")
 
 def found(spf: str, monkeypatch: pytest.MonkeyPatch, declared: Settings = DECLARED) -> list[Finding]:
     """What is wrong with this record of example.org, where _spf.example.net lets 192.0.2.0/28 send."""
-    wanted = [one for one in records.wanted(declared, keys(declared)) if Question(one.name, one.type) == TEXT]
+    wanted = [one for one in records.own_zone_records(declared, keys(declared)) if Question(one.name, one.type) == TEXT]
     zones = {"example.net": '_spf TXT "v=spf1 ip4:192.0.2.0/28 -all"\n', "example.org": f'@ TXT "{spf}"\n'}
     with serving(zones, monkeypatch) as resolver:
-        return list(judge.published(wanted, observe.names([TEXT], resolver)))
+        return list(judge.judge_records(wanted, observe.query_names([TEXT], resolver)))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_a_relay_host_without_spf_of_its_own_is_told_with_what_to_set(monkeypatc
     [finding] = found(f"v=spf1 {OWN} include:smtp.example.net -all", monkeypatch, declared)
     assert finding.level == "error"
     assert "smtp.example.net has no SPF record" in finding.problem
-    assert finding.do.startswith("Put into dns.spf what whoever runs smtp.example.net names for SPF")
+    assert finding.advice.startswith("Put into dns.spf what whoever runs smtp.example.net names for SPF")
     [finding] = found(f"v=spf1 {OWN} include:smtp.example.net -all", monkeypatch)
-    assert finding.do.startswith("Set v=spf1")  # it is not mail.yml that names it
+    assert finding.advice.startswith("Set v=spf1")  # it is not mail.yml that names it

@@ -110,21 +110,21 @@ class World:
     def publish(self) -> None:
         """What is to be published now; the site itself remembers its keys."""
         keys = secrets.load(self.site.settings, self.site.inventory)
-        listed = [*records.wanted(self.site.settings, keys), *records.reverse(self.site.settings)]
-        self.internet.publish(formats.zone(listed))
+        listed = [*records.own_zone_records(self.site.settings, keys), *records.reverse_records(self.site.settings)]
+        self.internet.publish(formats.format_zone_file(listed))
 
     def tlsa(self) -> set[str]:
-        listed = records.wanted(self.site.settings, secrets.load(self.site.settings, self.site.inventory))
+        listed = records.own_zone_records(self.site.settings, secrets.load(self.site.settings, self.site.inventory))
         return {record.value for record in listed if record.type == "TLSA"}
 
     def findings(self, kind: str) -> list[Finding]:
         declared, keys = self.site.settings, secrets.load(self.site.settings, self.site.inventory)
-        seen = observe.look(declared, keys, client.resolver(self.internet.resolver))
-        return [finding for finding in judge.judge(declared, keys, seen) if finding.type == kind]
+        seen = observe.observe_server(declared, keys, client.make_resolver(self.internet.resolver))
+        return [finding for finding in judge.judge_observation(declared, keys, seen) if finding.type == kind]
 
 
 def tlsa_of(pem: str) -> str:
-    return records.tlsa(HOST, x509.load_pem_x509_certificate(pem.encode())).value
+    return records.tlsa_record(HOST, x509.load_pem_x509_certificate(pem.encode())).value
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
 
     def step(later: timedelta = timedelta()) -> str:
         def unseen(record: Record) -> tuple[list[str], int]:
-            return tls_key_rollover.unseen(record, client.resolver(by_dns.internet.resolver))
+            return tls_key_rollover.unseen(record, client.make_resolver(by_dns.internet.resolver))
 
         return "\n".join(
             tls_key_rollover.roll(

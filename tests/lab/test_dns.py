@@ -42,13 +42,13 @@ class World:
     internet: Internet
 
     def wanted(self) -> list[Record]:
-        return records.wanted(self.site.settings, self.site.secrets)
+        return records.own_zone_records(self.site.settings, self.site.secrets)
 
     def findings(self, **dns: str) -> list[Finding]:
         """Of the live check; `dns` are settings beside the site's."""
         declared = self.declared(**dns)
-        seen = observe.look(declared, self.site.secrets, client.resolver(self.internet.resolver))
-        return judge.judge(declared, self.site.secrets, seen)
+        seen = observe.observe_server(declared, self.site.secrets, client.make_resolver(self.internet.resolver))
+        return judge.judge_observation(declared, self.site.secrets, seen)
 
     def declared(self, **dns: str) -> Settings:
         elsewhere = Web(mta_sts=False)
@@ -71,7 +71,7 @@ def world(published: World) -> World:
 
 
 def text(listed: list[Record]) -> str:
-    return formats.zone(listed)
+    return formats.format_zone_file(listed)
 
 
 # --- the zone
@@ -91,7 +91,7 @@ def test_the_check_finds_nothing_wrong_with_it(world: World) -> None:
 
 
 def test_what_a_former_provider_left_is_seen(world: World) -> None:
-    listed = text([*world.wanted(), *records.reverse(world.site.settings)])
+    listed = text([*world.wanted(), *records.reverse_records(world.site.settings)])
     world.publish(f'{listed}_mta-sts.example.test. TXT "v=STSv1; id=20200101;"\n')
     [finding] = world.findings()
     assert (finding.level, finding.name) == ("error", "_mta-sts.example.test")
@@ -115,7 +115,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_every_record_of_a_zone_gone_wrong_is_reported_by_name(world: World, mutation: str) -> None:
-    listed = [*world.wanted(), *records.reverse(world.site.settings)]
+    listed = [*world.wanted(), *records.reverse_records(world.site.settings)]
     wrong = [
         Record(one.need, one.name, one.type, value, one.why, one.source)
         for one in listed
@@ -128,7 +128,7 @@ def test_every_record_of_a_zone_gone_wrong_is_reported_by_name(world: World, mut
 
 def test_a_signature_that_does_not_validate_is_told_from_a_server_that_fails(world: World) -> None:
     async def ask_for(name: str) -> client.Answer:
-        dns_client = client.Client(client.resolver(world.internet.resolver))
+        dns_client = client.Client(client.make_resolver(world.internet.resolver))
         question = Question(name, "MX")
         return (await dns_client.public([question]))[question]
 
@@ -139,7 +139,9 @@ def test_a_signature_that_does_not_validate_is_told_from_a_server_that_fails(wor
 def test_spf_is_evaluated_with_all_that_it_includes(world: World) -> None:
     def found(spf: str, more: str = "") -> str:
         rest = [one for one in world.wanted() if (one.name, one.value[:6]) != ("example.test", "v=spf1")]
-        world.publish(text([*rest, *records.reverse(world.site.settings)]) + f'example.test. TXT "{spf}"\n{more}')
+        world.publish(
+            text([*rest, *records.reverse_records(world.site.settings)]) + f'example.test. TXT "{spf}"\n{more}'
+        )
         return " ".join(finding.problem for finding in world.findings())
 
     ours = " ".join(f"ip{address.version}:{address}" for address in world.site.settings.host.addresses)
@@ -162,13 +164,13 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
     keys = secrets.Secrets(
         tuple(secrets.DkimKey(name, "s20261123", KEY) for name in (*many.domains, HOST)), world.site.secrets.tls, None
     )
-    listed = [*records.wanted(many, keys), *records.reverse(many)]
+    listed = [*records.own_zone_records(many, keys), *records.reverse_records(many)]
     world.publish(text(listed))
     with slow(world.internet.resolver, 0.2) as (resolver, asked):
         start = time.monotonic()
-        seen = observe.look(many, keys, client.resolver(resolver))
+        seen = observe.observe_server(many, keys, client.make_resolver(resolver))
         took = time.monotonic() - start
-    assert judge.judge(many, keys, seen) == []
+    assert judge.judge_observation(many, keys, seen) == []
     assert len(listed) > 100
     # The servers are found in three steps: zone, its servers, their addresses.
     assert took < 0.1 * 0.2 * len(asked)
@@ -319,16 +321,16 @@ def test_an_mta_sts_policy_elsewhere_is_found_by_us_and_by_an_independent_client
     world: World, web: Callable[[str], None]
 ) -> None:
     declared = world.declared(mta_sts="testing")
-    listed = [*records.wanted(declared, world.site.secrets), *records.reverse(declared)]
+    listed = [*records.own_zone_records(declared, world.site.secrets), *records.reverse_records(declared)]
     addresses = "".join(f"mta-sts.{domain}. A {world.internet.ip}\n" for domain in declared.domains)
     world.publish(text(listed) + addresses)
-    web(mta_sts.policy(declared))
+    web(mta_sts.policy_text(declared))
     poll(lambda: not world.findings(mta_sts="testing"), 10, "the policy is not good")
     said = world.internet.run("mta-sts-query example.test").stdout
     assert "VALID" in said
     assert f"'{HOST}'" in said
 
-    web(mta_sts.policy(declared).replace("mail.", "mx."))
+    web(mta_sts.policy_text(declared).replace("mail.", "mx."))
     found = {finding.name for finding in world.findings(mta_sts="testing")}
     assert found == {f"mta-sts.{domain}" for domain in declared.domains}
     enforced = world.findings(mta_sts="enforce")
@@ -344,7 +346,7 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
     selector = f"s{tomorrow:%Y%m%d}"
 
     def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
-        return dkim_rotation.unseen(keys, client.resolver(world.internet.resolver))
+        return dkim_rotation.unseen(keys, client.make_resolver(world.internet.resolver))
 
     def rotate() -> str:
         return "\n".join(dkim_rotation.rotate(declared, inventory, tomorrow, unseen, since, now=True))
@@ -357,7 +359,7 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
 
     rotate()
     assert f"{selector}._domainkey.example.test is not seen yet: it is not there" in rotate()
-    listed = records.wanted(declared, secrets.load(declared, inventory))
+    listed = records.own_zone_records(declared, secrets.load(declared, inventory))
     cut = [replace(one, value=one.value[:300]) if one.name.startswith(selector) else one for one in listed]
     world.publish(text(cut))
     assert "the key is cut off" in rotate()
@@ -402,7 +404,7 @@ def nobody_answers(world: World) -> Iterator[None]:
 
 def test_the_server_notices_a_changed_record_and_a_listing_by_itself(world: World) -> None:
     site = world.site
-    zone = text([*records.wanted(site.settings, site.secrets), *records.reverse(site.settings)])
+    zone = text([*records.own_zone_records(site.settings, site.secrets), *records.reverse_records(site.settings)])
     entry = blocklists.entry_name(blocklists.LISTS[0], str(site.settings.host.addresses[0]))
     test = blocklists.entry_name(blocklists.LISTS[0], "127.0.0.2")
 
@@ -459,7 +461,7 @@ example.test.names.test. A 127.0.0.2
         Blocklist("white.test", "addresses", "", trusts=True),
         Blocklist("names.test", "domains", "ask them", "test"),
     )
-    found = blocklists.ask(world.site.settings, client.resolver(world.internet.resolver), lists)
+    found = blocklists.query_blocklists(world.site.settings, client.make_resolver(world.internet.resolver), lists)
     states = {(entry.list.removesuffix(".test"), entry.subject): entry.state for entry in found}
     address = str(world.site.server.ip)
     expected = ("listed", "clear", "refused", "gone", "gone", "gone")

@@ -25,7 +25,7 @@ from clients import (
     talk,
 )
 
-from mailkeep.dns.records import wanted
+from mailkeep.dns.records import own_zone_records
 from mailkeep.inventory import secrets
 from mailkeep.lab import Internet, Lab, Received, Server, poll
 from mailkeep.lab.internet import RELAY_PASSWORD, RELAY_USER
@@ -89,7 +89,7 @@ class Post:
 
     def record(self, name: bytes, timeout: int = 5) -> bytes | None:  # noqa: ARG002 - as dkimpy calls it
         """A TXT record, of those that we tell operators to publish."""
-        printed = wanted(self.site.settings, self.site.secrets)
+        printed = own_zone_records(self.site.settings, self.site.secrets)
         return next((r.value.encode() for r in printed if r.type == "TXT" and f"{r.name}." == name.decode()), None)
 
     def verifies(self, data: bytes) -> bool:
@@ -97,7 +97,7 @@ class Post:
 
     def verifies_at_opendkim(self, data: bytes) -> bool:
         """As many receivers have it. dkimpy never lets a second From pass."""
-        printed = wanted(self.site.settings, self.site.secrets)
+        printed = own_zone_records(self.site.settings, self.site.secrets)
         keys = "".join(f"{record.name} {record.value}\n" for record in printed if "._domainkey." in record.name)
         self.server.unpack(
             {

@@ -30,7 +30,7 @@ from clients import (
     run_on,
 )
 
-from mailkeep.dns.records import wanted
+from mailkeep.dns.records import own_zone_records
 from mailkeep.inventory import secrets
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
@@ -418,7 +418,7 @@ def test_a_fail2ban_that_restarts_while_it_is_proven_is_no_dead_jail(repaired: O
 
 def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
     list(alert_test.send_test_alerts(repaired.site.inventory))
-    printed = wanted(repaired.site.settings, repaired.site.secrets)
+    printed = own_zone_records(repaired.site.settings, repaired.site.secrets)
     records = {f"{record.name}.".encode(): record.value.encode() for record in printed if record.type == "TXT"}
     last = [mail for mail in repaired.internet.messages() if mail.recipients == (ADMIN,)][-1]
     assert dkim.verify(last.data, dnsfunc=lambda name, timeout=5: records.get(name))  # noqa: ARG005 - dkimpy's

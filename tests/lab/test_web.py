@@ -14,8 +14,8 @@ import yaml
 from clients import accepted, https, log_in, mails, open_ports, run_on
 
 from mailkeep.dns import client, judge, observe
-from mailkeep.dns.formats import zone
-from mailkeep.dns.records import reverse, wanted
+from mailkeep.dns.formats import format_zone_file
+from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory import secrets
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
@@ -109,13 +109,15 @@ def test_the_live_check_finds_the_policy_and_every_record(
     monkeypatch.setenv("SSL_CERT_FILE", str(directory / "web.pem"))
 
     def findings() -> set[tuple[str, str, str]]:
-        seen = observe.look(serving.settings, serving.secrets, client.resolver(internet.resolver))
-        return {(one.level, one.name, one.type) for one in judge.judge(serving.settings, serving.secrets, seen)}
+        seen = observe.observe_server(serving.settings, serving.secrets, client.make_resolver(internet.resolver))
+        return {
+            (one.level, one.name, one.type) for one in judge.judge_observation(serving.settings, serving.secrets, seen)
+        }
 
     assert findings() == set()
     names = {"autoconfig.example.test", "autodiscover.example.test"}
-    listed = [*wanted(serving.settings, serving.secrets), *reverse(serving.settings)]
-    internet.publish(zone(record for record in listed if record.name not in names))
+    listed = [*own_zone_records(serving.settings, serving.secrets), *reverse_records(serving.settings)]
+    internet.publish(format_zone_file(record for record in listed if record.name not in names))
     missing = findings()
     serving.publish(internet)
     assert {("instruction", name, kind) for name in names for kind in ("A", "AAAA")} <= missing

@@ -34,8 +34,8 @@ def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
 def test_the_policy_is_the_one_that_is_printed(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | POLICY)
     [page] = web.list_pages(settings)
-    assert f"https://{page.name}{page.path}" == mta_sts.url("example.org")
-    assert page.content.decode() == mta_sts.policy(settings)
+    assert f"https://{page.name}{page.path}" == mta_sts.policy_url("example.org")
+    assert page.content.decode() == mta_sts.policy_text(settings)
 
 
 def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[str, object]) -> None:

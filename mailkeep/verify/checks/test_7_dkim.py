@@ -2,7 +2,7 @@
 
 import dkim
 
-from mailkeep.dns.records import wanted
+from mailkeep.dns.records import own_zone_records
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import fail_if_any, warn_if_any
@@ -12,7 +12,7 @@ from mailkeep.verify.target import ProbeResult
 def _published(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """The DKIM records that we tell operators to publish for the keys that sign, by name."""
     signing = {f"{key.selector}._domainkey.{key.domain}" for key in secrets.dkim}
-    return {one.name: one.value for one in wanted(settings, secrets) if one.name in signing}
+    return {one.name: one.value for one in own_zone_records(settings, secrets) if one.name in signing}
 
 
 def test_mail_is_signed(seen: ProbeResult, settings: Settings, secrets: Secrets, deploy: str) -> None:
