@@ -9,9 +9,11 @@ from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {
-    path.name: path for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+    str(path.relative_to(directory)): path
+    for directory, pattern in ((ROOT, "*.md"), (ROOT / "docs", "**/*.md"))
+    for path in sorted(directory.glob(pattern))
 }
-# The first line of every block of commands says where its reader is.
+# The first line of each block of commands says on which machine its reader is.
 PLACES: dict[str, Literal["clone", "machine", "server"]] = {
     "# on your machine, in a clone of this repository": "clone",
     "# on your machine": "machine",
@@ -45,33 +47,34 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Lines of mail.yml: whole settings, which replace those of the same name; indented ones, of the first account."""
+class SettingsBlock:
+    """Lines of mail.yml. Each setting replaces the one of the same name; an indented block belongs to the first
+    account."""
 
     text: str
     where: str
 
 
-def blocks(document: str) -> list[Block]:
+def read_blocks(document: str) -> list[Block]:
     text = DOCUMENTS[document].read_text()
     return [
-        Block(found["language"], found["text"], f"{document}:{text.count(chr(10), 0, found.start()) + 1}")
-        for found in _FENCED.finditer(text)
+        Block(match["language"], match["text"], f"{document}:{text.count(chr(10), 0, match.start()) + 1}")
+        for match in _FENCED.finditer(text)
     ]
 
 
-def steps(document: str) -> Iterator[Command | Settings]:
-    for block in blocks(document):
+def read_steps(document: str) -> Iterator[Command | SettingsBlock]:
+    for block in read_blocks(document):
         if block.language == "yaml":
-            yield Settings(block.text, block.where)
+            yield SettingsBlock(block.text, block.where)
         elif block.language == "sh":
             first, _, rest = block.text.partition("\n")
-            for command in commands(rest, block.where):
+            for command in split_commands(rest, block.where):
                 yield Command(command, PLACES[first], block.where)
 
 
-def commands(text: str, where: str) -> Iterator[str]:
-    """One after the other, as a shell reads them: a command ends with the first line that makes it whole."""
+def split_commands(text: str, where: str) -> Iterator[str]:
+    """Splits as a shell does: a command ends with the first line that completes it."""
     gathered = ""
     for line in text.splitlines(keepends=True):
         gathered += line
@@ -85,5 +88,6 @@ def commands(text: str, where: str) -> Iterator[str]:
     assert not gathered, f"{where}: not a whole command: {gathered}"
 
 
-def prose(document: str) -> str:
+def read_prose(document: str) -> str:
+    """The document without its fenced blocks."""
     return _FENCED.sub("", DOCUMENTS[document].read_text())

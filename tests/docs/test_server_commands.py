@@ -1,6 +1,6 @@
 """The documentation's commands that need a server: each document from its top to its end, on servers of the lab.
 
-That a command ends well is not all: `EFFECTS` says what must be so after some of them.
+A command must succeed; `EFFECTS` also asserts the effect of some of them.
 """
 
 from __future__ import annotations
@@ -19,127 +19,132 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from desk import Desk, init
-from documents import DOCUMENTS, Command, Settings, steps
+from documents import DOCUMENTS, Command, SettingsBlock, read_steps
+from workstation import Workstation, read_init_command
 
 from mailkeep.dns import blocklists
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.internet import DIRECTORY
 
 ANNA, FRIEND = "anna@example.org", "friend@example.net"
-NOWHERE = "friend@bogus.test"  # no answer about it validates, so mail to it waits
-BLOCKLIST = f"{blocklists.entry_name(blocklists.LISTS[0], blocklists.LISTS[0].test)}. A 127.0.0.2\n"  # which works
+UNRESOLVABLE = "friend@bogus.test"  # its DNSSEC signatures are wrong, so mail to it stays in the queue
+# The entry by which a blocklist shows that it works (RFC 5782 section 5).
+BLOCKLIST = f"{blocklists.entry_name(blocklists.LISTS[0], blocklists.LISTS[0].test)}. A 127.0.0.2\n"
 OPEN, CLOSED = True, False
-ANYONE = ssl.create_default_context()
-ANYONE.check_hostname, ANYONE.verify_mode = False, ssl.CERT_NONE
+UNVERIFIED_TLS = ssl.create_default_context()
+UNVERIFIED_TLS.check_hostname, UNVERIFIED_TLS.verify_mode = False, ssl.CERT_NONE
 
 
 @dataclass
 class World:
-    """A reader at their desk, their server, and the Internet between."""
+    """A reader's workstation, their server, and the Internet between them."""
 
     internet: Internet
     server: Server
-    desk: Desk
+    workstation: Workstation
     banned: str
-    old: Server | None = None
+    old_server: Server | None = None
     session: imaplib.IMAP4_SSL | None = None
     zone: str = ""
-    happened: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    """The commands of `EFFECTS` that have been run."""
 
-    def do(self, document: str, step: Command | Settings) -> None:
-        if isinstance(step, Settings):
-            self.desk.write(step)
+    def follow_step(self, document: str, step: Command | SettingsBlock) -> None:
+        if isinstance(step, SettingsBlock):
+            self.workstation.write_settings(step)
         elif step.place != "clone":
-            if step.needs_server and self.desk.settings_file.exists():
-                self.publish()
-            said = self.desk.run(step)
-            for (where, text), effect in EFFECTS.items():
-                if where in (document, "") and text in step.text:
-                    effect(self, said)
-                    self.happened.append(text)
+            if step.needs_server and self.workstation.settings_file.exists():
+                self.publish_records()
+            output = self.workstation.run(step)
+            for (name, text), effect in EFFECTS.items():
+                if name in (document, "") and text in step.text:
+                    effect(self, output)
+                    self.checked.append(text)
 
-    def tell(self, text: str) -> str:
-        """The command of the reader's machine, as if the document had it."""
-        return self.desk.run(Command(text, "machine", "test"))
+    def run_command(self, text: str) -> str:
+        """Runs a command on the reader's machine that is not in the document."""
+        return self.workstation.run(Command(text, "machine", "test"))
 
-    def publish(self) -> None:
-        """Enters what `mailkeep dns` says into the DNS of the lab, and a friend's mail domain."""
-        reverse = [one for one in json.loads(self.tell("mailkeep dns home --json")) if one["type"] == "PTR"]
-        zone = self.tell("mailkeep dns home --zone") + "example.net. MX 10 mx.outside.test.\n" + BLOCKLIST
-        zone += "".join(f"{one['name']}. PTR {one['value']}.\n" for one in reverse)
+    def publish_records(self) -> None:
+        """Publishes the records of `mailkeep dns` in the lab's DNS, and a friend's mail domain."""
+        records = json.loads(self.run_command("mailkeep dns home --json"))
+        zone = self.run_command("mailkeep dns home --zone") + "example.net. MX 10 mx.outside.test.\n" + BLOCKLIST
+        zone += "".join(f"{record['name']}. PTR {record['value']}.\n" for record in records if record["type"] == "PTR")
         if zone != self.zone:
             self.internet.publish(zone, name="docs")
             self.zone = zone
 
     # --- a day in the life of the server
 
-    def login(self, address: str, passphrase: str, server: Server | None = None) -> imaplib.IMAP4_SSL:
-        client = imaplib.IMAP4_SSL(str((server or self.server).ip), 993, ssl_context=ANYONE, timeout=30)
+    def open_mailbox(self, address: str, passphrase: str, server: Server | None = None) -> imaplib.IMAP4_SSL:
+        client = imaplib.IMAP4_SSL(str((server or self.server).ip), 993, ssl_context=UNVERIFIED_TLS, timeout=30)
         client.login(address, passphrase)
         client.select(readonly=True)
         return client
 
-    def logs_in(self) -> bool:
-        """Whether Anna does, with her passphrase."""
+    def can_anna_log_in(self) -> bool:
         try:
-            self.login(ANNA, self.desk.passphrases[ANNA]).logout()
+            self.open_mailbox(ANNA, self.workstation.passphrases[ANNA]).logout()
         except imaplib.IMAP4.error:
             return False
         return True
 
     def has_mail(self) -> bool:
         """Whether the friend's message is in Anna's mailbox."""
-        client = self.login(ANNA, self.desk.passphrases[ANNA])
-        _, found = client.search(None, "SUBJECT", '"from a friend"')
+        client = self.open_mailbox(ANNA, self.workstation.passphrases[ANNA])
+        _, message_numbers = client.search(None, "SUBJECT", '"from a friend"')
         client.logout()
-        return bool(found[0])
+        return bool(message_numbers[0])
 
-    def send(self, *recipients: str) -> None:
+    def send_from_anna(self, *recipients: str) -> None:
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = ANNA, ", ".join(recipients), "from Anna"
         message.set_content("Hello.\n")
-        with smtplib.SMTP_SSL(str(self.server.ip), 465, context=ANYONE, timeout=30) as client:
-            client.login(ANNA, self.desk.passphrases[ANNA])
+        with smtplib.SMTP_SSL(str(self.server.ip), 465, context=UNVERIFIED_TLS, timeout=30) as client:
+            client.login(ANNA, self.workstation.passphrases[ANNA])
             client.send_message(message)
 
-    def live(self) -> None:
-        """Mail comes and goes, some waits in the queue; somebody is banned; Anna is logged in."""
+    def fill_with_life(self) -> None:
+        """Mail comes in and goes out, two messages wait in the queue, an address is banned, Anna is logged in."""
         self.server.run("postsuper -d ALL")
         self.internet.forget()
         hello = EmailMessage()
         hello["From"], hello["To"], hello["Subject"] = FRIEND, ANNA, "from a friend"
         reply = self.internet.send(FRIEND, ANNA, self.server.ip, hello)
         assert reply.code == 250, reply
-        self.send(FRIEND)
+        self.send_from_anna(FRIEND)
         self.internet.wait_for(lambda mail: mail.recipients == (FRIEND,))
-        self.send(NOWHERE)
-        self.server.run(f"printf 'Subject: from root\\n\\n' | sendmail {NOWHERE}")
-        poll(lambda: self.queue() == {(ANNA, "deferred"), ("root@mail.example.org", "deferred")}, 30, "queue")
+        self.send_from_anna(UNRESOLVABLE)
+        self.server.run(f"printf 'Subject: from root\\n\\n' | sendmail {UNRESOLVABLE}")
+        poll(lambda: self.read_queue() == {(ANNA, "deferred"), ("root@mail.example.org", "deferred")}, 30, "queue")
         poll(self.has_mail, 30, "nothing came")
         self.server.run(f"fail2ban-client set dovecot banip {self.banned}")
-        self.session = self.login(ANNA, self.desk.passphrases[ANNA])
+        self.session = self.open_mailbox(ANNA, self.workstation.passphrases[ANNA])
 
-    def queue(self) -> set[tuple[str, str]]:
-        """Whose mail is in which queue; the watch may be telling of something meanwhile."""
-        listed = map(json.loads, self.server.run("postqueue -j").stdout.splitlines())
-        return {(one["sender"], one["queue_name"]) for one in listed if one["sender"] != "postmaster@mail.example.org"}
+    def read_queue(self) -> set[tuple[str, str]]:
+        """Sender and queue of each message; without those of the watch, which may send an alert at any time."""
+        messages = map(json.loads, self.server.run("postqueue -j").stdout.splitlines())
+        return {
+            (message["sender"], message["queue_name"])
+            for message in messages
+            if message["sender"] != "postmaster@mail.example.org"
+        }
 
 
-# --- what must be so after a command (which contains this text), in a document ("" in all)
+# --- the effects of commands. A key is a document ("" for all) and a text that the command contains.
 
 EFFECTS: dict[tuple[str, str], Callable[[World, str], None]] = {}
 
 
-def after(text: str, *documents: str) -> Callable[[Callable[[World, str], None]], Callable[[World, str], None]]:
-    def register(effect: Callable[[World, str], None]) -> Callable[[World, str], None]:
+def after_command(text: str, *documents: str) -> Callable[[Callable[[World, str], None]], Callable[[World, str], None]]:
+    def register_effect(effect: Callable[[World, str], None]) -> Callable[[World, str], None]:
         EFFECTS.update({(document, text): effect for document in documents})
         return effect
 
-    return register
+    return register_effect
 
 
-def answers(server: Server, port: int) -> bool:
+def accepts_connections(server: Server, port: int) -> bool:
     try:
         socket.create_connection((str(server.ip), port), timeout=5).close()
     except OSError:
@@ -147,255 +152,257 @@ def answers(server: Server, port: int) -> bool:
     return True
 
 
-@after("mailkeep deploy home", "")
-def who_is_declared_can_log_in_and_nobody_else(world: World, said: str) -> None:
-    assert "DNS: " in said
-    declared = world.desk.settings_file.read_text()
+@after_command("mailkeep deploy home", "")
+def exactly_the_declared_accounts_can_log_in(world: World, output: str) -> None:
+    assert "DNS: " in output
+    declared = world.workstation.settings_file.read_text()
     frozen = world.server.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
-    for address, passphrase in list(world.desk.passphrases.items()):
+    for address, passphrase in list(world.workstation.passphrases.items()):
         if f"{address}:" in frozen:
             continue
         if f"address: {address}" in declared:
-            world.login(address, passphrase).logout()
+            world.open_mailbox(address, passphrase).logout()
         else:
             with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
-                world.login(address, passphrase)
-            del world.desk.passphrases[address]  # five such failures would be a ban
+                world.open_mailbox(address, passphrase)
+            del world.workstation.passphrases[address]  # five such failures would be a ban
 
 
-@after("mailkeep verify home", "")
-def the_server_withstood(_world: World, said: str) -> None:
-    assert ", 0 broken" in said
+@after_command("mailkeep verify home", "")
+def no_check_is_broken(_world: World, output: str) -> None:
+    assert ", 0 broken" in output
 
 
-@after("mailkeep dns home --check", "")
-def the_world_sees_what_was_published(_world: World, said: str) -> None:
-    assert "0 errors" in said or "all as it should be" in said
+@after_command("mailkeep dns home --check", "")
+def the_published_records_are_seen(_world: World, output: str) -> None:
+    assert "0 errors" in output or "all as it should be" in output
 
 
-@after("plan home", "first-server.md")
-def the_last_plan_has_nothing_to_do(world: World, said: str) -> None:
-    deployed = "mailkeep deploy home" in world.happened
-    assert ("nothing to do" in said) == deployed
+@after_command("plan home", "first-server.md")
+def only_the_plan_after_the_deploy_has_nothing_to_do(world: World, output: str) -> None:
+    deployed = "mailkeep deploy home" in world.checked
+    assert ("nothing to do" in output) == deployed
 
 
-@after("postqueue -j | python3 -c '\nimport collections", "day-two.md")
-@after("sort | uniq -c | sort -rn", "day-two.md", "after-a-break-in.md")
-@after("mailkeepctl status", "after-a-break-in.md")
-def the_one_who_sent_is_named(_world: World, said: str) -> None:
-    assert ANNA in said
+@after_command("postqueue -j | python3 -c '\nimport collections", "day-two.md")
+@after_command("sort | uniq -c | sort -rn", "day-two.md", "after-a-break-in.md")
+@after_command("mailkeepctl status", "after-a-break-in.md")
+def the_sender_is_named(_world: World, output: str) -> None:
+    assert ANNA in output
 
 
-@after("$4 in mine'", "day-two.md")
-@after("$4 in about'", "day-two.md")
-def the_message_is_followed_to_its_end(_world: World, said: str) -> None:
-    assert f"to=<{FRIEND}>" in said
-    assert "status=sent" in said
+@after_command("$4 in mine'", "day-two.md")
+@after_command("$4 in about'", "day-two.md")
+def the_message_is_followed_to_its_end(_world: World, output: str) -> None:
+    assert f"to=<{FRIEND}>" in output
+    assert "status=sent" in output
 
 
-@after("grep -o 'status=", "day-two.md", "after-a-break-in.md")
-def each_fate_is_counted(_world: World, said: str) -> None:
-    assert "status=sent" in said
-    assert "status=deferred" in said
+@after_command("grep -o 'status=", "day-two.md", "after-a-break-in.md")
+def each_delivery_status_is_counted(_world: World, output: str) -> None:
+    assert "status=sent" in output
+    assert "status=deferred" in output
 
 
-@after("fail2ban-client banned", "day-two.md")
-def the_banned_one_is_listed(world: World, said: str) -> None:
-    assert world.banned in said
+@after_command("fail2ban-client banned", "day-two.md")
+def the_banned_address_is_listed(world: World, output: str) -> None:
+    assert world.banned in output
 
 
-@after("fail2ban-client unban", "day-two.md")
-def nobody_is_banned_any_more(world: World, _said: str) -> None:
+@after_command("fail2ban-client unban", "day-two.md")
+def the_address_is_no_longer_banned(world: World, _output: str) -> None:
     assert world.banned not in world.server.run("fail2ban-client banned; nft list ruleset").stdout
 
 
-@after("postsuper -h", "day-two.md")
-@after("mailkeepctl freeze", "after-a-break-in.md")
-def only_that_senders_mail_is_held(world: World, _said: str) -> None:
-    assert world.queue() == {(ANNA, "hold"), ("root@mail.example.org", "deferred")}
+@after_command("postsuper -h", "day-two.md")
+@after_command("mailkeepctl freeze", "after-a-break-in.md")
+def only_that_senders_mail_is_held(world: World, _output: str) -> None:
+    assert world.read_queue() == {(ANNA, "hold"), ("root@mail.example.org", "deferred")}
 
 
-@after("postsuper -H", "day-two.md")
-def it_is_free_again(world: World, _said: str) -> None:
-    assert (ANNA, "hold") not in world.queue()
+@after_command("postsuper -H", "day-two.md")
+def that_senders_mail_is_no_longer_held(world: World, _output: str) -> None:
+    assert (ANNA, "hold") not in world.read_queue()
 
 
-@after("postsuper -d", "day-two.md")
-@after("mailkeepctl delete", "after-a-break-in.md")
-def only_that_senders_mail_is_gone(world: World, _said: str) -> None:
-    assert {sender for sender, _ in world.queue()} == {"root@mail.example.org"}
+@after_command("postsuper -d", "day-two.md")
+@after_command("mailkeepctl delete", "after-a-break-in.md")
+def only_that_senders_mail_is_gone(world: World, _output: str) -> None:
+    assert {sender for sender, _ in world.read_queue()} == {"root@mail.example.org"}
 
 
-@after("openssl x509 -in /etc/mailkeep/tls/server.pem -noout -subject", "day-two.md")
-def the_certificate_of_ones_own_is_shown_to_all(world: World, _said: str) -> None:
-    ours = (world.desk.clone / "fullchain.pem").read_text().split()
+@after_command("openssl x509 -in /etc/mailkeep/tls/server.pem -noout -subject", "day-two.md")
+def every_port_shows_the_imported_certificate(world: World, _output: str) -> None:
+    ours = (world.workstation.clone / "fullchain.pem").read_text().split()
     for port in (465, 993):
         assert ssl.get_server_certificate((str(world.server.ip), port)).split() == ours
 
 
-@after("systemctl start mailkeep-certificate", "certificates.md")
-def the_certificate_is_the_authoritys(world: World, _said: str) -> None:
+@after_command("systemctl start mailkeep-certificate", "certificates.md")
+def every_port_shows_the_authoritys_certificate(world: World, _output: str) -> None:
     pems = {ssl.get_server_certificate((str(world.server.ip), port)) for port in (465, 993)}
     assert len(pems) == 1
     assert "Pebble" in world.server.run("openssl x509 -noout -issuer", stdin=pems.pop()).stdout
 
 
-@after("tar -tzf mail.tar.gz", "day-two.md")
-def then_mail_is_lost(world: World, _said: str) -> None:
+@after_command("tar -tzf mail.tar.gz", "day-two.md")
+def the_mailbox_loses_its_mail(world: World, _output: str) -> None:
     world.server.run(f"doveadm expunge -u {ANNA} mailbox INBOX all")
     assert not world.has_mail()
 
 
-@after(f"doveadm force-resync -u {ANNA}", "day-two.md")
-@after("force-resync -A", "rebuild.md")
-def the_mail_is_there(world: World, _said: str) -> None:
+@after_command(f"doveadm force-resync -u {ANNA}", "day-two.md")
+@after_command("force-resync -A", "rebuild.md")
+def the_mail_is_back(world: World, _output: str) -> None:
     assert world.has_mail()
 
 
-@after("systemctl stop postfix", "after-a-break-in.md")
-def nothing_comes_in_and_nothing_leaves(world: World, _said: str) -> None:
-    assert [answers(world.server, port) for port in (25, 465, 587)] == [CLOSED] * 3
+@after_command("systemctl stop postfix", "after-a-break-in.md")
+def nothing_comes_in_and_nothing_leaves(world: World, _output: str) -> None:
+    assert [accepts_connections(world.server, port) for port in (25, 465, 587)] == [CLOSED] * 3
 
 
-@after("systemctl start postfix", "after-a-break-in.md")
-def it_goes_on(world: World, _said: str) -> None:
-    assert [answers(world.server, port) for port in (25, 465, 587)] == [OPEN] * 3
+@after_command("systemctl start postfix", "after-a-break-in.md")
+def the_mail_ports_are_open_again(world: World, _output: str) -> None:
+    assert [accepts_connections(world.server, port) for port in (25, 465, 587)] == [OPEN] * 3
 
 
-@after("mailkeep account freeze", "after-a-break-in.md")
-def whoever_was_logged_in_is_cut_off_and_even_the_right_passphrase_does_not_do(world: World, _said: str) -> None:
+@after_command("mailkeep account freeze", "after-a-break-in.md")
+def open_sessions_end_and_the_right_passphrase_is_refused(world: World, _output: str) -> None:
     assert world.session
     with pytest.raises((imaplib.IMAP4.abort, OSError)):
         [world.session.noop() for _ in range(2)]  # the server's "BYE" may answer the first
-    poll(lambda: not world.logs_in(), 2, "Anna still logs in")
+    poll(lambda: not world.can_anna_log_in(), 2, "Anna still logs in")
     with pytest.raises(smtplib.SMTPAuthenticationError):
-        world.send(FRIEND)
+        world.send_from_anna(FRIEND)
 
 
-@after("mailkeep account thaw", "after-a-break-in.md")
-def she_is_back(world: World, _said: str) -> None:
-    poll(world.logs_in, 5, "Anna does not log in")
+@after_command("mailkeep account thaw", "after-a-break-in.md")
+def the_account_can_log_in_again(world: World, _output: str) -> None:
+    poll(world.can_anna_log_in, 5, "Anna does not log in")
 
 
-@after("mailkeep blocklists", "dns.md", "after-a-break-in.md")
-def nobody_lists_the_server(_world: World, said: str) -> None:
-    assert "On 0 blocklists." in said
+@after_command("mailkeep blocklists", "dns.md", "after-a-break-in.md")
+def nobody_lists_the_server(_world: World, output: str) -> None:
+    assert "On 0 blocklists." in output
 
 
-@after("> evidence.tar.gz", "after-a-break-in.md")
-def a_message_and_the_log_are_safe(world: World, _said: str) -> None:
-    into = world.desk.clone / "taken out"
-    with tarfile.open(world.desk.clone / "evidence.tar.gz") as archive:
-        archive.extractall(into, filter="data")
-    [waiting] = json.loads((into / "evidence" / "queue.json").read_bytes())
-    assert b"from Anna" in (into / "evidence" / "samples" / waiting["queue_id"]).read_bytes()
-    assert ANNA in gzip.decompress((into / "evidence" / "journal.gz").read_bytes()).decode()
+@after_command("> evidence.tar.gz", "after-a-break-in.md")
+def the_archive_has_a_sample_and_the_log(world: World, _output: str) -> None:
+    extracted = world.workstation.clone / "taken out"
+    with tarfile.open(world.workstation.clone / "evidence.tar.gz") as archive:
+        archive.extractall(extracted, filter="data")
+    [waiting] = json.loads((extracted / "evidence" / "queue.json").read_bytes())
+    assert b"from Anna" in (extracted / "evidence" / "samples" / waiting["queue_id"]).read_bytes()
+    assert ANNA in gzip.decompress((extracted / "evidence" / "journal.gz").read_bytes()).decode()
 
 
-@after("systemctl disable --now dovecot", "rebuild.md")
-def the_old_server_takes_nothing_more(world: World, _said: str) -> None:
-    assert world.old
-    assert [answers(world.old, port) for port in (25, 465, 587, 143, 993)] == [CLOSED] * 5
+@after_command("systemctl disable --now dovecot", "rebuild.md")
+def the_old_server_accepts_no_connections(world: World, _output: str) -> None:
+    assert world.old_server
+    assert [accepts_connections(world.old_server, port) for port in (25, 465, 587, 143, 993)] == [CLOSED] * 5
 
 
-# --- the documents, in the order in which a server lives through them
+# --- the documents, in the order of a server's life
 
 
 @pytest.fixture(scope="module")
 def server(lab: Lab, internet: Internet) -> Server:
-    """A bare machine; what the README does to it stays."""
-    return bare(lab, internet, "docs")
+    """A bare machine, which keeps the state that the README's commands leave."""
+    return start_bare_machine(lab, internet, "docs")
 
 
-def bare(lab: Lab, internet: Internet, name: str) -> Server:
+def start_bare_machine(lab: Lab, internet: Internet, name: str) -> Server:
     machine = lab.server(name, hostname="mail.example.org")
     internet.resolve_for(machine)
     return machine
 
 
 @pytest.fixture(scope="module")
-def begun(lab: Lab, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A desk with the inventory that the README makes."""
-    desk = Desk(tmp_path_factory.mktemp("begun"), names(lab, server))
-    desk.run(init())
-    return desk
+def readme_inventory(lab: Lab, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Workstation:
+    """A workstation with the inventory that the README makes."""
+    workstation = Workstation(tmp_path_factory.mktemp("readme"), lab_addresses(lab, server))
+    workstation.run(read_init_command())
+    return workstation
 
 
-def names(lab: Lab, server: Server, new: Server | None = None) -> dict[str, str]:
-    """What addresses of the documentation are in the lab. Strangers' are outside of its network."""
-    apart = next(n for n in ("192.0.2", "198.51.100") if lab.network.subnet_of(ip_network(f"{n}.0/24")) is False)
-    found = {
+def lab_addresses(lab: Lab, server: Server, new_server: Server | None = None) -> dict[str, str]:
+    """Maps addresses of the documentation to addresses of the lab. Strangers' addresses are outside its network."""
+    strangers = next(n for n in ("192.0.2", "198.51.100") if lab.network.subnet_of(ip_network(f"{n}.0/24")) is False)
+    addresses = {
         "203.0.113.25": str(server.ip),
         "2001:db8::25": str(server.ip6),
         "198.51.100.0/24": f"{lab.address(1)}/32",  # "your network": that of this machine, as the server sees it
-        "198.51.100.7": "2001:db8:bad::7",  # of no network that a canary of the jails is of
-        "192.0.2.0/24": f"{apart}.0/24",
-        "192.0.2.66": f"{apart}.66",
+        "198.51.100.7": "2001:db8:bad::7",  # in no network of the jails' canaries
+        "192.0.2.0/24": f"{strangers}.0/24",
+        "192.0.2.66": f"{strangers}.66",
         "https://acme-staging-v02.api.letsencrypt.org/directory": DIRECTORY,
     }
-    return found | ({"203.0.113.77": str(new.ip), "2001:db8::77": str(new.ip6)} if new else {})
+    if new_server:
+        addresses |= {"203.0.113.77": str(new_server.ip), "2001:db8::77": str(new_server.ip6)}
+    return addresses
 
 
-def reach(desk: Desk, **servers: Server) -> None:
-    """Writes ~/.ssh/config: these names (with dots for underscores) are these servers."""
+def write_ssh_config(workstation: Workstation, **servers: Server) -> None:
+    """Writes ~/.ssh/config: a host for each keyword, whose underscores stand for dots."""
     entries = [
         f"Host {name.replace('_', '.')}\n" + machine.ssh_config.read_text().partition("\n")[2]
         for name, machine in servers.items()
     ]
-    (desk.home / ".ssh" / "config").write_text("\n".join(entries))
+    (workstation.home / ".ssh" / "config").write_text("\n".join(entries))
 
 
 @pytest.fixture
 def world(lab: Lab, internet: Internet, server: Server, tmp_path: Path) -> World:
-    desk = Desk(tmp_path, names(lab, server))
-    desk.environment["MAILKEEP_RESOLVER"] = internet.resolver
-    reach(desk, mail_example_org=server)
-    return World(internet, server, desk, banned=desk.named("198.51.100.7"))
+    workstation = Workstation(tmp_path, lab_addresses(lab, server))
+    workstation.environment["MAILKEEP_RESOLVER"] = internet.resolver
+    write_ssh_config(workstation, mail_example_org=server)
+    return World(internet, server, workstation, banned=workstation.substitute("198.51.100.7"))
 
 
-def go_through(document: str, world: World) -> None:
-    for step in steps(document):
-        world.do(document, step)
-    expected = [text for where, text in EFFECTS if where == document]
-    assert not [text for text in expected if text not in world.happened], "no such command is in the document any more"
+def follow_document(document: str, world: World) -> None:
+    for step in read_steps(document):
+        world.follow_step(document, step)
+    expected = [text for name, text in EFFECTS if name == document]
+    assert not [text for text in expected if text not in world.checked], "the document has lost these commands"
 
 
 @pytest.mark.parametrize("document", ["README.md", "first-server.md"])
 def test_a_bare_machine_becomes_a_mail_server(document: str, world: World) -> None:
-    go_through(document, world)
+    follow_document(document, world)
 
 
 @pytest.mark.parametrize("document", ["dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"])
-def test_a_server_that_runs_is_looked_after(document: str, world: World, begun: Desk) -> None:
-    world.desk.take_over(begun)
-    world.publish()
-    world.tell("mailkeep deploy home --no-verify")
+def test_a_running_server_is_maintained(document: str, world: World, readme_inventory: Workstation) -> None:
+    world.workstation.copy_inventory(readme_inventory)
+    world.publish_records()
+    world.run_command("mailkeep deploy home --no-verify")
     if document == "certificates.md":
         world.internet.authority()
         world.internet.trust_the_authority(world.server)
     elif document != "dns.md":
-        world.live()
-    go_through(document, world)
+        world.fill_with_life()
+    follow_document(document, world)
 
 
-def test_a_server_moves_to_another_machine(lab: Lab, world: World, begun: Desk) -> None:
-    world.desk.take_over(begun)
-    world.publish()
-    world.tell("mailkeep deploy home --no-verify")
-    world.live()
-    world.old, world.server = world.server, bare(lab, world.internet, "docs-new")
-    world.desk.names = names(lab, world.old, world.server)
-    reach(world.desk, mail_example_org=world.server, old_example_org=world.old)
-    go_through("rebuild.md", world)
+def test_a_server_moves_to_another_machine(lab: Lab, world: World, readme_inventory: Workstation) -> None:
+    world.workstation.copy_inventory(readme_inventory)
+    world.publish_records()
+    world.run_command("mailkeep deploy home --no-verify")
+    world.fill_with_life()
+    world.old_server, world.server = world.server, start_bare_machine(lab, world.internet, "docs-new")
+    world.workstation.substitutes = lab_addresses(lab, world.old_server, world.server)
+    write_ssh_config(world.workstation, mail_example_org=world.server, old_example_org=world.old_server)
+    follow_document("rebuild.md", world)
 
 
-def test_every_document_with_server_commands_is_gone_through() -> None:
-    looked_after = {"dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"}
-    gone_through = {"README.md", "first-server.md", "rebuild.md"} | looked_after
-    with_steps = {name for name in DOCUMENTS if any(_is_for_an_operator(step) for step in steps(name))}
-    assert with_steps == gone_through
+def test_every_document_with_server_commands_is_followed() -> None:
+    maintenance = {"dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"}
+    followed = {"README.md", "first-server.md", "rebuild.md"} | maintenance
+    with_steps = {name for name in DOCUMENTS if any(_is_for_an_operator(step) for step in read_steps(name))}
+    assert with_steps == followed
 
 
-def _is_for_an_operator(step: Command | Settings) -> bool:
-    """Not what is done in a clone of this repository, in containers."""
-    return isinstance(step, Settings) or step.place != "clone"
+def _is_for_an_operator(step: Command | SettingsBlock) -> bool:
+    """Not a command for a clone of this repository, where containers stand in for servers."""
+    return isinstance(step, SettingsBlock) or step.place != "clone"
