@@ -4,9 +4,17 @@ from collections.abc import Iterable, Iterator
 from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import Any
 
-from mailkeep_server.common.nft_ruleset import Rule, drops, faults, field, matches, ports, sees_input
+from mailkeep_server.common.nft_ruleset import (
+    Rule,
+    destination_ports,
+    drops_members_of,
+    equality_matches,
+    find_rule_faults,
+    match_field,
+    sees_input,
+)
 
-__all__ = ["Rule", "drops", "faults", "lets_in", "networks", "ports", "sees_input"]
+__all__ = ["Rule", "destination_ports", "drops_members_of", "find_rule_faults", "lets_in", "networks", "sees_input"]
 
 HARMLESS = {"icmp", "icmpv6"}
 
@@ -17,13 +25,15 @@ def lets_in(rule: Rule) -> str | set[int] | None:
         return "new connections of any kind"
     if not any(verdict in part for part in rule["expr"] for verdict in ("accept", "jump", "goto")):
         return None
-    matched = matches(rule)
+    matched = equality_matches(rule)
     protocols = {
         match["left"]["payload"]["protocol"] for match in matched if "protocol" in match["left"].get("payload", {})
     }
-    if protocols & HARMLESS or any(field(match) in ("iif", "iifname") and match["right"] == "lo" for match in matched):
+    if protocols & HARMLESS or any(
+        match_field(match) in ("iif", "iifname") and match["right"] == "lo" for match in matched
+    ):
         return None
-    if (found := ports(rule)) is None:
+    if (found := destination_ports(rule)) is None:
         return "more than single ports"
     if "udp" in protocols:
         return None if found == {546} else f"UDP {sorted(found)}"  # DHCPv6 (RFC 8415 section 7.2)

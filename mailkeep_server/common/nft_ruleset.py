@@ -1,4 +1,4 @@
-"""Whether nft's rules drop what is banned, in the JSON form of `nft -j list ruleset` (libnftables-json(5))."""
+"""Judging nft's rules in their JSON form, as `nft -j list ruleset` prints them (libnftables-json(5))."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator
@@ -6,68 +6,70 @@ from dataclasses import dataclass
 from typing import Any
 
 Rule = dict[str, Any]
+Chain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Listed:
+class Ruleset:
     rules: list[Rule]
-    chains: list[dict[str, Any]]
+    chains: list[Chain]
     sets: list[dict[str, Any]]
 
 
-def listed(text: str) -> Listed:
-    """What nft printed."""
+def parse_ruleset(text: str) -> Ruleset:
+    """Raises ValueError or KeyError for text that nft does not print."""
     items: list[dict[str, Any]] = json.loads(text)["nftables"]
-    kinds = ([item[kind] for item in items if kind in item] for kind in ("rule", "chain", "set"))
-    return Listed(*kinds)
+    rules, chains, sets = ([item[kind] for item in items if kind in item] for kind in ("rule", "chain", "set"))
+    return Ruleset(rules, chains, sets)
 
 
-def keeps_out(chains: Iterable[dict[str, Any]]) -> bool:
-    """Whether our table drops what comes in and is not let in."""
+def drops_by_default(chains: Iterable[Chain]) -> bool:
+    """Whether Mailkeep's input chain is loaded, and drops each packet that no rule accepts."""
     ours = [chain for chain in chains if (chain["table"], chain["name"]) == ("mailkeep", "input")]
     return any(chain.get("hook") == "input" and chain.get("policy") == "drop" for chain in ours)
 
 
-def jail_faults(jail: str, wanted: Collection[int] | None, found: Listed) -> Iterator[str]:
-    """What a jail lacks: fail2ban keeps who it bans in a set for IPv4 and one for IPv6, and a rule looks at each."""
-    names = {one["name"] for one in found.sets if one["table"] == "f2b-table"}
+def find_jail_faults(jail: str, ports: Collection[int] | None, ruleset: Ruleset) -> Iterator[str]:
+    """What a jail lacks in nft: its sets of banned IPv4 and IPv6 addresses, and for each a rule that drops them on
+    `ports` (None: on all)."""
+    loaded = {nft_set["name"] for nft_set in ruleset.sets if nft_set["table"] == "f2b-table"}
     for name in (f"addr-set-{jail}", f"addr6-set-{jail}"):
-        if name not in names:
-            yield f"jail {jail}: nft has no set {name}"
+        if name in loaded:
+            yield from find_rule_faults(jail, [name], ports, ruleset.rules, ruleset.chains)
         else:
-            yield from faults(jail, [name], None if wanted is None else set(wanted), found.rules, found.chains)
+            yield f"jail {jail}: nft has no set {name}"
 
 
-def faults(
-    jail: str, sets: Iterable[str], wanted: set[int] | None, rules: Iterable[Rule], chains: Iterable[dict[str, Any]]
+def find_rule_faults(
+    jail: str, set_names: Iterable[str], ports: Collection[int] | None, rules: Iterable[Rule], chains: Iterable[Chain]
 ) -> Iterator[str]:
-    """What is wrong with the rules of a jail: what is in its sets must be dropped on these ports (None: all)."""
-    for name in sets:
-        found = [rule for rule in rules if drops(rule, name) and sees_input(rule, chains)]
-        if not found:
+    """What is wrong with a jail's rules: packets from its sets must be dropped on `ports` (None: on all)."""
+    for name in set_names:
+        dropping = [rule for rule in rules if drops_members_of(rule, name) and sees_input(rule, chains)]
+        if not dropping:
             yield f"jail {jail}: nft has no rule that drops what is in {name}"
-        elif left := _uncovered(found, wanted):
-            yield f"jail {jail}: the rule for {name} leaves open {left}"
+        elif open_ports := _list_open_ports(dropping, ports):
+            yield f"jail {jail}: the rule for {name} leaves open {open_ports}"
 
 
-def _uncovered(rules: Iterable[Rule], wanted: set[int] | None) -> str:
-    """The ports of these (None: all there are) that no rule covers."""
-    covered = [ports(rule) for rule in rules]
+def _list_open_ports(rules: Iterable[Rule], ports: Collection[int] | None) -> str:
+    """Those of `ports` that no rule covers, for people; empty if there are none."""
+    covered = [destination_ports(rule) for rule in rules]
     if None in covered:
         return ""
-    if wanted is None:
+    if ports is None:
         return "all ports but those it names"
-    return ", ".join(str(port) for port in sorted(wanted.difference(*(one for one in covered if one))))
+    return ", ".join(str(port) for port in sorted(set(ports).difference(*filter(None, covered))))
 
 
-def drops(rule: Rule, set_name: str) -> bool:
-    """Whether it drops packets from addresses of this set."""
-    from_set = any(match["right"] == f"@{set_name}" for match in matches(rule))
-    return from_set and any(verdict in part for part in rule["expr"] for verdict in ("drop", "reject"))
+def drops_members_of(rule: Rule, set_name: str) -> bool:
+    """Whether the rule drops or rejects packets whose address is in this set."""
+    matches_set = any(match["right"] == f"@{set_name}" for match in equality_matches(rule))
+    return matches_set and any(verdict in part for part in rule["expr"] for verdict in ("drop", "reject"))
 
 
-def sees_input(rule: Rule, chains: Iterable[dict[str, Any]]) -> bool:
-    """Whether its chain is one that incoming packets pass."""
+def sees_input(rule: Rule, chains: Iterable[Chain]) -> bool:
+    """Whether incoming packets pass the rule's chain."""
     return any(
         chain.get("hook") in ("input", "prerouting")
         for chain in chains
@@ -75,25 +77,27 @@ def sees_input(rule: Rule, chains: Iterable[dict[str, Any]]) -> bool:
     )
 
 
-def ports(rule: Rule) -> set[int] | None:
-    """The destination ports that it is about; None: any."""
-    found = [set(_numbers(match["right"])) for match in matches(rule) if field(match) == "dport"]
-    return set.intersection(*found) if found else None
+def destination_ports(rule: Rule) -> set[int] | None:
+    """The destination ports that the rule is limited to; None: it is not."""
+    limits = [set(_port_numbers(match["right"])) for match in equality_matches(rule) if match_field(match) == "dport"]
+    return set.intersection(*limits) if limits else None
 
 
-def matches(rule: Rule) -> list[dict[str, Any]]:
+def equality_matches(rule: Rule) -> list[dict[str, Any]]:
+    """The rule's conditions of the kind "field is value" or "field is in set"."""
     return [part["match"] for part in rule["expr"] if "match" in part and part["match"]["op"] in ("==", "in")]
 
 
-def field(match: dict[str, Any]) -> str:
+def match_field(match: dict[str, Any]) -> str:
+    """The header field (`saddr`, `dport`) or meta key (`iif`) that a condition is about."""
     left = match["left"]
     return str(left.get("payload", {}).get("field") or left.get("meta", {}).get("key") or "")
 
 
-def _numbers(right: Any) -> Iterator[int]:
-    for one in right["set"] if isinstance(right, dict) and "set" in right else [right]:
-        if isinstance(one, dict):
-            first, last = one["range"]
+def _port_numbers(right: Any) -> Iterator[int]:
+    for element in right["set"] if isinstance(right, dict) and "set" in right else [right]:
+        if isinstance(element, dict):
+            first, last = element["range"]
             yield from range(first, last + 1)
         else:
-            yield int(one)
+            yield int(element)

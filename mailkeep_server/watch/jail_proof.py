@@ -107,8 +107,8 @@ def faults(jail: str, ports: list[int] | None, addresses: tuple[str, ...]) -> It
             sets = _wait(addresses, present=True)
             if len(sets) < len(addresses):
                 yield f"jail {jail}: it bans {' and '.join(addresses)}, nft has {' and '.join(sets) or 'no set'}"
-            listed = nft_ruleset.listed(run("nft", "-j", "-t", "list", "ruleset"))
-            yield from nft_ruleset.faults(
+            listed = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset"))
+            yield from nft_ruleset.find_rule_faults(
                 jail, sets, None if ports is None else set(ports), listed.rules, listed.chains
             )
         finally:
@@ -123,7 +123,7 @@ def _wait(addresses: tuple[str, ...], *, present: bool) -> list[str]:
     """The sets that hold the addresses, once all do, or none."""
     deadline = time.monotonic() + WAIT
     while True:
-        found = nft_ruleset.listed(run("nft", "-j", "list", "sets")).sets
+        found = nft_ruleset.parse_ruleset(run("nft", "-j", "list", "sets")).sets
         sets = [one["name"] for one in found if any(address in one.get("elem", ()) for address in addresses)]
         if len(sets) >= len(addresses) if present else not sets:
             return sets

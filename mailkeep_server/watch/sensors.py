@@ -99,13 +99,13 @@ class Firewall(Sensor):
         self.jails = jails
 
     def troubles(self) -> Troubles:
-        listed = nft_ruleset.listed(run("nft", "-j", "-t", "list", "ruleset"))
+        listed = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset"))
         found: Troubles = {}
-        if not nft_ruleset.keeps_out(listed.chains):
+        if not nft_ruleset.drops_by_default(listed.chains):
             closed = "The firewall is there again"
             found["input"] = "The firewall is not there: everything that listens can be reached", closed
         for jail, ports in self.jails.items():
-            if faults := list(nft_ruleset.jail_faults(jail, ports, listed)):
+            if faults := list(nft_ruleset.find_jail_faults(jail, ports, listed)):
                 found[f"jail {jail}"] = f"The jail {jail} is dead: {_joined(faults)}", f"The jail {jail} works again"
         return found
 

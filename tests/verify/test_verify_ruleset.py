@@ -51,11 +51,13 @@ def test_what_a_rule_opens(expressions: tuple[dict[str, Any], ...], opens: objec
 
 def test_a_ban_is_a_rule_that_drops_what_is_in_the_set() -> None:
     ban = rule(match("tcp", "dport", {"set": [25, 465]}), match("ip", "saddr", "@addr-set-postfix"), DROP)
-    assert ruleset.drops(ban, "addr-set-postfix")
-    assert not ruleset.drops(ban, "addr-set-dovecot")
-    assert not ruleset.drops(rule(match("ip", "saddr", "@addr-set-postfix"), {"counter": {}}), "addr-set-postfix")
-    assert ruleset.ports(ban) == {25, 465}
-    assert ruleset.ports(rule(match("ip", "saddr", "@addr-set-recidive"), DROP)) is None
+    assert ruleset.drops_members_of(ban, "addr-set-postfix")
+    assert not ruleset.drops_members_of(ban, "addr-set-dovecot")
+    assert not ruleset.drops_members_of(
+        rule(match("ip", "saddr", "@addr-set-postfix"), {"counter": {}}), "addr-set-postfix"
+    )
+    assert ruleset.destination_ports(ban) == {25, 465}
+    assert ruleset.destination_ports(rule(match("ip", "saddr", "@addr-set-recidive"), DROP)) is None
 
 
 def test_a_rule_counts_only_in_a_chain_that_packets_pass() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mailkeep_server.common import nft_ruleset
-from mailkeep_server.common.nft_ruleset import jail_faults, keeps_out
+from mailkeep_server.common.nft_ruleset import drops_by_default, find_jail_faults
 from mailkeep_server.watch import jail_proof
 from mailkeep_server.watch.config import Config
 from mailkeep_server.watch.jail_proof import NETWORKS, canaries
@@ -70,7 +70,7 @@ def listing(*ports: int) -> dict[str, Any]:
 
 
 def faults(listed: dict[str, Any], *ports: int) -> list[str]:
-    return list(jail_faults("dovecot", ports, nft_ruleset.listed(json.dumps(listed))))
+    return list(find_jail_faults("dovecot", ports, nft_ruleset.parse_ruleset(json.dumps(listed))))
 
 
 def test_a_jail_with_sets_and_rules_is_alive() -> None:
@@ -91,6 +91,6 @@ def test_a_jail_without_rules_or_sets_or_with_too_few_ports_is_dead() -> None:
 
 def test_a_firewall_that_is_gone_or_accepts_keeps_nobody_out() -> None:
     ours = {"family": "inet", "table": "mailkeep", "name": "input", "hook": "input", "policy": "drop"}
-    assert keeps_out([ours])
-    assert not keeps_out([])
-    assert not keeps_out([ours | {"policy": "accept"}])
+    assert drops_by_default([ours])
+    assert not drops_by_default([])
+    assert not drops_by_default([ours | {"policy": "accept"}])

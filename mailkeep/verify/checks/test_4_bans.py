@@ -31,7 +31,7 @@ def _faults(jail: str, saw: dict[str, Any], chains: list[dict[str, Any]], ports:
     sets = saw["sets"][jail]
     if len(sets) < len(saw["canaries"][jail]):
         yield f"jail {jail}: it bans {' and '.join(saw['canaries'][jail])}, nft has {' and '.join(sets) or 'no set'}"
-    yield from ruleset.faults(jail, sets, ports, saw["rules"], chains)
+    yield from ruleset.find_rule_faults(jail, sets, ports, saw["rules"], chains)
     if left := saw["left"][jail]:
         yield f"jail {jail}: unbanned, and still in {' and '.join(left)}"
 
