@@ -18,12 +18,13 @@ import typer
 import yaml
 from cli_samples import INIT, MAILKEEP, Run, Terminal, environment
 
-from mailkeep.cli.app import ROOT, app
+from mailkeep.cli.app import app
 from mailkeep.dns import client
 from mailkeep.inventory import passwords, secrets, vault
 from mailkeep.settings import models
 
 PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
+ROOT = Path(__file__).resolve().parents[2]
 PASSPHRASE = re.compile(r"\b[a-z2-9]{4}(?:-[a-z2-9]{4}){3}\b")
 
 

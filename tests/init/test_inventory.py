@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.cli.app import ROOT
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

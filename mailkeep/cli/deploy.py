@@ -1,0 +1,105 @@
+"""`mailkeep plan`, `deploy`, `verify`, `render`: from an inventory to a server that withstands."""
+
+import os
+import subprocess
+import sys
+from getpass import getuser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailkeep.cli.common import AsJson, InventoryName, Resolver, open_inventory, out
+from mailkeep.errors import UserError
+from mailkeep.inventory import hosts, secrets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+commands = typer.Typer()
+
+Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server that Mailkeep did not set up.")]
+
+
+@commands.command(epilog="Example: `mailkeep plan home`")
+def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False) -> None:
+    """Say what a deploy would change, with diffs; touch nothing. Exit 0: nothing, 2: changes, 1: an error."""
+    from mailkeep.host import plan as host_plan
+
+    directory, settings = open_inventory(name)
+    secrets.load(settings, directory)
+    refuse_nameless_user()
+    raise typer.Exit(host_plan.plan(directory, json=as_json, adopt=adopt))
+
+
+@commands.command(
+    epilog="Example: `mailkeep deploy home`. The same by pyinfra: `pyinfra inventories/home/inventory.py deploy.py`"
+)
+def deploy(
+    name: InventoryName,
+    as_json: AsJson = False,
+    adopt: Adopt = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Neither verify the server afterwards nor look at its DNS records.")
+    ] = False,
+    resolver: Resolver = "",
+) -> None:
+    """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
+    from mailkeep.dns import report as dns_report
+    from mailkeep.host import plan as host_plan
+
+    directory, settings = open_inventory(name)
+    keys = secrets.load(settings, directory)
+    if resolver:
+        from mailkeep.dns import client
+
+        client.make_resolver(resolver)  # UserError for an invalid one, before anything is changed
+    hosts.hosts(directory)  # UserError for an invalid inventory.py, before anything connects
+    refuse_nameless_user()
+    options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
+    stdout = subprocess.PIPE if as_json else None
+    process = subprocess.run(pyinfra_command(directory, *options), cwd=ROOT, check=False, text=True, stdout=stdout)
+    print(process.stdout or "", end="")
+    if process.returncode:
+        host_plan.explain(directory, json=as_json and not process.stdout)
+        raise typer.Exit(process.returncode)
+    if not no_verify and not as_json:
+        verify(name)
+        dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {name} --check")
+
+
+def refuse_nameless_user() -> None:
+    """UserError for a user without a name: SSH refuses such a one, and pyinfra would say so in a traceback."""
+    try:
+        getuser()
+    except (KeyError, OSError):
+        raise UserError(
+            f"The user {os.getuid()} who runs this has no name here, which SSH wants. Run it as another, or set USER."
+        ) from None
+
+
+def pyinfra_command(directory: Path, *options: str) -> list[str]:
+    """The pyinfra command that deploys this inventory; it works as well without `mailkeep`."""
+    program = Path(sys.executable).parent / "pyinfra"
+    return [str(program), str(directory.resolve() / hosts.HOSTS), "deploy.py", "-y", *options]
+
+
+@commands.command(epilog="Example: `mailkeep verify home`")
+def verify(name: InventoryName, as_json: AsJson = False) -> None:
+    """Attack the running server in every way that we know, and see it withstand. Exit 1: something gave."""
+    from mailkeep.verify.verification import verify_and_report
+
+    directory, _ = open_inventory(name)
+    if not verify_and_report(directory, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@commands.command(epilog="Example: `mailkeep render home /tmp/mail.example.org`")
+def render(
+    name: InventoryName, target: Annotated[Path, typer.Argument(metavar="DIR", help="A directory to make.")]
+) -> None:
+    """Write every file that a host would get below DIR, to look at. Keys among them: keep DIR private."""
+    from mailkeep.host import render as host_render
+
+    open_inventory(name)
+    written = host_render.render(hosts.find(name), target)
+    out.print(f"{len(written)} files below {target}/", markup=False)

@@ -1,0 +1,65 @@
+"""`mailkeep drill`, `alert-test`: rehearsals of what should never happen."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailkeep.cli.common import AsJson, InventoryName, ask_secret, open_inventory, out
+
+commands = typer.Typer()
+
+
+@commands.command("alert-test", epilog="Example: `mailkeep alert-test home`")
+def send_test_alerts(name: InventoryName, as_json: AsJson = False) -> None:
+    """Have the server send one alert by each way, and say which arrived. Exit 1: one did not."""
+    from mailkeep.operate import alert_test
+
+    directory, _ = open_inventory(name)
+    tests: list[alert_test.AlertTest] = []
+    try:
+        for test in alert_test.send_test_alerts(directory):
+            tests.append(test)
+            if not as_json:
+                mark = "arrived" if test.arrived else "DID NOT ARRIVE"
+                out.print(f"{test.host}: {test.channel} to {test.recipient}: {mark}: {test.answer}", markup=False)
+    finally:  # one host's trouble does not hide what the others sent
+        if as_json:
+            print(json.dumps([asdict(test) for test in tests], indent=2))
+    if not all(test.arrived for test in tests):
+        raise typer.Exit(1)
+
+
+@commands.command(epilog="Examples: `mailkeep drill A`, `mailkeep drill all`, `mailkeep drill week`")
+def drill(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="A to F, week, or all.")],
+    as_json: AsJson = False,
+    picture: Annotated[Path | None, typer.Option(help="Where to draw it, without .svg and .png.")] = None,
+    without_guard: Annotated[
+        bool, typer.Option("--without-guard", help="On a server whose Postfix does not ask the guard.")
+    ] = False,
+    live_inventory: Annotated[
+        str | None, typer.Option("--inventory", metavar="NAME", help="A live server instead of the lab.")
+    ] = None,
+    confirmed: Annotated[bool, typer.Option("--i-mean-it", help="Needed for a live server.")] = False,
+    account: Annotated[
+        str | None, typer.Option(help="On a live server: the account to freeze and remove afterwards.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="On a live server: an address of yours elsewhere.")] = None,
+) -> None:
+    """Replay an incident against a built server, in the lab. Exit 1: more got out than may."""
+    from mailkeep.drills import command, production
+    from mailkeep.drills.in_lab import chosen
+
+    drills = chosen(names)
+    if live_inventory is None:
+        passed = command.in_the_lab(drills, picture, as_json, without_guard)
+    else:
+        directory, _ = open_inventory(live_inventory)
+        production.refuse(directory, drills, confirmed, account, to)
+        password = ask_secret(f"Password of {account}")
+        passed = command.live(directory, drills, account or "", to or "", password, as_json)
+    if not passed:
+        raise typer.Exit(1)

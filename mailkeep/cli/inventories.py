@@ -1,0 +1,69 @@
+"""`mailkeep init`, `check`, `schema`: an inventory before it reaches a server."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailkeep.cli.common import InventoryName, count_of, open_inventory, out, passphrase_shown
+from mailkeep.inventory import hosts, secrets
+from mailkeep.settings import models
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`"
+)
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: makes inventories/NAME.")],
+    host: Annotated[str, typer.Option(help="The server's fully qualified name, such as mail.example.org.")],
+    address: Annotated[list[str], typer.Option(help="A public address of the server; repeat for IPv4 and IPv6.")],
+    admin: Annotated[list[str], typer.Option(help="Where reports and alarms go; repeat for several.")],
+    domain: Annotated[list[str] | None, typer.Option(help="A mail domain. Default: the host name's.")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="A network of yours that is never banned.")] = None,
+    account: Annotated[str | None, typer.Option(help="The first account. Default: the admin, or postmaster.")] = None,
+    ssh_host: Annotated[str | None, typer.Option(help="[USER@]HOST for SSH. Default: the host name.")] = None,
+) -> None:
+    """Make a new inventory: commented settings, keys, a first account. Overwrites nothing."""
+    from mailkeep.inventory import create
+
+    inventory = create.init(
+        Path(hosts.FOLDER) / name,
+        host=host,
+        addresses=address,
+        admin=admin,
+        domains=domain or (),
+        networks=network or (),
+        account=account,
+        ssh_host=ssh_host,
+    )
+    with passphrase_shown(name, inventory.address):
+        out.print(f"Made {inventory.directory}/ with")
+        for line in inventory.made:
+            out.print(f"  {line}", markup=False)
+        out.print(
+            f"\nThe first account, shown once and kept nowhere:\n  {inventory.address}\n  {inventory.passphrase}\n",
+            markup=False,
+        )
+    for line in inventory.next_steps:
+        out.print(line, markup=False)
+
+
+@commands.command(epilog="Example: `mailkeep check home`")
+def check(name: InventoryName) -> None:
+    """Check mail.yml and the vault without touching the host."""
+    directory, settings = open_inventory(name)
+    secrets.load(settings, directory)
+    counts = f"{count_of(len(settings.accounts), 'account')}, {count_of(len(settings.domains), 'domain')}"
+    host_names = ", ".join(hosts.hosts(directory))
+    out.print(f"{directory / hosts.SETTINGS}: good. {counts}, for {host_names}.", markup=False)
+    for entry in secrets.unused(settings, directory):
+        out.print(f"note: the vault has {entry}, which mail.yml has no use for", markup=False)
+
+
+@commands.command(epilog="Example: `mailkeep schema > mail.schema.json`")
+def schema() -> None:
+    """Print the JSON Schema of mail.yml, for editors that complete it."""
+    print(json.dumps(models.schema(), indent=2))
