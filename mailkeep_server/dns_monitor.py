@@ -1,11 +1,11 @@
-"""Runs on the mail server, once a day, by itself: are its DNS records as they were, and has a blocklist taken it in?
+"""The daily check of the server's own DNS records and of blocklists, by `mailkeep-dns.timer`.
 
-What a look after the last deploy saw counts as right (`mailkeep dns --check` judges that); what differs from it later
-is a trouble, until it is back, or until a deploy with other records. So is a name that nobody answers for twice in a
-row; once may be the network. Troubles go into the journal, and by key into `troubles.json` for whoever alerts. Python's
-standard library and dig(1) only.
+Records as the first check after a deploy finds them count as right; `mailkeep dns --check` judges them by themselves.
+A record that differs later is a trouble until it is back, or until a deploy with other records. So is a name without
+an answer in two checks in a row; once may be the network. Troubles go into the journal, and into `troubles.json` for
+the watch. The check needs dig(1).
 
-Usage: on_server.py CONFIG STATE-DIRECTORY, or on_server.py --check CONFIG
+Usage: dns-monitor CONFIG STATE_DIRECTORY, or dns-monitor --check CONFIG
 """
 
 import hashlib
@@ -17,122 +17,140 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-AT_ONCE = 8
-Key = tuple[str, str]  # a name and a type
-Values = list[str] | None  # of a record; None where no server answers, which says nothing of it
-State = Literal["listed", "clear", "refused", "gone", "unknown"]
+from mailkeep_server.common.files import atomic_write
+
+MAX_CONCURRENT_QUERIES = 8
+Question = tuple[str, str]  # a name and a record type
+Values = list[str] | None  # of all records of a name and type; None if no server answers, which proves nothing
+ListingState = Literal["listed", "clear", "refused", "gone", "unknown"]
 
 
-def ask(key: Key) -> Values:
+def query_values(question: Question) -> Values:
     """The values, sorted."""
-    command = ["dig", "+noall", "+comments", "+answer", "+time=5", "+tries=2", *key]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    if not re.search(r"status: (NOERROR|NXDOMAIN)\b", said):
+    command = ["dig", "+noall", "+comments", "+answer", "+time=5", "+tries=2", *question]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    if not re.search(r"status: (NOERROR|NXDOMAIN)\b", output):
         return None
-    lines = (line.split(None, 4) for line in said.splitlines() if line and not line.startswith(";"))
-    return sorted(value.replace('" "', "") for _, _, _, kind, value in lines if kind == key[1])
+    lines = (line.split(None, 4) for line in output.splitlines() if line and not line.startswith(";"))
+    return sorted(value.replace('" "', "") for _, _, _, kind, value in lines if kind == question[1])
 
 
-def changes(seen: dict[str, list[str]], now: dict[str, Values]) -> dict[str, str]:
-    """By name and type, what is not as it was. What is new counts as right from now on, and is put into `seen`; so is
-    what was published only after the deploy."""
-    found = {}
-    for name, values in now.items():
+def find_changes(baseline: dict[str, list[str]], current: dict[str, Values]) -> dict[str, str]:
+    """Troubles by name and type: records whose values differ from the `baseline`.
+
+    A record that the baseline lacks, or has as missing, counts as right from now on and is added to it: it may have
+    been published only after the deploy.
+    """
+    troubles = {}
+    for name, values in current.items():
         if values is None:
             continue
-        seen[name] = seen.get(name) or values
-        if seen[name] != values:
-            found[name] = f"{name} was {_said(seen[name])}, and is {_said(values)}"
-    return found
+        baseline[name] = baseline.get(name) or values
+        if baseline[name] != values:
+            before, now = _format_values(baseline[name]), _format_values(values)
+            troubles[name] = f"{name} has changed: it was {before}, now it is {now}"
+    return troubles
 
 
-def unanswered(silent: Iterable[str], before: Iterable[str], troubles: dict[str, str]) -> dict[str, str]:
-    """What to say of names that nobody answers for: what they were in trouble for at the former look lasts; and where
-    nobody answered then (`before`) either, that is the trouble."""
-    found = {
-        name: f"{name}: no answer, twice in a row; its servers fail, or its signatures (DNSSEC) do not validate"
-        for name in sorted(set(silent) & set(before))
+def find_unanswered(
+    silent: Iterable[str], silent_before: Iterable[str], former_troubles: dict[str, str]
+) -> dict[str, str]:
+    """Troubles of names that nobody answers for now (`silent`): a trouble of the former check lasts; and a name that
+    was silent in the former check too has one for that."""
+    troubles = {
+        name: f"{name}: no answer, twice in a row; its name servers fail, or its DNSSEC signatures do not validate"
+        for name in sorted(set(silent) & set(silent_before))
     }
-    return found | {name: troubles[name] for name in silent if name in troubles}
+    return troubles | {name: former_troubles[name] for name in silent if name in former_troubles}
 
 
-def _said(values: list[str]) -> str:
-    return ", ".join(values) or "not there"
+def _format_values(values: list[str]) -> str:
+    return ", ".join(values) or "missing"
 
 
-def listings(lists: Iterable[dict[str, Any]], answers: dict[Key, Values], troubles: dict[str, str]) -> dict[str, str]:
-    """By entry. One that was among the troubles at the former look, and that nobody answers for now, lasts."""
-    found = {}
-    for one in lists:
-        entry, test, never = (answers[(one[name], "A")] for name in ("entry", "test", "never"))
-        what = state(entry, test, never)
-        if what == "listed":
-            found[one["entry"]] = f"{one['list']} lists {one['subject']} ({', '.join(entry or ())}): {one['off']}"
-        elif what == "unknown" and one["entry"] in troubles:
-            found[one["entry"]] = troubles[one["entry"]]
-    return found
+def find_listings(
+    lists: Iterable[dict[str, Any]], answers: dict[Question, Values], former_troubles: dict[str, str]
+) -> dict[str, str]:
+    """Troubles by DNS name of the entry. A listing of the former check lasts while the list does not answer."""
+    troubles = {}
+    for blocklist in lists:
+        name = blocklist["entry"]
+        entry, must_list, must_not_list = (answers[question] for question in _list_questions(blocklist))
+        state = judge_listing(entry, must_list, must_not_list)
+        if state == "listed":
+            values = ", ".join(entry or ())
+            troubles[name] = f"{blocklist['zone']} lists {blocklist['subject']} ({values}): {blocklist['delisting']}"
+        elif state == "unknown" and name in former_troubles:
+            troubles[name] = former_troubles[name]
+    return troubles
 
 
-def state(entry: Values, test: Values, never: Values) -> State:
-    """Whether a list has an `entry`. One that has not the `test` entry that it must have, that has the one that it must
-    `never`, or that answers with anything but 127.0.0.0/8, is none any more (RFC 5782 §2.1, §5)."""
-    said = [value for values in (entry, test, never) for value in values or ()]
-    if any(map(refuses, said)):
+def judge_listing(entry: Values, must_list: Values, must_not_list: Values) -> ListingState:
+    """Whether a list has an entry, by its answers for that entry and for its two test entries.
+
+    A list without the test entry that it must have, with the one that it must not have, or with an answer outside of
+    127.0.0.0/8 no longer works (RFC 5782 §2.1, §5).
+    """
+    values = [value for answer in (entry, must_list, must_not_list) for value in answer or ()]
+    if any(map(is_refusal, values)):
         return "refused"
-    if entry is None or test is None or never is None:
+    if entry is None or must_list is None or must_not_list is None:
         return "unknown"
-    if never or not test or not all(value.startswith("127.") for value in said):
+    if must_not_list or not must_list or not all(value.startswith("127.") for value in values):
         return "gone"
     return "listed" if entry else "clear"
 
 
-def refuses(value: str) -> bool:
-    """ "You ask too much, or through a public resolver": Spamhaus; SURBL and URIBL; DNSWL."""
+def is_refusal(value: str) -> bool:
+    """Whether this value means "too many queries, or through a public resolver": so Spamhaus (127.255.255.0/24), SURBL
+    and URIBL (127.0.0.1), DNSWL (127.0.0.255)."""
     return value.startswith("127.255.255.") or value in ("127.0.0.1", "127.0.0.255")
 
 
-def look(config: dict[str, Any]) -> dict[Key, Values]:
-    keys = {(name, kind) for name, kind in config["records"]}
-    keys |= {(one[name], "A") for one in config["lists"] for name in ("entry", "test", "never")}
-    ordered = sorted(keys)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(ordered, pool.map(ask, ordered), strict=True))
+def _list_questions(blocklist: dict[str, Any]) -> list[Question]:
+    return [(blocklist[name], "A") for name in ("entry", "must_list", "must_not_list")]
+
+
+def query_all(config: dict[str, Any]) -> dict[Question, Values]:
+    questions = {(name, kind) for name, kind in config["records"]}
+    questions.update(question for blocklist in config["lists"] for question in _list_questions(blocklist))
+    ordered = sorted(questions)
+    with ThreadPoolExecutor(MAX_CONCURRENT_QUERIES) as pool:
+        return dict(zip(ordered, pool.map(query_values, ordered), strict=True))
+
+
+def check_records(config_file: Path, directory: Path) -> None:
+    """One check; `baseline.json` and `troubles.json` in `directory` are its state."""
+    text = config_file.read_text()
+    config, config_hash = json.loads(text), hashlib.sha256(text.encode()).hexdigest()
+    baseline_file, troubles_file = directory / "baseline.json", directory / "troubles.json"
+    former, former_troubles = _read_json(baseline_file), _read_json(troubles_file).get("troubles", {})
+    if former.get("config") != config_hash:
+        former, former_troubles = {}, {}
+    answers, baseline = query_all(config), former.get("records", {})
+    current = {f"{name} {kind}": answers[name, kind] for name, kind in config["records"]}
+    silent = [name for name, values in current.items() if values is None]
+    troubles = find_changes(baseline, current) | find_unanswered(silent, former.get("silent", ()), former_troubles)
+    troubles |= find_listings(config["lists"], answers, former_troubles)
+    for trouble in troubles.values():
+        print(trouble)
+    _write_json(baseline_file, {"config": config_hash, "records": baseline, "silent": silent})
+    _write_json(troubles_file, {"troubles": troubles})
+    (directory / "seen.json").unlink(missing_ok=True)  # the baseline of version 0.1.0
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return content
+
+
+def _write_json(file: Path, content: object) -> None:
+    atomic_write(file, json.dumps(content, indent=1) + "\n")
 
 
 def main(arguments: list[str]) -> int:
-    """`--check CONFIG`, or `CONFIG STATE_DIRECTORY`."""
     if arguments[0] == "--check":
         json.loads(Path(arguments[1]).read_text())
         return 0
-    compare_with_last(*map(Path, arguments))
+    check_records(*map(Path, arguments))
     return 0
-
-
-def compare_with_last(config_file: Path, directory: Path) -> None:
-    text = config_file.read_text()
-    config, of = json.loads(text), hashlib.sha256(text.encode()).hexdigest()
-    seen, told = directory / "seen.json", directory / "troubles.json"
-    before, former = _read(seen), _read(told).get("troubles", {})
-    if before.get("config") != of:
-        before, former = {}, {}
-    answers, right = look(config), before.get("records", {})
-    now = {f"{name} {kind}": answers[(name, kind)] for name, kind in config["records"]}
-    silent = [name for name, values in now.items() if values is None]
-    troubles = changes(right, now) | unanswered(silent, before.get("silent", ()), former)
-    troubles |= listings(config["lists"], answers, former)
-    for trouble in troubles.values():
-        print(trouble)
-    _write(seen, {"config": of, "records": right, "silent": silent})
-    _write(told, {"troubles": troubles})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
-
-
-def _write(file: Path, content: object) -> None:
-    """By rename: who reads it sees the old or the new one."""
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    new.replace(file)

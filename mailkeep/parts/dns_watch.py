@@ -1,4 +1,4 @@
-"""A daily look at the server's own DNS records and at blocklists, from the server: its resolver is nobody else's."""
+"""The daily check of the server's DNS records and of blocklists, from the server: no other host uses its resolver."""
 
 import hashlib
 import json
@@ -10,53 +10,54 @@ from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, un
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render
+from mailkeep_server.common import paths
 
-CONFIG = "/etc/mailkeep/dns.json"
-STATE = "/var/lib/mailkeep-dns"
-TROUBLES = f"{STATE}/troubles.json"
+CONFIG = paths.DNS_CONFIG
+TROUBLES = paths.DNS_TROUBLES
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
 
 
 def build_part(settings: Settings, secrets: Secrets) -> Part:
-    """Nothing where `resolver: system`: blocklists answer nobody who asks through a provider's resolver."""
+    """Nothing with `resolver: system`: blocklists do not answer through a provider's resolver."""
     service = f"{SYSTEMD}/{SERVICE}"
     units = (service, f"{SYSTEMD}/{TIMER}")
     if settings.resolver == "system":
         return Part(name="DNS watch", absent=(*units, CONFIG))
-    paths = {"python": PYTHON, "config": CONFIG, "state": STATE}
+    variables = {"python": PYTHON, "config": CONFIG, "state": paths.DNS_STATE}
     return Part(
         name="DNS watch",
         packages=("bind9-dnsutils", "python3"),
-        directories=(Directory("/etc/mailkeep"),),
+        directories=(Directory(paths.ETC),),
         files=(
-            File(CONFIG, _config(settings, secrets)),
-            *(File(file, render(f"dns_watch/{Path(file).name}", **paths)) for file in units),
+            File(CONFIG, _build_config(settings, secrets)),
+            *(File(file, render(f"dns_watch/{Path(file).name}", **variables)) for file in units),
         ),
         units=(Unit(TIMER, restart_on=(f"{DIRECTORY}/", CONFIG, *units)),),
         checks=(
             Check(f"{PYTHON} dns-monitor --check {CONFIG}", reads=(f"{DIRECTORY}/", CONFIG)),
-            unit_check(service, service),  # the timer starts it; the timer itself is checked as every unit is
+            unit_check(service, service),  # the timer starts it; a unit that is enabled is checked without this
         ),
     )
 
 
-def _config(settings: Settings, secrets: Secrets) -> bytes:
-    """What `mailkeep_server.dns_monitor` reads: which records to look at, and which entries of which lists."""
-    listed = records.all_records(settings, secrets)
+def _build_config(settings: Settings, secrets: Secrets) -> bytes:
+    """The configuration of `mailkeep_server.dns_monitor`: names and types of records, and entries of blocklists."""
+    declared = records.all_records(settings, secrets)
     lists = [
         {
-            "list": one.zone,
+            "zone": blocklist.zone,
             "subject": subject,
-            "entry": blocklists.entry_name(one, subject),
-            "test": blocklists.entry_name(one, one.must_list),
-            "never": blocklists.entry_name(one, one.must_not_list),
-            "off": one.delisting,
+            "entry": blocklists.entry_name(blocklist, subject),
+            "must_list": blocklists.entry_name(blocklist, blocklist.must_list),
+            "must_not_list": blocklists.entry_name(blocklist, blocklist.must_not_list),
+            "delisting": blocklist.delisting,
         }
-        for one in blocklists.LISTS
-        if not one.is_allowlist
-        for subject in blocklists.list_subjects(one, settings)
+        for blocklist in blocklists.LISTS
+        if not blocklist.is_allowlist
+        for subject in blocklists.list_subjects(blocklist, settings)
     ]
-    names = list(dict.fromkeys((record.name, record.type) for record in listed))
-    # Other values are other records too: then what is seen next counts as right.
-    values = hashlib.sha256(repr(sorted((one.name, one.type, one.value) for one in listed)).encode()).hexdigest()
-    return f"{json.dumps({'records': names, 'values': values, 'lists': lists}, indent=1)}\n".encode()
+    names = list(dict.fromkeys((record.name, record.type) for record in declared))
+    # The monitor starts anew with another configuration: so it does when only a declared value has changed.
+    values = sorted((record.name, record.type, record.value) for record in declared)
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()
+    return f"{json.dumps({'records': names, 'values': digest, 'lists': lists}, indent=1)}\n".encode()

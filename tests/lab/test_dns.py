@@ -423,7 +423,7 @@ def test_the_server_notices_a_changed_record_and_a_listing_by_itself(world: Worl
     with nobody_answers(world):
         assert list(look()) == ["example.test MX"]  # once may be the network
         silent = look()
-    assert "and is 10 mx.outside.test." in silent["example.test MX"]
+    assert "now it is 10 mx.outside.test." in silent["example.test MX"]
     assert "no answer, twice in a row" in silent["example-two.test MX"]
     listing = f"{entry}. A 127.0.0.4\n"
     assert troubles(f"{zone}{listing}") == {}  # a list without its test entry is dead
