@@ -11,12 +11,12 @@ from mailkeep.host.operations import converge
 from mailkeep.host.preflight import preflight
 from mailkeep.inventory import hosts, secrets
 from mailkeep.parts import mail_server
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 try:
-    file = hosts.settings_file(host.name, host.data)
-    declared = models.load(file)
-    server = mail_server.build_parts(declared, secrets.load(declared, file.parent))
+    file = hosts.settings_path(host.name, host.data)
+    declared = load_settings(file)
+    server = mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent))
 except UserError as error:
     raise PyinfraError(str(error)) from None  # pyinfra prints it, without a traceback
 preflight(declared, server)

@@ -20,6 +20,6 @@ def _environment() -> Environment:
     )
 
 
-def render(template: str, **values: object) -> bytes:
+def render_template(template: str, **values: object) -> bytes:
     """The text of `templates/TEMPLATE.j2` with these values; an undefined name is an error."""
     return _environment().get_template(template + ".j2").render(**values).encode()

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import pytest
 
-from mailkeep.inventory import secrets
+from mailkeep.inventory.dkim_keys import generate_dkim_pem
 from mailkeep.inventory.vault import Vault
 from mailkeep.lab import Attacker, Internet, Lab, LabError, Server
 
@@ -26,9 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def dkim_keys() -> Iterator[None]:
     """Real keys of the tests' own, handed out in turn: to make one anew for each test takes longer than the tests."""
-    keys = cycle([secrets.new_dkim_pem() for _ in range(KEYS)])
+    keys = cycle([generate_dkim_pem() for _ in range(KEYS)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(secrets, "new_dkim_pem", lambda: next(keys))
+        patch.setattr("mailkeep.inventory.dkim_keys.generate_dkim_pem", lambda: next(keys))
         yield
 
 

@@ -30,7 +30,7 @@ CheckBreaches = Annotated[
 def list_accounts(name: InventoryName, as_json: AsJson = False) -> None:
     """List the accounts of mail.yml."""
     _, settings = open_inventory(name)
-    accounts = edit_accounts.listing(settings)
+    accounts = edit_accounts.list_accounts(settings)
     if as_json:
         print(json.dumps([account._asdict() for account in accounts], indent=2))
         return
@@ -54,7 +54,9 @@ def add_account(
     """Add an account. Asks for a password, or reads it from standard input; deploy to make it work."""
     directory, settings = open_inventory(name)
     password = _new_password(settings, address, generate, check_breaches)
-    edit_accounts.add(directory / hosts.SETTINGS, address, passwords.hash_password(password), person, quota)
+    edit_accounts.add_account(
+        directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password), person, quota
+    )
     outcome = f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work."
     _show_once(name, address, outcome, password if generate else "")
 
@@ -66,7 +68,7 @@ def change_password(
     """Give an account a new password; deploy to make it count."""
     directory, settings = open_inventory(name)
     password = _new_password(settings, address, generate, check_breaches)
-    edit_accounts.set_password(directory / hosts.SETTINGS, address, passwords.hash_password(password))
+    edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password))
     outcome = f"{address} has a new password. `mailkeep deploy {name}` makes it count."
     _show_once(name, address, outcome, password if generate else "")
 
@@ -74,7 +76,7 @@ def change_password(
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
 def remove_account(name: InventoryName, address: Address) -> None:
     """Remove an account from mail.yml. Its mail stays on the server."""
-    edit_accounts.remove(hosts.find(name) / hosts.SETTINGS, address)
+    edit_accounts.remove_account(hosts.find_inventory(name) / hosts.SETTINGS_FILE, address)
     out.print(f"{address} is out of mail.yml. `mailkeep deploy {name}` ends its login; its mail stays.", markup=False)
 
 
@@ -87,7 +89,7 @@ def freeze_account(
     """At once, on the server: no mail, no login, sessions cut, queued mail held. Nobody else is affected."""
     from mailkeep.operate import account_freeze
 
-    for host, answer in account_freeze.freeze_account(hosts.find(name), address, why):
+    for host, answer in account_freeze.freeze_account(hosts.find_inventory(name), address, why):
         out.print(f"{host}:\n{answer}", markup=False)
 
 
@@ -96,17 +98,17 @@ def thaw_account(name: InventoryName, address: Address) -> None:
     """On the server: it may send and log in again. Says what is still held. Give it a new password first."""
     from mailkeep.operate import account_freeze
 
-    for host, answer in account_freeze.thaw_account(hosts.find(name), address):
+    for host, answer in account_freeze.thaw_account(hosts.find_inventory(name), address):
         out.print(f"{host}:\n{answer}", markup=False)
 
 
 def _new_password(settings: Settings, address: str, generate: bool, check_breaches: bool) -> str:
     """A generated passphrase, or a typed password that is hard enough to guess. UserError for any other."""
     if generate:
-        return passwords.generate()
+        return passwords.generate_password()
     password = ask_secret(f"Password for {address}", confirm=True)
-    passwords.judge(password, address=address, domains=(*settings.domains, settings.host.name))
-    if check_breaches and (breaches := passwords.breached(password)):
+    passwords.check_password(password, address=address, domains=(*settings.domains, settings.host.name))
+    if check_breaches and (breaches := passwords.count_breaches(password)):
         raise UserError(f"The password was seen {breaches} times in breaches; take another, or --generate one.")
     return password
 

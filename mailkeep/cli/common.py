@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
@@ -33,8 +33,8 @@ Resolver = Annotated[
 
 def open_inventory(name: str) -> tuple[Path, Settings]:
     """The inventory's directory and its valid settings."""
-    directory = hosts.find(name)
-    return directory, models.load(directory / hosts.SETTINGS)
+    directory = hosts.find_inventory(name)
+    return directory, load_settings(directory / hosts.SETTINGS_FILE)
 
 
 def count_of(number: int, noun: str) -> str:

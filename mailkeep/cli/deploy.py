@@ -26,7 +26,7 @@ def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False) -> 
     from mailkeep.host import plan as host_plan
 
     directory, settings = open_inventory(name)
-    secrets.load(settings, directory)
+    secrets.load_secrets(settings, directory)
     refuse_nameless_user()
     raise typer.Exit(host_plan.plan(directory, json=as_json, adopt=adopt))
 
@@ -48,12 +48,12 @@ def deploy(
     from mailkeep.host import plan as host_plan
 
     directory, settings = open_inventory(name)
-    keys = secrets.load(settings, directory)
+    keys = secrets.load_secrets(settings, directory)
     if resolver:
         from mailkeep.dns import client
 
         client.make_resolver(resolver)  # UserError for an invalid one, before anything is changed
-    hosts.hosts(directory)  # UserError for an invalid inventory.py, before anything connects
+    hosts.read_hosts(directory)  # UserError for an invalid inventory.py, before anything connects
     refuse_nameless_user()
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     stdout = subprocess.PIPE if as_json else None
@@ -80,7 +80,7 @@ def refuse_nameless_user() -> None:
 def pyinfra_command(directory: Path, *options: str) -> list[str]:
     """The pyinfra command that deploys this inventory; it works as well without `mailkeep`."""
     program = Path(sys.executable).parent / "pyinfra"
-    return [str(program), str(directory.resolve() / hosts.HOSTS), "deploy.py", "-y", *options]
+    return [str(program), str(directory.resolve() / hosts.HOSTS_FILE), "deploy.py", "-y", *options]
 
 
 @commands.command(epilog="Example: `mailkeep verify home`")
@@ -101,5 +101,5 @@ def render(
     from mailkeep.host import render as host_render
 
     open_inventory(name)
-    written = host_render.render(hosts.find(name), target)
+    written = host_render.render(hosts.find_inventory(name), target)
     out.print(f"{len(written)} files below {target}/", markup=False)

@@ -15,6 +15,8 @@ from mailkeep.dns import report as dns_report
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets
+from mailkeep.inventory.dkim_keys import DkimKey
+from mailkeep.inventory.vault_entries import DkimEntry
 from mailkeep.settings.models import Settings
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def print_records(
     if len(chosen) > 1 and chosen != ["--check", "--json"]:
         raise typer.BadParameter(f"{' and '.join(chosen)} are for different things: give one. (--check takes --json.)")
     directory, settings = open_inventory(name)
-    keys = secrets.load(settings, directory)
+    keys = secrets.load_secrets(settings, directory)
     if check:
         raise typer.Exit(dns_report.run_check(settings, keys, resolver, as_json=as_json))
     own_records = records.own_zone_records(settings, keys)
@@ -140,12 +142,12 @@ def rotate_dkim_keys(
     from mailkeep.operate import dkim_rotation
 
     directory, settings = open_inventory(name)
-    secrets.load(settings, directory)
+    secrets.load_secrets(settings, directory)
 
-    def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
+    def unseen(keys: list[DkimKey]) -> dict[DkimKey, str]:
         return dkim_rotation.unseen(keys, client.make_resolver(resolver))
 
-    def since(keys: list[secrets.StoredDkim]) -> dict[secrets.StoredDkim, date]:
+    def since(keys: list[DkimEntry]) -> dict[DkimEntry, date]:
         return dkim_rotation.signing_since(keys, directory)
 
     for line in dkim_rotation.rotate(settings, directory, date.today(), unseen, since, now=now):
@@ -163,7 +165,7 @@ def rotate_tls_key(
     from mailkeep.operate import tls_key_rollover
 
     directory, settings = open_inventory(name)
-    secrets.load(settings, directory)
+    secrets.load_secrets(settings, directory)
 
     def unseen(record: Record) -> tuple[list[str], int]:
         return tls_key_rollover.unseen(record, client.make_resolver(resolver))

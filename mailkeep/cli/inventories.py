@@ -8,7 +8,7 @@ import typer
 
 from mailkeep.cli.common import InventoryName, count_of, open_inventory, out, passphrase_shown
 from mailkeep.inventory import hosts, secrets
-from mailkeep.settings import models
+from mailkeep.settings.schema import build_json_schema
 
 commands = typer.Typer()
 
@@ -29,8 +29,8 @@ def init(
     """Make a new inventory: commented settings, keys, a first account. Overwrites nothing."""
     from mailkeep.inventory import create
 
-    inventory = create.init(
-        Path(hosts.FOLDER) / name,
+    inventory = create.create_inventory(
+        Path(hosts.INVENTORIES) / name,
         host=host,
         addresses=address,
         admin=admin,
@@ -55,15 +55,15 @@ def init(
 def check(name: InventoryName) -> None:
     """Check mail.yml and the vault without touching the host."""
     directory, settings = open_inventory(name)
-    secrets.load(settings, directory)
+    secrets.load_secrets(settings, directory)
     counts = f"{count_of(len(settings.accounts), 'account')}, {count_of(len(settings.domains), 'domain')}"
-    host_names = ", ".join(hosts.hosts(directory))
-    out.print(f"{directory / hosts.SETTINGS}: good. {counts}, for {host_names}.", markup=False)
-    for entry in secrets.unused(settings, directory):
+    host_names = ", ".join(hosts.read_hosts(directory))
+    out.print(f"{directory / hosts.SETTINGS_FILE}: good. {counts}, for {host_names}.", markup=False)
+    for entry in secrets.list_unused(settings, directory):
         out.print(f"note: the vault has {entry}, which mail.yml has no use for", markup=False)
 
 
 @commands.command(epilog="Example: `mailkeep schema > mail.schema.json`")
 def schema() -> None:
     """Print the JSON Schema of mail.yml, for editors that complete it."""
-    print(json.dumps(models.schema(), indent=2))
+    print(json.dumps(build_json_schema(), indent=2))

@@ -8,6 +8,9 @@ import typer
 
 from mailkeep.cli.common import InventoryName, ask_lines, ask_secret, open_inventory, out
 from mailkeep.inventory import secrets
+from mailkeep.inventory.credentials import save_dns_credentials, save_relay_password, save_store_password, save_webhook
+from mailkeep.inventory.tls_keys import import_certificate
+from mailkeep.inventory.vault import open_vault
 
 commands = typer.Typer()
 
@@ -19,10 +22,10 @@ def keys(
 ) -> None:
     """Make the keys that mail.yml needs and the vault lacks: DKIM, TLS with a self-signed certificate."""
     directory, settings = open_inventory(name)
-    for line in secrets.generate(settings, directory, date.today()) or ["Nothing is missing."]:
+    for line in secrets.create_missing_keys(settings, directory, date.today()) or ["Nothing is missing."]:
         out.print(line, markup=False)
     if reencrypt:
-        secrets.vault(directory).reencrypt()
+        open_vault(directory).reencrypt()
         out.print("The vault is encrypted for all who are in recipients.txt.")
 
 
@@ -34,7 +37,7 @@ def tls(
 ) -> None:
     """Take over a certificate and its key, for `tls: mode: files`."""
     directory, settings = open_inventory(name)
-    for line in secrets.import_tls(settings, directory, certificate, key):
+    for line in import_certificate(settings, directory, certificate, key):
         out.print(line, markup=False)
 
 
@@ -44,7 +47,7 @@ def acme(name: InventoryName) -> None:
 
     A line NAME=value each, by the names that `lego dnshelp -c PROVIDER` lists."""
     directory, _ = open_inventory(name)
-    variables = secrets.set_acme(directory, ask_lines("NAME=value (nothing: that was all)"))
+    variables = save_dns_credentials(directory, ask_lines("NAME=value (nothing: that was all)"))
     out.print(f"In the vault: {', '.join(variables)}.", markup=False)
 
 
@@ -52,7 +55,7 @@ def acme(name: InventoryName) -> None:
 def relay(name: InventoryName) -> None:
     """Put the password of the relay host into the vault; asks for it, or reads it from standard input."""
     directory, _ = open_inventory(name)
-    secrets.set_relay_password(directory, ask_secret("Password of the relay host"))
+    save_relay_password(directory, ask_secret("Password of the relay host"))
     out.print("The password is in the vault.")
 
 
@@ -60,7 +63,7 @@ def relay(name: InventoryName) -> None:
 def store(name: InventoryName) -> None:
     """Put the password of the guard's shared store into the vault; asks for it, or reads it from standard input."""
     directory, _ = open_inventory(name)
-    secrets.set_store_password(directory, ask_secret("Password of the guard's store"))
+    save_store_password(directory, ask_secret("Password of the guard's store"))
     out.print("The password is in the vault.")
 
 
@@ -71,5 +74,5 @@ def webhook(
 ) -> None:
     """Put the URL of the alerts' webhook into the vault; asks for it, or reads it from standard input."""
     directory, _ = open_inventory(name)
-    secrets.set_webhook(directory, ask_secret("URL of the webhook"), ask_secret("Its token") if token else "")
+    save_webhook(directory, ask_secret("URL of the webhook"), ask_secret("Its token") if token else "")
     out.print("The URL is in the vault.")

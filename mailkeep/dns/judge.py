@@ -267,7 +267,7 @@ def _policies(settings: Settings, seen: Observation) -> Iterator[Finding]:
         if problem:
             do = (
                 _SERVED_HERE
-                if settings.serves_policy
+                if settings.serves_mta_sts_policy
                 else f"Serve what `mailkeep dns` prints at {mta_sts.policy_url(domain)}"
             )
             yield Finding("error", f"mta-sts.{domain}", "MTA-STS", problem, " ".join(served.text.split()), do)

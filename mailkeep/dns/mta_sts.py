@@ -42,7 +42,7 @@ def policy_id(settings: Settings) -> str:
 def list_instructions(settings: Settings) -> Iterator[str]:
     """What to do beside publishing the records, where the policy is served elsewhere."""
     text = policy_text(settings)
-    if text and not settings.serves_policy:
+    if text and not settings.serves_mta_sts_policy:
         places = "\n".join(f"  {policy_url(domain)}" for domain in settings.domains)
         served = "\n".join(f"  {line}" for line in text.splitlines())
         yield (

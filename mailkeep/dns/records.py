@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mailkeep.dns import mta_sts
 from mailkeep.dns.zones import registered
-from mailkeep.inventory.secrets import DkimKey, Secrets
+from mailkeep.inventory.dkim_keys import DkimKey
+from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
 
 Need = Literal["required", "recommended", "optional"]
@@ -123,7 +124,7 @@ def _domain(domain: str, settings: Settings) -> Iterator[Record]:
         value = f"v=STSv1; id={mta_sts.policy_id(settings)};"
         why = f"MTA-STS: there is a policy at {mta_sts.policy_url(domain)}."
         yield Record("recommended", f"_mta-sts.{domain}", "TXT", value, why, "RFC 8461 §3.1")
-    if settings.serves_policy:
+    if settings.serves_mta_sts_policy:
         yield from _addresses(
             mta_sts.policy_host(domain), "recommended", "The policy is served here.", "RFC 8461 §3.3", settings
         )

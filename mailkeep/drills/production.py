@@ -16,7 +16,7 @@ from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, UnreachableError
 from mailkeep.inventory import hosts as inventories
 from mailkeep.parts.server_package import PYTHON
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 POSSIBLE = ("A", "D")
 """One source address, and one recipient a message."""
@@ -50,14 +50,15 @@ def refuse(directory: Path, names: list[str], meant: bool, account: str | None, 
     if not meant or not account or not to:
         raise UserError(
             "A drill on a live server sends some twenty messages and freezes an account. If you mean it:\n"
-            f"make one to throw away (`mailkeep account add {inventories.label(directory)} drill@… --generate`),\n"
+            "make one to throw away "
+            f"(`mailkeep account add {inventories.inventory_label(directory)} drill@… --generate`),\n"
             "deploy, and name it and an address of yours elsewhere: `--i-mean-it --account drill@… --to you@…`.\n"
             "Without --inventory the drill takes place in the lab."
         )
     if impossible := [name for name in names if name not in POSSIBLE]:
         raise UserError(f"{', '.join(impossible)}: only in the lab. On a live server there are {', '.join(POSSIBLE)}.")
-    for name, data in inventories.hosts(directory).items():
-        declared = models.load(inventories.settings_file(name, data))
+    for name, data in inventories.read_hosts(directory).items():
+        declared = load_settings(inventories.settings_path(name, data))
         known = {one.address: one for one in declared.accounts}
         if account not in known:
             raise UserError(f"{account}: {name} has no such account. `mailkeep account add` makes one to throw away.")
@@ -72,12 +73,12 @@ def drill(directory: Path, name: str, account: str, to: str, password: str) -> l
     """Against each host of the inventory, after `refuse`."""
     return [
         _drill(RemoteHost(host, data), name, account, to, password)
-        for host, data in inventories.hosts(directory).items()
+        for host, data in inventories.read_hosts(directory).items()
     ]
 
 
 def _drill(remote: RemoteHost, name: str, account: str, to: str, password: str) -> Outcome:
-    settings = models.load(remote.settings_file)
+    settings = load_settings(remote.settings_file)
     host = settings.host.name
     address = str(settings.host.addresses[0])
     job = asdict(ATTACKS[name]) | {

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 from mailkeep.drills.replay import THERE, Range, events
 from mailkeep.lab import Container, poll
 from mailkeep.lab.attacker import FAR_HOSTS
-from mailkeep.settings.models import PERSON
+from mailkeep.settings.sections import DEFAULT_LIMITS
 
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
 SUBJECT = "Drill: day "
@@ -131,9 +131,9 @@ def honest_week(heavy: str, editor: str) -> list[Mail]:
 def patient_spammer(account: str, days: int) -> list[Mail]:
     """Knows each limit and stays below it: as many messages, recipients and strangers a day as there may be."""
     messages, people, strangers = (
-        PERSON[name] for name in ("messages_per_day", "recipients_per_day", "new_recipients_per_day")
+        DEFAULT_LIMITS[name] for name in ("messages_per_day", "recipients_per_day", "new_recipients_per_day")
     )
-    pace = HOUR / PERSON["messages_per_hour"] + 1
+    pace = HOUR / DEFAULT_LIMITS["messages_per_hour"] + 1
     mails, known = [], list[str]()
     for day in range(days):
         for number in range(messages):
@@ -188,7 +188,7 @@ def _live(where: Range, drill: str, title: str, mails: list[Mail], days: int) ->
         frozen=any(one["kind"] == "frozen" for one in told),
         clock=offset,
         took=time.monotonic() - began,
-        most=PERSON["recipients_per_day"] + (200 if drill == "week" else 0),
+        most=DEFAULT_LIMITS["recipients_per_day"] + (200 if drill == "week" else 0),
     )
 
 

@@ -27,7 +27,7 @@ from mailkeep.inventory import hosts as inventories
 from mailkeep.inventory import secrets
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import Directory, File, Part, Unit
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
 Parts = tuple[Part, ...]
@@ -61,7 +61,7 @@ class HostPlan:
 def plan(inventory: Path, *, json: bool = False, adopt: bool = False) -> int:
     """Prints what would change on each host of this inventory directory: 0 nothing, 2 something, 1 a host that cannot
     be reached or would be refused. UserError when the inventory itself is wrong."""
-    hosts = {name: _declared(name, data) for name, data in inventories.hosts(inventory).items()}
+    hosts = {name: _declared(name, data) for name, data in inventories.read_hosts(inventory).items()}
     found = {
         name: _at(name, declared.data, partial(_look, declared=declared, adopt=adopt))
         for name, declared in hosts.items()
@@ -86,14 +86,14 @@ class _Declared:
 
 
 def _declared(name: str, data: dict[str, object]) -> _Declared:
-    file = inventories.settings_file(name, data)
-    declared = models.load(file)
-    return _Declared(data, declared, mail_server.build_parts(declared, secrets.load(declared, file.parent)))
+    file = inventories.settings_path(name, data)
+    declared = load_settings(file)
+    return _Declared(data, declared, mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent)))
 
 
 def explain(inventory: Path, *, json: bool = False) -> None:
     """After a deploy that failed: says which hosts cannot be reached, and what must get there; as JSON if asked."""
-    hosts = inventories.hosts(inventory)
+    hosts = inventories.read_hosts(inventory)
     errors = {name: _at(name, data, lambda _: HostPlan()).error for name, data in hosts.items()}
     if json:
         said = {name: {"error": error or "See standard error."} for name, error in errors.items()}
@@ -114,7 +114,7 @@ def _at(name: str, data: dict[str, object], look: Callable[[Host], HostPlan]) ->
         return look(host)
     except (PyinfraError, SSHException, OSError, EOFError) as error:
         said = str(error) or type(error).__name__
-        return HostPlan(error=f"{said}. `{inventories.ssh(name, data)}` must get in without a question.")
+        return HostPlan(error=f"{said}. `{inventories.ssh_command(name, data)}` must get in without a question.")
     finally:
         if host.connected:
             host.disconnect()

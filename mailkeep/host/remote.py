@@ -72,12 +72,12 @@ class RemoteHost:
     @property
     def settings_file(self) -> Path:
         """The host's mail.yml. Raises UserError when the data do not name it."""
-        return inventories.settings_file(self.name, self.data)
+        return inventories.settings_path(self.name, self.data)
 
     @property
     def inventory_label(self) -> str:
         """The inventory's name, as the operator would type it."""
-        return inventories.label(self.settings_file.parent)
+        return inventories.inventory_label(self.settings_file.parent)
 
     def connect(self) -> Host:
         """A root shell. The first call connects, and asks at the terminal for a sudo password if one is needed.
@@ -118,7 +118,7 @@ class RemoteHost:
         options = [f"-o {option}={self.data[key]}" for key, option in SSH_OPTIONS.items() if self.data.get(key)]
         backend = SudoSshBackend(
             self.name.removeprefix("@ssh/"),
-            typed_command=inventories.ssh(self.name, self.data),
+            typed_command=inventories.ssh_command(self.name, self.data),
             password=password,
             ssh_config=self.data.get("ssh_config_file"),
             ssh_identity_file=self.data.get("ssh_key"),
@@ -133,7 +133,7 @@ class RemoteHost:
 def for_each_host(inventory: Path, action: Callable[[RemoteHost], T]) -> Iterator[T]:
     """Yield the result of `action` on each host. Raises one UserError after the last host, naming every failure."""
     failures = []
-    for name, data in inventories.hosts(inventory).items():
+    for name, data in inventories.read_hosts(inventory).items():
         try:
             result = action(RemoteHost(name, data))
         except UnreachableError as error:

@@ -7,15 +7,15 @@ from mailkeep.errors import UserError
 from mailkeep.inventory import hosts as inventories
 from mailkeep.inventory import secrets
 from mailkeep.parts import mail_server
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 
 def render(inventory: Path, target: Path) -> list[Path]:
     """Writes what the mail.yml of this inventory directory makes below `target`, laid out as on the host; returns the
     paths, sorted. Only who runs it can enter `target`: private keys are among the files. UserError unless `target`
     is empty or not there."""
-    declared = models.load(inventory / inventories.SETTINGS)
-    server = mail_server.build_parts(declared, secrets.load(declared, inventory))
+    declared = load_settings(inventory / inventories.SETTINGS_FILE)
+    server = mail_server.build_parts(declared, secrets.load_secrets(declared, inventory))
     written = []
     try:
         _empty(target)

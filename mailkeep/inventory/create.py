@@ -15,8 +15,8 @@ import yaml
 from mailkeep import templating
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords, secrets, vault
-from mailkeep.inventory.hosts import HOSTS, SETTINGS, label
-from mailkeep.settings import models
+from mailkeep.inventory.hosts import HOSTS_FILE, SETTINGS_FILE, inventory_label
+from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -24,7 +24,7 @@ _SSH_HOST = re.compile(r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9:]
 
 
 @dataclass(frozen=True, slots=True)
-class InitResult:
+class NewInventory:
     """What was made. The passphrase is kept nowhere: show it once."""
 
     directory: Path
@@ -35,7 +35,7 @@ class InitResult:
     next_steps: tuple[str, ...]
 
 
-def init(
+def create_inventory(
     target: Path,
     *,
     host: str,
@@ -46,7 +46,7 @@ def init(
     account: str | None = None,
     ssh_host: str | None = None,
     today: date | None = None,
-) -> InitResult:
+) -> NewInventory:
     """Makes the inventory directory `target`: settings, hosts, keys, and one account.
 
     `addresses` are the server's public ones, `admin` the mail addresses of who runs it, `networks` theirs.
@@ -59,7 +59,7 @@ def init(
     _refuse(target, identity)
     domains = tuple(domains) or (host.partition(".")[2],)
     address = account or _first_account(admin, domains)
-    passphrase = passwords.generate()
+    passphrase = passwords.generate_password()
     text = render_settings(
         host=host,
         addresses=addresses,
@@ -69,15 +69,15 @@ def init(
         admin=admin,
         networks=networks,
     )
-    declared = declare(text)
+    declared = parse_new_settings(text)
     hosts = render_hosts(ssh_host or host)
-    with staged(target) as stage:
-        vault.write_private(stage / SETTINGS, text)
-        (stage / HOSTS).write_bytes(hosts)
-        made = furnish(stage, declared, today or date.today())
+    with staging_directory(target) as stage:
+        vault.write_private_file(stage / SETTINGS_FILE, text)
+        (stage / HOSTS_FILE).write_bytes(hosts)
+        made = create_vault_and_keys(stage, declared, today or date.today())
         with _moved_out(stage / vault.IDENTITY, identity):
             stage.rename(target)
-    return InitResult(target, identity, address, passphrase, tuple(made), _next_steps(target, identity))
+    return NewInventory(target, identity, address, passphrase, tuple(made), _next_steps(target, identity))
 
 
 def render_settings(**values: str | Sequence[str]) -> bytes:
@@ -85,7 +85,7 @@ def render_settings(**values: str | Sequence[str]) -> bytes:
     quoted = {name: _yaml(value) for name, value in values.items()}
     domains = values["domains"]
     roles = (f"{role}@{domain}" for domain in dict.fromkeys(domains) for role in ("postmaster", "abuse"))
-    return templating.render(
+    return templating.render_template(
         "inventory/mail.yml",
         **quoted,
         domain=_yaml(domains[0]),
@@ -106,7 +106,7 @@ def render_hosts(ssh_host: str) -> bytes:
     data = {"ssh_user": json.dumps(user)} if user else {}
     if user not in (None, "root"):
         data["_sudo"] = "True"
-    return templating.render("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
+    return templating.render_template("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
 
 
 def _is_address(text: str) -> bool:
@@ -118,7 +118,7 @@ def _is_address(text: str) -> bool:
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def staging_directory(target: Path) -> Iterator[Path]:
     """A private directory beside `target`, to be filled and renamed to it; what is left of it is removed."""
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
@@ -129,15 +129,15 @@ def staged(target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot be made: {error.strerror}.") from error
 
 
-def declare(text: bytes) -> Settings:
+def parse_new_settings(text: bytes) -> Settings:
     """The settings that a mail.yml of this text will hold; SettingsError when it would not do."""
-    return models.parse(Path(f"the {SETTINGS} to be written"), text.decode())
+    return parse_settings(Path(f"the {SETTINGS_FILE} to be written"), text.decode())
 
 
-def furnish(directory: Path, declared: Settings, today: date) -> list[str]:
+def create_vault_and_keys(directory: Path, declared: Settings, today: date) -> list[str]:
     """Gives a new inventory its vault, with the identity in the inventory, and all keys; a line for each."""
-    vault.create(directory / "secrets", directory / vault.IDENTITY)
-    return secrets.generate(declared, directory, today)
+    vault.create_vault(directory / "secrets", directory / vault.IDENTITY)
+    return secrets.create_missing_keys(declared, directory, today)
 
 
 def _refuse(target: Path, identity: Path) -> None:
@@ -191,7 +191,7 @@ def _remove(empty: Sequence[Path]) -> None:
 
 
 def _next_steps(target: Path, identity: Path) -> tuple[str, ...]:
-    name = label(target)
+    name = inventory_label(target)
     return (
         f"Back up {identity}: it alone opens the keys in {target / 'secrets'}. Commit {target}: it holds no "
         "secret in clear text.",

@@ -8,28 +8,28 @@ from typing import Any
 
 from mailkeep.errors import UserError
 
-FOLDER = "inventories"
-SETTINGS = "mail.yml"
-HOSTS = "inventory.py"
+INVENTORIES = "inventories"
+SETTINGS_FILE = "mail.yml"
+HOSTS_FILE = "inventory.py"
 
 
-def find(name_or_path: str, root: Path | None = None) -> Path:
+def find_inventory(name_or_path: str, root: Path | None = None) -> Path:
     """`inventories/NAME` below `root` (default: the working directory), or the path of a directory that holds
     a mail.yml, or of the mail.yml itself. UserError lists the inventories that exist."""
     root = root or Path.cwd()
-    given = root / expand(name_or_path)
-    for directory in (root / FOLDER / name_or_path, given, given.parent if given.name == SETTINGS else given):
-        if (directory / SETTINGS).is_file():
+    given = root / expand_home(name_or_path)
+    for directory in (root / INVENTORIES / name_or_path, given, given.parent if given.name == SETTINGS_FILE else given):
+        if (directory / SETTINGS_FILE).is_file():
             return directory
-    there = sorted(path.parent.name for path in (root / FOLDER).glob(f"*/{SETTINGS}"))
-    known = f"There are: {', '.join(there)}." if there else f"There are none below {root / FOLDER}."
+    there = sorted(path.parent.name for path in (root / INVENTORIES).glob(f"*/{SETTINGS_FILE}"))
+    known = f"There are: {', '.join(there)}." if there else f"There are none below {root / INVENTORIES}."
     raise UserError(
-        f"{name_or_path}: no inventory of this name, nor a directory with a {SETTINGS}.\n"
+        f"{name_or_path}: no inventory of this name, nor a directory with a {SETTINGS_FILE}.\n"
         f"{known} `mailkeep init NAME --host … --admin …` makes a new one."
     )
 
 
-def expand(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """With `~` and `~NAME` made directories. UserError where nobody knows which."""
     try:
         return Path(path).expanduser()
@@ -40,17 +40,17 @@ def expand(path: str) -> Path:
         ) from None
 
 
-def label(directory: Path) -> str:
+def inventory_label(directory: Path) -> str:
     """What the user would type to name this inventory: its NAME below `inventories/`, else its path."""
     directory = directory.absolute()
-    return directory.name if directory.parent == Path.cwd() / FOLDER else str(directory)
+    return directory.name if directory.parent == Path.cwd() / INVENTORIES else str(directory)
 
 
-def hosts(directory: Path) -> dict[str, dict[str, object]]:
+def read_hosts(directory: Path) -> dict[str, dict[str, object]]:
     """The hosts that `inventory.py` gives pyinfra, with their data: every public list is a group of names
     or of (name, data), and so is the first of every public tuple, the second being data for all of them.
     UserError unless there is one, and each says where its mail.yml is."""
-    file = directory / HOSTS
+    file = directory / HOSTS_FILE
     if not file.is_file():
         raise UserError(f"{file}: not there. It names the hosts; `mailkeep init` writes one to copy from.")
     try:
@@ -62,7 +62,7 @@ def hosts(directory: Path) -> dict[str, dict[str, object]]:
     for host, data in found.items():
         if not isinstance(host, str):
             raise UserError(f"{file}: {host!r} is no name of a host. Write it in quotes.")
-        settings_file(host, data)
+        settings_path(host, data)
     return found
 
 
@@ -77,17 +77,17 @@ def _groups(public: dict[str, Any]) -> dict[str, dict[str, object]]:
     return found
 
 
-def settings_file(host: str, data: Any) -> Path:
+def settings_path(host: str, data: Any) -> Path:
     """The mail.yml that a host's data (pyinfra's, or of `hosts`) name. UserError when they do not."""
     if isinstance(file := data.get("mailkeep"), str | Path):
         return Path(file)
     raise UserError(
-        f"{HOSTS}: host {host}: its data do not say where its mail.yml is. "
+        f"{HOSTS_FILE}: host {host}: its data do not say where its mail.yml is. "
         '`{"mailkeep": str(here / "mail.yml")}` does.'
     )
 
 
-def ssh(host: str, data: Mapping[str, object]) -> str:
+def ssh_command(host: str, data: Mapping[str, object]) -> str:
     """What the user would type to get where pyinfra is sent."""
     given = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
     options = (word for option, key in given.items() if data.get(key) for word in (option, str(data[key])))

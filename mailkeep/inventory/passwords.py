@@ -33,7 +33,7 @@ RANGE_LARGEST = 2**20  # bytes; an answer has some 40 kB
 _COMMON = frozenset(FREQUENCY_LISTS["passwords"])
 
 
-def judge(password: str, *, address: str, domains: Iterable[str]) -> None:
+def check_password(password: str, *, address: str, domains: Iterable[str]) -> None:
     """Raises UserError, which says why, unless `password` will do for `address`.
 
     `domains` are all names that an attacker would try first: the mail domains and the host's own.
@@ -78,12 +78,12 @@ def hash_password(password: str) -> str:
     return "{ARGON2ID}" + HASHER.hash(password)
 
 
-def generate() -> str:
+def generate_password() -> str:
     """A password of 79 bits in four groups (`k7fh-x2qe-…`), to be copied by eye and typed on a phone."""
     return "-".join("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(GROUPS))
 
 
-def breached(password: str, *, url: str = RANGE_API) -> int:
+def count_breaches(password: str, *, url: str = RANGE_API) -> int:
     """How often `password` was seen in breaches, by the k-anonymity range API of Have I Been Pwned at `url`.
 
     Only the first 5 hex digits of its SHA-1 leave this machine; the answer is padded, so that its size

@@ -25,7 +25,7 @@ _SELF_SIGNED_DAYS = 3650
 _PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", re.DOTALL)
 
 
-def self_signed(host: str, today: date, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+def create_self_signed(host: str, today: date, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
     """PEM of a P-256 key, a new one unless it is given, and a certificate for this one host name, valid from the day
     before `today`."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -48,19 +48,19 @@ def self_signed(host: str, today: date, key: ec.EllipticCurvePrivateKey | None =
     return private + certificate.public_bytes(Encoding.PEM)
 
 
-def split(pem: bytes) -> tuple[bytes, bytes]:
+def split_pem(pem: bytes) -> tuple[bytes, bytes]:
     """(certificates, private key) of a PEM that holds both."""
     return _PRIVATE.sub(b"", pem), b"".join(_PRIVATE.findall(pem))
 
 
-def describe(pem: bytes) -> str:
+def describe_certificate(pem: bytes) -> str:
     """Until when it is valid, and the SHA-256 fingerprint by which a user can recognise it."""
     leaf = x509.load_pem_x509_certificate(pem)
     fingerprint = leaf.fingerprint(hashes.SHA256()).hex(":")
     return f"valid until {leaf.not_valid_after_utc:%Y-%m-%d}, SHA-256 {fingerprint}"
 
 
-def chain(where: str, pem: bytes) -> list[x509.Certificate]:
+def parse_chain(where: str, pem: bytes) -> list[x509.Certificate]:
     """The certificates of a PEM file, at least one; UserError names the file (`where`)."""
     try:
         return x509.load_pem_x509_certificates(pem)
@@ -68,7 +68,7 @@ def chain(where: str, pem: bytes) -> list[x509.Certificate]:
         raise UserError(f"{where}: no certificate in PEM form (-----BEGIN CERTIFICATE-----) is in it.") from None
 
 
-def private_key(where: str, pem: bytes) -> PrivateKeyTypes:
+def parse_private_key(where: str, pem: bytes) -> PrivateKeyTypes:
     """UserError when it is no PEM private key without passphrase, or one that mail clients do not take."""
     try:
         key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
@@ -86,7 +86,7 @@ def private_key(where: str, pem: bytes) -> PrivateKeyTypes:
     return key
 
 
-def covers(leaf: x509.Certificate, host: str) -> bool:
+def covers_host(leaf: x509.Certificate, host: str) -> bool:
     """Whether the DNS names of the certificate match, `*` standing for one whole label (RFC 9525 §6.3)."""
     return any(name.lower() in (host, "*." + host.partition(".")[2]) for name in dns_names(leaf))
 
@@ -100,7 +100,7 @@ def dns_names(leaf: x509.Certificate) -> list[str]:
     return extension.value.get_values_for_type(x509.DNSName)
 
 
-def check(
+def check_certificate(
     chain_file: str, chain_pem: bytes, key_file: str, key_pem: bytes, hosts: tuple[str, ...], now: datetime
 ) -> None:
     """UserError unless the key belongs to the first certificate, each is issued by the next, the first covers
@@ -110,11 +110,11 @@ def check(
             f"{chain_file}: it holds a private key, in clear text. Take the key out of this file; "
             "`mailkeep tls NAME --certificate CHAIN.pem --key KEY.pem` puts it into the vault."
         )
-    certificates = chain(chain_file, chain_pem)
+    certificates = parse_chain(chain_file, chain_pem)
     _check_key(chain_file, certificates, key_file, key_pem)
     _check_order(chain_file, certificates)
     leaf = certificates[0]
-    if lacking := ", ".join(host for host in hosts if not covers(leaf, host)):
+    if lacking := ", ".join(host for host in hosts if not covers_host(leaf, host)):
         names = ", ".join(dns_names(leaf)) or "no DNS name at all"
         raise UserError(
             f"{chain_file}: the certificate is for {names}; it must be for {lacking} too. The server goes by that "
@@ -125,7 +125,7 @@ def check(
 
 
 def _check_key(chain_file: str, certificates: list[x509.Certificate], key_file: str, key_pem: bytes) -> None:
-    own = _public(private_key(key_file, key_pem).public_key())
+    own = _public(parse_private_key(key_file, key_pem).public_key())
     matching = [number for number, one in enumerate(certificates, start=1) if _public(one.public_key()) == own]
     if not matching:
         raise UserError(

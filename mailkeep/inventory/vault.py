@@ -13,7 +13,7 @@ import pyrage  # type: ignore[import-untyped]
 from pyrage.x25519 import Identity, Recipient  # type: ignore[import-untyped]
 
 from mailkeep.errors import UserError
-from mailkeep.inventory.hosts import expand
+from mailkeep.inventory.hosts import expand_home
 
 RECIPIENTS = "recipients.txt"
 IDENTITY = "age-identity"
@@ -36,8 +36,8 @@ def identity_path(inventory: Path, environ: Mapping[str, str] = os.environ) -> P
     if (inside := inventory / IDENTITY).is_file():
         return inside
     if chosen := environ.get("MAILKEEP_IDENTITY"):
-        return expand(chosen)
-    config = expand(environ.get("XDG_CONFIG_HOME") or "~/.config")
+        return expand_home(chosen)
+    config = expand_home(environ.get("XDG_CONFIG_HOME") or "~/.config")
     return config / "mailkeep" / f"{inventory.resolve().name}.age-identity"
 
 
@@ -68,7 +68,7 @@ class Vault:
     def write(self, name: str, data: bytes) -> None:
         """Needs only the recipients, not the identity. Replaces atomically what was there."""
         path = self._path(name)
-        write_private(path, pyrage.encrypt(data, self._recipients()))
+        write_private_file(path, pyrage.encrypt(data, self._recipients()))
 
     def delete(self, name: str) -> None:
         """UserError when there is no such secret."""
@@ -131,7 +131,12 @@ class Vault:
         return found
 
 
-def create(directory: Path, identity: Path) -> Vault:
+def open_vault(inventory: Path) -> Vault:
+    """The vault of an inventory, to be opened with the identity of this user."""
+    return Vault(inventory / "secrets", identity_path(inventory))
+
+
+def create_vault(directory: Path, identity: Path) -> Vault:
     """A new, empty vault with a new identity. UserError when either file exists; then nothing was written."""
     recipients = directory / RECIPIENTS
     if recipients.exists():
@@ -139,7 +144,7 @@ def create(directory: Path, identity: Path) -> Vault:
     key = Identity.generate()
     write_identity(identity, f"{_IDENTITY_HEADER}{key}\n".encode())
     try:
-        write_private(recipients, f"{_RECIPIENTS_HEADER}{key.to_public()}\n".encode())
+        write_private_file(recipients, f"{_RECIPIENTS_HEADER}{key.to_public()}\n".encode())
     except BaseException:
         identity.unlink()
         raise
@@ -149,7 +154,7 @@ def create(directory: Path, identity: Path) -> Vault:
 def write_identity(path: Path, data: bytes) -> None:
     """UserError when the file exists."""
     try:
-        write_private(path, data, replace=False)
+        write_private_file(path, data, replace=False)
     except FileExistsError:
         raise UserError(
             f"{path}: exists already and is never overwritten: it may be the only key to another vault.\n"
@@ -157,7 +162,7 @@ def write_identity(path: Path, data: bytes) -> None:
         ) from None
 
 
-def write_private(path: Path, data: bytes, *, replace: bool = True) -> None:
+def write_private_file(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Writes a file (0600, in directories of 0700 where they are new) whole or not at all, and durably.
     UserError when it cannot; FileExistsError when it exists and `replace` is false."""
     try:

@@ -34,7 +34,7 @@ def start_demo_server(stopwatch: Stopwatch) -> tuple[Lab, Internet, Site, Deploy
         lab = Lab(network=DEMO_NETWORK)
         internet = lab.internet(fresh=False)
         server = lab.server("mail", hostname="mail.example.test", fresh=False)
-        site = Site(server, WORKING_COPY, demo_inventory.materialise(DEMO, WORKING_COPY).passphrases)
+        site = Site(server, WORKING_COPY, demo_inventory.create_demo_inventory(DEMO, WORKING_COPY).passphrases)
         if server.run("test -e /etc/unbound/unbound.conf.d/lab.conf", check=False).returncode:
             internet.resolve_for(server)
         site.publish(internet)

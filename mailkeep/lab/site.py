@@ -15,7 +15,7 @@ from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.lab import Internet, Lab, Server, demo_inventory
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,11 +57,11 @@ class Site:
 
     @property
     def settings(self) -> Settings:
-        return models.load(self.file)
+        return load_settings(self.file)
 
     @cached_property
     def secrets(self) -> Secrets:
-        return secrets.load(self.settings, self.inventory)
+        return secrets.load_secrets(self.settings, self.inventory)
 
     def on(self, server: Server) -> "Site":
         """The same settings, keys and accounts for another machine: a copy of the inventory."""
@@ -102,7 +102,7 @@ def site(lab: Lab, server: Server) -> Site:
         text = text.replace(theirs, ours)
     (source / "mail.yml").write_text(text)
     (source / "inventory.py").write_text(_hosts(server))
-    return Site(server, target, demo_inventory.materialise(source, target).passphrases)
+    return Site(server, target, demo_inventory.create_demo_inventory(source, target).passphrases)
 
 
 def _hosts(server: Server) -> str:

@@ -18,10 +18,17 @@ from mailkeep.dns.client import Question
 from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, UnreachableError
 from mailkeep.inventory import hosts as inventories
-from mailkeep.inventory import secrets
-from mailkeep.inventory.hosts import label
-from mailkeep.inventory.secrets import DkimKey, StoredDkim
-from mailkeep.inventory.vault import Vault
+from mailkeep.inventory.dkim_keys import (
+    DkimKey,
+    create_dkim_key,
+    current_selectors,
+    list_dkim_entries,
+    read_dkim_key,
+    signing_domains,
+)
+from mailkeep.inventory.hosts import inventory_label
+from mailkeep.inventory.vault import Vault, open_vault
+from mailkeep.inventory.vault_entries import DkimEntry
 from mailkeep.parts import opendkim
 from mailkeep.settings.models import Settings
 
@@ -30,7 +37,7 @@ KEPT = timedelta(days=7)  # longer than mail waits in our queue (at most 5 days)
 LEAST_AGE = timedelta(days=30)
 
 Unseen = Callable[[list[DkimKey]], dict[DkimKey, str]]
-Since = Callable[[list[StoredDkim]], dict[StoredDkim, date]]
+Since = Callable[[list[DkimEntry]], dict[DkimEntry, date]]
 
 
 def rotate(
@@ -39,10 +46,10 @@ def rotate(
     """The next step, for all keys: what was done and what to do. `unseen` looks which of these keys' records are not
     published, and says why; `since`, from when on the servers sign with these, those left out that they do not all sign
     with; `now` begins even if the keys are new."""
-    safe, name = secrets.vault(inventory), label(inventory)
+    safe, name = open_vault(inventory), inventory_label(inventory)
     _finish(safe)
-    domains = secrets.signing_domains(settings)
-    stored = [one for one in secrets.stored_dkim(safe) if one.domain in domains]
+    domains = signing_domains(settings)
+    stored = [one for one in list_dkim_entries(safe) if one.domain in domains]
     if following := [one for one in stored if one.state == NEXT]:
         return [*_switch(safe, following, today, unseen, name)]
     if former := [one for one in stored if one.state.startswith(UNTIL)]:
@@ -51,31 +58,31 @@ def rotate(
 
 
 def _begin(safe: Vault, domains: Iterable[str], today: date, name: str, now: bool) -> Iterator[str]:
-    signing = secrets.signing_selectors(safe)
+    signing = current_selectors(safe)
     made = {domain: _day(signing[domain]) for domain in domains if domain in signing}
     due = {domain for domain, day in made.items() if day < today and (now or today - day >= LEAST_AGE)}
     if not due:
         newest = max(made.values(), default=today)
         yield f"The keys are of {newest}; from {newest + LEAST_AGE} on it is time for new ones (any day later: --now)."
         return
-    new = [secrets.new_dkim(safe, domain, today, NEXT) for domain in domains if domain in due]
+    new = [create_dkim_key(safe, domain, today, NEXT) for domain in domains if domain in due]
     yield "New keys are in the vault, and do not sign yet. Publish their records beside the present ones:"
     for one in new:
-        record = records.dkim_record(secrets.dkim_key(safe, one))
+        record = records.dkim_record(read_dkim_key(safe, one))
         yield f"{record.name}  {record.type}\n  {record.value}"
     yield f"Then run `mailkeep dkim rotate {name}` again: it looks whether they are seen, and only then has them sign."
 
 
-def _switch(safe: Vault, following: list[StoredDkim], today: date, unseen: Unseen, name: str) -> Iterator[str]:
-    keys = {secrets.dkim_key(safe, one): one for one in following}
+def _switch(safe: Vault, following: list[DkimEntry], today: date, unseen: Unseen, name: str) -> Iterator[str]:
+    keys = {read_dkim_key(safe, one): one for one in following}
     missing = unseen(list(keys))
     for key, reason in missing.items():
         yield f"{_record(keys[key])} is not seen yet: {reason}."
-    signing = secrets.signing_selectors(safe)
+    signing = current_selectors(safe)
     seen = [one for key, one in keys.items() if key not in missing]
     for one in seen:
-        former = StoredDkim(one.domain, signing[one.domain])
-        _move(safe, former, StoredDkim(one.domain, former.selector, f"{UNTIL}{today + KEPT:%Y%m%d}"), one)
+        former = DkimEntry(one.domain, signing[one.domain])
+        _move(safe, former, DkimEntry(one.domain, former.selector, f"{UNTIL}{today + KEPT:%Y%m%d}"), one)
         yield f"{one.domain}: {one.selector} signs in place of {former.selector}."
     if seen:
         yield f"Run `mailkeep deploy {name}` now. Leave the former records where they are for a week after that."
@@ -84,17 +91,17 @@ def _switch(safe: Vault, following: list[StoredDkim], today: date, unseen: Unsee
     yield f"Then run `mailkeep dkim rotate {name}` again."
 
 
-def _move(safe: Vault, former: StoredDkim, kept: StoredDkim, new: StoredDkim) -> None:
+def _move(safe: Vault, former: DkimEntry, kept: DkimEntry, new: DkimEntry) -> None:
     """Killed anywhere in between, no key is lost, and `_finish` does the rest."""
     safe.write(kept.name, safe.read(former.name))
-    safe.write(StoredDkim(new.domain, new.selector).name, safe.read(new.name))
+    safe.write(DkimEntry(new.domain, new.selector).name, safe.read(new.name))
     safe.delete(former.name)
     safe.delete(new.name)
 
 
 def _finish(safe: Vault) -> None:
     """What an interrupted `_move` has left: a key that signs needs no other state, nor a former one another name."""
-    stored, signing = secrets.stored_dkim(safe), secrets.signing_selectors(safe)
+    stored, signing = list_dkim_entries(safe), current_selectors(safe)
     former = {(one.domain, one.selector) for one in stored if one.state.startswith(UNTIL)}
     for one in stored:
         signs = signing.get(one.domain) == one.selector
@@ -102,11 +109,11 @@ def _finish(safe: Vault) -> None:
             safe.delete(one.name)
 
 
-def _retire(safe: Vault, former: list[StoredDkim], today: date, since: Since, name: str) -> Iterator[str]:
-    selectors = secrets.signing_selectors(safe)
-    new = {one: StoredDkim(one.domain, selectors[one.domain]) for one in former if _day(one.state) <= today}
+def _retire(safe: Vault, former: list[DkimEntry], today: date, since: Since, name: str) -> Iterator[str]:
+    selectors = current_selectors(safe)
+    new = {one: DkimEntry(one.domain, selectors[one.domain]) for one in former if _day(one.state) <= today}
     began = since(list(new.values())) if new else {}
-    over: list[StoredDkim] = []
+    over: list[DkimEntry] = []
     until: list[date] = []
     for one in former:
         if one in new and new[one] not in began:
@@ -132,7 +139,7 @@ def _retire(safe: Vault, former: list[StoredDkim], today: date, since: Since, na
         yield "The rotation is done."
 
 
-def _record(key: StoredDkim) -> str:
+def _record(key: DkimEntry) -> str:
     return f"{key.selector}._domainkey.{key.domain}"
 
 
@@ -151,12 +158,12 @@ def unseen(keys: list[DkimKey], resolver: dns.resolver.Resolver) -> dict[DkimKey
     return {listed[one.name]: one.problem for one in judge.judge_records(map(records.dkim_record, keys), seen)}
 
 
-def signing_since(keys: list[StoredDkim], inventory: Path) -> dict[StoredDkim, date]:
+def signing_since(keys: list[DkimEntry], inventory: Path) -> dict[DkimEntry, date]:
     """Since when the servers have these keys, by the newest; those left out that one lacks, or has not loaded.
     UserError when one cannot be asked."""
     files = " ".join(quote(opendkim.key_path(key.domain, key.selector)) for key in keys)
-    found: dict[StoredDkim, list[int]] = {key: [] for key in keys}
-    for name, data in inventories.hosts(inventory).items():
+    found: dict[DkimEntry, list[int]] = {key: [] for key in keys}
+    for name, data in inventories.read_hosts(inventory).items():
         try:
             said = RemoteHost(name, data).run(_SINCE.format(files=files)).stdout.split()
         except UnreachableError as error:

@@ -19,13 +19,14 @@ from mailkeep.dns import observe, records
 from mailkeep.dns.client import Question
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
-from mailkeep.inventory import secrets, tls_certificate
-from mailkeep.inventory.hosts import label
-from mailkeep.inventory.vault import Vault
+from mailkeep.inventory import tls_certificate
+from mailkeep.inventory.hosts import inventory_label
+from mailkeep.inventory.vault import Vault, open_vault
+from mailkeep.inventory.vault_entries import ACME_TLS
 from mailkeep.operate.dkim_rotation import LEAST_AGE
 from mailkeep.settings.models import Settings
 
-KEY = secrets.ACME_TLS
+KEY = ACME_TLS
 NEXT, FROM, FORMER = f"{KEY}.next", f"{KEY}.from-", f"{KEY}.former"
 _TIME = "%Y%m%d%H%M"
 IMAPS = 993  # shows the same certificate as port 25, which many networks let nobody out to
@@ -44,7 +45,7 @@ def roll(
     """The next step: what was done and what to do. `now` begins even if the key is new."""
     if settings.tls.mode != "acme":
         raise UserError(f"tls.mode is {settings.tls.mode}: only keys for `acme` are rolled over by this command.")
-    safe, host, name = secrets.vault(inventory), settings.host.name, label(inventory)
+    safe, host, name = open_vault(inventory), settings.host.name, inventory_label(inventory)
     _finish(safe)
     there = safe.names()
     if NEXT in there:
@@ -61,7 +62,7 @@ def _begin(safe: Vault, host: str, at: datetime, name: str, now: bool) -> Iterat
     if made >= today or (today - made < LEAST_AGE and not now):
         yield f"The key is of {made}; from {made + LEAST_AGE} on it is time for another (any day later: --now)."
         return
-    safe.write(NEXT, tls_certificate.self_signed(host, today))
+    safe.write(NEXT, tls_certificate.create_self_signed(host, today))
     yield "A new key is in the vault, and is not shown yet. Publish its record beside the present one:"
     for one in (KEY, NEXT):
         record = _record(safe, host, one)

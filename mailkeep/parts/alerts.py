@@ -7,7 +7,7 @@ from pathlib import Path
 from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 CONFIG = "/etc/mailkeep/watch.json"
 WEBHOOK = "/etc/mailkeep/webhook"
@@ -29,7 +29,10 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
         files=(
             File(CONFIG, _config(settings, [*units, TIMER]), mode=0o600),
             *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
-            *(File(f"{SYSTEMD}/{name}", render(f"watch/{name}", python=server_package.PYTHON)) for name in UNIT_FILES),
+            *(
+                File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=server_package.PYTHON))
+                for name in UNIT_FILES
+            ),
         ),
         absent=() if webhook else (WEBHOOK,),
         units=(

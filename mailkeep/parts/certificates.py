@@ -10,11 +10,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mailkeep.inventory.secrets import Secrets, Variables
+from mailkeep.inventory.credentials import DnsCredentials
+from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 DIRECTORY = "/etc/mailkeep/tls"
 PEM = f"{DIRECTORY}/server.pem"
@@ -115,7 +116,7 @@ def _config(settings: Settings) -> bytes:
 def _unit(name: str, settings: Settings) -> bytes:
     """An hour has a second for each host: the same one every time."""
     minute, second = divmod(int.from_bytes(hashlib.sha256(settings.host.name.encode()).digest()) % 3600, 60)
-    return render(
+    return render_template(
         f"acme/{name}",
         python=server_package.PYTHON,
         config=CONFIG,
@@ -128,7 +129,7 @@ def _unit(name: str, settings: Settings) -> bytes:
     )
 
 
-def _environment(variables: Variables) -> bytes:
+def _environment(variables: DnsCredentials) -> bytes:
     """As systemd.exec(5) has it: within double quotes, `\\`, `"`, `$` and a backquote need a backslash."""
     escaped = {name: re.sub(r'(["$`\\])', r"\\\1", value) for name, value in variables.items()}
     return "".join(f'{name}="{value}"\n' for name, value in escaped.items()).encode()

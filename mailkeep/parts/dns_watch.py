@@ -9,7 +9,7 @@ from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
 CONFIG = paths.DNS_CONFIG
@@ -30,7 +30,7 @@ def build_part(settings: Settings, secrets: Secrets) -> Part:
         directories=(Directory(paths.ETC),),
         files=(
             File(CONFIG, _build_config(settings, secrets)),
-            *(File(file, render(f"dns_watch/{Path(file).name}", **variables)) for file in units),
+            *(File(file, render_template(f"dns_watch/{Path(file).name}", **variables)) for file in units),
         ),
         units=(Unit(TIMER, restart_on=(f"{DIRECTORY}/", CONFIG, *units)),),
         checks=(

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from mailkeep.parts import certificates, guard, postfix
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
-from mailkeep.settings.cross_checks import base
-from mailkeep.settings.models import Account, Settings
-from mailkeep.templating import render
+from mailkeep.settings.fields import strip_extension
+from mailkeep.settings.models import Settings
+from mailkeep.settings.sections import Account
+from mailkeep.templating import render_template
 
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = "/etc/dovecot/users"
@@ -21,7 +22,7 @@ MAX_FOLDERS = 1000  # a folder takes some eight inodes
 
 
 def build_part(settings: Settings) -> Part:
-    conf = render(
+    conf = render_template(
         "dovecot/dovecot.conf",
         tls=certificates.PEM,
         trash_days=settings.retention.trash_days,
@@ -41,9 +42,9 @@ def build_part(settings: Settings) -> Part:
         files=(
             File(CONF, conf),
             # Dovecot looks at the time of change of both and reads them anew by itself.
-            File(USERS, render("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
-            File(ALIASES, render("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
-            File(f"{DROP_IN}/mailkeep.conf", render("dovecot/service.d/mailkeep.conf")),
+            File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
+            File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf")),
         ),
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, certificates.DIRECTORY)),),
         checks=(Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),),
@@ -64,6 +65,6 @@ def _lead_to_one(settings: Settings) -> Iterator[tuple[str, Account]]:
     for alias in aliases:
         target = alias
         while len(targets := aliases.get(target, ())) == 1:
-            target = base(targets[0])
+            target = strip_extension(targets[0])
         if account := accounts.get(target):
             yield alias, account

@@ -4,7 +4,7 @@ from mailkeep.errors import UserError
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.fields import SERVICES
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 MAIL = ("smtp", "submissions", "submission", "imap", "imaps")
 MAXRETRY = 5
@@ -53,7 +53,7 @@ def _matches(filter_file: str, message: str) -> str:
 
 
 def build_part(settings: Settings) -> Part:
-    jails = render(
+    jails = render_template(
         "fail2ban/jail.d/mailkeep.local",
         never_banned=("127.0.0.0/8", "::1", *settings.host.addresses, *settings.admin.networks),
         ports={
@@ -72,11 +72,11 @@ def build_part(settings: Settings) -> Part:
         files=(
             File(
                 "/etc/fail2ban/fail2ban.d/mailkeep.local",
-                render("fail2ban/fail2ban.d/mailkeep.local", remembered=BAN_MEMORY),
+                render_template("fail2ban/fail2ban.d/mailkeep.local", remembered=BAN_MEMORY),
             ),
             File("/etc/fail2ban/jail.d/mailkeep.local", jails),
-            *(File(_filter(name), render("fail2ban/filter.d/mailkeep-" + name + ".conf")) for name in FILTERS),
-            File(f"{DROP_IN}/mailkeep.conf", render("fail2ban/service.d/mailkeep.conf")),
+            *(File(_filter(name), render_template("fail2ban/filter.d/mailkeep-" + name + ".conf")) for name in FILTERS),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("fail2ban/service.d/mailkeep.conf")),
         ),
         units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN)),),
         checks=(

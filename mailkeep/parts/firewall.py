@@ -3,7 +3,7 @@
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.fields import SERVICES
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 RULES = "/etc/nftables.conf"
 DROP_IN = f"{SYSTEMD}/nftables.service.d"
@@ -24,7 +24,7 @@ def owned_ports(settings: Settings) -> tuple[int, ...]:
 
 def build_part(settings: Settings) -> Part:
     ssh = settings.ssh.port
-    rules = render(
+    rules = render_template(
         "nftables/nftables.conf",
         ports=sorted(open_ports(settings)),
         blocked={version: [n for n in settings.firewall.block if n.version == version] for version in (4, 6)},
@@ -35,7 +35,7 @@ def build_part(settings: Settings) -> Part:
         directories=(Directory(DROP_IN),),
         files=(
             File(RULES, rules, mode=0o755),
-            File(f"{DROP_IN}/mailkeep.conf", render("nftables/service.d/mailkeep.conf")),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("nftables/service.d/mailkeep.conf")),
         ),
         # Reload, never restart: it is one transaction, with no moment without rules.
         units=(Unit("nftables.service", reload_on=(RULES,)),),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
-from mailkeep.settings.models import Settings, Store
-from mailkeep.templating import render
+from mailkeep.settings.models import Settings
+from mailkeep.settings.sections import Store
+from mailkeep.templating import render_template
 
 USER = "mailkeep-guard"
 CONFIG = "/etc/mailkeep/guard.json"
@@ -38,13 +39,13 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
             ),
             File(
                 f"{SYSTEMD}/mailkeep-guard.service",
-                render(
+                render_template(
                     "guard/mailkeep-guard.service", user=USER, python=PYTHON, network=settings.guard.store is not None
                 ),
             ),
             File(
                 f"{SYSTEMD}/mailkeep-guard.socket",
-                render("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
+                render_template("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
             ),
         ),
         absent=() if settings.guard.store else (STORE,),
@@ -62,10 +63,10 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
 
 def _config(settings: Settings) -> bytes:
     """What `guard.config` reads."""
-    everyone = settings.filled(settings.guard.limits)
+    everyone = settings.effective_limits(settings.guard.limits)
     accounts = {}
     for account in settings.accounts:
-        limits = settings.filled(account.limits)
+        limits = settings.effective_limits(account.limits)
         own = {"limits": limits} if limits != everyone else {}
         accounts[account.address] = {"addresses": list(account.send_as), **own}
     config = {

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from mailkeep.inventory.secrets import DkimKey
+from mailkeep.inventory.dkim_keys import DkimKey
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 CONF = "/etc/opendkim.conf"
 DIRECTORY = "/etc/opendkim"
@@ -24,11 +24,11 @@ def build_part(keys: Iterable[DkimKey]) -> Part:
             Directory(DROP_IN),
         ),
         files=(
-            File(CONF, render("opendkim/opendkim.conf")),
-            File(f"{DIRECTORY}/key.table", render("opendkim/key.table", keys=keys, directory=KEYS)),
-            File(f"{DIRECTORY}/signing.table", render("opendkim/signing.table", keys=keys)),
+            File(CONF, render_template("opendkim/opendkim.conf")),
+            File(f"{DIRECTORY}/key.table", render_template("opendkim/key.table", keys=keys, directory=KEYS)),
+            File(f"{DIRECTORY}/signing.table", render_template("opendkim/signing.table", keys=keys)),
             *(_key_file(key) for key in keys),
-            File(f"{DROP_IN}/mailkeep.conf", render("opendkim/service.d/mailkeep.conf")),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("opendkim/service.d/mailkeep.conf")),
         ),
         units=(Unit("opendkim.service", restart_on=(CONF, DIRECTORY, DROP_IN)),),
         checks=(

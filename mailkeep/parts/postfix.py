@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from mailkeep.parts import certificates, guard
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
@@ -27,8 +27,8 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
         directories=(Directory(DIRECTORY), Directory(DROP_IN)),
         files=(
             File(f"{DIRECTORY}/main.cf", _main_cf(settings)),
-            File(f"{DIRECTORY}/master.cf", render("postfix/master.cf")),
-            File(f"{DIRECTORY}/submission_headers", render("postfix/submission_headers")),
+            File(f"{DIRECTORY}/master.cf", render_template("postfix/master.cf")),
+            File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
             _table("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
             _table("aliases", _aliases(settings)),
             _table("sender_login", _sender_login(settings)),
@@ -36,7 +36,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             _table("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
             *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
-            File(f"{DROP_IN}/mailkeep.conf", render("postfix/service.d/mailkeep.conf")),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("postfix/service.d/mailkeep.conf")),
         ),
         absent=() if relay_rows else (RELAY_PASSWORD,),
         # texthash tables are read when a process starts; a reload starts new ones.
@@ -64,7 +64,7 @@ def _silent(command: str) -> str:
 
 def _main_cf(settings: Settings) -> bytes:
     versions = {address.version for address in settings.host.addresses}
-    return render(
+    return render_template(
         "postfix/main.cf",
         host=settings.host.name,
         domains=settings.domains,
@@ -83,7 +83,7 @@ def _main_cf(settings: Settings) -> bytes:
 
 
 def _table(name: str, rows: Iterable[tuple[str, str]]) -> File:
-    return File(f"{DIRECTORY}/{name}", render("postfix/table", rows=list(rows)))
+    return File(f"{DIRECTORY}/{name}", render_template("postfix/table", rows=list(rows)))
 
 
 def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:

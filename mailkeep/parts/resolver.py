@@ -2,7 +2,7 @@
 
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 CONFIG = "/etc/unbound/unbound.conf.d/mailkeep.conf"
 DHCLIENT_HOOK = "/etc/dhcp/dhclient-enter-hooks.d/mailkeep"
@@ -20,12 +20,12 @@ def build_part(settings: Settings) -> Part:
         packages=("dns-root-data", "unbound"),
         directories=(Directory(DROP_IN),),
         files=(
-            File(CONFIG, render("unbound/unbound.conf.d/mailkeep.conf")),
-            File(f"{DROP_IN}/mailkeep.conf", render("unbound/service.d/mailkeep.conf")),
+            File(CONFIG, render_template("unbound/unbound.conf.d/mailkeep.conf")),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("unbound/service.d/mailkeep.conf")),
             # Renamed into place: a symlink to what systemd-resolved or resolvconf writes is replaced.
-            File("/etc/resolv.conf", render("unbound/resolv.conf")),
-            File(DHCLIENT_HOOK, render("unbound/dhclient-enter-hook")),
-            File(DHCPCD_HOOK, render("unbound/dhcpcd.enter-hook")),
+            File("/etc/resolv.conf", render_template("unbound/resolv.conf")),
+            File(DHCLIENT_HOOK, render_template("unbound/dhclient-enter-hook")),
+            File(DHCPCD_HOOK, render_template("unbound/dhcpcd.enter-hook")),
         ),
         units=(
             Unit("unbound.service", restart_on=("/etc/unbound/", DROP_IN)),

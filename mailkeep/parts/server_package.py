@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mailkeep_server
 from mailkeep.parts.model import Check, Directory, File, Part
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 DIRECTORY = "/usr/lib/mailkeep"
 CTL = "/usr/local/sbin/mailkeepctl"
@@ -27,8 +27,8 @@ def build_part() -> Part:
         directories=tuple(Directory(path, purge_unmanaged=True) for path in directories),
         files=(
             *(File(path, content) for path, content in modules.items()),
-            File(f"{DIRECTORY}/__main__.py", render("server_package/__main__.py")),
-            File(CTL, render("server_package/mailkeepctl", python=PYTHON), mode=0o755),
+            File(f"{DIRECTORY}/__main__.py", render_template("server_package/__main__.py")),
+            File(CTL, render_template("server_package/mailkeepctl", python=PYTHON), mode=0o755),
         ),
         absent=FORMER,
         checks=(

@@ -2,13 +2,13 @@
 
 from mailkeep.parts.model import Check, File, Part, Unit
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 CONFIG = "/etc/ssh/sshd_config.d/10-mailkeep.conf"
 
 
 def build_part(settings: Settings) -> Part:
-    config = render(
+    config = render_template(
         "ssh/sshd_config.d/10-mailkeep.conf",
         passwords=settings.ssh.passwords,
         never_penalised=("127.0.0.0/8", "::1", *settings.host.addresses, *settings.admin.networks),

@@ -2,7 +2,7 @@
 
 from mailkeep.parts.model import Check, File, Part, Unit
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 APT = "/etc/apt/apt.conf.d/52mailkeep"
 JOURNALD = "/etc/systemd/journald.conf.d/mailkeep.conf"
@@ -15,10 +15,10 @@ def build_part(settings: Settings) -> Part:
         name="system",
         packages=("ca-certificates", "logrotate", "needrestart", "procps", "systemd-timesyncd", "unattended-upgrades"),
         files=(
-            File(APT, render("system/apt.conf.d/52mailkeep")),
-            File(JOURNALD, render("system/journald.conf.d/mailkeep.conf", cap=settings.retention.journal)),
-            File(SYSCTL, render("system/sysctl.d/60-mailkeep.conf")),
-            File(NEEDRESTART, render("system/needrestart/mailkeep.conf")),
+            File(APT, render_template("system/apt.conf.d/52mailkeep")),
+            File(JOURNALD, render_template("system/journald.conf.d/mailkeep.conf", cap=settings.retention.journal)),
+            File(SYSCTL, render_template("system/sysctl.d/60-mailkeep.conf")),
+            File(NEEDRESTART, render_template("system/needrestart/mailkeep.conf")),
         ),
         units=(
             Unit("systemd-journald.service", restart_on=(JOURNALD,)),

@@ -7,7 +7,7 @@ from mailkeep.dns import mta_sts
 from mailkeep.parts import certificates
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.settings.models import Settings
-from mailkeep.templating import render
+from mailkeep.templating import render_template
 
 DIRECTORY = "/etc/mailkeep/web"
 PAGES = f"{DIRECTORY}/pages"
@@ -43,7 +43,7 @@ def build_part(settings: Settings) -> Part:
         files=(
             File(CONF, _render_conf(settings, pages)),
             *(File(f"{PAGES}/{page.name}", page.content) for page in pages),
-            File(UNIT, render(f"web/{SERVICE}", conf=CONF, run=RUN, user=USER)),
+            File(UNIT, render_template(f"web/{SERVICE}", conf=CONF, run=RUN, user=USER)),
         ),
         units=(
             # Debian's package enables this unit, which serves a default page to everyone on port 80.
@@ -55,7 +55,7 @@ def build_part(settings: Settings) -> Part:
 
 
 def _render_conf(settings: Settings, pages: tuple[Page, ...]) -> bytes:
-    return render(
+    return render_template(
         "web/nginx.conf",
         versions=sorted({address.version for address in settings.host.addresses}),
         pem=certificates.PEM,
@@ -72,12 +72,12 @@ def list_pages(settings: Settings) -> tuple[Page, ...]:
 
 
 def _domain_pages(domain: str, settings: Settings) -> Iterator[Page]:
-    if settings.serves_policy:
+    if settings.serves_mta_sts_policy:
         # text/plain: RFC 8461 §3.2.
         yield Page(mta_sts.policy_host(domain), mta_sts.PATH, "text/plain", mta_sts.policy_text(settings).encode())
     if settings.web.autoconfig:
         config, autodiscover = (
-            render(f"web/{file}", domain=domain, host=settings.host.name)
+            render_template(f"web/{file}", domain=domain, host=settings.host.name)
             for file in ("config-v1.1.xml", "autodiscover.xml")
         )
         yield Page(f"autoconfig.{domain}", "/mail/config-v1.1.xml", "text/xml", config)

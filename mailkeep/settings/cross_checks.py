@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from pydantic_core import InitErrorDetails
 
-from mailkeep.settings.fields import SERVICES, wrong
-from mailkeep.settings.yaml_reader import Loc, dotted
-
-if TYPE_CHECKING:
-    from mailkeep.settings.models import Settings
+from mailkeep.settings.fields import SERVICES, invalid, strip_extension
+from mailkeep.settings.sections import UncheckedSettings
+from mailkeep.settings.yaml_reader import Loc, format_path
 
 MAIL_PORTS = {25: "smtp", 143: "imap", 465: "submissions", 587: "submission", 993: "imaps", 4190: "sieve"}
 
@@ -24,16 +21,16 @@ LIMIT_PAIRS = [
 ]
 
 
-def problems(settings: Settings) -> list[InitErrorDetails]:
+def find_conflicts(settings: UncheckedSettings) -> list[InitErrorDetails]:
     """Everything that does not fit together."""
     return [problem for check in CHECKS for problem in check(settings)]
 
 
 def _problem(loc: Loc, value: object, want: str, found: str | None = None) -> InitErrorDetails:
-    return InitErrorDetails(type=wrong(want, found), loc=loc, input=value)
+    return InitErrorDetails(type=invalid(want, found), loc=loc, input=value)
 
 
-def _duplicates(settings: Settings) -> Iterator[InitErrorDetails]:
+def _duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     yield from _repeated(("host", "addresses"), settings.host.addresses)
     yield from _repeated(("domains",), settings.domains)
     yield from _repeated(("accounts",), (account.address for account in settings.accounts), "address")
@@ -54,12 +51,12 @@ def _repeated(loc: Loc, values: Iterable[object], *field: str) -> Iterator[InitE
     first: dict[object, int] = {}
     for index, value in enumerate(values):
         if value in first:
-            found = f"{value} again; first in {dotted((*loc, first[value], *field))}"
+            found = f"{value} again; first in {format_path((*loc, first[value], *field))}"
             yield _problem((*loc, index, *field), value, "each once", found)
         first.setdefault(value, index)
 
 
-def _host(settings: Settings) -> Iterator[InitErrorDetails]:
+def _host(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, domain in enumerate(settings.domains):
         if domain == settings.host.name:
             # Postfix delivers mail to its own name locally (mydestination), and a domain is either local or
@@ -70,13 +67,13 @@ def _host(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("relay", "host"), settings.relay.host, "another host than host.name")
 
 
-def _accounts(settings: Settings) -> Iterator[InitErrorDetails]:
+def _accounts(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, account in enumerate(settings.accounts):
         if _domain(account.address) not in settings.own_domains:
             yield _undeclared(settings, ("accounts", index, "address"), account.address)
 
 
-def _send_as(settings: Settings) -> Iterator[InitErrorDetails]:
+def _send_as(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, account in enumerate(settings.accounts):
         for position, address in enumerate(account.send_as):
             loc = ("accounts", index, "send_as", position)
@@ -86,7 +83,7 @@ def _send_as(settings: Settings) -> Iterator[InitErrorDetails]:
                 yield _problem(loc, address, "an address that is not another account's own")
 
 
-def _aliases(settings: Settings) -> Iterator[InitErrorDetails]:
+def _aliases(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for address, targets in settings.aliases.items():
         if address in settings.account_addresses:
             want = "either an account or an alias of that name"
@@ -97,7 +94,7 @@ def _aliases(settings: Settings) -> Iterator[InitErrorDetails]:
             yield from _leads_nowhere(settings, ("aliases", address, position), target)
 
 
-def _catch_all(settings: Settings) -> Iterator[InitErrorDetails]:
+def _catch_all(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for domain, target in settings.catch_all.items():
         loc = ("catch_all", domain)
         if domain not in settings.own_domains:
@@ -108,12 +105,12 @@ def _catch_all(settings: Settings) -> Iterator[InitErrorDetails]:
             yield from _leads_nowhere(settings, loc, target)
 
 
-def _admin(settings: Settings) -> Iterator[InitErrorDetails]:
+def _admin(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, address in enumerate(settings.admin.addresses):
         yield from _leads_nowhere(settings, ("admin", "addresses", index), address)
 
 
-def _leads_nowhere(settings: Settings, loc: Loc, target: str) -> Iterator[InitErrorDetails]:
+def _leads_nowhere(settings: UncheckedSettings, loc: Loc, target: str) -> Iterator[InitErrorDetails]:
     domain = _domain(target)
     if domain == settings.host.name:
         want = "an address in a mail domain or elsewhere; mail to the host's own name goes to admin.addresses"
@@ -123,7 +120,7 @@ def _leads_nowhere(settings: Settings, loc: Loc, target: str) -> Iterator[InitEr
         yield _problem(loc, target, want)
 
 
-def _loops(settings: Settings) -> Iterator[InitErrorDetails]:
+def _loops(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     """Depth first with an explicit path: a chain of aliases may be longer than Python's stack."""
     finished: set[str] = set()
     for start in settings.aliases:
@@ -141,10 +138,10 @@ def _loops(settings: Settings) -> Iterator[InitErrorDetails]:
                 path[following] = _followed(settings, following)
 
 
-def _followed(settings: Settings, alias: str) -> Iterator[str]:
+def _followed(settings: UncheckedSettings, alias: str) -> Iterator[str]:
     """The aliases that mail to `alias` goes on to."""
     for target in settings.aliases[alias]:
-        address = base(target)
+        address = strip_extension(target)
         if not _exists(settings, address):
             address = settings.catch_all.get(_domain(address), "")
         if address in settings.aliases:
@@ -159,17 +156,17 @@ def _loop(path: dict[str, Iterator[str]], back_to: str) -> str:
     return " → ".join([back_to, "…", *tail, back_to])
 
 
-def _ports(settings: Settings) -> Iterator[InitErrorDetails]:
+def _ports(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if service := MAIL_PORTS.get(settings.ssh.port):
         yield _problem(("ssh", "port"), settings.ssh.port, f"another port: {service} listens there")
-    if settings.ssh.port == 443 and (settings.serves_policy or settings.web.autoconfig):
+    if settings.ssh.port == 443 and (settings.serves_mta_sts_policy or settings.web.autoconfig):
         yield _problem(("ssh", "port"), settings.ssh.port, "another port: what `web` serves is there")
     if settings.tls.answers_on_port_80 and settings.ssh.port == SERVICES["http"]:
         want = "another port: the certificate authority asks there (tls.acme.challenge: http-01)"
         yield _problem(("ssh", "port"), settings.ssh.port, want)
 
 
-def _networks(settings: Settings) -> Iterator[InitErrorDetails]:
+def _networks(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, blocked in enumerate(settings.firewall.block):
         loc = ("firewall", "block", index)
         for trusted in settings.admin.networks:
@@ -180,19 +177,19 @@ def _networks(settings: Settings) -> Iterator[InitErrorDetails]:
                 yield _problem(loc, blocked, f"a network without the server's own address {address}")
 
 
-def _limits(settings: Settings) -> Iterator[InitErrorDetails]:
+def _limits(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     """A limit that a longer window never lets anybody reach is not what was meant."""
     places = [(("accounts", index, "limits"), account.limits) for index, account in enumerate(settings.accounts)]
     for loc, limits in ((("guard", "limits"), settings.guard.limits), *places):
         named = limits.model_dump(exclude_none=True)
-        effective = settings.filled(limits) if named else {}
+        effective = settings.effective_limits(limits) if named else {}
         for shorter, longer in LIMIT_PAIRS:
             if shorter in named and named[shorter] > effective[longer]:
                 want = f"at most {effective[longer]}, which is {longer}, or a larger {longer} too"
                 yield _problem((*loc, shorter), named[shorter], want)
 
 
-def _tls(settings: Settings) -> Iterator[InitErrorDetails]:
+def _tls(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if settings.tls.mode == "files" and settings.tls.certificate is None:
         want = "the path of the certificate chain (PEM) beside mail.yml, since tls.mode is files"
         yield _problem(("tls", "certificate"), None, want)
@@ -200,7 +197,7 @@ def _tls(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("tls", "certificate"), settings.tls.certificate, "`mode: files`, or no certificate")
 
 
-def _acme(settings: Settings) -> Iterator[InitErrorDetails]:
+def _acme(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     tls, acme = settings.tls, settings.tls.acme
     if tls.mode != "acme":
         for name in acme.model_fields_set:
@@ -221,14 +218,14 @@ def _acme(settings: Settings) -> Iterator[InitErrorDetails]:
         yield _problem(("dns", "caa"), settings.dns.caa, want, ", ".join(settings.dns.caa))
 
 
-def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
+def _dns(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, name in enumerate(settings.dns.never_send):
         if name in settings.own_domains or name == settings.host.name:
             yield _problem(("dns", "never_send", index), name, "names that send no mail; this one does")
     if settings.dns.mta_sts == "enforce" and settings.tls.mode == "self-signed":
         want = "`testing`, or a certificate that the world trusts (tls.mode): who follows the policy would not deliver"
         yield _problem(("dns", "mta_sts"), settings.dns.mta_sts, want)
-    elif settings.serves_policy and settings.tls.mode == "self-signed":
+    elif settings.serves_mta_sts_policy and settings.tls.mode == "self-signed":
         want = (
             "`off`, a certificate that the world trusts (tls.mode), or web.mta_sts: no and the policy served elsewhere"
         )
@@ -237,7 +234,7 @@ def _dns(settings: Settings) -> Iterator[InitErrorDetails]:
         yield from _leads_nowhere(settings, ("dns", "reports"), settings.dns.reports)
 
 
-def _names(settings: Settings) -> Iterator[InitErrorDetails]:
+def _names(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     """A name that only answers over HTTPS never sends; one that sends as well would say both in the DNS."""
     kinds = {
         ("dns", "mta_sts"): ("mta-sts",) if settings.dns.mta_sts != "off" else (),
@@ -249,7 +246,7 @@ def _names(settings: Settings) -> Iterator[InitErrorDetails]:
             yield _problem(loc, name, f"{name} for this alone: it is the host, or a mail domain, as well")
 
 
-def _web(settings: Settings) -> Iterator[InitErrorDetails]:
+def _web(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if settings.web.autoconfig and settings.tls.mode == "self-signed":
         want = "`no`, or a certificate that the world trusts (tls.mode): mail programs believe no other here"
         yield _problem(("web", "autoconfig"), True, want, "yes")
@@ -259,28 +256,22 @@ def _domain(address: str) -> str:
     return address.rpartition("@")[2]
 
 
-def base(address: str) -> str:
-    """Without its +extension, as `recipient_delimiter` takes it."""
-    local_part, _, domain = address.rpartition("@")
-    return f"{local_part.partition('+')[0]}@{domain}".lower()
-
-
-def _exists(settings: Settings, address: str) -> bool:
-    plain = base(address)
+def _exists(settings: UncheckedSettings, address: str) -> bool:
+    plain = strip_extension(address)
     return plain in settings.account_addresses or plain in settings.aliases
 
 
-def _undeclared(settings: Settings, loc: Loc, address: str) -> InitErrorDetails:
+def _undeclared(settings: UncheckedSettings, loc: Loc, address: str) -> InitErrorDetails:
     found = f"{address}, whose domain is not in `domains`"
     return _problem(loc, address, _declared(settings), found)
 
 
-def _declared(settings: Settings) -> str:
+def _declared(settings: UncheckedSettings) -> str:
     listed = ", ".join(settings.domains[:3]) + (", …" if len(settings.domains) > 3 else "")
     return f"one of the mail domains ({listed}), or the domain added to `domains`"
 
 
-CHECKS: tuple[Callable[[Settings], Iterable[InitErrorDetails]], ...] = (
+CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = (
     _duplicates,
     _host,
     _accounts,

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from mailkeep.errors import UserError
-from mailkeep.settings import models, yaml_reader
-from mailkeep.settings.fields import written_size
+from mailkeep.settings import yaml_reader
+from mailkeep.settings.fields import format_size
+from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
 from mailkeep.settings.yaml_reader import Problem, SettingsError
 
@@ -29,7 +30,7 @@ LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1 section 5.4
 LINE = re.compile("[^\n\r\x85\u2028\u2029]*(?:\r\n|[\n\r\x85\u2028\u2029]|$)")
 
 
-class Listed(NamedTuple):
+class AccountRow(NamedTuple):
     """One account as `mailkeep account list` shows it; an empty `quota` is none."""
 
     address: str
@@ -39,17 +40,17 @@ class Listed(NamedTuple):
     aliases: tuple[str, ...]
 
 
-def listing(declared: Settings) -> list[Listed]:
+def list_accounts(declared: Settings) -> list[AccountRow]:
     """The accounts by address, each with the aliases that lead straight to it."""
     aliases: dict[str, list[str]] = {}
     for alias, targets in declared.aliases.items():
         for target in targets:
             aliases.setdefault(target, []).append(alias)
     return sorted(
-        Listed(
+        AccountRow(
             account.address,
             account.name,
-            "" if account.quota is None else written_size(account.quota),
+            "" if account.quota is None else format_size(account.quota),
             account.send_as,
             tuple(aliases.get(account.address, ())),
         )
@@ -57,7 +58,7 @@ def listing(declared: Settings) -> list[Listed]:
     )
 
 
-def add(path: Path, address: str, password_hash: str, name: str = "", quota: str | None = None) -> None:
+def add_account(path: Path, address: str, password_hash: str, name: str = "", quota: str | None = None) -> None:
     """Adds an account after the last; `quota` as in `mail.yml` (`2G`). Raises UserError, changing nothing."""
     fields = {"address": address, "password": password_hash, "name": name, "quota": quota}
     account: dict[str, Any] = {key: value for key, value in fields.items() if value}
@@ -78,7 +79,7 @@ def set_password(path: Path, address: str, password_hash: str) -> None:
         file.save(accounts, f"The password of {address} is not changed")
 
 
-def remove(path: Path, address: str) -> None:
+def remove_account(path: Path, address: str) -> None:
     """Removes an account; its mail on the server stays. Raises UserError, changing nothing."""
     with _opened(path) as file:
         index = file.index(address)
@@ -112,14 +113,14 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content = yaml_reader.text(path)
-        self.data = yaml_reader.parse(path, self.content).data  # refuses what is unsafe to compose
+        self.content = yaml_reader.read_text(path)
+        self.data = yaml_reader.parse_document(path, self.content).data  # refuses what is unsafe to compose
         text = self.content.removeprefix("\ufeff")
         self.lines = [line for line in LINE.findall(text) if line]
         self.line_break = next((found[0] for found in LINE_BREAK.finditer(text)), "\n")
         self.accounts: list[dict[str, Any]] = self.data.get("accounts") or []
         if not isinstance(self.accounts, list) or not all(isinstance(each, dict) for each in self.accounts):
-            models.parse(path, self.content)  # raises: no account is like that
+            parse_settings(path, self.content)  # raises: no account is like that
         self.addresses = [account.get("address") for account in self.accounts]
         root: Any = yaml.compose(text, Loader=yaml.CSafeLoader)
         self.root = root
@@ -168,7 +169,7 @@ class _File:
         """Replaces the file if the new one is valid and says what the old one did but for these accounts."""
         new = self.content[: self.content.startswith("\ufeff")] + "".join(self.lines)
         try:
-            same = yaml_reader.parse(self.path, new).data == {**self.data, "accounts": accounts}
+            same = yaml_reader.parse_document(self.path, new).data == {**self.data, "accounts": accounts}
         except SettingsError:
             same = False
         if not same:
@@ -177,10 +178,10 @@ class _File:
             layout = Problem(line, "accounts", "a layout that cannot be edited in place", want)
             raise UserError(f"{failed}, the file is as it was.\n{SettingsError(self.path, [layout])}")
         try:
-            models.parse(self.path, new)
+            parse_settings(self.path, new)
         except SettingsError as error:
             raise UserError(f"{failed}, the file is as it was.\n{self._cause(error)}") from None
-        if yaml_reader.text(self.path) != self.content:
+        if yaml_reader.read_text(self.path) != self.content:
             raise UserError(
                 f"{failed}: somebody else has just changed {self.path}, which is as they left it. Run again."
             )
@@ -190,7 +191,7 @@ class _File:
         """What is wrong with the file as it is, if that is all; else what the change would make wrong."""
         old: tuple[Problem, ...] = ()
         try:
-            models.parse(self.path, self.content)
+            parse_settings(self.path, self.content)
         except SettingsError as before:
             old = before.problems
         known = {problem[1:] for problem in old}

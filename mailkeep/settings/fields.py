@@ -81,14 +81,14 @@ NEVER_PUBLIC = {
 _NEVER_PUBLIC = [(kind, ip_network(network)) for kind, networks in NEVER_PUBLIC.items() for network in networks]
 
 
-def wrong(want: str, found: str | None = None) -> PydanticCustomError:
+def invalid(want: str, found: str | None = None) -> PydanticCustomError:
     """The error to raise: what would do, and what was found where showing the value does not say it."""
     return PydanticCustomError("want", "{want}", {"want": want, "found": found})
 
 
 def _text(value: object, want: str) -> str:
     if not isinstance(value, str) or not value:
-        raise wrong(want)
+        raise invalid(want)
     return value
 
 
@@ -96,15 +96,15 @@ def domain(value: object) -> str:
     """A fully qualified domain name: lower-case ASCII, no final dot (RFC 1123; IDN as A-labels, RFC 5890)."""
     name = _text(value, "a domain name such as example.org")
     if not name.isascii():
-        raise wrong(f"its ASCII form{_a_label(name)}")
+        raise invalid(f"its ASCII form{_a_label(name)}")
     if name != name.lower():
-        raise wrong(f"lower case: {name.lower()[:253]}")
+        raise invalid(f"lower case: {name.lower()[:253]}")
     if name.endswith("."):
-        raise wrong("the name without its final dot")
+        raise invalid("the name without its final dot")
     if len(name) > 253 or not re.fullmatch(DOMAIN, name):
-        raise wrong("a fully qualified domain name such as example.org")
+        raise invalid("a fully qualified domain name such as example.org")
     if name.rpartition(".")[2] in LOCAL_NAMES:
-        raise wrong("a name that the public DNS can resolve")
+        raise invalid("a name that the public DNS can resolve")
     for label in name.split("."):
         _check_a_label(label)
     return name
@@ -126,19 +126,19 @@ def _check_a_label(label: str) -> None:
     try:
         label[4:].encode().decode("punycode")
     except UnicodeError:
-        raise wrong(f"a valid internationalised label instead of {label}") from None
+        raise invalid(f"a valid internationalised label instead of {label}") from None
 
 
 def host_name(value: object) -> str:
     name = domain(value)
     if len(name) > 64:  # HOST_NAME_MAX
-        raise wrong("a host name of at most 64 characters, which is Linux's limit")
+        raise invalid("a host name of at most 64 characters, which is Linux's limit")
     return name
 
 
 def relay_host(value: object) -> str:
     if isinstance(value, str) and value.startswith("["):
-        raise wrong("the name without brackets or port; the port is `relay.port`")
+        raise invalid("the name without brackets or port; the port is `relay.port`")
     try:
         return str(ip_address(_text(value, "a host name such as smtp.example.net")))
     except ValueError:
@@ -151,30 +151,36 @@ def mailbox(value: object) -> str:
     address = _text(value, want)
     local_part, at, host = address.rpartition("@")
     if not at or not local_part:
-        raise wrong(want)
+        raise invalid(want)
     if not local_part.isascii():
-        raise wrong("an ASCII local part: this server does not offer SMTPUTF8")
+        raise invalid("an ASCII local part: this server does not offer SMTPUTF8")
     if len(local_part) > 64 or not re.fullmatch(MAILBOX, local_part):
-        raise wrong(want)
+        raise invalid(want)
     if host != host.lower():
-        raise wrong(f"the domain in lower case: {local_part}@{host.lower()}"[:400])
+        raise invalid(f"the domain in lower case: {local_part}@{host.lower()}"[:400])
     return f"{local_part}@{domain(host)}"
 
 
 def own_mailbox(value: object) -> str:
     """An address of this server: lower case, no plus (`recipient_delimiter`), safe as a directory name."""
     if isinstance(value, str) and value.startswith("@"):
-        raise wrong(f"a full address; for all of a domain use `catch_all: {{{value[1:]}: …}}`")
+        raise invalid(f"a full address; for all of a domain use `catch_all: {{{value[1:]}: …}}`")
     if isinstance(value, str) and value.isascii() and value != value.lower():
-        raise wrong(f"lower case: {value.lower()}"[:400])
+        raise invalid(f"lower case: {value.lower()}"[:400])
     address = mailbox(value)
     local_part, _, host = address.rpartition("@")
     if "+" in local_part:
         base = f"{local_part.partition('+')[0]}@{host}"
-        raise wrong(f"an address without +: mail to {address} reaches {base} by itself")
+        raise invalid(f"an address without +: mail to {address} reaches {base} by itself")
     if not re.fullmatch(OWN_LOCAL_PART, local_part):
-        raise wrong("letters, digits, dots, - and _ before the @, beginning with a letter or digit")
+        raise invalid("letters, digits, dots, - and _ before the @, beginning with a letter or digit")
     return address
+
+
+def strip_extension(address: str) -> str:
+    """Without its +extension, as `recipient_delimiter` takes it."""
+    local_part, _, domain = address.rpartition("@")
+    return f"{local_part.partition('+')[0]}@{domain}".lower()
 
 
 def targets(value: object) -> object:
@@ -186,14 +192,14 @@ def password_hash(value: object, info: ValidationInfo) -> str:
     remedy = f"Set it with: mailkeep account passwd NAME {info.data.get('address', 'ADDRESS')}"
     match = ARGON2ID.fullmatch(value) if isinstance(value, str) else None
     if not match:
-        raise wrong(f"a hash {{ARGON2ID}}$argon2id$…, never clear text. {remedy}", _no_hash(value))
+        raise invalid(f"a hash {{ARGON2ID}}$argon2id$…, never clear text. {remedy}", _no_hash(value))
     memory, passes, lanes = (int(number) for number in match.group(1, 2, 3))
     low, high = ARGON2_MEMORY
     if memory < low or memory * passes < ARGON2_WORK:
-        raise wrong(f"at least m={low},t=5 or m=19456,t=2. {remedy}", "a hash that is too weak")
+        raise invalid(f"at least m={low},t=5 or m=19456,t=2. {remedy}", "a hash that is too weak")
     if memory > high or passes > ARGON2_PASSES or not 1 <= lanes <= ARGON2_LANES:
         want = f"at most m={high},t={ARGON2_PASSES},p={ARGON2_LANES}, which a 1 GB machine bears"
-        raise wrong(f"{want}. {remedy}", "a hash that is too expensive")
+        raise invalid(f"{want}. {remedy}", "a hash that is too expensive")
     return match[0]
 
 
@@ -209,7 +215,7 @@ def display_name(value: object) -> str:
     want = "a name of at most 100 printable characters without a colon"
     name = _text(value, want)
     if not name.isprintable() or ":" in name or len(name) > 100:
-        raise wrong(want)
+        raise invalid(want)
     return name
 
 
@@ -218,7 +224,7 @@ def public_address(value: object) -> Address:
     address: Address = _parsed(ip_address, value, "an IPv4 or IPv6 address such as 203.0.113.25")
     for kind, network in _NEVER_PUBLIC:
         if address in network:
-            raise wrong(f"a public address; this one is {kind}")
+            raise invalid(f"a public address; this one is {kind}")
     return address
 
 
@@ -229,9 +235,9 @@ def network(value: object) -> Network:
         found: Network = _parsed(ip_network, value, want)
     except PydanticCustomError:
         meant = _parsed(lambda text: ip_network(text, strict=False), value, want)
-        raise wrong(f"no host bits: did you mean {meant}?") from None
+        raise invalid(f"no host bits: did you mean {meant}?") from None
     if found.prefixlen < 8:
-        raise wrong("a network of /8 or smaller")
+        raise invalid("a network of /8 or smaller")
     return found
 
 
@@ -241,7 +247,7 @@ def _parsed(parse: Callable[[str], Any], value: object, want: str) -> Any:
         # `%` would begin an IPv6 scope, which means nothing on another machine.
         return parse("" if "%" in written else written)
     except ValueError:
-        raise wrong(want) from None
+        raise invalid(want) from None
 
 
 def port(value: object) -> int:
@@ -250,7 +256,7 @@ def port(value: object) -> int:
         return SERVICES[value]
     number = _integer(value)
     if number is None or not 1 <= number <= 65535:
-        raise wrong(f"a port from 1 to 65535, or one of {', '.join(SERVICES)}")
+        raise invalid(f"a port from 1 to 65535, or one of {', '.join(SERVICES)}")
     return number
 
 
@@ -260,27 +266,27 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def whole(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
+def integer_between(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
     """The metadata of a whole number from `low` to `high`."""
 
     def parse(value: object) -> int:
         number = _integer(value)
         if number is None or not low <= number <= high:
-            raise wrong(f"a whole number from {low} to {high}")
+            raise invalid(f"a whole number from {low} to {high}")
         return number
 
     return BeforeValidator(parse), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
 
 
-def size(low: str, high: str) -> tuple[BeforeValidator, WithJsonSchema]:
+def size_between(low: str, high: str) -> tuple[BeforeValidator, WithJsonSchema]:
     """The metadata of a size in bytes from `low` to `high`, both written as in `mail.yml`."""
 
     def parse(value: object) -> int:
         bytes_ = _bytes(value)
         if bytes_ is None:
-            raise wrong("a size such as 500M or 2G")
+            raise invalid("a size such as 500M or 2G")
         if not limits[0] <= bytes_ <= limits[1]:
-            raise wrong(f"a size from {low} to {high}")
+            raise invalid(f"a size from {low} to {high}")
         return bytes_
 
     limits = (_bytes(low) or 0, _bytes(high) or 0)
@@ -293,7 +299,7 @@ def _bytes(value: object) -> int | None:
     return int(match[1]) * UNITS[match[2]] if match else _integer(value)
 
 
-def written_size(number: int) -> str:
+def format_size(number: int) -> str:
     """Bytes as `mail.yml` has them: 500M."""
     unit = next(unit for unit in reversed(UNITS) if number % UNITS[unit] == 0 and (number or not unit))
     return f"{number // UNITS[unit]}{unit}"
@@ -304,21 +310,21 @@ def switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or value not in known:
-        raise wrong("true or false")
+        raise invalid("true or false")
     return known[value]
 
 
 def user_name(value: object) -> str:
     name = _text(value, "the name of a Linux user")
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
-        raise wrong("the name of a Linux user: small letters, digits, - and _, at most 32")
+        raise invalid("the name of a Linux user: small letters, digits, - and _, at most 32")
     return name
 
 
 def login(value: object) -> str:
     want = "a login name: printable ASCII without spaces or colons"
     if not re.fullmatch(r"[!-9;-~]{1,255}", _text(value, want)):
-        raise wrong(want)
+        raise invalid(want)
     return str(value)
 
 
@@ -328,9 +334,9 @@ def json_template(value: object) -> str:
     try:
         json.loads(re.sub(r"\{(?:title|text|host|time)\}", "x", text))
     except ValueError as error:
-        raise wrong(f"JSON ({error}), with placeholders inside of quotes", "no JSON") from None
+        raise invalid(f"JSON ({error}), with placeholders inside of quotes", "no JSON") from None
     if "{text}" not in text and "{title}" not in text:
-        raise wrong("a template with {text} or {title} in it")
+        raise invalid("a template with {text} or {title} in it")
     return text
 
 
@@ -341,11 +347,11 @@ def spf_term(value: object) -> str:
     if kind in ("ip4", "ip6"):
         found = network(argument)
         if f"ip{found.version}" != kind:
-            raise wrong(f"ip{found.version}:{argument}")
+            raise invalid(f"ip{found.version}:{argument}")
         if not re.fullmatch(r"[^/]+(?:/(?:0|[1-9][0-9]*))?", argument):
-            raise wrong(f"{kind}:{found}: SPF knows the length of a network alone, without zeros before it")
+            raise invalid(f"{kind}:{found}: SPF knows the length of a network alone, without zeros before it")
     elif kind not in ("include", "a", "mx") or not re.fullmatch(SPF_DOMAIN, argument):
-        raise wrong(want)
+        raise invalid(want)
     return str(value)
 
 
@@ -353,14 +359,14 @@ def file_beside(value: object) -> str:
     """The path of a file in the inventory's directory."""
     path = _text(value, "the path of a file beside mail.yml")
     if not path.isprintable() or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise wrong("a path that stays beside mail.yml, such as chain.pem")
+        raise invalid("a path that stays beside mail.yml, such as chain.pem")
     return path
 
 
 def https_url(value: object) -> str:
     want = "a URL such as https://acme.example.net/directory"
     if not re.fullmatch(HTTPS_URL, _text(value, want)):
-        raise wrong(want)
+        raise invalid(want)
     return str(value)
 
 
@@ -368,7 +374,7 @@ def dns_provider(value: object) -> str:
     """A name of lego's; whether it is one, lego itself says on the server."""
     name = _text(value, "the name of a DNS provider")
     if not re.fullmatch(DNS_PROVIDER, name):
-        raise wrong("one of the names that `lego dnshelp` lists, such as rfc2136")
+        raise invalid("one of the names that `lego dnshelp` lists, such as rfc2136")
     return name
 
 

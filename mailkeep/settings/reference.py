@@ -10,8 +10,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mailkeep.settings.fields import SERVICES, written_size
-from mailkeep.settings.models import Settings, models_in, schema
+from mailkeep.settings.fields import SERVICES, format_size
+from mailkeep.settings.models import Settings
+from mailkeep.settings.schema import build_json_schema
+from mailkeep.settings.sections import nested_models
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -33,7 +35,7 @@ and `mailkeep check NAME` tells what is wrong with it.
 """
 
 
-def document() -> str:
+def render_reference() -> str:
     """The whole page."""
     ports = ", ".join(f"`{name}`" for name in SERVICES)
     sections = [
@@ -51,13 +53,13 @@ def _sections(prefix: str, model: type[BaseModel]) -> Iterator[str]:
     head = ["| setting | meaning | default | example |", "|---|---|---|---|"]
     yield "\n".join([f"## {title}", "", model.__doc__ or "", "", *head, *rows, ""])
     for name, field in model.model_fields.items():
-        for below in models_in(field.annotation):
+        for below in nested_models(field.annotation):
             many = "[]" if str(field.annotation).startswith("tuple") else ""
             yield from _sections(f"{prefix}{name}{many}.", below)
 
 
 def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    whole = schema()
+    whole = build_json_schema()
     properties: dict[str, Any] = (whole if model is Settings else whole["$defs"][model.__name__])["properties"]
     return properties
 
@@ -75,7 +77,7 @@ def _default(field: FieldInfo, described: dict[str, Any]) -> str:
     if field.default is None or field.default in ("", (), {}):
         return "none"
     is_size = any("KMGT" in choice.get("pattern", "") for choice in described["anyOf"])
-    return f"`{written_size(field.default) if is_size else _yaml(described['default'])}`"
+    return f"`{format_size(field.default) if is_size else _yaml(described['default'])}`"
 
 
 def _yaml(value: object) -> str:
@@ -87,4 +89,4 @@ def _yaml(value: object) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(document())
+    TARGET.write_text(render_reference())

@@ -22,7 +22,7 @@ from mailkeep.errors import UserError
 LARGEST_FILE = 10 * 2**20
 DEEPEST_NESTING = 16
 MOST_VALUES = 400_000  # keys included; 10,000 accounts with every setting have about 200,000
-SHOWN_PROBLEMS = 12
+MAX_SHOWN_PROBLEMS = 12
 
 Loc = tuple[str | int, ...]
 
@@ -47,7 +47,7 @@ class SettingsError(UserError):
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
         self.path = path
         self.problems = tuple(sorted(problems))
-        shown = [_block(path, problem) for problem in self.problems[:SHOWN_PROBLEMS]]
+        shown = [_block(path, problem) for problem in self.problems[:MAX_SHOWN_PROBLEMS]]
         if more := len(self.problems) - len(shown):
             shown.append(f"… and {more} more")
         super().__init__("\n".join(shown))
@@ -74,7 +74,7 @@ class Document:
         return self.lines.get(loc, 0)
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """`value` as an error message shows it: one short line without control characters."""
     if value is None or value == "":
         return "nothing"
@@ -85,7 +85,7 @@ def shown(value: object) -> str:
     return _printable(json.dumps(_short(value), ensure_ascii=False) if isinstance(value, str) else str(value))
 
 
-def dotted(loc: Loc) -> str:
+def format_path(loc: Loc) -> str:
     """`loc` as it is spoken of: accounts[1].quota, aliases[info@example.org]."""
     if "password" in loc:  # what follows may be a clear text password that happens to be YAML
         loc = loc[: loc.index("password") + 1]
@@ -101,7 +101,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
-def text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The file's text, line ends as they are; raises SettingsError unless it is at most 10 MB of UTF-8."""
     try:
         status = path.stat()
@@ -123,7 +123,7 @@ def text(path: Path) -> str:
         raise SettingsError(path, [Problem(line, "encoding", found, "the file saved as UTF-8")]) from None
 
 
-def parse(path: Path, content: str) -> Document:
+def parse_document(path: Path, content: str) -> Document:
     """The one YAML mapping in `content`; `path` is for the messages. Raises SettingsError."""
     builder = _Builder()
     try:
@@ -133,7 +133,7 @@ def parse(path: Path, content: str) -> Document:
     except yaml.YAMLError as error:
         raise SettingsError(path, [_syntax(error, content)]) from None
     if not isinstance(data, dict):
-        found = "an empty file" if data is None else f"{shown_kind(data)} at the top"
+        found = "an empty file" if data is None else f"{format_kind(data)} at the top"
         want = "`key: value` lines, as in inventories/example/mail.yml; `mailkeep init` writes them"
         raise SettingsError(path, [Problem(0, "holds no settings", found, want)])
     if builder.problems:
@@ -141,9 +141,9 @@ def parse(path: Path, content: str) -> Document:
     return Document(path, data, builder.lines)
 
 
-def shown_kind(value: object) -> str:
+def format_kind(value: object) -> str:
     """What kind of thing `value` is, for messages that must not repeat it."""
-    return "text" if isinstance(value, str) else shown(value)
+    return "text" if isinstance(value, str) else format_value(value)
 
 
 class _RefusedError(Exception):
@@ -202,7 +202,7 @@ class _Builder:
             below = (*loc, key)
             if key in mapping:
                 found = f"a second time; first on line {self.lines[below]}"
-                self.problems.append(Problem(line, dotted(below), found, "each key once"))
+                self.problems.append(Problem(line, format_path(below), found, "each key once"))
             self.lines[below] = line
             mapping[key] = self._value(next(self.events), below)
         return mapping
@@ -225,7 +225,7 @@ class _Builder:
 
 
 def _refuse(event: yaml.Event, loc: Loc, found: str, want: str) -> NoReturn:
-    raise _RefusedError(Problem(_line(event), dotted(loc) or "YAML", found, want))
+    raise _RefusedError(Problem(_line(event), format_path(loc) or "YAML", found, want))
 
 
 def _line(event: yaml.Event) -> int:
@@ -243,7 +243,7 @@ def _syntax(error: yaml.YAMLError, content: str) -> Problem:
         return Problem(line, "not text", found, "the file without it")
     if conflict := _CONFLICT.search(content):
         line = content.count("\n", 0, conflict.start()) + 1
-        found = f"{shown(conflict[0])}: a merge conflict is left in the file"
+        found = f"{format_value(conflict[0])}: a merge conflict is left in the file"
         return Problem(line, "not YAML", found, "one side of it, or both as they should be, without git's marks")
     assert isinstance(error, yaml.MarkedYAMLError)
     found, line, begun = error.problem or "a syntax error", _number(error.problem_mark), _number(error.context_mark)

@@ -15,7 +15,7 @@ from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts import dovecot, fail2ban, mail_server, postfix, web
 from mailkeep.parts.model import Part
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 from mailkeep.verify import probe
 from mailkeep.verify.probe.config import ProbeConfig
@@ -73,8 +73,8 @@ class Target:
     def load(cls, name: str, data: Mapping[str, Any]) -> "Target":
         """Read the inventory; no host is touched. Raises UserError."""
         remote = RemoteHost(name, data)
-        settings = models.load(remote.settings_file)
-        keys = secrets.load(settings, remote.settings_file.parent)
+        settings = load_settings(remote.settings_file)
+        keys = secrets.load_secrets(settings, remote.settings_file.parent)
         return cls(remote, settings, keys, mail_server.build_parts(settings, keys))
 
     @property

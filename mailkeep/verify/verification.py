@@ -44,10 +44,10 @@ def verify_inventory(inventory: Path, hosts: Collection[str] = ()) -> list[Outco
 
 
 def _load_targets(inventory: Path, hosts: Collection[str]) -> list[Target]:
-    known = inventories.hosts(inventory)
+    known = inventories.read_hosts(inventory)
     if unknown := [name for name in hosts if name not in known]:
         raise UserError(
-            f"{inventory / inventories.HOSTS}: no host {', '.join(unknown)}; there are: {', '.join(known)}."
+            f"{inventory / inventories.HOSTS_FILE}: no host {', '.join(unknown)}; there are: {', '.join(known)}."
         )
     return [Target.load(name, data) for name, data in known.items() if name in hosts or not hosts]
 

@@ -97,7 +97,7 @@ def test_the_reason_holds_nothing_for_a_terminal() -> None:
 @pytest.fixture
 def pair(tmp_path: Path) -> dict[str, Any]:
     """What a deploy leaves: the key, its self-signed certificate, the configuration."""
-    chain, key = tls_certificate.split(tls_certificate.self_signed(HOST, date.today()))
+    chain, key = tls_certificate.split_pem(tls_certificate.create_self_signed(HOST, date.today()))
     (tmp_path / "key").write_bytes(key)
     (tmp_path / "server.pem").write_bytes(key + chain)
     paths = {name: str(tmp_path / name) for name in ("key", "request", "said", "issued", "credentials")}
@@ -177,7 +177,7 @@ def test_what_comes_must_fit_and_nothing_but_certificates_is_taken_of_it(
     for names, of, reason in (([HOST], "another", "for another key"), ([HOST, POLICY], key, f"not for {POLICY}")):
         with pytest.raises(FailedError, match=reason):
             certificate_renewal.order(config, names, of)
-    other = tls_certificate.self_signed(
+    other = tls_certificate.create_self_signed(
         HOST, date(2010, 1, 1), load_pem_private_key(Path(pair["key"]).read_bytes(), None)
     )
     (tmp_path / "issued").write_bytes(other)

@@ -11,6 +11,7 @@ from mailkeep.dns import records
 from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets, vault
+from mailkeep.inventory.vault import open_vault
 from mailkeep.operate import tls_key_rollover
 from mailkeep.settings.models import Settings
 
@@ -32,13 +33,13 @@ HOUR = timedelta(hours=1)
 def inventory(tmp_path: Path) -> Path:
     directory = tmp_path / "inventories" / "home"
     directory.mkdir(parents=True)
-    vault.create(directory / "secrets", directory / vault.IDENTITY)
-    secrets.generate(DECLARED, directory, MADE)
+    vault.create_vault(directory / "secrets", directory / vault.IDENTITY)
+    secrets.create_missing_keys(DECLARED, directory, MADE)
     return directory
 
 
 def published(inventory: Path) -> list[str]:
-    listed = records.own_zone_records(DECLARED, secrets.load(DECLARED, inventory))
+    listed = records.own_zone_records(DECLARED, secrets.load_secrets(DECLARED, inventory))
     return [record.value for record in listed if record.type == "TLSA"]
 
 
@@ -91,9 +92,9 @@ def test_a_key_is_used_once_all_have_its_record_and_retired_once_it_is_shown(inv
     assert old in world.roll(START + 2 * HOUR)
     assert published(inventory) == [new]
 
-    before = secrets.vault(inventory).names()
+    before = open_vault(inventory).names()
     assert "time for another" in world.roll(START + 3 * HOUR, now=True)
-    assert secrets.vault(inventory).names() == before
+    assert open_vault(inventory).names() == before
 
 
 def test_a_server_that_does_not_answer_keeps_the_former_record(

@@ -20,8 +20,9 @@ from cli_samples import INIT, MAILKEEP, Run, Terminal, environment
 
 from mailkeep.cli.app import app
 from mailkeep.dns import client
-from mailkeep.inventory import passwords, secrets, vault
-from mailkeep.settings import models
+from mailkeep.inventory import passwords, vault
+from mailkeep.inventory.vault import open_vault
+from mailkeep.settings.load import load_settings
 
 PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
 ROOT = Path(__file__).resolve().parents[2]
@@ -272,7 +273,7 @@ def listed(mailkeep: Run) -> list[dict[str, str]]:
 
 
 def opens(home: Path, address: str, password: str) -> bool:
-    [account] = [one for one in models.load(home / "mail.yml").accounts if one.address == address]
+    [account] = [one for one in load_settings(home / "mail.yml").accounts if one.address == address]
     try:
         return passwords.HASHER.verify(account.password.removeprefix("{ARGON2ID}"), password)
     except Exception as refused:
@@ -396,7 +397,7 @@ def test_check_says_that_all_is_well(home: Path, mailkeep: Run) -> None:
 
 
 def test_check_says_what_is_missing_and_which_command_makes_it(home: Path, mailkeep: Run) -> None:
-    secrets.vault(home).delete("tls/self-signed")
+    open_vault(home).delete("tls/self-signed")
     said = mailkeep("check", "home")
     assert said.code == 1
     assert "`mailkeep keys home`" in said.err
@@ -406,7 +407,7 @@ def test_check_says_what_is_missing_and_which_command_makes_it(home: Path, mailk
 
 
 def test_reencrypt_lets_a_colleague_in(home: Path, mailkeep: Run) -> None:
-    colleague = vault.create(home.parent.parent / "other", home.parent.parent / "other-identity")
+    colleague = vault.create_vault(home.parent.parent / "other", home.parent.parent / "other-identity")
     recipients = home / "secrets" / vault.RECIPIENTS
     recipients.write_text(recipients.read_text() + (colleague.directory / vault.RECIPIENTS).read_text())
     assert mailkeep("keys", "home", "--reencrypt").code == 0
@@ -526,7 +527,7 @@ def test_the_relay_hosts_password_goes_into_the_vault_and_nowhere_else(home: Pat
     assert (said.code, said.err) == (0, "")
     assert "sesame" not in said.out
     assert not [path for path, content in everything(home.parent.parent).items() if b"sesame" in content]
-    assert secrets.vault(home).read("relay") == b"open sesame"
+    assert open_vault(home).read("relay") == b"open sesame"
 
 
 def test_the_webhooks_url_and_token_go_into_the_vault_and_nowhere_else(home: Path, mailkeep: Run) -> None:
@@ -534,7 +535,7 @@ def test_the_webhooks_url_and_token_go_into_the_vault_and_nowhere_else(home: Pat
     assert (said.code, said.err) == (0, "")
     assert "very-secret" not in said.out
     assert not [path for path, content in everything(home.parent.parent).items() if b"very-secret" in content]
-    assert secrets.vault(home).read("webhook") == b"https://ntfy.example.net/very-secret\nvery-secret-token"
+    assert open_vault(home).read("webhook") == b"https://ntfy.example.net/very-secret\nvery-secret-token"
 
 
 def test_a_webhook_whose_url_is_not_in_the_vault_is_told(home: Path, mailkeep: Run) -> None:
@@ -563,7 +564,7 @@ def test_what_is_no_url_is_refused_and_not_repeated(home: Path, mailkeep: Run, u
     said = mailkeep("webhook", "home", stdin=f"{url}\n")
     assert said.code == 1
     assert "very-secret" not in said.out + said.err
-    assert "webhook" not in secrets.vault(home).names()
+    assert "webhook" not in open_vault(home).names()
 
 
 @pytest.mark.usefixtures("home")

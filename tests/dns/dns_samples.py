@@ -3,8 +3,10 @@
 from datetime import date
 from functools import cache
 
-from mailkeep.inventory import secrets, tls_certificate
-from mailkeep.inventory.secrets import DkimKey, Secrets, Tls
+from mailkeep.inventory import tls_certificate
+from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem, signing_domains
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.inventory.tls_keys import TlsPair
 from mailkeep.settings.models import Settings
 
 FIRST_DAY = date(2026, 11, 23)
@@ -31,7 +33,7 @@ def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Se
 def keys(declared: Settings) -> Secrets:
     """The keys that these settings need; the same ones every time."""
     return Secrets(
-        dkim=tuple(_dkim(domain, f"s{FIRST_DAY:%Y%m%d}") for domain in secrets.signing_domains(declared)),
+        dkim=tuple(_dkim(domain, f"s{FIRST_DAY:%Y%m%d}") for domain in signing_domains(declared)),
         tls=_tls(declared.host.name),
         relay_password=None,
     )
@@ -39,9 +41,9 @@ def keys(declared: Settings) -> Secrets:
 
 @cache
 def _dkim(domain: str, selector: str) -> DkimKey:
-    return DkimKey(domain, selector, secrets.new_dkim_pem())
+    return DkimKey(domain, selector, generate_dkim_pem())
 
 
 @cache
-def _tls(host: str) -> Tls:
-    return Tls(*tls_certificate.split(tls_certificate.self_signed(host, date.today())))
+def _tls(host: str) -> TlsPair:
+    return TlsPair(*tls_certificate.split_pem(tls_certificate.create_self_signed(host, date.today())))

@@ -212,7 +212,7 @@ def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
 
 
 def greeted(**greeting: Any) -> Observation:
-    der = tls_certificate.chain("", KEYS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
+    der = tls_certificate.parse_chain("", KEYS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
     made = replace(Greeting("mail.example.org", der), **greeting)
     return replace(good(), greetings={"203.0.113.25": made})
 
@@ -228,7 +228,7 @@ def test_a_greeting_with_another_name_is_an_error() -> None:
 
 
 def test_a_key_that_is_not_the_vaults_and_that_tlsa_does_not_name_is_an_error() -> None:
-    other = tls_certificate.chain("", keys(settings(host="mx.example.org")).tls.certificate)[0]
+    other = tls_certificate.parse_chain("", keys(settings(host="mx.example.org")).tls.certificate)[0]
     found = judged(greeted(certificate=other.public_bytes(tls_certificate.Encoding.DER)))
     assert [(finding.level, finding.type) for finding in found] == [("error", "TLS"), ("error", "TLSA")]
 

@@ -168,7 +168,7 @@ def test_with_acme_the_authority_in_use_alone_may_issue() -> None:
 def test_while_a_tls_key_is_replaced_both_are_published() -> None:
     declared = settings()
     ours = keys(declared)
-    other = tls_certificate.split(tls_certificate.self_signed("mail.example.org", FIRST_DAY))[0]
+    other = tls_certificate.split_pem(tls_certificate.create_self_signed("mail.example.org", FIRST_DAY))[0]
 
     def published(*others: bytes) -> list[str]:
         found = records.own_zone_records(declared, replace(ours, other_tls=others))

@@ -11,7 +11,9 @@ from dns_samples import FIRST_DAY, settings
 from mailkeep.dns import records
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets, vault
-from mailkeep.inventory.secrets import DkimKey, StoredDkim
+from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem, list_dkim_entries
+from mailkeep.inventory.vault import open_vault
+from mailkeep.inventory.vault_entries import DkimEntry
 from mailkeep.operate import dkim_rotation
 
 KilledAfter = Callable[[int], AbstractContextManager[None]]
@@ -23,8 +25,8 @@ MONTH = timedelta(days=31)
 def inventory(tmp_path: Path) -> Path:
     directory = tmp_path / "inventories" / "home"
     directory.mkdir(parents=True)
-    vault.create(directory / "secrets", directory / vault.IDENTITY)
-    secrets.generate(DECLARED, directory, FIRST_DAY)
+    vault.create_vault(directory / "secrets", directory / vault.IDENTITY)
+    secrets.create_missing_keys(DECLARED, directory, FIRST_DAY)
     return directory
 
 
@@ -36,7 +38,7 @@ def none_seen(keys: list[DkimKey]) -> dict[DkimKey, str]:
     return dict.fromkeys(keys, "it is not there")
 
 
-def never_deployed(_keys: list[StoredDkim]) -> dict[StoredDkim, date]:
+def never_deployed(_keys: list[DkimEntry]) -> dict[DkimEntry, date]:
     return {}
 
 
@@ -56,11 +58,11 @@ def rotate(
 
 
 def signing(inventory: Path) -> set[str]:
-    return {key.selector for key in secrets.load(DECLARED, inventory).dkim}
+    return {key.selector for key in secrets.load_secrets(DECLARED, inventory).dkim}
 
 
 def published(inventory: Path) -> set[str]:
-    listed = records.own_zone_records(DECLARED, secrets.load(DECLARED, inventory))
+    listed = records.own_zone_records(DECLARED, secrets.load_secrets(DECLARED, inventory))
     return {one.name.partition(".")[0] for one in listed if one.name.endswith("._domainkey.example.org")}
 
 
@@ -88,9 +90,9 @@ def test_a_rotation_publishes_both_switches_when_seen_and_retires_the_old_after_
     assert said.index(f"{old}._domainkey.example.org") < deploy < remove
     assert (signing(inventory), published(inventory)) == ({new}, {new})
 
-    before = secrets.vault(inventory).names()
+    before = open_vault(inventory).names()
     assert "it is time for new ones" in rotate(inventory, day + dkim_rotation.KEPT)
-    assert secrets.vault(inventory).names() == before
+    assert open_vault(inventory).names() == before
 
 
 def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> None:
@@ -111,7 +113,7 @@ def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> Non
 
 
 def test_a_key_of_no_day_is_named(inventory: Path) -> None:
-    secrets.vault(inventory).write("dkim/example.org/s20269999", secrets.new_dkim_pem())
+    open_vault(inventory).write("dkim/example.org/s20269999", generate_dkim_pem())
     with pytest.raises(UserError, match=r"s20269999: .* no day"):
         rotate(inventory, FIRST_DAY + MONTH)
 
@@ -121,11 +123,11 @@ def test_each_domain_waits_for_its_own(inventory: Path) -> None:
     rotate(inventory, day)
     rotate(inventory, day, all_seen)
 
-    def host_alone(keys: list[StoredDkim]) -> dict[StoredDkim, date]:
+    def host_alone(keys: list[DkimEntry]) -> dict[DkimEntry, date]:
         return {key: day for key in keys if key.domain == "mail.example.org"}
 
     rotate(inventory, day + dkim_rotation.KEPT, since=host_alone)
-    left = [one for one in secrets.stored_dkim(secrets.vault(inventory)) if one.state]
+    left = [one for one in list_dkim_entries(open_vault(inventory)) if one.state]
     assert [one.domain for one in left] == ["example.org"]
 
 
@@ -139,7 +141,7 @@ def test_only_what_is_seen_is_switched(inventory: Path) -> None:
     said = rotate(inventory, day, host_is_missing)
     assert "example.org: s" in said
     assert "_domainkey.mail.example.org is not seen yet" in said
-    now = {key.domain: key.selector for key in secrets.load(DECLARED, inventory).dkim}
+    now = {key.domain: key.selector for key in secrets.load_secrets(DECLARED, inventory).dkim}
     assert now == {"example.org": f"s{day:%Y%m%d}", "mail.example.org": f"s{FIRST_DAY:%Y%m%d}"}
 
 
@@ -157,10 +159,10 @@ def test_a_switch_that_is_killed_anywhere_is_finished_by_the_next(
     rotate(inventory, day)
     with pytest.raises(KeyboardInterrupt), killed_after(writes):
         rotate(inventory, day, all_seen)
-    assert len(secrets.load(DECLARED, inventory).dkim) == 2  # whatever happened, each domain has one that signs
+    assert len(secrets.load_secrets(DECLARED, inventory).dkim) == 2  # whatever happened, each domain has one that signs
     rotate(inventory, day, all_seen)
     assert "must stay until" in rotate(inventory, day, all_seen)
     assert signing(inventory) == {f"s{day:%Y%m%d}"}
     assert published(inventory) == {f"s{FIRST_DAY:%Y%m%d}", f"s{day:%Y%m%d}"}
     rotate(inventory, day + dkim_rotation.KEPT, since=deployed(day))
-    assert len(secrets.stored_dkim(secrets.vault(inventory))) == 2
+    assert len(list_dkim_entries(open_vault(inventory))) == 2

@@ -15,7 +15,7 @@ from mailkeep.cli.app import app
 from mailkeep.inventory import hosts
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import Part
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 # Tests of their own run these, in an environment of their own.
 INSTALLERS = ("pipx install ", "mailkeep --install-completion")
@@ -56,7 +56,7 @@ def test_its_commands_and_settings_work_on_the_readers_machine(
     for step in read_steps(document):
         if isinstance(step, SettingsBlock):
             workstation.write_settings(step)
-            models.load(workstation.settings_file)
+            load_settings(workstation.settings_file)
         elif step.place == "clone" and step.text.startswith("make "):
             assert is_makefile_target(step.text), f"{step.where}: {step.text}"
         elif step.place == "clone" and step.text.startswith(".venv/bin/"):
@@ -139,7 +139,7 @@ def test_the_inventory_of_several_hosts_names_both(tmp_path: Path) -> None:
     [block] = [block for block in read_blocks("first-server.md") if block.language == "python"]
     (tmp_path / "inventory.py").write_text(block.text)
     expected = {"mailkeep": str(tmp_path / "mail.yml")}
-    assert hosts.hosts(tmp_path) == {"mail.example.org": expected, "test.example.org": expected}
+    assert hosts.read_hosts(tmp_path) == {"mail.example.org": expected, "test.example.org": expected}
 
 
 def test_the_worked_example_is_a_part_like_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

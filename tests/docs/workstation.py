@@ -43,7 +43,7 @@ class Workstation:
         (self.clone / "inventories").mkdir(parents=True)
         (self.home / ".ssh").mkdir(parents=True)
         # A certificate as an authority would have issued it, and its key.
-        chain, key = tls_certificate.split(tls_certificate.self_signed("mail.example.org", date.today()))
+        chain, key = tls_certificate.split_pem(tls_certificate.create_self_signed("mail.example.org", date.today()))
         (self.clone / "fullchain.pem").write_bytes(chain)
         (self.clone / "privkey.pem").write_bytes(key)
         programs = root / "bin"

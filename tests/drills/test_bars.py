@@ -10,7 +10,7 @@ import pytest
 from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.result import Innocents, Result
 from mailkeep.drills.simulated_days import DAY, Mail, honest_week, patient_spammer
-from mailkeep.settings.models import PERSON
+from mailkeep.settings.sections import DEFAULT_LIMITS
 
 GOOD = Result(
     drill="A",
@@ -83,9 +83,9 @@ def most(mails: list[Mail], window: float, amount: Callable[[Mail], int]) -> int
 
 def test_the_patient_spammer_uses_all_that_he_may_and_no_more() -> None:
     mails = patient_spammer("ben@example-two.test", 2)
-    assert most(mails, DAY, lambda _: 1) == PERSON["messages_per_day"]
-    assert most(mails, DAY, lambda mail: len(mail.recipients)) == PERSON["recipients_per_day"]
-    assert most(mails, 3600, lambda _: 1) == PERSON["messages_per_hour"]
+    assert most(mails, DAY, lambda _: 1) == DEFAULT_LIMITS["messages_per_day"]
+    assert most(mails, DAY, lambda mail: len(mail.recipients)) == DEFAULT_LIMITS["recipients_per_day"]
+    assert most(mails, 3600, lambda _: 1) == DEFAULT_LIMITS["messages_per_hour"]
     assert all(one.at < two.at for one, two in pairwise(mails))
 
 

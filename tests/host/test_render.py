@@ -5,10 +5,10 @@ import pytest
 from mailkeep.errors import UserError
 from mailkeep.host.render import render
 from mailkeep.inventory import secrets
-from mailkeep.inventory.create import init
+from mailkeep.inventory.create import create_inventory
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import File
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +17,18 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     identity = tmp_path_factory.mktemp("identity")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_CONFIG_HOME", str(identity))
-        init(made, host="mail.example.org", addresses=["192.0.2.1"], admin=["ann@example.net"])
+        create_inventory(made, host="mail.example.org", addresses=["192.0.2.1"], admin=["ann@example.net"])
         yield made
 
 
 @pytest.fixture(scope="module")
 def files(inventory: Path) -> list[File]:
     """What the host gets."""
-    declared = models.load(inventory / "mail.yml")
+    declared = load_settings(inventory / "mail.yml")
     return [
-        file for part in mail_server.build_parts(declared, secrets.load(declared, inventory)) for file in part.files
+        file
+        for part in mail_server.build_parts(declared, secrets.load_secrets(declared, inventory))
+        for file in part.files
     ]
 
 

@@ -9,8 +9,8 @@ from argon2 import PasswordHasher
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts, secrets, vault
-from mailkeep.lab.demo_inventory import materialise
-from mailkeep.settings import models
+from mailkeep.lab.demo_inventory import create_demo_inventory
+from mailkeep.settings.load import load_settings
 
 SOURCE = Path(__file__).resolve().parents[2] / "inventories" / "demo"
 
@@ -27,7 +27,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed."""
     target = tmp_path_factory.mktemp("lab") / ".lab" / "demo"
-    materialise(SOURCE, target)
+    create_demo_inventory(SOURCE, target)
     return target
 
 
@@ -49,20 +49,20 @@ def test_the_source_has_neither_accounts_nor_keys() -> None:
 
 
 def test_its_addresses_and_names_are_for_documentation_only(target: Path) -> None:
-    declared = models.load(target / "mail.yml")
+    declared = load_settings(target / "mail.yml")
     assert {str(address) for address in declared.host.addresses} == {"198.51.100.10", "2001:db8:100::10"}
     assert all(name.endswith(".test") for name in (declared.host.name, *declared.domains))
 
 
 def test_the_copy_is_complete_and_its_passphrases_open_its_accounts(target: Path) -> None:
-    declared = models.load(target / "mail.yml")
-    logins = materialise(SOURCE, target).passphrases
+    declared = load_settings(target / "mail.yml")
+    logins = create_demo_inventory(SOURCE, target).passphrases
     assert (
         [*logins] == [account.address for account in declared.accounts] == ["anna@example.test", "ben@example-two.test"]
     )
     for account in declared.accounts:
         PasswordHasher().verify(account.password.removeprefix("{ARGON2ID}"), logins[account.address])
-    assert len(secrets.load(declared, target).dkim) == 3
+    assert len(secrets.load_secrets(declared, target).dkim) == 3
 
 
 def test_passphrases_and_identity_are_the_owners_alone(target: Path) -> None:
@@ -71,15 +71,15 @@ def test_passphrases_and_identity_are_the_owners_alone(target: Path) -> None:
 
 
 def test_the_users_own_identities_play_no_part(config: Path, tmp_path: Path) -> None:
-    materialise(SOURCE, tmp_path / "demo")
+    create_demo_inventory(SOURCE, tmp_path / "demo")
     assert not config.exists()
     assert not (config.parent / "production").exists()
 
 
 def test_a_second_call_changes_nothing_and_knows_the_passphrases(target: Path) -> None:
     before = everything(target)
-    first = materialise(SOURCE, target)
-    assert materialise(SOURCE, target) == first
+    first = create_demo_inventory(SOURCE, target)
+    assert create_demo_inventory(SOURCE, target) == first
     assert everything(target) == before
 
 
@@ -87,7 +87,7 @@ def test_what_the_user_added_to_the_copy_stays(target: Path) -> None:
     with (target / "mail.yml").open("a") as file:
         file.write("  # a note\n")
     before = everything(target)
-    materialise(SOURCE, target)
+    create_demo_inventory(SOURCE, target)
     assert everything(target) == before
 
 
@@ -95,10 +95,10 @@ def test_a_changed_source_reaches_the_copy_which_keeps_its_keys_and_passphrases(
     changed = shutil.copytree(SOURCE, tmp_path / "changed")
     text = (changed / "mail.yml").read_text()
     (changed / "mail.yml").write_text(re.sub(r"(?m)^domains: \[", "domains: [example-three.test, ", text))
-    before = materialise(SOURCE, target)
-    keys = {key.domain: key for key in secrets.load(models.load(target / "mail.yml"), target).dkim}
-    assert materialise(changed, target) == before
-    after = secrets.load(models.load(target / "mail.yml"), target).dkim
+    before = create_demo_inventory(SOURCE, target)
+    keys = {key.domain: key for key in secrets.load_secrets(load_settings(target / "mail.yml"), target).dkim}
+    assert create_demo_inventory(changed, target) == before
+    after = secrets.load_secrets(load_settings(target / "mail.yml"), target).dkim
     assert {key.domain for key in after} == {*keys, "example-three.test"}
     assert all(keys.get(key.domain, key) == key for key in after)
 
@@ -107,7 +107,7 @@ def test_a_source_that_lost_its_last_lines_reaches_the_copy(target: Path, tmp_pa
     changed = shutil.copytree(SOURCE, tmp_path / "changed")
     lines = (changed / "mail.yml").read_text().splitlines(keepends=True)
     (changed / "mail.yml").write_text("".join(lines[:-1]))
-    materialise(changed, target)
+    create_demo_inventory(changed, target)
     assert lines[-1] not in (target / "mail.yml").read_text()
 
 
@@ -119,7 +119,7 @@ def test_a_takeover_that_was_interrupted_is_completed_by_the_next_call(
     text = (changed / "mail.yml").read_text()
     (changed / "mail.yml").write_text(text.replace("domains: [", "domains: [example-three.test, "))
     (changed / "inventory.py").write_text("hosts = []\n")
-    real = vault.write_private
+    real = vault.write_private_file
 
     def interrupted(path: Path, data: bytes, *, replace: bool = True) -> None:
         if path.name.endswith(suffix):
@@ -127,22 +127,22 @@ def test_a_takeover_that_was_interrupted_is_completed_by_the_next_call(
         real(path, data, replace=replace)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vault, "write_private", interrupted)
+        patch.setattr(vault, "write_private_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            materialise(changed, target)
-    materialise(changed, target)
-    assert secrets.missing(models.load(target / "mail.yml"), target) == []
+            create_demo_inventory(changed, target)
+    create_demo_inventory(changed, target)
+    assert secrets.list_missing(load_settings(target / "mail.yml"), target) == []
     assert "example-three.test" in (target / "mail.yml").read_text()
-    assert (target / hosts.HOSTS).read_text() == "hosts = []\n"
+    assert (target / hosts.HOSTS_FILE).read_text() == "hosts = []\n"
 
 
 def test_a_failure_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(secrets, "generate", fails)
+    monkeypatch.setattr(secrets, "create_missing_keys", fails)
     with pytest.raises(KeyboardInterrupt):
-        materialise(SOURCE, tmp_path / ".lab" / "demo")
+        create_demo_inventory(SOURCE, tmp_path / ".lab" / "demo")
     assert [*(tmp_path / ".lab").iterdir()] == []
 
 
@@ -152,11 +152,11 @@ def test_lost_passphrases_are_told_of(target: Path, content: str | None) -> None
     if content:
         (target / "logins.json").write_text(content)
     with pytest.raises(UserError, match=f"Remove {target}"):
-        materialise(SOURCE, target)
+        create_demo_inventory(SOURCE, target)
 
 
 def test_no_repr_shows_a_passphrase(target: Path) -> None:
-    logins = materialise(SOURCE, target)
+    logins = create_demo_inventory(SOURCE, target)
     assert not [passphrase for passphrase in logins.passphrases.values() if passphrase in repr(logins)]
 
 
@@ -164,4 +164,4 @@ def test_pyinfra_finds_the_container_through_the_labs_ssh_config(target: Path, m
     monkeypatch.delenv("MAILKEEP_LAB", raising=False)
     ssh_config = target.parent / "mailkeep" / "mail.ssh_config"
     data = {"mailkeep": str(target / "mail.yml"), "ssh_config_file": str(ssh_config)}
-    assert hosts.hosts(target) == {"mail": data}
+    assert hosts.read_hosts(target) == {"mail": data}

@@ -11,9 +11,10 @@ from argon2 import PasswordHasher
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts, secrets, vault
-from mailkeep.inventory.create import InitResult, init
+from mailkeep.inventory.create import NewInventory, create_inventory
 from mailkeep.inventory.passwords import hash_password
 from mailkeep.settings import edit_accounts, models
+from mailkeep.settings.load import load_settings
 
 ARGUMENTS = {
     "host": "mail.example.org",
@@ -36,12 +37,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make(root: Path, **changed: object) -> InitResult:
-    return init(root / "clone" / "inventories" / "first", **(ARGUMENTS | changed))  # type: ignore[arg-type]
+def make(root: Path, **changed: object) -> NewInventory:
+    return create_inventory(root / "clone" / "inventories" / "first", **(ARGUMENTS | changed))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, InitResult]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NewInventory]:
     """Where a result was made, and the result; not to be changed."""
     root = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +51,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, InitResult]:
 
 
 @pytest.fixture
-def made(once: tuple[Path, InitResult], root: Path) -> InitResult:
+def made(once: tuple[Path, NewInventory], root: Path) -> NewInventory:
     """The result of `make(root)`."""
     first, result = once
     shutil.copytree(first, root, dirs_exist_ok=True)
@@ -62,9 +63,9 @@ def everything(root: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
-def test_a_new_inventory_is_complete(made: InitResult) -> None:
-    declared = models.load(made.directory / "mail.yml")
-    loaded = secrets.load(declared, made.directory)
+def test_a_new_inventory_is_complete(made: NewInventory) -> None:
+    declared = load_settings(made.directory / "mail.yml")
+    loaded = secrets.load_secrets(declared, made.directory)
     assert {key.domain for key in loaded.dkim} == {"example.org", "mail.example.org"}
     assert {key.selector for key in loaded.dkim} == {f"s{date.today():%Y%m%d}"}
     assert len(made.made) == 3
@@ -78,7 +79,7 @@ def test_it_declares_what_was_asked_for(root: Path) -> None:
         networks=["203.0.113.0/24"],
         account="anna@example.com",
     )
-    declared = models.load(result.directory / "mail.yml")
+    declared = load_settings(result.directory / "mail.yml")
     assert [str(address) for address in declared.host.addresses] == ["192.0.2.1", "2001:db8::1"]
     assert declared.domains == ("example.net", "example.com")
     assert declared.admin.addresses == ("boss@example.edu",)
@@ -99,16 +100,16 @@ def test_it_declares_what_was_asked_for(root: Path) -> None:
 )
 def test_the_first_account_is_the_admins_own_or_the_postmasters(root: Path, admin: list[str], account: str) -> None:
     result = make(root, admin=admin)
-    declared = models.load(result.directory / "mail.yml")
+    declared = load_settings(result.directory / "mail.yml")
     assert result.address == account
     assert [account.address for account in declared.accounts] == [account]
 
 
 def test_the_passphrase_opens_the_account_and_is_in_no_file_nor_in_the_results_repr(
-    made: InitResult, root: Path
+    made: NewInventory, root: Path
 ) -> None:
     result = made
-    declared = models.load(result.directory / "mail.yml")
+    declared = load_settings(result.directory / "mail.yml")
     PasswordHasher().verify(declared.accounts[0].password.removeprefix("{ARGON2ID}"), result.passphrase)
     for content in everything(root).values():
         assert result.passphrase.encode() not in (content or b"")
@@ -116,7 +117,7 @@ def test_the_passphrase_opens_the_account_and_is_in_no_file_nor_in_the_results_r
     assert result.passphrase not in "\n".join((*result.made, *result.next_steps))
 
 
-def test_the_identity_lies_outside_the_inventory_and_no_private_key_in_it(made: InitResult, root: Path) -> None:
+def test_the_identity_lies_outside_the_inventory_and_no_private_key_in_it(made: NewInventory, root: Path) -> None:
     assert made.identity == root / "config" / "mailkeep" / "first.age-identity"
     assert made.identity.stat().st_mode & 0o777 == 0o600
     for content in everything(root / "clone").values():
@@ -129,7 +130,7 @@ def test_the_identity_can_be_put_elsewhere(root: Path, monkeypatch: pytest.Monke
     result = make(root)
     assert result.identity == root / "stick" / "key"
     assert not (root / "config").exists()
-    secrets.load(models.load(result.directory / "mail.yml"), result.directory)
+    secrets.load_secrets(load_settings(result.directory / "mail.yml"), result.directory)
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
@@ -193,21 +194,21 @@ def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, wrong: dict[
 @pytest.mark.parametrize("name", ["..", "../h", ".hidden", "a b", "-n", "a\nb"])
 def test_a_name_that_is_hard_to_type_or_hidden_is_refused(root: Path, name: str) -> None:
     with pytest.raises(UserError, match="not a name for an inventory"):
-        init(root / "clone" / "inventories" / name, **ARGUMENTS)  # type: ignore[arg-type]
+        create_inventory(root / "clone" / "inventories" / name, **ARGUMENTS)  # type: ignore[arg-type]
 
 
 def test_a_parent_that_is_not_there_is_named(root: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
-        init(root / "nowhere" / "first", **ARGUMENTS)  # type: ignore[arg-type]
+        create_inventory(root / "nowhere" / "first", **ARGUMENTS)  # type: ignore[arg-type]
 
 
 class Interruption(BaseException):
     """As Ctrl-C: not an Exception."""
 
 
-@pytest.mark.parametrize("step", ["generate", "create", "write_identity", "rename"])
+@pytest.mark.parametrize("step", ["create_missing_keys", "create_vault", "write_identity", "rename"])
 def test_a_failure_halfway_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    owner = {"generate": secrets, "create": vault, "write_identity": vault, "rename": Path}[step]
+    owner = {"create_missing_keys": secrets, "create_vault": vault, "write_identity": vault, "rename": Path}[step]
     real = getattr(owner, step)
 
     def fails_after_its_work(*arguments: object, **options: object) -> None:
@@ -227,23 +228,23 @@ def test_a_failure_halfway_leaves_nothing(root: Path, monkeypatch: pytest.Monkey
 def test_pyinfra_finds_the_host_and_its_settings(root: Path) -> None:
     result = make(root, ssh_host="operator@203.0.113.25")
     data = {"mailkeep": str(result.directory / "mail.yml"), "ssh_user": "operator", "_sudo": True}
-    assert hosts.hosts(result.directory) == {"203.0.113.25": data}
+    assert hosts.read_hosts(result.directory) == {"203.0.113.25": data}
 
 
 @pytest.mark.parametrize("ssh_host", [None, "root@mail.example.org", "alias", "2001:db8::1"])
 def test_root_needs_no_sudo(root: Path, ssh_host: str | None) -> None:
-    ((host, data),) = hosts.hosts(make(root, ssh_host=ssh_host).directory).items()
+    ((host, data),) = hosts.read_hosts(make(root, ssh_host=ssh_host).directory).items()
     assert host == (ssh_host or "mail.example.org").removeprefix("root@")
     assert "_sudo" not in data
 
 
-def test_the_inventory_can_be_moved(made: InitResult, root: Path) -> None:
+def test_the_inventory_can_be_moved(made: NewInventory, root: Path) -> None:
     moved = made.directory.rename(root / "moved")
-    assert hosts.hosts(moved)["mail.example.org"]["mailkeep"] == str(moved / "mail.yml")
+    assert hosts.read_hosts(moved)["mail.example.org"]["mailkeep"] == str(moved / "mail.yml")
 
 
 def test_the_next_steps_name_the_backup_the_records_and_the_commands_in_their_order(
-    once: tuple[Path, InitResult],
+    once: tuple[Path, NewInventory],
 ) -> None:
     _, result = once
     text = "\n".join(result.next_steps)
@@ -252,27 +253,27 @@ def test_the_next_steps_name_the_backup_the_records_and_the_commands_in_their_or
     assert order == sorted(order)
 
 
-def test_whatever_the_comments_offer_is_valid_when_uncommented(made: InitResult) -> None:
+def test_whatever_the_comments_offer_is_valid_when_uncommented(made: NewInventory) -> None:
     path = made.directory / "mail.yml"
     offered = re.compile(r"^( *)# ( *[a-z_]+(?:@?[a-z]+\.[a-z]+)?:(?: .*)?)$", re.MULTILINE)
     text = path.read_text()
     names = {match[2].split(":")[0].strip() for match in offered.finditer(text)}
     own_tls = text.replace("tls:\n  mode: self-signed\n", "").replace("#   mode:", "# tls:\n#   mode:")
     path.write_text(offered.sub(r"\1\2", own_tls))
-    declared = models.load(path)
+    declared = load_settings(path)
     assert {"quota", "send_as", "catch_all", "relay", "retention", "ssh", "firewall", "message_size"} <= names
     assert declared.relay is not None
     assert declared.tls.mode == "files"
 
 
-def test_the_settings_offer_every_top_level_setting(made: InitResult) -> None:
+def test_the_settings_offer_every_top_level_setting(made: NewInventory) -> None:
     text = (made.directory / "mail.yml").read_text()
     assert [name for name in models.Settings.model_fields if not re.search(rf"^(# )?{name}:", text, re.M)] == []
 
 
 def test_a_place_that_cannot_be_written_to_is_named(root: Path) -> None:
     with pytest.raises(UserError, match=r"/proc/first: cannot be made: .*\."):
-        init(Path("/proc/first"), **ARGUMENTS)  # type: ignore[arg-type]
+        create_inventory(Path("/proc/first"), **ARGUMENTS)  # type: ignore[arg-type]
     (root / "config").write_text("a file where the directory should be")
     before = everything(root)
     with pytest.raises(UserError, match=r"first\.age-identity: cannot be written: Not a directory"):
@@ -280,11 +281,11 @@ def test_a_place_that_cannot_be_written_to_is_named(root: Path) -> None:
     assert everything(root) == before
 
 
-def test_accounts_can_be_added_to_what_was_written(made: InitResult) -> None:
+def test_accounts_can_be_added_to_what_was_written(made: NewInventory) -> None:
     path = made.directory / "mail.yml"
-    first = models.load(path).accounts[0]
-    edit_accounts.add(path, "bert@example.org", first.password, name="Bert")
+    first = load_settings(path).accounts[0]
+    edit_accounts.add_account(path, "bert@example.org", first.password, name="Bert")
     edit_accounts.set_password(path, first.address, hash_password("another passphrase"))
-    after = models.load(path).accounts
+    after = load_settings(path).accounts
     assert [account.address for account in after] == [first.address, "bert@example.org"]
     assert first.password not in (after[0].password, None)

@@ -27,26 +27,26 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("typed", ["first", "inventories/first", "inventories/first/", "inventories/first/mail.yml"])
 def test_a_name_a_directory_and_its_file_all_do(root: Path, typed: str) -> None:
-    assert hosts.find(typed) == root / "inventories" / "first"
-    assert hosts.find(str(root / "inventories" / "first")) == root / "inventories" / "first"
+    assert hosts.find_inventory(typed) == root / "inventories" / "first"
+    assert hosts.find_inventory(str(root / "inventories" / "first")) == root / "inventories" / "first"
 
 
 @pytest.mark.parametrize("typed", ["third", "empty", "", "inventories", "/nowhere", "inventories/first/x/mail.yml"])
 def test_an_unknown_one_lists_those_that_exist(root: Path, typed: str) -> None:
     with pytest.raises(UserError, match=r"There are: first, second\.") as error:
-        hosts.find(typed, root)
+        hosts.find_inventory(typed, root)
     assert "mailkeep init" in str(error.value)
 
 
 def test_where_there_is_none_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There are none below"):
-        hosts.find("first", tmp_path)
+        hosts.find_inventory("first", tmp_path)
 
 
 def test_the_label_is_what_the_user_would_type(root: Path) -> None:
-    assert hosts.label(root / "inventories" / "first") == "first"
-    assert hosts.label(Path("inventories/first")) == "first"
-    assert hosts.label(Path("/elsewhere/first")) == "/elsewhere/first"
+    assert hosts.inventory_label(root / "inventories" / "first") == "first"
+    assert hosts.inventory_label(Path("inventories/first")) == "first"
+    assert hosts.inventory_label(Path("/elsewhere/first")) == "/elsewhere/first"
 
 
 GROUPS = """
@@ -67,19 +67,19 @@ def test_hosts_and_their_data_are_those_that_pyinfra_finds(root: Path) -> None:
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout + shown.stderr)
     theirs = {host: json.loads(data) for host, data in re.findall(r"(?ms)^ *\[(.*?)\].*?(^ *\{.*?\}$)", text)}
     assert len(theirs) == 3
-    assert hosts.hosts(file.parent) == theirs
+    assert hosts.read_hosts(file.parent) == theirs
 
 
 def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
     directory = root / "inventories" / "first"
     with pytest.raises(UserError, match=r"inventory\.py: not there"):
-        hosts.hosts(directory)
+        hosts.read_hosts(directory)
     (directory / "inventory.py").write_text("hosts = [")
     with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
-        hosts.hosts(directory)
+        hosts.read_hosts(directory)
     (directory / "inventory.py").write_text("hosts = [undefined]")
     with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
-        hosts.hosts(directory)
+        hosts.read_hosts(directory)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_hosts_that_will_not_do_are_told(root: Path, written: str, told: str) ->
     directory = root / "inventories" / "first"
     (directory / "inventory.py").write_text(f"{written}\n")
     with pytest.raises(UserError, match=re.escape(told)) as error:
-        hosts.hosts(directory)
+        hosts.read_hosts(directory)
     assert "inventory.py" in str(error.value)
 
 

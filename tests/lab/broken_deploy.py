@@ -13,7 +13,7 @@ from mailkeep.host.operations import converge
 from mailkeep.inventory import secrets
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import File, Part
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 broken: dict[str, str] = json.loads(Path(host.data.broken).read_text())
 
@@ -27,5 +27,7 @@ def spoilt(part: Part) -> Part:
 
 
 mail_yml = Path(host.data.mailkeep)
-declared = models.load(mail_yml)
-converge(tuple(spoilt(part) for part in mail_server.build_parts(declared, secrets.load(declared, mail_yml.parent))))
+declared = load_settings(mail_yml)
+converge(
+    tuple(spoilt(part) for part in mail_server.build_parts(declared, secrets.load_secrets(declared, mail_yml.parent)))
+)

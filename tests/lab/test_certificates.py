@@ -18,6 +18,7 @@ from mailkeep.dns import client, formats, judge, observe, records
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
 from mailkeep.inventory import secrets
+from mailkeep.inventory.credentials import save_dns_credentials
 from mailkeep.lab import Internet, Lab, LabError, poll
 from mailkeep.lab.internet import DIRECTORY, TSIG_SECRET
 from mailkeep.lab.site import Site
@@ -109,16 +110,18 @@ class World:
 
     def publish(self) -> None:
         """What is to be published now; the site itself remembers its keys."""
-        keys = secrets.load(self.site.settings, self.site.inventory)
+        keys = secrets.load_secrets(self.site.settings, self.site.inventory)
         listed = [*records.own_zone_records(self.site.settings, keys), *records.reverse_records(self.site.settings)]
         self.internet.publish(formats.format_zone_file(listed))
 
     def tlsa(self) -> set[str]:
-        listed = records.own_zone_records(self.site.settings, secrets.load(self.site.settings, self.site.inventory))
+        listed = records.own_zone_records(
+            self.site.settings, secrets.load_secrets(self.site.settings, self.site.inventory)
+        )
         return {record.value for record in listed if record.type == "TLSA"}
 
     def findings(self, kind: str) -> list[Finding]:
-        declared, keys = self.site.settings, secrets.load(self.site.settings, self.site.inventory)
+        declared, keys = self.site.settings, secrets.load_secrets(self.site.settings, self.site.inventory)
         seen = observe.observe_server(declared, keys, client.make_resolver(self.internet.resolver))
         return [finding for finding in judge.judge_observation(declared, keys, seen) if finding.type == kind]
 
@@ -137,7 +140,7 @@ def world(lab: Lab, built: Site, baked: str, internet: Internet) -> Iterator[Wor
     site.file.write_text(text)
     made = World(site, internet)
     made.declare()
-    secrets.generate(site.settings, site.inventory, date.today())
+    secrets.create_missing_keys(site.settings, site.inventory, date.today())
     made.authority()
     internet.trust_the_authority(server)
     made.publish()
@@ -301,7 +304,7 @@ def by_dns(world: World) -> World:
     world.declare(challenge="dns-01", provider="rfc2136")
     given = {"NAMESERVER": world.internet.ip, "TSIG_KEY": "dynamic.", "TSIG_ALGORITHM": "hmac-sha256."}
     lines = [f"RFC2136_{name}={value}\n" for name, value in {**given, "TSIG_SECRET": TSIG_SECRET}.items()]
-    secrets.set_acme(world.site.inventory, "".join(lines))
+    save_dns_credentials(world.site.inventory, "".join(lines))
     return world
 
 
@@ -371,7 +374,7 @@ def test_taken_back_nothing_asks_for_a_certificate_any_more(world: World) -> Non
     world.site.server.run(f"{spoiled}; systemctl is-failed {certificates.SERVICE}")
     declared = yaml.safe_load(world.site.file.read_text()) | {"tls": {"mode": "self-signed"}}
     world.site.file.write_text(yaml.safe_dump(declared))
-    secrets.generate(world.site.settings, world.site.inventory, date.today())
+    secrets.create_missing_keys(world.site.settings, world.site.inventory, date.today())
     world.deploy()
     left = "ls /etc/systemd/system /etc/systemd/system/timers.target.wants | grep -E 'mailkeep-(acme|certificate)'"
     assert world.site.server.run(left, check=False).stdout == ""

@@ -22,16 +22,18 @@ from mailkeep.dns.client import Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.records import Record
 from mailkeep.inventory import secrets
-from mailkeep.inventory.secrets import StoredDkim
+from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem
+from mailkeep.inventory.vault_entries import DkimEntry
 from mailkeep.lab import Attacker, Internet, poll
 from mailkeep.lab.site import Site
 from mailkeep.operate import dkim_rotation
 from mailkeep.parts import dns_watch, opendkim
-from mailkeep.settings.models import Dns, Settings, Web
+from mailkeep.settings.models import Settings
+from mailkeep.settings.sections import Dns, Web
 
 ANNA, STRICT = "anna@example.test", "strict@outside.test"
 HOST = "mail.example.test"
-KEY = secrets.new_dkim_pem()  # of a domain that is not ours
+KEY = generate_dkim_pem()  # of a domain that is not ours
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
         }
     )
     keys = secrets.Secrets(
-        tuple(secrets.DkimKey(name, "s20261123", KEY) for name in (*many.domains, HOST)), world.site.secrets.tls, None
+        tuple(DkimKey(name, "s20261123", KEY) for name in (*many.domains, HOST)), world.site.secrets.tls, None
     )
     listed = [*records.own_zone_records(many, keys), *records.reverse_records(many)]
     world.publish(text(listed))
@@ -203,7 +205,7 @@ class Spoof:
 
 def evil(attacker: Attacker) -> str:
     """A domain of the spoofer's own, all in order."""
-    key = secrets.DkimKey("evil.test", "s1", KEY).public
+    key = DkimKey("evil.test", "s1", KEY).public
     record = Record("required", "s1._domainkey.evil.test", "TXT", f"v=DKIM1; p={key}", "", "")
     return f"""\
 evil.test. TXT "v=spf1 ip4:{attacker.ip} -all"
@@ -345,21 +347,21 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
     declared, tomorrow = world.site.settings, date.today() + timedelta(days=1)
     selector = f"s{tomorrow:%Y%m%d}"
 
-    def unseen(keys: list[secrets.DkimKey]) -> dict[secrets.DkimKey, str]:
+    def unseen(keys: list[DkimKey]) -> dict[DkimKey, str]:
         return dkim_rotation.unseen(keys, client.make_resolver(world.internet.resolver))
 
     def rotate() -> str:
         return "\n".join(dkim_rotation.rotate(declared, inventory, tomorrow, unseen, since, now=True))
 
-    def since(_keys: list[StoredDkim]) -> dict[StoredDkim, date]:
+    def since(_keys: list[DkimEntry]) -> dict[DkimEntry, date]:
         return {}
 
     def signing() -> set[str]:
-        return {key.selector for key in secrets.load(declared, inventory).dkim}
+        return {key.selector for key in secrets.load_secrets(declared, inventory).dkim}
 
     rotate()
     assert f"{selector}._domainkey.example.test is not seen yet: it is not there" in rotate()
-    listed = records.own_zone_records(declared, secrets.load(declared, inventory))
+    listed = records.own_zone_records(declared, secrets.load_secrets(declared, inventory))
     cut = [replace(one, value=one.value[:300]) if one.name.startswith(selector) else one for one in listed]
     world.publish(text(cut))
     assert "the key is cut off" in rotate()
@@ -371,12 +373,12 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
 
 def test_a_server_signs_with_a_key_that_it_has_and_that_its_signer_has_loaded(world: World) -> None:
     site = world.site
-    [present] = [StoredDkim(key.domain, key.selector) for key in site.secrets.dkim if key.domain == "example.test"]
+    [present] = [DkimEntry(key.domain, key.selector) for key in site.secrets.dkim if key.domain == "example.test"]
     file = opendkim.key_path(present.domain, present.selector)
     written = site.server.run(f"stat --format %Y {file}").stdout.strip()
 
-    def since() -> dict[StoredDkim, date]:
-        return dkim_rotation.signing_since([present, StoredDkim("example.test", "s20990101")], site.inventory)
+    def since() -> dict[DkimEntry, date]:
+        return dkim_rotation.signing_since([present, DkimEntry("example.test", "s20990101")], site.inventory)
 
     assert since() == {present: date.fromtimestamp(int(written))}
     site.server.run(f"touch --date '1 hour' {file}")

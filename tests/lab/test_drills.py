@@ -50,7 +50,7 @@ def test_a_drill_can_be_looked_at(incident_a: Result, tmp_path: Path) -> None:
 def test_a_botnet_of_200_networks_gets_no_further(where: Range) -> None:
     result = replay(where, ATTACKS["F"])
     assert result.misses == []
-    assert result.taken <= where.site.settings.filled(where.site.settings.guard.limits)["networks_per_hour"]
+    assert result.taken <= where.site.settings.effective_limits(where.site.settings.guard.limits)["networks_per_hour"]
 
 
 def test_without_the_guard_incident_a_goes_on(where: Range) -> None:

@@ -99,7 +99,7 @@ class Guarded:
 def guarded(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Guarded]:
     server = lab.server("guarded", hostname="mail.example.test", image=baked)
     site = built.on(server)
-    password = passwords.generate()
+    password = passwords.generate_password()
     hashed = passwords.hash_password(password)
     declared = yaml.safe_load(site.file.read_text())
     declared["accounts"] += [{"address": address(name), "password": hashed} for name in NAMES]

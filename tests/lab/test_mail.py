@@ -26,7 +26,7 @@ from clients import (
 )
 
 from mailkeep.dns.records import own_zone_records
-from mailkeep.inventory import secrets
+from mailkeep.inventory.credentials import save_relay_password
 from mailkeep.lab import Internet, Lab, Received, Server, poll
 from mailkeep.lab.internet import RELAY_PASSWORD, RELAY_USER
 from mailkeep.lab.site import Site
@@ -280,7 +280,7 @@ def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_w
     site = copy("relayed")
     relay = f"\nrelay: {{host: relay.outside.test, port: 587, user: {RELAY_USER}}}\n"
     site.file.write_text(site.file.read_text() + relay)
-    secrets.set_relay_password(site.inventory, RELAY_PASSWORD)
+    save_relay_password(site.inventory, RELAY_PASSWORD)
     post = Post(deployed(site), internet)
     assert post.server.run("stat -c '%a %U' /etc/postfix/relay_password").stdout == "600 root\n"
 

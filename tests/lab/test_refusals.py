@@ -24,11 +24,11 @@ from pyinfra import host
 from mailkeep.host.preflight import preflight
 from mailkeep.inventory import secrets
 from mailkeep.parts import mail_server
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 
 file = Path(host.data.mailkeep)
-declared = models.load(file)
-preflight(declared, mail_server.build_parts(declared, secrets.load(declared, file.parent)))
+declared = load_settings(file)
+preflight(declared, mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent)))
 """
 STATE = "find /etc /usr/local /var/lib/dpkg /var/lib/mailkeep /var/backups -printf '%p %m %u %s %T@ %C@\\n' 2>&1 | sort"
 DEBIANS_OWN = "compatibility_level = 3.10\nmyhostname = mail.example.test\nmydestination = localhost\n"

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mailkeep.inventory import passwords, secrets
+from mailkeep.inventory import passwords
+from mailkeep.inventory.credentials import save_relay_password
 from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import ROOT, Deployed, Site
@@ -175,7 +176,7 @@ def test_another_password_counts_from_now_on_though_its_hash_is_as_long(settled:
     def login(passphrase: str) -> int:
         return settled.server.run(f"doveadm auth test {ANNA} '{passphrase}'", check=False).returncode
 
-    new = passwords.generate()
+    new = passwords.generate_password()
     assert login(settled.passphrases[ANNA]) == 0
     account(settled, ANNA, password=passwords.hash_password(new))
     succeeded(settled.deploy())
@@ -366,7 +367,7 @@ def test_a_directory_where_a_file_belongs_is_named_and_nothing_has_changed(settl
 def test_what_a_setting_brought_goes_with_it(settled: Site) -> None:
     before, password = settled.file.read_text(), "/etc/postfix/relay_password"
     retired = "/etc/opendkim/keys/former.test.s20200101.pem"
-    secrets.set_relay_password(settled.inventory, "password")
+    save_relay_password(settled.inventory, "password")
     declare(settled, relay={"host": "relay.outside.test", "user": "mailkeep"})
     settled.server.write(retired, "a key")
     succeeded(settled.deploy())

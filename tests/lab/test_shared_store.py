@@ -10,7 +10,8 @@ import pytest
 import yaml
 from clients import OUTSIDE, SUBMISSIONS, accepted, deliver, message
 
-from mailkeep.inventory import passwords, secrets
+from mailkeep.inventory import passwords
+from mailkeep.inventory.credentials import save_store_password
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
@@ -53,10 +54,10 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair]:
-    key = passwords.generate()
+    key = passwords.generate_password()
     listen = f"bind 0.0.0.0\nprotected-mode no\nrequirepass {key}\nsave ''\n"
     internet.run("cat > /etc/valkey/valkey.conf && systemctl restart valkey-server", stdin=listen)
-    password = passwords.generate()
+    password = passwords.generate_password()
     hashed = passwords.hash_password(password)
     servers = []
     for name in ("one", "two"):
@@ -68,7 +69,7 @@ def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair
             "store": {"host": str(internet.ip), "tls": False},
         }
         site.file.write_text(yaml.safe_dump(declared))
-        secrets.set_store_password(site.inventory, key)
+        save_store_password(site.inventory, key)
         said = site.deploy()
         assert said.code == 0, said.output
         servers.append(site.server)

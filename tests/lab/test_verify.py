@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.inventory.hosts import hosts
+from mailkeep.inventory.hosts import read_hosts
 from mailkeep.lab import poll
 from mailkeep.lab.site import Site
 from mailkeep.parts import mail_server
@@ -250,7 +250,7 @@ def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
 def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
     built: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [(name, data)] = hosts(built.inventory).items()
+    [(name, data)] = read_hosts(built.inventory).items()
     inventory = shutil.copytree(built.inventory, tmp_path / "two")
     nowhere = {"mailkeep": data["mailkeep"], "ssh_hostname": "127.0.0.1", "ssh_port": 1}
     (inventory / "inventory.py").write_text(f"hosts = [({name!r}, {data!r}), ('nowhere', {nowhere!r})]")

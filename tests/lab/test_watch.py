@@ -31,7 +31,7 @@ from clients import (
 )
 
 from mailkeep.dns.records import own_zone_records
-from mailkeep.inventory import secrets
+from mailkeep.inventory.credentials import save_webhook
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 from mailkeep.operate import alert_test
@@ -119,7 +119,7 @@ def operator(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[
     site.file.write_text(yaml.safe_dump(declared))
     # Before the watch starts: a container does not pass later mounts on to sandboxes, as other machines do.
     server.run("mount -t tmpfs -o size=20M,mode=700,uid=$(id -u vmail),gid=$(id -g vmail) tmpfs /var/vmail")
-    secrets.set_webhook(site.inventory, f"http://{internet.ip}:{PORT}{TOPIC}", TOKEN)
+    save_webhook(site.inventory, f"http://{internet.ip}:{PORT}{TOPIC}", TOKEN)
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     assert TOPIC not in deployed.output

@@ -16,7 +16,7 @@ from clients import accepted, https, log_in, mails, open_ports, run_on
 from mailkeep.dns import client, judge, observe
 from mailkeep.dns.formats import format_zone_file
 from mailkeep.dns.records import own_zone_records, reverse_records
-from mailkeep.inventory import secrets
+from mailkeep.inventory.tls_keys import import_certificate
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import ROOT, Deployed, Site
 from mailkeep.parts import certificates, web
@@ -72,7 +72,7 @@ install -m 644 web.pem {TRUSTED}
 update-ca-certificates""")
     for name in ("web.pem", "web.key"):
         (directory / name).write_text(internet.run(f"cat /root/{name}").stdout)
-    secrets.import_tls(site.settings, site.inventory, directory / "web.pem", directory / "web.key")
+    import_certificate(site.settings, site.inventory, directory / "web.pem", directory / "web.key")
 
 
 def page(site: Site, kind: str, domain: str = "example.test") -> web.Page:

@@ -7,12 +7,15 @@ from datetime import date
 from typing import Any
 
 from mailkeep.inventory import tls_certificate
-from mailkeep.inventory.secrets import Secrets, Tls
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.inventory.tls_keys import TlsPair
 from mailkeep.parts import certificates, firewall
 from mailkeep.parts.model import SYSTEMD, File, Part
 from mailkeep.settings.models import Settings
 
-OWN = Secrets((), Tls(*tls_certificate.split(tls_certificate.self_signed("mail.example.org", date.today()))), None)
+OWN = Secrets(
+    (), TlsPair(*tls_certificate.split_pem(tls_certificate.create_self_signed("mail.example.org", date.today()))), None
+)
 BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
 
 

@@ -5,11 +5,14 @@ from datetime import date
 
 from mailkeep.dns import blocklists
 from mailkeep.inventory import tls_certificate
-from mailkeep.inventory.secrets import Secrets, Tls
+from mailkeep.inventory.secrets import Secrets
+from mailkeep.inventory.tls_keys import TlsPair
 from mailkeep.parts import dns_watch
 from mailkeep.settings.models import Settings
 
-KEYS = Secrets((), Tls(*tls_certificate.split(tls_certificate.self_signed("mail.example.org", date.today()))), None)
+KEYS = Secrets(
+    (), TlsPair(*tls_certificate.split_pem(tls_certificate.create_self_signed("mail.example.org", date.today()))), None
+)
 
 
 def config(declared: dict[str, object], **dns: str) -> bytes:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from mailkeep.inventory import secrets, vault
+from mailkeep.inventory.dkim_keys import signing_domains
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import SYSTEMD, Part, Unit
-from mailkeep.settings import models
+from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
 # Which files cannot simply go: something else must be in their place, and the preflight asks for it.
@@ -39,15 +40,15 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
     identity = directory / "identity.txt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAILKEEP_IDENTITY", str(identity))
-        vault.create(directory / "secrets", identity)
-        declared = models.load(directory / "mail.yml")
-        secrets.generate(declared, directory, date(2026, 1, 1))
-        return secrets.load(declared, directory)
+        vault.create_vault(directory / "secrets", identity)
+        declared = load_settings(directory / "mail.yml")
+        secrets.create_missing_keys(declared, directory, date(2026, 1, 1))
+        return secrets.load_secrets(declared, directory)
 
 
 def server(declared: dict[str, object], keys: Secrets) -> tuple[Part, ...]:
     made = Settings.model_validate(declared)
-    domains = secrets.signing_domains(made)
+    domains = signing_domains(made)
     dkim = tuple(key for key in keys.dkim if key.domain in domains)
     webhook = "https://example.net/hook" if made.alerts.webhook else None
     by_dns = {"RFC2136_NAMESERVER": "192.0.2.53"} if made.tls.acme.challenge == "dns-01" else None

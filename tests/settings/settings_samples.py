@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.settings.models import Settings, SettingsError, load
-from mailkeep.settings.yaml_reader import Problem
+from mailkeep.settings.load import load_settings
+from mailkeep.settings.models import Settings
+from mailkeep.settings.yaml_reader import Problem, SettingsError
 
 SALT_AND_DIGEST = "2b4fYwrsusIjrfimc3MFvw$MiGIqKV9aEP4koUvcuIkQpdtKftJqMrZnwq2+tdVtCg"
 HASH = f"{{ARGON2ID}}$argon2id$v=19$m=19456,t=2,p=1${SALT_AND_DIGEST}"
@@ -92,7 +93,7 @@ class Inventory:
         return self.write(COMPLETE.replace(old, new))
 
     def load(self) -> Settings:
-        return load(self.path)
+        return load_settings(self.path)
 
     def problems(self) -> tuple[Problem, ...]:
         with pytest.raises(SettingsError) as raised:

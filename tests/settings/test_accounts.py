@@ -14,7 +14,7 @@ from settings_samples import COMPLETE, HASH, Inventory, line_of
 
 from mailkeep.errors import UserError
 from mailkeep.settings import edit_accounts
-from mailkeep.settings.edit_accounts import Listed
+from mailkeep.settings.edit_accounts import AccountRow
 from mailkeep.settings.models import Settings
 
 OTHER = HASH.replace("2b4f", "zzzz")
@@ -26,7 +26,7 @@ LEAST = (
 ITEM = f"  - address: carl@example.org\n    password: '{OTHER}'\n"
 
 
-def refused(file: Inventory, *arguments: str, call: object = edit_accounts.add) -> str:
+def refused(file: Inventory, *arguments: str, call: object = edit_accounts.add_account) -> str:
     before = file.path.read_bytes()
     assert callable(call)
     with pytest.raises(UserError) as raised:
@@ -40,14 +40,14 @@ def refused(file: Inventory, *arguments: str, call: object = edit_accounts.add) 
 
 
 def test_an_account_is_added_after_the_last_and_nothing_else_changes(mail_yml: Inventory) -> None:
-    edit_accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER)
     assert mail_yml.path.read_text() == COMPLETE.replace("aliases:\n", ITEM + "aliases:\n")
     assert [account.address for account in mail_yml.load().accounts][2] == "carl@example.org"
 
 
 @pytest.mark.parametrize("name", ["Carl", "no", "null", "Ö'Néill", "# not a comment", "- x", "'", "a # b", "{}", "😀"])
 def test_name_and_quota_arrive_as_they_are(mail_yml: Inventory, name: str) -> None:
-    edit_accounts.add(mail_yml.path, "carl@example.org", OTHER, name=name, quota="500M")
+    edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER, name=name, quota="500M")
     added = mail_yml.load().accounts[2]
     assert (added.name, added.quota, added.password) == (name, 500 * 2**20, OTHER)
 
@@ -68,7 +68,7 @@ def test_name_and_quota_arrive_as_they_are(mail_yml: Inventory, name: str) -> No
     ],
 )
 def test_the_first_account_finds_its_place(mail_yml: Inventory, before: str, after: str) -> None:
-    edit_accounts.add(mail_yml.write(before).path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.write(before).path, "carl@example.org", OTHER)
     assert mail_yml.path.read_text() == after
     assert len(mail_yml.load().accounts) == 1
 
@@ -78,21 +78,21 @@ def test_indentation_and_comments_around_are_kept(mail_yml: Inventory) -> None:
         LEAST
         + f"accounts:\n- address: x@example.org\n  password: '{HASH}' # his\n  # quota: 1G\n# others\n\nssh: {{}}\n"
     )
-    edit_accounts.add(mail_yml.write(before).path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.write(before).path, "carl@example.org", OTHER)
     item = f"- address: carl@example.org\n  password: '{OTHER}'\n"
     assert mail_yml.path.read_text() == before.replace("# others\n", item + "# others\n")
 
 
 def test_the_example_to_copy_takes_a_first_account(mail_yml: Inventory) -> None:
     example = (Path(__file__).parents[2] / "inventories/example/mail.yml").read_text()
-    edit_accounts.add(mail_yml.write(example).path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.write(example).path, "carl@example.org", OTHER)
     assert mail_yml.path.read_text() == example.replace("\naccounts: []\n", f"\naccounts:\n{ITEM}")
 
 
 @pytest.mark.parametrize("break_", ["\r\n", "\n", "\r"])
 def test_line_ends_and_byte_order_mark_are_kept(mail_yml: Inventory, break_: str) -> None:
     before = "\ufeff" + COMPLETE.replace("\n", break_)
-    edit_accounts.add(mail_yml.write(before).path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.write(before).path, "carl@example.org", OTHER)
     after = "\ufeff" + COMPLETE.replace("aliases:\n", ITEM + "aliases:\n").replace("\n", break_)
     assert mail_yml.path.read_bytes() == after.encode()
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_wrong_already_is_told_as_it_is(mail_yml: Inventory) -> N
 def test_an_account_may_be_what_the_file_was_wrong_without(mail_yml: Inventory) -> None:
     changed = mail_yml.change("someone@elsewhere.example", "carl@example.org")
     assert changed.problem().field == "aliases[away@example.org][0]"
-    edit_accounts.add(changed.path, "carl@example.org", OTHER)
+    edit_accounts.add_account(changed.path, "carl@example.org", OTHER)
     assert len(changed.load().accounts) == 3
 
 
@@ -200,21 +200,21 @@ def test_clear_text_does_not_become_a_password(mail_yml: Inventory) -> None:
 
 
 def test_an_account_is_removed_and_nothing_else(mail_yml: Inventory) -> None:
-    edit_accounts.add(mail_yml.path, "carl@example.org", OTHER)
-    edit_accounts.add(mail_yml.path, "dora@example.org", OTHER)
-    edit_accounts.remove(mail_yml.path, "carl@example.org")
+    edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.path, "dora@example.org", OTHER)
+    edit_accounts.remove_account(mail_yml.path, "carl@example.org")
     assert mail_yml.path.read_text() == COMPLETE.replace("aliases:\n", ITEM.replace("carl", "dora") + "aliases:\n")
 
 
 def test_an_account_that_something_leads_to_stays(mail_yml: Inventory) -> None:
-    message = refused(mail_yml, "anna@example.org", call=edit_accounts.remove)
+    message = refused(mail_yml, "anna@example.org", call=edit_accounts.remove_account)
     assert message.startswith("anna@example.org is not removed, the file is as it was.")
     assert f"{mail_yml.path}: aliases[info@example.org][0]" in message
 
 
 def test_removing_the_only_account_leaves_an_empty_list(mail_yml: Inventory) -> None:
     mail_yml.write(f"{LEAST}accounts: # all\n{ITEM}ssh: {{}}\n")
-    edit_accounts.remove(mail_yml.path, "carl@example.org")
+    edit_accounts.remove_account(mail_yml.path, "carl@example.org")
     assert mail_yml.path.read_text() == f"{LEAST}accounts: [] # all\nssh: {{}}\n"
 
 
@@ -259,9 +259,9 @@ def test_adding_and_removing_gives_back_the_same_bytes(mail_yml: Inventory, file
     text, number = file
     mail_yml.write(text)
     assert len(mail_yml.load().accounts) == number
-    edit_accounts.add(mail_yml.path, "carl@example.org", OTHER, name="Carl", quota="1G")
+    edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER, name="Carl", quota="1G")
     assert [account.address for account in mail_yml.load().accounts][-1] == "carl@example.org"
-    edit_accounts.remove(mail_yml.path, "carl@example.org")
+    edit_accounts.remove_account(mail_yml.path, "carl@example.org")
     assert mail_yml.path.read_bytes() == text.encode()
 
 
@@ -275,7 +275,7 @@ def test_every_change_keeps_all_other_lines(mail_yml: Inventory, file: tuple[str
     changed = mail_yml.path.read_bytes().decode()
     assert changed.count(OTHER) == 1
     assert re.sub(r"""['"]{ARGON2ID}[^'"]*['"]""", "", changed) == re.sub(r"""['"]{ARGON2ID}[^'"]*['"]""", "", text)
-    edit_accounts.remove(mail_yml.path, address)
+    edit_accounts.remove_account(mail_yml.path, address)
     after = mail_yml.load()
     assert after.accounts == tuple(account for account in before.accounts if account.address != address)
     kept = iter(text.splitlines())
@@ -289,7 +289,7 @@ def test_every_change_keeps_all_other_lines(mail_yml: Inventory, file: tuple[str
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
 def test_the_mode_is_kept_and_no_other_file_is_left(mail_yml: Inventory, mode: int) -> None:
     mail_yml.path.chmod(mode)
-    edit_accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER)
     assert stat.S_IMODE(mail_yml.path.stat().st_mode) == mode
     assert [each.name for each in mail_yml.path.parent.iterdir()] == ["mail.yml"]
 
@@ -297,7 +297,7 @@ def test_the_mode_is_kept_and_no_other_file_is_left(mail_yml: Inventory, mode: i
 def test_a_symbolic_link_stays_one(mail_yml: Inventory) -> None:
     link = mail_yml.path.with_name("link.yml")
     link.symlink_to("mail.yml")
-    edit_accounts.add(link, "carl@example.org", OTHER)
+    edit_accounts.add_account(link, "carl@example.org", OTHER)
     assert link.is_symlink()
     assert len(mail_yml.load().accounts) == 3
 
@@ -305,7 +305,7 @@ def test_a_symbolic_link_stays_one(mail_yml: Inventory) -> None:
 def test_the_file_is_replaced_and_never_written_to(mail_yml: Inventory) -> None:
     hard_link = mail_yml.path.with_name("before.yml")
     hard_link.hardlink_to(mail_yml.path)
-    edit_accounts.add(mail_yml.path, "carl@example.org", OTHER)
+    edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER)
     assert hard_link.read_text() == COMPLETE
 
 
@@ -319,19 +319,19 @@ def test_a_directory_that_takes_no_file_is_told(mail_yml: Inventory, monkeypatch
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        edit_accounts.add(tmp_path / "mail.yml", "carl@example.org", OTHER)
+        edit_accounts.add_account(tmp_path / "mail.yml", "carl@example.org", OTHER)
 
 
 # Listing
 
 
 def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory) -> None:
-    listed = edit_accounts.listing(mail_yml.load())
+    listed = edit_accounts.list_accounts(mail_yml.load())
     assert listed == [
-        Listed(
+        AccountRow(
             "anna@example.org", "Anna Example", "2G", ("info@example.org", "team@example.net"), ("info@example.org",)
         ),
-        Listed("bert@example.net", "", "", (), ()),
+        AccountRow("bert@example.net", "", "", (), ()),
     ]
     assert HASH not in repr(listed)
 
@@ -343,25 +343,25 @@ def test_many_who_add_accounts_at_once_lose_none(mail_yml: Inventory) -> None:
     added = [f"new{number}@example.org" for number in range(12)]
     program = (
         "import sys; from pathlib import Path; from mailkeep.settings import edit_accounts; "
-        "edit_accounts.add(Path(sys.argv[1]), sys.argv[2], sys.argv[3])"
+        "edit_accounts.add_account(Path(sys.argv[1]), sys.argv[2], sys.argv[3])"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, mail_yml.path, address, OTHER]) for address in added]
     assert [process.wait(timeout=30) for process in running] == [0] * len(running)
     assert {account.address for account in mail_yml.load().accounts} >= set(added)
 
 
-@pytest.mark.parametrize("call", [edit_accounts.add, edit_accounts.set_password])
+@pytest.mark.parametrize("call", [edit_accounts.add_account, edit_accounts.set_password])
 def test_what_an_editor_saves_in_between_stays(
     mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None]
 ) -> None:
-    real = edit_accounts.models.parse
+    real = edit_accounts.parse_settings
     edited = COMPLETE + "# by hand\n"
 
     def edit(path: Path, content: str) -> Settings:
         mail_yml.write(edited)
         return real(path, content)
 
-    monkeypatch.setattr(edit_accounts.models, "parse", edit)
+    monkeypatch.setattr(edit_accounts, "parse_settings", edit)
     with pytest.raises(UserError, match=r"somebody else has just changed .*mail\.yml"):
-        call(mail_yml.path, {edit_accounts.add: "carl@example.org"}.get(call, "anna@example.org"), OTHER)
+        call(mail_yml.path, {edit_accounts.add_account: "carl@example.org"}.get(call, "anna@example.org"), OTHER)
     assert mail_yml.path.read_text() == edited

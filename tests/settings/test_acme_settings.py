@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mailkeep.settings.models import LETS_ENCRYPT, Settings
+from mailkeep.settings.models import Settings
+from mailkeep.settings.sections import LETS_ENCRYPT
 
 
 def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any) -> Settings:

@@ -15,7 +15,7 @@ from nacl.exceptions import InvalidkeyError
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords
-from mailkeep.inventory.passwords import breached, generate, hash_password, judge
+from mailkeep.inventory.passwords import check_password, count_breaches, generate_password, hash_password
 from mailkeep.settings.fields import ARGON2ID
 
 DOMAINS = ("example.org", "mail.example.org")
@@ -23,7 +23,7 @@ DOMAINS = ("example.org", "mail.example.org")
 
 def refusal(password: str, address: str = "anna@example.org") -> str:
     with pytest.raises(UserError) as raised:
-        judge(password, address=address, domains=DOMAINS)
+        check_password(password, address=address, domains=DOMAINS)
     assert len(password) < 3 or password not in str(raised.value)
     return str(raised.value)
 
@@ -67,24 +67,24 @@ def test_the_passwords_of_the_incidents_are_refused_for_their_accounts() -> None
     "password", ["x7Kq-2mPz9wRt5", "reef lantern oboe thicket", "Größe sei häufig Übermaß", "k7fh-x2qe-9xqm-ab4d"]
 )
 def test_a_strong_password_is_taken(password: str) -> None:
-    judge(password, address="anna@example.org", domains=DOMAINS)
+    check_password(password, address="anna@example.org", domains=DOMAINS)
 
 
 def test_the_longest_password_is_judged_at_once() -> None:
     start = time.process_time()
-    judge("x7Kq-2mPz9wRt5!!" * 16, address="anna@example.org", domains=DOMAINS)
+    check_password("x7Kq-2mPz9wRt5!!" * 16, address="anna@example.org", domains=DOMAINS)
     assert time.process_time() - start < 0.5
 
 
 def test_a_made_password_has_77_bits_is_easy_to_type_and_judged_good() -> None:
-    made = {generate() for _ in range(200)}
+    made = {generate_password() for _ in range(200)}
     assert len(made) == 200
     assert {len(password) for password in made} == {19}
     assert set("".join(made)) == {*passwords.ALPHABET, "-"}
     assert 16 * math.log2(len(set(passwords.ALPHABET))) >= 77
     assert not set(passwords.ALPHABET) & set("01loi")
     for password in made:
-        judge(password, address="somebody@example.org", domains=DOMAINS)
+        check_password(password, address="somebody@example.org", domains=DOMAINS)
 
 
 def test_a_hash_is_one_that_settings_take_and_never_the_same_twice() -> None:
@@ -152,19 +152,19 @@ DIGEST = hashlib.sha1(PASSWORD.encode()).hexdigest().upper()  # noqa: S324
 
 def test_a_breached_password_is_counted_from_the_answer(range_api: RangeServer) -> None:
     range_api.answer = f"{'0' * 35}:0\r\n{DIGEST[5:]}:42\r\n{'F' * 35}:7\r\n".encode()
-    assert breached(PASSWORD, url=range_api.url) == 42
+    assert count_breaches(PASSWORD, url=range_api.url) == 42
 
 
 def test_a_password_that_is_not_in_the_answer_or_only_padding_was_not_breached(range_api: RangeServer) -> None:
     range_api.answer = f"{'0' * 35}:9\r\n".encode()
-    assert breached(PASSWORD, url=range_api.url) == 0
+    assert count_breaches(PASSWORD, url=range_api.url) == 0
     range_api.answer = f"{DIGEST[5:]}:0\r\n".encode()
-    assert breached(PASSWORD, url=range_api.url) == 0
+    assert count_breaches(PASSWORD, url=range_api.url) == 0
 
 
 def test_only_five_digits_of_the_digest_leave_and_padding_is_asked_for(range_api: RangeServer) -> None:
     range_api.answer = b""
-    breached(PASSWORD, url=range_api.url)
+    count_breaches(PASSWORD, url=range_api.url)
     assert range_api.requests == [(f"/range/{DIGEST[:5]}", "true")]
 
 
@@ -172,7 +172,7 @@ def test_only_five_digits_of_the_digest_leave_and_padding_is_asked_for(range_api
 def test_no_usable_answer_is_an_error_and_not_a_clean_bill(range_api: RangeServer, status: int, answer: bytes) -> None:
     range_api.status, range_api.answer = status, answer
     with pytest.raises(UserError, match="no usable answer"):
-        breached(PASSWORD, url=range_api.url)
+        count_breaches(PASSWORD, url=range_api.url)
 
 
 def test_what_is_no_http_is_an_error() -> None:
@@ -187,17 +187,17 @@ def test_what_is_no_http_is_an_error() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(UserError, match="no usable answer"):
-            breached(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            count_breaches(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
         thread.join()
 
 
 def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "RANGE_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(UserError, match="timed out"):
-        breached(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        count_breaches(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
 
 
 @pytest.mark.parametrize("url", ["http://example.org/range/", "file:///etc/passwd", "ftp://127.0.0.1/", ""])
 def test_the_question_is_never_asked_in_clear_over_a_network(url: str) -> None:
     with pytest.raises(UserError, match="https://"):
-        breached(PASSWORD, url=url)
+        count_breaches(PASSWORD, url=url)

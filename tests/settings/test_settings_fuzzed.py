@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from settings_samples import COMPLETE
 
-from mailkeep.settings.models import Settings, SettingsError, load
+from mailkeep.settings.load import load_settings
+from mailkeep.settings.models import Settings
+from mailkeep.settings.yaml_reader import SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def loads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], Setting
     def loads(content: bytes) -> Settings | SettingsError:
         path.write_bytes(content)
         try:
-            return load(path)
+            return load_settings(path)
         except SettingsError as error:
             check_message(path, str(error))
             return error

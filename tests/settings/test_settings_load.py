@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from settings_samples import COMPLETE, HASH, Inventory
 
 from mailkeep.settings import reference
-from mailkeep.settings.fields import SERVICES, written_size
-from mailkeep.settings.models import PERSON, Settings, load, schema
+from mailkeep.settings.fields import SERVICES, format_size
+from mailkeep.settings.load import load_settings
+from mailkeep.settings.models import Settings
+from mailkeep.settings.schema import build_json_schema
+from mailkeep.settings.sections import DEFAULT_LIMITS
 
 ROOT = Path(__file__).parent.parent.parent
-SCHEMA = schema()
+SCHEMA = build_json_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -63,7 +66,7 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
 
 def test_the_example_to_read_loads_and_says_what_makes_an_inventory_of_ones_own() -> None:
     example = ROOT / "inventories/example/mail.yml"
-    assert load(example).accounts == ()
+    assert load_settings(example).accounts == ()
     assert "`mailkeep init NAME" in example.read_text().splitlines()[0]
 
 
@@ -138,9 +141,9 @@ def test_settings_cannot_be_changed_after_they_were_checked(mail_yml: Inventory)
 def test_an_accounts_limits_are_its_own_then_those_of_all_then_a_persons(mail_yml: Inventory) -> None:
     text = COMPLETE.replace("    quota: 2G\n", "    limits: {messages_per_hour: 100}\n")
     settings = mail_yml.write(f"{text}guard: {{limits: {{messages_per_hour: 70, messages_per_day: 400}}}}\n").load()
-    anna, other = (settings.filled(account.limits) for account in settings.accounts[:2])
-    assert anna == PERSON | {"messages_per_hour": 100, "messages_per_day": 400}
-    assert other == PERSON | {"messages_per_hour": 70, "messages_per_day": 400}
+    anna, other = (settings.effective_limits(account.limits) for account in settings.accounts[:2])
+    assert anna == DEFAULT_LIMITS | {"messages_per_hour": 100, "messages_per_day": 400}
+    assert other == DEFAULT_LIMITS | {"messages_per_hour": 70, "messages_per_day": 400}
 
 
 def many_accounts(number: int) -> str:
@@ -225,16 +228,16 @@ def test_every_setting_is_described_and_its_example_is_valid(model: str, name: s
 
 
 def test_the_reference_is_what_the_models_say() -> None:
-    assert reference.TARGET.read_text() == reference.document(), "run: python -m mailkeep.reference"
+    assert reference.TARGET.read_text() == reference.render_reference(), "run: python -m mailkeep.reference"
 
 
 def test_the_reference_names_every_setting() -> None:
-    text = reference.document()
+    text = reference.render_reference()
     assert [name for _, name in every_property() if f"| `{name}` |" not in text] == []
 
 
 def test_a_size_is_written_as_it_is_read() -> None:
-    assert [written_size(size) for size in (25 * 2**20, 2**30, 1536, 1000, 3 * 2**40)] == [
+    assert [format_size(size) for size in (25 * 2**20, 2**30, 1536, 1000, 3 * 2**40)] == [
         "25M",
         "1G",
         "1536",

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from settings_samples import COMPLETE, HASH, Inventory, line_of
 
-from mailkeep.settings.models import SettingsError, load
-from mailkeep.settings.yaml_reader import SHOWN_PROBLEMS
+from mailkeep.settings.load import load_settings
+from mailkeep.settings.yaml_reader import MAX_SHOWN_PROBLEMS, SettingsError
 
 # The file
 
 
 def found_in(path: Path) -> str:
     with pytest.raises(SettingsError) as raised:
-        load(path)
+        load_settings(path)
     (problem,) = raised.value.problems
     assert str(raised.value).startswith(f"{path}:")
     return problem.found
@@ -347,7 +347,7 @@ def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> Non
     changed = mail_yml.change("accounts:\n", f"accounts:\n{bad}")
     assert len(changed.problems()) == 30
     message = changed.message()
-    assert message.count("\n  found  ") == SHOWN_PROBLEMS
+    assert message.count("\n  found  ") == MAX_SHOWN_PROBLEMS
     assert message.endswith("… and 18 more")
     assert len(message.splitlines()) < 40
 

@@ -5,6 +5,7 @@ import pytest
 from vault_samples import TODAY, settings
 
 from mailkeep.inventory import secrets, vault
+from mailkeep.inventory.vault import open_vault
 
 
 @pytest.fixture(autouse=True)
@@ -20,21 +21,21 @@ def inventory(tmp_path: Path) -> Path:
     """An inventory with an empty vault."""
     directory = tmp_path / "inventories" / "first"
     directory.mkdir(parents=True)
-    vault.create(directory / "secrets", vault.identity_path(directory))
+    vault.create_vault(directory / "secrets", vault.identity_path(directory))
     return directory
 
 
 @pytest.fixture
 def safe(inventory: Path) -> vault.Vault:
-    return secrets.vault(inventory)
+    return open_vault(inventory)
 
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All keys for `settings()`; not to be changed."""
     directory = tmp_path_factory.mktemp("generated")
-    vault.create(directory / "secrets", directory / vault.IDENTITY)
-    secrets.generate(settings(), directory, TODAY)
+    vault.create_vault(directory / "secrets", directory / vault.IDENTITY)
+    secrets.create_missing_keys(settings(), directory, TODAY)
     return directory
 
 

@@ -8,6 +8,7 @@ from vault_samples import TODAY, settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets
+from mailkeep.inventory.credentials import save_dns_credentials
 from mailkeep.inventory.vault import Vault
 from mailkeep.settings.models import Settings
 
@@ -17,20 +18,20 @@ BY_DNS = {"tls": {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "r
 
 def made(inventory: Path, ours: Settings) -> bytes:
     """The public half of the key that there is after `mailkeep keys`."""
-    secrets.generate(ours, inventory, TODAY)
-    key = load_pem_private_key(secrets.load(ours, inventory).tls.key, None)
+    secrets.create_missing_keys(ours, inventory, TODAY)
+    key = load_pem_private_key(secrets.load_secrets(ours, inventory).tls.key, None)
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def test_a_key_is_missed_made_once_and_never_replaced_by_another_host_name(inventory: Path, safe: Vault) -> None:
     ours = settings(**BY_HTTP)
-    assert any("mailkeep keys" in line for line in secrets.missing(ours, inventory))
+    assert any("mailkeep keys" in line for line in secrets.list_missing(ours, inventory))
     key = made(inventory, ours)
     assert made(inventory, ours) == key
     renamed = settings(host="mx.example.org", **BY_HTTP)
-    assert any("mx.example.org" in line for line in secrets.missing(renamed, inventory))
+    assert any("mx.example.org" in line for line in secrets.list_missing(renamed, inventory))
     assert made(inventory, renamed) == key
-    assert secrets.missing(renamed, inventory) == []
+    assert secrets.list_missing(renamed, inventory) == []
     assert [name for name in safe.names() if name.startswith("tls/")] == ["tls/acme"]
 
 
@@ -39,24 +40,24 @@ def test_keys_under_way_are_published_and_have_their_use(inventory: Path, safe: 
     made(inventory, ours)
     for state in (".next", ".from-202611251908", ".former"):
         safe.write(f"tls/acme{state}", safe.read("tls/acme"))
-    assert len(secrets.load(ours, inventory).other_tls) == 3
-    assert secrets.unused(ours, inventory) == []
-    secrets.generate(settings(), inventory, TODAY)
-    assert len(secrets.unused(settings(), inventory)) == 4
-    assert secrets.load(settings(), inventory).other_tls == ()
+    assert len(secrets.load_secrets(ours, inventory).other_tls) == 3
+    assert secrets.list_unused(ours, inventory) == []
+    secrets.create_missing_keys(settings(), inventory, TODAY)
+    assert len(secrets.list_unused(settings(), inventory)) == 4
+    assert secrets.load_secrets(settings(), inventory).other_tls == ()
 
 
 def test_what_a_dns_provider_wants_to_know_is_needed_for_dns_01_alone(inventory: Path) -> None:
     made(inventory, settings(**BY_HTTP))
-    [line] = secrets.missing(settings(**BY_DNS), inventory)
+    [line] = secrets.list_missing(settings(**BY_DNS), inventory)
     assert "credentials for rfc2136: run `mailkeep acme" in line
     lines = '\nRFC2136_NAMESERVER=192.0.2.53\n RFC2136_TSIG_SECRET=a=b "c" \\$d\n\n'
-    assert secrets.set_acme(inventory, lines) == ["RFC2136_NAMESERVER", "RFC2136_TSIG_SECRET"]
-    found = secrets.load(settings(**BY_DNS), inventory)
+    assert save_dns_credentials(inventory, lines) == ["RFC2136_NAMESERVER", "RFC2136_TSIG_SECRET"]
+    found = secrets.load_secrets(settings(**BY_DNS), inventory)
     assert found.acme == {"RFC2136_NAMESERVER": "192.0.2.53", "RFC2136_TSIG_SECRET": 'a=b "c" \\$d'}
     assert "c" not in repr(found)[-60:]
-    assert secrets.load(settings(**BY_HTTP), inventory).acme is None
-    assert secrets.unused(settings(**BY_HTTP), inventory) == ["acme"]
+    assert secrets.load_secrets(settings(**BY_HTTP), inventory).acme is None
+    assert secrets.list_unused(settings(**BY_HTTP), inventory) == ["acme"]
 
 
 @pytest.mark.parametrize(
@@ -64,5 +65,5 @@ def test_what_a_dns_provider_wants_to_know_is_needed_for_dns_01_alone(inventory:
 )
 def test_what_is_no_such_line_is_refused_and_not_shown(inventory: Path, lines: str) -> None:
     with pytest.raises(UserError, match="RFC2136_NAMESERVER=") as refused:
-        secrets.set_acme(inventory, lines)
+        save_dns_credentials(inventory, lines)
     assert "unter2" not in str(refused.value)

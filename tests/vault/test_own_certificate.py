@@ -11,6 +11,8 @@ from vault_samples import settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets
+from mailkeep.inventory.tls_keys import TlsPair, import_certificate
+from mailkeep.inventory.vault import open_vault
 
 HOST = "mail.example.org"
 FILES = settings(host=HOST, tls={"mode": "files", "certificate": "tls.pem"})
@@ -29,7 +31,7 @@ def incoming(tmp_path: Path) -> tuple[Path, Path]:
 def bring(inventory: Path, incoming: tuple[Path, Path], chain: bytes, key: bytes) -> list[str]:
     for path, content in zip(incoming, (chain, key), strict=True):
         path.write_bytes(content)
-    return secrets.import_tls(FILES, inventory, *incoming)
+    return import_certificate(FILES, inventory, *incoming)
 
 
 def files_of(inventory: Path) -> dict[Path, bytes]:
@@ -43,7 +45,7 @@ def test_what_was_imported_is_what_the_server_gets(
     key = new_key()
     chain = issuer.issue("www.example.org", name, key=key) + issuer.pem
     bring(furnished, incoming, chain, key_pem(key))
-    assert secrets.load(FILES, furnished).tls == secrets.Tls(chain, key_pem(key))
+    assert secrets.load_secrets(FILES, furnished).tls == TlsPair(chain, key_pem(key))
 
 
 def test_what_is_served_over_https_must_be_covered_too(
@@ -53,8 +55,10 @@ def test_what_is_served_over_https_must_be_covered_too(
     bring(furnished, incoming, issuer.issue(HOST, "mta-sts.example.org", key=key), key_pem(key))
     own = {"tls": {"mode": "files", "certificate": "tls.pem"}}
     with pytest.raises(UserError, match=r"must be for autoconfig\.example\.org, autodiscover\.example\.org too"):
-        secrets.load(settings(host=HOST, dns={"mta_sts": "enforce"}, web={"autoconfig": True}, **own), furnished)
-    secrets.load(settings(host=HOST, dns={"mta_sts": "enforce"}, **own), furnished)
+        secrets.load_secrets(
+            settings(host=HOST, dns={"mta_sts": "enforce"}, web={"autoconfig": True}, **own), furnished
+        )
+    secrets.load_secrets(settings(host=HOST, dns={"mta_sts": "enforce"}, **own), furnished)
 
 
 def test_a_renewal_replaces_certificate_and_key(
@@ -63,7 +67,7 @@ def test_a_renewal_replaces_certificate_and_key(
     for _ in range(2):
         key = new_key()
         bring(furnished, incoming, issuer.issue(HOST, key=key), key_pem(key))
-    assert secrets.load(FILES, furnished).tls.key == key_pem(key)
+    assert secrets.load_secrets(FILES, furnished).tls.key == key_pem(key)
 
 
 def test_the_imported_key_is_nowhere_in_clear_text(
@@ -91,7 +95,7 @@ def test_importing_for_a_self_signed_server_says_what_to_write_in_mail_yml(
     key = new_key()
     for path, content in zip(incoming, (issuer.issue(HOST, key=key), key_pem(key)), strict=True):
         path.write_bytes(content)
-    done = secrets.import_tls(settings(host=HOST), inventory, *incoming)
+    done = import_certificate(settings(host=HOST), inventory, *incoming)
     assert "mode: files\n  certificate: tls.pem" in done[-1]
 
 
@@ -163,18 +167,18 @@ def test_a_bad_pair_is_refused_with_its_reason_and_changes_nothing(
 def test_a_bad_pair_in_the_inventory_is_refused_when_it_is_loaded(furnished: Path, wrong: str) -> None:
     chain, key, reason = BAD[wrong]
     (furnished / "tls.pem").write_bytes(chain)
-    secrets.vault(furnished).write("tls/key", key)
+    open_vault(furnished).write("tls/key", key)
     with pytest.raises(UserError) as error:
-        secrets.load(FILES, furnished)
+        secrets.load_secrets(FILES, furnished)
     assert reason in str(error.value)
 
 
 def test_a_missing_chain_file_is_named(furnished: Path) -> None:
-    secrets.vault(furnished).write("tls/key", key_pem(new_key()))
+    open_vault(furnished).write("tls/key", key_pem(new_key()))
     with pytest.raises(UserError, match=str(furnished / "tls.pem")):
-        secrets.load(FILES, furnished)
+        secrets.load_secrets(FILES, furnished)
 
 
 def test_a_missing_key_says_how_to_bring_it(furnished: Path) -> None:
     with pytest.raises(UserError, match=r"mailkeep tls .* --certificate CHAIN\.pem --key KEY\.pem"):
-        secrets.load(FILES, furnished)
+        secrets.load_secrets(FILES, furnished)

@@ -43,7 +43,7 @@ def test_names_lists_what_was_written_and_not_what_was_deleted(safe: Vault) -> N
 def test_files_and_directories_are_the_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        safe = vault.create(tmp_path / "secrets", tmp_path / "config" / "identity")
+        safe = vault.create_vault(tmp_path / "secrets", tmp_path / "config" / "identity")
         safe.write("dkim/example.org/s20261122", SECRET)
     finally:
         os.umask(before)
@@ -89,7 +89,7 @@ def test_an_identity_that_others_may_access_is_refused(safe: Vault, mode: int) -
 
 def test_a_wrong_identity_is_told_apart_from_damage(safe: Vault, tmp_path: Path) -> None:
     safe.write("relay", SECRET)
-    other = vault.create(tmp_path / "other" / "secrets", tmp_path / "other.identity")
+    other = vault.create_vault(tmp_path / "other" / "secrets", tmp_path / "other.identity")
     with pytest.raises(UserError) as error:
         Vault(safe.directory, other.identity).read("relay")
     assert "not encrypted for the identity" in text_of(error)
@@ -142,7 +142,7 @@ def test_a_missing_secret_is_named(safe: Vault) -> None:
 def test_all_of_a_team_can_read_what_one_wrote(safe: Vault, tmp_path: Path) -> None:
     colleague = pyrage.x25519.Identity.generate()
     identity = tmp_path / "colleague"
-    vault.write_private(identity, f"{colleague}\n".encode())
+    vault.write_private_file(identity, f"{colleague}\n".encode())
     safe.write("tls/key", SECRET)
     with (safe.directory / "recipients.txt").open("a") as file:
         file.write(f"\n# a colleague\n{colleague.to_public()}  # with a note\n")
@@ -185,7 +185,7 @@ def test_a_private_key_among_the_recipients_is_refused_and_not_repeated(safe: Va
 def test_creating_never_overwrites_an_identity(safe: Vault, tmp_path: Path) -> None:
     before = safe.identity.read_bytes()
     with pytest.raises(UserError, match=str(safe.identity)):
-        vault.create(tmp_path / "new", safe.identity)
+        vault.create_vault(tmp_path / "new", safe.identity)
     assert safe.identity.read_bytes() == before
     assert not (tmp_path / "new").exists()
 
@@ -193,7 +193,7 @@ def test_creating_never_overwrites_an_identity(safe: Vault, tmp_path: Path) -> N
 def test_creating_never_overwrites_recipients(safe: Vault, tmp_path: Path) -> None:
     before = (safe.directory / "recipients.txt").read_bytes()
     with pytest.raises(UserError, match="exists already"):
-        vault.create(safe.directory, tmp_path / "fresh")
+        vault.create_vault(safe.directory, tmp_path / "fresh")
     assert (safe.directory / "recipients.txt").read_bytes() == before
     assert not (tmp_path / "fresh").exists()
 
@@ -201,7 +201,7 @@ def test_creating_never_overwrites_recipients(safe: Vault, tmp_path: Path) -> No
 def test_a_creation_that_fails_halfway_leaves_no_identity(tmp_path: Path) -> None:
     (tmp_path / "secrets").write_text("a file where the directory should be")
     with pytest.raises(UserError, match="Not a directory"):
-        vault.create(tmp_path / "secrets", tmp_path / "identity")
+        vault.create_vault(tmp_path / "secrets", tmp_path / "identity")
     assert not (tmp_path / "identity").exists()
 
 
@@ -240,5 +240,5 @@ def test_git_ignores_a_lab_identity_and_keeps_encrypted_secrets() -> None:
 def test_an_identity_file_may_hold_several(safe: Vault, tmp_path: Path) -> None:
     safe.write("relay", SECRET)
     both = tmp_path / "both"
-    vault.write_private(both, f"{pyrage.x25519.Identity.generate()}\n".encode() + safe.identity.read_bytes())
+    vault.write_private_file(both, f"{pyrage.x25519.Identity.generate()}\n".encode() + safe.identity.read_bytes())
     assert Vault(safe.directory, both).read("relay") == SECRET

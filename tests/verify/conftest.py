@@ -18,7 +18,7 @@ START = 1_800_000_000.0  # when the probe was sent, seconds since the epoch
 @pytest.fixture(scope="session")
 def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("lab") / "demo"
-    demo_inventory.materialise(DEMO, target)
+    demo_inventory.create_demo_inventory(DEMO, target)
     return target
 
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailkeep.inventory import tls_certificate
-from mailkeep.inventory.secrets import Tls
+from mailkeep.inventory.tls_keys import TlsPair
 from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.session import judge_results
 from mailkeep.verify.target import ProbeResult, Target
@@ -39,8 +39,8 @@ def test_a_clock_that_nothing_keeps_is_warned_of(verdict: Verdict, clock: dict[s
 @pytest.mark.parametrize(("days", "status"), [(10, "warning"), (30, "passed")])
 def test_a_certificate_that_runs_out_is_warned_of(target: Target, days: int, status: str) -> None:
     made = datetime.now(UTC).date() - timedelta(days=3650 - 1 - days)
-    served, key = tls_certificate.split(tls_certificate.self_signed(target.settings.host.name, made))
-    target = replace(target, secrets=replace(target.secrets, tls=Tls(served, key)))
+    served, key = tls_certificate.split_pem(tls_certificate.create_self_signed(target.settings.host.name, made))
+    target = replace(target, secrets=replace(target.secrets, tls=TlsPair(served, key)))
 
     outcomes = {one.check: one for one in judge_results([(target, ProbeResult({}, SENT))])}
 
@@ -57,7 +57,9 @@ def test_a_certificate_that_a_service_has_not_read_is_told_by_port(verdict: Verd
     def der(pem: bytes) -> str:
         return base64.b64encode(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)).decode()
 
-    other, _ = tls_certificate.split(tls_certificate.self_signed("mail.example.test", datetime.now(UTC).date()))
+    other, _ = tls_certificate.split_pem(
+        tls_certificate.create_self_signed("mail.example.test", datetime.now(UTC).date())
+    )
     shown = [{"port": 25, "certificate": der(target.secrets.tls.certificate)}, {"port": 993, "certificate": der(other)}]
 
     told = verdict("the_declared_certificate_is_shown", tls=shown)

@@ -50,7 +50,7 @@ def test_the_declared_certificate_is_shown(
         remedy=f"{deploy} puts it in place and has the services read it.",
     )
     needed = (settings.host.name,) if by_acme else settings.certificate_names  # by ACME, the others may come later
-    if not all(tls_certificate.covers(expected, name) for name in needed):
+    if not all(tls_certificate.covers_host(expected, name) for name in needed):
         raise CheckFailedError(
             f"a certificate for {', '.join(needed)}",
             _described(expected),
@@ -79,7 +79,7 @@ def _not_yet(one: x509.Certificate, declared: x509.Certificate, names: tuple[str
         return ["it is for another key than the one in the vault"]
     if one.issuer == one.subject:
         return ["it is self-signed, and none of the authority's"]
-    lacking = ", ".join(name for name in names if not tls_certificate.covers(one, name))
+    lacking = ", ".join(name for name in names if not tls_certificate.covers_host(one, name))
     return [f"it is not for {lacking}"] if lacking else []
 
 

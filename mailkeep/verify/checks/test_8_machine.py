@@ -1,6 +1,6 @@
 """Whether the machine is well, and will stay so while nobody looks."""
 
-from mailkeep.settings.fields import written_size
+from mailkeep.settings.fields import format_size
 from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import CheckSkippedError, fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult
@@ -72,8 +72,8 @@ def test_the_logs_cannot_fill_the_disk(seen: ProbeResult, settings: Settings, de
             # journald looks when it makes a new file, and one file is an eighth of the cap.
             *([f"they take {saw['used']} bytes"] if saw["used"] > cap * 9 / 8 else []),
         ],
-        expected=f"at most {written_size(cap)} ({cap} bytes)",
-        remedy=f"{deploy} restores the cap; `journalctl --vacuum-size={written_size(cap)}` frees the space now.",
+        expected=f"at most {format_size(cap)} ({cap} bytes)",
+        remedy=f"{deploy} restores the cap; `journalctl --vacuum-size={format_size(cap)}` frees the space now.",
     )
 
 
