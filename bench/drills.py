@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def good(lab: Lab, names: list[str], picture_file: Path) -> bool:
-    internet = lab.internet()
+    internet = lab.boot_internet()
     where = drills.around(lab, fresh.built(lab), internet)
     done = report.results(where, names, picture_file, Console(width=120, highlight=False))
     unguarded = without_guard(where)

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from mailkeep.lab import Lab
-from mailkeep.lab.site import Site, site
+from mailkeep.lab.site import Site, create_site
 
 
 @contextmanager
@@ -23,9 +23,9 @@ def lab(name: str) -> Iterator[Lab]:
 
 def declared(lab: Lab) -> Site:
     """A bare machine, and the inventory that declares what it shall be."""
-    internet, server = lab.internet(fresh=False), lab.server("mail", hostname="mail.example.test")
+    internet, server = lab.boot_internet(fresh=False), lab.boot_server("mail", hostname="mail.example.test")
     internet.resolve_for(server)
-    made = site(lab, server)
+    made = create_site(lab, server)
     made.publish(internet)
     return made
 
@@ -33,9 +33,9 @@ def declared(lab: Lab) -> Site:
 def built(lab: Lab, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Site:
     """What was declared, after a `change` of mail.yml."""
     made = declared(lab)
-    settings = yaml.safe_load(made.file.read_text())
+    settings = yaml.safe_load(made.settings_file.read_text())
     change(settings)
-    made.file.write_text(yaml.safe_dump(settings))
+    made.settings_file.write_text(yaml.safe_dump(settings))
     deploy(made)
     return made
 

@@ -78,7 +78,7 @@ def main() -> None:
     options = arguments.parse_args()
     print(machine.line(), flush=True)
     with fresh.lab("bench-policy") as lab:
-        server = lab.server("policy", hostname="policy.example.test")
+        server = lab.boot_server("policy", hostname="policy.example.test")
         prepare(server)
         if "speed" in (options.what or WHAT):
             speed(server, options.rounds, options.seconds)

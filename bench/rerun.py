@@ -64,10 +64,10 @@ def measure(built: Site, rounds: int) -> None:
     print(f"{'round':>6} {'':9} {'seconds':>8} {'remote commands':>16}", flush=True)
     for number in range(1, rounds + 1):
         for name, run in contestants.items():
-            before, start = sessions.commands(built.server), time.monotonic()
+            before, start = sessions.count_commands(built.server), time.monotonic()
             run()
             times[name].append(time.monotonic() - start)
-            count = sessions.commands(built.server) - before
+            count = sessions.count_commands(built.server) - before
             print(f"{number:>6} {name:9} {times[name][-1]:>8.2f} {count:>16}", flush=True)
     ours, theirs = statistics.median(times["deploy"]), statistics.median(times["playbook"])
     print(f"median deploy {ours:.2f} s (goal at most {GOAL_SECONDS}), playbook {theirs:.2f} s")

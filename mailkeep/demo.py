@@ -18,7 +18,7 @@ from mailkeep.drills import report
 from mailkeep.errors import UserError
 from mailkeep.lab import Internet, Server, poll
 from mailkeep.lab.demo_server import WORKING_COPY, Stopwatch, start_demo_server
-from mailkeep.lab.site import Deployed, Site
+from mailkeep.lab.site import DeployResult, Site
 from mailkeep.verify.verification import verify_and_report
 
 ACCOUNT = "anna@example.test"
@@ -104,7 +104,7 @@ class _Mailbox(imaplib.IMAP4_SSL):
         return wrapped
 
 
-def _summary(site: Site, deployed: Deployed, watch: Stopwatch) -> None:
+def _summary(site: Site, deployed: DeployResult, watch: Stopwatch) -> None:
     declared = site.settings
     out.rule("[bold]The server runs")
     for address, passphrase in site.passphrases.items():

@@ -72,12 +72,12 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def internet(lab: Lab) -> Internet:
-    return lab.internet()
+    return lab.boot_internet()
 
 
 @pytest.fixture(scope="session")
 def attacker(lab: Lab) -> Attacker:
-    return lab.attacker()
+    return lab.boot_attacker()
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def base_server(lab: Lab) -> Iterator[Callable[..., Server]]:
     booted: list[Server] = []
 
     def boot(name: str = "mail", **options: str) -> Server:
-        booted.append(lab.server(name, **options))
+        booted.append(lab.boot_server(name, **options))
         return booted[-1]
 
     yield boot

@@ -12,7 +12,8 @@ from mailkeep.drills.replay import Range, replay
 from mailkeep.drills.result import Result
 from mailkeep.drills.simulated_days import Days
 from mailkeep.errors import UserError
-from mailkeep.lab import Internet, Lab, Server
+from mailkeep.lab.internet import Internet
+from mailkeep.lab.lab import Lab, Server
 from mailkeep.lab.site import Site
 
 STOLEN, INNOCENT = "ben@example-two.test", "anna@example.test"
@@ -35,7 +36,7 @@ def chosen(names: Iterable[str]) -> list[str]:
 
 def around(lab: Lab, site: Site, internet: Internet) -> Range:
     """The range around a built server of this lab."""
-    return Range(site, internet, lab.attacker(fresh=False), STOLEN, INNOCENT)
+    return Range(site, internet, lab.boot_attacker(fresh=False), STOLEN, INNOCENT)
 
 
 def drill(where: Range, name: str) -> Result | Days:
@@ -50,13 +51,13 @@ def drill(where: Range, name: str) -> Result | Days:
 @contextmanager
 def newsletter(site: Site) -> Iterator[None]:
     """The stolen account, which is the last in mail.yml, may send one."""
-    before = site.file.read_bytes()
+    before = site.settings_file.read_bytes()
     try:
-        site.file.write_bytes(before + f"  limits: {json.dumps(simulated_days.NEWSLETTER)}\n".encode())
+        site.settings_file.write_bytes(before + f"  limits: {json.dumps(simulated_days.NEWSLETTER)}\n".encode())
         _deploy(site)
         yield
     finally:
-        site.file.write_bytes(before)
+        site.settings_file.write_bytes(before)
         _deploy(site)
 
 

@@ -67,9 +67,9 @@ class Range:
         for machine in (self.server, self.internet, self.attacker):
             machine.unpack(scripts)
             machine.run(f"rm -f {THERE}/over")
-        self.attacker.come_from_afar(self.server)
+        self.attacker.add_distant_addresses(self.server)
         self.server.run(_AFRESH)
-        self.internet.forget()
+        self.internet.clear_messages()
 
 
 def replay(where: Range, attack: Attack) -> Result:
@@ -103,7 +103,7 @@ def _looking_on(where: Range, attack: Attack, pool: ThreadPoolExecutor) -> Itera
 
 def _job(where: Range, attack: Attack) -> dict[str, Any]:
     attacker = where.attacker
-    far = [attacker.far(network) for network in range(attack.sources)]
+    far = [attacker.distant_address(network) for network in range(attack.sources)]
     sources = far if attack.far else attacker.sources[: attack.sources]
     return asdict(attack) | {
         "host": str(where.server.ip),
@@ -127,7 +127,7 @@ def _alert(where: Range) -> float | None:
     said = re.compile(rf"{re.escape(where.stolen)}.*frozen", re.S)
 
     def told() -> float | None:
-        letters = (mail for mail in where.internet.messages() if admins & set(mail.recipients))
+        letters = (mail for mail in where.internet.read_messages() if admins & set(mail.recipients))
         return next((mail.time for mail in letters if said.search(_text(mail.data))), None)
 
     if _frozen(where) is not None:
@@ -160,7 +160,7 @@ def _result(
     innocents, innocents_at = _innocents(where, people)
     began = min(one["at"] for one in said)
     tries = [one for one in said if one["kind"] == "try"]
-    spam = [mail for mail in where.internet.messages() if f"Subject: {SPAM}" in _text(mail.data)]
+    spam = [mail for mail in where.internet.read_messages() if f"Subject: {SPAM}" in _text(mail.data)]
     left = queue[-1] if queue else {"queued": 0, "held": 0, "at": began}
 
     def since(moment: float | None) -> float | None:
@@ -260,7 +260,7 @@ def _innocents(where: Range, said: list[dict[str, Any]]) -> tuple[Innocents, lis
 
 def _arrived_outside(internet: Internet) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], float] = {}
-    for mail in internet.messages():
+    for mail in internet.read_messages():
         if name := re.search(rf"^Subject: {INNOCENT}(\w+)", _text(mail.data), re.M):
             found |= {(name[1], who): mail.time for who in mail.recipients}
     return found

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from mailkeep.drills.replay import THERE, Range, events
 from mailkeep.lab import Container, poll
-from mailkeep.lab.attacker import FAR_HOSTS
+from mailkeep.lab.attacker import DISTANT_HOSTS
 from mailkeep.settings.sections import DEFAULT_LIMITS
 
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
@@ -195,7 +195,7 @@ def _live(where: Range, drill: str, title: str, mails: list[Mail], days: int) ->
 def _job(where: Range, mail: Mail, day: int, number: int) -> dict[str, Any]:
     return {
         "host": str(where.server.ip6),
-        "source": str(where.attacker.far(mail.network, 1 + number % FAR_HOSTS)),
+        "source": str(where.attacker.distant_address(mail.network, 1 + number % DISTANT_HOSTS)),
         "login": [mail.account, where.site.passphrases[mail.account]],
         "recipients": mail.recipients,
         "subject": f"{SUBJECT}{day} {number}",
@@ -207,7 +207,7 @@ def _arrived(where: Range, people: int, days: int) -> list[list[int]]:
 
     def there() -> dict[str, int]:
         found: dict[str, int] = {}
-        for mail in where.internet.messages():
+        for mail in where.internet.read_messages():
             if (subject := str(mail.message["Subject"])).startswith(SUBJECT):
                 found[subject] = found.get(subject, 0) + len(mail.recipients)
         return found

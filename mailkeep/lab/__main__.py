@@ -1,4 +1,4 @@
-"""`python -m mailkeep.lab`: a lab by hand. MAILKEEP_LAB names it (default: mailkeep)."""
+"""`python -m mailkeep.lab`: start and remove a lab by hand. MAILKEEP_LAB is its name (default: mailkeep)."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ import sys
 import typer
 
 from mailkeep.errors import UserError
-from mailkeep.lab import DEMO_NETWORK, STATE, Lab, images
+from mailkeep.lab.addresses import DEMO_NETWORK
+from mailkeep.lab.images import base_image, internet_image
+from mailkeep.lab.lab import STATE, Lab
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
-@app.command()
-def up(name: str = "mail", hostname: str = "mail.example.test") -> None:
-    """Boot a server and the outside world, or find them running; print how to reach them."""
+@app.command("up")
+def start_lab(name: str = "mail", hostname: str = "mail.example.test") -> None:
+    """Boot a server and the outside world, unless they run; print how to reach them."""
     lab = Lab(network=DEMO_NETWORK)
-    internet = lab.internet(fresh=False)
-    server = lab.server(name, hostname=hostname, fresh=False)
+    internet = lab.boot_internet(fresh=False)
+    server = lab.boot_server(name, hostname=hostname, fresh=False)
     internet.resolve_for(server)
-    status()
+    print_status()
 
 
-@app.command()
-def down() -> None:
+@app.command("down")
+def remove_lab() -> None:
     """Remove the lab: its containers, network, baked images and keys."""
     Lab().destroy()
 
 
-@app.command()
-def image() -> None:
-    """Make the images that labs boot from, unless they are there."""
-    typer.echo(images.base(STATE))
-    typer.echo(images.internet(STATE))
+@app.command("image")
+def build_images() -> None:
+    """Build the images that labs boot from, unless they exist."""
+    typer.echo(base_image(STATE))
+    typer.echo(internet_image(STATE))
 
 
-@app.command()
-def status() -> None:
+@app.command("status")
+def print_status() -> None:
     """List the lab's machines and how to reach them."""
-    for machine in Lab().machines():
+    for machine in Lab().list_machines():
         typer.echo(f"{machine.name:10} {machine.ip!s:15} ssh -F {machine.ssh_config} {machine.name}")
 
 

@@ -1,4 +1,4 @@
-"""The working copy of the demonstration inventory: what must not be in git is made where it is used."""
+"""The working copy of the demonstration's inventory: accounts and keys must not be in git, so they are created here."""
 
 import json
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ ACCOUNTS = ("anna@example.test", "ben@example-two.test")
 
 @dataclass(frozen=True, slots=True)
 class DemoLogins:
-    """The passphrase of each address."""
+    """The passphrases of the accounts, by address."""
 
     passphrases: Mapping[str, str] = field(repr=False)
 
 
 def create_demo_inventory(source: Path, target: Path, today: date | None = None) -> DemoLogins:
-    """Copies the inventory `source`, which has neither accounts nor keys, to `target` and gives it both.
+    """Copy the inventory `source`, which has neither accounts nor keys, to `target`, and create both there.
 
-    `logins.json` (0600) in it keeps the passphrases. Later calls change nothing unless `source` has changed:
-    then they take over its files, make what keys it needs more, and keep all keys and passphrases.
+    `logins.json` (0600) in `target` keeps the passphrases. A later call changes nothing unless `source` has changed.
+    Then its files are copied again and missing keys are created; existing keys and passphrases stay.
     """
     today = today or date.today()
     if not target.exists():
@@ -37,42 +37,42 @@ def create_demo_inventory(source: Path, target: Path, today: date | None = None)
         logins = {address: passwords.generate_password() for address in ACCOUNTS}
         with staging_directory(target) as stage:
             vault.write_private_file(stage / LOGINS, json.dumps(logins, indent=2).encode())
-            text = _settings(source, logins)
+            text = _settings_text(source, logins)
             create_vault_and_keys(stage, parse_new_settings(text), today)
-            _write(source, stage, text)
+            _write_files(source, stage, text)
             stage.rename(target)
-    logins = _logins(target / LOGINS)
-    if not _taken_over(source, target):
-        text = _settings(source, logins)
+    logins = _read_logins(target / LOGINS)
+    if not _is_up_to_date(source, target):
+        text = _settings_text(source, logins)
         secrets.create_missing_keys(parse_new_settings(text), target, today)
-        _write(source, target, text)
+        _write_files(source, target, text)
     return DemoLogins(logins)
 
 
-def _settings(source: Path, logins: Mapping[str, str]) -> bytes:
+def _settings_text(source: Path, logins: Mapping[str, str]) -> bytes:
     accounts = [
         {"address": address, "password": passwords.hash_password(passphrase)} for address, passphrase in logins.items()
     ]
-    listed = yaml.safe_dump(accounts, sort_keys=False, width=float("inf")).encode()
-    return (source / SETTINGS_FILE).read_bytes() + SEPARATOR + listed
+    accounts_yaml = yaml.safe_dump(accounts, sort_keys=False, width=float("inf")).encode()
+    return (source / SETTINGS_FILE).read_bytes() + SEPARATOR + accounts_yaml
 
 
-def _write(source: Path, target: Path, text: bytes) -> None:
+def _write_files(source: Path, target: Path, text: bytes) -> None:
     vault.write_private_file(target / HOSTS_FILE, (source / HOSTS_FILE).read_bytes())
     vault.write_private_file(target / SETTINGS_FILE, text)
 
 
-def _taken_over(source: Path, target: Path) -> bool:
-    ours, _, _ = (target / SETTINGS_FILE).read_bytes().partition(SEPARATOR)
+def _is_up_to_date(source: Path, target: Path) -> bool:
+    settings_text, _, _ = (target / SETTINGS_FILE).read_bytes().partition(SEPARATOR)
     same_hosts = (target / HOSTS_FILE).read_bytes() == (source / HOSTS_FILE).read_bytes()
-    return same_hosts and ours == (source / SETTINGS_FILE).read_bytes()
+    return same_hosts and settings_text == (source / SETTINGS_FILE).read_bytes()
 
 
-def _logins(path: Path) -> dict[str, str]:
+def _read_logins(path: Path) -> dict[str, str]:
     try:
-        found = json.loads(path.read_bytes())
+        logins = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not readable. Remove {path.parent} to have the demonstration made anew.")
-    return found
+        logins = None
+    if not isinstance(logins, dict):
+        raise UserError(f"{path}: not readable. Remove {path.parent}; the next run creates the demonstration anew.")
+    return logins

@@ -1,4 +1,4 @@
-"""The demonstration's server: booted, deployed to, with an Internet around it; started once, then reused."""
+"""The demonstration's server and the Internet around it: booted and deployed once, then reused."""
 
 import time
 from collections.abc import Iterator
@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from mailkeep.errors import UserError
-from mailkeep.lab import DEMO_NETWORK, Internet, Lab, demo_inventory
-from mailkeep.lab.site import DEMO, ROOT, Deployed, Site
+from mailkeep.lab.addresses import DEMO_NETWORK
+from mailkeep.lab.demo_inventory import create_demo_inventory
+from mailkeep.lab.internet import Internet
+from mailkeep.lab.lab import Lab
+from mailkeep.lab.site import DEMO, ROOT, DeployResult, Site
 
 WORKING_COPY = ROOT / ".lab" / "demo"
 
@@ -28,13 +31,13 @@ class Stopwatch:
         self.stages.append((name, time.monotonic() - start))
 
 
-def start_demo_server(stopwatch: Stopwatch) -> tuple[Lab, Internet, Site, Deployed]:
-    """Boots and builds what does not run yet; UserError where the deploy fails."""
+def start_demo_server(stopwatch: Stopwatch) -> tuple[Lab, Internet, Site, DeployResult]:
+    """Boot and build what does not run yet. Raises UserError when the deploy fails."""
     with stopwatch.stage("boot a bare Debian 13 server, and an Internet around it"):
         lab = Lab(network=DEMO_NETWORK)
-        internet = lab.internet(fresh=False)
-        server = lab.server("mail", hostname="mail.example.test", fresh=False)
-        site = Site(server, WORKING_COPY, demo_inventory.create_demo_inventory(DEMO, WORKING_COPY).passphrases)
+        internet = lab.boot_internet(fresh=False)
+        server = lab.boot_server("mail", hostname="mail.example.test", fresh=False)
+        site = Site(server, WORKING_COPY, create_demo_inventory(DEMO, WORKING_COPY).passphrases)
         if server.run("test -e /etc/unbound/unbound.conf.d/lab.conf", check=False).returncode:
             internet.resolve_for(server)
         site.publish(internet)
@@ -43,7 +46,7 @@ def start_demo_server(stopwatch: Stopwatch) -> tuple[Lab, Internet, Site, Deploy
     return lab, internet, site, deployed
 
 
-def _deploy(site: Site) -> Deployed:
+def _deploy(site: Site) -> DeployResult:
     deployed = site.deploy()
     if deployed.code:
         raise UserError(f"The deploy failed:\n{deployed.output}")

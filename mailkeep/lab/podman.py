@@ -1,4 +1,4 @@
-"""Calls to podman, as root: on a machine where we are not root, through sudo."""
+"""Calls to podman as root: directly, or through sudo when this process is another user's."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ T = TypeVar("T")
 
 
 class LabError(UserError):
-    """The lab could not do what it was asked; the text names the command and what it said."""
+    """The lab could not do what it was asked; the text names the command and its output."""
 
 
-def say(text: str) -> None:
-    """One line of progress on stderr."""
+def print_progress(text: str) -> None:
+    """One line on stderr."""
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
-def poll(condition: Callable[[], T | None], timeout: float, what: str, interval: float = 0.1) -> T:
-    """Ask until the answer is true, and return it; after `timeout` seconds raise LabError "`what` after N s"."""
+def poll(condition: Callable[[], T | None], timeout: float, failure: str, interval: float = 0.1) -> T:
+    """Call `condition` until its result is true, and return that.
+
+    After `timeout` seconds, raises LabError "`failure` after N s".
+    """
     deadline = time.monotonic() + timeout
-    while not (answer := condition()):
+    while not (result := condition()):
         if time.monotonic() > deadline:
-            raise LabError(f"lab: {what} after {timeout:.0f} s")
+            raise LabError(f"lab: {failure} after {timeout:.0f} s")
         time.sleep(interval)
-    return answer
+    return result
 
 
 def as_root(*command: str) -> list[str]:
@@ -46,26 +49,26 @@ def as_root(*command: str) -> list[str]:
 
 
 def podman(*arguments: str, stdin: bytes | None = None, timeout: float = 600) -> str:
-    """What `podman ARGUMENTS` prints. Its warnings are dropped, its errors raise LabError."""
+    """Standard output of `podman ARGUMENTS`. Its warnings are dropped; an exit code other than 0 raises LabError."""
     done = subprocess.run(as_root("podman", *arguments), input=stdin, capture_output=True, check=False, timeout=timeout)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise LabError(f"lab: {' '.join(('podman', *arguments))}\nexit {done.returncode}: {said}")
+        error = done.stderr.decode(errors="replace").strip()
+        raise LabError(f"lab: {' '.join(('podman', *arguments))}\nexit {done.returncode}: {error}")
     return done.stdout.decode().strip()
 
 
 @cache
 def machine_flags() -> tuple[str, ...]:
-    """What this machine needs from `podman create`: a runtime and limits that it can grant."""
+    """Options of `podman create` that suit this machine: a container runtime, and limits that it can grant."""
     # podman's default limits (nofile 1048576) need CAP_SYS_RESOURCE: ask for no more than we have.
-    files = _at_most(resource.RLIMIT_NOFILE, 524288)
-    processes = _at_most(resource.RLIMIT_NPROC, 32768)  # podman lowers its own to this
+    files = _capped_limit(resource.RLIMIT_NOFILE, 524288)
+    processes = _capped_limit(resource.RLIMIT_NPROC, 32768)  # podman lowers its own to this
     limits = ("--ulimit", f"nofile=1024:{files}", "--ulimit", f"nproc={processes}:{processes}")
     # crun refuses hybrid cgroups; there /sys/fs/cgroup is a tmpfs with no cgroup.controllers of its own.
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     return limits if unified or not shutil.which("runc") else ("--runtime", "runc", *limits)
 
 
-def _at_most(limit: int, ceiling: int) -> int:
+def _capped_limit(limit: int, ceiling: int) -> int:
     hard = resource.getrlimit(limit)[1]
     return ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)

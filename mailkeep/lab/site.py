@@ -1,4 +1,4 @@
-"""A server of the lab with an inventory of its own: the demonstration's, with this lab's addresses."""
+"""A server of the lab and its inventory: the demonstration's, with this lab's addresses."""
 
 import json
 import shutil
@@ -14,7 +14,9 @@ from mailkeep.dns.formats import format_zone_file
 from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
-from mailkeep.lab import Internet, Lab, Server, demo_inventory
+from mailkeep.lab.demo_inventory import create_demo_inventory
+from mailkeep.lab.internet import Internet
+from mailkeep.lab.lab import Lab, Server
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
@@ -29,8 +31,8 @@ hosts = [("{name}", {{"mailkeep": str(here / "mail.yml"), "ssh_config_file": "{s
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """What a run of pyinfra said: its exit code, its JSON (empty when a host failed early), all it printed."""
+class DeployResult:
+    """The result of a run of pyinfra: exit code, JSON report (empty when a host failed early), and all its output."""
 
     code: int
     report: dict[str, Any]
@@ -45,65 +47,65 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Site:
-    """A server and the inventory that describes it; `passphrases` of its accounts by address."""
+    """A server and its inventory. `passphrases` are those of its accounts, by address."""
 
     server: Server
     inventory: Path
     passphrases: Mapping[str, str]
 
     @property
-    def file(self) -> Path:
+    def settings_file(self) -> Path:
         return self.inventory / "mail.yml"
 
     @property
     def settings(self) -> Settings:
-        return load_settings(self.file)
+        return load_settings(self.settings_file)
 
     @cached_property
     def secrets(self) -> Secrets:
         return secrets.load_secrets(self.settings, self.inventory)
 
-    def on(self, server: Server) -> "Site":
-        """The same settings, keys and accounts for another machine: a copy of the inventory."""
+    def copy_for(self, server: Server) -> "Site":
+        """A copy of the inventory, with the same settings, keys and accounts, for another machine."""
         target = self.inventory.with_name(f"{server.name}-inventory")
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.inventory, target)
-        (target / "inventory.py").write_text(_hosts(server))
+        (target / "inventory.py").write_text(_hosts_text(server))
         return Site(server, target, self.passphrases)
 
     def publish(self, internet: Internet) -> None:
-        """Let the lab's outside world see the records that we tell operators to publish."""
-        declared = self.settings
-        internet.publish(format_zone_file([*own_zone_records(declared, self.secrets), *reverse_records(declared)]))
+        """Publish in the lab's outside world the records that `mailkeep dns` tells operators to publish."""
+        settings = self.settings
+        internet.publish(format_zone_file([*own_zone_records(settings, self.secrets), *reverse_records(settings)]))
 
-    def deploy(self, *options: str, timeout: float = 900) -> Deployed:
+    def deploy(self, *options: str, timeout: float = 900) -> DeployResult:
         done = subprocess.run(
-            [*self.command(), *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout
+            [*self.deploy_command(), *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout
         )
         report = json.loads(done.stdout) if done.stdout.lstrip().startswith("{") else {}
-        return Deployed(done.returncode, report, done.stdout + done.stderr)
+        return DeployResult(done.returncode, report, done.stdout + done.stderr)
 
-    def command(self) -> list[str]:
-        """The pyinfra run that `deploy` makes."""
+    def deploy_command(self) -> list[str]:
+        """The pyinfra command that `deploy` runs in ROOT."""
         pyinfra = Path(sys.executable).parent / "pyinfra"
         return [str(pyinfra), str(self.inventory / "inventory.py"), "deploy.py", "-y", "--json"]
 
 
-def site(lab: Lab, server: Server) -> Site:
-    """An inventory for this server, in the lab's state directory; the server itself is not touched."""
+def create_site(lab: Lab, server: Server) -> Site:
+    """Write an inventory for this server into the lab's state directory. The server itself is not touched."""
     source, target = lab.state / f"{server.name}-declared", lab.state / f"{server.name}-inventory"
     source.mkdir(parents=True, exist_ok=True)
     text = (DEMO / "mail.yml").read_text()
-    for theirs, ours in {
+    for demo_address, lab_address in {
         "198.51.100.10": str(server.ip),
         "2001:db8:100::10": str(server.ip6),
-        "198.51.100.1/32": f"{lab.address(1)}/32",
+        "198.51.100.1/32": f"{lab.ipv4_address(1)}/32",
     }.items():
-        text = text.replace(theirs, ours)
+        text = text.replace(demo_address, lab_address)
     (source / "mail.yml").write_text(text)
-    (source / "inventory.py").write_text(_hosts(server))
-    return Site(server, target, demo_inventory.create_demo_inventory(source, target).passphrases)
+    (source / "inventory.py").write_text(_hosts_text(server))
+    return Site(server, target, create_demo_inventory(source, target).passphrases)
 
 
-def _hosts(server: Server) -> str:
+def _hosts_text(server: Server) -> str:
     return HOSTS.format(name=server.name, ssh_config=server.ssh_config.resolve())

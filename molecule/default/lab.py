@@ -4,13 +4,13 @@ import sys
 
 from mailkeep.errors import UserError
 from mailkeep.lab import Internet, Lab
-from mailkeep.lab.site import Site, site
+from mailkeep.lab.site import Site, create_site
 from mailkeep.verify.verification import verify_and_report
 
 
 def the_site(lab: Lab) -> tuple[Site, Internet]:
-    internet = lab.internet(fresh=False)
-    return site(lab, lab.server("mail", hostname="mail.example.test", fresh=False)), internet
+    internet = lab.boot_internet(fresh=False)
+    return create_site(lab, lab.boot_server("mail", hostname="mail.example.test", fresh=False)), internet
 
 
 def create(lab: Lab) -> None:

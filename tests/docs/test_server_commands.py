@@ -107,7 +107,7 @@ class World:
     def fill_with_life(self) -> None:
         """Mail comes in and goes out, two messages wait in the queue, an address is banned, Anna is logged in."""
         self.server.run("postsuper -d ALL")
-        self.internet.forget()
+        self.internet.clear_messages()
         hello = EmailMessage()
         hello["From"], hello["To"], hello["Subject"] = FRIEND, ANNA, "from a friend"
         reply = self.internet.send(FRIEND, ANNA, self.server.ip, hello)
@@ -313,7 +313,7 @@ def server(lab: Lab, internet: Internet) -> Server:
 
 
 def start_bare_machine(lab: Lab, internet: Internet, name: str) -> Server:
-    machine = lab.server(name, hostname="mail.example.org")
+    machine = lab.boot_server(name, hostname="mail.example.org")
     internet.resolve_for(machine)
     return machine
 
@@ -332,7 +332,7 @@ def lab_addresses(lab: Lab, server: Server, new_server: Server | None = None) ->
     addresses = {
         "203.0.113.25": str(server.ip),
         "2001:db8::25": str(server.ip6),
-        "198.51.100.0/24": f"{lab.address(1)}/32",  # "your network": that of this machine, as the server sees it
+        "198.51.100.0/24": f"{lab.ipv4_address(1)}/32",  # "your network": that of this machine, as the server sees it
         "198.51.100.7": "2001:db8:bad::7",  # in no network of the jails' canaries
         "192.0.2.0/24": f"{strangers}.0/24",
         "192.0.2.66": f"{strangers}.66",
@@ -378,8 +378,8 @@ def test_a_running_server_is_maintained(document: str, world: World, readme_inve
     world.publish_records()
     world.run_command("mailkeep deploy home --no-verify")
     if document == "certificates.md":
-        world.internet.authority()
-        world.internet.trust_the_authority(world.server)
+        world.internet.start_authority()
+        world.internet.trust_authority(world.server)
     elif document != "dns.md":
         world.fill_with_life()
     follow_document(document, world)

@@ -5,21 +5,21 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mailkeep.lab import Internet, Lab
-from mailkeep.lab.site import Deployed, Site, site
+from mailkeep.lab.site import DeployResult, Site, create_site
 
 
 @pytest.fixture(scope="session")
-def first_deploy(lab: Lab, internet: Internet) -> tuple[Site, Deployed]:
+def first_deploy(lab: Lab, internet: Internet) -> tuple[Site, DeployResult]:
     """A bare machine and what the first deploy to it said."""
-    server = lab.server("mail", hostname="mail.example.test")
+    server = lab.boot_server("mail", hostname="mail.example.test")
     internet.resolve_for(server)
-    built = site(lab, server)
+    built = create_site(lab, server)
     built.publish(internet)
     return built, built.deploy()
 
 
 @pytest.fixture(scope="session")
-def built(first_deploy: tuple[Site, Deployed]) -> Site:
+def built(first_deploy: tuple[Site, DeployResult]) -> Site:
     """The built server, for tests that leave it as they found it."""
     made, said = first_deploy
     assert said.code == 0, said.output
@@ -38,8 +38,8 @@ def copy(lab: Lab, built: Site, baked: str) -> Iterator[Callable[[str], Site]]:
     made: list[Site] = []
 
     def boot(name: str = "copy") -> Site:
-        server = lab.server(name, hostname="mail.example.test", image=baked)
-        made.append(built.on(server))
+        server = lab.boot_server(name, hostname="mail.example.test", image=baked)
+        made.append(built.copy_for(server))
         return made[-1]
 
     yield boot

@@ -618,9 +618,9 @@ ATTACKS = [
 @pytest.fixture(scope="module")
 def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked: str) -> Iterator[Target]:
     """A copy of the built server with a Linux account whose password is known, and a full mailbox."""
-    server = lab.server("attacked", hostname=HOST, image=baked)
-    site = built.on(server)
-    declared = yaml.safe_load(site.file.read_text())
+    server = lab.boot_server("attacked", hostname=HOST, image=baked)
+    site = built.copy_for(server)
+    declared = yaml.safe_load(site.settings_file.read_text())
     accounts = {account["address"]: account for account in declared["accounts"]}
     accounts[ANNA]["send_as"] = ["info@example.test"]
     accounts[BEN]["quota"] = FULL
@@ -628,7 +628,7 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked:
     declared["accounts"] += [{"address": CARL} | small, {"address": DORA} | small]
     declared["aliases"][ALIAS] = BEN
     declared["guard"] = {"freeze": {"foreign_senders": 1000}}  # else the first ten end it all
-    site.file.write_text(yaml.safe_dump(declared))
+    site.settings_file.write_text(yaml.safe_dump(declared))
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     for listener in (f"-m http.server --bind :: {FORGOTTEN}", shlex.join(["-c", ECHO])):
@@ -643,7 +643,7 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked:
 @pytest.fixture(scope="module")
 def answers(target: Target) -> Mapping[str, Future[str]]:
     """What the server says to each attack; most of the time it lets a client wait, so they all come at once."""
-    target.outside.forget()
+    target.outside.clear_messages()
     with ThreadPoolExecutor(12) as pool:
         return {attack.what: pool.submit(attack.act, target) for attack in ATTACKS}
 
@@ -709,7 +709,7 @@ def test_what_is_refused_leaves_nothing_in_the_queue_and_bounces_to_nobody(targe
     ours = [one for one in queued if one["sender"] == f"postmaster@{HOST}"]
     assert all({to["address"] for to in one["recipients"]} <= {*told, ANNA} for one in ours)
     assert [one for one in queued if one not in ours] == []
-    left = [m for m in target.outside.messages() if m.peer in (target.address(4), target.address(6))]
+    left = [m for m in target.outside.read_messages() if m.peer in (target.address(4), target.address(6))]
     assert [m for m in left if list(m.recipients) != told] == []
 
 

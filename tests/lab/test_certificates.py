@@ -40,9 +40,9 @@ class World:
     internet: Internet
 
     def declare(self, **acme: str) -> None:
-        declared = yaml.safe_load(self.site.file.read_text())
+        declared = yaml.safe_load(self.site.settings_file.read_text())
         declared["tls"] = {"mode": "acme", "acme": {"directory": DIRECTORY, **acme}}
-        self.site.file.write_text(yaml.safe_dump(declared))
+        self.site.settings_file.write_text(yaml.safe_dump(declared))
 
     def deploy(self) -> list[str]:
         """What a deploy has changed."""
@@ -52,7 +52,7 @@ class World:
 
     def authority(self, *, seconds: int = 90 * 86400, refuses: str = "nobody.test") -> None:
         """A new one, to which all are strangers."""
-        self.internet.authority(seconds=seconds, refuses=[refuses])
+        self.internet.start_authority(seconds=seconds, refuses=[refuses])
         self.site.server.run("rm -rf /var/lib/private/mailkeep-acme/accounts")
 
     def look(self) -> str:
@@ -132,17 +132,17 @@ def tlsa_of(pem: str) -> str:
 
 @pytest.fixture(scope="module")
 def world(lab: Lab, built: Site, baked: str, internet: Internet) -> Iterator[World]:
-    server = lab.server("certified", hostname=HOST, image=baked)
-    site = built.on(server)
-    text = site.file.read_text()
+    server = lab.boot_server("certified", hostname=HOST, image=baked)
+    site = built.copy_for(server)
+    text = site.settings_file.read_text()
     for theirs, ours in ((built.server.ip, server.ip), (built.server.ip6, server.ip6)):
         text = re.sub(rf"{re.escape(str(theirs))}(?![0-9:.])", str(ours), text)
-    site.file.write_text(text)
+    site.settings_file.write_text(text)
     made = World(site, internet)
     made.declare()
     secrets.create_missing_keys(site.settings, site.inventory, date.today())
     made.authority()
-    internet.trust_the_authority(server)
+    internet.trust_authority(server)
     made.publish()
     yield made
     internet.run("systemctl stop authority", check=False)  # it may be down
@@ -282,13 +282,13 @@ def test_one_name_that_cannot_be_had_does_not_cost_the_host_its_own(world: World
 
 
 def test_what_is_served_over_https_is_asked_for_and_shown_there_as_well(world: World) -> None:
-    before = world.site.file.read_text()
-    world.site.file.write_text(f"{before}dns: {{mta_sts: testing}}\n")
+    before = world.site.settings_file.read_text()
+    world.site.settings_file.write_text(f"{before}dns: {{mta_sts: testing}}\n")
     world.publish()
     world.deploy()
     world.shows(lambda one: one.names == {HOST, *(f"mta-sts.{domain}" for domain in world.site.settings.domains)})
     poll(lambda: world.shown_over_https(OTHER) == world.shown(), 10, "the web server shows another certificate")
-    world.site.file.write_text(before)
+    world.site.settings_file.write_text(before)
     world.publish()
     world.deploy()
 
@@ -348,12 +348,12 @@ def test_by_dns_01_port_80_is_closed_and_what_the_provider_knows_stays_secret(by
 
 
 def test_a_provider_that_lego_does_not_know_is_refused_before_anything_changes(world: World) -> None:
-    before = world.site.file.read_text()
+    before = world.site.settings_file.read_text()
     world.declare(challenge="dns-01", provider="nonesuch")
     said = world.site.deploy()
     assert said.code == 1
     assert '"nonesuch" is not yet supported' in said.output
-    world.site.file.write_text(before)
+    world.site.settings_file.write_text(before)
     assert world.deploy() == []
 
 
@@ -372,8 +372,8 @@ def test_taken_back_nothing_asks_for_a_certificate_any_more(world: World) -> Non
     units = (certificates.ORDER, certificates.SERVICE, certificates.TIMER)
     spoiled = f"echo nonsense > {certificates.CONFIG}; ! systemctl start {certificates.SERVICE}"
     world.site.server.run(f"{spoiled}; systemctl is-failed {certificates.SERVICE}")
-    declared = yaml.safe_load(world.site.file.read_text()) | {"tls": {"mode": "self-signed"}}
-    world.site.file.write_text(yaml.safe_dump(declared))
+    declared = yaml.safe_load(world.site.settings_file.read_text()) | {"tls": {"mode": "self-signed"}}
+    world.site.settings_file.write_text(yaml.safe_dump(declared))
     secrets.create_missing_keys(world.site.settings, world.site.inventory, date.today())
     world.deploy()
     left = "ls /etc/systemd/system /etc/systemd/system/timers.target.wants | grep -E 'mailkeep-(acme|certificate)'"

@@ -183,7 +183,7 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
 
 
 def test_our_mail_passes_spf_dkim_and_dmarc(world: World) -> None:
-    world.internet.forget()
+    world.internet.clear_messages()
     login = ANNA, world.site.passphrases[ANNA]
     data = message(ANNA, STRICT, "ours")
     assert accepted(deliver(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], data, login=login))
@@ -254,7 +254,7 @@ def test_a_spoof_is_refused(world: World, spoofer: Attacker, name: str) -> None:
 
 
 def test_our_own_message_that_was_altered_is_refused(world: World, spoofer: Attacker) -> None:
-    world.internet.forget()
+    world.internet.clear_messages()
     login = ANNA, world.site.passphrases[ANNA]
     deliver(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], message(ANNA, STRICT, "taken"), login=login)
     data = world.internet.wait_for(lambda mail: mail.message["Subject"] == "taken").data.decode()

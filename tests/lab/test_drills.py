@@ -21,8 +21,8 @@ QUICK_A = replace(ATTACKS["A"], pace=8.0)
 
 @pytest.fixture(scope="module")
 def where(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Range]:
-    server = lab.server("drilled", hostname="mail.example.test", image=baked)
-    copied = built.on(server)
+    server = lab.boot_server("drilled", hostname="mail.example.test", image=baked)
+    copied = built.copy_for(server)
     text = copied.file.read_text().replace(str(built.server.ip), str(server.ip))
     copied.file.write_text(text.replace(str(built.server.ip6), str(server.ip6)))
     assert copied.deploy().code == 0  # also its resolver: a copy boots with that of this machine
@@ -75,7 +75,7 @@ def test_a_newsletter_to_200_is_one_message_where_mail_yml_allows_it(where: Rang
         assert send().startswith("250")
 
     def reached() -> list[str]:
-        parts = [one.recipients for one in where.internet.messages() if one.message["Subject"] == "newsletter"]
+        parts = [one.recipients for one in where.internet.read_messages() if one.message["Subject"] == "newsletter"]
         return sorted(reader for part in parts for reader in part)
 
     poll(lambda: reached() == sorted(readers), 30, "not all arrived")

@@ -97,13 +97,13 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def guarded(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Guarded]:
-    server = lab.server("guarded", hostname="mail.example.test", image=baked)
-    site = built.on(server)
+    server = lab.boot_server("guarded", hostname="mail.example.test", image=baked)
+    site = built.copy_for(server)
     password = passwords.generate_password()
     hashed = passwords.hash_password(password)
-    declared = yaml.safe_load(site.file.read_text())
+    declared = yaml.safe_load(site.settings_file.read_text())
     declared["accounts"] += [{"address": address(name), "password": hashed} for name in NAMES]
-    site.file.write_text(yaml.safe_dump(declared | {"guard": GUARD}))
+    site.settings_file.write_text(yaml.safe_dump(declared | {"guard": GUARD}))
     said = site.deploy()
     assert said.code == 0, said.output
     # What programs on the server it was copied from had sent is counted there.
@@ -182,10 +182,10 @@ def test_programs_on_the_server_have_a_limit_too_and_what_is_over_it_waits(guard
 def test_another_limit_reloads_the_guard_which_forgets_nothing(guarded: Guarded) -> None:
     assert accepted(guarded.send("gerd"))
     process = guarded.server.run("systemctl show -P MainPID mailkeep-guard").stdout
-    declared = yaml.safe_load(guarded.site.file.read_text())
+    declared = yaml.safe_load(guarded.site.settings_file.read_text())
     limits = {"messages_per_10_minutes": 2}
     changed = [one | ({"limits": limits} if one["address"] == address("gerd") else {}) for one in declared["accounts"]]
-    guarded.site.file.write_text(yaml.safe_dump(declared | {"accounts": changed}))
+    guarded.site.settings_file.write_text(yaml.safe_dump(declared | {"accounts": changed}))
     said = guarded.site.deploy()
     assert said.code == 0, said.output
     assert said.changed == ["Files: checked, then put in place", "guard: services"]

@@ -91,8 +91,8 @@ class Fortress:
 
 @pytest.fixture(scope="module")
 def fortress(lab: Lab, attacker: Attacker, built: Site, baked: str) -> Iterator[Fortress]:
-    server = lab.server("besieged", hostname="mail.example.test", image=baked)
-    deployed = built.on(server).deploy()
+    server = lab.boot_server("besieged", hostname="mail.example.test", image=baked)
+    deployed = built.copy_for(server).deploy()
     assert deployed.code == 0, deployed.output
     # sshd's own delays come before the fifth failure, if the tries are not all at once.
     # Nor does it turn away, or hang up on, whom the firewall shall cut off.
@@ -111,7 +111,9 @@ def outcome(fortress: Fortress, lab: Lab) -> Mapping[tuple[str, int], dict[str, 
     """All sieges at once: of addresses that fail often enough, of others that fail once less, of the administrator."""
     with ThreadPoolExecutor(len(CASES) * 2 + len(DOORS)) as pool:
         few = [pool.submit(fortress.patiently, *case) for case in CASES]
-        own = [pool.submit(try_again, fortress.address(4), door, str(lab.address(1)), MAXRETRY + 1) for door in DOORS]
+        own = [
+            pool.submit(try_again, fortress.address(4), door, str(lab.ipv4_address(1)), MAXRETRY + 1) for door in DOORS
+        ]
         sieges = [pool.submit(fortress.besieged, *case) for case in CASES]
         for done in (*few, *own):
             assert not any(map(accepted, done.result()))
@@ -144,9 +146,9 @@ def test_who_fails_once_less_is_not_banned(fortress: Fortress) -> None:
 
 @pytest.mark.usefixtures("outcome")
 def test_the_administrators_network_is_never_banned(fortress: Fortress, lab: Lab) -> None:
-    ignored = f"journalctl -u fail2ban -g 'Ignore {lab.address(1)} by ip'"
+    ignored = f"journalctl -u fail2ban -g 'Ignore {lab.ipv4_address(1)} by ip'"
     poll(lambda: fortress.server.run(ignored, check=False).stdout, PATIENCE, "not noticed")
-    assert str(lab.address(1)) not in fortress.banned_anywhere()
+    assert str(lab.ipv4_address(1)) not in fortress.banned_anywhere()
 
 
 @pytest.mark.usefixtures("outcome")

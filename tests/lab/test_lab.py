@@ -20,7 +20,7 @@ Boot = Callable[..., Server]
 
 @pytest.fixture(scope="module")
 def server(lab: Lab) -> Server:
-    return lab.server("plain", hostname="plain.example.test")
+    return lab.boot_server("plain", hostname="plain.example.test")
 
 
 def test_a_server_is_a_debian_13_that_has_booted_without_a_failed_unit(server: Server) -> None:
@@ -70,7 +70,7 @@ def test_a_reset_brings_back_the_disk_as_it_was_baked(lab: Lab, base_server: Boo
     server.run("echo baked > /root/state")
     image = server.bake("test")
     server.run("echo spoiled > /root/state")
-    again = lab.reset(server, image)
+    again = lab.reset_server(server, image)
     assert again.run("cat /root/state; hostname --fqdn").stdout.split() == ["baked", "baked.example.test"]
     assert again == server
 
@@ -78,10 +78,10 @@ def test_a_reset_brings_back_the_disk_as_it_was_baked(lab: Lab, base_server: Boo
 def test_two_labs_share_nothing(lab: Lab, server: Server) -> None:
     other = Lab(f"{lab.prefix}-other")
     try:
-        neighbour = other.server("plain")
+        neighbour = other.boot_server("plain")
         assert neighbour.ip not in lab.network
         assert not other.network.overlaps(lab.network)
-        assert [machine.name for machine in other.machines()] == ["plain"]
+        assert [machine.name for machine in other.list_machines()] == ["plain"]
     finally:
         other.destroy()
     assert server.run("echo here").stdout == "here\n"
@@ -90,7 +90,7 @@ def test_two_labs_share_nothing(lab: Lab, server: Server) -> None:
 def test_destroy_leaves_nothing(lab: Lab) -> None:
     doomed = Lab(f"{lab.prefix}-doomed")
     try:
-        doomed.server("plain").bake("test")
+        doomed.boot_server("plain").bake("test")
     finally:
         doomed.destroy()
     label = f"label={LABEL}={doomed.prefix}"
@@ -102,19 +102,21 @@ def test_destroy_leaves_nothing(lab: Lab) -> None:
 
 def test_what_a_killed_run_left_is_found_and_used_or_removed(lab: Lab) -> None:
     prefix = f"{lab.prefix}-killed"
-    boot = f"import os; from mailkeep.lab import Lab; Lab({prefix!r}).server('left', hostname='left.test'); os._exit(9)"
-    killed = subprocess.run([sys.executable, "-c", boot], check=False)
+    boot = f"Lab({prefix!r}).boot_server('left', hostname='left.test')"
+    killed = subprocess.run(
+        [sys.executable, "-c", f"import os; from mailkeep.lab import Lab; {boot}; os._exit(9)"], check=False
+    )
     assert killed.returncode == 9
     again = Lab(prefix)
     try:
-        [left] = again.machines()
+        [left] = again.list_machines()
         left.run("touch /root/mine")
-        found = again.server("left", hostname="left.test", fresh=False)
+        found = again.boot_server("left", hostname="left.test", fresh=False)
         assert found == left
         assert found.run("ls /root").stdout == "mine\n"
     finally:
         again.destroy()
-    assert not again.machines()
+    assert not again.list_machines()
 
 
 # --- the outside world
@@ -123,7 +125,7 @@ def test_what_a_killed_run_left_is_found_and_used_or_removed(lab: Lab) -> None:
 @pytest.fixture(scope="module")
 def resolver(lab: Lab, internet: Internet) -> Server:
     """A server with Debian's unbound, which believes the lab's root and resolves through it."""
-    server = lab.server("resolver")
+    server = lab.boot_server("resolver")
     internet.resolve_for(server)
     server.run(
         "apt-get -qq update && DEBIAN_FRONTEND=noninteractive "
@@ -251,7 +253,7 @@ def test_the_outside_world_survives_a_reboot(internet: Internet) -> None:
     assert internet.trust_anchor == anchor
     reply = internet.send("a@outside.test", "b@outside.test", internet.ip, a_message("after"))
     assert reply.code == 250
-    assert {"before", "after"} <= {m.message["Subject"] for m in internet.messages()}
+    assert {"before", "after"} <= {m.message["Subject"] for m in internet.read_messages()}
     assert internet.run("kdig +short @127.0.0.1 outside.test MX").stdout == "10 mx.outside.test.\n"
 
 
@@ -268,6 +270,6 @@ with smtplib.SMTP(sys.argv[1], timeout=10) as smtp:
     for source in chosen:
         target = internet.ip if source.version == 4 else internet.ip6
         attacker.run_python(script, str(target), f"source-{source}@outside.test".replace(":", "-"), source_ip=source)
-    arrived = {m.peer for m in internet.messages() if m.sender == "evil@outside.test"}
+    arrived = {m.peer for m in internet.read_messages() if m.sender == "evil@outside.test"}
     assert arrived == {str(source) for source in chosen}
     assert str(attacker.ip) not in arrived

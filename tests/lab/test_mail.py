@@ -117,9 +117,9 @@ def deployed(site: Site) -> Site:
 
 @pytest.fixture(scope="module")
 def post(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Post]:
-    internet.forget()
-    server = lab.server("post", hostname=HOST, image=baked)
-    yield Post(deployed(built.on(server)), internet)
+    internet.clear_messages()
+    server = lab.boot_server("post", hostname=HOST, image=baked)
+    yield Post(deployed(built.copy_for(server)), internet)
     server.remove()
 
 
@@ -165,11 +165,13 @@ def test_what_leaves_does_not_tell_where_its_author_sits_or_with_which_program(
     def told(subject: str) -> set[str]:
         post.submit(subject, *TELLING)
         text = post.arrived(subject).data.decode()
-        return {hint for hint in ("192.0.2.99", "laptop", "Gossip", str(lab.address(1)), "Received:") if hint in text}
+        return {
+            hint for hint in ("192.0.2.99", "laptop", "Gossip", str(lab.ipv4_address(1)), "Received:") if hint in text
+        }
 
     assert told("discreet") == set()
     without("postconf -P submission-cleanup/unix/header_checks=")
-    assert told("indiscreet") == {"192.0.2.99", "laptop", "Gossip", str(lab.address(1)), "Received:"}
+    assert told("indiscreet") == {"192.0.2.99", "laptop", "Gossip", str(lab.ipv4_address(1)), "Received:"}
 
 
 def test_what_leaves_has_a_date_and_a_message_id_and_keeps_its_own(post: Post) -> None:
@@ -189,7 +191,7 @@ def test_nothing_leaves_unsigned_while_the_signer_is_down(post: Post, without: C
     post.server.run(f"sendmail {OUTSIDE}", stdin="Subject: waits\n\nHello.\n")
     post.server.run("systemctl start opendkim; postfix flush")
     assert post.verifies(post.arrived("waits").data)
-    assert not [m for m in post.outside.messages() if m.message["Subject"] == "refused"]
+    assert not [m for m in post.outside.read_messages() if m.message["Subject"] == "refused"]
 
     without("postconf -e milter_default_action=accept")
     post.server.run(KILL_SIGNER)
@@ -265,7 +267,7 @@ def test_an_accounts_sieve_script_files_its_mail(post: Post) -> None:
 
 def test_a_catch_all_takes_what_nobody_else_does(copy: Callable[[str], Site], internet: Internet) -> None:
     site = copy("catching")
-    site.file.write_text(site.file.read_text() + f"\ncatch_all: {{example.test: {BEN}}}\n")
+    site.settings_file.write_text(site.settings_file.read_text() + f"\ncatch_all: {{example.test: {BEN}}}\n")
     post = Post(deployed(site), internet)
     post.receive("for nobody", "nobody@example.test")
     post.receive("for anna", ANNA)
@@ -279,7 +281,7 @@ def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_w
 ) -> None:
     site = copy("relayed")
     relay = f"\nrelay: {{host: relay.outside.test, port: 587, user: {RELAY_USER}}}\n"
-    site.file.write_text(site.file.read_text() + relay)
+    site.settings_file.write_text(site.settings_file.read_text() + relay)
     save_relay_password(site.inventory, RELAY_PASSWORD)
     post = Post(deployed(site), internet)
     assert post.server.run("stat -c '%a %U' /etc/postfix/relay_password").stdout == "600 root\n"
@@ -287,7 +289,7 @@ def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_w
     assert accepted(post.submit("relayed"))
     waits = poll(lambda: post.server.run("postqueue -j | grep -i certificate", check=False).stdout, 15, "not deferred")
     assert "not trusted" in waits or "not verified" in waits
-    assert not [m for m in internet.messages() if m.message["Subject"] == "relayed"]
+    assert not [m for m in internet.read_messages() if m.message["Subject"] == "relayed"]
 
     certificate = internet.run("cat /opt/outside/mx.pem").stdout
     post.server.write("/usr/local/share/ca-certificates/relay.crt", certificate)

@@ -13,7 +13,7 @@ import pytest
 from mailkeep.host.plan import Change, changes, plan
 from mailkeep.host.snapshot import PathState, Snapshot
 from mailkeep.lab import Internet, Lab, Server
-from mailkeep.lab.site import Deployed, Site, site
+from mailkeep.lab.site import DeployResult, Site, create_site
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import File, Part
 
@@ -63,7 +63,7 @@ def files(host: dict[str, Any]) -> set[str]:
     return {what.split(":")[0] for what in said if not what.startswith("make ") and "/:" not in what}
 
 
-def deployed_files(said: Deployed) -> set[str]:
+def deployed_files(said: DeployResult) -> set[str]:
     return set(re.findall(r"(?:new|content|access) +(/\S+)", said.output))
 
 
@@ -75,11 +75,11 @@ def private(on: Site) -> list[str]:
 
 
 def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
-    lab: Lab, internet: Internet, base_server: Boot, first_deploy: tuple[Site, Deployed], capsys: Capture
+    lab: Lab, internet: Internet, base_server: Boot, first_deploy: tuple[Site, DeployResult], capsys: Capture
 ) -> None:
     server = base_server("bare", hostname="mail.example.test")
     internet.resolve_for(server)
-    bare = site(lab, server)
+    bare = create_site(lab, server)
     before = server.run(FINGERPRINT).stdout
     code, host = planned(bare, capsys)
     assert server.run(FINGERPRINT).stdout == before
@@ -146,7 +146,7 @@ def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, ca
 def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
     lab: Lab, base_server: Boot, capsys: Capture
 ) -> None:
-    refused = site(lab, base_server("refused", hostname="vps"))
+    refused = create_site(lab, base_server("refused", hostname="vps"))
     refused.file.write_text(
         refused.file.read_text() + "ssh:\n  port: 2222\nrelay:\n  host: relay.outside.test\n  port: 587\n"
     )

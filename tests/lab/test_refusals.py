@@ -11,7 +11,7 @@ import pytest
 
 from mailkeep.host.preflight import BACKUPS, BEGUN, ReachesFact, Seen, SeenFact, Target, way_out
 from mailkeep.lab import Internet, Lab, Server, poll
-from mailkeep.lab.site import ROOT, Deployed, Site, site
+from mailkeep.lab.site import ROOT, DeployResult, Site, create_site
 
 Boot = Callable[..., Server]
 Copy = Callable[[str], Site]
@@ -44,14 +44,14 @@ def reaches(server: Server, address: str, port: int) -> bool:
     return fact.process(server.run(fact.command(address=address, port=port)).stdout.splitlines())
 
 
-def preflight(on: Site, *options: str) -> Deployed:
+def preflight(on: Site, *options: str) -> DeployResult:
     """A run of pyinfra that does no more than the preflight."""
     alone = on.inventory / "preflight.py"
     alone.write_text(PREFLIGHT_ALONE)
-    command = [str(alone) if word == "deploy.py" else word for word in on.command()]
+    command = [str(alone) if word == "deploy.py" else word for word in on.deploy_command()]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
-    return Deployed(done.returncode, report, done.stdout + done.stderr)
+    return DeployResult(done.returncode, report, done.stdout + done.stderr)
 
 
 def listen(server: Server, port: int) -> None:
@@ -101,7 +101,7 @@ def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alon
     server.write("/etc/postfix/main.cf", DEBIANS_OWN)
     listen(server, 25)
     listen(server, 993)
-    wrong = site(lab, server)
+    wrong = create_site(lab, server)
     wrong.file.write_text(wrong.file.read_text() + "ssh:\n  port: 2222\n")
     before = server.run(STATE).stdout
     refused = wrong.deploy()
@@ -128,7 +128,7 @@ def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: 
     server.run("apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y exim4-daemon-light 2>&1")
     poll(lambda: "exim4" in server.run("ss -Hlntp sport = 25").stdout, 20, "exim4 does not listen")
     server.run("echo '# mine' >> /etc/exim4/update-exim4.conf.conf")
-    other = site(lab, server)
+    other = create_site(lab, server)
     refused = preflight(other)
     assert refused.code == 1
     assert "exim4-daemon-light, another mail server, is installed" in refused.output

@@ -23,7 +23,7 @@ from mailkeep.inventory import passwords
 from mailkeep.inventory.credentials import save_relay_password
 from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
-from mailkeep.lab.site import ROOT, Deployed, Site
+from mailkeep.lab.site import ROOT, DeployResult, Site
 from mailkeep.parts import alerts, mail_server
 from mailkeep.parts.model import File, Part
 
@@ -68,7 +68,7 @@ def account(on: Site, address: str, **changes: Any) -> None:
     declare(on, accounts=[one | changes if one["address"] == address else one for one in declared])
 
 
-def succeeded(said: Deployed) -> Deployed:
+def succeeded(said: DeployResult) -> DeployResult:
     assert said.code == 0, said.output
     assert said.report["results"]["totals"]["error"] == 0
     return said
@@ -111,8 +111,8 @@ def lives(on: Site) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def machine(lab: Lab, built: Site, baked: str) -> Iterator[Site]:
     """A copy of the built server for this module's tests, each of which leaves it whole."""
-    server = lab.server("rerun", hostname="mail.example.test", image=baked)
-    yield built.on(server)
+    server = lab.boot_server("rerun", hostname="mail.example.test", image=baked)
+    yield built.copy_for(server)
     server.remove()
 
 
@@ -128,9 +128,9 @@ def settled(machine: Site) -> Site:
 
 def test_a_run_without_changes_says_so_and_needs_few_remote_commands(settled: Site) -> None:
     sessions.log_commands(settled.server)
-    before = sessions.commands(settled.server)
+    before = sessions.count_commands(settled.server)
     said = succeeded(settled.deploy())
-    used = sessions.commands(settled.server) - before
+    used = sessions.count_commands(settled.server) - before
     assert said.report["results"]["totals"]["success"] == 0, said.changed
     assert 0 < used <= MOST_COMMANDS
 
@@ -296,16 +296,16 @@ def declared_files(on: Site) -> dict[str, File]:
     return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/mailkeep_server)/.*", "", file.path): file for file in files}
 
 
-def deploy_spoilt(on: Site, contents: dict[str, str]) -> Deployed:
+def deploy_spoilt(on: Site, contents: dict[str, str]) -> DeployResult:
     """A deploy whose templates give these files other contents."""
     spoilt = on.inventory / "spoilt.json"
     spoilt.write_text(json.dumps(contents))
-    command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in on.command()]
+    command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in on.deploy_command()]
     done = subprocess.run(
         [*command, "--data", f"broken={spoilt}"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
-    return Deployed(done.returncode, report, done.stdout + done.stderr)
+    return DeployResult(done.returncode, report, done.stdout + done.stderr)
 
 
 def test_every_file_that_could_break_a_service_is_broken_below(built: Site) -> None:
@@ -429,7 +429,7 @@ class Run:
     def __init__(self, on: Site) -> None:
         self.on = on
         self.process = subprocess.Popen(
-            on.command(), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            on.deploy_command(), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def ended_within(self, seconds: float) -> bool:
@@ -469,7 +469,7 @@ def kill(on: Site, after: float, how: Callable[[Run], bool]) -> bool:
 def test_a_build_killed_five_times_ends_like_one_left_alone(base_server: Boot, built: Site) -> None:
     """Most of them while packages are downloaded, unpacked or configured: that is what takes the time. This machine
     knows nothing of the lab's DNS, as a real one."""
-    site = built.on(base_server("killed", hostname="mail.example.test"))
+    site = built.copy_for(base_server("killed", hostname="mail.example.test"))
     for how in (Run.kill_there, Run.kill_there, Run.kill_there, Run.kill_there, Run.kill_here):
         assert kill(site, KILLS.uniform(2, 6), how), "had ended by itself"
     succeeded(site.deploy())
@@ -623,7 +623,7 @@ def test_hosts_of_one_inventory_are_deployed_to_in_parallel(settled: Site, copy:
         sessions.log_commands(site.server)
         declare(site, message_size="19M")
     rows = [
-        f'("{site.server.name}", {{"mailkeep": "{site.file}", "ssh_config_file": "{site.server.ssh_config}"}})'
+        f'("{site.server.name}", {{"mailkeep": "{site.settings_file}", "ssh_config_file": "{site.server.ssh_config}"}})'
         for site in sites
     ]
     (sites[0].inventory / "inventory.py").write_text(f"hosts = [{', '.join(rows)}]\n")

@@ -61,14 +61,14 @@ def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair
     hashed = passwords.hash_password(password)
     servers = []
     for name in ("one", "two"):
-        site = built.on(lab.server(name, hostname="mail.example.test", image=baked))
-        declared = yaml.safe_load(site.file.read_text())
+        site = built.copy_for(lab.boot_server(name, hostname="mail.example.test", image=baked))
+        declared = yaml.safe_load(site.settings_file.read_text())
         declared["accounts"] += [{"address": address(person), "password": hashed} for person in NAMES]
         declared["guard"] = {
             "limits": {"messages_per_10_minutes": MOST},
             "store": {"host": str(internet.ip), "tls": False},
         }
-        site.file.write_text(yaml.safe_dump(declared))
+        site.settings_file.write_text(yaml.safe_dump(declared))
         save_store_password(site.inventory, key)
         said = site.deploy()
         assert said.code == 0, said.output

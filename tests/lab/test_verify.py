@@ -235,7 +235,7 @@ def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
     config = site.inventory / "deployer.ssh_config"
     lines = site.server.ssh_config.read_text().replace("User root", "User deployer").splitlines(keepends=True)
     config.write_text("".join(line for line in lines if "Control" not in line))
-    data = {"mailkeep": str(site.file.resolve()), "ssh_config_file": str(config.resolve())}
+    data = {"mailkeep": str(site.settings_file.resolve()), "ssh_config_file": str(config.resolve())}
     (site.inventory / "inventory.py").write_text(f"hosts = [({site.server.name!r}, {data!r})]")
 
     assert verify_and_report(site.inventory)
@@ -355,8 +355,8 @@ def account_is_there(site: Site) -> bool:
 
 def with_a_correspondent(site: Site) -> Site:
     """With somebody elsewhere whose mail server can be tried."""
-    site.file.write_text(
-        site.file.read_text().replace("\naliases:\n", "\naliases:\n  out@example.test: you@outside.test\n")
+    site.settings_file.write_text(
+        site.settings_file.read_text().replace("\naliases:\n", "\naliases:\n  out@example.test: you@outside.test\n")
     )
     return site
 

@@ -73,7 +73,7 @@ class Operator:
     def mails(self) -> list[tuple[float, str]]:
         return [
             (mail.time, mail.message.get_content().replace("\r\n", "\n").replace("\n    ", " "))
-            for mail in self.internet.messages()
+            for mail in self.internet.read_messages()
             if mail.recipients == (ADMIN,) and mail.time > self.since
         ]
 
@@ -110,13 +110,13 @@ def operator(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[
         }
     )
     internet.run(f"systemd-run --quiet --unit=hook python3 /opt/hook/receiver.py {PORT} /opt/hook")
-    server = lab.server("watched", hostname="mail.example.test", image=baked)
-    site = built.on(server)
-    declared = yaml.safe_load(site.file.read_text())
+    server = lab.boot_server("watched", hostname="mail.example.test", image=baked)
+    site = built.copy_for(server)
+    declared = yaml.safe_load(site.settings_file.read_text())
     declared["admin"]["addresses"] = [ADMIN]
     declared["guard"] = {"limits": {"messages_per_10_minutes": 4}}
     declared["alerts"] = {"webhook": {"format": "ntfy"}, "queue": 20, "disk": 90, "failed_logins": 10}
-    site.file.write_text(yaml.safe_dump(declared))
+    site.settings_file.write_text(yaml.safe_dump(declared))
     # Before the watch starts: a container does not pass later mounts on to sandboxes, as other machines do.
     server.run("mount -t tmpfs -o size=20M,mode=700,uid=$(id -u vmail),gid=$(id -g vmail) tmpfs /var/vmail")
     save_webhook(site.inventory, f"http://{internet.ip}:{PORT}{TOPIC}", TOKEN)
@@ -420,7 +420,7 @@ def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
     list(alert_test.send_test_alerts(repaired.site.inventory))
     printed = own_zone_records(repaired.site.settings, repaired.site.secrets)
     records = {f"{record.name}.".encode(): record.value.encode() for record in printed if record.type == "TXT"}
-    last = [mail for mail in repaired.internet.messages() if mail.recipients == (ADMIN,)][-1]
+    last = [mail for mail in repaired.internet.read_messages() if mail.recipients == (ADMIN,)][-1]
     assert dkim.verify(last.data, dnsfunc=lambda name, timeout=5: records.get(name))  # noqa: ARG005 - dkimpy's
 
 

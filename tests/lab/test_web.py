@@ -18,7 +18,7 @@ from mailkeep.dns.formats import format_zone_file
 from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory.tls_keys import import_certificate
 from mailkeep.lab import Attacker, Internet, Lab, poll
-from mailkeep.lab.site import ROOT, Deployed, Site
+from mailkeep.lab.site import ROOT, DeployResult, Site
 from mailkeep.parts import certificates, web
 from mailkeep.verify.verification import verify_inventory
 
@@ -31,7 +31,7 @@ def declare(on: Site, **changes: Any) -> None:
     on.file.write_text(yaml.safe_dump(yaml.safe_load(on.file.read_text()) | changes, sort_keys=False))
 
 
-def succeeded(said: Deployed) -> Deployed:
+def succeeded(said: DeployResult) -> DeployResult:
     assert said.code == 0, said.output
     return said
 
@@ -39,8 +39,8 @@ def succeeded(said: Deployed) -> Deployed:
 @pytest.fixture(scope="module")
 def serving(lab: Lab, built: Site, baked: str, internet: Internet, directory: Path) -> Iterator[Site]:
     """A copy of the built server that serves all it can, with a certificate that the outside world trusts."""
-    server = lab.server("web", hostname="mail.example.test", image=baked)
-    site = built.on(server)
+    server = lab.boot_server("web", hostname="mail.example.test", image=baked)
+    site = built.copy_for(server)
     declare(
         site,
         dns={"mta_sts": "enforce"},
@@ -364,7 +364,7 @@ def test_a_broken_configuration_reaches_neither_the_disk_nor_the_service(serving
     before, one = process(serving), page(serving, "mta-sts")
     good = serving.server.run(f"cat {web.CONF}").stdout
     (tmp_path / "broken").write_text(json.dumps({web.CONF: good.replace("return 444;", "return four;", 1)}))
-    command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in serving.command()]
+    command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in serving.deploy_command()]
     said = subprocess.run(
         [*command, "--data", f"broken={tmp_path / 'broken'}"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailkeep.lab import demo_inventory
+from mailkeep.lab.demo_inventory import create_demo_inventory
 from mailkeep.lab.site import DEMO
 from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.session import judge_results
@@ -18,7 +18,7 @@ START = 1_800_000_000.0  # when the probe was sent, seconds since the epoch
 @pytest.fixture(scope="session")
 def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("lab") / "demo"
-    demo_inventory.create_demo_inventory(DEMO, target)
+    create_demo_inventory(DEMO, target)
     return target
 
 
