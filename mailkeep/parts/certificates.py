@@ -1,7 +1,7 @@
-"""What the server shows: the key, always from the vault, and its certificate, from there too or by ACME.
+"""The certificate that the server shows. Its key is always the vault's; the certificate is too, or comes by ACME.
 
-Key and chain are one file, so that no service ever reads the one with a former other. By ACME the key is the vault's
-all the same: TLSA records can be printed before there is a server, and outlive renewals and a rebuild.
+Key and chain are one file: no service can read a key with a certificate of another. The key outlives renewals and a
+rebuild, so TLSA records can be printed before there is a server.
 """
 
 import hashlib
@@ -16,26 +16,27 @@ from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
-DIRECTORY = "/etc/mailkeep/tls"
-PEM = f"{DIRECTORY}/server.pem"
-WANTED = f"{DIRECTORY}/acme.key"
-CREDENTIALS = "/etc/mailkeep/acme.env"
-CONFIG = "/etc/mailkeep/acme.json"
-PROGRAM = f"{server_package.DIRECTORY}/"
-STATE = "/var/lib/mailkeep-certificate"
-TROUBLES = f"{STATE}/troubles.json"
+DIRECTORY = paths.TLS_DIRECTORY
+PEM = paths.TLS_PEM
+KEY = f"{DIRECTORY}/acme.key"
+CREDENTIALS = paths.ACME_CREDENTIALS
+CONFIG = paths.ACME_CONFIG
+STATE = paths.RENEWAL_STATE
+TROUBLES = paths.RENEWAL_TROUBLES
 RUN = "/run/mailkeep-certificate"
-REQUEST, SAID = f"{RUN}/request.csr", f"{RUN}/said"
-ACCOUNT = "/var/lib/mailkeep-acme"
-SERVICES = ("postfix.service", "dovecot.service", "mailkeep-web.service")  # that read the certificate
+LEGO_OUTPUT = f"{RUN}/lego-output"
+ACCOUNT = paths.ACME_ACCOUNT
+CERTIFICATE_READERS = ("postfix.service", "dovecot.service", "mailkeep-web.service")
 ORDER, SERVICE, TIMER = "mailkeep-acme.service", "mailkeep-certificate.service", "mailkeep-certificate.timer"
-STARTED = (f"{SYSTEMD}/{ORDER}", f"{SYSTEMD}/{SERVICE}")  # by others; the timer itself is checked as every unit is
-UNITS = (*STARTED, f"{SYSTEMD}/{TIMER}")
-FORMER = (f"{DIRECTORY}/certificate.pem", f"{DIRECTORY}/key.pem")
+STARTED_BY_OTHERS = (f"{SYSTEMD}/{ORDER}", f"{SYSTEMD}/{SERVICE}")
+UNITS = (*STARTED_BY_OTHERS, f"{SYSTEMD}/{TIMER}")
+FORMER_FILES = (f"{DIRECTORY}/certificate.pem", f"{DIRECTORY}/key.pem")
+PROGRAM = f"{server_package.DIRECTORY}/"
 
-# doveconf and `postfix check` do not look into this file.
-_BELONG_TOGETHER = f"""certificate=$(openssl x509 -noout -pubkey -in {PEM}) || exit
+# Neither doveconf nor `postfix check` reads this file.
+_KEY_FITS_CERTIFICATE = f"""certificate=$(openssl x509 -noout -pubkey -in {PEM}) || exit
 key=$(openssl pkey -pubout -in {PEM}) || exit
 [ "$certificate" = "$key" ] || {{ echo "{PEM}: its key is not the key of its certificate."; exit 1; }}"""
 
@@ -46,82 +47,76 @@ def build_part(settings: Settings, secrets: Secrets) -> Part:
     common = Part(
         name="certificates",
         packages=("ca-certificates", "openssl"),
-        directories=(Directory("/etc/mailkeep"), Directory(DIRECTORY)),
+        directories=(Directory(paths.ETC), Directory(DIRECTORY)),
         files=(pem,),
-        absent=FORMER,
-        checks=(Check(_BELONG_TOGETHER, reads=(PEM,)),),
+        absent=FORMER_FILES,
+        checks=(Check(_KEY_FITS_CERTIFICATE, reads=(PEM,)),),
     )
-    return _by_acme(common, settings, secrets) if by_acme else _as_given(common)
+    return _add_renewal(common, settings, secrets) if by_acme else _remove_renewal(common)
 
 
-def _as_given(common: Part) -> Part:
-    """What ACME had brought goes, so that nothing asks for a certificate any more; the package stays."""
-    return replace(
-        common,
-        absent=(*common.absent, *UNITS, WANTED, CREDENTIALS, CONFIG),
-    )
+def _remove_renewal(common: Part) -> Part:
+    """All files of a former ACME setup go, so that nothing asks for a certificate any more; the package stays."""
+    return replace(common, absent=(*common.absent, *UNITS, KEY, CREDENTIALS, CONFIG))
 
 
-def _by_acme(common: Part, settings: Settings, secrets: Secrets) -> Part:
-    """Until there is a certificate of the authority's, the key has a self-signed one, so that services can start."""
+def _add_renewal(common: Part, settings: Settings, secrets: Secrets) -> Part:
+    """Until the authority has issued a certificate, the key has a self-signed one, so that services can start."""
     provider = settings.tls.acme.provider
     return replace(
         common,
         packages=(*common.packages, "lego", "python3"),
         files=(
             *common.files,
-            File(WANTED, secrets.tls.key, mode=0o600, secret=True),
-            *([File(CREDENTIALS, _environment(secrets.acme), mode=0o600, secret=True)] if secrets.acme else ()),
-            File(CONFIG, _config(settings)),
-            *(File(unit, _unit(Path(unit).name, settings)) for unit in UNITS),
+            File(KEY, secrets.tls.key, mode=0o600, secret=True),
+            *([File(CREDENTIALS, _format_environment(secrets.acme), mode=0o600, secret=True)] if secrets.acme else ()),
+            File(CONFIG, _build_config(settings)),
+            *(File(unit, _render_unit(Path(unit).name, settings)) for unit in UNITS),
         ),
         absent=(*common.absent, *(() if secrets.acme else (CREDENTIALS,))),
-        units=(Unit(TIMER, restart_on=(WANTED, CREDENTIALS, PROGRAM, CONFIG, *UNITS)),),
+        units=(Unit(TIMER, restart_on=(KEY, CREDENTIALS, PROGRAM, CONFIG, *UNITS)),),
         checks=(
             *common.checks,
-            Check(f"openssl pkey -noout -in {WANTED}", reads=(WANTED,)),
-            Check(
-                f"{server_package.PYTHON} certificate-renewal --check {CONFIG}",
-                reads=(PROGRAM, CONFIG),
-            ),
-            *(unit_check(unit, unit) for unit in STARTED),
+            Check(f"openssl pkey -noout -in {KEY}", reads=(KEY,)),
+            Check(f"{server_package.PYTHON} certificate-renewal --check {CONFIG}", reads=(PROGRAM, CONFIG)),
+            *(unit_check(unit, unit) for unit in STARTED_BY_OTHERS),
             *([Check(f"lego dnshelp --code {provider}", reads=(CONFIG,))] if provider else ()),
         ),
     )
 
 
-def _config(settings: Settings) -> bytes:
-    """What `mailkeep_server.certificate_renewal` reads."""
+def _build_config(settings: Settings) -> bytes:
+    """`mailkeep_server.certificate_renewal.RenewalConfig`."""
     acme = settings.tls.acme
     config = {
         "names": settings.certificate_names,
-        "directory": acme.directory,
+        "directory_url": acme.directory,
         "contact": acme.contact or settings.admin.addresses[0],
         "challenge": acme.challenge,
         "provider": acme.provider,
-        "certificate": PEM,
-        "key": WANTED,
-        "credentials": CREDENTIALS,
-        "services": SERVICES,
-        "order": ORDER,
-        "request": REQUEST,
-        "said": SAID,
-        "account": ACCOUNT,
-        "issued": f"{ACCOUNT}/issued.pem",
-        "state": STATE,
+        "pem_file": PEM,
+        "key_file": KEY,
+        "credentials_file": CREDENTIALS,
+        "services": CERTIFICATE_READERS,
+        "order_unit": ORDER,
+        "request_file": f"{RUN}/request.csr",
+        "output_file": LEGO_OUTPUT,
+        "account_directory": ACCOUNT,
+        "issued_file": f"{ACCOUNT}/issued.pem",
+        "state_directory": STATE,
     }
     return f"{json.dumps(config, indent=1)}\n".encode()
 
 
-def _unit(name: str, settings: Settings) -> bytes:
-    """An hour has a second for each host: the same one every time."""
+def _render_unit(name: str, settings: Settings) -> bytes:
+    """The timer runs in a second of the hour that depends on the host name: not all hosts ask at the same time."""
     minute, second = divmod(int.from_bytes(hashlib.sha256(settings.host.name.encode()).digest()) % 3600, 60)
     return render_template(
         f"acme/{name}",
         python=server_package.PYTHON,
         config=CONFIG,
         credentials=CREDENTIALS,
-        said=SAID,
+        output=LEGO_OUTPUT,
         state=Path(STATE).name,
         directory=DIRECTORY,
         minute=minute,
@@ -129,7 +124,7 @@ def _unit(name: str, settings: Settings) -> bytes:
     )
 
 
-def _environment(variables: DnsCredentials) -> bytes:
-    """As systemd.exec(5) has it: within double quotes, `\\`, `"`, `$` and a backquote need a backslash."""
+def _format_environment(variables: DnsCredentials) -> bytes:
+    """An EnvironmentFile of systemd.exec(5): within double quotes, `\\`, `"`, `$` and a backquote need a backslash."""
     escaped = {name: re.sub(r'(["$`\\])', r"\\\1", value) for name, value in variables.items()}
     return "".join(f'{name}="{value}"\n' for name, value in escaped.items()).encode()

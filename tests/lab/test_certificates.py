@@ -24,8 +24,7 @@ from mailkeep.lab.internet import DIRECTORY, TSIG_SECRET
 from mailkeep.lab.site import Site
 from mailkeep.operate import tls_key_rollover
 from mailkeep.parts import certificates
-from mailkeep_server import certificate_renewal
-from mailkeep_server.certificate_renewal import Certificate
+from mailkeep_server.common.certificates import Certificate, read_certificate
 
 HOST, OTHER = "mail.example.test", "mta-sts.example.test"
 STATE = f"{certificates.STATE}/state.json"
@@ -63,9 +62,7 @@ class World:
     def shows(self, condition: Callable[[Certificate], bool], timeout: float = 60) -> None:
         """Waits until the server shows such a certificate."""
         try:
-            poll(
-                lambda: condition(certificate_renewal.read(self.shown())), timeout, "no such certificate is shown", 0.5
-            )
+            poll(lambda: condition(read_certificate(self.shown())), timeout, "no such certificate is shown", 0.5)
         except LabError as error:
             raise LabError(f"{error}\n{self.said()}") from None
 
@@ -156,7 +153,7 @@ def test_a_deploy_is_enough_and_a_second_one_changes_nothing(world: World) -> No
     world.site.server.run(f"systemctl stop postfix dovecot; rm {certificates.PEM}")
     world.deploy()
     assert {tlsa_of(world.shown(port)) for port in (SMTP, SUBMISSIONS, IMAPS)} == world.tlsa()
-    world.shows(lambda one: one.issued)
+    world.shows(lambda certificate: not certificate.self_signed)
     poll(lambda: not world.troubles(), 5, "a trouble is left")
     pem = world.shown()
     assert {world.shown(port) for port in (SMTP, SUBMISSIONS, IMAPS)} == {pem}
@@ -168,7 +165,7 @@ def test_a_deploy_is_enough_and_a_second_one_changes_nothing(world: World) -> No
 
 def test_who_asks_cannot_read_the_key_and_nothing_listens_afterwards(world: World) -> None:
     as_lego = "systemd-run --quiet --wait --pipe --property=DynamicUser=yes --property=User=mailkeep-acme cat"
-    for file in (certificates.PEM, certificates.WANTED):
+    for file in (certificates.PEM, certificates.KEY):
         assert "Permission denied" in world.site.server.run(f"{as_lego} {file}", check=False).stderr
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((str(world.site.server.ip), 80), 5)
@@ -177,7 +174,7 @@ def test_who_asks_cannot_read_the_key_and_nothing_listens_afterwards(world: Worl
 def test_when_nothing_is_needed_nobody_is_asked_and_nothing_reloads(world: World) -> None:
     before = world.asked(), world.reloads(), world.shown()
     assert world.look() == "inactive"
-    assert "Nothing to do." in world.said()
+    assert "No new certificate is needed." in world.said()
     assert (world.asked(), world.reloads(), world.shown()) == before
 
 
@@ -257,12 +254,12 @@ def test_it_is_renewed_in_time_with_the_same_key_and_services_reload_once(world:
     world.authority(seconds=10)
     world.need()
     assert world.look() == "inactive"
-    world.shows(lambda one: one.end - one.start < 60)
+    world.shows(lambda certificate: certificate.not_after - certificate.not_before < 60)
     first, reloads = world.shown(), world.reloads()
     poll(lambda: world.look() and world.shown() != first, 40, "it is not renewed", 1)
-    assert "A certificate is asked for: it ends in 0.0 days." in world.said()
+    assert "A new certificate is needed: the present one ends in 0.0 days." in world.said()
     assert {world.shown(SMTP), world.shown(SUBMISSIONS)} == {world.shown()}
-    assert certificate_renewal.read(world.shown()).key == certificate_renewal.read(first).key
+    assert read_certificate(world.shown()).public_key == read_certificate(first).public_key
     assert {tlsa_of(world.shown())} == world.tlsa()
     assert world.reloads() == [count + 1 for count in reloads]
 
@@ -274,7 +271,7 @@ def test_one_name_that_cannot_be_had_does_not_cost_the_host_its_own(world: World
     server.write(certificates.CONFIG, json.dumps(json.loads(config) | {"names": [HOST, OTHER]}))
     server.write(certificates.PEM, own.key + own.certificate, 0o600)  # as at the first time
     assert world.look() == "failed"
-    assert certificate_renewal.read(world.shown()).names == {HOST}
+    assert read_certificate(world.shown()).names == {HOST}
     assert f"There is no new certificate for {HOST}, {OTHER}: " in world.troubles()
     server.write(certificates.CONFIG, config)
     assert world.look() == "inactive"
@@ -286,7 +283,11 @@ def test_what_is_served_over_https_is_asked_for_and_shown_there_as_well(world: W
     world.site.settings_file.write_text(f"{before}dns: {{mta_sts: testing}}\n")
     world.publish()
     world.deploy()
-    world.shows(lambda one: one.names == {HOST, *(f"mta-sts.{domain}" for domain in world.site.settings.domains)})
+    world.shows(
+        lambda certificate: (
+            certificate.names == {HOST, *(f"mta-sts.{domain}" for domain in world.site.settings.domains)}
+        )
+    )
     poll(lambda: world.shown_over_https(OTHER) == world.shown(), 10, "the web server shows another certificate")
     world.site.settings_file.write_text(before)
     world.publish()
@@ -333,7 +334,7 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
     by_dns.deploy()
     poll(lambda: by_dns.look() == "inactive", 60, "there is no certificate by DNS-01")
     poll(lambda: {tlsa_of(by_dns.shown(port)) for port in (SMTP, IMAPS)} == {new}, 10, "another key is shown")
-    assert certificate_renewal.read(by_dns.shown()).issued
+    assert not read_certificate(by_dns.shown()).self_signed
     assert by_dns.findings("TLSA") == []
     assert old in step()
     assert by_dns.tlsa() == {new}
@@ -364,7 +365,7 @@ def test_a_rebuilt_machine_shows_the_same_key(world: World) -> None:
     world.site.server.run(f"systemctl stop postfix dovecot mailkeep-certificate.timer; rm -r {gone}")
     world.deploy()
     assert {tlsa_of(world.shown(port)) for port in (SMTP, IMAPS)} == before == world.tlsa()
-    assert not certificate_renewal.read(world.shown()).issued
+    assert read_certificate(world.shown()).self_signed
 
 
 def test_taken_back_nothing_asks_for_a_certificate_any_more(world: World) -> None:
@@ -381,4 +382,4 @@ def test_taken_back_nothing_asks_for_a_certificate_any_more(world: World) -> Non
     active = world.site.server.run(f"systemctl is-active {' '.join(units)}", check=False).stdout
     assert active.split() == ["inactive"] * len(units), "and none has failed"
     assert world.deploy() == []
-    assert not certificate_renewal.read(world.shown()).issued
+    assert read_certificate(world.shown()).self_signed

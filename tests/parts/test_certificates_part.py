@@ -1,9 +1,9 @@
-"""What a server gets for its certificate: all of it, or a key and what asks for the rest."""
+"""What a server gets for its certificate: all of it, or the key and the renewal by ACME."""
 
-import json
 import subprocess
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from mailkeep.inventory import tls_certificate
@@ -12,39 +12,42 @@ from mailkeep.inventory.tls_keys import TlsPair
 from mailkeep.parts import certificates, firewall
 from mailkeep.parts.model import SYSTEMD, File, Part
 from mailkeep.settings.models import Settings
+from mailkeep_server.certificate_renewal import load_config
 
-OWN = Secrets(
-    (), TlsPair(*tls_certificate.split_pem(tls_certificate.create_self_signed("mail.example.org", date.today()))), None
-)
+SELF_SIGNED = tls_certificate.create_self_signed("mail.example.org", date.today())
+SECRETS = Secrets((), TlsPair(*tls_certificate.split_pem(SELF_SIGNED)), None)
 BY_DNS = {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
 
 
-def part(declared: dict[str, object], tls: dict[str, Any], **secret: Any) -> Part:
-    return certificates.build_part(Settings.model_validate(declared | {"tls": tls}), replace(OWN, **secret))
+def build(declared: dict[str, object], tls: dict[str, Any], **secret: Any) -> Part:
+    return certificates.build_part(Settings.model_validate(declared | {"tls": tls}), replace(SECRETS, **secret))
 
 
-def file(of: Part, path: str) -> File:
-    return next(one for one in of.files if one.path == path)
+def find_file(part: Part, path: str) -> File:
+    return next(file for file in part.files if file.path == path)
 
 
 def test_key_and_chain_are_one_secret_file(declared: dict[str, object]) -> None:
     for mode in ("self-signed", "acme"):
-        pem = file(part(declared, {"mode": mode}), certificates.PEM)
-        assert (pem.content, pem.mode, pem.secret) == (OWN.tls.key + OWN.tls.certificate, 0o600, True)
+        pem = find_file(build(declared, {"mode": mode}), certificates.PEM)
+        assert (pem.content, pem.mode, pem.secret) == (SECRETS.tls.key + SECRETS.tls.certificate, 0o600, True)
         assert pem.create_only == (mode == "acme")
 
 
-def test_by_acme_the_server_asks_and_elsewhere_nothing_is_left_of_it(declared: dict[str, object]) -> None:
-    by_acme = part(declared, {"mode": "acme"})
-    config = json.loads(file(by_acme, certificates.CONFIG).content)
-    assert config["names"] == ["mail.example.org"]
-    assert config["contact"] == "ann@example.net"
-    assert file(by_acme, certificates.WANTED).content == OWN.tls.key
+def test_by_acme_the_server_asks_and_otherwise_nothing_is_left_of_it(
+    declared: dict[str, object], tmp_path: Path
+) -> None:
+    by_acme = build(declared, {"mode": "acme"})
+    (tmp_path / "acme.json").write_bytes(find_file(by_acme, certificates.CONFIG).content)
+    config = load_config(tmp_path / "acme.json")
+    assert config.names == ["mail.example.org"]
+    assert config.contact == "ann@example.net"
+    assert find_file(by_acme, certificates.KEY).content == SECRETS.tls.key
     assert "lego" in by_acme.packages
-    elsewhere = part(declared, {"mode": "self-signed"})
-    assert {certificates.CONFIG, certificates.WANTED, certificates.CREDENTIALS} <= {*elsewhere.absent}
-    assert {*certificates.UNITS} <= {*elsewhere.absent}
-    assert elsewhere.units == ()
+    without = build(declared, {"mode": "self-signed"})
+    assert {certificates.CONFIG, certificates.KEY, certificates.CREDENTIALS} <= {*without.absent}
+    assert {*certificates.UNITS} <= {*without.absent}
+    assert without.units == ()
 
 
 def test_port_80_is_open_for_http_01_alone(declared: dict[str, object]) -> None:
@@ -59,18 +62,18 @@ def test_port_80_is_open_for_http_01_alone(declared: dict[str, object]) -> None:
 def test_each_host_has_a_second_of_its_own_in_the_hour_and_always_the_same(declared: dict[str, object]) -> None:
     def timer(host: str) -> bytes:
         named = declared | {"host": {"name": host, "addresses": ["192.0.2.1"]}}
-        return file(part(named, {"mode": "acme"}), f"{SYSTEMD}/{certificates.TIMER}").content
+        return find_file(build(named, {"mode": "acme"}), f"{SYSTEMD}/{certificates.TIMER}").content
 
     assert timer("mail.example.org") == timer("mail.example.org")
     assert len({timer(f"mail-{n}.example.org") for n in range(20)}) > 15
     assert b"OnCalendar=*-*-* *:" in timer("mail.example.org")
 
 
-def test_what_the_provider_wants_to_know_arrives_as_it_was_typed(declared: dict[str, object]) -> None:
+def test_the_providers_credentials_arrive_as_they_were_typed(declared: dict[str, object]) -> None:
     """systemd.exec(5) unquotes within double quotes as a shell does."""
     value = "a=b \"c\" \\ $d `e` 'f' #g"
-    written = file(part(declared, BY_DNS, acme={"TOKEN": value}), certificates.CREDENTIALS)
-    assert written.secret
-    assert written.mode == 0o600
-    script = f'{written.content.decode()}printf %s "$TOKEN"'
+    credentials = find_file(build(declared, BY_DNS, acme={"TOKEN": value}), certificates.CREDENTIALS)
+    assert credentials.secret
+    assert credentials.mode == 0o600
+    script = f'{credentials.content.decode()}printf %s "$TOKEN"'
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == value
