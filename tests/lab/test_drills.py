@@ -23,8 +23,8 @@ QUICK_A = replace(ATTACKS["A"], pace=8.0)
 def where(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Range]:
     server = lab.boot_server("drilled", hostname="mail.example.test", image=baked)
     copied = built.copy_for(server)
-    text = copied.file.read_text().replace(str(built.server.ip), str(server.ip))
-    copied.file.write_text(text.replace(str(built.server.ip6), str(server.ip6)))
+    text = copied.settings_file.read_text().replace(str(built.server.ip), str(server.ip))
+    copied.settings_file.write_text(text.replace(str(built.server.ip6), str(server.ip6)))
     assert copied.deploy().code == 0  # also its resolver: a copy boots with that of this machine
     yield around(lab, copied, internet)
     server.remove()

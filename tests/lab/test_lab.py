@@ -170,7 +170,7 @@ def test_a_published_record_is_served_signed_and_replaced(resolver: Server, inte
     poll(
         lambda: lookup(resolver, "x._domainkey.example.test", "TXT")[0] == "NXDOMAIN",
         timeout=15,
-        what="the record that was replaced is still served",
+        failure="the record that was replaced is still served",
     )
 
 

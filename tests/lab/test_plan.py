@@ -101,8 +101,8 @@ def test_after_a_deploy_there_is_nothing_to_do(built: Site, capsys: Capture) -> 
 def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, capsys: Capture) -> None:
     drifted = copy("drifted")
     drifted.server.run(DRIFT)
-    text = drifted.file.read_text()
-    drifted.file.write_text(
+    text = drifted.settings_file.read_text()
+    drifted.settings_file.write_text(
         text.replace("- address: anna@example.test\n", "- address: anna@example.test\n  quota: 3G\n")
     )
     before = drifted.server.run(FINGERPRINT).stdout
@@ -147,8 +147,8 @@ def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
     lab: Lab, base_server: Boot, capsys: Capture
 ) -> None:
     refused = create_site(lab, base_server("refused", hostname="vps"))
-    refused.file.write_text(
-        refused.file.read_text() + "ssh:\n  port: 2222\nrelay:\n  host: relay.outside.test\n  port: 587\n"
+    refused.settings_file.write_text(
+        refused.settings_file.read_text() + "ssh:\n  port: 2222\nrelay:\n  host: relay.outside.test\n  port: 587\n"
     )
     code, host = planned(refused, capsys)
     assert (code, len(host["problems"]), host["changes"]) == (1, 2, [])
@@ -171,10 +171,14 @@ def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
         port = closed.getsockname()[1]
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
     config, ann = several.server.ssh_config, {"ssh_user": "ann", "ssh_password": "correct-horse"}
-    known = {"mailkeep": str(several.file), "ssh_config_file": str(config)}
+    known = {"mailkeep": str(several.settings_file), "ssh_config_file": str(config)}
     own = re.search(r"Port (\d+)", config.read_text())
     assert own
-    direct = {"mailkeep": str(several.file), "ssh_config_file": "/dev/null", "ssh_known_hosts_file": "/dev/null"}
+    direct = {
+        "mailkeep": str(several.settings_file),
+        "ssh_config_file": "/dev/null",
+        "ssh_known_hosts_file": "/dev/null",
+    }
     here = direct | {"ssh_hostname": "127.0.0.1", "ssh_port": int(own[1]), "ssh_look_for_keys": False}
     hosts = [
         (several.server.name, known),

@@ -102,7 +102,7 @@ def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alon
     listen(server, 25)
     listen(server, 993)
     wrong = create_site(lab, server)
-    wrong.file.write_text(wrong.file.read_text() + "ssh:\n  port: 2222\n")
+    wrong.settings_file.write_text(wrong.settings_file.read_text() + "ssh:\n  port: 2222\n")
     before = server.run(STATE).stdout
     refused = wrong.deploy()
     assert refused.code == 1

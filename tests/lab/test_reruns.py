@@ -60,11 +60,11 @@ UNITS = "systemctl show --property=Id,ActiveState,NeedDaemonReload -- "
 
 def declare(on: Site, **changes: Any) -> None:
     """Other top-level settings in the site's mail.yml."""
-    on.file.write_text(yaml.safe_dump(yaml.safe_load(on.file.read_text()) | changes, sort_keys=False))
+    on.settings_file.write_text(yaml.safe_dump(yaml.safe_load(on.settings_file.read_text()) | changes, sort_keys=False))
 
 
 def account(on: Site, address: str, **changes: Any) -> None:
-    declared = yaml.safe_load(on.file.read_text())["accounts"]
+    declared = yaml.safe_load(on.settings_file.read_text())["accounts"]
     declare(on, accounts=[one | changes if one["address"] == address else one for one in declared])
 
 
@@ -365,7 +365,7 @@ def test_a_directory_where_a_file_belongs_is_named_and_nothing_has_changed(settl
 
 
 def test_what_a_setting_brought_goes_with_it(settled: Site) -> None:
-    before, password = settled.file.read_text(), "/etc/postfix/relay_password"
+    before, password = settled.settings_file.read_text(), "/etc/postfix/relay_password"
     retired = "/etc/opendkim/keys/former.test.s20200101.pem"
     save_relay_password(settled.inventory, "password")
     declare(settled, relay={"host": "relay.outside.test", "user": "mailkeep"})
@@ -373,7 +373,7 @@ def test_what_a_setting_brought_goes_with_it(settled: Site) -> None:
     succeeded(settled.deploy())
     assert there(settled, password, retired) == [password]
 
-    settled.file.write_text(before)
+    settled.settings_file.write_text(before)
     declare(settled, resolver="system")
     assert "nameserver" in settled.deploy().output  # nobody knows what /etc/resolv.conf was before
     assert there(settled, password) == [password], "and nothing has changed"
@@ -384,7 +384,7 @@ def test_what_a_setting_brought_goes_with_it(settled: Site) -> None:
     assert settled.server.run("systemctl is-active mailkeep-dns.timer", check=False).stdout != "active\n"
     assert succeeded(settled.deploy()).changed == []
 
-    settled.file.write_text(before)
+    settled.settings_file.write_text(before)
     succeeded(settled.deploy())
     assert {*there(settled, *ours)} == {*ours}
 
@@ -501,19 +501,19 @@ def effective(on: Site) -> list[str]:
 def two_ways(machine: Site) -> dict[str, tuple[list[str], list[str]]]:
     """The two declarations between which the tests below go, and how the machine is after undisturbed runs."""
     succeeded(machine.deploy())
-    here = machine.file.read_text()
+    here = machine.settings_file.read_text()
     found = {here: (state(machine), effective(machine))}
     declare(machine, **OTHERWISE)
     succeeded(machine.deploy())
-    found[machine.file.read_text()] = (state(machine), effective(machine))
+    found[machine.settings_file.read_text()] = (state(machine), effective(machine))
     assert len({str(found[text]) for text in found}) == 2
     return found
 
 
 def turn(on: Site, ways: dict[str, tuple[list[str], list[str]]]) -> tuple[list[str], list[str]]:
     """Declare the other way; returns how the machine should be then."""
-    (other,) = (text for text in ways if text != on.file.read_text())
-    on.file.write_text(other)
+    (other,) = (text for text in ways if text != on.settings_file.read_text())
+    on.settings_file.write_text(other)
     return ways[other]
 
 

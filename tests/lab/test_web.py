@@ -28,7 +28,7 @@ BROKEN_DEPLOY = str(Path(__file__).with_name("broken_deploy.py"))
 
 
 def declare(on: Site, **changes: Any) -> None:
-    on.file.write_text(yaml.safe_dump(yaml.safe_load(on.file.read_text()) | changes, sort_keys=False))
+    on.settings_file.write_text(yaml.safe_dump(yaml.safe_load(on.settings_file.read_text()) | changes, sort_keys=False))
 
 
 def succeeded(said: DeployResult) -> DeployResult:
