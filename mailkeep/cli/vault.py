@@ -8,7 +8,12 @@ import typer
 
 from mailkeep.cli.common import InventoryName, ask_lines, ask_secret, open_inventory, out
 from mailkeep.inventory import secrets
-from mailkeep.inventory.credentials import save_dns_credentials, save_relay_password, save_store_password, save_webhook
+from mailkeep.inventory.credentials import (
+    save_dns_credentials,
+    save_relay_password,
+    save_shared_store_password,
+    save_webhook,
+)
 from mailkeep.inventory.tls_keys import import_certificate
 from mailkeep.inventory.vault import open_vault
 
@@ -63,7 +68,7 @@ def relay(name: InventoryName) -> None:
 def store(name: InventoryName) -> None:
     """Put the password of the guard's shared store into the vault; asks for it, or reads it from standard input."""
     directory, _ = open_inventory(name)
-    save_store_password(directory, ask_secret("Password of the guard's store"))
+    save_shared_store_password(directory, ask_secret("Password of the guard's store"))
     out.print("The password is in the vault.")
 
 

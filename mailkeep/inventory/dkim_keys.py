@@ -1,4 +1,4 @@
-"""DKIM keys of a vault."""
+"""The DKIM keys in a vault, one or more for each domain that signs."""
 
 import base64
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from mailkeep.errors import UserError
-from mailkeep.inventory import tls_certificate
+from mailkeep.inventory.tls_certificate import parse_private_key
 from mailkeep.inventory.vault import Vault
-from mailkeep.inventory.vault_entries import DKIM_NAME, DkimEntry
+from mailkeep.inventory.vault_entries import DkimEntry, KeyState, parse_dkim_entry
 from mailkeep.settings.models import Settings
 
-DKIM_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; 4096 needs more than one DNS packet
+KEY_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; the record of 4096 needs more than one DNS packet
 
 
 @dataclass(frozen=True, slots=True)
 class DkimKey:
-    """The key that signs for a domain; its record is at `SELECTOR._domainkey.DOMAIN` (RFC 6376 §3.6.2.1)."""
+    """A key that signs for a domain; its record is at `SELECTOR._domainkey.DOMAIN` (RFC 6376 §3.6.2.1)."""
 
     domain: str
     selector: str
@@ -39,35 +39,36 @@ class DkimKey:
 
 
 def signing_domains(settings: Settings) -> tuple[str, ...]:
-    """Every mail domain, and the host name: what the server itself sends comes from there."""
+    """Every mail domain, and the host name, from which the server itself sends."""
     return tuple(dict.fromkeys((*settings.domains, settings.host.name)))
 
 
-def list_dkim_entries(safe: Vault) -> list[DkimEntry]:
-    """Per domain from the oldest to the newest."""
-    found = map(DKIM_NAME.fullmatch, safe.names())
-    return [DkimEntry(one["domain"], one["selector"], one["state"] or "") for one in found if one]
+def list_dkim_entries(vault: Vault) -> list[DkimEntry]:
+    """By domain, and for each from the oldest selector to the newest."""
+    return [entry for name in vault.names() if (entry := parse_dkim_entry(name))]
 
 
-def current_selectors(safe: Vault) -> dict[str, str]:
-    """Per domain the newest selector, of those that have no other state."""
-    return {one.domain: one.selector for one in list_dkim_entries(safe) if not one.state}
+def current_selectors(vault: Vault) -> dict[str, str]:
+    """For each domain the selector that signs: the newest of its current keys (the day of creation sorts as text)."""
+    return {entry.domain: entry.selector for entry in list_dkim_entries(vault) if entry.state == "current"}
 
 
-def read_dkim_key(safe: Vault, stored: DkimEntry) -> DkimKey:
-    where, pem = f"{safe.directory / stored.name}.age", safe.read(stored.name)
-    if not isinstance(tls_certificate.parse_private_key(where, pem), rsa.RSAPrivateKey):
-        raise UserError(f"{where}: not an RSA key, and other kinds are not signed with.")
-    return DkimKey(stored.domain, stored.selector, pem)
+def read_dkim_key(vault: Vault, entry: DkimEntry) -> DkimKey:
+    """UserError if the entry is missing, unreadable, or holds another kind of key."""
+    file, pem = f"{vault.directory / entry.name}.age", vault.read(entry.name)
+    if not isinstance(parse_private_key(file, pem), rsa.RSAPrivateKey):
+        raise UserError(f"{file}: this is no RSA key, and Mailkeep signs with no other kind.")
+    return DkimKey(entry.domain, entry.selector, pem)
 
 
-def create_dkim_key(safe: Vault, domain: str, today: date, state: str = "") -> DkimEntry:
-    """Makes a key under a selector of this day."""
-    made = DkimEntry(domain, f"s{today:%Y%m%d}", state)
-    safe.write(made.name, generate_dkim_pem())
-    return made
+def create_dkim_key(vault: Vault, domain: str, today: date, state: KeyState = "current") -> DkimEntry:
+    """Creates a key whose selector names this day."""
+    entry = DkimEntry(domain, f"s{today:%Y%m%d}", state)
+    vault.write(entry.name, generate_dkim_pem())
+    return entry
 
 
 def generate_dkim_pem() -> bytes:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=DKIM_BITS)
+    """A new private key, PKCS #8 in PEM."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -32,7 +32,6 @@ from mailkeep.inventory.vault_entries import DkimEntry
 from mailkeep.parts import opendkim
 from mailkeep.settings.models import Settings
 
-NEXT, UNTIL = ".next", ".until-"
 KEPT = timedelta(days=7)  # longer than mail waits in our queue (at most 5 days) and then in the receiver's
 LEAST_AGE = timedelta(days=30)
 
@@ -50,22 +49,22 @@ def rotate(
     _finish(safe)
     domains = signing_domains(settings)
     stored = [one for one in list_dkim_entries(safe) if one.domain in domains]
-    if following := [one for one in stored if one.state == NEXT]:
+    if following := [one for one in stored if one.state == "next"]:
         return [*_switch(safe, following, today, unseen, name)]
-    if former := [one for one in stored if one.state.startswith(UNTIL)]:
+    if former := [one for one in stored if one.state == "former"]:
         return [*_retire(safe, former, today, since, name)]
     return [*_begin(safe, domains, today, name, now)]
 
 
 def _begin(safe: Vault, domains: Iterable[str], today: date, name: str, now: bool) -> Iterator[str]:
     signing = current_selectors(safe)
-    made = {domain: _day(signing[domain]) for domain in domains if domain in signing}
+    made = {domain: DkimEntry(domain, signing[domain]).created_on for domain in domains if domain in signing}
     due = {domain for domain, day in made.items() if day < today and (now or today - day >= LEAST_AGE)}
     if not due:
         newest = max(made.values(), default=today)
         yield f"The keys are of {newest}; from {newest + LEAST_AGE} on it is time for new ones (any day later: --now)."
         return
-    new = [create_dkim_key(safe, domain, today, NEXT) for domain in domains if domain in due]
+    new = [create_dkim_key(safe, domain, today, "next") for domain in domains if domain in due]
     yield "New keys are in the vault, and do not sign yet. Publish their records beside the present ones:"
     for one in new:
         record = records.dkim_record(read_dkim_key(safe, one))
@@ -82,7 +81,7 @@ def _switch(safe: Vault, following: list[DkimEntry], today: date, unseen: Unseen
     seen = [one for key, one in keys.items() if key not in missing]
     for one in seen:
         former = DkimEntry(one.domain, signing[one.domain])
-        _move(safe, former, DkimEntry(one.domain, former.selector, f"{UNTIL}{today + KEPT:%Y%m%d}"), one)
+        _move(safe, former, former.as_former(today + KEPT), one)
         yield f"{one.domain}: {one.selector} signs in place of {former.selector}."
     if seen:
         yield f"Run `mailkeep deploy {name}` now. Leave the former records where they are for a week after that."
@@ -102,16 +101,16 @@ def _move(safe: Vault, former: DkimEntry, kept: DkimEntry, new: DkimEntry) -> No
 def _finish(safe: Vault) -> None:
     """What an interrupted `_move` has left: a key that signs needs no other state, nor a former one another name."""
     stored, signing = list_dkim_entries(safe), current_selectors(safe)
-    former = {(one.domain, one.selector) for one in stored if one.state.startswith(UNTIL)}
+    former = {(one.domain, one.selector) for one in stored if one.state == "former"}
     for one in stored:
         signs = signing.get(one.domain) == one.selector
-        if signs if one.state else not signs and (one.domain, one.selector) in former:
+        if signs if one.state != "current" else not signs and (one.domain, one.selector) in former:
             safe.delete(one.name)
 
 
 def _retire(safe: Vault, former: list[DkimEntry], today: date, since: Since, name: str) -> Iterator[str]:
     selectors = current_selectors(safe)
-    new = {one: DkimEntry(one.domain, selectors[one.domain]) for one in former if _day(one.state) <= today}
+    new = {one: DkimEntry(one.domain, selectors[one.domain]) for one in former if one.until_day <= today}
     began = since(list(new.values())) if new else {}
     over: list[DkimEntry] = []
     until: list[date] = []
@@ -119,7 +118,7 @@ def _retire(safe: Vault, former: list[DkimEntry], today: date, since: Since, nam
         if one in new and new[one] not in began:
             yield f"{_record(one)} must stay: the server does not sign with {new[one].selector} yet."
             continue
-        day = began[new[one]] + KEPT if one in new else _day(one.state)
+        day = began[new[one]] + KEPT if one in new else one.until_day
         if day > today:
             until.append(day)
             continue
@@ -141,14 +140,6 @@ def _retire(safe: Vault, former: list[DkimEntry], today: date, since: Since, nam
 
 def _record(key: DkimEntry) -> str:
     return f"{key.selector}._domainkey.{key.domain}"
-
-
-def _day(text: str) -> date:
-    """The one that a selector, or a state, ends in."""
-    try:
-        return datetime.strptime(text[-8:], "%Y%m%d").date()
-    except ValueError:
-        raise UserError(f"{text}: a key in the vault whose name ends in no day (YYYYMMDD). Rename its file.") from None
 
 
 def unseen(keys: list[DkimKey], resolver: dns.resolver.Resolver) -> dict[DkimKey, str]:

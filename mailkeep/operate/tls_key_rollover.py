@@ -9,7 +9,7 @@ says what to do next, so it may be repeated, and interrupted, at will.
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import dns.resolver
@@ -21,14 +21,14 @@ from mailkeep.dns.records import Record
 from mailkeep.errors import UserError
 from mailkeep.inventory import tls_certificate
 from mailkeep.inventory.hosts import inventory_label
+from mailkeep.inventory.tls_keys import list_acme_tls_entries
 from mailkeep.inventory.vault import Vault, open_vault
-from mailkeep.inventory.vault_entries import ACME_TLS
+from mailkeep.inventory.vault_entries import ACME_TLS, AcmeTlsEntry
 from mailkeep.operate.dkim_rotation import LEAST_AGE
 from mailkeep.settings.models import Settings
 
 KEY = ACME_TLS
-NEXT, FROM, FORMER = f"{KEY}.next", f"{KEY}.from-", f"{KEY}.former"
-_TIME = "%Y%m%d%H%M"
+NEXT, FORMER = AcmeTlsEntry("next").name, AcmeTlsEntry("former").name
 IMAPS = 993  # shows the same certificate as port 25, which many networks let nobody out to
 SECONDS = 10
 
@@ -50,7 +50,7 @@ def roll(
     there = safe.names()
     if NEXT in there:
         return [*_see(safe, host, at, unseen, name)]
-    if waiting := next((one for one in there if one.startswith(FROM)), ""):
+    if waiting := next((entry for entry in list_acme_tls_entries(safe) if entry.usable_from), None):
         return [*_switch(safe, host, waiting, at, unseen, name)]
     if FORMER in there:
         return [*_retire(safe, settings, shown, name)]
@@ -77,22 +77,22 @@ def _see(safe: Vault, host: str, at: datetime, unseen: Unseen, name: str) -> Ite
         yield f"Publish it; `mailkeep dns {name}` prints it. Then run `mailkeep tls-roll {name}` again."
         return
     start = at + timedelta(seconds=lives, minutes=1)  # the name has minutes, rounded down
-    safe.write(f"{FROM}{start:{_TIME}}", safe.read(NEXT))
+    safe.write(AcmeTlsEntry.next_usable_from(start).name, safe.read(NEXT))
     safe.delete(NEXT)
     yield f"Both records are seen. Some may have the former ones alone for {lives} seconds more."
     yield f"From {start:%Y-%m-%d %H:%M} UTC on, run `mailkeep tls-roll {name}` again."
 
 
-def _switch(safe: Vault, host: str, waiting: str, at: datetime, unseen: Unseen, name: str) -> Iterator[str]:
-    start = datetime.strptime(waiting.removeprefix(FROM), _TIME).replace(tzinfo=UTC)
+def _switch(safe: Vault, host: str, waiting: AcmeTlsEntry, at: datetime, unseen: Unseen, name: str) -> Iterator[str]:
+    start = waiting.usable_time
     if at < start:
         yield f"Some may still have the former records. From {start:%Y-%m-%d %H:%M} UTC on, run this again."
         return
-    missing, _ = unseen(_record(safe, host, waiting))
+    missing, _ = unseen(_record(safe, host, waiting.name))
     if missing:
         yield f"The new key's record is gone again: {'; '.join(missing)}. Publish it, and run this again."
         return
-    _move(safe, waiting)
+    _move(safe, waiting.name)
     yield "The new key is in place of the former one, in the vault."
     yield f"Run `mailkeep deploy {name}` now: the server gets a certificate for it. Leave both records where they are."
     yield f"Then run `mailkeep tls-roll {name}` again."
@@ -107,7 +107,7 @@ def _move(safe: Vault, waiting: str) -> None:
 
 def _finish(safe: Vault) -> None:
     """What an interruption has left: a key in two states is in the later one."""
-    for waiting in [one for one in safe.names() if one.startswith(FROM)]:
+    for waiting in [entry.name for entry in list_acme_tls_entries(safe) if entry.usable_from]:
         if NEXT in safe.names():
             safe.delete(NEXT)
         if safe.read(waiting) == safe.read(KEY):

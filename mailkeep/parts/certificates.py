@@ -69,11 +69,15 @@ def _add_renewal(common: Part, settings: Settings, secrets: Secrets) -> Part:
         files=(
             *common.files,
             File(KEY, secrets.tls.key, mode=0o600, secret=True),
-            *([File(CREDENTIALS, _format_environment(secrets.acme), mode=0o600, secret=True)] if secrets.acme else ()),
+            *(
+                [File(CREDENTIALS, _format_environment(secrets.dns_credentials), mode=0o600, secret=True)]
+                if secrets.dns_credentials
+                else ()
+            ),
             File(CONFIG, _build_config(settings)),
             *(File(unit, _render_unit(Path(unit).name, settings)) for unit in UNITS),
         ),
-        absent=(*common.absent, *(() if secrets.acme else (CREDENTIALS,))),
+        absent=(*common.absent, *(() if secrets.dns_credentials else (CREDENTIALS,))),
         units=(Unit(TIMER, restart_on=(KEY, CREDENTIALS, PROGRAM, CONFIG, *UNITS)),),
         checks=(
             *common.checks,

@@ -31,7 +31,7 @@ def build_parts(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         server_package.build_part(),
         certificates.build_part(settings, secrets),
         opendkim.build_part(secrets.dkim),
-        guard.build_part(settings, secrets.store_password),
+        guard.build_part(settings, secrets.shared_store_password),
         dovecot.build_part(settings),
         postfix.build_part(settings, secrets.relay_password),
         fail2ban.build_part(settings),

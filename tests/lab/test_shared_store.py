@@ -11,7 +11,7 @@ import yaml
 from clients import OUTSIDE, SUBMISSIONS, accepted, deliver, message
 
 from mailkeep.inventory import passwords
-from mailkeep.inventory.credentials import save_store_password
+from mailkeep.inventory.credentials import save_shared_store_password
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 
@@ -69,7 +69,7 @@ def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair
             "store": {"host": str(internet.ip), "tls": False},
         }
         site.settings_file.write_text(yaml.safe_dump(declared))
-        save_store_password(site.inventory, key)
+        save_shared_store_password(site.inventory, key)
         said = site.deploy()
         assert said.code == 0, said.output
         servers.append(site.server)

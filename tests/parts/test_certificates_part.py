@@ -72,7 +72,7 @@ def test_each_host_has_a_second_of_its_own_in_the_hour_and_always_the_same(decla
 def test_the_providers_credentials_arrive_as_they_were_typed(declared: dict[str, object]) -> None:
     """systemd.exec(5) unquotes within double quotes as a shell does."""
     value = "a=b \"c\" \\ $d `e` 'f' #g"
-    credentials = find_file(build(declared, BY_DNS, acme={"TOKEN": value}), certificates.CREDENTIALS)
+    credentials = find_file(build(declared, BY_DNS, dns_credentials={"TOKEN": value}), certificates.CREDENTIALS)
     assert credentials.secret
     assert credentials.mode == 0o600
     script = f'{credentials.content.decode()}printf %s "$TOKEN"'

@@ -52,7 +52,9 @@ def server(declared: dict[str, object], keys: Secrets) -> tuple[Part, ...]:
     dkim = tuple(key for key in keys.dkim if key.domain in domains)
     webhook = "https://example.net/hook" if made.alerts.webhook else None
     by_dns = {"RFC2136_NAMESERVER": "192.0.2.53"} if made.tls.acme.challenge == "dns-01" else None
-    return mail_server.build_parts(made, Secrets(dkim, keys.tls, "password", webhook, "password", acme=by_dns))
+    return mail_server.build_parts(
+        made, Secrets(dkim, keys.tls, "password", webhook, "password", dns_credentials=by_dns)
+    )
 
 
 def files(of: tuple[Part, ...]) -> set[str]:

@@ -54,9 +54,9 @@ def test_what_a_dns_provider_wants_to_know_is_needed_for_dns_01_alone(inventory:
     lines = '\nRFC2136_NAMESERVER=192.0.2.53\n RFC2136_TSIG_SECRET=a=b "c" \\$d\n\n'
     assert save_dns_credentials(inventory, lines) == ["RFC2136_NAMESERVER", "RFC2136_TSIG_SECRET"]
     found = secrets.load_secrets(settings(**BY_DNS), inventory)
-    assert found.acme == {"RFC2136_NAMESERVER": "192.0.2.53", "RFC2136_TSIG_SECRET": 'a=b "c" \\$d'}
+    assert found.dns_credentials == {"RFC2136_NAMESERVER": "192.0.2.53", "RFC2136_TSIG_SECRET": 'a=b "c" \\$d'}
     assert "c" not in repr(found)[-60:]
-    assert secrets.load_secrets(settings(**BY_HTTP), inventory).acme is None
+    assert secrets.load_secrets(settings(**BY_HTTP), inventory).dns_credentials is None
     assert secrets.list_unused(settings(**BY_HTTP), inventory) == ["acme"]
 
 

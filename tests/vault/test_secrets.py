@@ -127,7 +127,7 @@ def test_a_dkim_key_that_is_lost_is_restored_and_a_new_one_published_first(inven
     secrets.create_missing_keys(settings(), inventory, TODAY)
     open_vault(inventory).delete(f"dkim/example.org/{SELECTOR}")
     [line] = secrets.list_missing(settings(), inventory)
-    said = [line.index(text) for text in ("restore it from git", "mailkeep keys", "mailkeep dns", "before you deploy")]
+    said = [line.index(text) for text in ("restore it from git", "mailkeep keys", "mailkeep dns", "then deploy")]
     assert said == sorted(said)
 
 
