@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from vault_samples import TODAY, settings
+from inventory_samples import TODAY, settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets

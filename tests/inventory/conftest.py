@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from vault_samples import TODAY, settings
+from inventory_samples import TODAY, settings
 
 from mailkeep.inventory import secrets, vault
 from mailkeep.inventory.vault import open_vault

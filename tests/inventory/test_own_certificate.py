@@ -7,7 +7,7 @@ import pytest
 from authority import Authority, intermediate, key_pem, new_key, root, with_passphrase
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from vault_samples import settings
+from inventory_samples import settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key
-from vault_samples import SELECTOR, TODAY, settings
+from inventory_samples import SELECTOR, TODAY, settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets
