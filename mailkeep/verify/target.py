@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import mailkeep_server
 from mailkeep.host.remote import RemoteHost, UnreachableError, last_line
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
-from mailkeep.parts import dovecot, fail2ban, mail_server, postfix, web
+from mailkeep.parts import dovecot, fail2ban, firewall, mail_server, postfix, web
 from mailkeep.parts.model import Part
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 from mailkeep.verify import probe
 from mailkeep.verify.probe.config import ProbeConfig
+from mailkeep_server import common
 
 PRIVATE_SOCKETS = (
     "/run/opendkim/opendkim.sock",
@@ -27,6 +29,7 @@ PRIVATE_SOCKETS = (
     "/var/spool/postfix/private/quota-status",
     postfix.ALERTS,
 )
+PACKAGES = {"probe": probe, "mailkeep_server": mailkeep_server, "mailkeep_server/common": common}
 MAX_ACCOUNTS = 50  # that the probe tries; all accounts are in the same tables
 # Python runs a zip file only from disk. The probe's configuration comes on standard input.
 SCRIPT = """\
@@ -103,7 +106,7 @@ class Target:
             catch_all=list(settings.catch_all),
             accounts=[account.address for account in settings.accounts[:MAX_ACCOUNTS]],
             ssh_port=settings.ssh.port,
-            jails=list(fail2ban.JAILS),
+            jails=_jail_ports(settings),
             units=[unit.name for part in self.parts for unit in part.units],
             secret_paths=[*(file.path for part in self.parts for file in part.files if file.secret), dovecot.MAIL],
             sockets=list(PRIVATE_SOCKETS),
@@ -114,6 +117,13 @@ class Target:
             admins=list(settings.admin.addresses),
             web=[[page.name, page.path, "POST" if page.accepts_post else "GET"] for page in web.list_pages(settings)],
         )
+
+
+def _jail_ports(settings: Settings) -> dict[str, list[int] | None]:
+    """The ports that each jail must close, by the ports that services have (not by fail2ban's own configuration)."""
+    mail = sorted(firewall.MAIL_PORTS)
+    ports = {"sshd": [settings.ssh.port], "postfix": mail, "dovecot": mail, "recidive": None}
+    return {jail: ports[jail] for jail in fail2ban.JAILS}
 
 
 def _outbound_target(settings: Settings) -> Iterator[str]:
@@ -128,10 +138,12 @@ def _outbound_target(settings: Settings) -> Iterator[str]:
 
 
 def _build_zip_application() -> bytes:
-    """The probe as a Python zip application (PEP 441)."""
+    """The probe as a Python zip application (PEP 441). The server may have no or an older `mailkeep_server`: its common
+    modules come along. All of it would be too long for one argument of ssh (128 KiB on Linux)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", "from probe.main import main\nmain()\n")
-        for file in sorted(Path(probe.__file__).parent.glob("*.py")):
-            archive.writestr(f"probe/{file.name}", file.read_bytes())
+        for name, package in PACKAGES.items():
+            for file in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+                archive.writestr(f"{name}/{file.name}", file.read_bytes())
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Other programs, each with an end."""
+"""Running other programs, each with a timeout."""
 
 import signal
 import subprocess
@@ -9,8 +9,8 @@ from typing import IO
 
 
 def run(*command: str, stdin: str = "", check: bool = True, timeout: float = 5.0) -> str:
-    """Standard output of a command that must succeed, unless `check` is false. Raises OSError, RuntimeError or
-    subprocess.TimeoutExpired."""
+    """Standard output of a command. Raises OSError, subprocess.TimeoutExpired after `timeout` seconds, and, unless
+    `check` is false, RuntimeError for another exit code than 0."""
     done = subprocess.run(
         command,
         input=stdin,
@@ -21,19 +21,21 @@ def run(*command: str, stdin: str = "", check: bool = True, timeout: float = 5.0
         timeout=timeout,
     )
     if check and done.returncode:
-        raise _failed(command, done.returncode, done.stderr or done.stdout)
+        raise _build_error(command, done.returncode, done.stderr or done.stdout)
     return done.stdout
 
 
 @contextmanager
-def reading(*command: str, timeout: float = 5.0) -> Iterator[IO[bytes]]:
-    """Standard output of a command as it comes, for what is too long to have at once. When the reader has had enough
-    the command is ended; who reads all hears if it failed. Raises as `run` does."""
+def stream_output(*command: str, timeout: float = 5.0) -> Iterator[IO[bytes]]:
+    """Standard output of a command as it comes, for output that is too long for memory. Raises as `run` does.
+
+    A reader that stops early ends the command. Only a reader that reads to the end learns of a failure.
+    """
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
-        late = Timer(timeout, process.kill)
-        late.start()
+        killer = Timer(timeout, process.kill)
+        killer.start()
         try:
             yield process.stdout
             if process.stdout.read(1):
@@ -41,11 +43,11 @@ def reading(*command: str, timeout: float = 5.0) -> Iterator[IO[bytes]]:
             if code := process.wait():
                 if code == -signal.SIGKILL:
                     raise subprocess.TimeoutExpired(command, timeout)
-                raise _failed(command, code, process.stderr.read().decode(errors="replace"))
+                raise _build_error(command, code, process.stderr.read().decode(errors="replace"))
         finally:
-            late.cancel()
+            killer.cancel()
             process.kill()
 
 
-def _failed(command: tuple[str, ...], code: int, said: str) -> RuntimeError:
-    return RuntimeError(f"{' '.join(command[:3])}: exit {code}: {said.strip()[-200:]}")
+def _build_error(command: tuple[str, ...], code: int, output: str) -> RuntimeError:
+    return RuntimeError(f"{' '.join(command[:3])}: exit {code}: {output.strip()[-200:]}")

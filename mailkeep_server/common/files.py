@@ -1,7 +1,10 @@
-"""Replacing a file as a whole, on the server."""
+"""Files on the server: replaced as a whole, and locked."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def atomic_write(path: Path, content: str | bytes, mode: int = 0o644, *, durable: bool = True) -> None:
@@ -42,3 +45,12 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def open_lock(path: Path) -> Iterator[TextIO]:
+    """A file for flock(2) that only its owner can open, even if it was there with another mode: whoever can open a lock
+    file can hold it, and so block others."""
+    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        os.fchmod(file.fileno(), 0o600)
+        yield file

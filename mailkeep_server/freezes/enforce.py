@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailkeep_server.common import paths
-from mailkeep_server.common.commands import reading, run
+from mailkeep_server.common.commands import run, stream_output
 from mailkeep_server.guard.config import base
 
 SAMPLE_DIRECTORY = Path(paths.FREEZE_SAMPLES)
@@ -90,7 +90,7 @@ def read_queue(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
 def _queued_from(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
     """The queued messages from these addresses, whoever submitted them."""
     owned = {account, *addresses}
-    with reading("postqueue", "-j", timeout=QUEUE_TIMEOUT) as lines:
+    with stream_output("postqueue", "-j", timeout=QUEUE_TIMEOUT) as lines:
         return [_parse_message(row) for row in map(json.loads, lines) if base(row["sender"]) in owned]
 
 
@@ -119,7 +119,7 @@ def keep_sample(account: str, messages: list[QueuedMessage]) -> str:
     kept = len(list(directory.iterdir())) if directory.is_dir() else 0
     for message in messages[: max(MAX_SAMPLE_MESSAGES - kept, 0)]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with reading("postcat", "-q", message.queue_id) as text:
+        with stream_output("postcat", "-q", message.queue_id) as text:
             (directory / message.queue_id).write_bytes(text.read(MAX_SAMPLE_BYTES))
     return str(directory) if directory.is_dir() else ""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep_server.common import commands
-from mailkeep_server.common.commands import reading, run
+from mailkeep_server.common.commands import run, stream_output
 from mailkeep_server.freezes import enforce
 
 ANNA, BERT = "anna@example.org", "bert@example.org"
@@ -134,6 +134,6 @@ def test_no_command_is_waited_for_without_end() -> None:
     start = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         run("sleep", "60", timeout=0.1)
-    with pytest.raises(subprocess.TimeoutExpired), reading("sleep", "60", timeout=0.1) as said:
+    with pytest.raises(subprocess.TimeoutExpired), stream_output("sleep", "60", timeout=0.1) as said:
         said.read()
     assert time.monotonic() - start < 5

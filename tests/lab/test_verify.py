@@ -17,7 +17,7 @@ from mailkeep.lab.site import Site
 from mailkeep.parts import mail_server
 from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.verification import verify_and_report, verify_inventory
-from mailkeep_server.watch.jail_proof import LOCK
+from mailkeep_server.common.jail_canaries import LOCK
 
 Boot = Callable[[], Site]
 

@@ -1,23 +1,27 @@
 """The probe's own small protocols, against libraries that know them in full."""
 
 import ast
+import base64
 import ipaddress
 import json
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import dns.flags
 import dns.message
 import dns.rrset
 import pytest
 
-from mailkeep.verify import probe
-from mailkeep.verify.probe import bans, config, dns_client, linux_account, watch
+from mailkeep.verify import probe, target
+from mailkeep.verify.probe import bans, config, dns_client, watch
+from mailkeep_server.common import jail_canaries
 from mailkeep_server.watch import jail_proof
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
@@ -69,22 +73,6 @@ def test_a_long_record_behind_an_alias_is_read_whole(server: list[dns.message.Me
     assert query.flags & dns.flags.AD
 
 
-def test_canaries_are_nobodys_and_not_of_the_servers_own_network() -> None:
-    made = bans.canaries(["203.0.113.7", "2001:db8::7"], set(), 400)
-    assert len({address for pair in made for address in pair}) == 800
-    for pair in made:
-        v4, v6 = map(ipaddress.ip_address, pair)
-        assert any(v4 in ipaddress.ip_network(network) for network in bans.NETWORKS)
-        assert v4 not in ipaddress.ip_network("203.0.113.0/24")
-        assert v6 in ipaddress.ip_network("2001:db8::/32")
-
-
-def test_no_canary_of_the_last_day_comes_again_while_there_are_others() -> None:
-    lately = {v4 for v4, _ in bans.canaries(["203.0.113.7"], set(), 500)}
-    assert {v4 for v4, _ in bans.canaries(["203.0.113.7"], lately, 8)}.isdisjoint(lately)
-    assert len(bans.canaries(["203.0.113.7"], lately, 9)) == 9
-
-
 def test_a_watch_that_has_not_looked_at_all_sees_nothing_and_is_not_well(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -112,8 +100,25 @@ def test_what_was_amiss_is_told_only_if_it_still_is(monkeypatch: pytest.MonkeyPa
     assert watch.watched()["looked"]["unit"]["troubles"] == []
 
 
-def test_verify_and_the_servers_own_proof_of_the_jails_take_turns() -> None:
-    assert bans.LOCK == jail_proof.LOCK
+def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proven = threading.Event()
+
+    def prove(*_: object, **__: object) -> dict[str, list[str]]:
+        proven.set()
+        return {}
+
+    monkeypatch.setattr(jail_canaries, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(bans, "find_recent_canaries", set)
+    monkeypatch.setattr(bans, "prove_jails", prove)
+    server = SimpleNamespace(jails={}, address="192.0.2.1")
+    with jail_proof.lock_canaries():
+        thread = threading.Thread(target=bans.find_jail_faults, args=(server,))
+        thread.start()
+        assert not proven.wait(0.2)
+    thread.join()
+    assert proven.is_set()
 
 
 def test_an_address_is_here_only_when_it_can_be_bound() -> None:
@@ -128,17 +133,20 @@ def test_newcomers_come_from_loopback_and_differ() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_the_probe_needs_nothing_but_the_standard_library(file: Path) -> None:
+def test_the_probe_needs_nothing_but_the_standard_library_and_the_common_modules(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
-        assert {module.partition(".")[0] for module in modules} <= sys.stdlib_module_names, f"{file}: {modules}"
+        for module in modules:
+            is_standard = module.partition(".")[0] in sys.stdlib_module_names
+            assert is_standard or f"{module}.".startswith("mailkeep_server.common."), f"{file}: {module}"
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_nobody_else_can_open_a_lock_and_so_hold_it(tmp_path: Path, there: bool) -> None:
-    lock = tmp_path / "lock"
-    if there:
-        lock.touch(0o644)
-    with linux_account.lock_file(lock):
-        assert lock.stat().st_mode & 0o777 == 0o600
+def test_the_probe_is_complete_and_short_enough_for_one_argument_of_ssh(tmp_path: Path) -> None:
+    application = tmp_path / "probe.zip"
+    application.write_bytes(target._build_zip_application())
+    program = f"import sys; sys.path[:0] = [{str(application)!r}]; import probe.main, mailkeep_server.common as common"
+    command = [sys.executable, "-I", "-c", f"{program}; print(common.__file__)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.startswith(str(application)), done.stderr
+    assert len(base64.encodebytes(application.read_bytes())) < 96 * 1024, "and the configuration must fit too"

@@ -16,7 +16,7 @@ class ProbeConfig:
     catch_all: list[str]
     accounts: list[str]
     ssh_port: int
-    jails: list[str]
+    jails: dict[str, list[int] | None]  # with the ports that each closes to a banned address; None: all
     units: list[str]
     secret_paths: list[str]
     sockets: list[str]

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import pwd
 import signal
 import subprocess
@@ -12,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any, TextIO
+from typing import Any
+
+from mailkeep_server.common.files import open_lock
 
 from . import unprivileged
 from .config import ProbeConfig
@@ -31,20 +32,12 @@ def run(*command: str, stdin: str = "", timeout: float = 30) -> str:
 
 
 @contextmanager
-def lock_file(path: Path) -> Iterator[TextIO]:
-    """Opened, and root's alone: who can open it can hold it (flock(2))."""
-    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        os.fchmod(file.fileno(), 0o600)  # one that was there
-        yield file
-
-
-@contextmanager
 def alone() -> Iterator[None]:
     """One probe at a time. A lost connection or a kill still leaves through every `finally`."""
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     deadline = time.monotonic() + WAIT
-    with lock_file(LOCK) as lock:
+    with open_lock(LOCK) as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "pipelining": mail.pipelining,
     "login offers": login.offers,
     "tls": tls.spoken,
-    "jails": bans.jails,
+    "jails": bans.find_jail_faults,
     "ssh": bans.guess_at_ssh,
     "stranger": rights,
     "resolver": dns_client.resolver,

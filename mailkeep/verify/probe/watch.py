@@ -1,18 +1,19 @@
 """Whether the watch looks, and what it sees; whether its way out is open to it, and to nobody else."""
 
 import json
-import smtplib
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mailkeep_server.common import paths
+from mailkeep_server.common.unix_smtp import UnixSmtp
+
 from .config import ProbeConfig
 from .linux_account import run
 
-LOOKED = Path("/run/mailkeep-watch/looked.json")
-PROOF = Path("/var/lib/mailkeep-watch/jails.json")
+LOOKED = Path(paths.SENSOR_REPORTS)
+PROOF = Path(paths.JAIL_PROOF)
 UNPROVEN = 5400.0  # seconds; jails are proven every half hour
 PROVING, LOOKING = 60.0, 20.0  # seconds that it may take, from a start at this moment
 STRANGER = "stranger@example.com"
@@ -59,21 +60,11 @@ def _until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
-class Local(smtplib.SMTP):
-    """SMTP through a Unix-domain socket, whose path is the host."""
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - smtplib's name
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout)
-        connection.connect(host)
-        return connection
-
-
 def path(given: ProbeConfig) -> dict[str, str]:
     """What the smtpd for alerts says to each recipient. Nothing is sent."""
     strangers = [STRANGER, *(one for one in given.accounts if one not in given.admins)][:2]
     answers: dict[str, str] = {}
-    with Local(given.alert_socket, local_hostname=given.host, timeout=10) as connection:
+    with UnixSmtp(given.alert_socket, local_hostname=given.host, timeout=10) as connection:
         connection.ehlo()
         connection.mail(f"postmaster@{given.host}")
         for recipient in (*given.admins, *strangers):
