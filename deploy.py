@@ -7,8 +7,8 @@ from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
 
 from mailkeep.errors import UserError
-from mailkeep.host.operations import converge
-from mailkeep.host.preflight import preflight
+from mailkeep.host.operations import converge_host
+from mailkeep.host.preflight import run_preflight
 from mailkeep.inventory import hosts, secrets
 from mailkeep.parts import mail_server
 from mailkeep.settings.load import load_settings
@@ -19,5 +19,5 @@ try:
     server = mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent))
 except UserError as error:
     raise PyinfraError(str(error)) from None  # pyinfra prints it, without a traceback
-preflight(declared, server)
-converge(server)
+run_preflight(declared, server)
+converge_host(server)

@@ -28,7 +28,7 @@ def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False) -> 
     directory, settings = open_inventory(name)
     secrets.load_secrets(settings, directory)
     refuse_nameless_user()
-    raise typer.Exit(host_plan.plan(directory, json=as_json, adopt=adopt))
+    raise typer.Exit(host_plan.print_plan(directory, json=as_json, adopt=adopt))
 
 
 @commands.command(
@@ -60,7 +60,7 @@ def deploy(
     process = subprocess.run(pyinfra_command(directory, *options), cwd=ROOT, check=False, text=True, stdout=stdout)
     print(process.stdout or "", end="")
     if process.returncode:
-        host_plan.explain(directory, json=as_json and not process.stdout)
+        host_plan.explain_failure(directory, json=as_json and not process.stdout)
         raise typer.Exit(process.returncode)
     if not no_verify and not as_json:
         verify(name)
@@ -101,5 +101,5 @@ def render(
     from mailkeep.host import render as host_render
 
     open_inventory(name)
-    written = host_render.render(hosts.find_inventory(name), target)
+    written = host_render.render_host_files(hosts.find_inventory(name), target)
     out.print(f"{len(written)} files below {target}/", markup=False)

@@ -1,97 +1,102 @@
-"""What must change on a host: the parts against its snapshot. Pure: `plan` prints it, `operations` do it."""
+"""The difference between the parts and a host's snapshot. Pure: `plan` prints it, `operations` carry it out."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from mailkeep.host.snapshot import NEW, POLICY, PathState, Snapshot, UnitState
+from mailkeep.host.snapshot import NEW_SUFFIX, POLICY_RC_D, PathState, Snapshot, UnitState
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User, unit_check
 
-Action = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
-Due = Literal["restart", "reload"]
+UnitAction = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
+PendingAction = Literal["restart", "reload"]
 
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """`why`: the file is `new`, has other `content`, or only another owner or mode (`access`)."""
+    """`kind`: the file is `new`, its `content` differs, or only its owner or mode does (`access`)."""
 
     file: File
-    why: Literal["new", "content", "access"]
+    kind: Literal["new", "content", "access"]
 
 
-def leftovers(parts: Iterable[Part], now: Snapshot) -> list[str]:
-    """Paths that an interrupted run left behind."""
-    new = [path + NEW for path in (POLICY.path, *(file.path for part in parts for file in part.files))]
-    found = [path for path in new if path in now.paths]
-    return found if _file(POLICY, now.paths.get(POLICY.path)) else [*found, POLICY.path]
+def find_leftovers(parts: Iterable[Part], actual: Snapshot) -> list[str]:
+    """Paths that an interrupted run left behind. An operator's own policy-rc.d is not one of them."""
+    files = [POLICY_RC_D, *(file for part in parts for file in part.files)]
+    leftovers = [path for file in files if (path := file.path + NEW_SUFFIX) in actual.paths]
+    is_ours = _compare_file(POLICY_RC_D, actual.paths.get(POLICY_RC_D.path)) is None
+    return [*leftovers, POLICY_RC_D.path] if is_ours else leftovers
 
 
-def packages(parts: Iterable[Part], now: Snapshot) -> list[str]:
-    return sorted({name for part in parts for name in part.packages} - now.packages)
+def missing_packages(parts: Iterable[Part], actual: Snapshot) -> list[str]:
+    return sorted({name for part in parts for name in part.packages} - actual.packages)
 
 
-def users(part: Part, now: Snapshot) -> list[User]:
-    return [user for user in part.users if user.name not in now.users]
+def missing_users(part: Part, actual: Snapshot) -> list[User]:
+    return [user for user in part.users if user.name not in actual.users]
 
 
-def memberships(part: Part, now: Snapshot) -> list[tuple[str, str]]:
-    return [pair for pair in part.memberships if pair not in now.members]
+def missing_memberships(part: Part, actual: Snapshot) -> list[tuple[str, str]]:
+    return [pair for pair in part.memberships if pair not in actual.members]
 
 
-def directories(part: Part, now: Snapshot) -> list[Directory]:
-    def right(want: Directory) -> bool:
-        is_now = now.paths.get(want.path)
-        return is_now == PathState("directory", want.owner, want.group, want.mode)
+def changed_directories(part: Part, actual: Snapshot) -> list[Directory]:
+    def is_right(directory: Directory) -> bool:
+        expected = PathState("directory", directory.owner, directory.group, directory.mode)
+        return actual.paths.get(directory.path) == expected
 
-    return [want for want in part.directories if not right(want)]
-
-
-def files(part: Part, now: Snapshot) -> list[FileChange]:
-    return [change for file in part.files if (change := _file(file, now.paths.get(file.path)))]
+    return [directory for directory in part.directories if not is_right(directory)]
 
 
-def _file(want: File, is_now: PathState | None) -> FileChange | None:
-    if is_now is None:
-        return FileChange(want, "new")
-    if want.create_only:
+def changed_files(part: Part, actual: Snapshot) -> list[FileChange]:
+    return [change for file in part.files if (change := _compare_file(file, actual.paths.get(file.path)))]
+
+
+def _compare_file(file: File, state: PathState | None) -> FileChange | None:
+    if state is None:
+        return FileChange(file, "new")
+    if file.create_only:
         return None
-    if is_now.digest != hashlib.sha256(want.content).hexdigest():
-        return FileChange(want, "content")
-    if (is_now.owner, is_now.group, is_now.mode) != (want.owner, want.group, want.mode):
-        return FileChange(want, "access")
+    if state.digest != hashlib.sha256(file.content).hexdigest():
+        return FileChange(file, "content")
+    if (state.owner, state.group, state.mode) != (file.owner, file.group, file.mode):
+        return FileChange(file, "access")
     return None
 
 
-def absent(part: Part, now: Snapshot) -> list[str]:
-    """What is there and must not be."""
-    named = [path for path in part.absent if path in now.paths]
-    wanted = {file.path for file in part.files}
-    exclusive = {directory.path for directory in part.directories if directory.purge_unmanaged}
+def paths_to_remove(part: Part, actual: Snapshot) -> list[str]:
+    """Paths that exist and must not: declared absent, or unmanaged files in a directory with `purge_unmanaged`."""
+    absent = [path for path in part.absent if path in actual.paths]
+    managed = {file.path for file in part.files}
+    purged = {directory.path for directory in part.directories if directory.purge_unmanaged}
     strays = [
         path
-        for path, state in now.paths.items()
-        if path.rpartition("/")[0] in exclusive and path not in wanted and state.kind != "directory"
+        for path, state in actual.paths.items()
+        if path.rpartition("/")[0] in purged and path not in managed and state.kind != "directory"
     ]
-    return [*named, *sorted(strays)]
+    return [*absent, *sorted(strays)]
 
 
-def retired(parts: Iterable[Part], now: Snapshot) -> list[str]:
-    """Units whose files go. A directory there holds drop-ins."""
+def units_to_stop(parts: Iterable[Part], actual: Snapshot) -> list[str]:
+    """Units whose unit files are removed. A directory beside them holds drop-ins and is no unit."""
     return [
         path.rpartition("/")[2]
         for part in parts
-        for path in absent(part, now)
-        if path.rpartition("/")[0] == SYSTEMD and now.paths[path].kind != "directory"
+        for path in paths_to_remove(part, actual)
+        if path.rpartition("/")[0] == SYSTEMD and actual.paths[path].kind != "directory"
     ]
 
 
-def touched(parts: Iterable[Part], now: Snapshot) -> list[str]:
-    """Every path whose file is written or removed; what units and checks look at."""
-    return [path for part in parts for path in [*(c.file.path for c in files(part, now)), *absent(part, now)]]
+def changed_paths(parts: Iterable[Part], actual: Snapshot) -> list[str]:
+    """Paths of all files to write or remove. Units and checks depend on them."""
+    return [
+        path
+        for part in parts
+        for path in [*(change.file.path for change in changed_files(part, actual)), *paths_to_remove(part, actual)]
+    ]
 
 
-def checks(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]]:
+def checks_to_run(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]]:
     return [
         (part, check)
         for part in parts
@@ -99,42 +104,43 @@ def checks(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part, Check]
             *part.checks,
             *(unit_check(unit.name, f"{SYSTEMD}/{unit.name}") for unit in part.units if unit.running),
         )
-        if below(changed, check.reads)
+        if is_under(changed, check.reads)
     ]
 
 
-def actions(unit: Unit, now: Snapshot, changed: list[str]) -> list[Action]:
-    """What brings the unit where it should be, in order. `changed` are the paths that this run writes; changes of
-    an interrupted run come from the snapshot's pending marks."""
-    is_now = now.units.get(unit.name, UnitState({}))
+def unit_actions(unit: Unit, actual: Snapshot, changed: list[str]) -> list[UnitAction]:
+    """The actions that bring the unit to its declared state, in order. `changed` are the paths that this run writes;
+    the snapshot's pending marks stand for those of an interrupted run."""
+    state = actual.units.get(unit.name, UnitState({}))
     if not unit.running:
-        stop: list[Action] = ["stop"] if is_now.active else []
-        disable: list[Action] = ["disable"] if is_now.enabled and not unit.enabled else []
+        stop: list[UnitAction] = ["stop"] if state.is_active else []
+        disable: list[UnitAction] = ["disable"] if state.is_enabled and not unit.enabled else []
         return disable + stop
-    enable: list[Action] = ["enable"] if unit.enabled and not is_now.enabled else []
-    return enable + _activation(is_now, due(unit, now, changed))
+    enable: list[UnitAction] = ["enable"] if unit.enabled and not state.is_enabled else []
+    return enable + _start_actions(state, pending_action(unit, actual, changed))
 
 
-def due(unit: Unit, now: Snapshot, changed: list[str]) -> Due | None:
-    """What the unit needs in order to read what is new."""
-    if now.units.get(unit.name, UnitState({})).not_meant_to_run:
+def pending_action(unit: Unit, actual: Snapshot, changed: list[str]) -> PendingAction | None:
+    """Restart or reload, if the unit must read changed files; else None."""
+    if actual.units.get(unit.name, UnitState({})).is_skipped:
         return None
-    if f"{unit.name}.restart" in now.pending or below(changed, unit.restart_on):
+    if f"{unit.name}.restart" in actual.pending or is_under(changed, unit.restart_on):
         return "restart"
-    if f"{unit.name}.reload" in now.pending or below(changed, unit.reload_on):
+    if f"{unit.name}.reload" in actual.pending or is_under(changed, unit.reload_on):
         return "reload"
     return None
 
 
-def _activation(is_now: UnitState, due: Due | None) -> list[Action]:
-    if is_now.not_meant_to_run:
+def _start_actions(state: UnitState, pending: PendingAction | None) -> list[UnitAction]:
+    if state.is_skipped:
         return []
-    if is_now.failed:  # too many failures, and systemd starts it no more
+    if state.is_failed:  # after too many failures, systemd refuses to start it until they are reset
         return ["reset-failed", "start"]
-    if not is_now.active:
+    if not state.is_active:
         return ["start"]
-    return [due] if due else []
+    return [pending] if pending else []
 
 
-def below(paths: Iterable[str], prefixes: tuple[str, ...]) -> bool:
+def is_under(paths: Iterable[str], prefixes: tuple[str, ...]) -> bool:
+    """Whether any of the paths starts with one of the prefixes."""
     return any(path.startswith(prefixes) for path in paths)

@@ -1,7 +1,7 @@
-"""How parts become true: pyinfra operations, each of which reads the snapshot and yields only the difference.
+"""How parts become true on a host: pyinfra operations that compare with the snapshot and yield only the difference.
 
-The order is that of `converge`. Nothing live changes before every changed file has passed its service's own checker;
-what was put in place is marked before it is, so that an interrupted run is finished by the next one.
+`converge_host` sets their order. Nothing live changes before every changed file has passed its service's own checker.
+Marks are written before the files go live, so that the next run finishes an interrupted one.
 """
 
 import base64
@@ -19,123 +19,129 @@ from pyinfra.api.exceptions import PyinfraError
 from mailkeep.host import diff
 from mailkeep.host.diff import FileChange
 from mailkeep.host.preflight import needs_sudo
-from mailkeep.host.snapshot import NEW, PENDING, POLICY, RUN, Snapshot, SnapshotFact
+from mailkeep.host.snapshot import NEW_SUFFIX, PENDING, POLICY_RC_D, RUN, Snapshot, SnapshotFact
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part
 
 Commands = Generator[StringCommand, None, None]
 Parts = tuple[Part, ...]
 
+LEFTOVERS, PACKAGES, USERS = "Leftovers of an interrupted run", "Packages", "System users"
+FILES = "Files: checked, then put in place"
 STAGE = f"{RUN}/stage"
-"""Where changed files wait to be checked: a tmpfs that only the committing process sees, and that ends with it."""
+"""Holds the changed files while they are checked. A tmpfs that only the committing process sees, and that ends with
+it."""
+LOCK_TIMEOUT = 600  # seconds for another deploy to end
+MAX_APT_WAITS = 300  # of a second each, for another program to release a lock of apt's or dpkg's
 
 
-def converge(parts: Parts) -> None:
-    """Declares the operations that make `parts` true on the current host."""
+def converge_host(parts: Parts) -> None:
+    """Declare the operations that make `parts` true on the current host."""
     sudo = needs_sudo()
-    clear_leftovers(parts=parts, name="Leftovers of an interrupted run", _sudo=sudo)
-    install_packages(parts=parts, name="Packages", _sudo=sudo)
-    add_users(parts=parts, name="System users", _sudo=sudo)
-    put_in_place(parts=parts, name="Files: checked, then put in place", _sudo=sudo)
+    clear_leftovers(parts=parts, name=LEFTOVERS, _sudo=sudo)
+    install_packages(parts=parts, name=PACKAGES, _sudo=sudo)
+    add_users(parts=parts, name=USERS, _sudo=sudo)
+    put_in_place(parts=parts, name=FILES, _sudo=sudo)
     for part in parts:
         if part.units:
-            activate(parts=parts, part=part, name=f"{part.name}: services", _sudo=sudo)
+            activate_units(parts=parts, part=part, name=f"{part.name}: services", _sudo=sudo)
 
 
-def snapshot(parts: Parts) -> Snapshot:
-    """The current host's snapshot, read once and kept until `forget`."""
-    known = host.connector_data
-    if "mailkeep" not in known:
-        known["mailkeep"] = host.get_fact(SnapshotFact, parts=parts)
-    if known["mailkeep"] is None:  # pyinfra has printed why; never take an unreadable host for an empty one
-        raise PyinfraError(f"{host.name}: could not read what is there")
-    return cast(Snapshot, known["mailkeep"])
+def read_snapshot(parts: Parts) -> Snapshot:
+    """The current host's snapshot, read once and cached until `forget_snapshot`."""
+    cache = host.connector_data
+    if "mailkeep" not in cache:
+        cache["mailkeep"] = host.get_fact(SnapshotFact, parts=parts)
+    if cache["mailkeep"] is None:  # pyinfra has printed why; an unreadable host is not an empty one
+        raise PyinfraError(f"{host.name}: Mailkeep could not read the host's state; the error is above.")
+    return cast(Snapshot, cache["mailkeep"])
 
 
-def forget() -> None:
-    """After a command that changed what a snapshot shows. Code behind a `yield` runs once the command succeeded."""
+def forget_snapshot() -> None:
+    """Call it after a command that changes the host's state. Code behind a `yield` runs once the command succeeded."""
     host.connector_data.pop("mailkeep", None)
 
 
 @operation()
 def clear_leftovers(parts: Parts) -> Commands:
-    if paths := diff.leftovers(parts, snapshot(parts)):
-        yield _script(_ALONE, f"rm -f -- {join(paths)}")
-        forget()
+    if paths := diff.find_leftovers(parts, read_snapshot(parts)):
+        yield _script(_LOCK, f"rm -f -- {join(paths)}")
+        forget_snapshot()
 
 
 @operation()
 def install_packages(parts: Parts) -> Commands:
-    now = snapshot(parts)
-    missing = diff.packages(parts, now)
-    if missing or now.unconfigured:
-        yield _install(missing, bool(now.unconfigured))
-        forget()
+    actual = read_snapshot(parts)
+    missing = diff.missing_packages(parts, actual)
+    if missing or actual.unconfigured:
+        yield _install_script(missing, bool(actual.unconfigured))
+        forget_snapshot()
 
 
-def _install(packages: list[str], interrupted: bool) -> StringCommand:
-    keep = ("--force-confold", "--force-confdef")  # a file that is already ours stays
+def _install_script(packages: list[str], was_interrupted: bool) -> StringCommand:
+    keep = ("--force-confold", "--force-confdef")  # keep configuration files that are already ours
     install = " ".join(
         ["apt-get -qq install -y --no-install-recommends", *(f"-o Dpkg::Options::={option}" for option in keep)]
     )
+    policy, new_policy = POLICY_RC_D.path, f"{POLICY_RC_D.path}{NEW_SUFFIX}"
     return _script(
-        _ALONE,
+        _LOCK,
         "export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8",
-        f"if [ ! -e {POLICY.path} ]; then",
-        f"  trap 'rm -f {POLICY.path}' EXIT",
-        f"  printf %s {quote(POLICY.content.decode())} > {POLICY.path}{NEW}",
-        f"  chmod {POLICY.mode:o} {POLICY.path}{NEW} && mv {POLICY.path}{NEW} {POLICY.path}",
+        f"if [ ! -e {policy} ]; then",
+        f"  trap 'rm -f {policy}' EXIT",
+        f"  printf %s {quote(POLICY_RC_D.content.decode())} > {new_policy}",
+        f"  chmod {POLICY_RC_D.mode:o} {new_policy} && mv {new_policy} {policy}",
         "fi",
         _PATIENTLY,
-        # Fails for what waits for a package that was not unpacked any more; --fix-broken gets that.
-        *([f"patiently dpkg --configure -a {join(keep)} || true"] if interrupted else []),
+        # Fails for a package that waits for another which was never unpacked; --fix-broken then fetches that.
+        *([f"patiently dpkg --configure -a {join(keep)} || true"] if was_interrupted else []),
         "patiently apt-get -qq update",
-        *([f"patiently {install} --fix-broken"] if interrupted else []),
+        *([f"patiently {install} --fix-broken"] if was_interrupted else []),
         f"patiently {install} {join(packages)}",
     )
 
 
-_PATIENTLY = """
-patiently() {  # waits while another program, such as unattended-upgrades, holds a lock of apt's or dpkg's
-  waited=0
-  until said=$("$@" 2>&1 < /dev/null 9>&-); do
-    case $said in
-      *'get lock'* | *'lock was locked'*) [ $((waited += 1)) -le 300 ] ;;
+_PATIENTLY = f"""
+patiently() {{  # wait while another program, such as unattended-upgrades, holds a lock of apt's or dpkg's
+  waits=0
+  until output=$("$@" 2>&1 < /dev/null 9>&-); do
+    case $output in
+      *'get lock'* | *'lock was locked'*) [ $((waits += 1)) -le {MAX_APT_WAITS} ] ;;
       *) false ;;
-    esac || { printf '%s\\n' "$said" >&2; return 1; }
+    esac || {{ printf '%s\\n' "$output" >&2; return 1; }}
     sleep 1
   done
-}"""
+}}"""
 
 
 @operation()
 def add_users(parts: Parts) -> Commands:
-    now = snapshot(parts)
-    new = [user for part in parts for user in diff.users(part, now)]
-    joins = [pair for part in parts for pair in diff.memberships(part, now)]
-    if new or joins:
+    actual = read_snapshot(parts)
+    users = [user for part in parts for user in diff.missing_users(part, actual)]
+    memberships = [pair for part in parts for pair in diff.missing_memberships(part, actual)]
+    if users or memberships:
         create = ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin")
         yield _script(
-            _ALONE,
-            *(join([*create, "--home-dir", user.home, user.name]) for user in new),
-            *(join(["gpasswd", "--add", user, group]) for user, group in joins),
+            _LOCK,
+            *(join([*create, "--home-dir", user.home, user.name]) for user in users),
+            *(join(["gpasswd", "--add", user, group]) for user, group in memberships),
         )
-        forget()
+        forget_snapshot()
 
 
 @operation()
 def put_in_place(parts: Parts) -> Commands:
-    now = snapshot(parts)
-    directories = [d for part in parts for d in diff.directories(part, now)]
-    if directories or diff.touched(parts, now):
-        for change in _changes(parts, now):
-            host.log(f"{change.why:8}{change.file.path}")
-        # Everything travels on standard input: neither files nor scripts are in an argument list, which any user of
-        # the host can read, nor in a temporary file of a name that others could guess.
-        encoded = base64.encodebytes(archive(parts, now, directories)).decode().splitlines()
+    actual = read_snapshot(parts)
+    directories = [directory for part in parts for directory in diff.changed_directories(part, actual)]
+    if directories or diff.changed_paths(parts, actual):
+        for change in _file_changes(parts, actual):
+            host.log(f"{change.kind:8}{change.file.path}")
+        # Files and scripts travel on standard input. Any user of the host can read an argument list, and could guess
+        # the name of a temporary file.
+        encoded = base64.encodebytes(build_archive(parts, actual, directories)).decode().splitlines()
         yield StringCommand(
-            _lines(
+            _join_lines(
                 "set -eu",
-                _ALONE,
+                _LOCK,
                 f"mkdir -p {STAGE}",
                 "exec unshare --mount --propagation private sh -euc '",
                 f"mount -t tmpfs -o mode=700 tmpfs {STAGE}",
@@ -145,82 +151,85 @@ def put_in_place(parts: Parts) -> Commands:
             ),
             _stdin=encoded,
         )
-        forget()
+        forget_snapshot()
 
 
-def _changes(parts: Parts, now: Snapshot) -> list[FileChange]:
-    return [change for part in parts for change in diff.files(part, now)]
+def _file_changes(parts: Parts, actual: Snapshot) -> list[FileChange]:
+    return [change for part in parts for change in diff.changed_files(part, actual)]
 
 
-def archive(parts: Parts, now: Snapshot, directories: list[Directory]) -> bytes:
-    """A tar archive: the scripts `commit` and `check`, and below `new` the changed files with the managed directories
-    that lead to them."""
-    files = [change.file for change in _changes(parts, now)]
+def build_archive(parts: Parts, actual: Snapshot, directories: list[Directory]) -> bytes:
+    """A tar archive of the scripts `commit` and `check`, and below `new` of the changed files and their managed parent
+    directories."""
+    files = [change.file for change in _file_changes(parts, actual)]
     parents = {str(parent) for file in files for parent in PurePosixPath(file.path).parents}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
 
-        def add(path: str, content: bytes | None, owner: str, group: str, mode: int) -> None:
+        def add_member(path: str, content: bytes | None, owner: str, group: str, mode: int) -> None:
             member = tarfile.TarInfo(path)
             member.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
             member.uname, member.gname, member.mode, member.size = owner, group, mode, len(content or b"")
             tar.addfile(member, io.BytesIO(content or b""))
 
-        add("commit", commit_script(parts, now, directories).encode(), "root", "root", 0o600)
-        add("check", check_script(parts, now).encode(), "root", "root", 0o600)
-        add("new", None, "root", "root", 0o755)
-        for directory in (d for part in parts for d in part.directories if d.path in parents):
-            add(f"new{directory.path}", None, directory.owner, directory.group, directory.mode)
+        add_member("commit", commit_script(parts, actual, directories).encode(), "root", "root", 0o600)
+        add_member("check", check_script(parts, actual).encode(), "root", "root", 0o600)
+        add_member("new", None, "root", "root", 0o755)
+        for directory in (directory for part in parts for directory in part.directories):
+            if directory.path in parents:
+                add_member(f"new{directory.path}", None, directory.owner, directory.group, directory.mode)
         for file in files:
-            add(f"new{file.path}", file.content, file.owner, file.group, file.mode)
+            add_member(f"new{file.path}", file.content, file.owner, file.group, file.mode)
     return buffer.getvalue()
 
 
-def commit_script(parts: Parts, now: Snapshot, directories: list[Directory]) -> str:
-    """What makes the staged files live: none of them, unless each passes its checks and the disk has room for all."""
-    changed = diff.touched(parts, now)
-    owned: list[File | Directory] = [*(change.file for change in _changes(parts, now)), *directories]
-    systemd = diff.below(changed, (f"{SYSTEMD}/",))
-    return _lines(
-        # tar gives what belongs to an unknown user to root.
-        *(f"getent passwd {name} > /dev/null || {_no('user', name)}" for name in sorted({o.owner for o in owned})),
-        *(f"getent group {name} > /dev/null || {_no('group', name)}" for name in sorted({o.group for o in owned})),
+def commit_script(parts: Parts, actual: Snapshot, directories: list[Directory]) -> str:
+    """The script that makes the staged files live: all of them, if every check passes and the disk has room; else
+    none."""
+    changed = diff.changed_paths(parts, actual)
+    files = [change.file for change in _file_changes(parts, actual)]
+    paths: list[File | Directory] = [*files, *directories]
+    return _join_lines(
+        # tar would silently give a file of an unknown user to root.
+        *(_require("user", "passwd", name) for name in sorted({path.owner for path in paths})),
+        *(_require("group", "group", name) for name in sorted({path.group for path in paths})),
         f"unshare --mount --propagation private sh -eu {STAGE}/check",
         *(f"install -d -o {d.owner} -g {d.group} -m {d.mode:o} -- {quote(d.path)}" for d in directories),
-        f"set -- {join(change.file.path for change in _changes(parts, now))}",
+        f"set -- {join(file.path for file in files)}",
         _COPY,
         f"mkdir -p -m 700 {PENDING}",
-        *(f": > {PENDING}/{mark}" for mark in _marks(parts, now, changed)),
-        f'for live; do mv -fT "$live{NEW}" "$live"; done',
-        _retire(parts, now),
-        _remove(parts, now),
-        "systemctl daemon-reload" if systemd else ":",
+        *(f": > {PENDING}/{mark}" for mark in _pending_marks(parts, actual, changed)),
+        f'for live; do mv -fT "$live{NEW_SUFFIX}" "$live"; done',
+        _stop_units(parts, actual),
+        _remove_paths(parts, actual),
+        "systemctl daemon-reload" if diff.is_under(changed, (f"{SYSTEMD}/",)) else ":",
     )
 
 
-def _no(kind: str, name: str) -> str:
-    return f"{{ echo 'There is no {kind} {name}, to whom a file shall belong.' >&2; exit 1; }}"
+def _require(kind: str, database: str, name: str) -> str:
+    error = f"The host has no {kind} {name}, which a file must belong to."
+    return f"getent {database} {name} > /dev/null || {{ echo '{error}' >&2; exit 1; }}"
 
 
 _COPY = f"""
-trap 'for live; do rm -f "$live{NEW}"; done' EXIT
+trap 'for live; do rm -f "$live{NEW_SUFFIX}"; done' EXIT
 for live; do  # beside the live file: only a rename within one file system is atomic
   if [ -d "$live" ] && [ ! -L "$live" ]; then
-    echo "$live is a directory; a file belongs there." >&2
+    echo "$live is a directory, but must be a file. Move it away, then deploy again." >&2
     exit 1
   fi
   mkdir -p "${{live%/*}}"
-  cp -pT "{STAGE}/new$live" "$live{NEW}"
+  cp -pT "{STAGE}/new$live" "$live{NEW_SUFFIX}"
 done"""
 
 
-def _retire(parts: Parts, now: Snapshot) -> str:
-    """Ends the units whose files go, while systemd still knows them: a timer that finds no service any more has failed,
-    and counts as that for ever, as does whatever failed before."""
-    units = diff.retired(parts, now)
+def _stop_units(parts: Parts, actual: Snapshot) -> str:
+    """Stop the units whose files are removed, while systemd still knows them. A timer without its service would stay
+    failed for ever, as would a unit that failed before: hence reset-failed."""
+    units = diff.units_to_stop(parts, actual)
     if not units:
         return ":"
-    return _lines(
+    return _join_lines(
         f"systemctl --quiet disable --now -- {join(units)}",
         f"for unit in {join(units)}; do",
         '  if systemctl --quiet is-failed "$unit"; then systemctl reset-failed "$unit"; fi',
@@ -228,33 +237,33 @@ def _retire(parts: Parts, now: Snapshot) -> str:
     )
 
 
-def _remove(parts: Parts, now: Snapshot) -> str:
-    gone = [path for part in parts for path in diff.absent(part, now)]
-    return f"rm -rf -- {join(gone)}" if gone else ":"
+def _remove_paths(parts: Parts, actual: Snapshot) -> str:
+    paths = [path for part in parts for path in diff.paths_to_remove(part, actual)]
+    return f"rm -rf -- {join(paths)}" if paths else ":"
 
 
-def _marks(parts: Parts, now: Snapshot, changed: list[str]) -> Iterator[str]:
+def _pending_marks(parts: Parts, actual: Snapshot, changed: list[str]) -> Iterator[str]:
     for unit in (unit for part in parts for unit in part.units):
-        if due := diff.due(unit, now, changed):
-            yield f"{unit.name}.{due}"
+        if action := diff.pending_action(unit, actual, changed):
+            yield f"{unit.name}.{action}"
 
 
-def check_script(parts: Parts, now: Snapshot) -> str:
-    """Runs the checks where the staged files already lie at their final places: in a mount namespace of its own, with
-    the stage laid over each directory of `/` that changes. The host sees none of it."""
-    changed = diff.touched(parts, now)
+def check_script(parts: Parts, actual: Snapshot) -> str:
+    """Runs the checks with the staged files at their final paths: in a mount namespace of its own, the stage is laid
+    over each top directory that changes. The host sees none of it."""
+    changed = diff.changed_paths(parts, actual)
     tops = sorted({PurePosixPath(path).parts[1] for path in changed})
-    return _lines(
+    return _join_lines(
         _CHECK,
         *(f"lay_over {quote(top)}" for top in tops),
-        _remove(parts, now),
-        *(_check(part, check, changed) for part, check in diff.checks(parts, changed)),
+        _remove_paths(parts, actual),
+        *(_check_command(part, check, changed) for part, check in diff.checks_to_run(parts, changed)),
         'exit "$refused"',
     )
 
 
-def _check(part: Part, check: Check, changed: list[str]) -> str:
-    files = ", ".join(path for path in changed if diff.below([path], check.reads))
+def _check_command(part: Part, check: Check, changed: list[str]) -> str:
+    files = ", ".join(path for path in changed if diff.is_under([path], check.reads))
     return f"check {quote(part.name)} {quote(files)} {quote(check.command)}"
 
 
@@ -265,24 +274,23 @@ lay_over() {{
 }}
 refused=0
 check() {{
-  said=$(sh -c "$3" 2>&1) && return
-  printf '%s: refused, and nothing was put in place: %s\\n%s\\n' "$1" "$2" "${{said:-(the check says nothing: $3)}}" >&2
+  output=$(sh -c "$3" 2>&1) && return
+  printf '%s: refused, and nothing was put in place: %s\\n%s\\n' "$1" "$2" "${{output:-(no output from: $3)}}" >&2
   refused=1
 }}"""
 
 
 @operation()
-def activate(parts: Parts, part: Part) -> Commands:
-    now = snapshot(parts)
-    changed = diff.touched(parts, now)
-    wanted = {unit: diff.actions(unit, now, changed) for unit in part.units}
-    stale = any(now.units[unit.name].stale for unit in part.units)
-    if stale or any(wanted.values()):
+def activate_units(parts: Parts, part: Part) -> Commands:
+    actual = read_snapshot(parts)
+    changed = diff.changed_paths(parts, actual)
+    actions = [(action, unit) for unit in part.units for action in diff.unit_actions(unit, actual, changed)]
+    if actions or any(actual.units[unit.name].is_stale for unit in part.units):
         yield _script(
-            _ALONE,
+            _LOCK,
             _ACT,
-            "systemctl daemon-reload",  # what an operator removed by hand does not always show as NeedDaemonReload
-            *(f"act {action} {quote(unit.name)}" for unit, actions in wanted.items() for action in actions),
+            "systemctl daemon-reload",  # NeedDaemonReload does not always show a unit file that was removed by hand
+            *(f"act {action} {quote(unit.name)}" for action, unit in actions),
         )
 
 
@@ -295,17 +303,20 @@ act() {{
   esac
 }}"""
 
-# What an interrupted run has started may still be at work.
-_ALONE = f"""
+# Commands that an interrupted run started may still be running.
+_LOCK = f"""
 umask 022
-install -d -m 700 {RUN}  # who can open a lock can hold it
+install -d -m 700 {RUN}  # a user who can open the lock can hold it
 exec 9> {RUN}/lock
-flock -w 600 9 || {{ echo "Another deploy is at work on this host: {RUN}/lock is held." >&2; exit 1; }}"""
+flock -w {LOCK_TIMEOUT} 9 || {{
+  echo "Another deploy holds {RUN}/lock on this host. Deploy again when it has ended." >&2
+  exit 1
+}}"""
 
 
 def _script(*lines: str) -> StringCommand:
-    return StringCommand(_lines("set -eu", *lines))
+    return StringCommand(_join_lines("set -eu", *lines))
 
 
-def _lines(*lines: str) -> str:
+def _join_lines(*lines: str) -> str:
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
 
 from mailkeep.errors import UserError
-from mailkeep.host import preflight
+from mailkeep.host import preflight, preflight_facts, preflight_rules
 from mailkeep.inventory import hosts as inventories
 from mailkeep.parts import server_package
 
@@ -104,7 +104,7 @@ class RemoteHost:
         login = _read_login(direct)
         if login.uid == 0:
             return direct
-        if trouble := preflight.sudo_trouble(login, preflight.can_ask(self.data)):
+        if trouble := preflight_rules.sudo_problem(login, preflight.can_ask_password(self.data)):
             raise UnreachableError(*trouble)
         if not login.sudo:
             return self._open_shell(sudo=True)
@@ -161,9 +161,9 @@ def _run(shell: Host, command: str) -> CommandResult:
         raise UnreachableError(message, remedy) from None
 
 
-def _read_login(shell: Host) -> preflight.Login:
+def _read_login(shell: Host) -> preflight_facts.Login:
     """The user that ssh logs in as. Raises UnreachableError."""
-    fact = preflight.LoginFact()
+    fact = preflight_facts.LoginFact()
     done = _run(shell, join(["sh", "-c", fact.command()]))
     try:
         return fact.process(done.stdout.splitlines())

@@ -1,7 +1,7 @@
-"""What a host is now: every path, package, user and unit that the parts name, read in one remote command.
+"""The actual state of a host: every path, package, user and unit that the parts name.
 
-A remote command costs two round trips and a process; a server has hundreds of managed things. So nothing here asks
-about one thing: one shell script prints all of it, and `compare` decides what to do from that picture alone.
+A remote command costs two round trips and a process, and a server has hundreds of managed paths. So one shell script
+prints the whole state, and `diff` compares the parts with it alone.
 """
 
 import shlex
@@ -15,16 +15,16 @@ from mailkeep.parts.model import File, Part
 
 RUN = "/run/mailkeep"
 PENDING = f"{RUN}/pending"
-"""Marks `UNIT.restart` and `UNIT.reload` that outlive an interrupted run. In /run: a reboot settles them."""
-NEW = ".mailkeep-new"
-"""Appended to a path: the new file, beside the live one, about to be renamed onto it."""
-POLICY = File("/usr/sbin/policy-rc.d", b"#!/bin/sh\n# Mailkeep is installing packages.\nexit 101\n", mode=0o755)
-"""Keeps services from starting before they are configured (invoke-rc.d(8)); there only while packages install."""
+"""Directory of the marks `UNIT.restart` and `UNIT.reload`. A mark outlives an interrupted run, but not a reboot."""
+NEW_SUFFIX = ".mailkeep-new"
+"""Ends the path of a new file beside the live one, until it is renamed to the live path."""
+POLICY_RC_D = File("/usr/sbin/policy-rc.d", b"#!/bin/sh\n# Mailkeep is installing packages.\nexit 101\n", mode=0o755)
+"""Keeps services from starting before they are configured (invoke-rc.d(8)). Exists only during an installation."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathState:
-    """As `stat` and `sha256sum` print it; `digest` is empty for anything but a readable regular file."""
+    """As stat(1) and sha256sum(1) print it. `digest` is empty unless the path is a readable regular file."""
 
     kind: str
     owner: str
@@ -35,37 +35,40 @@ class PathState:
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """Properties of `systemctl show` by name."""
+    """Properties of `systemctl show`, by name."""
 
     properties: dict[str, str]
 
     @property
-    def enabled(self) -> bool:
+    def is_enabled(self) -> bool:
         return self.properties.get("UnitFileState") in {"enabled", "static", "generated", "alias", "indirect"}
 
     @property
-    def active(self) -> bool:
-        """Not while `activating`: a unit that systemd restarts again and again is that most of the time."""
+    def is_active(self) -> bool:
+        """False while `activating`: a unit that crashes and is restarted in a loop is mostly in that state."""
         return self.properties.get("ActiveState") in {"active", "reloading"}
 
     @property
-    def failed(self) -> bool:
+    def is_failed(self) -> bool:
         return self.properties.get("ActiveState") == "failed"
 
     @property
-    def stale(self) -> bool:
-        """Its unit file or a drop-in is newer than what systemd has read."""
+    def is_stale(self) -> bool:
+        """Whether the unit file or a drop-in changed after systemd read it."""
         return self.properties.get("NeedDaemonReload") == "yes"
 
     @property
-    def not_meant_to_run(self) -> bool:
-        """systemd tried and a Condition… said no, as for time synchronisation in a container: that is its state."""
+    def is_skipped(self) -> bool:
+        """Whether a Condition… kept systemd from starting it, as for time synchronisation in a container."""
         tried = self.properties.get("ConditionTimestampMonotonic", "0") != "0"
         return tried and self.properties.get("ConditionResult") == "no"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
+    """`unconfigured` are dpkg's lines about interrupted installations. `members` are (user, group) pairs, `pending`
+    the names of marks."""
+
     paths: dict[str, PathState] = field(default_factory=dict)
     packages: frozenset[str] = frozenset()
     unconfigured: tuple[str, ...] = ()
@@ -85,46 +88,50 @@ UNIT_PROPERTIES = (
 )
 
 
-def _quoted(names: Iterable[str]) -> str:
-    return " ".join(shlex.quote(n) for n in names)
+def _quote_all(names: Iterable[str]) -> str:
+    return " ".join(shlex.quote(name) for name in names)
 
 
-def script(parts: tuple[Part, ...]) -> str:
+def build_script(parts: tuple[Part, ...]) -> str:
     """The shell script that prints a snapshot. Each section starts with a line `== NAME`."""
-    files = [POLICY.path, *(path for p in parts for path in (*(f.path for f in p.files), *p.absent))]
-    directories = [d.path for p in parts for d in p.directories]
-    exclusive = [d.path for p in parts for d in p.directories if d.purge_unmanaged]
-    packages = sorted({n for p in parts for n in p.packages})
-    users = sorted({u.name for p in parts for u in p.users})
-    groups = sorted({group for p in parts for _, group in p.memberships})
-    units = [u.name for p in parts for u in p.units]
+    files = [
+        POLICY_RC_D.path,
+        *(path for part in parts for path in (*(file.path for file in part.files), *part.absent)),
+    ]
+    directories = [directory for part in parts for directory in part.directories]
+    paths = [directory.path for directory in directories]
+    purged = [directory.path for directory in directories if directory.purge_unmanaged]
+    packages = sorted({name for part in parts for name in part.packages})
+    users = sorted({user.name for part in parts for user in part.users})
+    groups = sorted({group for part in parts for _, group in part.memberships})
+    units = [unit.name for part in parts for unit in part.units]
     show = "systemctl show --property=Id," + ",".join(UNIT_PROPERTIES)
     return "\n".join(
         [
             "export LC_ALL=C",
-            f"set -- {_quoted(files)}",
+            f"set -- {_quote_all(files)}",
             "echo '== paths'",
             "stat -c '%F|%U|%G|%a|%n' -- \"$@\" 2>/dev/null",
-            f'for file; do [ ! -e "$file{NEW}" ] || stat -c \'%F|%U|%G|%a|%n\' -- "$file{NEW}"; done',
-            # A directory may be a symbolic link to another disk.
-            f"stat -L -c '%F|%U|%G|%a|%n' -- {_quoted(directories)} 2>/dev/null" if directories else ":",
-            f"find {_quoted(exclusive)} {_FILES_BELOW} 2>/dev/null" if exclusive else ":",
+            f'for file; do [ ! -e "$file{NEW_SUFFIX}" ] || stat -c \'%F|%U|%G|%a|%n\' -- "$file{NEW_SUFFIX}"; done',
+            # -L: a directory may be a symbolic link to another disk.
+            f"stat -L -c '%F|%U|%G|%a|%n' -- {_quote_all(paths)} 2>/dev/null" if paths else ":",
+            f"find {_quote_all(purged)} {_FILES_BELOW} 2>/dev/null" if purged else ":",
             "echo '== digests'",
             'sha256sum -- "$@" 2>/dev/null',
             "echo '== packages'",
-            f"{_DPKG} {_quoted(packages)} 2>/dev/null",
-            # Half-installed, unpacked, half-configured, waiting for triggers; and dpkg's journal.
+            f"{_DPKG} {_quote_all(packages)} 2>/dev/null",
+            # Packages that are half-installed, unpacked, half-configured or wait for triggers; then dpkg's journal.
             "echo '== unconfigured'",
             f"{_DPKG} | grep -E '^(.[HUFWt]|..R)'",
             "ls /var/lib/dpkg/updates",
             "echo '== users'",
-            f"getent passwd {_quoted(users)}" if users else ":",
+            f"getent passwd {_quote_all(users)}" if users else ":",
             "echo '== groups'",
-            f"getent group {_quoted(groups)}" if groups else ":",
+            f"getent group {_quote_all(groups)}" if groups else ":",
             "echo '== pending'",
             f"ls {PENDING} 2>/dev/null",
             "echo '== units'",
-            f"{show} -- {_quoted(units)}" if units else ":",
+            f"{show} -- {_quote_all(units)}" if units else ":",
             "true",
         ]
     )
@@ -134,9 +141,9 @@ _FILES_BELOW = "-mindepth 1 -maxdepth 1 ! -type d ! -name '*[[:cntrl:]]*' -exec 
 _DPKG = "dpkg-query -W -f='${db:Status-Abbrev} ${Package}\\n'"
 
 
-def parse(lines: list[str], units: list[str]) -> Snapshot:
-    """Reads what `script` printed; `units` is the order in which they were asked for."""
-    sections = dict(_sections(lines))
+def parse_snapshot(lines: list[str], units: list[str]) -> Snapshot:
+    """Parse the output of the script. `units` are the units' names, in the order of the `systemctl show` command."""
+    sections = dict(_split_sections(lines))
     digests = {path: digest for digest, path in (line.split("  ", 1) for line in sections["digests"])}
     paths = {}
     for line in sections["paths"]:
@@ -148,13 +155,13 @@ def parse(lines: list[str], units: list[str]) -> Snapshot:
         packages=frozenset(line[4:] for line in sections["packages"] if line.startswith("ii ")),
         unconfigured=tuple(sections["unconfigured"]),
         users=frozenset(line.split(":")[0] for line in sections["users"]),
-        members=frozenset(_members(sections["groups"])),
-        units=dict(zip(units, _units(sections["units"]), strict=True)),
+        members=frozenset(_parse_members(sections["groups"])),
+        units=dict(zip(units, _parse_units(sections["units"]), strict=True)),
         pending=frozenset(sections["pending"]),
     )
 
 
-def _sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _split_sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
     name, body = "", list[str]()
     for line in [*lines, "== "]:
         if line.startswith("== "):
@@ -165,29 +172,29 @@ def _sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
             body.append(line)
 
 
-def _members(group_lines: list[str]) -> Iterator[tuple[str, str]]:
+def _parse_members(group_lines: list[str]) -> Iterator[tuple[str, str]]:
     for line in group_lines:
         group, _, _, users = line.split(":")
         yield from ((user, group) for user in users.split(",") if user)
 
 
-def _units(lines: list[str]) -> Iterator[UnitState]:
+def _parse_units(lines: list[str]) -> Iterator[UnitState]:
     for block in "\n".join(lines).strip().split("\n\n"):
         if block:
             yield UnitState(dict(line.split("=", 1) for line in block.splitlines()))
 
 
 class SnapshotFact(FactBase[Snapshot]):
-    """pyinfra's way to run `script` on a host."""
+    """Runs the script on a host by pyinfra."""
 
     def command(self, parts: tuple[Part, ...]) -> str:
-        self._units = [u.name for p in parts for u in p.units]
-        return script(parts)
+        self._units = [unit.name for part in parts for unit in part.units]
+        return build_script(parts)
 
     def process(self, output: list[str]) -> Snapshot:
-        return parse(list(output), self._units)
+        return parse_snapshot(list(output), self._units)
 
     @staticmethod
     def default() -> Any:
-        """When the host could not be read."""
+        """None, if the host could not be read."""
         return None

@@ -216,7 +216,7 @@ def test_a_deploy_that_gets_nowhere_says_what_must_get_there(home: Path, json_op
     done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     said = json.loads(done.stdout)["hosts"]["mail.example.org"]["error"] if json_option else done.stderr
-    assert f"`ssh -p {port} 127.0.0.1` must get in without a question." in said
+    assert f"`ssh -p {port} 127.0.0.1` must log in without asking anything." in said
 
 
 def test_an_interrupt_ends_with_130(home: Path, silent: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""The scripts that go to a host: what they say, and what they never hold."""
+"""The scripts that run on a host: their steps, and that they hold no secret."""
 
 import io
 import subprocess
@@ -25,73 +25,73 @@ PART = Part(
 BARE = Snapshot()
 
 
-def members() -> dict[str, tarfile.TarInfo]:
-    packed = io.BytesIO(operations.archive((PART,), BARE, list(PART.directories)))
+def archive_members() -> dict[str, tarfile.TarInfo]:
+    packed = io.BytesIO(operations.build_archive((PART,), BARE, list(PART.directories)))
     with tarfile.open(fileobj=packed) as tar:
         return {member.name: member for member in tar.getmembers()}
 
 
-def scripts() -> list[str]:
+def all_scripts() -> list[str]:
     return [operations.commit_script((PART,), BARE, list(PART.directories)), operations.check_script((PART,), BARE)]
 
 
-@pytest.mark.parametrize("script", scripts())
-def test_a_script_is_sound_whatever_names_and_commands_are_in_it(script: str) -> None:
+@pytest.mark.parametrize("script", all_scripts())
+def test_a_script_is_valid_shell_whatever_names_and_commands_are_in_it(script: str) -> None:
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 
-@pytest.mark.parametrize("script", scripts())
+@pytest.mark.parametrize("script", all_scripts())
 def test_no_script_holds_a_secret(script: str) -> None:
     assert SECRET.decode().strip() not in script
 
 
 @pytest.mark.parametrize("mode", [0o755, None])
-def test_nobody_else_can_open_the_lock_of_a_deploy_and_so_hold_it(tmp_path: Path, mode: int | None) -> None:
-    here = tmp_path / "mailkeep"
+def test_only_root_can_open_the_lock_of_a_deploy(tmp_path: Path, mode: int | None) -> None:
+    directory = tmp_path / "mailkeep"
     if mode:
-        here.mkdir(mode)
-    subprocess.run(["sh", "-eu", "-c", operations._ALONE.replace(operations.RUN, str(here))], check=True)
-    assert (here / "lock").exists()
-    assert here.stat().st_mode & 0o777 == 0o700
+        directory.mkdir(mode)
+    subprocess.run(["sh", "-eu", "-c", operations._LOCK.replace(operations.RUN, str(directory))], check=True)
+    assert (directory / "lock").exists()
+    assert directory.stat().st_mode & 0o777 == 0o700
 
 
 def test_staged_files_have_their_owner_and_mode_from_the_start() -> None:
-    key = members()["new/etc/demo/key"]
+    key = archive_members()["new/etc/demo/key"]
     assert (key.uname, key.gname, key.mode) == ("demo", "demo", 0o600)
 
 
-def test_directories_that_lead_to_staged_files_have_their_own_modes_and_others_are_not_staged() -> None:
-    staged = members()
+def test_parent_directories_of_staged_files_have_their_own_modes_and_others_are_not_staged() -> None:
+    staged = archive_members()
     assert (staged["new/etc/demo"].gname, staged["new/etc/demo"].mode) == ("demo", 0o750)
     assert "new/srv/elsewhere" not in staged
 
 
-def test_an_owner_that_the_host_does_not_have_is_named() -> None:
-    """tar would give the file to root."""
+def test_a_missing_owner_is_named() -> None:
+    """tar would silently give the file to root."""
     lines = operations.commit_script((PART,), BARE, []).splitlines()
     first = "\n".join(line for line in lines if line.startswith("getent"))
-    said = subprocess.run(["sh", "-eu", "-c", first], capture_output=True, text=True, check=False)
-    assert said.returncode == 1
-    assert "There is no user demo" in said.stderr
+    process = subprocess.run(["sh", "-eu", "-c", first], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "The host has no user demo" in process.stderr
 
 
-def test_marks_are_made_before_the_first_file_goes_live_and_checks_pass_before_that() -> None:
+def test_checks_pass_and_marks_are_written_before_the_first_file_goes_live() -> None:
     script = operations.commit_script((PART,), BARE, list(PART.directories))
     order = [script.index(step) for step in ("stage/check", "cp -pT", "demo.service.restart", "mv -fT")]
     assert order == sorted(order)
 
 
 def test_files_to_remove_are_removed_from_the_view_alone_while_checks_run() -> None:
-    """Laid over, even when nothing is staged below the same top directory."""
+    """Laid over, even if nothing is staged below the same top directory."""
     part = Part("demo", absent=("/opt/demo/default.conf",), checks=(Check("demo -t", reads=("/opt/",)),))
-    there = Snapshot(paths={"/opt/demo/default.conf": PathState("regular file", "root", "root", 0o644)})
-    script = operations.check_script((part,), there)
+    actual = Snapshot(paths={"/opt/demo/default.conf": PathState("regular file", "root", "root", 0o644)})
+    script = operations.check_script((part,), actual)
     assert script.index("lay_over opt") < script.index("rm -rf -- /opt/demo/default.conf") < script.index("'demo -t'")
 
 
-def test_a_unit_whose_file_goes_is_stopped_while_systemd_still_knows_it() -> None:
+def test_a_unit_whose_file_is_removed_is_stopped_while_systemd_still_knows_it() -> None:
     file = f"{SYSTEMD}/demo.timer"
-    there = Snapshot(paths={file: PathState("regular file", "root", "root", 0o644)})
-    script = operations.commit_script((Part("demo", absent=(file,)),), there, [])
+    actual = Snapshot(paths={file: PathState("regular file", "root", "root", 0o644)})
+    script = operations.commit_script((Part("demo", absent=(file,)),), actual, [])
     order = [script.index(step) for step in ("disable --now -- demo.timer", "reset-failed", f"rm -rf -- {file}")]
     assert order == sorted(order)

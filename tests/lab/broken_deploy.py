@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyinfra import host
 
-from mailkeep.host.operations import converge
+from mailkeep.host.operations import converge_host
 from mailkeep.inventory import secrets
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import File, Part
@@ -28,6 +28,6 @@ def spoilt(part: Part) -> Part:
 
 mail_yml = Path(host.data.mailkeep)
 declared = load_settings(mail_yml)
-converge(
+converge_host(
     tuple(spoilt(part) for part in mail_server.build_parts(declared, secrets.load_secrets(declared, mail_yml.parent)))
 )

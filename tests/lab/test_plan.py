@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mailkeep.host.plan import Change, changes, plan
+from mailkeep.host.plan import Change, list_changes, print_plan
 from mailkeep.host.snapshot import PathState, Snapshot
 from mailkeep.lab import Internet, Lab, Server
 from mailkeep.lab.site import DeployResult, Site, create_site
@@ -49,7 +49,7 @@ apt-get -qq remove -y fail2ban > /dev/null 2>&1"""
 def planned(on: Site, capture: Capture) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON for the inventory's one host."""
     capture.readouterr()
-    code = plan(on.inventory, json=True)
+    code = print_plan(on.inventory, json=True)
     (host,) = json.loads(capture.readouterr().out)["hosts"].values()
     return code, host
 
@@ -59,7 +59,7 @@ def operations(host: dict[str, Any]) -> set[str]:
 
 
 def files(host: dict[str, Any]) -> set[str]:
-    said = (change["what"] for change in host["changes"] if change["operation"].startswith("Files"))
+    said = (change["action"] for change in host["changes"] if change["operation"].startswith("Files"))
     return {what.split(":")[0] for what in said if not what.startswith("make ") and "/:" not in what}
 
 
@@ -88,13 +88,13 @@ def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
     assert operations(host) == set(said.changed)
     # Debian's package writes this one as it shall be while it is installed.
     assert files(host) - {"/etc/mailname"} == deployed_files(said) - {"/etc/mailname"}
-    assert {"install postfix", "install dovecot-imapd", "add the user vmail"} <= {c["what"] for c in host["changes"]}
+    assert {"install postfix", "install dovecot-imapd", "add the user vmail"} <= {c["action"] for c in host["changes"]}
     assert not [line for line in private(bare) if line in json.dumps(host)]
 
 
 def test_after_a_deploy_there_is_nothing_to_do(built: Site, capsys: Capture) -> None:
     assert planned(built, capsys) == (0, {"error": "", "problems": [], "warnings": [], "changes": []})
-    assert plan(built.inventory) == 0
+    assert print_plan(built.inventory) == 0
     assert capsys.readouterr().out == "mail: nothing to do\n"
 
 
@@ -107,11 +107,11 @@ def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, ca
     )
     before = drifted.server.run(FINGERPRINT).stdout
     code, host = planned(drifted, capsys)
-    plan(drifted.inventory)
+    print_plan(drifted.inventory)
     shown = capsys.readouterr().out
     assert drifted.server.run(FINGERPRINT).stdout == before
     assert code == 2
-    whats = {change["what"] for change in host["changes"]}
+    whats = {change["action"] for change in host["changes"]}
     assert {
         "install fail2ban",
         "add postfix to the group opendkim",
@@ -125,7 +125,7 @@ def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, ca
         "start fail2ban.service",
         "reload postfix.service",
     } <= whats
-    diffs = {change["what"].split(":")[0]: change["diff"] for change in host["changes"] if change["diff"]}
+    diffs = {change["action"].split(":")[0]: change["diff"] for change in host["changes"] if change["diff"]}
     assert set(diffs) == {"/etc/postfix/main.cf", "/etc/resolv.conf"}  # a container's boot wrote the second
     assert "-smtpd_banner = drifted\n+smtpd_banner = $myhostname ESMTP\n" in diffs["/etc/postfix/main.cf"]
     assert "-smtpd_banner = drifted" in shown
@@ -152,7 +152,7 @@ def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
     )
     code, host = planned(refused, capsys)
     assert (code, len(host["problems"]), host["changes"]) == (1, 2, [])
-    assert plan(refused.inventory) == 1
+    assert print_plan(refused.inventory) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "hostnamectl set-hostname mail.example.test" in printed.err
@@ -188,15 +188,15 @@ def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
         ("powerless", here | ann | {"ssh_allow_agent": False}),
     ]
     (several.inventory / "inventory.py").write_text(f"hosts = {hosts!r}\n")
-    assert plan(several.inventory) == 1
+    assert print_plan(several.inventory) == 1
     printed = capsys.readouterr()
     assert "reload ssh.service" in printed.out  # the others' trouble does not hide what would change on the first
     told = dict(line.split(": ", 1) for line in printed.err.splitlines() if re.match(r"[\w-]+: ", line))
     assert "Could not connect" in told["unreachable"]
     assert "Could not resolve hostname" in told["unknown"]
-    assert "`ssh -F /dev/null nowhere.invalid` must get in without a question" in told["unknown"]
+    assert "`ssh -F /dev/null nowhere.invalid` must log in without asking anything" in told["unknown"]
     assert "Authentication error" in told["wrong-key"]
-    assert f"-l root -p {own[1]} -i {tmp_path}/key 127.0.0.1` must get in" in told["wrong-key"]
+    assert f"-l root -p {own[1]} -i {tmp_path}/key 127.0.0.1` must log in" in told["wrong-key"]
     assert POWERLESS in printed.err
     assert "Traceback" not in printed.err
 
@@ -212,8 +212,8 @@ def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
 def test_what_others_cannot_read_on_the_host_is_not_shown() -> None:
     wanted = File("/etc/x.conf", b"a\n")
     now = Snapshot(paths={"/etc/x.conf": PathState("regular file", "root", "root", 0o600, "digest")})
-    (change,) = changes((Part("x", files=(wanted,)),), now, {})
+    (change,) = list_changes((Part("x", files=(wanted,)),), now, {})
     assert change == Change(
         "Files: checked, then put in place",
-        "/etc/x.conf: content differs (not shown: others cannot read it there), root:root 0600 becomes root:root 0644",
+        "/etc/x.conf: content differs (not shown: it is not world-readable), root:root 0600 becomes root:root 0644",
     )

@@ -9,7 +9,15 @@ from collections.abc import Callable
 import dns.resolver
 import pytest
 
-from mailkeep.host.preflight import BACKUPS, BEGUN, ReachesFact, Seen, SeenFact, Target, way_out
+from mailkeep.host.preflight_facts import (
+    PASSED_MARK,
+    ConnectFact,
+    HostFacts,
+    OutboundPeer,
+    PreflightFact,
+    outbound_peer,
+)
+from mailkeep.host.preflight_rules import BACKUPS
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import ROOT, DeployResult, Site, create_site
 
@@ -21,26 +29,26 @@ from pathlib import Path
 
 from pyinfra import host
 
-from mailkeep.host.preflight import preflight
+from mailkeep.host.preflight import run_preflight
 from mailkeep.inventory import secrets
 from mailkeep.parts import mail_server
 from mailkeep.settings.load import load_settings
 
 file = Path(host.data.mailkeep)
 declared = load_settings(file)
-preflight(declared, mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent)))
+run_preflight(declared, mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent)))
 """
 STATE = "find /etc /usr/local /var/lib/dpkg /var/lib/mailkeep /var/backups -printf '%p %m %u %s %T@ %C@\\n' 2>&1 | sort"
 DEBIANS_OWN = "compatibility_level = 3.10\nmyhostname = mail.example.test\nmydestination = localhost\n"
 
 
-def see(server: Server) -> Seen:
-    fact = SeenFact()
+def read_facts(server: Server) -> HostFacts:
+    fact = PreflightFact()
     return fact.process(server.run(fact.command(user="root")).stdout.splitlines())
 
 
 def reaches(server: Server, address: str, port: int) -> bool:
-    fact = ReachesFact()
+    fact = ConnectFact()
     return fact.process(server.run(fact.command(address=address, port=port)).stdout.splitlines())
 
 
@@ -63,16 +71,16 @@ def listen(server: Server, port: int) -> None:
 
 def test_a_fresh_machine_is_seen_as_it_is(base_server: Boot) -> None:
     server = base_server("fresh", hostname="mail.example.test")
-    seen = see(server)
-    assert (seen.supported, seen.name, seen.systemd, seen.overlay, seen.key) == (
+    seen = read_facts(server)
+    assert (seen.is_supported, seen.hostname, seen.has_systemd, seen.can_overlay, seen.has_key) == (
         True,
         server.hostname,
         True,
         True,
         True,
     )
-    assert (seen.begun, seen.built, seen.foreign, seen.mtas) == (False, False, (), ())
-    assert abs(seen.clock) < 2
+    assert (seen.passed_before, seen.is_built, seen.foreign_files, seen.other_mtas) == (False, False, (), ())
+    assert abs(seen.clock_offset) < 2
     kib = int(server.run("awk '/^MemTotal/ {print $2}' /proc/meminfo").stdout)
     assert seen.memory == kib // 1024
     free = int(server.run("stat -f -c '%a * %S / 1048576' / | xargs expr").stdout)
@@ -84,11 +92,11 @@ def test_a_fresh_machine_is_seen_as_it_is(base_server: Boot) -> None:
 
 def test_what_cannot_mount_is_seen_before_a_deploy_needs_it(base_server: Boot) -> None:
     server = base_server("fresh")
-    fact = SeenFact()
+    fact = PreflightFact()
     unprivileged = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh"
     seen = fact.process(server.run(unprivileged, stdin=fact.command(user="root")).stdout.splitlines())
-    assert seen.systemd
-    assert not seen.overlay
+    assert seen.has_systemd
+    assert not seen.can_overlay
 
 
 def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alone(lab: Lab, base_server: Boot) -> None:
@@ -112,10 +120,10 @@ def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alon
         "It runs Debian 12\\.",
         "(59[5-9]|600) s ahead",  # less the time that looking takes
         "'vps'",
-        "/etc/postfix/main.cf is there",
+        "/etc/postfix/main.cf exists",
         "Port 25 is taken by python3",
         "Port 993 is taken by python3",
-        "port 22, and mail.yml says ssh.port: 2222",
+        "port 22, but mail.yml says ssh.port: 2222",
     ):
         assert re.search(told, listed)
     assert len(listed.splitlines()) == 7
@@ -148,10 +156,10 @@ def test_a_foreign_postfix_is_refused_and_an_interrupted_run_of_ours_is_not(copy
     one.server.write("/etc/postfix/main.cf", DEBIANS_OWN)
     assert preflight(one).code == 0
 
-    one.server.run(f"rmdir {BEGUN}")  # nobody of ours was here
+    one.server.run(f"rmdir {PASSED_MARK}")  # nobody of ours was here
     refused = one.deploy()
     assert refused.code == 1
-    assert "/etc/postfix/main.cf is there and Mailkeep did not write it" in refused.output
+    assert "/etc/postfix/main.cf exists and Mailkeep did not write it" in refused.output
     assert one.server.run("cat /etc/postfix/main.cf").stdout == DEBIANS_OWN
 
     adopted = one.deploy("--data", "adopt=true")
@@ -174,13 +182,13 @@ def test_the_way_out_is_tried_with_the_exchanger_of_somebody_elsewhere(internet:
     outside.nameservers = [str(internet.ip)]
     ours = built.settings
     theirs = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@outside.test",)})})
-    assert way_out(theirs, outside) == Target("mx.outside.test", str(internet.ip), 25, relay=False)
+    assert outbound_peer(theirs, outside) == OutboundPeer("mx.outside.test", str(internet.ip), 25, is_relay=False)
     unknown = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@nowhere.test",)})})
-    assert way_out(unknown, outside) is None
+    assert outbound_peer(unknown, outside) is None
 
 
 def test_looking_at_a_built_server_takes_less_than_a_fifth_of_a_second(built: Site) -> None:
-    look = SeenFact().command(user="root")
+    look = PreflightFact().command(user="root")
 
     def once() -> float:
         start = time.monotonic()
@@ -188,7 +196,7 @@ def test_looking_at_a_built_server_takes_less_than_a_fifth_of_a_second(built: Si
         return time.monotonic() - start
 
     poll(lambda: once() < 0.2, 30, "no look was as fast")
-    assert see(built.server).built
+    assert read_facts(built.server).is_built
 
 
 def test_a_rerun_looks_with_one_command(built: Site) -> None:
@@ -196,4 +204,4 @@ def test_a_rerun_looks_with_one_command(built: Site) -> None:
     assert said.code == 0, said.output
     assert said.changed == []
     loaded = re.findall(r"Loaded fact (\S+)", said.output)
-    assert loaded == ["mailkeep.host.preflight.LoginFact", "mailkeep.host.preflight.SeenFact"]
+    assert loaded == ["mailkeep.host.preflight_facts.LoginFact", "mailkeep.host.preflight_facts.PreflightFact"]

@@ -357,7 +357,7 @@ def test_a_directory_where_a_file_belongs_is_named_and_nothing_has_changed(settl
     declare(settled, message_size="24M")
     said = settled.deploy()
     assert said.code != 0
-    assert "/etc/mailname is a directory; a file belongs there." in said.output
+    assert "/etc/mailname is a directory, but must be a file." in said.output
     assert differences(state(settled), before) == []
     settled.server.run("rmdir /etc/mailname")
     succeeded(settled.deploy())

@@ -19,7 +19,7 @@ def test_services_run_and_start_at_boot(seen: ProbeResult, target: Target, deplo
 
 def _fault(unit: Unit, state: UnitState) -> str:
     """Its state, where it is not as declared."""
-    if (state.active == unit.running or state.not_meant_to_run) and state.enabled == unit.enabled:
+    if (state.is_active == unit.running or state.is_skipped) and state.is_enabled == unit.enabled:
         return ""
     shown = state.properties
     return f"{shown.get('ActiveState', 'unknown')}, {shown.get('UnitFileState') or shown.get('LoadState', 'unknown')}"

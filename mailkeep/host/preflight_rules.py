@@ -1,0 +1,228 @@
+"""The preflight's judgement: whether a host can become, or stay, a mail server. Pure: it needs the facts alone."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from mailkeep.host.preflight_facts import CONNECT_TIMEOUT, HostFacts, Listener, Login, OutboundPeer
+from mailkeep.parts import firewall
+from mailkeep.parts.model import Part
+from mailkeep.settings.models import Settings
+
+BACKUPS = "/var/backups/mailkeep"
+
+MIN_MEMORY = 900  # MiB; a machine of 1 GB has that much left for programs
+MIN_DISK, MIN_DISK_RERUN = 2048, 256  # MiB; for the packages and their download, and for a rerun
+MIN_INODES = 20_000
+MAX_CLOCK_OFFSET = 60.0  # seconds
+RESOLVER_PORT = 53
+
+OUR_DAEMONS = {"master", "dovecot", "imap-login", "unbound", "lego"}
+WEB_SERVER = "nginx"  # ours only if our unit exists: it may as well be the operator's own web server
+OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertcpd"}  # removed with their package
+OTHER_CONFIGURATIONS = (
+    *("/etc/aliases", "/etc/courier", "/etc/dovecot", "/etc/exim4", "/etc/mail", "/etc/msmtprc", "/etc/nullmailer"),
+    *("/etc/opendkim", "/etc/postfix", "/etc/smtpd.conf", "/etc/ssmtp"),
+)
+_ALTERNATIVES = {
+    RESOLVER_PORT: ", or set `resolver: system`",
+    firewall.HTTP: ", or set `tls.acme.challenge: dns-01`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A host with `problems` is refused; `warnings` are only printed."""
+
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def refusal(self, name: str) -> str:
+        items = "\n".join(f"- {problem}" for problem in self.problems)
+        return f"{name}: Mailkeep does not deploy to this host; nothing was changed.\n{items}"
+
+
+def judge_host(settings: Settings, login: Login, facts: HostFacts, *, adopt: bool = False) -> Verdict:
+    """All reasons against building this server on this host. `adopt`: another mail server may be replaced."""
+    problems = (
+        *_system_problems(facts),
+        *_resource_problems(facts),
+        *_clock_problems(facts),
+        *_hostname_problems(settings, facts),
+        *(() if adopt else _other_mail_servers(facts)),
+        *_port_problems(settings, facts),
+        *_resolver_problems(settings, facts),
+        *_lockout_problems(settings, login, facts),
+    )
+    return Verdict(problems, tuple(_warnings(settings, facts)))
+
+
+def _system_problems(facts: HostFacts) -> Iterator[str]:
+    if not facts.is_supported:
+        yield f"It runs {facts.system}. Mailkeep needs Debian 13 (trixie): install it, or upgrade to it."
+    if not facts.has_systemd:
+        yield "systemd is not running. Use a machine, virtual machine or container that boots with systemd."
+    elif not facts.can_overlay:
+        yield (
+            "It cannot mount an overlay file system (mount -t overlay in unshare --mount). Mailkeep checks new "
+            "configuration there before it goes live. In an unprivileged container: allow this mount, or use a virtual "
+            "machine."
+        )
+
+
+def _resource_problems(facts: HostFacts) -> Iterator[str]:
+    if facts.memory is not None and facts.memory < MIN_MEMORY and not facts.is_built:
+        yield f"It has {facts.memory} MiB of memory; {MIN_MEMORY} MiB are needed. A machine with 1 GB has enough."
+    min_disk = MIN_DISK_RERUN if facts.is_built else MIN_DISK
+    for disk in facts.disks:
+        if disk.free < min_disk:
+            yield (
+                f"Only {disk.free} MiB are free on {disk.mount}; {min_disk} MiB are needed. Delete old logs, or run "
+                "`apt-get clean`."
+            )
+        if disk.inodes is not None and disk.inodes < MIN_INODES and not facts.is_built:
+            yield (
+                f"Only {disk.inodes} inodes are free on {disk.mount} (`df -i`); {MIN_INODES} are needed. Delete small "
+                "files."
+            )
+
+
+def _clock_problems(facts: HostFacts) -> Iterator[str]:
+    if abs(facts.clock_offset) > MAX_CLOCK_OFFSET:
+        direction = "ahead of" if facts.clock_offset > 0 else "behind"
+        yield (
+            f"Its clock is {abs(facts.clock_offset):.0f} s {direction} this machine's. Certificates, signatures and "
+            "bans need the right time. Set the wrong clock: `timedatectl set-ntp true`, or `date -s`."
+        )
+
+
+def _hostname_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    if "." not in facts.hostname:
+        yield (
+            f"Its hostname {facts.hostname!r} is not fully qualified. Run "
+            f"`hostnamectl set-hostname {settings.host.name}`."
+        )
+
+
+def _other_mail_servers(facts: HostFacts) -> Iterator[str]:
+    adopting = f"or deploy with --adopt (pyinfra: --data adopt=true), which first saves its files in {BACKUPS}"
+    for package in facts.other_mtas:
+        yield f"{package}, another mail server, is installed. Run `apt-get purge {package}`, {adopting}."
+    if not facts.passed_before:
+        for file in facts.foreign_files:
+            if file.startswith("/etc/postfix"):
+                yield (
+                    f"{file} exists and Mailkeep did not write it; a deploy would replace it. Use another machine, run "
+                    f"`apt-get purge postfix` if nobody needs it, {adopting}."
+                )
+
+
+def _port_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    allowed = set(OUR_DAEMONS)
+    if facts.other_mtas:
+        allowed |= OTHER_DAEMONS
+    if facts.has_our_web:
+        allowed.add(WEB_SERVER)
+    for listener in facts.listeners or ():
+        if _is_needed(settings, listener) and not set(listener.programs) & allowed:
+            alternative = _ALTERNATIVES.get(listener.port, "")
+            yield f"Port {listener.port} is taken by {listener}. Stop and disable that program{alternative}."
+        elif _is_other_web_server(settings, facts, listener):
+            yield (
+                f"{listener} is another web server, and a deploy would stop it. Remove it, or turn off the settings "
+                "that need a web server: `web.autoconfig`, and `dns.mta_sts` or `web.mta_sts`."
+            )
+
+
+def _is_needed(settings: Settings, listener: Listener) -> bool:
+    if listener.port == RESOLVER_PORT:
+        return settings.resolver == "local" and listener.address in ("127.0.0.1", "0.0.0.0", "*")  # noqa: S104
+    return listener.protocol == "tcp" and listener.port in firewall.owned_ports(settings)
+
+
+def _is_other_web_server(settings: Settings, facts: HostFacts, listener: Listener) -> bool:
+    serves_https = firewall.HTTPS in firewall.published_ports(settings)
+    return WEB_SERVER in listener.programs and serves_https and not facts.has_our_web
+
+
+def _resolver_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    if settings.resolver == "system" and facts.has_our_resolver:
+        yield (
+            "Its /etc/resolv.conf still names Mailkeep's own resolver (`resolver: local`), and its earlier content is "
+            "not known. Write your provider's `nameserver` lines into it, run `systemctl disable --now unbound`, then "
+            "deploy again."
+        )
+
+
+def _lockout_problems(settings: Settings, login: Login, facts: HostFacts) -> Iterator[str]:
+    if login.port is not None and login.port != settings.ssh.port:
+        yield (
+            f"You logged in on SSH port {login.port}, but mail.yml says ssh.port: {settings.ssh.port}. The firewall "
+            f"would lock you out. Set ssh.port: {login.port}."
+        )
+    for network in settings.firewall.block:
+        if login.client and ip_address(login.client) in network:
+            yield (
+                f"You logged in from {login.client}, but mail.yml blocks {network} (firewall.block). The firewall "
+                "would cut you off. Remove that network from the list, or deploy from elsewhere."
+            )
+    if not facts.has_key and (login.user == "root" or not settings.ssh.passwords):
+        alternative = "" if login.user == "root" else ", or set ssh.passwords: true"
+        yield (
+            f"{login.user} has no SSH key on the host, and cannot log in with a password after the deploy. Add a key "
+            f"with `ssh-copy-id`{alternative}."
+        )
+
+
+def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    if "." in facts.hostname and facts.hostname.lower() != settings.host.name:
+        yield (
+            f"Its hostname is {facts.hostname}, but mail.yml says {settings.host.name}. If this is the right machine, "
+            f"run `hostnamectl set-hostname {settings.host.name}`."
+        )
+    if facts.listeners is None:
+        yield "Mailkeep cannot tell whether the mail ports are free: ss is missing (`apt-get install iproute2`)."
+    if not facts.passed_before:
+        for file in facts.foreign_files:
+            if file.startswith("/etc/dovecot"):
+                yield (
+                    f"{file} will be replaced; a copy goes to {BACKUPS}. The mailboxes of that Dovecot stay where they "
+                    "are, but the new one does not read them."
+                )
+
+
+def closed_port_warning(peer: OutboundPeer) -> str:
+    """The warning that the host could not connect to `peer`."""
+    if peer.is_relay:
+        return (
+            f"{peer.name} does not answer this host on port {peer.port} within {CONNECT_TIMEOUT} seconds: mail will "
+            "wait in the queue. Check `relay` in mail.yml, and the provider's firewall."
+        )
+    return (
+        f"Outbound port {peer.port} seems to be closed: {peer.name} does not answer this host within {CONNECT_TIMEOUT} "
+        "seconds. Most providers open it on request. Otherwise send all mail through a relay host: set "
+        "`relay: {host: …, port: 587, user: …}` in mail.yml."
+    )
+
+
+def sudo_problem(login: Login, can_ask: bool) -> tuple[str, str] | None:
+    """Why the login cannot become root, and the remedy. `can_ask`: a password is known, or can be asked for."""
+    if not login.sudo or ("password is required" in login.sudo and can_ask):
+        return None
+    return (
+        f"{login.user} is not root, and sudo says: {login.sudo}",
+        f"Log in as root, or let {login.user} use sudo without a password (visudo: `{login.user} ALL=(ALL) NOPASSWD: "
+        "ALL`), or run this at a terminal, where it asks for the password.",
+    )
+
+
+def is_takeover(facts: HostFacts) -> bool:
+    """Whether the deploy takes the host over: for the first time, or from another mail server."""
+    return not facts.passed_before or bool(facts.other_mtas)
+
+
+def paths_to_save(facts: HostFacts, parts: Iterable[Part]) -> list[str]:
+    """Paths to back up before the first deploy, if they exist. Empty if no other mail server was set up."""
+    if not facts.foreign_files and not facts.other_mtas:
+        return []
+    return sorted({*OTHER_CONFIGURATIONS, *(file.path for part in parts for file in part.files)})
