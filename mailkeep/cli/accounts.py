@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mailkeep.cli.common import Address, AsJson, InventoryName, ask_secret, open_inventory, out, passphrase_shown
+from mailkeep.cli.common import (
+    Address,
+    AsJson,
+    Home,
+    InventoryName,
+    ask_secret,
+    find_inventory,
+    open_inventory,
+    out,
+    passphrase_shown,
+)
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts, passwords
 from mailkeep.settings import edit_accounts
@@ -27,9 +37,9 @@ CheckBreaches = Annotated[
 
 
 @account.command("list", epilog="Example: `mailkeep account list home`")
-def list_accounts(name: InventoryName, as_json: AsJson = False) -> None:
+def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
     """List the accounts of mail.yml."""
-    _, settings = open_inventory(name)
+    _, settings = open_inventory(name, home)
     accounts = edit_accounts.list_accounts(settings)
     if as_json:
         print(json.dumps([account._asdict() for account in accounts], indent=2))
@@ -50,9 +60,10 @@ def add_account(
     quota: Annotated[str | None, typer.Option(help="The mailbox's size, such as 2G.")] = None,
     generate: Generate = False,
     check_breaches: CheckBreaches = False,
+    home: Home = None,
 ) -> None:
     """Add an account. Asks for a password, or reads it from standard input; deploy to make it work."""
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     password = _new_password(settings, address, generate, check_breaches)
     edit_accounts.add_account(
         directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password), person, quota
@@ -63,10 +74,14 @@ def add_account(
 
 @account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
 def change_password(
-    name: InventoryName, address: Address, generate: Generate = False, check_breaches: CheckBreaches = False
+    name: InventoryName,
+    address: Address,
+    generate: Generate = False,
+    check_breaches: CheckBreaches = False,
+    home: Home = None,
 ) -> None:
     """Give an account a new password; deploy to make it count."""
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     password = _new_password(settings, address, generate, check_breaches)
     edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password))
     outcome = f"{address} has a new password. `mailkeep deploy {name}` makes it count."
@@ -74,9 +89,9 @@ def change_password(
 
 
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
-def remove_account(name: InventoryName, address: Address) -> None:
+def remove_account(name: InventoryName, address: Address, home: Home = None) -> None:
     """Remove an account from mail.yml. Its mail stays on the server."""
-    edit_accounts.remove_account(hosts.find_inventory(name) / hosts.SETTINGS_FILE, address)
+    edit_accounts.remove_account(find_inventory(name, home) / hosts.SETTINGS_FILE, address)
     out.print(f"{address} is out of mail.yml. `mailkeep deploy {name}` ends its login; its mail stays.", markup=False)
 
 
@@ -85,20 +100,21 @@ def freeze_account(
     name: InventoryName,
     address: Address,
     why: Annotated[str, typer.Option(help="For whoever reads it later.")] = "frozen by hand",
+    home: Home = None,
 ) -> None:
     """At once, on the server: no mail, no login, sessions cut, queued mail held. Nobody else is affected."""
     from mailkeep.operate import account_freeze
 
-    for host, answer in account_freeze.freeze_account(hosts.find_inventory(name), address, why):
+    for host, answer in account_freeze.freeze_account(find_inventory(name, home), address, why):
         out.print(f"{host}:\n{answer}", markup=False)
 
 
 @account.command("thaw", epilog="Example: `mailkeep account thaw home anna@example.org`")
-def thaw_account(name: InventoryName, address: Address) -> None:
+def thaw_account(name: InventoryName, address: Address, home: Home = None) -> None:
     """On the server: it may send and log in again. Says what is still held. Give it a new password first."""
     from mailkeep.operate import account_freeze
 
-    for host, answer in account_freeze.thaw_account(hosts.find_inventory(name), address):
+    for host, answer in account_freeze.thaw_account(find_inventory(name, home), address):
         out.print(f"{host}:\n{answer}", markup=False)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
+from mailkeep.locations import HOME_VARIABLE, expand_home
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
@@ -20,6 +21,15 @@ InventoryName = Annotated[
     str, typer.Argument(metavar="NAME", help="An inventory: inventories/NAME, or the path of one.")
 ]
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The account's address, such as anna@example.org.")]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--in",
+        metavar="DIR",
+        envvar=HOME_VARIABLE,
+        help="The directory that holds inventories/. Default: the current one.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 Resolver = Annotated[
     str,
@@ -31,9 +41,14 @@ Resolver = Annotated[
 ]
 
 
-def open_inventory(name: str) -> tuple[Path, Settings]:
+def find_inventory(name: str, home: Path | None) -> Path:
+    """The inventory's directory. UserError when there is none of this name."""
+    return hosts.find_inventory(name, expand_home(str(home)) if home else None)
+
+
+def open_inventory(name: str, home: Path | None) -> tuple[Path, Settings]:
     """The inventory's directory and its valid settings."""
-    directory = hosts.find_inventory(name)
+    directory = find_inventory(name, home)
     return directory, load_settings(directory / hosts.SETTINGS_FILE)
 
 

@@ -2,18 +2,15 @@
 
 import os
 import subprocess
-import sys
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import AsJson, InventoryName, Resolver, open_inventory, out
+from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts, secrets
-
-ROOT = Path(__file__).resolve().parents[2]
 
 commands = typer.Typer()
 
@@ -21,11 +18,11 @@ Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server th
 
 
 @commands.command(epilog="Example: `mailkeep plan home`")
-def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False) -> None:
+def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, home: Home = None) -> None:
     """Say what a deploy would change, with diffs; touch nothing. Exit 0: nothing, 2: changes, 1: an error."""
     from mailkeep.host import plan as host_plan
 
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
     refuse_nameless_user()
     raise typer.Exit(host_plan.print_plan(directory, json=as_json, adopt=adopt))
@@ -42,12 +39,13 @@ def deploy(
         bool, typer.Option("--no-verify", help="Neither verify the server afterwards nor look at its DNS records.")
     ] = False,
     resolver: Resolver = "",
+    home: Home = None,
 ) -> None:
     """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
     from mailkeep.dns import report as dns_report
     from mailkeep.host import plan as host_plan
 
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
     if resolver:
         from mailkeep.dns import client
@@ -57,14 +55,14 @@ def deploy(
     refuse_nameless_user()
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     stdout = subprocess.PIPE if as_json else None
-    process = subprocess.run(pyinfra_command(directory, *options), cwd=ROOT, check=False, text=True, stdout=stdout)
+    process = subprocess.run(hosts.pyinfra_command(directory, *options), check=False, text=True, stdout=stdout)
     print(process.stdout or "", end="")
     if process.returncode:
         host_plan.explain_failure(directory, json=as_json and not process.stdout)
         raise typer.Exit(process.returncode)
     if not no_verify and not as_json:
-        verify(name)
-        dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {name} --check")
+        verify(name, home=home)
+        dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {hosts.inventory_label(directory)} --check")
 
 
 def refuse_nameless_user() -> None:
@@ -77,29 +75,25 @@ def refuse_nameless_user() -> None:
         ) from None
 
 
-def pyinfra_command(directory: Path, *options: str) -> list[str]:
-    """The pyinfra command that deploys this inventory; it works as well without `mailkeep`."""
-    program = Path(sys.executable).parent / "pyinfra"
-    return [str(program), str(directory.resolve() / hosts.HOSTS_FILE), "deploy.py", "-y", *options]
-
-
 @commands.command(epilog="Example: `mailkeep verify home`")
-def verify(name: InventoryName, as_json: AsJson = False) -> None:
+def verify(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
     """Attack the running server in every way that we know, and see it withstand. Exit 1: something gave."""
     from mailkeep.verify.verification import verify_and_report
 
-    directory, _ = open_inventory(name)
+    directory, _ = open_inventory(name, home)
     if not verify_and_report(directory, as_json=as_json):
         raise typer.Exit(1)
 
 
 @commands.command(epilog="Example: `mailkeep render home /tmp/mail.example.org`")
 def render(
-    name: InventoryName, target: Annotated[Path, typer.Argument(metavar="DIR", help="A directory to make.")]
+    name: InventoryName,
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A directory to make.")],
+    home: Home = None,
 ) -> None:
     """Write every file that a host would get below DIR, to look at. Keys among them: keep DIR private."""
     from mailkeep.host import render as host_render
 
-    open_inventory(name)
-    written = host_render.render_host_files(hosts.find_inventory(name), target)
+    directory, _ = open_inventory(name, home)
+    written = host_render.render_host_files(directory, target)
     out.print(f"{len(written)} files below {target}/", markup=False)

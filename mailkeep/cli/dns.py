@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from mailkeep.cli.common import AsJson, InventoryName, Resolver, count_of, open_inventory, out
+from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, count_of, open_inventory, out
 from mailkeep.dns import formats, records
 from mailkeep.dns import report as dns_report
 from mailkeep.dns.records import Record
@@ -49,13 +49,14 @@ def print_records(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="See what is published. Exit 1: something is wrong.")] = False,
     resolver: Resolver = "",
+    home: Home = None,
 ) -> None:
     """Print the DNS records to publish, most important first, each with its reason; or check those that are."""
     actions = {"--check": check, "--zone": zone, "--form": form, "--octodns": octodns, "--json": as_json}
     chosen = [option for option, value in actions.items() if value]
     if len(chosen) > 1 and chosen != ["--check", "--json"]:
         raise typer.BadParameter(f"{' and '.join(chosen)} are for different things: give one. (--check takes --json.)")
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
     if check:
         raise typer.Exit(dns_report.run_check(settings, keys, resolver, as_json=as_json))
@@ -102,11 +103,11 @@ def _print_table(own_records: list[Record], third_party: list[Record], settings:
     "blocklists",
     epilog="Example: `mailkeep blocklists home`; ask from where you may: with --resolver, or on the server",
 )
-def ask_blocklists(name: InventoryName, as_json: AsJson = False, resolver: Resolver = "") -> None:
+def ask_blocklists(name: InventoryName, as_json: AsJson = False, resolver: Resolver = "", home: Home = None) -> None:
     """Ask the DNS blocklists about the addresses and domains. Exit 1: one lists something, or none told."""
     from mailkeep.dns import blocklists, client
 
-    _, settings = open_inventory(name)
+    _, settings = open_inventory(name, home)
     entries = blocklists.query_blocklists(settings, client.make_resolver(resolver))
     if as_json:
         print(json.dumps([entry.asdict() for entry in entries], indent=2))
@@ -136,12 +137,13 @@ def rotate_dkim_keys(
     name: InventoryName,
     now: Annotated[bool, typer.Option("--now", help="Begin even if the keys are not a month old.")] = False,
     resolver: Resolver = "",
+    home: Home = None,
 ) -> None:
     """Replace the DKIM keys, a step at a time: publish, have them sign once seen, retire the former."""
     from mailkeep.dns import client
     from mailkeep.operate import dkim_rotation
 
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
 
     def unseen(keys: list[DkimKey]) -> dict[DkimKey, str]:
@@ -159,12 +161,13 @@ def rotate_tls_key(
     name: InventoryName,
     now: Annotated[bool, typer.Option("--now", help="Begin even if the key is not a month old.")] = False,
     resolver: Resolver = "",
+    home: Home = None,
 ) -> None:
     """Replace the TLS key that certificates by ACME are for, a step at a time: publish, show once seen, retire."""
     from mailkeep.dns import client
     from mailkeep.operate import tls_key_rollover
 
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
 
     def unseen(record: Record) -> tuple[list[str], int]:

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import AsJson, InventoryName, ask_secret, open_inventory, out
+from mailkeep.cli.common import AsJson, Home, InventoryName, ask_secret, open_inventory, out
 
 commands = typer.Typer()
 
 
 @commands.command("alert-test", epilog="Example: `mailkeep alert-test home`")
-def send_test_alerts(name: InventoryName, as_json: AsJson = False) -> None:
+def send_test_alerts(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
     """Have the server send one alert by each way, and say which arrived. Exit 1: one did not."""
     from mailkeep.operate import alert_test
 
-    directory, _ = open_inventory(name)
+    directory, _ = open_inventory(name, home)
     tests: list[alert_test.AlertTest] = []
     try:
         for test in alert_test.send_test_alerts(directory):
@@ -48,6 +48,7 @@ def drill(
         str | None, typer.Option(help="On a live server: the account to freeze and remove afterwards.")
     ] = None,
     to: Annotated[str | None, typer.Option(help="On a live server: an address of yours elsewhere.")] = None,
+    home: Home = None,
 ) -> None:
     """Replay an incident against a built server, in the lab. Exit 1: more got out than may."""
     from mailkeep.drills import command, production
@@ -57,7 +58,7 @@ def drill(
     if live_inventory is None:
         passed = command.in_the_lab(drills, picture, as_json, without_guard)
     else:
-        directory, _ = open_inventory(live_inventory)
+        directory, _ = open_inventory(live_inventory, home)
         production.refuse(directory, drills, confirmed, account, to)
         password = ask_secret(f"Password of {account}")
         passed = command.live(directory, drills, account or "", to or "", password, as_json)

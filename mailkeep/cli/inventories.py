@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import InventoryName, count_of, open_inventory, out, passphrase_shown
+from mailkeep.cli.common import Home, InventoryName, count_of, open_inventory, out, passphrase_shown
 from mailkeep.inventory import hosts, secrets
+from mailkeep.locations import expand_home
 from mailkeep.settings.schema import build_json_schema
 
 commands = typer.Typer()
@@ -25,12 +26,13 @@ def init(
     network: Annotated[list[str] | None, typer.Option(help="A network of yours that is never banned.")] = None,
     account: Annotated[str | None, typer.Option(help="The first account. Default: the admin, or postmaster.")] = None,
     ssh_host: Annotated[str | None, typer.Option(help="[USER@]HOST for SSH. Default: the host name.")] = None,
+    home: Home = None,
 ) -> None:
     """Make a new inventory: commented settings, keys, a first account. Overwrites nothing."""
     from mailkeep.inventory import create
 
     inventory = create.create_inventory(
-        Path(hosts.INVENTORIES) / name,
+        (expand_home(str(home)).resolve() if home else Path()) / hosts.INVENTORIES / name,
         host=host,
         addresses=address,
         admin=admin,
@@ -52,9 +54,9 @@ def init(
 
 
 @commands.command(epilog="Example: `mailkeep check home`")
-def check(name: InventoryName) -> None:
+def check(name: InventoryName, home: Home = None) -> None:
     """Check mail.yml and the vault without touching the host."""
-    directory, settings = open_inventory(name)
+    directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
     counts = f"{count_of(len(settings.accounts), 'account')}, {count_of(len(settings.domains), 'domain')}"
     host_names = ", ".join(hosts.read_hosts(directory))

@@ -14,8 +14,9 @@ from mailkeep.drills.in_lab import drill
 from mailkeep.drills.replay import Range
 from mailkeep.drills.result import Result, seconds
 from mailkeep.drills.simulated_days import Days
+from mailkeep.locations import state_directory
 
-PICTURES = Path(__file__).resolve().parents[2] / ".lab" / "pictures"
+PICTURES = state_directory() / "pictures"
 
 
 def results(where: Range, names: Iterable[str], picture_file: Path, console: Console) -> list[Result | Days]:

@@ -15,7 +15,8 @@ import yaml
 from mailkeep import templating
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords, secrets, vault
-from mailkeep.inventory.hosts import HOSTS_FILE, SETTINGS_FILE, inventory_label
+from mailkeep.inventory.hosts import HOSTS_FILE, INVENTORIES, SETTINGS_FILE, inventory_label
+from mailkeep.locations import HOME_VARIABLE
 from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
 
@@ -119,12 +120,18 @@ def _is_address(text: str) -> bool:
 
 @contextmanager
 def staging_directory(target: Path) -> Iterator[Path]:
-    """A private directory beside `target`, to be filled and renamed to it; what is left of it is removed."""
+    """A private directory beside `target`, to be filled and renamed to it. After a failure nothing of it is left, nor
+    of the directory around it where that was missing."""
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
-            stage = Path(temporary) / target.name
-            stage.mkdir()
-            yield stage
+        with ExitStack() as undo:
+            if not target.parent.exists():
+                target.parent.mkdir()
+                undo.callback(target.parent.rmdir)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
+                stage = Path(temporary) / target.name
+                stage.mkdir()
+                yield stage
+            undo.pop_all()
     except OSError as error:
         raise UserError(f"{target}: cannot be made: {error.strerror}.") from error
 
@@ -145,10 +152,11 @@ def _refuse(target: Path, identity: Path) -> None:
         raise UserError(f"{target}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
     if target.exists() or target.is_symlink():
         raise UserError(f"{target}: exists already, and nothing is overwritten. Choose another NAME.")
-    if not target.parent.is_dir():
+    around = target.parent
+    if not (around.is_dir() or (around.name == INVENTORIES and around.parent.is_dir())):
         raise UserError(
-            f"{target.parent}: no such directory. Run this in your clone of Mailkeep, or where your "
-            "inventories are, or make it: `mkdir inventories`."
+            f"{around}: no such directory. Run this where your inventories/ should be, or name that directory: "
+            f"`--in DIR`, or {HOME_VARIABLE}."
         )
     if identity.exists():
         raise UserError(

@@ -1,49 +1,51 @@
 """Inventory directories: `inventories/NAME/` with `mail.yml`, `inventory.py` and `secrets/`."""
 
 import runpy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import join
 from typing import Any
 
 from mailkeep.errors import UserError
+from mailkeep.locations import HOME_VARIABLE, expand_home, inventories_home
 
 INVENTORIES = "inventories"
 SETTINGS_FILE = "mail.yml"
 HOSTS_FILE = "inventory.py"
+DEPLOY = "mailkeep.deploy.deploy_host"
+"""The function that pyinfra runs for each host."""
 
 
-def find_inventory(name_or_path: str, root: Path | None = None) -> Path:
-    """`inventories/NAME` below `root` (default: the working directory), or the path of a directory that holds
-    a mail.yml, or of the mail.yml itself. UserError lists the inventories that exist."""
-    root = root or Path.cwd()
-    given = root / expand_home(name_or_path)
-    for directory in (root / INVENTORIES / name_or_path, given, given.parent if given.name == SETTINGS_FILE else given):
+def find_inventory(name_or_path: str, home: Path | None = None) -> Path:
+    """The inventory's directory: `inventories/NAME` below `home` (default: `locations.inventories_home`), or the path
+    of a directory with a mail.yml, or of the mail.yml itself. UserError says where it looked and what there is."""
+    folder = (home or inventories_home()) / INVENTORIES
+    path = Path.cwd() / expand_home(name_or_path)
+    for directory in (folder / name_or_path, path, path.parent if path.name == SETTINGS_FILE else path):
         if (directory / SETTINGS_FILE).is_file():
             return directory
-    there = sorted(path.parent.name for path in (root / INVENTORIES).glob(f"*/{SETTINGS_FILE}"))
-    known = f"There are: {', '.join(there)}." if there else f"There are none below {root / INVENTORIES}."
+    names = sorted(file.parent.name for file in folder.glob(f"*/{SETTINGS_FILE}"))
+    known = f"There are: {', '.join(names)}." if names else f"There are none below {folder}."
     raise UserError(
-        f"{name_or_path}: no inventory of this name, nor a directory with a {SETTINGS_FILE}.\n"
-        f"{known} `mailkeep init NAME --host … --admin …` makes a new one."
+        f"{name_or_path}: no such inventory: no {SETTINGS_FILE} in {folder / name_or_path}/, nor in {path}/.\n"
+        f"{known} If it is elsewhere, give the path of its directory, or name the directory that holds "
+        f"{INVENTORIES}/: `--in DIR`, or {HOME_VARIABLE}.\n"
+        "`mailkeep init NAME --host … --address … --admin …` makes a new one."
     )
 
 
-def expand_home(path: str) -> Path:
-    """With `~` and `~NAME` made directories. UserError where nobody knows which."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user; or no HOME, and no entry for this user in passwd(5)
-        raise UserError(
-            f"{path}: there is no such home directory. Set HOME, or give the whole path (of a vault's key: "
-            "MAILKEEP_IDENTITY)."
-        ) from None
-
-
 def inventory_label(directory: Path) -> str:
-    """What the user would type to name this inventory: its NAME below `inventories/`, else its path."""
+    """What the operator would type to name this inventory: its NAME below `inventories/`, else its path."""
     directory = directory.absolute()
-    return directory.name if directory.parent == Path.cwd() / INVENTORIES else str(directory)
+    return directory.name if directory.parent == inventories_home() / INVENTORIES else str(directory)
+
+
+def pyinfra_command(directory: Path, *options: str, deploy: str = DEPLOY) -> list[str]:
+    """The pyinfra command that deploys this inventory. It reads no config.py that happens to be in the working
+    directory: a plan would not know of it."""
+    program = Path(sys.executable).parent / "pyinfra"
+    return [str(program), "--config", "/dev/null", str(directory.resolve() / HOSTS_FILE), deploy, "-y", *options]
 
 
 def read_hosts(directory: Path) -> dict[str, dict[str, object]]:

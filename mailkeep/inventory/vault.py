@@ -13,7 +13,7 @@ import pyrage  # type: ignore[import-untyped]
 from pyrage.x25519 import Identity, Recipient  # type: ignore[import-untyped]
 
 from mailkeep.errors import UserError
-from mailkeep.inventory.hosts import expand_home
+from mailkeep.locations import expand_home
 
 RECIPIENTS = "recipients.txt"
 IDENTITY = "age-identity"

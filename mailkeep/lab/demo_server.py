@@ -11,9 +11,10 @@ from mailkeep.lab.addresses import DEMO_NETWORK
 from mailkeep.lab.demo_inventory import create_demo_inventory
 from mailkeep.lab.internet import Internet
 from mailkeep.lab.lab import Lab
-from mailkeep.lab.site import DEMO, ROOT, DeployResult, Site
+from mailkeep.lab.site import DEMO, DeployResult, Site
+from mailkeep.locations import state_directory
 
-WORKING_COPY = ROOT / ".lab" / "demo"
+WORKING_COPY = state_directory() / "demo"
 
 
 class Stopwatch:

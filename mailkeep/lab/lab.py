@@ -26,8 +26,9 @@ from mailkeep.lab.container import Container, list_containers
 from mailkeep.lab.images import base_image, internet_image, mirror_addresses
 from mailkeep.lab.internet import Internet
 from mailkeep.lab.podman import LABEL, LabError, podman
+from mailkeep.locations import state_directory
 
-STATE = Path(__file__).resolve().parents[2] / ".lab"
+STATE = state_directory()
 
 Server = Container
 C = TypeVar("C", bound=Container)

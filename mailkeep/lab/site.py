@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 from mailkeep.dns.formats import format_zone_file
 from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory import secrets
+from mailkeep.inventory.hosts import DEPLOY, pyinfra_command
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.lab.demo_inventory import create_demo_inventory
 from mailkeep.lab.internet import Internet
@@ -20,8 +20,8 @@ from mailkeep.lab.lab import Lab, Server
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "inventories" / "demo"
+DEMO = Path(__file__).resolve().parent / "demo"
+"""A symbolic link to inventories/demo, whose files an installed wheel has here."""
 HOSTS = """\
 from pathlib import Path
 
@@ -80,15 +80,14 @@ class Site:
 
     def deploy(self, *options: str, timeout: float = 900) -> DeployResult:
         done = subprocess.run(
-            [*self.deploy_command(), *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout
+            [*self.deploy_command(), *options], capture_output=True, text=True, check=False, timeout=timeout
         )
         report = json.loads(done.stdout) if done.stdout.lstrip().startswith("{") else {}
         return DeployResult(done.returncode, report, done.stdout + done.stderr)
 
-    def deploy_command(self) -> list[str]:
-        """The pyinfra command that `deploy` runs in ROOT."""
-        pyinfra = Path(sys.executable).parent / "pyinfra"
-        return [str(pyinfra), str(self.inventory / "inventory.py"), "deploy.py", "-y", "--json"]
+    def deploy_command(self, deploy: str = DEPLOY) -> list[str]:
+        """The pyinfra command that `deploy` runs; `deploy` is a function, or the path of a deploy file."""
+        return pyinfra_command(self.inventory, "--json", deploy=deploy)
 
 
 def create_site(lab: Lab, server: Server) -> Site:

@@ -29,7 +29,7 @@ def home(first: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A copy of the inventory to be changed; the working directory is where `inventories/` is."""
     shutil.copytree(first[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    for name in ("MAILKEEP_IDENTITY", "XDG_CONFIG_HOME", "FORCE_COLOR", "NO_COLOR"):
+    for name in ("MAILKEEP_HOME", "MAILKEEP_IDENTITY", "XDG_CONFIG_HOME", "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)

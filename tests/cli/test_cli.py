@@ -90,6 +90,30 @@ def test_an_inventory_that_is_not_there_is_named_with_those_that_are(path: tuple
     assert "There are: home." in said.err
 
 
+@pytest.mark.parametrize("path", [*OF_AN_INVENTORY, ("init",), ("drill",)], ids=" ".join)
+def test_every_command_of_an_inventory_finds_it_the_same_way(path: tuple[str, ...]) -> None:
+    [option] = [parameter for parameter in COMMANDS[path].params if "--in" in parameter.opts]
+    assert option.envvar == "MAILKEEP_HOME"
+
+
+def test_inventories_are_made_and_used_where_in_says(
+    home: Path, mailkeep: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = home.parent.parent / "elsewhere"
+    elsewhere.mkdir()
+    made = mailkeep(*[word.replace("home", "new") for word in INIT], "--in", "elsewhere")
+    assert (made.code, made.err) == (0, "")
+    inventory = elsewhere / "inventories" / "new"
+    assert f"`mailkeep plan {inventory}`" in made.out
+    assert mailkeep("check", "new").code == 1
+    assert mailkeep("check", "new", "--in", "elsewhere").code == 0
+    assert mailkeep("check", str(inventory)).code == 0
+    monkeypatch.setenv("MAILKEEP_HOME", str(elsewhere))
+    monkeypatch.chdir("/")
+    assert mailkeep("check", "new").code == 0
+    assert "There are: new." in mailkeep("check", "home").err
+
+
 def test_a_name_that_no_file_can_have_is_told_in_a_line(mailkeep: Run) -> None:
     said = mailkeep("check", "x" * 300)
     assert (said.code, said.err.count("\n")) == (1, 1)

@@ -35,7 +35,7 @@ def test_an_account_is_frozen_on_all_hosts_that_can_be_reached(verb: str, home: 
     assert said.code == 1
     assert [line for line in said.out.splitlines() if line.endswith(":")] == ["first:", "second:"]
     assert said.err == (
-        "gone: ssh: connect to host gone port 22: Connection refused. `ssh gone` must get in without a question.\n"
+        "gone: ssh: connect to host gone port 22: Connection refused. `ssh gone` must log in without asking anything.\n"
     )
 
 
@@ -52,13 +52,13 @@ def test_what_gets_there_is_told_as_the_inventory_has_it(home: Path, mailkeep: R
     for command in (FREEZE, ("alert-test", "home"), ("verify", "home")):
         said = mailkeep(*command)
         assert said.code == 1
-        assert "`ssh -F /some/config -l ann gone` must get in" in said.out + said.err
+        assert "`ssh -F /some/config -l ann gone` must log in" in said.out + said.err
 
 
 @pytest.mark.usefixtures("ctl")
 def test_alerts_are_tested_on_all_hosts_that_can_be_reached(home: Path, mailkeep: Run) -> None:
     name(home, "gone", "first")
-    arrival = {"way": "mail", "to": "you@example.net", "arrived": True, "said": "250 ok"}
+    arrival = {"channel": "mail", "recipient": "you@example.net", "arrived": True, "answer": "250 ok"}
     program(home.parent.parent / "bin" / "python3", f"#!/bin/sh\necho '{json.dumps([arrival])}'\n")
     said = mailkeep("alert-test", "home")
     assert (said.code, said.out) == (1, "first: mail to you@example.net: arrived: 250 ok\n")
@@ -75,8 +75,8 @@ def test_a_host_that_was_never_deployed_to_is_told_as_that(command: tuple[str, .
     name(home, "first")
     said = mailkeep(*command)
     assert said.code == 1
-    assert "Mailkeep is not on this host yet" in said.out + said.err
-    assert "`mailkeep deploy home` brings it." in said.out + said.err
+    assert "Mailkeep is not installed on this host yet" in said.out + said.err
+    assert "`mailkeep deploy home` installs it." in said.out + said.err
 
 
 @pytest.fixture

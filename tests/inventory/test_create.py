@@ -200,6 +200,18 @@ def test_a_name_that_is_hard_to_type_or_hidden_is_refused(root: Path, name: str)
 def test_a_parent_that_is_not_there_is_named(root: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         create_inventory(root / "nowhere" / "first", **ARGUMENTS)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no such directory"):
+        create_inventory(root / "nowhere" / "inventories" / "first", **ARGUMENTS)  # type: ignore[arg-type]
+
+
+def test_the_first_inventory_brings_the_directory_of_inventories(root: Path) -> None:
+    (root / "mail").mkdir()
+    target = root / "mail" / "inventories" / "first"
+    with pytest.raises(UserError):
+        create_inventory(target, **(ARGUMENTS | {"host": "not a host"}))  # type: ignore[arg-type]
+    assert not target.parent.exists()
+    create_inventory(target, **ARGUMENTS)  # type: ignore[arg-type]
+    assert (target / "mail.yml").is_file()
 
 
 class Interruption(BaseException):

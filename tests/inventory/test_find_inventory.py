@@ -10,6 +10,7 @@ import pytest
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
+from mailkeep.locations import HOME_VARIABLE, state_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +23,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (directory / "mail.yml").touch()
     (tmp_path / "inventories" / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
     return tmp_path
 
 
@@ -36,6 +38,40 @@ def test_an_unknown_one_lists_those_that_exist(root: Path, typed: str) -> None:
     with pytest.raises(UserError, match=r"There are: first, second\.") as error:
         hosts.find_inventory(typed, root)
     assert "mailkeep init" in str(error.value)
+
+
+def test_an_unknown_one_says_where_was_looked_and_how_to_look_elsewhere(root: Path) -> None:
+    with pytest.raises(UserError) as error:
+        hosts.find_inventory("third")
+    message = str(error.value)
+    assert f"no mail.yml in {root}/inventories/third/, nor in {root}/third/." in message
+    assert "`--in DIR`, or MAILKEEP_HOME" in message
+
+
+def test_inventories_may_be_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        assert hosts.find_inventory("first", root) == root / "inventories" / "first"
+        assert hosts.inventory_label(root / "inventories" / "first") == str(root / "inventories" / "first")
+        patch.setenv(HOME_VARIABLE, str(root))
+        assert hosts.find_inventory("first") == root / "inventories" / "first"
+        assert hosts.inventory_label(root / "inventories" / "first") == "first"
+        patch.setenv("HOME", str(root.parent))
+        patch.setenv(HOME_VARIABLE, f"~/{root.name}")
+        assert hosts.find_inventory("second") == root / "inventories" / "second"
+
+
+def test_a_clone_keeps_the_state_of_labs_in_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert state_directory() == ROOT / ".lab"
+    monkeypatch.setattr("mailkeep.locations.__file__", str(tmp_path / "site-packages" / "mailkeep" / "locations.py"))
+    monkeypatch.setenv("HOME", "/home/anna")
+    for configured, expected in {
+        "/var/state": "/var/state/mailkeep",
+        "": "/home/anna/.local/state/mailkeep",
+        "relative": "/home/anna/.local/state/mailkeep",
+    }.items():
+        monkeypatch.setenv("XDG_STATE_HOME", configured)
+        assert state_directory() == Path(expected)
 
 
 def test_where_there_is_none_that_is_said(tmp_path: Path) -> None:

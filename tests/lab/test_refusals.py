@@ -19,7 +19,7 @@ from mailkeep.host.preflight_facts import (
 )
 from mailkeep.host.preflight_rules import BACKUPS
 from mailkeep.lab import Internet, Lab, Server, poll
-from mailkeep.lab.site import ROOT, DeployResult, Site, create_site
+from mailkeep.lab.site import DeployResult, Site, create_site
 
 Boot = Callable[..., Server]
 Copy = Callable[[str], Site]
@@ -56,8 +56,8 @@ def preflight(on: Site, *options: str) -> DeployResult:
     """A run of pyinfra that does no more than the preflight."""
     alone = on.inventory / "preflight.py"
     alone.write_text(PREFLIGHT_ALONE)
-    command = [str(alone) if word == "deploy.py" else word for word in on.deploy_command()]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    command = on.deploy_command(str(alone))
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=120)
     report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
     return DeployResult(done.returncode, report, done.stdout + done.stderr)
 

@@ -23,7 +23,7 @@ from mailkeep.inventory import passwords
 from mailkeep.inventory.credentials import save_relay_password
 from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
-from mailkeep.lab.site import ROOT, DeployResult, Site
+from mailkeep.lab.site import DeployResult, Site
 from mailkeep.parts import alerts, mail_server
 from mailkeep.parts.model import File, Part
 
@@ -300,9 +300,9 @@ def deploy_spoilt(on: Site, contents: dict[str, str]) -> DeployResult:
     """A deploy whose templates give these files other contents."""
     spoilt = on.inventory / "spoilt.json"
     spoilt.write_text(json.dumps(contents))
-    command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in on.deploy_command()]
+    command = on.deploy_command(BROKEN_DEPLOY)
     done = subprocess.run(
-        [*command, "--data", f"broken={spoilt}"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+        [*command, "--data", f"broken={spoilt}"], capture_output=True, text=True, check=False, timeout=300
     )
     report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
     return DeployResult(done.returncode, report, done.stdout + done.stderr)
@@ -429,7 +429,7 @@ class Run:
     def __init__(self, on: Site) -> None:
         self.on = on
         self.process = subprocess.Popen(
-            on.deploy_command(), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            on.deploy_command(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def ended_within(self, seconds: float) -> bool:

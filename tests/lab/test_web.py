@@ -18,7 +18,7 @@ from mailkeep.dns.formats import format_zone_file
 from mailkeep.dns.records import own_zone_records, reverse_records
 from mailkeep.inventory.tls_keys import import_certificate
 from mailkeep.lab import Attacker, Internet, Lab, poll
-from mailkeep.lab.site import ROOT, DeployResult, Site
+from mailkeep.lab.site import DeployResult, Site
 from mailkeep.parts import certificates, web
 from mailkeep.verify.verification import verify_inventory
 
@@ -364,9 +364,9 @@ def test_a_broken_configuration_reaches_neither_the_disk_nor_the_service(serving
     before, one = process(serving), page(serving, "mta-sts")
     good = serving.server.run(f"cat {web.CONF}").stdout
     (tmp_path / "broken").write_text(json.dumps({web.CONF: good.replace("return 444;", "return four;", 1)}))
-    command = [BROKEN_DEPLOY if word == "deploy.py" else word for word in serving.deploy_command()]
+    command = serving.deploy_command(BROKEN_DEPLOY)
     said = subprocess.run(
-        [*command, "--data", f"broken={tmp_path / 'broken'}"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--data", f"broken={tmp_path / 'broken'}"], capture_output=True, text=True, check=False
     )
     assert said.returncode != 0
     assert f"web: refused, and nothing was put in place: {web.CONF}" in said.stdout + said.stderr
