@@ -9,12 +9,11 @@ from mailkeep_server.common.nft_ruleset import (
     destination_ports,
     drops_members_of,
     equality_matches,
-    find_rule_faults,
     match_field,
     sees_input,
 )
 
-__all__ = ["Rule", "destination_ports", "drops_members_of", "find_rule_faults", "lets_in", "networks", "sees_input"]
+__all__ = ["Rule", "destination_ports", "drops_members_of", "lets_in", "networks", "sees_input"]
 
 HARMLESS = {"icmp", "icmpv6"}
 
