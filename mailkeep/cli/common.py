@@ -14,6 +14,7 @@ from mailkeep.inventory import hosts
 from mailkeep.locations import HOME_VARIABLE, expand_home
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
+from mailkeep.settings.renamed_keys import describe_renamed_keys
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 
@@ -50,6 +51,12 @@ def open_inventory(name: str, home: Path | None) -> tuple[Path, Settings]:
     """The inventory's directory and its valid settings."""
     directory = find_inventory(name, home)
     return directory, load_settings(directory / hosts.SETTINGS_FILE)
+
+
+def print_notes(directory: Path) -> None:
+    """What still works in mail.yml and should be changed. On standard error: standard output may be JSON."""
+    for note in describe_renamed_keys(directory / hosts.SETTINGS_FILE):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def count_of(number: int, noun: str) -> str:

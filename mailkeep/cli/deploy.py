@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out
+from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out, print_notes
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts, secrets
 
@@ -47,6 +47,7 @@ def deploy(
 
     directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
+    print_notes(directory)
     if resolver:
         from mailkeep.dns import client
 

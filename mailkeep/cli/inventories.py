@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import Home, InventoryName, count_of, open_inventory, out, passphrase_shown
+from mailkeep.cli.common import Home, InventoryName, count_of, open_inventory, out, passphrase_shown, print_notes
 from mailkeep.inventory import hosts, secrets
 from mailkeep.locations import expand_home
 from mailkeep.settings.schema import build_json_schema
@@ -63,6 +63,7 @@ def check(name: InventoryName, home: Home = None) -> None:
     out.print(f"{directory / hosts.SETTINGS_FILE}: good. {counts}, for {host_names}.", markup=False)
     for entry in secrets.list_unused(settings, directory):
         out.print(f"note: the vault has {entry}, which mail.yml has no use for", markup=False)
+    print_notes(directory)
 
 
 @commands.command(epilog="Example: `mailkeep schema > mail.schema.json`")

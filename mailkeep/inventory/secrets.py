@@ -141,6 +141,6 @@ _NEEDED_TEXTS: dict[str, Callable[[Settings], bool]] = {
     DNS_CREDENTIALS: lambda settings: settings.tls.mode == "acme" and settings.tls.acme.challenge == "dns-01",
     RELAY: lambda settings: settings.relay is not None and settings.relay.user is not None,
     WEBHOOK: lambda settings: settings.alerts.webhook is not None,
-    SHARED_STORE: lambda settings: settings.guard.store is not None,
+    SHARED_STORE: lambda settings: settings.guard.shared_store is not None,
 }
 """By entry, whether these settings need it."""

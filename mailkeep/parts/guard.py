@@ -6,7 +6,7 @@ from pathlib import Path
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
-from mailkeep.settings.sections import Store
+from mailkeep.settings.sections import SharedStore
 from mailkeep.templating import render_template
 
 USER = "mailkeep-guard"
@@ -33,14 +33,17 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
         files=(
             File(CONFIG, _config(settings), "root", USER, 0o640),
             *(
-                [File(STORE, _store(settings.guard.store, store_password), "root", USER, 0o640, secret=True)]
-                if settings.guard.store
+                [File(STORE, _store(settings.guard.shared_store, store_password), "root", USER, 0o640, secret=True)]
+                if settings.guard.shared_store
                 else ()
             ),
             File(
                 f"{SYSTEMD}/mailkeep-guard.service",
                 render_template(
-                    "guard/mailkeep-guard.service", user=USER, python=PYTHON, network=settings.guard.store is not None
+                    "guard/mailkeep-guard.service",
+                    user=USER,
+                    python=PYTHON,
+                    network=settings.guard.shared_store is not None,
                 ),
             ),
             File(
@@ -48,7 +51,7 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
                 render_template("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
             ),
         ),
-        absent=() if settings.guard.store else (STORE,),
+        absent=() if settings.guard.shared_store else (STORE,),
         units=(
             Unit("mailkeep-guard.socket", restart_on=(f"{SYSTEMD}/mailkeep-guard.socket",)),
             Unit(
@@ -81,6 +84,6 @@ def _config(settings: Settings) -> bytes:
     return json.dumps(config, indent=1).encode() + b"\n"
 
 
-def _store(store: Store, password: str | None) -> bytes:
+def _store(store: SharedStore, password: str | None) -> bytes:
     """What `guard.config.load_place` reads."""
     return json.dumps(store.model_dump() | {"password": password}, indent=1).encode() + b"\n"

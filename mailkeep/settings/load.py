@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mailkeep.settings import yaml_reader
+from mailkeep.settings import renamed_keys, yaml_reader
 from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import nested_models
 from mailkeep.settings.yaml_reader import Document, Loc, Problem, SettingsError, format_kind, format_path, format_value
@@ -35,11 +35,15 @@ def load_settings(path: Path) -> Settings:
 def parse_settings(path: Path, content: str) -> Settings:
     """The settings in `content`; `path` is for the messages. Raises SettingsError with all that is wrong."""
     document = yaml_reader.parse_document(path, content)
+    problems = renamed_keys.move_renamed_keys(document)
     try:
-        return Settings.model_validate(document.data)
+        settings = Settings.model_validate(document.data)
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
-        raise SettingsError(path, [_problem(document, detail) for detail in details]) from None
+        raise SettingsError(path, [*problems, *(_problem(document, detail) for detail in details)]) from None
+    if problems:
+        raise SettingsError(path, problems)
+    return settings
 
 
 def _problem(document: Document, detail: ErrorDetails) -> Problem:

@@ -301,8 +301,8 @@ class Freeze(Model):
     )
 
 
-class Store(Model):
-    """One Valkey or Redis in which several mail servers count together. Its password is in the vault."""
+class SharedStore(Model):
+    """One Valkey or Redis in which several mail servers count together. `mailkeep store` asks for its password."""
 
     host: RelayHost = Field(description="Its name or address.", examples=["valkey.example.org"])
     port: Port = Field(default=6379, description="Its port.", examples=[6379])
@@ -326,7 +326,7 @@ class Guard(Model):
         default=LocalCeiling(), description="How much programs on the server may send (sendmail(1)), all together."
     )
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
-    store: Store | None = Field(
+    shared_store: SharedStore | None = Field(
         default=None, description="Where several mail servers of the same accounts count together."
     )
 

@@ -66,7 +66,7 @@ def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair
         declared["accounts"] += [{"address": address(person), "password": hashed} for person in NAMES]
         declared["guard"] = {
             "limits": {"messages_per_10_minutes": MOST},
-            "store": {"host": str(internet.ip), "tls": False},
+            "shared_store": {"host": str(internet.ip), "tls": False},
         }
         site.settings_file.write_text(yaml.safe_dump(declared))
         save_shared_store_password(site.inventory, key)

@@ -20,7 +20,7 @@ MORE: dict[str, dict[str, object]] = {
     "a local resolver": {"resolver": "local"},
     "a relay host with a password": {"relay": {"host": "smtp.example.net", "user": "anna"}},
     "a webhook": {"alerts": {"webhook": {"format": "ntfy"}}},
-    "a shared store": {"guard": {"store": {"host": "valkey.example.net"}}},
+    "a shared store": {"guard": {"shared_store": {"host": "valkey.example.net"}}},
     "certificates by ACME": {"tls": {"mode": "acme"}},
     "certificates by ACME, by the DNS": {
         "tls": {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}}
