@@ -1,4 +1,4 @@
-"""A lab of a bench's own, and the demonstration's server in it."""
+"""A lab for one bench, and the demonstration's server in it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,36 +11,37 @@ from mailkeep.lab.site import Site, create_site
 
 
 @contextmanager
-def lab(name: str) -> Iterator[Lab]:
-    """Gone before, should a former run have been killed, and afterwards."""
-    made = Lab(name)
-    made.destroy()
+def fresh_lab(name: str) -> Iterator[Lab]:
+    """Removed afterwards; and beforehand, in case an earlier run was killed."""
+    lab = Lab(name)
+    lab.destroy()
     try:
-        yield made
+        yield lab
     finally:
-        made.destroy()
+        lab.destroy()
 
 
-def declared(lab: Lab) -> Site:
-    """A bare machine, and the inventory that declares what it shall be."""
+def create_bare_server(lab: Lab) -> Site:
+    """A freshly booted server with its inventory, to which nothing is deployed yet."""
     internet, server = lab.boot_internet(fresh=False), lab.boot_server("mail", hostname="mail.example.test")
     internet.resolve_for(server)
-    made = create_site(lab, server)
-    made.publish(internet)
-    return made
+    site = create_site(lab, server)
+    site.publish(internet)
+    return site
 
 
-def built(lab: Lab, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Site:
-    """What was declared, after a `change` of mail.yml."""
-    made = declared(lab)
-    settings = yaml.safe_load(made.settings_file.read_text())
-    change(settings)
-    made.settings_file.write_text(yaml.safe_dump(settings))
-    deploy(made)
-    return made
+def build_server(lab: Lab, change_settings: Callable[[dict[str, Any]], None] = lambda _: None) -> Site:
+    """A deployed server; `change_settings` changes the content of its mail.yml first."""
+    site = create_bare_server(lab)
+    settings = yaml.safe_load(site.settings_file.read_text())
+    change_settings(settings)
+    site.settings_file.write_text(yaml.safe_dump(settings))
+    deploy(site)
+    return site
 
 
-def deploy(made: Site) -> None:
-    deployed = made.deploy()
-    if deployed.code:
-        raise SystemExit(deployed.output)
+def deploy(site: Site) -> None:
+    """Exits with pyinfra's output when the deploy fails."""
+    result = site.deploy()
+    if result.code:
+        raise SystemExit(result.output)

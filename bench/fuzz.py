@@ -29,7 +29,7 @@ def main() -> None:
     arguments.add_argument("--requests", type=int, default=1_000_000, help="how many (default: 1,000,000)")
     arguments.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="what is sent (default: any)")
     options = arguments.parse_args()
-    print(machine.line(), f"seed: {options.seed}", sep="\n", flush=True)
+    print(machine.describe_machine(), f"seed: {options.seed}", sep="\n", flush=True)
     for settings in MODES:
         fuzz(settings, options.requests // len(MODES), options.seed)
 

@@ -1,11 +1,11 @@
-"""The line that says on what the figures below it were measured."""
+"""The line above the figures of a bench: the machine on which they were measured."""
 
 import os
 import platform
 from pathlib import Path
 
 
-def line() -> str:
+def describe_machine() -> str:
     """Processors, their model, memory, load over the last minute, kernel, Python."""
     information = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((row.split(":", 1)[1].strip() for row in information if row.startswith("model name")), "unknown")

@@ -76,8 +76,8 @@ def main() -> None:
     arguments.add_argument("--accounts", type=int, default=100_000, help="for the memory (default: 100,000)")
     arguments.add_argument("--messages", type=int, default=3000, help="through Postfix each time (default: 3,000)")
     options = arguments.parse_args()
-    print(machine.line(), flush=True)
-    with fresh.lab("bench-policy") as lab:
+    print(machine.describe_machine(), flush=True)
+    with fresh.fresh_lab("bench-policy") as lab:
         server = lab.boot_server("policy", hostname="policy.example.test")
         prepare(server)
         if "speed" in (options.what or WHAT):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long a run takes that has nothing to change, through a network round trip of 50 ms; Ansible does the same work.
+"""How long a deploy takes that changes nothing, over a network round trip of 50 ms, compared with Ansible.
 
-The demonstration's server is built in the lab. Then, in turn and through the same delaying proxy on loopback: a deploy,
-and bench/ansible/playbook.yml (pipelining, ControlPersist) over the same packages, users, directories, files and
-services. Both must say that nothing changed. Remote commands are those that the server's sshd has logged. Prints the
-times, their medians, and the ratio of these.
+Builds the demonstration's server in the lab. Then a deploy takes turns with bench/ansible/playbook.yml (pipelining,
+ControlPersist), which manages the same packages, users, directories, files and services. Both go through the same
+delaying proxy on loopback, and both must report no change. Remote commands are counted in the log of the server's sshd.
+Prints the times, their medians, and the ratio of these.
 
     LC_ALL=C.UTF-8 python bench/rerun.py [--rounds N] [--round-trip MILLISECONDS]
 """
@@ -30,7 +30,7 @@ from mailkeep.lab.site import Site
 from mailkeep.parts import mail_server
 from mailkeep.parts.model import Part, Unit
 
-GOAL_SECONDS, GOAL_RATIO = 3.0, 15
+MAX_SECONDS, MIN_RATIO = 3.0, 15
 PLAYBOOK = Path(__file__).parent / "ansible" / "playbook.yml"
 
 
@@ -39,48 +39,48 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
     arguments.add_argument("--round-trip", type=float, default=50, help="milliseconds (default: 50)")
     options = arguments.parse_args()
-    print(machine.line(), flush=True)
-    with fresh.lab("bench-rerun") as lab:
-        built = fresh.built(lab)
-        sessions.log_commands(built.server)
-        with delay.proxy(ssh_port(built.server), options.round_trip / 1000) as port:
-            far = built.server.ssh_config
-            far.write_text(re.sub(r"Port \d+", f"Port {port}", far.read_text()))
-            measure(built, options.rounds)
+    print(machine.describe_machine(), flush=True)
+    with fresh.fresh_lab("bench-rerun") as lab:
+        site = fresh.build_server(lab)
+        sessions.log_commands(site.server)
+        with delay.delaying_proxy(read_ssh_port(site.server), options.round_trip / 1000) as port:
+            ssh_config = site.server.ssh_config
+            ssh_config.write_text(re.sub(r"Port \d+", f"Port {port}", ssh_config.read_text()))
+            compare_reruns(site, options.rounds)
 
 
-def ssh_port(server: Server) -> int:
+def read_ssh_port(server: Server) -> int:
     [port] = re.findall(r"Port (\d+)", server.ssh_config.read_text())
     return int(port)
 
 
-def measure(built: Site, rounds: int) -> None:
-    variables = ansible_variables(built)
+def compare_reruns(site: Site, rounds: int) -> None:
+    variables = write_variables(site)
     contestants: dict[str, Callable[[], None]] = {
-        "deploy": lambda: deploy(built),
-        "playbook": lambda: play(built.server, variables),
+        "deploy": lambda: run_deploy(site),
+        "playbook": lambda: run_playbook(site.server, variables),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     print(f"{'round':>6} {'':9} {'seconds':>8} {'remote commands':>16}", flush=True)
     for number in range(1, rounds + 1):
         for name, run in contestants.items():
-            before, start = sessions.count_commands(built.server), time.monotonic()
+            before, start = sessions.count_commands(site.server), time.monotonic()
             run()
             times[name].append(time.monotonic() - start)
-            count = sessions.count_commands(built.server) - before
+            count = sessions.count_commands(site.server) - before
             print(f"{number:>6} {name:9} {times[name][-1]:>8.2f} {count:>16}", flush=True)
-    ours, theirs = statistics.median(times["deploy"]), statistics.median(times["playbook"])
-    print(f"median deploy {ours:.2f} s (goal at most {GOAL_SECONDS}), playbook {theirs:.2f} s")
-    print(f"ratio 1/{theirs / ours:.1f}, goal at most 1/{GOAL_RATIO}")
+    deploy, playbook = statistics.median(times["deploy"]), statistics.median(times["playbook"])
+    print(f"median deploy {deploy:.2f} s (goal at most {MAX_SECONDS}), playbook {playbook:.2f} s")
+    print(f"ratio 1/{playbook / deploy:.1f}, goal at most 1/{MIN_RATIO}")
 
 
-def deploy(built: Site) -> None:
-    deployed = built.deploy()
-    if deployed.code or deployed.changed:
-        raise SystemExit(f"not a run without changes: {deployed.changed}\n{deployed.output}")
+def run_deploy(site: Site) -> None:
+    result = site.deploy()
+    if result.code or result.changed:
+        raise SystemExit(f"the deploy was to change nothing, and changed: {result.changed}\n{result.output}")
 
 
-def play(server: Server, variables: Path) -> None:
+def run_playbook(server: Server, variables: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("ansible-playbook")),
         *("--inventory", f"{server.name},", "--user", "root", f"--ssh-common-args=-F {server.ssh_config}"),
@@ -89,31 +89,34 @@ def play(server: Server, variables: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(PLAYBOOK.with_name("ansible.cfg"))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or "changed=0" not in done.stdout:
-        raise SystemExit(f"not a run without changes:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"the playbook was to change nothing:\n{done.stdout}{done.stderr}")
 
 
-def ansible_variables(built: Site) -> Path:
-    """The playbook's variables as JSON, with every file's content beside them; lab secrets, in the lab's directory."""
-    directory = built.inventory.with_name("ansible")
+def write_variables(site: Site) -> Path:
+    """Write the playbook's variables as JSON, with each file's content beside them.
+
+    They contain secrets of the lab and stay in its directory.
+    """
+    directory = site.inventory.with_name("ansible")
     directory.mkdir(mode=0o700)
-    wanted = mail_server.build_parts(built.settings, built.secrets)
+    parts = mail_server.build_parts(site.settings, site.secrets)
     variables = {
-        "packages": sorted({name for part in wanted for name in part.packages}),
-        "users": [asdict(user) for part in wanted for user in part.users],
-        "memberships": [{"user": user, "group": group} for part in wanted for user, group in part.memberships],
-        "directories": [asdict(d) | {"mode": f"{d.mode:04o}"} for part in wanted for d in part.directories],
-        "files": list(ansible_files(wanted, directory)),
-        "absent": [path for part in wanted for path in part.absent],
-        # A unit that is not meant to run in a container would have Ansible start it at every run.
-        "services": [unit.name for part in wanted for unit in part.units if unit.running and active(built, unit)],
+        "packages": sorted({name for part in parts for name in part.packages}),
+        "users": [asdict(user) for part in parts for user in part.users],
+        "memberships": [{"user": user, "group": group} for part in parts for user, group in part.memberships],
+        "directories": [asdict(d) | {"mode": f"{d.mode:04o}"} for part in parts for d in part.directories],
+        "files": list(list_files(parts, directory)),
+        "absent": [path for part in parts for path in part.absent],
+        # Ansible would start a unit that is not meant to run in a container at every run.
+        "services": [unit.name for part in parts for unit in part.units if unit.running and is_active(site, unit)],
     }
     path = directory / "variables.json"
     path.write_text(json.dumps(variables))
     return path
 
 
-def ansible_files(wanted: Iterable[Part], directory: Path) -> Iterator[dict[str, str | bool]]:
-    for number, file in enumerate(file for part in wanted for file in part.files):
+def list_files(parts: Iterable[Part], directory: Path) -> Iterator[dict[str, str | bool]]:
+    for number, file in enumerate(file for part in parts for file in part.files):
         source = directory / str(number)
         source.write_bytes(file.content)
         yield {
@@ -122,8 +125,8 @@ def ansible_files(wanted: Iterable[Part], directory: Path) -> Iterator[dict[str,
         }
 
 
-def active(built: Site, unit: Unit) -> bool:
-    return built.server.run(f"systemctl is-active --quiet {unit.name}", check=False).returncode == 0
+def is_active(site: Site, unit: Unit) -> bool:
+    return site.server.run(f"systemctl is-active --quiet {unit.name}", check=False).returncode == 0
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7, help="how often each is measured (default: 7)")
     arguments.add_argument("--messages", type=int, default=300, help="each time (default: 300)")
     options = arguments.parse_args()
-    print(machine.line(), flush=True)
-    with fresh.lab("bench-submission") as lab:
-        built = fresh.built(lab, roomy)
+    print(machine.describe_machine(), flush=True)
+    with fresh.fresh_lab("bench-submission") as lab:
+        built = fresh.build_server(lab, roomy)
         add_unguarded(built.server)
         measure(built, options.rounds, options.messages)
 

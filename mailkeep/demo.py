@@ -44,7 +44,7 @@ def run() -> None:
         _answer(internet, server, subject)
         poll(lambda: _found(site, server.ip, subject), 30, "the answer is not in the mailbox")
     with watch.stage(f"replay an incident, with the password of {drills.STOLEN}"):
-        [result] = report.results(drills.around(lab, site, internet), ["A"], report.PICTURES / "demo", out)
+        [result] = report.run_drills(drills.create_setup(lab, site, internet), ["A"], report.PICTURES / "demo", out)
     _summary(site, deployed, watch)
     if result.misses:
         raise UserError("The drill let too much through; see above.")

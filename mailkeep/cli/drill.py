@@ -52,15 +52,15 @@ def drill(
 ) -> None:
     """Replay an incident against a built server, in the lab. Exit 1: more got out than may."""
     from mailkeep.drills import command, production
-    from mailkeep.drills.in_lab import chosen
+    from mailkeep.drills.in_lab import select_drills
 
-    drills = chosen(names)
+    drills = select_drills(names)
     if live_inventory is None:
-        passed = command.in_the_lab(drills, picture, as_json, without_guard)
+        passed = command.run_in_lab(drills, picture, as_json, without_guard)
     else:
         directory, _ = open_inventory(live_inventory, home)
-        production.refuse(directory, drills, confirmed, account, to)
+        production.check_live_drill(directory, drills, confirmed, account, to)
         password = ask_secret(f"Password of {account}")
-        passed = command.live(directory, drills, account or "", to or "", password, as_json)
+        passed = command.run_on_live_servers(directory, drills, account or "", to or "", password, as_json)
     if not passed:
         raise typer.Exit(1)

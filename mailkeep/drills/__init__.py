@@ -1,1 +1,1 @@
-"""Drills: the incidents replayed against a built server, to see what of them is still possible."""
+"""Drills: incidents replayed against a built server, to see how far an attacker still gets."""

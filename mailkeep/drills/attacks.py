@@ -1,4 +1,4 @@
-"""The attacks: the four incidents that this project exists for, and two more that are worth fearing."""
+"""The attacks: the four incidents for which this project exists, and a botnet."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Attack:
-    """What one attacker does. `remote/attack.py` does it; addresses, passwords and the server come from elsewhere."""
+    """The behaviour of an attacker, which `remote/attack.py` carries out. A job adds server, sources and passwords."""
 
     name: str
     title: str
     incident: str = ""
-    """What came of it when it happened."""
+    """The damage when it happened."""
 
     sources: int = 1
-    """Addresses that it comes from."""
+    """Number of source addresses."""
     far: bool = False
-    """Whether each of them is in a network of its own."""
+    """Whether each source is in a network of its own."""
     guesses: int = 0
     """Wrong passwords before the right one."""
     probe: bool = False
-    """One message first, to see whether it goes."""
+    """Whether a single message goes ahead, to see whether it is accepted."""
     pace: float = 160 / 60
     """Messages a second, over all connections together."""
     workers: int = 20
-    """Connections at once: as many as Postfix takes from one address."""
+    """Simultaneous connections: as many as Postfix accepts from one address."""
     fresh: bool = False
-    """A new connection for each message; else as many over one as the server takes."""
+    """Whether each message has a new connection. Otherwise a connection is used for as long as the server allows."""
     recipients: int = 1
     envelope: str = ""
-    """The sender's address, and that in the From: line; empty: the account's own."""
+    """Envelope sender; empty: the account's own address."""
     author: str = ""
+    """From: line; empty: the account's own address."""
     tries: int = 100
     seconds: float = 40.0
     after: float = 6.0
-    """Seconds for which it goes on when the account is frozen."""
+    """Seconds for which the attacker goes on after the account is frozen."""
 
 
-FOREIGN = "service@outside.test"
+FOREIGN_SENDER = "service@outside.test"
 
 ATTACKS = {
-    one.name: one
-    for one in (
+    attack.name: attack
+    for attack in (
         Attack(
             "A",
             "one probe, then 160 mails a minute from one address",
@@ -63,14 +64,14 @@ ATTACKS = {
             "queued without number until the hoster called",
             sources=15,
             guesses=20,
-            envelope=FOREIGN,
-            author=FOREIGN,
+            envelope=FOREIGN_SENDER,
+            author=FOREIGN_SENDER,
         ),
         Attack(
             "D",
             "from one address, with a foreign From: line",
             "thousands, until the quota of a DNS provider was used up",
-            author=f'"George" <{FOREIGN}>',
+            author=f'"George" <{FOREIGN_SENDER}>',
         ),
         Attack(
             "F",

@@ -1,4 +1,4 @@
-"""`mailkeep drill`."""
+"""`mailkeep drill`: run drills, and print their results."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from mailkeep.drills import in_lab, production, report
 from mailkeep.lab.demo_server import Stopwatch, start_demo_server
 
 
-def in_the_lab(names: list[str], picture: Path | None, as_json: bool, unguarded: bool) -> bool:
-    """On the demonstration's server, which is built if it is not there. Whether all was good enough."""
+def run_in_lab(names: list[str], picture: Path | None, as_json: bool, without_guard: bool) -> bool:
+    """Run drills on the demonstration's server, which is built if it does not exist. Returns whether all passed."""
     console = Console(soft_wrap=True, highlight=False, stderr=as_json)
-    stage, internet, site, _ = start_demo_server(Stopwatch(console))
-    where = in_lab.around(stage, site, internet)
-    with in_lab.without_guard(site.server) if unguarded else nullcontext():
-        done = report.results(where, names, picture or report.PICTURES / "-".join(names), console)
+    lab, internet, site, _ = start_demo_server(Stopwatch(console))
+    setup = in_lab.create_setup(lab, site, internet)
+    with in_lab.bypass_guard(site.server) if without_guard else nullcontext():
+        results = report.run_drills(setup, names, picture or report.PICTURES / "-".join(names), console)
     if as_json:
-        print(json.dumps([one.asdict() for one in done], indent=2))
-    return not any(one.misses for one in done)
+        print(json.dumps([result.asdict() for result in results], indent=2))
+    return not any(result.misses for result in results)
 
 
-def live(directory: Path, names: list[str], account: str, to: str, password: str, as_json: bool) -> bool:
-    """On the servers of an inventory, after `production.refuse`. Whether all was good enough."""
-    done = [one for name in names for one in production.drill(directory, name, account, to, password)]
+def run_on_live_servers(directory: Path, names: list[str], account: str, to: str, password: str, as_json: bool) -> bool:
+    """Run drills on each server of an inventory, after `production.check_live_drill`. Returns whether all passed."""
+    results = [result for name in names for result in production.run_live_drill(directory, name, account, to, password)]
     if as_json:
-        print(json.dumps([one.asdict() for one in done], indent=2))
-        return not any(one.misses for one in done)
+        print(json.dumps([result.asdict() for result in results], indent=2))
+    else:
+        _print_live_results(results, account, to)
+    return not any(result.misses for result in results)
+
+
+def _print_live_results(results: list[production.LiveDrillResult], account: str, to: str) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    for one in done:
-        fate = "is frozen" if one.frozen else "is NOT frozen"
-        console.print(f"{one.host}: {one.drill}: {one.tries} tried, {one.taken} taken; {account} {fate}.", markup=False)
-        for miss in one.misses:
+    for result in results:
+        frozen = "is frozen" if result.frozen else "is NOT frozen"
+        summary = f"{result.host}: {result.drill}: {result.tries} tried, {result.taken} accepted; {account} {frozen}."
+        console.print(summary, markup=False)
+        for miss in result.misses:
             console.print(f"   ✗ {miss}", markup=False, style="bold red")
-    console.print(f"See what arrived at {to}, and whether you were told. Then remove the account.", markup=False)
-    return not any(one.misses for one in done)
+    console.print(f"Look at the messages that arrived at {to}, and whether you got an alert.", markup=False)
+    console.print(f"Then remove the account {account}.", markup=False)

@@ -1,4 +1,4 @@
-"""Drills in the lab: on the demonstration's server, or on any other that is built there."""
+"""Drills in the lab: on the demonstration's server, or on any other server that is built there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from mailkeep.drills import simulated_days
 from mailkeep.drills.attacks import ATTACKS
-from mailkeep.drills.replay import Range, replay
-from mailkeep.drills.result import Result
-from mailkeep.drills.simulated_days import Days
+from mailkeep.drills.replay import DrillSetup, replay_attack
+from mailkeep.drills.result import DrillResult
+from mailkeep.drills.simulated_days import SimulatedDaysResult
 from mailkeep.errors import UserError
 from mailkeep.lab.internet import Internet
 from mailkeep.lab.lab import Lab, Server
@@ -18,42 +18,43 @@ from mailkeep.lab.site import Site
 
 STOLEN, INNOCENT = "ben@example-two.test", "anna@example.test"
 NAMES = (*ATTACKS, "E", "week")
-WITHOUT_GUARD = (
+MAIN_CF_WITHOUT_GUARD = (
     "submission_recipient_restrictions=reject_non_fqdn_recipient, reject_unlisted_recipient",
     "submission_end_of_data_restrictions=",
     "submission_milters=$signing_milter",
 )
 
 
-def chosen(names: Iterable[str]) -> list[str]:
-    """The drills that are meant. Raises UserError."""
+def select_drills(names: Iterable[str]) -> list[str]:
+    """The drills of these names, in any case; `all` selects all. Raises UserError."""
     known = {name.lower(): name for name in NAMES}
-    wanted = [name.lower() for name in names]
-    if unknown := [name for name in wanted if name not in known and name != "all"]:
+    selected = [name.lower() for name in names]
+    if unknown := [name for name in selected if name not in known and name != "all"]:
         raise UserError(f"There is no drill {', '.join(unknown)}. There are: {', '.join(sorted(NAMES))}, and all.")
-    return sorted(NAMES) if "all" in wanted else [known[name] for name in wanted]
+    return sorted(NAMES) if "all" in selected else [known[name] for name in selected]
 
 
-def around(lab: Lab, site: Site, internet: Internet) -> Range:
-    """The range around a built server of this lab."""
-    return Range(site, internet, lab.boot_attacker(fresh=False), STOLEN, INNOCENT)
+def create_setup(lab: Lab, site: Site, internet: Internet) -> DrillSetup:
+    """A built server of this lab, with an attacker, an account whose password is stolen, and an innocent one."""
+    return DrillSetup(site, internet, lab.boot_attacker(fresh=False), STOLEN, INNOCENT)
 
 
-def drill(where: Range, name: str) -> Result | Days:
+def run_drill(setup: DrillSetup, name: str) -> DrillResult | SimulatedDaysResult:
     if name == "E":
-        return simulated_days.patience(where)
+        return simulated_days.run_patient_spammer(setup)
     if name == "week":
-        with newsletter(where.site):
-            return simulated_days.week(where)
-    return replay(where, ATTACKS[name])
+        with allow_newsletter(setup.site):
+            return simulated_days.run_honest_week(setup)
+    return replay_attack(setup, ATTACKS[name])
 
 
 @contextmanager
-def newsletter(site: Site) -> Iterator[None]:
-    """The stolen account, which is the last in mail.yml, may send one."""
+def allow_newsletter(site: Site) -> Iterator[None]:
+    """Raise the limits of the stolen account, the last in mail.yml, so that it may send a newsletter."""
     before = site.settings_file.read_bytes()
     try:
-        site.settings_file.write_bytes(before + f"  limits: {json.dumps(simulated_days.NEWSLETTER)}\n".encode())
+        limits = json.dumps(simulated_days.NEWSLETTER_LIMITS)
+        site.settings_file.write_bytes(before + f"  limits: {limits}\n".encode())
         _deploy(site)
         yield
     finally:
@@ -67,11 +68,12 @@ def _deploy(site: Site) -> None:
 
 
 @contextmanager
-def without_guard(server: Server) -> Iterator[None]:
-    """Postfix asks the guard nothing, as if it had never been built: what the drills find then is what it is for."""
+def bypass_guard(server: Server) -> Iterator[None]:
+    """Let Postfix not ask the guard. A drill then shows from what the guard protects."""
     server.run("cp --preserve=all /etc/postfix/main.cf /etc/postfix/main.cf.guarded")
     try:
-        server.run("postconf -e " + " ".join(f"'{setting}'" for setting in WITHOUT_GUARD) + " && postfix reload")
+        options = " ".join(f"'{option}'" for option in MAIN_CF_WITHOUT_GUARD)
+        server.run(f"postconf -e {options} && postfix reload")
         yield
     finally:
         server.run("mv /etc/postfix/main.cf.guarded /etc/postfix/main.cf && postfix reload")

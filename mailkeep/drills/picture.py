@@ -1,4 +1,4 @@
-"""What came of drills, to look at: messages out over time, and the moments that ended it."""
+"""A picture of attack drills: messages out over time, and the moments that ended the attack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mailkeep.drills.result import Result, seconds
+from mailkeep.drills.result import DrillResult, format_seconds
 
 TRIED, OUT, LIMIT, FREEZE, ALERT, INNOCENT, INK = (
     *("#9aa5b1", "#c81e3a", "#d98200", "#1f5fbf", "#7a3fb0", "#2b8a57", "#2f3742"),
@@ -28,13 +28,13 @@ STYLE: dict[str, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "svg.fonttype": "path",
-    "svg.hashsalt": "mailkeep",  # the same picture is the same file
+    "svg.hashsalt": "mailkeep",  # equal pictures are equal files
 }
-WIDTH, HEIGHT = 6.4, 3.6  # inches, of one drill
+WIDTH, HEIGHT = 6.4, 3.6  # of a drill, in inches
 
 
-def draw(results: Sequence[Result], to: Path) -> list[Path]:
-    """Writes the picture of these drills as `to`.svg and `to`.png; returns both paths."""
+def draw_results(results: Sequence[DrillResult], to: Path) -> list[Path]:
+    """Draw these drills as `to`.svg and `to`.png. Returns both paths."""
     columns = min(len(results), 2)
     rows = -(-len(results) // columns)
     with rc_context(cast(Any, STYLE)):
@@ -46,32 +46,32 @@ def draw(results: Sequence[Result], to: Path) -> list[Path]:
             row, column = divmod(number, columns)
             above, below = panels[2 * row][column], panels[2 * row + 1][column]
             if number < len(results):
-                _panel(above, below, results[number])
+                _draw_panel(above, below, results[number])
             else:
                 above.set_axis_off()
                 below.set_axis_off()
         to.parent.mkdir(parents=True, exist_ok=True)
-        made = [to.with_suffix(".svg"), to.with_suffix(".png")]
-        figure.savefig(made[0], metadata={"Date": None})
-        figure.savefig(made[1], dpi=160)
-    return made
+        svg, png = to.with_suffix(".svg"), to.with_suffix(".png")
+        figure.savefig(svg, metadata={"Date": None})
+        figure.savefig(png, dpi=160)
+    return [svg, png]
 
 
-def _panel(above: Axes, below: Axes, result: Result) -> None:
-    end = max((*result.tried_at, *result.innocents_at, *_moments(result).values(), 1.0)) * 1.02
-    most = max(result.tries, 1)
-    _steps(above, result.tried_at, end, color=TRIED, label="tried")
-    _steps(above, result.out_at, end, color=OUT, label="out", linewidth=2.2)
-    above.annotate(f"{result.tries} tried", (end, result.tries), (4, 0), **_AT_THE_END, color=TRIED)
-    above.annotate(f"{result.messages} out", (end, result.messages), (4, 0), **_AT_THE_END, color=OUT, weight="bold")
-    for height, (name, at) in enumerate(sorted(_moments(result).items(), key=lambda one: one[1])):
+def _draw_panel(above: Axes, below: Axes, result: DrillResult) -> None:
+    end = max((*result.tried_at, *result.innocents_at, *_moments_by_name(result).values(), 1.0)) * 1.02
+    highest = max(result.tries, 1)
+    _draw_steps(above, result.tried_at, end, color=TRIED, label="tried")
+    _draw_steps(above, result.out_at, end, color=OUT, label="out", linewidth=2.2)
+    above.annotate(f"{result.tries} tried", (end, result.tries), (4, 0), **_END_LABEL, color=TRIED)
+    above.annotate(f"{result.messages} out", (end, result.messages), (4, 0), **_END_LABEL, color=OUT, weight="bold")
+    for height, (name, at) in enumerate(sorted(_moments_by_name(result).items(), key=lambda moment: moment[1])):
         color = {"limit": LIMIT, "frozen": FREEZE, "alert": ALERT}[name]
         for axes in (above, below):
             axes.axvline(at, color=color, linewidth=1.2, linestyle=(0, (4, 2)))
         side = -1 if at > end * 0.8 else 1
         above.annotate(
             f"{name} {at:.1f} s",
-            (at, most * (1.13 - 0.1 * height)),
+            (at, highest * (1.13 - 0.1 * height)),
             (4 * side, 0),
             textcoords="offset points",
             color=color,
@@ -83,37 +83,37 @@ def _panel(above: Axes, below: Axes, result: Result) -> None:
     above.set_title(
         f"{result.drill}: {fill(result.title, 74 - len(result.drill))}", loc="left", weight="bold", fontsize=9.5
     )
-    above.set(xlim=(0, end), ylim=(0, most * 1.2), ylabel="messages")
+    above.set(xlim=(0, end), ylim=(0, highest * 1.2), ylabel="messages")
     above.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     above.grid(axis="y", color="#edf0f4")
     above.tick_params(labelbottom=False, length=0)
     below.eventplot([result.innocents_at], colors=INNOCENT, lineoffsets=0, linelengths=0.9, linewidths=1.2)
     below.set(xlim=(0, end), ylim=(-0.6, 0.6), yticks=[])
     below.spines["left"].set_visible(False)
-    below.set_xlabel(_summary(result), loc="left", fontsize=8)
+    below.set_xlabel(_summary_text(result), loc="left", fontsize=8)
 
 
-_AT_THE_END: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False, "fontsize": 8}
+_END_LABEL: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False, "fontsize": 8}
 
 
-def _moments(result: Result) -> dict[str, float]:
+def _moments_by_name(result: DrillResult) -> dict[str, float]:
     moments = {"limit": result.limit, "frozen": result.freeze, "alert": result.alert}
     return {name: at for name, at in moments.items() if at is not None}
 
 
-def _steps(axes: Axes, at: Sequence[float], end: float, **style: Any) -> None:
-    """How many there were by then."""
+def _draw_steps(axes: Axes, at: Sequence[float], end: float, **style: Any) -> None:
+    """A step at each of these moments."""
     times = [0.0, *at, end]
     counts = [0, *range(1, len(at) + 1), len(at)]
     axes.step(times, counts, where="post", **style)
     axes.fill_between(times, counts, step="post", color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _summary(result: Result) -> str:
-    people = result.innocents
-    innocents = f"others' mail arriving (green): {len(result.innocents_at)} delivered"
-    harm = f"{people.lost} lost, {people.refused} refused, {people.delayed} delayed"
-    freeze, alert = seconds(result.seconds_to_freeze), seconds(result.seconds_to_alert)
+def _summary_text(result: DrillResult) -> str:
+    innocents = result.innocents
+    arrived = f"others' mail arriving (green): {len(result.innocents_at)} delivered"
+    harmed = f"{innocents.lost} lost, {innocents.refused} refused, {innocents.delayed} delayed"
+    freeze, alert = format_seconds(result.seconds_to_freeze), format_seconds(result.seconds_to_alert)
     frozen = f"frozen {freeze}, the operator told {alert} after the threshold" if result.freeze else "never frozen"
-    left = f"{result.on_hold} held in the queue, {result.queued} left to go out"
-    return f"seconds    {innocents}, {harm}\n{frozen}; {left}"
+    queue = f"{result.on_hold} held in the queue, {result.queued} left to go out"
+    return f"seconds    {arrived}, {harmed}\n{frozen}; {queue}"

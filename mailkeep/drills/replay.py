@@ -1,4 +1,4 @@
-"""An attack replayed in the lab: against the built server, amid an Internet that counts and people who use mail."""
+"""An attack replayed in the lab: against a built server, amid an Internet that counts and people who use mail."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep.drills.attacks import Attack
-from mailkeep.drills.result import DELAYED, Innocents, Result
-from mailkeep.lab import Attacker, Container, Internet, Server, poll
-from mailkeep.lab.podman import LabError
+from mailkeep.drills.result import DELAYED_AFTER, DrillResult, Innocents
+from mailkeep.lab import Attacker, Container, Internet, LabError, Server, poll
 from mailkeep.lab.site import Site
 from mailkeep.parts.guard import FROZEN, STATE
 
-REMOTE = Path(__file__).parent / "remote"
-THERE = "/opt/drills"
-OUTSIDE = "outside.test"
-SPAM, INNOCENT = "Drill: spam", "Drill: innocent "
-ALERT_PATIENCE = 15.0
-"""Seconds to wait for an alert after the attack; it is too late before."""
-DELIVERY_PATIENCE = 40.0
+REMOTE_SCRIPTS = Path(__file__).parent / "remote"
+REMOTE_DIRECTORY = "/opt/drills"  # of the scripts, on each machine of the lab
+OUTSIDE_DOMAIN = "outside.test"
+SPAM, INNOCENT = "Drill: spam", "Drill: innocent "  # subjects
+ALERT_TIMEOUT = 15.0  # seconds after the attack; an alert that takes longer than 10 s is a miss
+DELIVERY_TIMEOUT = 40.0
+EXTRA_SECONDS = 60  # that a script may take beyond its attack
 
-# As if nothing had happened yet: nothing queued, nothing counted, nobody frozen or banned. The journal goes because
-# fail2ban would read the last hour of it again.
-_AFRESH = f"""\
+Event = dict[str, Any]
+"""A line of a remote script: `kind`, `at` and `until` (seconds since the epoch), `answer`, and more."""
+
+# Back to a server without history: nothing queued, counted, frozen or banned. The journal is cleared because fail2ban
+# would read its last hour again.
+_RESET = f"""\
 set -e
 systemctl stop postfix.service fail2ban.service mailkeep-guard.service mailkeep-watch.service
 find /var/spool/postfix/active /var/spool/postfix/deferred /var/spool/postfix/hold /var/spool/postfix/incoming \\
@@ -48,226 +50,241 @@ print(ctl._get("/events?after=0"))
 
 
 @dataclass(frozen=True)
-class Range:
-    """Where drills take place: a built server of the lab, and who is around it."""
+class DrillSetup:
+    """The machines and accounts of a drill in the lab."""
 
     site: Site
     internet: Internet
     attacker: Attacker
     stolen: str
-    """The account whose password is in the wrong hands, and one that is not."""
+    """The account whose password the attacker has."""
     innocent: str
+    """An account that its owner uses meanwhile."""
 
     @property
     def server(self) -> Server:
         return self.site.server
 
     def prepare(self) -> None:
-        scripts = {f"{THERE.lstrip('/')}/{path.name}": (path.read_bytes(), 0o755) for path in REMOTE.glob("*.py")}
+        """Copy the scripts to all machines, and reset the server and the Internet."""
+        directory = REMOTE_DIRECTORY.lstrip("/")
+        scripts = {f"{directory}/{path.name}": (path.read_bytes(), 0o755) for path in REMOTE_SCRIPTS.glob("*.py")}
         for machine in (self.server, self.internet, self.attacker):
             machine.unpack(scripts)
-            machine.run(f"rm -f {THERE}/over")
+            machine.run(f"rm -f {REMOTE_DIRECTORY}/over")
         self.attacker.add_distant_addresses(self.server)
-        self.server.run(_AFRESH)
+        self.server.run(_RESET)
         self.internet.clear_messages()
 
 
-def replay(where: Range, attack: Attack) -> Result:
-    where.prepare()
-    before = _disk(where.server)
-    with ThreadPoolExecutor(3) as pool:
-        with _looking_on(where, attack, pool) as (queue, innocents):
-            said = _lines(where.attacker, "attack.py", _job(where, attack), attack.seconds + 60)
-            alert = _alert(where)
-        return _result(where, attack, said, queue.result(), innocents.result(), alert, before)
+def replay_attack(setup: DrillSetup, attack: Attack) -> DrillResult:
+    setup.prepare()
+    disk_before = _read_disk_use(setup.server)
+    with ThreadPoolExecutor(2) as pool:
+        with _run_observers(setup, attack, pool) as (queue, innocents):
+            timeout = attack.seconds + EXTRA_SECONDS
+            events = _run_script(setup.attacker, "attack.py", _attack_job(setup, attack), timeout)
+            alert = _wait_for_alert(setup)
+        return _build_result(setup, attack, events, queue.result(), innocents.result(), alert, disk_before)
 
 
 @contextmanager
-def _looking_on(where: Range, attack: Attack, pool: ThreadPoolExecutor) -> Iterator[tuple[Future[Any], Future[Any]]]:
-    """The witness at the queue and the innocents, who go on until the attack is over."""
-    most = attack.seconds + 60
-    people = {
-        "host": str(where.server.ip),
-        "login": [where.innocent, where.site.passphrases[where.innocent]],
-        "colleague": where.stolen,
-        "seconds": most,
+def _run_observers(
+    setup: DrillSetup, attack: Attack, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Future[list[Event]], Future[list[Event]]]]:
+    """Run the witness of the queue and the innocent people until the attack is over."""
+    seconds = attack.seconds + EXTRA_SECONDS
+    job = {
+        "host": str(setup.server.ip),
+        "login": [setup.innocent, setup.site.passphrases[setup.innocent]],
+        "colleague": setup.stolen,
+        "seconds": seconds,
     }
-    queue = pool.submit(_lines, where.server, f"witness.py {where.stolen} {most}", {}, most + 60)
-    innocents = pool.submit(_lines, where.internet, "innocents.py", people, most + 60)
+    witness = f"witness.py {setup.stolen} {seconds}"
+    queue = pool.submit(_run_script, setup.server, witness, {}, seconds + EXTRA_SECONDS)
+    innocents = pool.submit(_run_script, setup.internet, "innocents.py", job, seconds + EXTRA_SECONDS)
     try:
         yield queue, innocents
     finally:
-        for machine in (where.server, where.internet):
-            machine.run(f"touch {THERE}/over")
+        for machine in (setup.server, setup.internet):
+            machine.run(f"touch {REMOTE_DIRECTORY}/over")
 
 
-def _job(where: Range, attack: Attack) -> dict[str, Any]:
-    attacker = where.attacker
-    far = [attacker.distant_address(network) for network in range(attack.sources)]
-    sources = far if attack.far else attacker.sources[: attack.sources]
+def _attack_job(setup: DrillSetup, attack: Attack) -> dict[str, Any]:
+    attacker = setup.attacker
+    distant = [attacker.distant_address(network) for network in range(attack.sources)]
+    sources = distant if attack.far else attacker.sources[: attack.sources]
     return asdict(attack) | {
-        "host": str(where.server.ip),
-        "host6": str(where.server.ip6),
-        "login": [where.stolen, where.site.passphrases[where.stolen]],
-        "guesses": [f"{where.stolen.partition('@')[0]}{number}" for number in range(attack.guesses)],
+        "host": str(setup.server.ip),
+        "host6": str(setup.server.ip6),
+        "login": [setup.stolen, setup.site.passphrases[setup.stolen]],
+        "guesses": [f"{setup.stolen.partition('@')[0]}{number}" for number in range(attack.guesses)],
         "sources": [str(source) for source in sources],
         "to": "",
     }
 
 
-def _lines(machine: Container, script: str, job: dict[str, Any], timeout: float) -> list[dict[str, Any]]:
-    said = machine.run(f"python3 {THERE}/{script}", stdin=json.dumps(job), timeout=timeout).stdout
-    return [json.loads(line) for line in said.splitlines()]
+def _run_script(machine: Container, script: str, job: dict[str, Any], timeout: float) -> list[Event]:
+    output = machine.run(f"python3 {REMOTE_DIRECTORY}/{script}", stdin=json.dumps(job), timeout=timeout).stdout
+    return [json.loads(line) for line in output.splitlines()]
 
 
-def _alert(where: Range) -> float | None:
-    """When the operator was told that the account is frozen: when that mail reached his server."""
-    admins = {address for address in where.site.settings.admin.addresses if address.endswith(f"@{OUTSIDE}")}
+def _wait_for_alert(setup: DrillSetup) -> float | None:
+    """When the alert of the freeze reached the administrator's mail server, in seconds since the epoch."""
+    admins = {address for address in setup.site.settings.admin.addresses if address.endswith(f"@{OUTSIDE_DOMAIN}")}
+    pattern = re.compile(rf"{re.escape(setup.stolen)}.*frozen", re.S)
 
-    said = re.compile(rf"{re.escape(where.stolen)}.*frozen", re.S)
+    def find_alert() -> float | None:
+        letters = (mail for mail in setup.internet.read_messages() if admins & set(mail.recipients))
+        return next((mail.time for mail in letters if pattern.search(_decode(mail.data))), None)
 
-    def told() -> float | None:
-        letters = (mail for mail in where.internet.read_messages() if admins & set(mail.recipients))
-        return next((mail.time for mail in letters if said.search(_text(mail.data))), None)
-
-    if _frozen(where) is not None:
+    if _frozen_at(setup) is not None:
         with suppress(LabError):
-            return poll(told, ALERT_PATIENCE, "no alert", interval=0.5)
+            return poll(find_alert, ALERT_TIMEOUT, "no alert", interval=0.5)
     return None
 
 
-def _text(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def _disk(server: Server) -> int:
-    """KiB in use by all that may grow."""
+def _read_disk_use(server: Server) -> int:
+    """KiB in use by everything that may grow."""
     return int(server.run("du -sk --exclude=/var/cache --exclude=/var/lib/apt /var").stdout.split()[0])
 
 
-# --- what came of it ------------------------------------------------------------------------------------------------
+# --- the result -----------------------------------------------------------------------------------------------------
 
 
-def _result(
-    where: Range,
+def _build_result(
+    setup: DrillSetup,
     attack: Attack,
-    said: list[dict[str, Any]],
-    queue: list[dict[str, Any]],
-    people: list[dict[str, Any]],
+    events: list[Event],
+    queue: list[Event],
+    innocent_events: list[Event],
     alert: float | None,
-    before: int,
-) -> Result:
-    innocents, innocents_at = _innocents(where, people)
-    began = min(one["at"] for one in said)
-    tries = [one for one in said if one["kind"] == "try"]
-    spam = [mail for mail in where.internet.read_messages() if f"Subject: {SPAM}" in _text(mail.data)]
+    disk_before: int,
+) -> DrillResult:
+    innocents, innocents_at = _judge_innocents(setup, innocent_events)
+    began = min(event["at"] for event in events)
+    tries = [event for event in events if event["kind"] == "try"]
+    cuts = (event["at"] for event in events if event["kind"] == "mailbox" and event["answer"] == "cut")
+    spam = [mail for mail in setup.internet.read_messages() if f"Subject: {SPAM}" in _decode(mail.data)]
     left = queue[-1] if queue else {"queued": 0, "held": 0, "at": began}
 
-    def since(moment: float | None) -> float | None:
+    def seconds_from_start(moment: float | None) -> float | None:
         return None if moment is None else moment - began
 
-    return Result(
+    return DrillResult(
         drill=attack.name,
         title=attack.title,
         incident=attack.incident,
         tries=len(tries),
-        taken=sum(bool(one["recipients"]) for one in tries),
+        taken=sum(bool(event["recipients"]) for event in tries),
         messages=len(spam),
         recipients=sum(len(mail.recipients) for mail in spam),
-        limit=since(min((one["until"] for one in tries if _over(one["answer"])), default=None)),
-        threshold=since(_threshold(where, tries)),
-        freeze=since(_frozen(where)),
-        cut=since(next((one["at"] for one in said if one["kind"] == "mailbox" and one["answer"] == "cut"), None)),
-        held=since(left["at"]) if left["queued"] == left["held"] else None,
-        alert=since(alert),
+        limit=seconds_from_start(
+            min((event["until"] for event in tries if _is_limited(event["answer"])), default=None)
+        ),
+        threshold=seconds_from_start(_find_threshold(setup, tries)),
+        freeze=seconds_from_start(_frozen_at(setup)),
+        cut=seconds_from_start(next(cuts, None)),
+        held=seconds_from_start(left["at"]) if left["queued"] == left["held"] else None,
+        alert=seconds_from_start(alert),
         queued=left["queued"] - left["held"],
         on_hold=left["held"],
-        disk=(before, _disk(where.server)),
+        disk=(disk_before, _read_disk_use(setup.server)),
         innocents=innocents,
-        tried_at=tuple(sorted(one["at"] - began for one in tries)),
+        tried_at=tuple(sorted(event["at"] - began for event in tries)),
         out_at=tuple(sorted(mail.time - began for mail in spam)),
         innocents_at=tuple(sorted(at - began for at in innocents_at)),
     )
 
 
-def _over(answer: str) -> bool:
+def _is_limited(answer: str) -> bool:
     return " may send " in answer or "does not own" in answer
 
 
-def _threshold(where: Range, tries: list[dict[str, Any]]) -> float | None:
-    """When the try began that makes one too many of a kind (mail.yml, guard.freeze), by the attacker's own account."""
-    most = where.site.settings.guard.freeze
-    frozen = [one for one in tries if "is frozen" in one["answer"]]
-    over = [one for one in tries if re.search(r" may send \d+ (?!networks|from)", one["answer"])]
-    foreign = [one for one in tries if "does not own" in one["answer"]]
-    networks: dict[str, dict[str, Any]] = {}
-    for one in sorted(tries, key=lambda one: float(one["at"])):
-        if " networks in " in one["answer"] or one in frozen:
-            networks.setdefault(_network(one["source"]), one)
-    reached = [
-        sorted(one["at"] for one in of_a_kind)[number - 1]
-        for of_a_kind, number in (
-            ([*over, *frozen], most.refused_tries),
-            ([*foreign, *frozen], most.foreign_senders),
-            (list(networks.values()), most.networks),
+def _find_threshold(setup: DrillSetup, tries: list[Event]) -> float | None:
+    """When the try began that reaches a threshold of mail.yml (guard.freeze), by the answers that the attacker got."""
+    thresholds = setup.site.settings.guard.freeze
+    frozen = [event for event in tries if "is frozen" in event["answer"]]
+    over = [event for event in tries if re.search(r" may send \d+ (?!networks|from)", event["answer"])]
+    foreign = [event for event in tries if "does not own" in event["answer"]]
+    networks: dict[str, Event] = {}
+    for event in sorted(tries, key=lambda event: float(event["at"])):
+        if " networks in " in event["answer"] or event in frozen:
+            networks.setdefault(_network_of(event["source"]), event)
+    reached_at = [
+        sorted(event["at"] for event in counted)[threshold - 1]
+        for counted, threshold in (
+            ([*over, *frozen], thresholds.refused_tries),
+            ([*foreign, *frozen], thresholds.foreign_senders),
+            (list(networks.values()), thresholds.networks),
         )
-        if len(of_a_kind) >= number and len(of_a_kind) > len(frozen)
+        if len(counted) >= threshold and len(counted) > len(frozen)
     ]
-    return min(reached, default=None)
+    return min(reached_at, default=None)
 
 
-def _network(address: str) -> str:
+def _network_of(address: str) -> str:
     return str(ip_network(f"{address}/{48 if ':' in address else 24}", strict=False))
 
 
-def _frozen(where: Range) -> float | None:
-    """When the guard froze the account."""
-    found = (one for one in events(where.server) if one["kind"] == "frozen" and one["account"] == where.stolen)
-    return next((float(one["time"]) for one in found), None)
+def _frozen_at(setup: DrillSetup) -> float | None:
+    """When the guard froze the stolen account, in seconds since the epoch."""
+    for event in read_guard_events(setup.server):
+        if event["kind"] == "frozen" and event["account"] == setup.stolen:
+            return float(event["time"])
+    return None
 
 
-def events(server: Server) -> list[dict[str, Any]]:
-    """All that the guard has reported."""
-    found: list[dict[str, Any]] = json.loads(server.run("python3 -IB -", stdin=_EVENTS).stdout)["events"]
-    return found
+def read_guard_events(server: Server) -> list[dict[str, Any]]:
+    """All events that the guard has reported: `time` (seconds since the epoch), `kind`, `account`, and more."""
+    events: list[dict[str, Any]] = json.loads(server.run("python3 -IB -", stdin=_EVENTS).stdout)["events"]
+    return events
 
 
-def _innocents(where: Range, said: list[dict[str, Any]]) -> tuple[Innocents, list[float]]:
-    """How they fared; and when their messages arrived."""
-    sent = [one for one in said if one["kind"] == "sent"]
-    logins = [one for one in said if one["kind"] == "read"]
-    refused = [one for one in said if one["answer"] not in ("250", "OK")]
-    expected = {(one["name"], who): one["at"] for one in sent if one["answer"] == "250" for who in one["recipients"]}
-    arrived: dict[tuple[str, str], float] = {}
+def _judge_innocents(setup: DrillSetup, events: list[Event]) -> tuple[Innocents, list[float]]:
+    """How the innocents fared, and when their messages arrived."""
+    sent = [event for event in events if event["kind"] == "sent"]
+    expected = {
+        (event["name"], recipient): event["at"]
+        for event in sent
+        if event["answer"] == "250"
+        for recipient in event["recipients"]
+    }
+    arrivals: dict[tuple[str, str], float] = {}
 
-    def all_there() -> bool:
-        arrived.update(_arrived_outside(where.internet) | _arrived_inside(where.server))
-        return expected.keys() <= arrived.keys()
+    def have_all_arrived() -> bool:
+        arrivals.update(_arrivals_outside(setup.internet) | _arrivals_inside(setup.server))
+        return expected.keys() <= arrivals.keys()
 
-    with suppress(LabError):  # what has not arrived by then counts as lost
-        poll(all_there, DELIVERY_PATIENCE, "innocents' mail has not arrived", interval=1.0)
-    took = [arrived[one] - at for one, at in expected.items() if one in arrived]
-    counted = Innocents(
+    with suppress(LabError):  # a message that has not arrived by then counts as lost
+        poll(have_all_arrived, DELIVERY_TIMEOUT, "innocents' mail has not arrived", interval=1.0)
+    seconds = [arrivals[delivery] - at for delivery, at in expected.items() if delivery in arrivals]
+    innocents = Innocents(
         sent=len(sent),
-        logins=len(logins),
-        lost=len(expected) - len(took),
-        refused=len(refused),
-        delayed=sum(one > DELAYED for one in took),
-        slowest=max(took, default=0.0),
+        logins=sum(event["kind"] == "read" for event in events),
+        lost=len(expected) - len(seconds),
+        refused=sum(event["answer"] not in ("250", "OK") for event in events),
+        delayed=sum(duration > DELAYED_AFTER for duration in seconds),
+        slowest=max(seconds, default=0.0),
     )
-    return counted, [arrived[one] for one in expected if one in arrived]
+    return innocents, [arrivals[delivery] for delivery in expected if delivery in arrivals]
 
 
-def _arrived_outside(internet: Internet) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {}
+def _arrivals_outside(internet: Internet) -> dict[tuple[str, str], float]:
+    """The time of arrival by (message, recipient)."""
+    arrivals: dict[tuple[str, str], float] = {}
     for mail in internet.read_messages():
-        if name := re.search(rf"^Subject: {INNOCENT}(\w+)", _text(mail.data), re.M):
-            found |= {(name[1], who): mail.time for who in mail.recipients}
-    return found
+        if name := re.search(rf"^Subject: {INNOCENT}(\w+)", _decode(mail.data), re.M):
+            arrivals |= {(name[1], recipient): mail.time for recipient in mail.recipients}
+    return arrivals
 
 
-def _arrived_inside(server: Server) -> dict[tuple[str, str], float]:
-    """Maildir names begin with the time of delivery: 1764086400.M123456P…"""
-    said = server.run(f"cd /var/vmail && grep -rH '^Subject: {INNOCENT}' . || true").stdout
-    lines = re.findall(rf"^\./([^/]+)/([^/]+)/Maildir/\w+/(\d+)\.M(\d+)P.*:Subject: {INNOCENT}(\w+)", said, re.M)
-    return {(name, f"{user}@{domain}"): int(at) + int(micro) / 1e6 for domain, user, at, micro, name in lines}
+def _arrivals_inside(server: Server) -> dict[tuple[str, str], float]:
+    """As `_arrivals_outside`. Maildir file names begin with the time of delivery: 1764086400.M123456P…"""
+    output = server.run(f"cd /var/vmail && grep -rH '^Subject: {INNOCENT}' . || true").stdout
+    files = re.findall(rf"^\./([^/]+)/([^/]+)/Maildir/\w+/(\d+)\.M(\d+)P.*:Subject: {INNOCENT}(\w+)", output, re.M)
+    return {(name, f"{user}@{domain}"): int(at) + int(micro) / 1e6 for domain, user, at, micro, name in files}

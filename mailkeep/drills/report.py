@@ -1,4 +1,4 @@
-"""What came of drills: a table, a picture, JSON."""
+"""Run drills in the lab, and print their results as tables, with a picture."""
 
 from __future__ import annotations
 
@@ -10,81 +10,85 @@ from rich.console import Console
 from rich.table import Table
 
 from mailkeep.drills import picture
-from mailkeep.drills.in_lab import drill
-from mailkeep.drills.replay import Range
-from mailkeep.drills.result import Result, seconds
-from mailkeep.drills.simulated_days import Days
+from mailkeep.drills.in_lab import run_drill
+from mailkeep.drills.replay import DrillSetup
+from mailkeep.drills.result import DrillResult, format_seconds
+from mailkeep.drills.simulated_days import SimulatedDaysResult
 from mailkeep.locations import state_directory
 
 PICTURES = state_directory() / "pictures"
 
+ATTACKS_LEGEND = """\
+out, people: messages that reached somebody outside, and their recipients.
+freeze, alert: seconds after the threshold. queue, held: messages left in the
+queue, not on hold and on hold. MB: growth of the disk. others: messages of
+innocents; harmed: how many of them were lost, refused, delayed.
+"""
+DAYS_LEGEND = """\
+Days pass by the guard's clock, which is moved from message to message; took is
+real time. told: time on that clock until the operator heard of the account.
+"""
 
-def results(where: Range, names: Iterable[str], picture_file: Path, console: Console) -> list[Result | Days]:
-    """Does these drills, shows what came of them, and draws it; returns it."""
-    done = []
+
+def run_drills(
+    setup: DrillSetup, names: Iterable[str], picture_file: Path, console: Console
+) -> list[DrillResult | SimulatedDaysResult]:
+    """Run these drills, print their results, and draw the attacks as `picture_file`.svg and .png."""
+    results = []
     for name in names:
         console.print(f"[bold]→[/] drill {name} …")
-        done.append(drill(where, name))
-    show(done, console)
-    attacks = [one for one in done if isinstance(one, Result)]
+        results.append(run_drill(setup, name))
+    print_results(results, console)
+    attacks = [result for result in results if isinstance(result, DrillResult)]
     if attacks:
-        for made in picture.draw(attacks, picture_file):
-            console.print(f"picture: {made}", markup=False)
-    return done
+        for file in picture.draw_results(attacks, picture_file):
+            console.print(f"picture: {file}", markup=False)
+    return results
 
 
-def show(done: Sequence[Result | Days], console: Console) -> None:
-    if attacks := [one for one in done if isinstance(one, Result)]:
-        console.print(_attacks(attacks))
-        console.print(ATTACKS_EXPLAINED, style="dim")
-    if lived := [one for one in done if isinstance(one, Days)]:
-        console.print(_days(lived))
-        console.print(DAYS_EXPLAINED, style="dim")
-    for one in done:
-        console.print(f"{one.drill}: {one.title}", markup=False)
-        if isinstance(one, Result) and one.incident:
-            console.print(f"   when it happened: {one.incident}", markup=False, style="dim")
-        for miss in one.misses:
+def print_results(results: Sequence[DrillResult | SimulatedDaysResult], console: Console) -> None:
+    if attacks := [result for result in results if isinstance(result, DrillResult)]:
+        console.print(_attacks_table(attacks))
+        console.print(ATTACKS_LEGEND, style="dim")
+    if days := [result for result in results if isinstance(result, SimulatedDaysResult)]:
+        console.print(_days_table(days))
+        console.print(DAYS_LEGEND, style="dim")
+    for result in results:
+        console.print(f"{result.drill}: {result.title}", markup=False)
+        if isinstance(result, DrillResult) and result.incident:
+            console.print(f"   when it happened: {result.incident}", markup=False, style="dim")
+        for miss in result.misses:
             console.print(f"   ✗ {miss}", markup=False, style="bold red")
 
 
-ATTACKS_EXPLAINED = """\
-out, people: messages that reached somebody, and how many. freeze, alert: after
-the threshold. queue, held: left there to go out, and on hold. MB: of disk.
-others: messages of innocents, and how many were lost, refused, delayed.
-"""
-DAYS_EXPLAINED = """\
-Days of the guard's clock, which is moved from message to message; what it took
-is real. told: after so much of that time the operator heard of the account.
-"""
-
-
-def _attacks(done: Sequence[Result]) -> Table:
-    table = _table("drill", "tried", "out", "people", "freeze", "alert", "queue", "held", "MB", "others", "harmed")
-    for one in done:
-        people = one.innocents
+def _attacks_table(results: Sequence[DrillResult]) -> Table:
+    columns = ("tried", "out", "people", "freeze", "alert", "queue", "held", "MB", "others", "harmed")
+    table = _empty_table("drill", *columns)
+    for result in results:
+        innocents = result.innocents
         table.add_row(
-            *(one.drill, str(one.tries), str(one.messages), str(one.recipients)),
-            *(seconds(one.seconds_to_freeze), seconds(one.seconds_to_alert), str(one.queued), str(one.on_hold)),
-            *(f"{(one.disk[1] - one.disk[0]) / 1024:+.1f}", str(people.sent)),
-            f"{people.lost}, {people.refused}, {people.delayed}",
+            *(result.drill, str(result.tries), str(result.messages), str(result.recipients)),
+            *(format_seconds(result.seconds_to_freeze), format_seconds(result.seconds_to_alert)),
+            *(str(result.queued), str(result.on_hold)),
+            *(f"{(result.disk[1] - result.disk[0]) / 1024:+.1f}", str(innocents.sent)),
+            f"{innocents.lost}, {innocents.refused}, {innocents.delayed}",
         )
     return table
 
 
-def _days(done: Sequence[Days]) -> Table:
-    table = _table("drill", "days", "tried", "refused", "out a day", "people a day", "told", "frozen", "took")
-    for one in done:
+def _days_table(results: Sequence[SimulatedDaysResult]) -> Table:
+    table = _empty_table("drill", "days", "tried", "refused", "out a day", "people a day", "told", "frozen", "took")
+    for result in results:
         table.add_row(
-            *(one.drill, str(len(one.messages)), str(one.tries), str(len(one.refused))),
-            *(_range(one.messages), _range(one.recipients)),
-            "-" if one.told is None else f"{one.told / 60:.0f} min",
-            *("yes" if one.frozen else "no", f"{one.took:.0f} s"),
+            *(result.drill, str(len(result.messages)), str(result.tries), str(len(result.refused))),
+            *(_format_range(result.messages), _format_range(result.recipients)),
+            "-" if result.first_warning is None else f"{result.first_warning / 60:.0f} min",
+            *("yes" if result.frozen else "no", f"{result.took:.0f} s"),
         )
     return table
 
 
-def _table(first: str, *columns: str) -> Table:
+def _empty_table(first: str, *columns: str) -> Table:
     """For a terminal of 80 columns."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first)
@@ -93,5 +97,5 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _range(numbers: Sequence[int]) -> str:
+def _format_range(numbers: Sequence[int]) -> str:
     return f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)}-{max(numbers)}"

@@ -1,7 +1,7 @@
-"""Days of mail in a minute: real SMTP through the built server, whose guard has its clock moved between messages.
+"""Days of mail in a minute: real SMTP through the built server, while the guard's clock is moved between messages.
 
-Only the guard's: Postfix counts connections and messages of each client in real minutes (anvil(8)). So whoever sends a
-day's mail within seconds takes turns with seven addresses of the same network, which is one to the guard.
+Only the guard's clock is moved. Postfix counts connections and messages of each client in real minutes (anvil(8)). So
+a user who sends a day's mail within seconds takes turns with seven addresses of a network; the guard counts by network.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any, cast
 
-from mailkeep.drills.replay import THERE, Range, events
+from mailkeep.drills.replay import REMOTE_DIRECTORY, DrillSetup, read_guard_events
 from mailkeep.lab import Container, poll
 from mailkeep.lab.attacker import DISTANT_HOSTS
 from mailkeep.settings.sections import DEFAULT_LIMITS
 
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
 SUBJECT = "Drill: day "
-DELIVERY_PATIENCE = 60.0
+DELIVERY_TIMEOUT = 60.0
 
-# faketime(1) before the guard, in the lab alone. Its clock is what the file says, read anew each time; the event loop's
-# and systemd's clock, CLOCK_MONOTONIC, stays what it is.
+# libfaketime is loaded into the guard, in the lab alone. It reads the clock's offset from a file at each call. The
+# clock of systemd and the event loop, CLOCK_MONOTONIC, is left alone.
 _CLOCK = "/run/mailkeep-clock"
 _DROP_IN = "/run/systemd/system/mailkeep-guard.service.d/clock.conf"
-_MOVABLE = f"""\
+_INSTALL_CLOCK = f"""\
 set -e
 export DEBIAN_FRONTEND=noninteractive
 dpkg -s libfaketime > /dev/null 2>&1 || {{ apt-get -qq update; apt-get -qq install -y libfaketime > /dev/null; }}
@@ -42,8 +42,8 @@ END
 systemctl daemon-reload
 systemctl restart mailkeep-guard.service
 """
-_FIXED = f"rm -f {_DROP_IN}; systemctl daemon-reload; systemctl restart mailkeep-guard.service"
-_MOVE = f"while read -r offset; do echo $offset > {_CLOCK}.new; mv {_CLOCK}.new {_CLOCK}; echo done; done"
+_REMOVE_CLOCK = f"rm -f {_DROP_IN}; systemctl daemon-reload; systemctl restart mailkeep-guard.service"
+_SET_CLOCK = f"while read -r offset; do echo $offset > {_CLOCK}.new; mv {_CLOCK}.new {_CLOCK}; echo done; done"
 
 
 @dataclass(frozen=True)
@@ -56,91 +56,101 @@ class Mail:
 
 
 @dataclass(frozen=True)
-class Days:
-    """What came of some simulated days."""
+class SimulatedDaysResult:
+    """The result of some simulated days."""
 
     drill: str
     title: str
     tries: int
     refused: tuple[str, ...]
-    """What the server said to those that it did not take whole."""
+    """The server's answers to messages that it did not accept for all recipients."""
     messages: tuple[int, ...]
-    """That reached somebody outside, by day, and how many people."""
+    """Messages that reached somebody outside, by day."""
     recipients: tuple[int, ...]
-    told: float | None
-    """Seconds, of the guard's clock, from the first message until the guard first reported the account."""
+    """Recipients of those, by day."""
+    first_warning: float | None
+    """Seconds of the guard's clock from the first message until the guard first reported the account."""
     frozen: bool
     clock: float
-    """Seconds that the guard's clock was moved, and how long that took."""
+    """Seconds by which the guard's clock was moved."""
     took: float
-    most: int
-    """Recipients a day that are within the limits."""
+    """Real seconds."""
+    max_recipients: int
+    """Recipients a day that the limits allow."""
 
     @property
     def misses(self) -> list[str]:
-        honest = self.drill == "week"
+        is_honest = self.drill == "week"
         return [
             *([f"{len(self.refused)} refused, the first with: {self.refused[0]}"] if self.refused else []),
-            *(["frozen"] if self.frozen and honest else []),
-            *(["nobody was told"] if self.told is None and not honest else []),
-            *(f"{one} recipients in a day, and the limit is {self.most}" for one in self.recipients if one > self.most),
+            *(["frozen"] if self.frozen and is_honest else []),
+            *(["the operator was not warned"] if self.first_warning is None and not is_honest else []),
+            *(
+                f"{number} recipients in a day; the limit is {self.max_recipients}"
+                for number in self.recipients
+                if number > self.max_recipients
+            ),
         ]
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self) | {"misses": self.misses}
 
 
-# --- who sends ------------------------------------------------------------------------------------------------------
+# --- the senders ----------------------------------------------------------------------------------------------------
 
 
 HOME, OFFICE, WEBMAIL, EDITOR, SPAMMER, ON_THE_WAY = 1, 2, 3, 4, 5, 100
-"""Networks; of those on the way there are more."""
-LISTS = {name: tuple(f"{name}-{one}@outside.test" for one in range(40)) for name in ("club", "parents", "choir")}
-NEWSLETTER = {
+"""Networks. From ON_THE_WAY on, there is one for each station of the way."""
+LISTS = {name: tuple(f"{name}-{number}@outside.test" for number in range(40)) for name in ("club", "parents", "choir")}
+NEWSLETTER_LIMITS = {
     "recipients_per_10_minutes": 250,
     "recipients_per_hour": 300,
     "new_recipients_per_day": 250,
 }
-"""What the sender of the newsletter has in mail.yml."""
+"""Limits in mail.yml that the newsletter needs."""
 
 
 def honest_week(heavy: str, editor: str) -> list[Mail]:
-    """Sixty messages a day from a laptop at home and in the office, webmail, and a phone whose network changes with
-    every station; two of them to forty people. Once, somebody else's newsletter to 200."""
-    dice = random.Random(3)  # noqa: S311 - the same week each time
+    """Sixty messages a day of the account `heavy`, and one newsletter of `editor` to 200 readers.
+
+    The messages come from a laptop at home and in the office, from webmail, and from a phone whose network changes at
+    every station. Two a day go to a list of forty.
+    """
+    dice = random.Random(3)  # noqa: S311 - the same week at each run
     mails = []
     for day in range(7):
-        new = iter(f"new-{day}-{one}@outside.test" for one in range(58))
+        new_recipients = iter(f"new-{day}-{number}@outside.test" for number in range(58))
         for hour, network, count in (
             *((7, HOME, 9), (8, ON_THE_WAY, 8), (9, OFFICE, 12), (11, OFFICE, 6), (13, WEBMAIL, 7)),
             *((17, ON_THE_WAY, 8), (20, HOME, 8)),
         ):
-            # A third of an hour's mail within ten minutes: who clears an inbox answers one after the other.
+            # A third of an hour's mail falls within ten minutes: people who clear an inbox answer in a row.
             minutes = sorted([*(dice.uniform(0, 59) for _ in range(count - count // 3)), *range(20, 20 + count // 3)])
             for number, minute in enumerate(minutes):
-                recipient = next(new) if dice.random() < 0.3 else f"friend-{dice.randrange(60)}@outside.test"
-                where = network if network != ON_THE_WAY else ON_THE_WAY + 8 * day + 4 * (hour > 12) + number // 2
-                mails.append(Mail(day * DAY + hour * HOUR + minute * MINUTE, where, heavy, (recipient,)))
+                recipient = next(new_recipients) if dice.random() < 0.3 else f"friend-{dice.randrange(60)}@outside.test"
+                station = ON_THE_WAY + 8 * day + 4 * (hour > 12) + number // 2
+                source = station if network == ON_THE_WAY else network
+                mails.append(Mail(day * DAY + hour * HOUR + minute * MINUTE, source, heavy, (recipient,)))
         for hour, minute in ((10, 0), (10, 30)):
             mails.append(Mail(day * DAY + hour * HOUR + minute * MINUTE, OFFICE, heavy, [*LISTS.values()][day % 3]))
-    readers = (f"reader-{one}@outside.test" for one in range(200))
+    readers = (f"reader-{number}@outside.test" for number in range(200))
     mails.append(Mail(2 * DAY + 18 * HOUR, EDITOR, editor, tuple(readers)))
     return sorted(mails, key=lambda mail: mail.at)
 
 
 def patient_spammer(account: str, days: int) -> list[Mail]:
-    """Knows each limit and stays below it: as many messages, recipients and strangers a day as there may be."""
-    messages, people, strangers = (
+    """Mail that stays just within each limit: as many messages, recipients and new recipients a day as allowed."""
+    messages, recipients, new_recipients = (
         DEFAULT_LIMITS[name] for name in ("messages_per_day", "recipients_per_day", "new_recipients_per_day")
     )
     pace = HOUR / DEFAULT_LIMITS["messages_per_hour"] + 1
     mails, known = [], list[str]()
     for day in range(days):
         for number in range(messages):
-            to = known[-1:] if number < people - messages else []
-            if number < strangers:
+            to = known[-1:] if number < recipients - messages else []
+            if number < new_recipients:
                 known.append(f"stranger-{day}-{number}@outside.test")
-            to = [*to, known[-1] if number < strangers else known[number - messages]]
+            to = [*to, known[-1] if number < new_recipients else known[number - messages]]
             mails.append(Mail(day * (DAY + MINUTE) + number * pace, SPAMMER, account, tuple(to)))
     return mails
 
@@ -148,99 +158,106 @@ def patient_spammer(account: str, days: int) -> list[Mail]:
 # --- sending --------------------------------------------------------------------------------------------------------
 
 
-def week(where: Range) -> Days:
-    """The range's editor must have NEWSLETTER's limits in mail.yml."""
+def run_honest_week(setup: DrillSetup) -> SimulatedDaysResult:
+    """The stolen account, here the editor's, must have NEWSLETTER_LIMITS in mail.yml."""
     title = "a week of a heavy but honest user, and a newsletter to 200"
-    return _live(where, "week", title, honest_week(where.innocent, where.stolen), 7)
+    return _simulate_days(setup, "week", title, honest_week(setup.innocent, setup.stolen), 7)
 
 
-def patience(where: Range, days: int = 2) -> Days:
+def run_patient_spammer(setup: DrillSetup, days: int = 2) -> SimulatedDaysResult:
     title = "a patient spammer, who stays just under every limit"
-    return _live(where, "E", title, patient_spammer(where.stolen, days), days)
+    return _simulate_days(setup, "E", title, patient_spammer(setup.stolen, days), days)
 
 
-def _live(where: Range, drill: str, title: str, mails: list[Mail], days: int) -> Days:
+def _simulate_days(setup: DrillSetup, drill: str, title: str, mails: list[Mail], days: int) -> SimulatedDaysResult:
     began = time.monotonic()
-    where.prepare()
-    account = mails[0].account
-    refused, people = [], 0
-    with movable_clock(where.server), _talk(where.attacker, f"python3 {THERE}/post.py") as post:
-        with _talk(where.server, _MOVE) as clock:
+    setup.prepare()
+    refused, delivered = [], 0
+    with movable_clock(setup.server), _converse(setup.attacker, f"python3 {REMOTE_DIRECTORY}/post.py") as post:
+        with _converse(setup.server, _SET_CLOCK) as set_clock:
             start, offset = time.time(), 0.0
             for number, mail in enumerate(mails):
                 offset = max(offset, start + mail.at - mails[0].at - time.time())
-                clock(f"+{offset:.0f}")
-                answer = post(json.dumps(_job(where, mail, int(mail.at // DAY), number)))
+                set_clock(f"+{offset:.0f}")
+                answer = post(json.dumps(_message_job(setup, mail, int(mail.at // DAY), number)))
                 if answer == '"250"':
-                    people += len(mail.recipients)
+                    delivered += len(mail.recipients)
                 else:
                     refused.append(answer)
-        told = events(where.server)
-    arrived = _arrived(where, people, days)
-    return Days(
+        events = read_guard_events(setup.server)
+    arrivals = _wait_for_arrivals(setup, delivered, days)
+    warnings = (event for event in events if event["kind"] == "near" and event["account"] == mails[0].account)
+    return SimulatedDaysResult(
         drill=drill,
         title=title,
         tries=len(mails),
         refused=tuple(refused),
-        messages=tuple(len(of_a_day) for of_a_day in arrived),
-        recipients=tuple(sum(of_a_day) for of_a_day in arrived),
-        told=next((one["time"] - start for one in told if one["account"] == account and one["kind"] == "near"), None),
-        frozen=any(one["kind"] == "frozen" for one in told),
+        messages=tuple(len(of_a_day) for of_a_day in arrivals),
+        recipients=tuple(sum(of_a_day) for of_a_day in arrivals),
+        first_warning=next((event["time"] - start for event in warnings), None),
+        frozen=any(event["kind"] == "frozen" for event in events),
         clock=offset,
         took=time.monotonic() - began,
-        most=DEFAULT_LIMITS["recipients_per_day"] + (200 if drill == "week" else 0),
+        max_recipients=DEFAULT_LIMITS["recipients_per_day"] + (200 if drill == "week" else 0),
     )
 
 
-def _job(where: Range, mail: Mail, day: int, number: int) -> dict[str, Any]:
+def _message_job(setup: DrillSetup, mail: Mail, day: int, number: int) -> dict[str, Any]:
+    """A line of input for remote/post.py."""
     return {
-        "host": str(where.server.ip6),
-        "source": str(where.attacker.distant_address(mail.network, 1 + number % DISTANT_HOSTS)),
-        "login": [mail.account, where.site.passphrases[mail.account]],
+        "host": str(setup.server.ip6),
+        "source": str(setup.attacker.distant_address(mail.network, 1 + number % DISTANT_HOSTS)),
+        "login": [mail.account, setup.site.passphrases[mail.account]],
         "recipients": mail.recipients,
         "subject": f"{SUBJECT}{day} {number}",
     }
 
 
-def _arrived(where: Range, people: int, days: int) -> list[list[int]]:
-    """For each day the numbers of recipients of what arrived outside; a message may arrive in several parts."""
+def _wait_for_arrivals(setup: DrillSetup, expected: int, days: int) -> list[list[int]]:
+    """For each day the number of recipients of each message that arrived outside, once all `expected` got theirs."""
 
-    def there() -> dict[str, int]:
-        found: dict[str, int] = {}
-        for mail in where.internet.read_messages():
+    def count_recipients() -> dict[str, int]:
+        """By subject: a message to many may arrive in several parts."""
+        recipients: dict[str, int] = {}
+        for mail in setup.internet.read_messages():
             if (subject := str(mail.message["Subject"])).startswith(SUBJECT):
-                found[subject] = found.get(subject, 0) + len(mail.recipients)
-        return found
+                recipients[subject] = recipients.get(subject, 0) + len(mail.recipients)
+        return recipients
 
-    poll(lambda: sum(there().values()) >= people, DELIVERY_PATIENCE, "not all mail has arrived", interval=1.0)
-    found = there()
-    return [[count for name, count in found.items() if name.startswith(f"{SUBJECT}{day} ")] for day in range(days)]
+    def have_all_arrived() -> bool:
+        return sum(count_recipients().values()) >= expected
+
+    poll(have_all_arrived, DELIVERY_TIMEOUT, "not all mail has arrived", interval=1.0)
+    recipients = count_recipients()
+    prefixes = [f"{SUBJECT}{day} " for day in range(days)]
+    return [[count for subject, count in recipients.items() if subject.startswith(prefix)] for prefix in prefixes]
 
 
 @contextmanager
 def movable_clock(server: Container) -> Iterator[None]:
-    server.run(_MOVABLE)
+    """Run the guard with a clock whose offset can be set."""
+    server.run(_INSTALL_CLOCK)
     try:
         yield
     finally:
-        server.run(_FIXED)
+        server.run(_REMOVE_CLOCK)
 
 
 @contextmanager
-def _talk(machine: Container, command: str) -> Iterator[Callable[[str], str]]:
-    """A program on the machine that answers each line with one."""
+def _converse(machine: Container, command: str) -> Iterator[Callable[[str], str]]:
+    """Run a program that answers each line of its input with a line; yields a function that sends and receives."""
     with subprocess.Popen(
         ["ssh", "-F", str(machine.ssh_config), machine.name, "--", command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as program:
-        told, heard = cast(IO[str], program.stdin), cast(IO[str], program.stdout)
+        stdin, stdout = cast(IO[str], program.stdin), cast(IO[str], program.stdout)
 
-        def say(line: str) -> str:
-            told.write(line + "\n")
-            told.flush()
-            return heard.readline().strip()
+        def send_line(line: str) -> str:
+            stdin.write(line + "\n")
+            stdin.flush()
+            return stdout.readline().strip()
 
-        yield say
-        told.close()
+        yield send_line
+        stdin.close()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mailkeep.drills.attacks import ATTACKS
-from mailkeep.drills.result import Innocents, Result
+from mailkeep.drills.result import DrillResult, Innocents
 from mailkeep.drills.simulated_days import DAY, Mail, honest_week, patient_spammer
 from mailkeep.settings.sections import DEFAULT_LIMITS
 
-GOOD = Result(
+GOOD = DrillResult(
     drill="A",
     title="a probe",
     incident="",
@@ -45,16 +45,16 @@ def test_what_is_within_all_bars_is_good() -> None:
 @pytest.mark.parametrize(
     ("worse", "miss"),
     [
-        ({"messages": 31}, "31 messages out, and at most 30 will do"),
-        ({"cut": 24.5}, "5.5 seconds to the freeze, and at most 5 will do"),
+        ({"messages": 31}, "31 messages out; at most 30 are allowed"),
+        ({"cut": 24.5}, "5.5 seconds to the freeze; at most 5 are allowed"),
         ({"cut": None}, "no freeze"),
         ({"held": None}, "no freeze"),
-        ({"alert": 29.5}, "10.5 seconds to the alert, and at most 10 will do"),
+        ({"alert": 29.5}, "10.5 seconds to the alert; at most 10 are allowed"),
         ({"alert": None}, "no alert"),
-        ({"queued": 1}, "1 messages of the account left in the queue, not on hold, and at most 0 will do"),
-        ({"disk": (0, 20_000)}, "20000 KiB of disk used, and at most 16384 will do"),
-        ({"innocents": Innocents(lost=1)}, "1 messages of innocents lost, and at most 0 will do"),
-        ({"innocents": Innocents(refused=1)}, "1 messages or logins of innocents refused, and at most 0 will do"),
+        ({"queued": 1}, "1 messages of the account left in the queue, not on hold; at most 0 are allowed"),
+        ({"disk": (0, 20_000)}, "20000 KiB of disk used; at most 16384 are allowed"),
+        ({"innocents": Innocents(lost=1)}, "1 messages of innocents lost; at most 0 are allowed"),
+        ({"innocents": Innocents(refused=1)}, "1 messages or logins of innocents refused; at most 0 are allowed"),
     ],
 )
 def test_each_bar_can_be_missed(worse: dict[str, object], miss: str) -> None:
@@ -64,7 +64,7 @@ def test_each_bar_can_be_missed(worse: dict[str, object], miss: str) -> None:
 def test_the_same_drill_is_the_same_picture(tmp_path: Path) -> None:
     from mailkeep.drills import picture  # here, as loading matplotlib takes half a second
 
-    one, two = (picture.draw([GOOD], tmp_path / name)[0].read_bytes() for name in ("one", "two"))
+    one, two = (picture.draw_results([GOOD], tmp_path / name)[0].read_bytes() for name in ("one", "two"))
     assert one == two
 
 

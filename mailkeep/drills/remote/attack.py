@@ -1,8 +1,9 @@
-"""What somebody does who has the password of an account, or guesses it: one drill's attack.
+"""The attacker of a drill: logs in with the password of an account, or guesses it, and sends.
 
-On standard input a job, as mailkeep.drills.attacks.Attack has it, with `host`, `login` and `sources`; on standard
-output, one JSON object a line, what was tried and what the server said. Ends by itself: after so many tries or
-seconds, or some seconds after the account was found frozen. Standard library only, for it runs on the attacker.
+Standard input is a job: the fields of mailkeep.drills.attacks.Attack, with `host`, `host6`, `login`, `guesses`,
+`sources` and `to`. Standard output is a JSON object a line: what was tried, when, and the server's answer. Ends after
+the job's tries or seconds, or some seconds after the account was found frozen. Standard library only: it runs on the
+lab's attacker.
 """
 
 import contextlib
@@ -17,16 +18,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
-from email.policy import SMTP as LINES
+from email.policy import SMTP
 from typing import Any
 
-PATIENCE = 5.0
-"""Seconds to wait for an answer: who is banned hears none."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds; a banned client gets no answer at all."""
 CLOSED = ("421", "521", "dropped")
+"""Beginnings of answers after which the connection is closed."""
+READ_INTERVAL = 0.2
 
 
-def anyone() -> ssl.SSLContext:
-    """An attacker does not care whose certificate it is."""
+def unverified_context() -> ssl.SSLContext:
+    """An attacker accepts any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -36,15 +39,16 @@ class RefusedError(Exception):
     """The message is the server's answer."""
 
 
-def expect(answer: tuple[int, bytes], code: int = 250) -> None:
+def require_code(answer: tuple[int, bytes], code: int = 250) -> None:
+    """Raises RefusedError unless the answer is of the same class as `code`."""
     if answer[0] // 100 != code // 100:
         raise RefusedError(f"{answer[0]} {answer[1].decode(errors='replace')}")
 
 
-def heard(act: Callable[[], str]) -> str:
-    """The answer; "dropped: …" where there was none."""
+def answer_of(action: Callable[[], str]) -> str:
+    """The server's answer to `action`; "dropped: …" when there was none."""
     try:
-        return act()
+        return action()
     except RefusedError as error:
         return str(error)
     except smtplib.SMTPResponseException as error:
@@ -56,7 +60,7 @@ def heard(act: Callable[[], str]) -> str:
         return f"dropped: {error!r}"
 
 
-class Attack:
+class AttackRun:
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
         self.numbers = itertools.count()
@@ -64,23 +68,21 @@ class Attack:
         self.began = self.ends = 0.0
         self.lock = threading.Lock()
 
-    def say(self, kind: str, at: float, answer: str, **more: Any) -> None:
+    def print_event(self, kind: str, at: float, answer: str, **details: Any) -> None:
         with self.lock:
-            print(json.dumps({"kind": kind, "at": at, "until": time.time(), "answer": answer} | more), flush=True)
-
-    # --- the whole of it --------------------------------------------------------------------------------------------
+            print(json.dumps({"kind": kind, "at": at, "until": time.time(), "answer": answer} | details), flush=True)
 
     def run(self) -> None:
-        self.guess()
+        self.guess_passwords()
         self.began = time.time()
         self.ends = self.began + self.job["seconds"]
         mailbox = self.open_mailbox()
-        reader = threading.Thread(target=self.read, args=(mailbox,), daemon=True)
+        reader = threading.Thread(target=self.read_mailbox, args=(mailbox,), daemon=True)
         reader.start()
         if self.job["probe"]:
-            self.session(probe=True)
+            self.run_session(probe=True)
         self.began = time.time()
-        workers = [threading.Thread(target=self.work, daemon=True) for _ in range(self.job["workers"])]
+        workers = [threading.Thread(target=self.run_sessions, daemon=True) for _ in range(self.job["workers"])]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -88,34 +90,35 @@ class Attack:
         self.ends = 0.0
         reader.join()
 
-    def work(self) -> None:
-        while time.time() < self.ends and self.session():
+    def run_sessions(self) -> None:
+        while time.time() < self.ends and self.run_session():
             pass
 
     # --- guessing ---------------------------------------------------------------------------------------------------
 
-    def guess(self) -> None:
-        """Each guess from the next source, a few at a time; the password itself comes later."""
+    def guess_passwords(self) -> None:
+        """Each guess from the next source, all sources at the same time. The right password comes later."""
         guesses = list(zip(self.job["guesses"], self.sources, strict=False))
         if guesses:
             with ThreadPoolExecutor(len(self.job["sources"])) as pool:
-                list(pool.map(lambda pair: self.guess_once(*pair), guesses))
+                list(pool.map(lambda guess: self.guess_password(*guess), guesses))
 
-    def guess_once(self, password: str, source: str) -> None:
+    def guess_password(self, password: str, source: str) -> None:
         at = time.time()
 
-        def act() -> str:
+        def try_login() -> str:
             with self.connect(source) as smtp:
                 return self.log_in(smtp, password)
 
-        self.say("guess", at, heard(act), source=source)
+        self.print_event("guess", at, answer_of(try_login), source=source)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def connect(self, source: str) -> smtplib.SMTP:
         host = self.job["host6"] if ":" in source else self.job["host"]
-        smtp = smtplib.SMTP(host, 587, "[192.0.2.1]", timeout=PATIENCE, source_address=(source, 0) if source else None)
-        smtp.starttls(context=anyone())
+        bind_to = (source, 0) if source else None
+        smtp = smtplib.SMTP(host, 587, "[192.0.2.1]", timeout=ANSWER_TIMEOUT, source_address=bind_to)
+        smtp.starttls(context=unverified_context())
         smtp.ehlo()
         return smtp
 
@@ -124,33 +127,33 @@ class Attack:
         code, text = smtp.auth("PLAIN", smtp.auth_plain)
         return f"{code} {text.decode(errors='replace')}"
 
-    def session(self, probe: bool = False) -> bool:
-        """One connection, and messages over it for as long as it lasts; False when no more are to be tried."""
-        if (number := self.turn()) is None:
+    def run_session(self, probe: bool = False) -> bool:
+        """Send over a connection for as long as it lasts. Returns False when no tries are left."""
+        if (number := self.wait_for_turn()) is None:
             return False
         source, at = next(self.sources), time.time()
-        opened: list[smtplib.SMTP] = []
+        connections: list[smtplib.SMTP] = []
 
-        def act() -> str:
-            opened.append(self.connect(source))
-            return self.log_in(opened[0], self.job["login"][1])
+        def connect_and_log_in() -> str:
+            connections.append(self.connect(source))
+            return self.log_in(connections[0], self.job["login"][1])
 
-        answer = heard(act)
+        answer = answer_of(connect_and_log_in)
         if not answer.startswith("235"):
-            self.tried(at, answer, source, 0)
+            self.record_try(at, answer, source, 0)
         while answer.startswith("235") and number is not None:
             at = time.time()
-            said, taken = self.send(opened[0], number)
-            self.tried(at, said, source, taken)
-            if probe or self.job["fresh"] or said.startswith(CLOSED):
+            reply, recipients = self.send_message(connections[0], number)
+            self.record_try(at, reply, source, recipients)
+            if probe or self.job["fresh"] or reply.startswith(CLOSED):
                 break
-            number = self.turn()
+            number = self.wait_for_turn()
         with contextlib.suppress(OSError, smtplib.SMTPException, IndexError):
-            opened[0].close()
+            connections[0].close()
         return True
 
-    def turn(self) -> int | None:
-        """The number of the next try, when it is its time; None when there is none any more."""
+    def wait_for_turn(self) -> int | None:
+        """The number of the next try, when it is due; None when there are no more."""
         number = next(self.numbers)
         due = self.began + number / self.job["pace"]
         if number >= self.job["tries"] or max(due, time.time()) > self.ends:
@@ -158,70 +161,74 @@ class Attack:
         time.sleep(max(due - time.time(), 0))
         return number if time.time() < self.ends else None
 
-    def send(self, smtp: smtplib.SMTP, number: int) -> tuple[str, int]:
-        """The last answer, and to how many recipients the message went. Who is refused one of them, writes to those
-        who are left."""
-        user = self.job["login"][0]
-        taken: list[str] = []
+    def send_message(self, smtp: smtplib.SMTP, number: int) -> tuple[str, int]:
+        """The last answer, and the number of recipients of the message.
 
-        def act() -> str:
+        When a recipient is refused, the message goes to those accepted before.
+        """
+        user = self.job["login"][0]
+        accepted: list[str] = []
+
+        def run_transaction() -> str:
             smtp.rset()
-            expect(smtp.mail(self.job["envelope"] or user))
+            require_code(smtp.mail(self.job["envelope"] or user))
             refusal = None
-            for recipient in self.recipients(number):
+            for recipient in self.make_recipients(number):
                 try:
-                    expect(smtp.rcpt(recipient))
-                    taken.append(recipient)
+                    require_code(smtp.rcpt(recipient))
+                    accepted.append(recipient)
                 except RefusedError as error:
                     refusal = error
                     break
-            if refusal and (not taken or str(refusal).startswith(CLOSED)):
+            if refusal and (not accepted or str(refusal).startswith(CLOSED)):
                 raise refusal
-            expect(smtp.data(message(self.job["author"] or user, number)))
+            require_code(smtp.data(make_message(self.job["author"] or user, number)))
             if refusal:
                 raise refusal
             return "250"
 
-        before = heard(act)
-        went = before.startswith("250") or (before.startswith("450") and taken)
-        return before, len(taken) if went else 0
+        answer = answer_of(run_transaction)
+        is_sent = answer.startswith("250") or (answer.startswith("450") and accepted)
+        return answer, len(accepted) if is_sent else 0
 
-    def recipients(self, number: int) -> list[str]:
-        """Others each time; every fourth message has one whose server says "later", as most did in the incidents."""
+    def make_recipients(self, number: int) -> list[str]:
+        """New recipients for each message. Every fourth has a recipient whose server answers "later", as most did in
+        the incidents."""
         if self.job["to"]:
             return [self.job["to"]]
-        victims = [f"victim-{number}-{one}@outside.test" for one in range(self.job["recipients"])]
+        victims = [f"victim-{number}-{index}@outside.test" for index in range(self.job["recipients"])]
         return ["defer@outside.test", *victims[1:]] if number % 4 == 1 else victims
 
-    def tried(self, at: float, answer: str, source: str, taken: int) -> None:
-        self.say("try", at, answer, source=source, recipients=taken)
+    def record_try(self, at: float, answer: str, source: str, recipients: int) -> None:
+        self.print_event("try", at, answer, source=source, recipients=recipients)
         if "frozen" in answer or answer.startswith("535"):
             self.ends = min(self.ends, time.time() + self.job["after"])
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def open_mailbox(self) -> imaplib.IMAP4:
-        mailbox = imaplib.IMAP4_SSL(self.job["host"], 993, ssl_context=anyone(), timeout=PATIENCE)
+        context = unverified_context()
+        mailbox = imaplib.IMAP4_SSL(self.job["host"], 993, ssl_context=context, timeout=ANSWER_TIMEOUT)
         mailbox.login(*self.job["login"])
         return mailbox
 
-    def read(self, mailbox: imaplib.IMAP4) -> None:
-        """Holds the victim's mailbox open, and says when it is cut; then tries to come back."""
+    def read_mailbox(self, mailbox: imaplib.IMAP4) -> None:
+        """Keep the victim's mailbox open until it is cut; then try to log in again."""
         answer = "OK"
         while answer == "OK" and time.time() < self.ends:
-            answer = heard(lambda: str(mailbox.noop()[0]))
-            time.sleep(0.2)
-        self.say("mailbox", time.time(), "open" if answer == "OK" else "cut")
-        self.say("return", time.time(), heard(lambda: str(self.open_mailbox().noop()[0])))
+            answer = answer_of(lambda: str(mailbox.noop()[0]))
+            time.sleep(READ_INTERVAL)
+        self.print_event("mailbox", time.time(), "open" if answer == "OK" else "cut")
+        self.print_event("return", time.time(), answer_of(lambda: str(self.open_mailbox().noop()[0])))
 
 
-def message(author: str, number: int) -> bytes:
-    made = EmailMessage(policy=LINES)
-    made["From"], made["To"] = author, "undisclosed-recipients:;"
-    made["Subject"] = f"Drill: spam {number}"
-    made.set_content("You have won. This is a drill of a mail server; nobody has won anything.\n")
-    return made.as_bytes()
+def make_message(author: str, number: int) -> bytes:
+    message = EmailMessage(policy=SMTP)
+    message["From"], message["To"] = author, "undisclosed-recipients:;"
+    message["Subject"] = f"Drill: spam {number}"
+    message.set_content("You have won. This is a drill of a mail server; nobody has won anything.\n")
+    return message.as_bytes()
 
 
 if __name__ == "__main__":
-    Attack(json.load(sys.stdin)).run()
+    AttackRun(json.load(sys.stdin)).run()

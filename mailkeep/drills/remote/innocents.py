@@ -1,8 +1,8 @@
-"""People who have nothing to do with the attack: they send, are written to and read their mail all the while.
+"""People who use mail during an attack: they send, receive and read.
 
-On standard input a job: `host`, `login` of an account, `colleague` (another account's address) and `seconds`; on
-standard output, one JSON object a line, what they did and what the server said. Ends after so many seconds, or
-when there is a file `over` beside this one. Runs on the lab's internet; standard library only.
+Standard input is a job: `host`, `login` of an account, `colleague` (another account's address) and `seconds`. Standard
+output is a JSON object a line: what was done, when, and the server's answer. Ends after the job's seconds, or when a
+file `over` appears beside this one. Standard library only: it runs on the lab's Internet.
 """
 
 import imaplib
@@ -20,19 +20,21 @@ from typing import Any
 
 FRIEND = "friend@outside.test"
 OVER = Path(__file__).with_name("over")
-TIMEOUT = 30.0
+ANSWER_TIMEOUT = 30.0
 LOCK = threading.Lock()
+POLL_INTERVAL = 0.1
 
 
-def anyone() -> ssl.SSLContext:
+def unverified_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
-def heard(act: Callable[[], str]) -> str:
+def answer_of(action: Callable[[], str]) -> str:
+    """The server's answer to `action`; "dropped: …" when there was none."""
     try:
-        return act()
+        return action()
     except smtplib.SMTPRecipientsRefused as error:
         return str(error.recipients)
     except smtplib.SMTPResponseException as error:
@@ -43,64 +45,65 @@ def heard(act: Callable[[], str]) -> str:
         return f"dropped: {error!r}"
 
 
-def say(kind: str, at: float, answer: str, **more: Any) -> None:
+def print_event(kind: str, at: float, answer: str, **details: Any) -> None:
     with LOCK:
-        print(json.dumps({"kind": kind, "at": at, "until": time.time(), "answer": answer} | more), flush=True)
+        print(json.dumps({"kind": kind, "at": at, "until": time.time(), "answer": answer} | details), flush=True)
 
 
-def submit(job: dict[str, Any]) -> None:
-    """The account writes to somebody outside and to a colleague."""
-    post(job, 587, job["login"][0], [FRIEND, job["colleague"]], job["login"])
+def submit_message(job: dict[str, Any]) -> None:
+    """From the account to somebody outside and to the colleague."""
+    send_message(job, 587, job["login"][0], [FRIEND, job["colleague"]], job["login"])
 
 
-def receive(job: dict[str, Any]) -> None:
-    """Somebody outside writes to the account and to the colleague."""
-    post(job, 25, FRIEND, [job["login"][0], job["colleague"]], None)
+def deliver_message(job: dict[str, Any]) -> None:
+    """From somebody outside to the account and the colleague."""
+    send_message(job, 25, FRIEND, [job["login"][0], job["colleague"]], None)
 
 
-def post(job: dict[str, Any], port: int, sender: str, recipients: list[str], login: list[str] | None) -> None:
+def send_message(job: dict[str, Any], port: int, sender: str, recipients: list[str], login: list[str] | None) -> None:
     name, at = uuid.uuid4().hex, time.time()
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = sender, ", ".join(recipients), f"Drill: innocent {name}"
     message.set_content("See you on Thursday.\n")
 
-    def act() -> str:
-        with smtplib.SMTP(job["host"], port, "mx.outside.test", timeout=TIMEOUT) as smtp:
-            smtp.starttls(context=anyone())
+    def run_session() -> str:
+        with smtplib.SMTP(job["host"], port, "mx.outside.test", timeout=ANSWER_TIMEOUT) as smtp:
+            smtp.starttls(context=unverified_context())
             if login:
                 smtp.login(*login)
             refused = smtp.send_message(message, sender, recipients)
         return str(refused) if refused else "250"
 
-    say("sent", at, heard(act), name=name, recipients=recipients)
+    print_event("sent", at, answer_of(run_session), name=name, recipients=recipients)
 
 
-def read(job: dict[str, Any]) -> None:
+def read_mailbox(job: dict[str, Any]) -> None:
     at = time.time()
 
-    def act() -> str:
-        with imaplib.IMAP4_SSL(job["host"], 993, ssl_context=anyone(), timeout=TIMEOUT) as mailbox:
+    def run_session() -> str:
+        context = unverified_context()
+        with imaplib.IMAP4_SSL(job["host"], 993, ssl_context=context, timeout=ANSWER_TIMEOUT) as mailbox:
             mailbox.login(*job["login"])
             mailbox.select(readonly=True)
         return "OK"
 
-    say("read", at, heard(act))
+    print_event("read", at, answer_of(run_session))
 
 
-def repeat(act: Callable[[dict[str, Any]], None], job: dict[str, Any], every: float) -> None:
+def repeat_action(action: Callable[[dict[str, Any]], None], job: dict[str, Any], interval: float) -> None:
     ends, due = time.time() + job["seconds"], time.time()
     while not OVER.exists() and time.time() < ends:
         if time.time() >= due:
-            act(job)
-            due += every
-        time.sleep(0.1)
+            action(job)
+            due += interval
+        time.sleep(POLL_INTERVAL)
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    for action, interval in ((submit_message, 3.0), (deliver_message, 2.0), (read_mailbox, 3.0)):
+        threading.Thread(target=repeat_action, args=(action, job, interval)).start()
 
 
 if __name__ == "__main__":
-    given = json.load(sys.stdin)
-    people = [
-        threading.Thread(target=repeat, args=(act, given, every))
-        for act, every in ((submit, 3.0), (receive, 2.0), (read, 3.0))
-    ]
-    for person in people:
-        person.start()
+    main()
