@@ -124,6 +124,7 @@ def heading_anchors(file: Path) -> set[str]:
 
 # The worked example of how-it-is-built.md would make these.
 EXAMPLE_FILES = {"templates/chrony/chrony.conf.j2", "mailkeep/parts/clock.py"}
+CODE = ("bench", "inventories", "mailkeep", "mailkeep_server", "molecule", "tests")
 
 
 def test_every_file_that_a_document_names_exists() -> None:
@@ -133,6 +134,15 @@ def test_every_file_that_a_document_names_exists() -> None:
     for document in DOCUMENTS:
         for name in pattern.findall(read_prose(document)):
             assert (ROOT / name).exists() != (name in EXAMPLE_FILES), f"{document}: {name}"
+
+
+def test_every_module_that_a_document_names_exists() -> None:
+    paths = [path.relative_to(ROOT).as_posix() for room in CODE for path in (ROOT / room).rglob("*.py")]
+    for document in DOCUMENTS:
+        for name in re.findall(r"`([a-z_0-9/]+\.py)`", read_prose(document)):
+            in_any_inventory = name.removeprefix("inventories/home/")
+            exists = any(f"/{path}".endswith(f"/{in_any_inventory}") for path in paths)
+            assert exists != (name in EXAMPLE_FILES), f"{document}: {name}"
 
 
 def test_the_inventory_of_several_hosts_names_both(tmp_path: Path) -> None:
