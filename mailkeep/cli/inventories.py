@@ -41,12 +41,12 @@ def init(
         account=account,
         ssh_host=ssh_host,
     )
-    with passphrase_shown(name, inventory.address):
+    with passphrase_shown(name, inventory.account):
         out.print(f"Made {inventory.directory}/ with")
-        for line in inventory.made:
+        for line in inventory.keys:
             out.print(f"  {line}", markup=False)
         out.print(
-            f"\nThe first account, shown once and kept nowhere:\n  {inventory.address}\n  {inventory.passphrase}\n",
+            f"\nThe first account, shown once and kept nowhere:\n  {inventory.account}\n  {inventory.passphrase}\n",
             markup=False,
         )
     for line in inventory.next_steps:

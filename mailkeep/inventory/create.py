@@ -12,13 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from mailkeep import templating
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords, secrets, vault
 from mailkeep.inventory.hosts import HOSTS_FILE, INVENTORIES, SETTINGS_FILE, inventory_label
 from mailkeep.locations import HOME_VARIABLE
 from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
+from mailkeep.templating import render_template
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SSH_HOST = re.compile(r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9:][A-Za-z0-9.:_-]*)")
@@ -26,13 +26,14 @@ _SSH_HOST = re.compile(r"(?:(?P<user>[a-z_][a-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9:]
 
 @dataclass(frozen=True, slots=True)
 class NewInventory:
-    """What was made. The passphrase is kept nowhere: show it once."""
+    """Its directory, the private key of its vault, its first account, a line for each key, and what to do next. The
+    passphrase is stored nowhere: show it once."""
 
     directory: Path
     identity: Path
-    address: str
+    account: str
     passphrase: str = field(repr=False)
-    made: tuple[str, ...]
+    keys: tuple[str, ...]
     next_steps: tuple[str, ...]
 
 
@@ -48,18 +49,17 @@ def create_inventory(
     ssh_host: str | None = None,
     today: date | None = None,
 ) -> NewInventory:
-    """Makes the inventory directory `target`: settings, hosts, keys, and one account.
+    """Creates the inventory directory `target`: settings, hosts, keys, and one account.
 
-    `addresses` are the server's public ones, `admin` the mail addresses of who runs it, `networks` theirs.
-    Without `domains` it is the host name less its first label; without `account` the first of `admin` in one
-    of the domains, else the postmaster of the first. `ssh_host` is `[USER@]HOST` (default: the host name).
-    UserError when anything exists already or an argument will not do; then, as after any other failure,
-    nothing remains.
+    `addresses` are the server's public ones, `admin` the mail addresses of its administrators, `networks` theirs.
+    `domains` defaults to the host name less its first label. `account` defaults to the first of `admin` in one of the
+    domains, else to the postmaster of the first domain. `ssh_host` is `[USER@]HOST` (default: the host name).
+    UserError if `target` exists or an argument will not do. After that, as after any other failure, nothing remains.
     """
     identity = vault.identity_path(target)
-    _refuse(target, identity)
+    _check_target(target, identity)
     domains = tuple(domains) or (host.partition(".")[2],)
-    address = account or _first_account(admin, domains)
+    address = account or _choose_first_account(admin, domains)
     passphrase = passwords.generate_password()
     text = render_settings(
         host=host,
@@ -70,28 +70,28 @@ def create_inventory(
         admin=admin,
         networks=networks,
     )
-    declared = parse_new_settings(text)
+    settings = parse_new_settings(text)
     hosts = render_hosts(ssh_host or host)
     with staging_directory(target) as stage:
         vault.write_private_file(stage / SETTINGS_FILE, text)
         (stage / HOSTS_FILE).write_bytes(hosts)
-        made = create_vault_and_keys(stage, declared, today or date.today())
-        with _moved_out(stage / vault.IDENTITY, identity):
+        keys = create_vault_and_keys(stage, settings, today or date.today())
+        with _identity_moved_out(stage / vault.IDENTITY, identity):
             stage.rename(target)
-    return NewInventory(target, identity, address, passphrase, tuple(made), _next_steps(target, identity))
+    return NewInventory(target, identity, address, passphrase, tuple(keys), _list_next_steps(target, identity))
 
 
 def render_settings(**values: str | Sequence[str]) -> bytes:
-    """The commented mail.yml. Whatever the values hold, they stay values: each is quoted as YAML needs it."""
-    quoted = {name: _yaml(value) for name, value in values.items()}
+    """The commented mail.yml. No value can become YAML syntax: each is quoted where YAML needs it."""
+    quoted = {name: _quote_yaml(value) for name, value in values.items()}
     domains = values["domains"]
     roles = (f"{role}@{domain}" for domain in dict.fromkeys(domains) for role in ("postmaster", "abuse"))
-    return templating.render_template(
+    return render_template(
         "inventory/mail.yml",
         **quoted,
-        domain=_yaml(domains[0]),
-        sales=_yaml(f"sales@{domains[0]}"),
-        roles=[_yaml(role) for role in roles if role != values["address"]],
+        domain=_quote_yaml(domains[0]),
+        sales=_quote_yaml(f"sales@{domains[0]}"),
+        roles=[_quote_yaml(role) for role in roles if role != values["address"]],
     )
 
 
@@ -100,14 +100,14 @@ def render_hosts(ssh_host: str) -> bytes:
     match = _SSH_HOST.fullmatch(ssh_host)
     if not match or (":" in match["host"] and not _is_address(match["host"])):
         raise UserError(
-            f"{ssh_host!r}: no host for SSH. Expected HOST or USER@HOST, HOST being a name, an address, or a "
+            f"{ssh_host!r}: no host for SSH. Expected HOST or USER@HOST, where HOST is a name, an address, or a "
             "Host of ~/.ssh/config; a port or a jump host belongs there."
         )
     user = match["user"]
     data = {"ssh_user": json.dumps(user)} if user else {}
     if user not in (None, "root"):
         data["_sudo"] = "True"
-    return templating.render_template("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
+    return render_template("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
 
 
 def _is_address(text: str) -> bool:
@@ -137,17 +137,17 @@ def staging_directory(target: Path) -> Iterator[Path]:
 
 
 def parse_new_settings(text: bytes) -> Settings:
-    """The settings that a mail.yml of this text will hold; SettingsError when it would not do."""
+    """The settings that a mail.yml of this text will hold; SettingsError if they will not do."""
     return parse_settings(Path(f"the {SETTINGS_FILE} to be written"), text.decode())
 
 
-def create_vault_and_keys(directory: Path, declared: Settings, today: date) -> list[str]:
-    """Gives a new inventory its vault, with the identity in the inventory, and all keys; a line for each."""
+def create_vault_and_keys(directory: Path, settings: Settings, today: date) -> list[str]:
+    """Gives a new inventory its vault, with the identity in the inventory, and all keys; returns a line for each."""
     vault.create_vault(directory / "secrets", directory / vault.IDENTITY)
-    return secrets.create_missing_keys(declared, directory, today)
+    return secrets.create_missing_keys(settings, directory, today)
 
 
-def _refuse(target: Path, identity: Path) -> None:
+def _check_target(target: Path, identity: Path) -> None:
     if not _NAME.fullmatch(target.name) or ".." in target.parts:
         raise UserError(f"{target}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
     if target.exists() or target.is_symlink():
@@ -165,45 +165,45 @@ def _refuse(target: Path, identity: Path) -> None:
         )
 
 
-def _first_account(admin: Sequence[str], domains: Sequence[str]) -> str:
-    ours = (address for address in admin if address.rpartition("@")[2].lower() in domains)
-    return next(ours, f"postmaster@{domains[0]}")
+def _choose_first_account(admin: Sequence[str], domains: Sequence[str]) -> str:
+    in_domains = (address for address in admin if address.rpartition("@")[2].lower() in domains)
+    return next(in_domains, f"postmaster@{domains[0]}")
 
 
-def _yaml(value: str | Sequence[str]) -> str:
-    """On one line, in the flow style, with quotes only where YAML would take the text for something else."""
+def _quote_yaml(value: str | Sequence[str]) -> str:
+    """On one line, in the flow style, with quotes only where YAML would read the text as something else."""
     if not isinstance(value, str):
-        return f"[{', '.join(_yaml(item) for item in value)}]"
+        return f"[{', '.join(_quote_yaml(item) for item in value)}]"
     style = None if value.isprintable() else '"'
-    listed = yaml.safe_dump([value], default_flow_style=True, default_style=style, width=float("inf"))
-    return listed.strip()[1:-1]
+    text = yaml.safe_dump([value], default_flow_style=True, default_style=style, width=float("inf"))
+    return text.strip()[1:-1]
 
 
 @contextmanager
-def _moved_out(inside: Path, identity: Path) -> Iterator[None]:
-    """The identity is where it will be used, and stays there unless what follows fails."""
-    new = [parent for parent in identity.parents if not parent.exists()]
+def _identity_moved_out(staged: Path, identity: Path) -> Iterator[None]:
+    """Moves the identity out of the inventory to the path where it will be used; undone if the body fails."""
+    missing = [parent for parent in identity.parents if not parent.exists()]
     with ExitStack() as undo:
-        undo.callback(_remove, new)
-        vault.write_identity(identity, inside.read_bytes())
+        undo.callback(_remove_directories, missing)
+        vault.write_identity(identity, staged.read_bytes())
         undo.callback(identity.unlink)
-        inside.unlink()
+        staged.unlink()
         yield
         undo.pop_all()
 
 
-def _remove(empty: Sequence[Path]) -> None:
+def _remove_directories(empty: Sequence[Path]) -> None:
     for directory in empty:
         if directory.exists():
             directory.rmdir()
 
 
-def _next_steps(target: Path, identity: Path) -> tuple[str, ...]:
-    name = inventory_label(target)
+def _list_next_steps(target: Path, identity: Path) -> tuple[str, ...]:
+    label = inventory_label(target)
     return (
         f"Back up {identity}: it alone opens the keys in {target / 'secrets'}. Commit {target}: it holds no "
         "secret in clear text.",
-        f"`mailkeep dns {name}` prints the DNS records to publish. Your hoster sets reverse DNS.",
-        f"`mailkeep plan {name}` says what would change on the server, and touches nothing.",
-        f"`mailkeep deploy {name}` builds it, and ends with the checks of `mailkeep verify {name}`.",
+        f"`mailkeep dns {label}` prints the DNS records to publish. Your hosting provider sets reverse DNS.",
+        f"`mailkeep plan {label}` says what would change on the server, and changes nothing.",
+        f"`mailkeep deploy {label}` builds it, and ends with the checks of `mailkeep verify {label}`.",
     )

@@ -49,48 +49,49 @@ def pyinfra_command(directory: Path, *options: str, deploy: str = DEPLOY) -> lis
 
 
 def read_hosts(directory: Path) -> dict[str, dict[str, object]]:
-    """The hosts that `inventory.py` gives pyinfra, with their data: every public list is a group of names
-    or of (name, data), and so is the first of every public tuple, the second being data for all of them.
-    UserError unless there is one, and each says where its mail.yml is."""
+    """The hosts that `inventory.py` gives pyinfra, with their data. Every public list is a group of names or of (name,
+    data). A public tuple is (such a list, data for all its hosts). UserError unless there is a host, and each host's
+    data name its mail.yml."""
     file = directory / HOSTS_FILE
     if not file.is_file():
-        raise UserError(f"{file}: not there. It names the hosts; `mailkeep init` writes one to copy from.")
+        raise UserError(f"{file}: this file is missing. It names the hosts; `mailkeep init` writes one to copy from.")
     try:
-        found = _groups(runpy.run_path(str(file)))
-    except (Exception, SystemExit) as error:  # it is the user's program: anything can happen
-        raise UserError(f"{file}: it does not run: {type(error).__name__}: {error}") from error
-    if not found:
-        raise UserError(f"{file}: it names no host. A list `hosts = [(NAME, DATA)]` does.")
-    for host, data in found.items():
+        hosts = _merge_groups(runpy.run_path(str(file)))
+    except (Exception, SystemExit) as error:  # the file is the user's program and may raise anything
+        raise UserError(f"{file}: this program fails: {type(error).__name__}: {error}") from error
+    if not hosts:
+        raise UserError(f"{file}: it names no host. Add a list `hosts = [(NAME, DATA)]`.")
+    for host, data in hosts.items():
         if not isinstance(host, str):
-            raise UserError(f"{file}: {host!r} is no name of a host. Write it in quotes.")
+            raise UserError(f"{file}: {host!r} is no name of a host. Write the name in quotes.")
         settings_path(host, data)
-    return found
+    return hosts
 
 
-def _groups(public: dict[str, Any]) -> dict[str, dict[str, object]]:
-    found: dict[str, dict[str, object]] = {}
+def _merge_groups(public: dict[str, Any]) -> dict[str, dict[str, object]]:
+    """As pyinfra does: of a host in several groups, an earlier group's data win, and its own data win over those."""
+    hosts: dict[str, dict[str, object]] = {}
     for name, group in public.items():
         if isinstance(group, list | tuple) and not name.startswith("_"):
-            members, shared = group if isinstance(group, tuple) else (group, {})
+            members, group_data = group if isinstance(group, tuple) else (group, {})
             for member in members:
-                host, own = member if isinstance(member, tuple) else (member, {})
-                found[host] = {**shared, **found.get(host, {}), **own}
-    return found
+                host, host_data = member if isinstance(member, tuple) else (member, {})
+                hosts[host] = {**group_data, **hosts.get(host, {}), **host_data}
+    return hosts
 
 
 def settings_path(host: str, data: Any) -> Path:
-    """The mail.yml that a host's data (pyinfra's, or of `hosts`) name. UserError when they do not."""
+    """The mail.yml that a host's data name (pyinfra's, or those of `read_hosts`). UserError if they name none."""
     if isinstance(file := data.get("mailkeep"), str | Path):
         return Path(file)
     raise UserError(
-        f"{HOSTS_FILE}: host {host}: its data do not say where its mail.yml is. "
-        '`{"mailkeep": str(here / "mail.yml")}` does.'
+        f"{HOSTS_FILE}: host {host}: its data do not name its mail.yml. "
+        'Add `{"mailkeep": str(Path(__file__).resolve().parent / "mail.yml")}`.'
     )
 
 
 def ssh_command(host: str, data: Mapping[str, object]) -> str:
-    """What the user would type to get where pyinfra is sent."""
-    given = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
-    options = (word for option, key in given.items() if data.get(key) for word in (option, str(data[key])))
-    return join(["ssh", *options, str(data.get("ssh_hostname") or host.removeprefix("@ssh/"))])
+    """The ssh(1) command that reaches the host as pyinfra does."""
+    options = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
+    words = (word for option, key in options.items() if data.get(key) for word in (option, str(data[key])))
+    return join(["ssh", *words, str(data.get("ssh_hostname") or host.removeprefix("@ssh/"))])

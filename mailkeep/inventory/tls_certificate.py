@@ -1,4 +1,4 @@
-"""Certificates: making a self-signed one, and judging a chain and key before a server gets them."""
+"""Certificates: creating a self-signed one, and checking a chain and its key before a server gets them."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -20,14 +20,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailkeep.errors import UserError
 
-# Clients pin a self-signed certificate, so each renewal costs every user a warning: make it last.
+# Mail clients pin a self-signed certificate, so each renewal costs every user a warning.
 _SELF_SIGNED_DAYS = 3650
 _PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", re.DOTALL)
 
 
 def create_self_signed(host: str, today: date, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
-    """PEM of a P-256 key, a new one unless it is given, and a certificate for this one host name, valid from the day
-    before `today`."""
+    """PEM of a P-256 key (`key`, or a new one) and a certificate for this host, valid from the day before `today`."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     start = datetime.combine(today, time(), UTC) - timedelta(days=1)  # for clients whose clock is slow
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])  # X.520: ub-common-name; the SAN counts
@@ -54,35 +53,35 @@ def split_pem(pem: bytes) -> tuple[bytes, bytes]:
 
 
 def describe_certificate(pem: bytes) -> str:
-    """Until when it is valid, and the SHA-256 fingerprint by which a user can recognise it."""
+    """Its last day, and the SHA-256 fingerprint by which a user can recognise it."""
     leaf = x509.load_pem_x509_certificate(pem)
     fingerprint = leaf.fingerprint(hashes.SHA256()).hex(":")
     return f"valid until {leaf.not_valid_after_utc:%Y-%m-%d}, SHA-256 {fingerprint}"
 
 
-def parse_chain(where: str, pem: bytes) -> list[x509.Certificate]:
-    """The certificates of a PEM file, at least one; UserError names the file (`where`)."""
+def parse_chain(file: str, pem: bytes) -> list[x509.Certificate]:
+    """The certificates of a PEM file, at least one. UserError, which names `file`, if there is none."""
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise UserError(f"{where}: no certificate in PEM form (-----BEGIN CERTIFICATE-----) is in it.") from None
+        raise UserError(f"{file}: no certificate in PEM form (-----BEGIN CERTIFICATE-----) is in this file.") from None
 
 
-def parse_private_key(where: str, pem: bytes) -> PrivateKeyTypes:
-    """UserError when it is no PEM private key without passphrase, or one that mail clients do not take."""
+def parse_private_key(file: str, pem: bytes) -> PrivateKeyTypes:
+    """An RSA or ECDSA key in PEM. UserError, which names `file`, for any other, or one with a passphrase."""
     try:
         key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         raise UserError(
-            f"{where}: this key has a passphrase, which a server cannot enter. "
-            "Take it off with `openssl pkey -in KEY.pem -out NEW.pem`; the vault encrypts it."
+            f"{file}: this key has a passphrase, which a server cannot enter. "
+            "Remove it with `openssl pkey -in KEY.pem -out NEW.pem`; the vault encrypts the key."
         ) from None
     except Exception:  # cryptography raises several kinds; the text could quote the key
-        raise UserError(f"{where}: no private key in PEM form (-----BEGIN PRIVATE KEY-----) is in it.") from None
+        raise UserError(f"{file}: no private key in PEM form (-----BEGIN PRIVATE KEY-----) is in this file.") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise UserError(f"{where}: neither an RSA nor an ECDSA key; many mail servers and clients know no other.")
+        raise UserError(f"{file}: neither an RSA nor an ECDSA key; many mail servers and clients know no other.")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < 2048:
-        raise UserError(f"{where}: an RSA key of {key.key_size} bits; at least 2048 are needed.")
+        raise UserError(f"{file}: an RSA key of {key.key_size} bits; at least 2048 are needed.")
     return key
 
 
@@ -92,7 +91,7 @@ def covers_host(leaf: x509.Certificate, host: str) -> bool:
 
 
 def dns_names(leaf: x509.Certificate) -> list[str]:
-    """The subject alternative names; the common name counts for nothing (RFC 9525 §2)."""
+    """The subject alternative names; the common name does not count (RFC 9525 §2)."""
     try:
         extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -107,26 +106,30 @@ def check_certificate(
     these host names, and all are valid now."""
     if _PRIVATE.search(chain_pem):
         raise UserError(
-            f"{chain_file}: it holds a private key, in clear text. Take the key out of this file; "
-            "`mailkeep tls NAME --certificate CHAIN.pem --key KEY.pem` puts it into the vault."
+            f"{chain_file}: this file holds a private key in clear text. Take the key out of it; "
+            "`mailkeep tls NAME --certificate CHAIN.pem --key KEY.pem` puts the key into the vault."
         )
     certificates = parse_chain(chain_file, chain_pem)
     _check_key(chain_file, certificates, key_file, key_pem)
     _check_order(chain_file, certificates)
     leaf = certificates[0]
-    if lacking := ", ".join(host for host in hosts if not covers_host(leaf, host)):
+    if uncovered := ", ".join(host for host in hosts if not covers_host(leaf, host)):
         names = ", ".join(dns_names(leaf)) or "no DNS name at all"
         raise UserError(
-            f"{chain_file}: the certificate is for {names}; it must be for {lacking} too. The server goes by that "
-            "(host.name, and what `web` and `dns.mta_sts` have served over HTTPS): get one that covers all of it."
+            f"{chain_file}: the certificate is for {names}; it must be for {uncovered} too. The server uses that name "
+            "(host.name, and the names of `web` and `dns.mta_sts` over HTTPS). Get a certificate for all of them."
         )
     for number, certificate in enumerate(certificates, start=1):
         _check_dates(f"{chain_file}: certificate {number}", certificate, now)
 
 
 def _check_key(chain_file: str, certificates: list[x509.Certificate], key_file: str, key_pem: bytes) -> None:
-    own = _public(parse_private_key(key_file, key_pem).public_key())
-    matching = [number for number, one in enumerate(certificates, start=1) if _public(one.public_key()) == own]
+    public = _encode_public(parse_private_key(key_file, key_pem).public_key())
+    matching = [
+        number
+        for number, certificate in enumerate(certificates, start=1)
+        if _encode_public(certificate.public_key()) == public
+    ]
     if not matching:
         raise UserError(
             f"{chain_file}: none of its certificates belongs to the key {key_file}. "
@@ -146,20 +149,20 @@ def _check_order(chain_file: str, certificates: list[x509.Certificate]) -> None:
             issued.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature):
             raise UserError(
-                f"{chain_file}: certificate {number} is not issued by the next one. After the server's own, "
-                "each must be followed by its issuer (RFC 8446 §4.4.2); leave out what does not belong."
+                f"{chain_file}: certificate {number} is not issued by the next one. After the server's own, each must "
+                "be followed by its issuer (RFC 8446 §4.4.2). Remove certificates that do not belong to the chain."
             ) from None
 
 
-def _check_dates(where: str, certificate: x509.Certificate, now: datetime) -> None:
+def _check_dates(position: str, certificate: x509.Certificate, now: datetime) -> None:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise UserError(f"{where} expired on {end:%Y-%m-%d %H:%M} UTC. Renew it, then run `mailkeep tls` again.")
+        raise UserError(f"{position} expired on {end:%Y-%m-%d %H:%M} UTC. Renew it, then run `mailkeep tls` again.")
     if now < start:
         raise UserError(
-            f"{where} is valid only from {start:%Y-%m-%d %H:%M} UTC on. Is the clock of this machine right?"
+            f"{position} is valid only from {start:%Y-%m-%d %H:%M} UTC on. Is the clock of this machine right?"
         )
 
 
-def _public(key: PublicKeyTypes) -> bytes:
+def _encode_public(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

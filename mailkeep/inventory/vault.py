@@ -1,17 +1,18 @@
 """Secrets beside the inventory, each a file of its own, encrypted with age (https://age-encryption.org/v1).
 
-Every file is encrypted to all recipients of `recipients.txt`; the identities that open it lie elsewhere.
+Every file is encrypted to all recipients in `recipients.txt`. The identities (private keys) that decrypt it are kept
+elsewhere.
 """
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyrage  # type: ignore[import-untyped]
 from pyrage.x25519 import Identity, Recipient  # type: ignore[import-untyped]
 
+from mailkeep.atomic_file import write_atomically
 from mailkeep.errors import UserError
 from mailkeep.locations import expand_home
 
@@ -30,9 +31,9 @@ _RECIPIENTS_HEADER = """\
 
 
 def identity_path(inventory: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the private key of this vault is expected: `age-identity` in the inventory if there (a lab's,
-    ignored by git), else `$MAILKEEP_IDENTITY`, else `$XDG_CONFIG_HOME/mailkeep/NAME.age-identity` (by default
-    below ~/.config)."""
+    """Where the private key of this vault is expected. `age-identity` in the inventory if it exists (a lab's, ignored
+    by git), else `$MAILKEEP_IDENTITY`, else `$XDG_CONFIG_HOME/mailkeep/NAME.age-identity` (by default below ~/.config).
+    """
     if (inside := inventory / IDENTITY).is_file():
         return inside
     if chosen := environ.get("MAILKEEP_IDENTITY"):
@@ -49,42 +50,42 @@ class Vault:
         self.identity = identity
 
     def read(self, name: str) -> bytes:
-        """UserError when the file or the identity is missing, unreadable, damaged or the wrong one."""
+        """UserError if the file or the identity is missing, unreadable or damaged, or if they do not fit."""
         path = self._path(name)
-        sealed = _read(path, f"{path}: there is no such secret. Restore it from git or a backup.")
+        encrypted = _read_file(path, f"{path}: this secret is missing. Restore it from git or a backup.")
         try:
-            return bytes(pyrage.decrypt(sealed, self._identities()))
+            return bytes(pyrage.decrypt(encrypted, self._read_identities()))
         except pyrage.DecryptError as error:
             if "No matching keys" in str(error):
                 raise UserError(
                     f"{path}: not encrypted for the identity {self.identity}.\n"
-                    "Set MAILKEEP_IDENTITY to the right identity file, or have one who can open the vault"
+                    "Set MAILKEEP_IDENTITY to the right identity file. Or have somebody who can open the vault"
                     f" add yours to {self.directory / RECIPIENTS} and run `mailkeep keys NAME --reencrypt`."
                 ) from None
             raise UserError(
-                f"{path}: damaged: no age file, or not as it was written. Restore it from git or a backup."
+                f"{path}: damaged: this is no age file, or it was changed since. Restore it from git or a backup."
             ) from None
 
     def write(self, name: str, data: bytes) -> None:
-        """Needs only the recipients, not the identity. Replaces atomically what was there."""
+        """Needs the recipients, not the identity. Replaces the former secret in one step."""
         path = self._path(name)
-        write_private_file(path, pyrage.encrypt(data, self._recipients()))
+        write_private_file(path, pyrage.encrypt(data, self._read_recipients()))
 
     def delete(self, name: str) -> None:
-        """UserError when there is no such secret."""
+        """UserError if the secret does not exist."""
         path = self._path(name)
         try:
             path.unlink()
         except FileNotFoundError:
-            raise UserError(f"{path}: there is no such secret.") from None
+            raise UserError(f"{path}: this secret is missing.") from None
 
     def names(self) -> list[str]:
-        """Sorted; empty when there is no vault yet."""
+        """Sorted; empty if there is no vault yet."""
         paths = self.directory.rglob(f"*{SUFFIX}")
         return sorted(path.relative_to(self.directory).as_posix().removesuffix(SUFFIX) for path in paths)
 
     def reencrypt(self) -> None:
-        """Writes every secret anew, to the recipients of now."""
+        """Encrypts every secret to the present recipients."""
         for name, data in [(name, self.read(name)) for name in self.names()]:
             self.write(name, data)
 
@@ -93,11 +94,11 @@ class Vault:
             raise UserError(f"{self.directory / name}{SUFFIX}: Mailkeep gives no secret this name. Move it elsewhere.")
         return self.directory / f"{name}{SUFFIX}"
 
-    def _identities(self) -> list[Identity]:
-        text = _read(
+    def _read_identities(self) -> list[Identity]:
+        text = _read_file(
             self.identity,
-            f"{self.identity}: the identity (private key) of {self.directory} is not there.\n"
-            "Restore this file from your backup (mode 0600), or set MAILKEEP_IDENTITY to where it is. "
+            f"{self.identity}: the identity (private key) of {self.directory} is missing.\n"
+            "Restore this file from your backup (mode 0600), or set MAILKEEP_IDENTITY to its path. "
             "Without it nobody can read these secrets.\n"
             "By default it goes by the name of the inventory's directory: if that was renamed, rename this file "
             "likewise.",
@@ -108,36 +109,36 @@ class Vault:
                 f"Run: chmod 600 {self.identity}"
             )
         try:
-            found = [Identity.from_str(line) for _, line in _entries(text)]
+            identities = [Identity.from_str(line) for _, line in _numbered_lines(text)]
         except (pyrage.IdentityError, UnicodeDecodeError):
-            found = []
-        if not found:
+            identities = []
+        if not identities:
             raise UserError(
                 f"{self.identity}: this is no age identity (a line that begins with AGE-SECRET-KEY-1). "
                 "Restore the file from your backup."
             )
-        return found
+        return identities
 
-    def _recipients(self) -> list[Recipient]:
+    def _read_recipients(self) -> list[Recipient]:
         path = self.directory / RECIPIENTS
-        remedy = f"Restore it from git, or write into it what `age-keygen -y {self.identity}` prints."
-        text = _read(path, f"{path}: not there, so nobody to encrypt for. {remedy}")
+        remedy = f"Restore it from git, or write into it the line that `age-keygen -y {self.identity}` prints."
+        text = _read_file(path, f"{path}: this file is missing, so there is nobody to encrypt for. {remedy}")
         try:
-            found = [_recipient(path, number, line) for number, line in _entries(text)]
+            recipients = [_parse_recipient(path, number, line) for number, line in _numbered_lines(text)]
         except UnicodeDecodeError:
-            raise UserError(f"{path}: this is no text. {remedy}") from None
-        if not found:
-            raise UserError(f"{path}: names no recipient, so nobody to encrypt for. {remedy}")
-        return found
+            raise UserError(f"{path}: this file is no text. {remedy}") from None
+        if not recipients:
+            raise UserError(f"{path}: names no recipient, so there is nobody to encrypt for. {remedy}")
+        return recipients
 
 
 def open_vault(inventory: Path) -> Vault:
-    """The vault of an inventory, to be opened with the identity of this user."""
+    """The vault of an inventory, to be decrypted with the identity of this user."""
     return Vault(inventory / "secrets", identity_path(inventory))
 
 
 def create_vault(directory: Path, identity: Path) -> Vault:
-    """A new, empty vault with a new identity. UserError when either file exists; then nothing was written."""
+    """A new, empty vault with a new identity. UserError if either file exists; then nothing was written."""
     recipients = directory / RECIPIENTS
     if recipients.exists():
         raise UserError(f"{recipients}: exists already; nothing was changed.")
@@ -152,73 +153,49 @@ def create_vault(directory: Path, identity: Path) -> Vault:
 
 
 def write_identity(path: Path, data: bytes) -> None:
-    """UserError when the file exists."""
+    """UserError if the file exists."""
     try:
         write_private_file(path, data, replace=False)
     except FileExistsError:
         raise UserError(
             f"{path}: exists already and is never overwritten: it may be the only key to another vault.\n"
-            "Choose another NAME, or set MAILKEEP_IDENTITY to a path where the new identity may be written."
+            "Choose another NAME, or set MAILKEEP_IDENTITY to a path for the new identity."
         ) from None
 
 
 def write_private_file(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Writes a file (0600, in directories of 0700 where they are new) whole or not at all, and durably.
-    UserError when it cannot; FileExistsError when it exists and `replace` is false."""
+    """Writes a file (0600) whole or not at all, and durably; creates missing directories (0700). UserError if that
+    fails; FileExistsError if the file exists and `replace` is false."""
     try:
-        _write(path, data, replace)
+        missing = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
+        for parent in reversed(missing):
+            parent.mkdir(mode=0o700)
+        write_atomically(path, data, overwrite=replace)
     except FileExistsError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
-def _write(path: Path, data: bytes, replace: bool) -> None:
-    missing = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp(3): mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            Path(temporary).replace(path)
-        else:
-            path.hardlink_to(temporary)  # unlike rename(2), link(2) refuses an existing target
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: Path, when_missing: str) -> bytes:
+def _read_file(path: Path, message_if_missing: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(when_missing) from None
+        raise UserError(message_if_missing) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
-def _entries(text: bytes) -> list[tuple[int, str]]:
+def _numbered_lines(text: bytes) -> list[tuple[int, str]]:
     """The lines that are neither empty nor a comment, with their numbers."""
     lines = enumerate((line.strip() for line in text.decode().splitlines()), start=1)
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
-def _recipient(path: Path, number: int, line: str) -> Recipient:
+def _parse_recipient(path: Path, number: int, line: str) -> Recipient:
     if line.upper().startswith("AGE-SECRET-KEY-"):
         raise UserError(
-            f"{path}:{number}: this is a private key. Write the public one (`age-keygen -y`) in its place, "
+            f"{path}:{number}: this is a private key. Write the public key (`age-keygen -y`) in its place, "
             "and make a new identity if this file has left your machine."
         )
     try:

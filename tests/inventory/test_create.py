@@ -68,7 +68,7 @@ def test_a_new_inventory_is_complete(made: NewInventory) -> None:
     loaded = secrets.load_secrets(declared, made.directory)
     assert {key.domain for key in loaded.dkim} == {"example.org", "mail.example.org"}
     assert {key.selector for key in loaded.dkim} == {f"s{date.today():%Y%m%d}"}
-    assert len(made.made) == 3
+    assert len(made.keys) == 3
 
 
 def test_it_declares_what_was_asked_for(root: Path) -> None:
@@ -101,7 +101,7 @@ def test_it_declares_what_was_asked_for(root: Path) -> None:
 def test_the_first_account_is_the_admins_own_or_the_postmasters(root: Path, admin: list[str], account: str) -> None:
     result = make(root, admin=admin)
     declared = load_settings(result.directory / "mail.yml")
-    assert result.address == account
+    assert result.account == account
     assert [account.address for account in declared.accounts] == [account]
 
 
@@ -114,7 +114,7 @@ def test_the_passphrase_opens_the_account_and_is_in_no_file_nor_in_the_results_r
     for content in everything(root).values():
         assert result.passphrase.encode() not in (content or b"")
     assert result.passphrase not in repr(result)
-    assert result.passphrase not in "\n".join((*result.made, *result.next_steps))
+    assert result.passphrase not in "\n".join((*result.keys, *result.next_steps))
 
 
 def test_the_identity_lies_outside_the_inventory_and_no_private_key_in_it(made: NewInventory, root: Path) -> None:

@@ -108,13 +108,13 @@ def test_hosts_and_their_data_are_those_that_pyinfra_finds(root: Path) -> None:
 
 def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
     directory = root / "inventories" / "first"
-    with pytest.raises(UserError, match=r"inventory\.py: not there"):
+    with pytest.raises(UserError, match=r"inventory\.py: this file is missing"):
         hosts.read_hosts(directory)
     (directory / "inventory.py").write_text("hosts = [")
-    with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
+    with pytest.raises(UserError, match=r"inventory\.py: this program fails"):
         hosts.read_hosts(directory)
     (directory / "inventory.py").write_text("hosts = [undefined]")
-    with pytest.raises(UserError, match=r"inventory\.py: it does not run"):
+    with pytest.raises(UserError, match=r"inventory\.py: this program fails"):
         hosts.read_hosts(directory)
 
 
@@ -123,10 +123,10 @@ def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
     [
         ("hosts = []", "it names no host"),
         ('hosts = "mail.example.org"', "it names no host"),
-        ('hosts = ["mail.example.org"]', "host mail.example.org: its data do not say where its mail.yml is"),
-        ('hosts = [("mail.example.org", {"mailkeep": 5})]', "do not say where its mail.yml is"),
+        ('hosts = ["mail.example.org"]', "host mail.example.org: its data do not name its mail.yml"),
+        ('hosts = [("mail.example.org", {"mailkeep": 5})]', "do not name its mail.yml"),
         ('hosts = [("mail.example.org", {"mailkeep": "mail.yml"}), 3]', "3 is no name of a host"),
-        ("import sys; sys.exit(3)", "it does not run: SystemExit: 3"),
+        ("import sys; sys.exit(3)", "this program fails: SystemExit: 3"),
     ],
 )
 def test_hosts_that_will_not_do_are_told(root: Path, written: str, told: str) -> None:
@@ -143,5 +143,5 @@ def test_pyinfra_alone_is_told_too_where_a_mail_yml_is_missing(root: Path) -> No
     pyinfra = Path(sys.executable).parent / "pyinfra"
     done = subprocess.run([pyinfra, file, ROOT / "deploy.py", "-y"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "host @local: its data do not say where its mail.yml is" in done.stderr
+    assert "host @local: its data do not name its mail.yml" in done.stderr
     assert "Traceback" not in done.stderr
