@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
+from typing import Any
 
+import lab_schedule
 import pytest
 
 from mailkeep.inventory.dkim_keys import generate_dkim_pem
@@ -21,6 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "lab" in getattr(item, "fixturenames", ()):
             item.add_marker("lab")
+    lab_schedule.sort_items(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lab_schedule.LabSchedule | None:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # else the file with the most tests comes first
+    return lab_schedule.LabSchedule(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,14 +70,30 @@ def _killed_after(changes: int) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """An empty lab of this test run's own; with pytest-xdist, of this worker's own."""
-    parts = (os.environ.get("MAILKEEP_LAB", "mailkeep"), "test", os.environ.get("PYTEST_XDIST_WORKER"))
-    lab = Lab("-".join(part for part in parts if part))
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    lab = Lab(f"{_run_prefix()}-{worker}" if worker else _run_prefix())
     try:
         lab.destroy()  # what a killed run left
     except LabError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     yield lab
     lab.destroy()
+
+
+@pytest.fixture(scope="session")
+def run_lab() -> Lab:
+    """The lab of the whole run, which owns what its workers share."""
+    return Lab(_run_prefix())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    lab = Lab(_run_prefix())
+    if not hasattr(session.config, "workerinput") and lab.state.exists():
+        lab.destroy()
+
+
+def _run_prefix() -> str:
+    return f"{os.environ.get('MAILKEEP_LAB', 'mailkeep')}-test"
 
 
 @pytest.fixture(scope="session")

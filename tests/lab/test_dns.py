@@ -119,7 +119,7 @@ MUTATIONS = {
 def test_every_record_of_a_zone_gone_wrong_is_reported_by_name(world: World, mutation: str) -> None:
     listed = [*world.wanted(), *records.reverse_records(world.site.settings)]
     wrong = [
-        Record(one.need, one.name, one.type, value, one.why, one.source)
+        Record(one.need, one.name, one.type, value, one.reason, one.source)
         for one in listed
         for value in MUTATIONS[mutation](one)
     ]
@@ -132,7 +132,7 @@ def test_a_signature_that_does_not_validate_is_told_from_a_server_that_fails(wor
     async def ask_for(name: str) -> client.Answer:
         dns_client = client.Client(client.make_resolver(world.internet.resolver))
         question = Question(name, "MX")
-        return (await dns_client.public([question]))[question]
+        return (await dns_client.ask_resolver([question]))[question]
 
     assert asyncio.run(ask_for("bogus.test")).error == "its DNSSEC signatures do not validate"
     assert asyncio.run(ask_for("example.test")).authentic
@@ -460,7 +460,7 @@ example.test.names.test. A 127.0.0.2
     zones = ("good", "quiet", "refuses", "everything", "sold", "silent")
     lists = (
         *(Blocklist(f"{zone}.test", "addresses", "ask them") for zone in zones),
-        Blocklist("white.test", "addresses", "", trusts=True),
+        Blocklist("white.test", "addresses", "", is_allowlist=True),
         Blocklist("names.test", "domains", "ask them", "test"),
     )
     found = blocklists.query_blocklists(world.site.settings, client.make_resolver(world.internet.resolver), lists)
@@ -475,4 +475,4 @@ example.test.names.test. A 127.0.0.2
         ("names", HOST): "clear",
     }
     [listing] = [entry for entry in found if entry.list == "good.test"]
-    assert (listing.said, listing.off) == ("127.0.0.4 caught in a trap", "ask them")
+    assert (listing.answer, listing.delisting) == ("127.0.0.4 caught in a trap", "ask them")

@@ -29,7 +29,7 @@ from clients import (
     smtp,
 )
 
-from mailkeep.cli import app
+from mailkeep.cli import accounts, app
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords
 from mailkeep.lab import Internet, Lab, Server, poll
@@ -294,7 +294,7 @@ def test_it_is_frozen_and_thawed_from_elsewhere_too(guarded: Guarded, capfd: pyt
         assert said in capfd.readouterr().out
         assert guarded.frozen("mia") == (command == "freeze")
     with pytest.raises(UserError, match=r"nobody@example\.test: no account of this server\. There are: anna@"):
-        app.freeze_account(where, "nobody@example.test")
+        accounts.freeze_account(where, "nobody@example.test")
 
 
 # --- the guard itself -------------------------------------------------------------------------------------------------

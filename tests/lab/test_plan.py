@@ -75,7 +75,7 @@ def private(on: Site) -> list[str]:
 
 
 def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
-    lab: Lab, internet: Internet, base_server: Boot, first_deploy: tuple[Site, DeployResult], capsys: Capture
+    lab: Lab, internet: Internet, base_server: Boot, first_deploy: DeployResult, capsys: Capture
 ) -> None:
     server = base_server("bare", hostname="mail.example.test")
     internet.resolve_for(server)
@@ -84,10 +84,9 @@ def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
     code, host = planned(bare, capsys)
     assert server.run(FINGERPRINT).stdout == before
     assert (code, host["problems"]) == (2, [])
-    _, said = first_deploy
-    assert operations(host) == set(said.changed)
+    assert operations(host) == set(first_deploy.changed)
     # Debian's package writes this one as it shall be while it is installed.
-    assert files(host) - {"/etc/mailname"} == deployed_files(said) - {"/etc/mailname"}
+    assert files(host) - {"/etc/mailname"} == deployed_files(first_deploy) - {"/etc/mailname"}
     assert {"install postfix", "install dovecot-imapd", "add the user vmail"} <= {c["action"] for c in host["changes"]}
     assert not [line for line in private(bare) if line in json.dumps(host)]
 

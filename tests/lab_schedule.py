@@ -1,0 +1,47 @@
+"""The order in which the workers of pytest-xdist (`--dist loadfile`) take the tests of the lab.
+
+What takes longest comes first: a long file that is begun late keeps one worker busy while the others wait.
+"""
+
+from __future__ import annotations
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+LONGEST_FIRST = (
+    "docs/test_server_commands.py",
+    "lab/test_reruns.py",
+    "lab/test_attacks.py",
+    "lab/test_watch.py",
+    "lab/test_guard.py",
+    "lab/test_verify.py",
+    "lab/test_jails.py",
+    "lab/test_certificates.py",
+    "lab/test_mail.py",
+    "lab/test_web.py",
+    "lab/test_drills.py",
+    "lab/test_lab.py",
+    "lab/test_dns.py",
+    "lab/test_refusals.py",
+    "lab/test_plan.py",
+    "lab/test_shared_store.py",
+)
+ALONE = ("lab/test_verify.py", "lab/test_refusals.py", "lab/test_plan.py")
+"""Files whose tests boot servers of their own: any worker may take any of them, which fills what gaps there are."""
+
+
+class LabSchedule(LoadFileScheduling):
+    """One file, one worker, so that its servers are built once; the tests of the files in `ALONE` go one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return nodeid if file.endswith(ALONE) else file
+
+
+def sort_items(items: list[pytest.Item]) -> None:
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.as_posix()
+    return next((rank for rank, file in enumerate(LONGEST_FIRST) if path.endswith(file)), len(LONGEST_FIRST))
