@@ -146,13 +146,16 @@ def rotate_dkim_keys(
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
 
-    def unseen(keys: list[DkimKey]) -> dict[DkimKey, str]:
-        return dkim_rotation.unseen(keys, client.make_resolver(resolver))
+    def find_unpublished(keys: list[DkimKey]) -> dict[DkimKey, str]:
+        return dkim_rotation.find_unpublished(keys, client.make_resolver(resolver))
 
-    def since(keys: list[DkimEntry]) -> dict[DkimEntry, date]:
-        return dkim_rotation.signing_since(keys, directory)
+    def find_signing_since(entries: list[DkimEntry]) -> dict[DkimEntry, date]:
+        return dkim_rotation.find_signing_since(entries, directory)
 
-    for line in dkim_rotation.rotate(settings, directory, date.today(), unseen, since, now=now):
+    rotation = dkim_rotation.DkimRotation(
+        settings, directory, date.today(), find_unpublished, find_signing_since, start_now=now
+    )
+    for line in rotation.take_step():
         out.print(line, markup=False)
 
 
@@ -165,13 +168,16 @@ def rotate_tls_key(
 ) -> None:
     """Replace the TLS key that certificates by ACME are for, a step at a time: publish, show once seen, retire."""
     from mailkeep.dns import client
-    from mailkeep.operate import tls_key_rollover
+    from mailkeep.operate import tls_rotation
 
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
 
-    def unseen(record: Record) -> tuple[list[str], int]:
-        return tls_key_rollover.unseen(record, client.make_resolver(resolver))
+    def find_unpublished(record: Record) -> tuple[list[str], int]:
+        return tls_rotation.find_unpublished(record, client.make_resolver(resolver))
 
-    for line in tls_key_rollover.roll(settings, directory, datetime.now(UTC), unseen, tls_key_rollover.shown, now=now):
+    rotation = tls_rotation.TlsRotation(
+        settings, directory, datetime.now(UTC), find_unpublished, tls_rotation.read_served_records, start_now=now
+    )
+    for line in rotation.take_step():
         out.print(line, markup=False)

@@ -60,4 +60,4 @@ def test_what_an_alias_leads_to_counts(record: Record, monkeypatch: pytest.Monke
 def test_a_new_key_behind_an_alias_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     [key] = [key for key in KEYS.dkim if key.domain == "example.org"]
     with serving(zones(DKIM, ALIASES[DKIM], target(DKIM, DKIM.value)), monkeypatch) as resolver:
-        assert dkim_rotation.unseen([key], resolver) == {}
+        assert dkim_rotation.find_unpublished([key], resolver) == {}

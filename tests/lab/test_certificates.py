@@ -22,7 +22,7 @@ from mailkeep.inventory.credentials import save_dns_credentials
 from mailkeep.lab import Internet, Lab, LabError, poll
 from mailkeep.lab.internet import DIRECTORY, TSIG_SECRET
 from mailkeep.lab.site import Site
-from mailkeep.operate import tls_key_rollover
+from mailkeep.operate import tls_rotation
 from mailkeep.parts import certificates
 from mailkeep_server.common.certificates import Certificate, read_certificate
 
@@ -314,23 +314,23 @@ def test_a_new_key_is_shown_once_the_world_has_its_record_and_gets_its_certifica
 
     def step(later: timedelta = timedelta()) -> str:
         def unseen(record: Record) -> tuple[list[str], int]:
-            return tls_key_rollover.unseen(record, client.make_resolver(by_dns.internet.resolver))
+            return tls_rotation.find_unpublished(record, client.make_resolver(by_dns.internet.resolver))
 
-        return "\n".join(
-            tls_key_rollover.roll(
-                site.settings, site.inventory, moment + later, unseen, tls_key_rollover.shown, now=True
-            )
+        served = tls_rotation.read_served_records
+        rotation = tls_rotation.TlsRotation(
+            site.settings, site.inventory, moment + later, unseen, served, start_now=True
         )
+        return "\n".join(rotation.take_step())
 
     [old] = by_dns.tlsa()
     step()
     [new] = by_dns.tlsa() - {old}
-    assert "is not seen yet: the resolver does not have it; ns.outside.test does not have it" in step()
+    assert "is not published yet: the resolver does not have it; ns.outside.test does not have it" in step()
     by_dns.publish()
-    assert "Both records are seen" in step()
-    assert "Some may still have the former records" in step()
-    assert "The new key is in place" in step(timedelta(hours=2))
-    assert "another key is shown still" in step()
+    assert "Both records are published" in step()
+    assert "Resolvers may still keep an older answer" in step()
+    assert "The new key is now the current one" in step(timedelta(hours=2))
+    assert "the server still shows another key" in step()
     by_dns.deploy()
     poll(lambda: by_dns.look() == "inactive", 60, "there is no certificate by DNS-01")
     poll(lambda: {tlsa_of(by_dns.shown(port)) for port in (SMTP, IMAPS)} == {new}, 10, "another key is shown")

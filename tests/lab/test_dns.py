@@ -348,10 +348,11 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
     selector = f"s{tomorrow:%Y%m%d}"
 
     def unseen(keys: list[DkimKey]) -> dict[DkimKey, str]:
-        return dkim_rotation.unseen(keys, client.make_resolver(world.internet.resolver))
+        return dkim_rotation.find_unpublished(keys, client.make_resolver(world.internet.resolver))
 
     def rotate() -> str:
-        return "\n".join(dkim_rotation.rotate(declared, inventory, tomorrow, unseen, since, now=True))
+        rotation = dkim_rotation.DkimRotation(declared, inventory, tomorrow, unseen, since, start_now=True)
+        return "\n".join(rotation.take_step())
 
     def since(_keys: list[DkimEntry]) -> dict[DkimEntry, date]:
         return {}
@@ -360,14 +361,14 @@ def test_a_new_dkim_key_signs_only_once_the_world_sees_it(world: World, tmp_path
         return {key.selector for key in secrets.load_secrets(declared, inventory).dkim}
 
     rotate()
-    assert f"{selector}._domainkey.example.test is not seen yet: it is not there" in rotate()
+    assert f"{selector}._domainkey.example.test is not published yet: it is not there" in rotate()
     listed = records.own_zone_records(declared, secrets.load_secrets(declared, inventory))
     cut = [replace(one, value=one.value[:300]) if one.name.startswith(selector) else one for one in listed]
     world.publish(text(cut))
     assert "the key is cut off" in rotate()
     assert selector not in signing()
     world.publish(text(listed))
-    assert f"{selector} signs" in rotate()
+    assert f"{selector} replaces" in rotate()
     assert signing() == {selector}
 
 
@@ -378,7 +379,7 @@ def test_a_server_signs_with_a_key_that_it_has_and_that_its_signer_has_loaded(wo
     written = site.server.run(f"stat --format %Y {file}").stdout.strip()
 
     def since() -> dict[DkimEntry, date]:
-        return dkim_rotation.signing_since([present, DkimEntry("example.test", "s20990101")], site.inventory)
+        return dkim_rotation.find_signing_since([present, DkimEntry("example.test", "s20990101")], site.inventory)
 
     assert since() == {present: date.fromtimestamp(int(written))}
     site.server.run(f"touch --date '1 hour' {file}")
