@@ -1,4 +1,5 @@
-"""What the world should see of a mail server, and whether it does.
+"""A mail server's DNS records, and the check that other servers see them.
 
-`records` is the one list: `formats` prints it, `look` sees what is published, `judge` compares the two by meaning.
+`records` is the one list. `formats` prints it, `observe` reads the published records, and `judge` compares the two by
+meaning.
 """

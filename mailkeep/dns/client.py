@@ -1,4 +1,4 @@
-"""A DNS client that has all its questions under way at once, to a resolver and to the authoritative servers."""
+"""A DNS client that sends all its questions concurrently, to a resolver and to authoritative name servers."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -21,8 +21,8 @@ from mailkeep.errors import UserError
 
 PORT = 53  # of name servers
 TIMEOUT = 5.0  # seconds for a question, repetitions included
-_PAYLOAD = 1232  # octets that pass everywhere unfragmented; a longer answer comes by TCP
-_AT_ONCE = 200  # questions under way; each is a socket
+_MAX_PAYLOAD = 1232  # octets that pass everywhere unfragmented; a longer answer comes by TCP
+_MAX_CONCURRENT = 200  # questions; each has a socket
 
 
 class Question(NamedTuple):
@@ -34,9 +34,11 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`values` are as zone files have them, but TXT unquoted and in one piece; there are none where there is no such
-    record. `alias` is where a CNAME leads, `ttl` in seconds. `authentic`: the resolver has validated the answer.
-    `error` says why there is no answer at all."""
+    """`values` are in zone file form, but TXT is unquoted and in one piece; they are empty if there is no such record.
+
+    `alias` is the target of a CNAME, `ttl` in seconds. `authentic`: the resolver validated the answer by DNSSEC.
+    `error` says why there is no answer.
+    """
 
     values: tuple[str, ...] = ()
     alias: str = ""
@@ -48,97 +50,103 @@ class Answer:
 Answers = Mapping[Question, Answer]
 
 
-def make_resolver(where: str = "") -> dns.resolver.Resolver:
-    """The one at this address (`192.0.2.53`, or `192.0.2.53@5353`); without, this machine's. UserError when it is
-    none."""
+def make_resolver(address: str = "") -> dns.resolver.Resolver:
+    """The resolver at this address (`192.0.2.53`, or `192.0.2.53@5353`); without one, this machine's own.
+
+    Raises UserError for an invalid address, or if this machine has no resolver.
+    """
     try:
-        made = dns.resolver.Resolver(configure=not where)
-        if where:
-            address, at, port = where.partition("@")
-            made.nameservers, made.port = [str(ip_address(address))], _port(port) if at else PORT
+        resolver = dns.resolver.Resolver(configure=not address)
+        if address:
+            ip, separator, port = address.partition("@")
+            resolver.nameservers, resolver.port = [str(ip_address(ip))], _parse_port(port) if separator else PORT
     except ValueError:
         raise UserError(
-            f"{where!r}: no resolver. Expected the address of one, such as 192.0.2.53 or 192.0.2.53@5353."
+            f"{address!r} is no address of a resolver. Write it as 192.0.2.53, or with a port as 192.0.2.53@5353."
         ) from None
     except dns.exception.DNSException as error:
         raise UserError(f"This machine has no resolver: {error}. Name one with --resolver.") from None
-    _set_up(made)
-    return made
+    _configure(resolver)
+    return resolver
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise ValueError(text)
     return int(text)
 
 
-def _set_up(made: dns.resolver.BaseResolver) -> None:
-    made.lifetime = TIMEOUT
-    # AD in a question asks for it in the answer (RFC 6840 §5.7).
-    made.flags = dns.flags.RD | dns.flags.AD
-    made.use_edns(0, 0, _PAYLOAD)
+def _configure(resolver: dns.resolver.BaseResolver) -> None:
+    resolver.lifetime = TIMEOUT
+    # AD in a question asks for AD in the answer (RFC 6840 §5.7).
+    resolver.flags = dns.flags.RD | dns.flags.AD
+    resolver.use_edns(0, 0, _MAX_PAYLOAD)
 
 
 class Client:
-    """Asks with this resolver; to be used within one event loop."""
+    """Asks this resolver, and name servers that it finds by it. Use it within one event loop."""
 
     def __init__(self, resolver: dns.resolver.Resolver) -> None:
         self._resolver = dns.asyncresolver.Resolver(configure=False)
         self._resolver.nameservers, self._resolver.port = resolver.nameservers, resolver.port
-        _set_up(self._resolver)
-        self._limit = asyncio.Semaphore(_AT_ONCE)
+        _configure(self._resolver)
+        self._limit = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def ask_resolver(self, questions: Iterable[Question]) -> dict[Question, Answer]:
-        """What the resolver says, and with it most of the world."""
-        listed = list(dict.fromkeys(questions))
-        return dict(zip(listed, await asyncio.gather(*map(self._ask_resolver, listed)), strict=True))
+        """The resolver's answers: what most of the world sees."""
+        unique = list(dict.fromkeys(questions))
+        return dict(zip(unique, await asyncio.gather(*map(self._ask_resolver_once, unique)), strict=True))
 
     async def ask_name_servers(self, questions: Iterable[Question]) -> dict[Question, dict[str, Answer]]:
-        """What each server of the name's zone says, by the server's name; nothing where they cannot be found."""
-        listed = list(dict.fromkeys(questions))
-        names = list({question.name for question in listed})
-        zone_of = dict(zip(names, await asyncio.gather(*map(self._zone, names)), strict=True))
+        """The answers of each authoritative server, by the server's name; empty if the servers cannot be found."""
+        unique = list(dict.fromkeys(questions))
+        names = list({question.name for question in unique})
+        zone_of = dict(zip(names, await asyncio.gather(*map(self._find_zone, names)), strict=True))
         zones = list(set(zone_of.values()))
-        servers_of = dict(zip(zones, await asyncio.gather(*map(self._servers, zones)), strict=True))
-        asked = [(one, server, at) for one in listed for server, at in servers_of[zone_of[one.name]].items()]
-        answers = await asyncio.gather(*(self._ask_server(address, question) for question, _, address in asked))
-        found: dict[Question, dict[str, Answer]] = {question: {} for question in listed}
-        for (question, server, _), answer in zip(asked, answers, strict=True):
-            found[question][server] = answer
-        return found
+        servers_of = dict(zip(zones, await asyncio.gather(*map(self._find_servers, zones)), strict=True))
+        queries = [
+            (question, server, address)
+            for question in unique
+            for server, address in servers_of[zone_of[question.name]].items()
+        ]
+        answers = await asyncio.gather(*(self._ask_server(address, question) for question, _, address in queries))
+        by_server: dict[Question, dict[str, Answer]] = {question: {} for question in unique}
+        for (question, server, _), answer in zip(queries, answers, strict=True):
+            by_server[question][server] = answer
+        return by_server
 
-    async def _ask_resolver(self, question: Question) -> Answer:
+    async def _ask_resolver_once(self, question: Question) -> Answer:
         try:
-            return _answer(question, await self._resolve(question))
+            return _parse_response(question, await self._resolve(question))
         except dns.resolver.NoNameservers:
-            return Answer(error=await self._why_not(question))
+            return Answer(error=await self._explain_failure(question))
         except (dns.exception.DNSException, OSError) as error:
             return Answer(error=str(error))
 
     async def _resolve(self, question: Question) -> dns.message.Message:
-        """The response, which may well be that there is no such name."""
+        """The response, which may say that there is no such name."""
         try:
             async with self._limit:
-                found = await self._resolver.resolve(*question, raise_on_no_answer=False, search=False)
+                answer = await self._resolver.resolve(*question, raise_on_no_answer=False, search=False)
         except dns.resolver.NXDOMAIN as error:
             response: dns.message.Message = next(iter(error.kwargs["responses"].values()))
             return response
-        return found.response
+        return answer.response
 
-    async def _why_not(self, question: Question) -> str:
-        """A resolver that validates gives no bogus answer, unless told not to check (CD, RFC 4035 §3.2.2)."""
+    async def _explain_failure(self, question: Question) -> str:
+        """A validating resolver withholds a bogus answer, unless checking is disabled (CD, RFC 4035 §3.2.2)."""
         unchecked = dns.message.make_query(*question)
         unchecked.flags |= dns.flags.CD
-        where, port = str(self._resolver.nameservers[0]), self._resolver.port
+        address, port = str(self._resolver.nameservers[0]), self._resolver.port
         try:
-            reply, _ = await dns.asyncquery.udp_with_fallback(unchecked, where, TIMEOUT, port)
+            reply, _ = await dns.asyncquery.udp_with_fallback(unchecked, address, TIMEOUT, port)
         except (dns.exception.DNSException, OSError):
             return "no server answers"
-        bogus = reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
-        return "its DNSSEC signatures do not validate" if bogus else "its servers fail"
+        is_bogus = reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+        return "its DNSSEC signatures do not validate" if is_bogus else "its servers fail"
 
     async def _ask_server(self, address: str, question: Question) -> Answer:
-        query = dns.message.make_query(*question, use_edns=0, payload=_PAYLOAD)
+        query = dns.message.make_query(*question, use_edns=0, payload=_MAX_PAYLOAD)
         query.flags &= ~dns.flags.RD
         try:
             async with self._limit:
@@ -146,49 +154,50 @@ class Client:
         except (dns.exception.DNSException, OSError) as error:
             return Answer(error=str(error) or type(error).__name__)
         if reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            return _answer(question, reply)
+            return _parse_response(question, reply)
         return Answer(error=f"it answers {dns.rcode.to_text(reply.rcode())}")
 
-    async def _zone(self, name: str) -> str:
-        """The zone that `name` is in: its SOA comes with the answer "there is no such record" too (RFC 2308 §3).
+    async def _find_zone(self, name: str) -> str:
+        """The zone of `name`, from the SOA record, which a negative answer has too (RFC 2308 §3).
 
-        Where `name` is an alias, that is the SOA of the zone that it leads to; its own zone is that of the name above,
-        for a zone does not begin with an alias (RFC 1034 §3.6.2)."""
+        For an alias, that is the zone of its target. The zone of the alias itself is that of its parent name, because
+        no zone begins with an alias (RFC 1034 §3.6.2).
+        """
         try:
             response = await self._resolve(Question(name, "SOA"))
         except (dns.exception.DNSException, OSError):
             return ""
         if any(rrset.rdtype == dns.rdatatype.CNAME for rrset in response.answer):
-            return await self._zone(name.partition(".")[2] or ".")
+            return await self._find_zone(name.partition(".")[2] or ".")
         sections = (*response.answer, *response.authority)
         return next((str(rrset.name) for rrset in sections if rrset.rdtype == dns.rdatatype.SOA), "")
 
-    async def _servers(self, zone: str) -> dict[str, str]:
-        """The names of a zone's servers, each with one of its addresses."""
-        names = (await self._ask_resolver(Question(zone, "NS"))).values if zone else ()
-        addresses = await asyncio.gather(*map(self._address, names))
+    async def _find_servers(self, zone: str) -> dict[str, str]:
+        """One address of each of the zone's name servers, by their names."""
+        names = (await self._ask_resolver_once(Question(zone, "NS"))).values if zone else ()
+        addresses = await asyncio.gather(*map(self._find_address, names))
         return {name.rstrip("."): address for name, address in zip(names, addresses, strict=True) if address}
 
-    async def _address(self, name: str) -> str:
-        """IPv4 first: this machine may have no other."""
-        for kind in ("A", "AAAA"):
-            if values := (await self._ask_resolver(Question(name, kind))).values:
+    async def _find_address(self, name: str) -> str:
+        """IPv4 first: this machine may have no IPv6."""
+        for record_type in ("A", "AAAA"):
+            if values := (await self._ask_resolver_once(Question(name, record_type))).values:
                 return values[0]
         return ""
 
 
-def _answer(question: Question, response: dns.message.Message) -> Answer:
+def _parse_response(question: Question, response: dns.message.Message) -> Answer:
     aliases = [rrset for rrset in response.answer if rrset.rdtype == dns.rdatatype.CNAME]
-    found = [rrset for rrset in response.answer if rrset.rdtype.name == question.type]
+    rrsets = [rrset for rrset in response.answer if rrset.rdtype.name == question.type]
     return Answer(
-        values=tuple(sorted(_text(rdata) for rrset in found for rdata in rrset)),
+        values=tuple(sorted(_to_text(rdata) for rrset in rrsets for rdata in rrset)),
         alias=str(aliases[-1][0].target).rstrip(".") if aliases else "",
-        ttl=max((rrset.ttl for rrset in found), default=0),
+        ttl=max((rrset.ttl for rrset in rrsets), default=0),
         authentic=bool(response.flags & dns.flags.AD),
     )
 
 
-def _text(rdata: dns.rdata.Rdata) -> str:
+def _to_text(rdata: dns.rdata.Rdata) -> str:
     if isinstance(rdata, TXT):
         return b"".join(rdata.strings).decode(errors="replace")
     return rdata.to_text()

@@ -1,4 +1,4 @@
-"""What the live check has to say."""
+"""A finding of the DNS check."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -8,8 +8,11 @@ Level = Literal["error", "warning", "instruction"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`name` and `type` say what it is about, `seen` what is there, `do` what to do. An error keeps mail from coming
-    or going, a warning lets somebody down sooner or later, an instruction is what would be better."""
+    """A problem with the records of `name` and `type`: `observed` is the published value, `advice` the next step.
+
+    An error keeps mail from arriving, or lets others write as you. A warning will cost somebody mail sooner or later.
+    An instruction is an improvement.
+    """
 
     level: Level
     name: str

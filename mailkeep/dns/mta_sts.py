@@ -1,4 +1,4 @@
-"""MTA-STS (RFC 8461): what a web server has to say at a mail domain so that others insist on TLS to its servers."""
+"""MTA-STS (RFC 8461): the policy with which a mail domain has other servers insist on TLS."""
 
 import hashlib
 import http.client
@@ -6,18 +6,18 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from mailkeep.settings.models import Settings
 
 PATH = "/.well-known/mta-sts.txt"
-# Seconds that others remember the policy: RFC 8461 §3.2 wants weeks, §8.3 an end while it is tried out.
-_SECONDS, _LARGEST = 10, 65_536  # for a connection; octets of a policy (§3.3)
+CONNECT_TIMEOUT = 10  # seconds
+MAX_POLICY_OCTETS = 65_536  # RFC 8461 §3.3
+# Seconds for which others remember the policy. RFC 8461 §3.2 wants weeks, but §8.3 a short time during trials.
 _MAX_AGE = {"testing": 86_400, "enforce": 30 * 86_400}
 
 
 def policy_host(domain: str) -> str:
-    """Where the policy of a mail domain is served (§3.3)."""
+    """The name that serves the policy of a mail domain (RFC 8461 §3.3)."""
     return f"mta-sts.{domain}"
 
 
@@ -26,7 +26,7 @@ def policy_url(domain: str) -> str:
 
 
 def policy_text(settings: Settings) -> str:
-    """The text to serve at `url`, the same for all mail domains; empty where MTA-STS is off."""
+    """The text to serve at `policy_url`, the same for all mail domains; empty if MTA-STS is off."""
     mode = settings.dns.mta_sts
     if mode == "off":
         return ""
@@ -35,45 +35,44 @@ def policy_text(settings: Settings) -> str:
 
 
 def policy_id(settings: Settings) -> str:
-    """What the record says of the policy: another one for another policy, or nobody would fetch it (§3.1)."""
+    """The policy's id in the record. Others fetch a changed policy only if its id has changed (RFC 8461 §3.1)."""
     return hashlib.sha256(policy_text(settings).encode()).hexdigest()[:20]
 
 
 def list_instructions(settings: Settings) -> Iterator[str]:
-    """What to do beside publishing the records, where the policy is served elsewhere."""
+    """How to serve the policy, if this server does not."""
     text = policy_text(settings)
     if text and not settings.serves_mta_sts_policy:
-        places = "\n".join(f"  {policy_url(domain)}" for domain in settings.domains)
-        served = "\n".join(f"  {line}" for line in text.splitlines())
-        yield (
-            "MTA-STS: serve this text, as text/plain, over HTTPS with a certificate that the world trusts, at\n"
-            f"{places}\n\n{served}"
-        )
+        urls = "\n".join(f"  {policy_url(domain)}" for domain in settings.domains)
+        lines = "\n".join(f"  {line}" for line in text.splitlines())
+        yield (f"MTA-STS: serve this text as text/plain, over HTTPS with a trusted certificate, at\n{urls}\n\n{lines}")
 
 
 @dataclass(frozen=True, slots=True)
 class ServedPolicy:
-    """A policy as a web server hands it out, or the `error` that keeps others from it."""
+    """A policy as a web server serves it, or the `error` for which others cannot fetch it."""
 
     text: str = ""
     error: str = ""
 
 
 def fetch_policy(domain: str, addresses: list[str]) -> ServedPolicy:
-    """As RFC 8461 §3.3 has it: HTTPS with a certificate for mta-sts.DOMAIN, and no redirection is followed."""
+    """Fetch it as RFC 8461 §3.3 requires: over HTTPS, with a certificate for mta-sts.DOMAIN, without redirections."""
+    host = policy_host(domain)
     if not addresses:
-        return ServedPolicy(error=f"mta-sts.{domain} has no address")
-    where = urlsplit(policy_url(domain))
+        return ServedPolicy(error=f"{host} has no address")
     try:
         with (
-            socket.create_connection((addresses[0], 443), _SECONDS) as plain,
-            ssl.create_default_context().wrap_socket(plain, server_hostname=where.hostname) as tls,
+            socket.create_connection((addresses[0], 443), CONNECT_TIMEOUT) as plain,
+            ssl.create_default_context().wrap_socket(plain, server_hostname=host) as tls,
         ):
-            connection = http.client.HTTPConnection(str(where.hostname))
+            connection = http.client.HTTPConnection(host)
             connection.sock = tls
-            connection.request("GET", where.path)
-            reply = connection.getresponse()
-            text = reply.read(_LARGEST).decode(errors="replace")
+            connection.request("GET", PATH)
+            response = connection.getresponse()
+            text = response.read(MAX_POLICY_OCTETS).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
         return ServedPolicy(error=str(error))
-    return ServedPolicy(text) if reply.status == 200 else ServedPolicy(error=f"the web server answers {reply.status}")
+    if response.status != 200:
+        return ServedPolicy(error=f"the web server answers {response.status}")
+    return ServedPolicy(text)

@@ -1,4 +1,4 @@
-"""What an SPF or a DMARC record comes to. Parsers, and the look-ups that such records ask for, are checkdmarc's."""
+"""SPF and DMARC records, evaluated. checkdmarc parses them, and makes the lookups that they ask for."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,87 +17,91 @@ Networks = tuple[Network, ...]
 
 @dataclass(frozen=True, slots=True)
 class Spf:
-    """`passes`: who does, includes evaluated; `rest`: how all others fare (`fail`, `softfail`, `neutral`, `pass`);
-    `terms` as they are written (but in small letters, and without the `+` that goes without saying), each with whom it
-    lets pass, or None where that is more than an address tells. `error` says why receivers take the record for none;
-    `lacks` is the name whose SPF record it asks for in vain."""
+    """An evaluated SPF record.
 
-    passes: Networks = ()
-    rest: str = ""
+    `networks` pass, includes evaluated. `default` is the result of all other senders: `fail`, `softfail`, `neutral` or
+    `pass`. `terms` are those of the record, in lower case and without a leading `+`, each with the networks that it
+    lets pass, or None if its result depends on more than an address. `error` says why receivers ignore the record.
+    `missing_name` is the name whose SPF record it includes in vain.
+    """
+
+    networks: Networks = ()
+    default: str = ""
     terms: Mapping[str, Networks | None] = field(default_factory=dict)
     error: str = ""
-    lacks: str = ""
+    missing_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Dmarc:
-    """The tags that are written in the record; `error` says why receivers take it for none."""
+    """The explicit tags of a DMARC record; `error` says why receivers ignore it."""
 
     tags: Mapping[str, str]
     error: str = ""
 
 
 def evaluate_spf(name: str, text: str, resolver: dns.resolver.Resolver) -> Spf:
-    """More than ten look-ups, or two that find nothing, are an error (RFC 7208 §4.6.4)."""
+    """More than ten lookups, or two that find nothing, are an error (RFC 7208 §4.6.4)."""
     version, *terms = text.split(" ")
-    small = " ".join((version.lower(), *terms))  # the version's case is nothing to receivers (§12), but to checkdmarc
+    lowered = " ".join((version.lower(), *terms))  # RFC 7208 §12 allows any case of the version, checkdmarc does not
     try:
-        found = cast(Any, parse_spf_record(small, name, resolver=resolver, timeout=resolver.lifetime))
+        result = cast(Any, parse_spf_record(lowered, name, resolver=resolver, timeout=resolver.lifetime))
     except SPFRecordNotFound as error:
-        return Spf(error=str(error), lacks=error.domain)
+        return Spf(error=str(error), missing_name=error.domain)
     except (SPFError, dns.exception.DNSException) as error:
         return Spf(error=str(error))
-    parsed = found["parsed"]
+    parsed = result["parsed"]
     redirect = parsed["redirect"] or {}
-    rest = (redirect.get("parsed") or parsed)["all"]  # a redirect stands for `all` (RFC 7208 §6.1)
-    written = [term.lower().removeprefix("+") for term in terms if term]
-    return Spf(tuple(_passes(parsed)), rest, {term: _term(term, parsed) for term in written})
+    default = (redirect.get("parsed") or parsed)["all"]  # a redirect stands for `all` (RFC 7208 §6.1)
+    normalised = [term.lower().removeprefix("+") for term in terms if term]
+    networks = {term: _term_networks(term, parsed) for term in normalised}
+    return Spf(tuple(_passing_networks(parsed)), default, networks)
 
 
-def _passes(parsed: Mapping[str, Any]) -> Iterator[Network]:
-    for one in parsed["mechanisms"]:
-        yield from _lets_pass(one)
+def _passing_networks(parsed: Mapping[str, Any]) -> Iterator[Network]:
+    for mechanism in parsed["mechanisms"]:
+        yield from _mechanism_networks(mechanism)
     if (redirect := parsed["redirect"]) and redirect["parsed"]:
-        yield from _passes(redirect["parsed"])
+        yield from _passing_networks(redirect["parsed"])
 
 
-def _lets_pass(one: Mapping[str, Any]) -> Iterator[Network]:
-    if one["action"] != "pass":
+def _mechanism_networks(mechanism: Mapping[str, Any]) -> Iterator[Network]:
+    if mechanism["action"] != "pass":
         return
-    if one["mechanism"] in ("ip4", "ip6"):
-        yield ip_network(one["value"], strict=False)
-    for host in (one, *one.get("hosts", ())):
+    if mechanism["mechanism"] in ("ip4", "ip6"):
+        yield ip_network(mechanism["value"], strict=False)
+    for host in (mechanism, *mechanism.get("hosts", ())):
         yield from map(ip_network, host.get("addresses", ()))
-    if one.get("parsed"):
-        yield from _passes(one["parsed"])
+    if mechanism.get("parsed"):
+        yield from _passing_networks(mechanism["parsed"])
 
 
-def _term(term: str, parsed: Mapping[str, Any]) -> Networks | None:
+def _term_networks(term: str, parsed: Mapping[str, Any]) -> Networks | None:
     if term.startswith("redirect=") and parsed["redirect"]:
-        return tuple(_passes(parsed["redirect"]["parsed"] or {"mechanisms": (), "redirect": None}))
+        return tuple(_passing_networks(parsed["redirect"]["parsed"] or {"mechanisms": (), "redirect": None}))
     if term == "all" or term[0] in "-~?" or re.match(r"[a-z][a-z0-9_.-]*=", term):
-        return ()  # `rest` has it; or it lets nobody pass; or it is a modifier (RFC 7208 §6)
-    listed = [one for one in parsed["mechanisms"] if _written_mechanism(one) == term]
-    if not listed or "%" in term or term.startswith(("exists", "ptr")):
+        return ()  # part of `default`, lets nobody pass, or is a modifier (RFC 7208 §6)
+    matching = [mechanism for mechanism in parsed["mechanisms"] if _mechanism_text(mechanism) == term]
+    if not matching or "%" in term or term.startswith(("exists", "ptr")):
         return None
-    return tuple(_lets_pass(listed[0]))
+    return tuple(_mechanism_networks(matching[0]))
 
 
-def _written_mechanism(one: Mapping[str, Any]) -> str:
-    value = one["value"].lower()
-    return f"{one['mechanism']}{':' if value and value[0] != '/' else ''}{value}"
+def _mechanism_text(mechanism: Mapping[str, Any]) -> str:
+    value = mechanism["value"].lower()
+    return f"{mechanism['mechanism']}{':' if value and value[0] != '/' else ''}{value}"
 
 
 def evaluate_dmarc(name: str, text: str, resolver: dns.resolver.Resolver) -> Dmarc:
     try:
-        found = cast(Any, parse_dmarc_record(text, name, resolver=resolver, timeout=resolver.lifetime))
+        result = cast(Any, parse_dmarc_record(text, name, resolver=resolver, timeout=resolver.lifetime))
     except (DMARCError, dns.exception.DNSException) as error:
         return Dmarc({}, str(error))
-    return Dmarc({tag: _written(one["value"]) for tag, one in found["tags"].items() if one["explicit"]})
+    return Dmarc({name: _tag_text(tag["value"]) for name, tag in result["tags"].items() if tag["explicit"]})
 
 
-def _written(value: object) -> str:
-    """A tag's value in one piece: addresses of reports come as a list."""
+def _tag_text(value: object) -> str:
+    """The value in one piece. checkdmarc parses addresses of reports into a list."""
     if isinstance(value, list):
-        return ",".join(f"{one['scheme']}:{one['address']}" for one in value if isinstance(one, dict))
+        return ",".join(f"{uri['scheme']}:{uri['address']}" for uri in value if isinstance(uri, dict))
     return str(value)

@@ -1,4 +1,4 @@
-"""Which part of a name was registered: where its zone begins for whoever has a registrar's web form before them."""
+"""The registered domain of a name: where its zone begins in a registrar's web form."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -7,18 +7,18 @@ from publicsuffixlist import PublicSuffixList
 
 
 @cache
-def _suffixes() -> PublicSuffixList:
+def _suffix_list() -> PublicSuffixList:
     return PublicSuffixList()
 
 
-def registered(name: str) -> str:
-    """`example.org` of `mail.example.org`, by the Public Suffix List (the organizational domain of RFC 7489 §3.2)."""
-    return _suffixes().privatesuffix(name) or name
+def registered_domain(name: str) -> str:
+    """`example.org` for `mail.example.org`, by the Public Suffix List (the organizational domain of RFC 7489 §3.2)."""
+    return _suffix_list().privatesuffix(name) or name
 
 
-def parents(name: str) -> Iterator[str]:
-    """`name` and what is above it, up to the registered domain."""
+def name_and_parents(name: str) -> Iterator[str]:
+    """`name` and the names above it, up to the registered domain."""
     yield name
-    while name != registered(name):
+    while name != registered_domain(name):
         name = name.partition(".")[2]
         yield name

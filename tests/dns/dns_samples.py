@@ -12,7 +12,7 @@ from mailkeep.settings.models import Settings
 FIRST_DAY = date(2026, 11, 23)
 
 
-def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Settings:
+def make_settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Settings:
     relay, web = dns.pop("relay", None), dns.pop("web", None)
     addresses = dns.pop("addresses", ["203.0.113.25", "2001:db8::25"])
     trusted = {"mode": "files", "certificate": "chain.pem"}
@@ -30,20 +30,20 @@ def settings(*domains: str, host: str = "mail.example.org", **dns: object) -> Se
     )
 
 
-def keys(declared: Settings) -> Secrets:
-    """The keys that these settings need; the same ones every time."""
+def make_secrets(declared: Settings) -> Secrets:
+    """The keys that these settings need, the same at every call."""
     return Secrets(
-        dkim=tuple(_dkim(domain, f"s{FIRST_DAY:%Y%m%d}") for domain in signing_domains(declared)),
-        tls=_tls(declared.host.name),
+        dkim=tuple(_dkim_key(domain, f"s{FIRST_DAY:%Y%m%d}") for domain in signing_domains(declared)),
+        tls=_tls_pair(declared.host.name),
         relay_password=None,
     )
 
 
 @cache
-def _dkim(domain: str, selector: str) -> DkimKey:
+def _dkim_key(domain: str, selector: str) -> DkimKey:
     return DkimKey(domain, selector, generate_dkim_pem())
 
 
 @cache
-def _tls(host: str) -> TlsPair:
+def _tls_pair(host: str) -> TlsPair:
     return TlsPair(*tls_certificate.split_pem(tls_certificate.create_self_signed(host, date.today())))

@@ -1,147 +1,155 @@
-"""What the check says when not the records but something around them is wrong."""
+"""Findings besides wrong records: servers, resolvers, aliases, leftovers, certificates, policies."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from dns_samples import keys, settings
-from seen import SERVER, Values, seen, values
+from dns_observations import SERVER, Values, observe_values, values_of
+from dns_samples import make_secrets, make_settings
 
 from mailkeep.dns import mta_sts, observe, records
 from mailkeep.dns.client import Answer, Question
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge_observation
 from mailkeep.dns.mta_sts import ServedPolicy
-from mailkeep.dns.observe import DnsAnswers, Observation
+from mailkeep.dns.observe import Observation
 from mailkeep.dns.smtp_greeting import Greeting
 from mailkeep.inventory import tls_certificate
 from mailkeep.settings.models import Settings
 
-DECLARED = settings()
-KEYS = keys(DECLARED)
+SETTINGS = make_settings()
+SECRETS = make_secrets(SETTINGS)
 MX = Question("example.org", "MX")
 DMARC = Question("_dmarc.example.org", "TXT")
 
 
-def good(declared: Settings = DECLARED) -> Observation:
-    return seen(_values(declared), _asked(declared))
+def good_observation(settings: Settings = SETTINGS) -> Observation:
+    return observe_values(_own_values(settings), _unanswered(settings))
 
 
-def _asked(declared: Settings) -> list[Question]:
-    """What is asked beside the records that should be there."""
-    return [*observe.leftover_questions(declared), *observe.caa_questions(declared)]
+def _unanswered(settings: Settings) -> list[Question]:
+    """Questions besides those for the expected records."""
+    return [*observe.leftover_questions(settings), *observe.caa_questions(settings)]
 
 
-def _values(declared: Settings) -> Values:
-    return values([*records.own_zone_records(declared, keys(declared)), *records.reverse_records(declared)])
+def _own_values(settings: Settings) -> Values:
+    own = records.own_zone_records(settings, make_secrets(settings))
+    return values_of([*own, *records.reverse_records(settings)])
 
 
-def changed(now: Observation, **names: Any) -> Observation:
-    return replace(now, answers=replace(now.answers, **names))
+GOOD = good_observation()
 
 
-def public(names: DnsAnswers, question: Question, **answer: Any) -> Mapping[Question, Answer]:
-    return {**names.public, question: replace(names.public[question], **answer)}
+def change_answers(**changes: Any) -> Observation:
+    return replace(GOOD, answers=replace(GOOD.answers, **changes))
 
 
-def at_servers(names: DnsAnswers, question: Question, **answers: Answer) -> Mapping[Question, Mapping[str, Answer]]:
-    return {**names.authoritative, question: {**names.authoritative[question], **answers}}
+def change_public(question: Question, **changes: Any) -> Mapping[Question, Answer]:
+    """The resolver's answers, one of them changed."""
+    public = GOOD.answers.public
+    return {**public, question: replace(public[question], **changes)}
 
 
-def judged(now: Observation, declared: Settings = DECLARED) -> list[Finding]:
-    return judge_observation(declared, keys(declared), now)
+def change_servers(question: Question, **changes: Answer) -> Mapping[Question, Mapping[str, Answer]]:
+    """The name servers' answers, with those of the named servers changed for one question."""
+    authoritative = GOOD.answers.authoritative
+    return {**authoritative, question: {**authoritative[question], **changes}}
 
 
-def only(now: Observation, declared: Settings = DECLARED) -> Finding:
-    [finding] = judged(now, declared)
+def judge_all(observation: Observation, settings: Settings = SETTINGS) -> list[Finding]:
+    return judge_observation(settings, make_secrets(settings), observation)
+
+
+def judge_one(observation: Observation, settings: Settings = SETTINGS) -> Finding:
+    [finding] = judge_all(observation, settings)
     return finding
 
 
 # --- who may issue
 
-ACME = settings(tls={"mode": "acme"})
-BY_DNS = settings(tls={"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}})
+ACME = make_settings(tls={"mode": "acme"})
+BY_DNS = make_settings(tls={"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}})
 HOST_CAA, ABOVE_CAA = Question("mail.example.org", "CAA"), Question("example.org", "CAA")
 
 
-def with_caa(declared: Settings, *at_host: str, above: tuple[str, ...] = ()) -> list[str]:
-    """What is said to be kept out, when the zone has these CAA records."""
-    zone = {question: found for question, found in _values(declared).items() if question.type != "CAA"}
-    now = seen(zone | {HOST_CAA: at_host, ABOVE_CAA: above}, _asked(declared))
-    return [finding.name for finding in judged(now, declared) if "keeps letsencrypt.org out" in finding.problem]
+def names_that_keep_out(settings: Settings, *at_host: str, above: tuple[str, ...] = ()) -> list[str]:
+    """The names of findings about a kept-out issuer, when the zone has these CAA records."""
+    zone = {question: values for question, values in _own_values(settings).items() if question.type != "CAA"}
+    observation = observe_values(zone | {HOST_CAA: at_host, ABOVE_CAA: above}, _unanswered(settings))
+    return [
+        finding.name
+        for finding in judge_all(observation, settings)
+        if "keeps letsencrypt.org from issuing" in finding.problem
+    ]
 
 
-def test_an_issuer_that_caa_keeps_out_is_told_at_the_records_that_do() -> None:
-    assert judged(good(ACME), ACME) == []
-    assert judged(good(BY_DNS), BY_DNS) == []
-    assert with_caa(ACME) == []
-    assert with_caa(ACME, above=('0 issue "ca.example.net"',)) == ["example.org"]
-    assert with_caa(ACME, '0 issue ";"') == ["mail.example.org"]
-    assert with_caa(ACME, '0 issue "letsencrypt.org"', above=('0 issue ";"',)) == []
-    assert with_caa(ACME, '0 iodef "mailto:you@example.net"') == []
-    assert with_caa(ACME, '0 issue "ca.example.net"', '0 issue "LetsEncrypt.org; accounturi=x"') == []
+def test_an_issuer_that_caa_keeps_out_is_reported_at_those_records() -> None:
+    assert judge_all(good_observation(ACME), ACME) == []
+    assert judge_all(good_observation(BY_DNS), BY_DNS) == []
+    assert names_that_keep_out(ACME) == []
+    assert names_that_keep_out(ACME, above=('0 issue "ca.example.net"',)) == ["example.org"]
+    assert names_that_keep_out(ACME, '0 issue ";"') == ["mail.example.org"]
+    assert names_that_keep_out(ACME, '0 issue "letsencrypt.org"', above=('0 issue ";"',)) == []
+    assert names_that_keep_out(ACME, '0 iodef "mailto:you@example.net"') == []
+    assert names_that_keep_out(ACME, '0 issue "ca.example.net"', '0 issue "LetsEncrypt.org; accounturi=x"') == []
 
 
-def test_an_issuer_is_kept_out_by_the_method_too() -> None:
-    assert with_caa(ACME, '0 issue "letsencrypt.org; validationmethods=dns-01"') == ["mail.example.org"]
-    assert with_caa(BY_DNS, '0 issue "letsencrypt.org; validationmethods=http-01,dns-01"') == []
+def test_caa_may_keep_out_an_issuer_by_its_challenge() -> None:
+    assert names_that_keep_out(ACME, '0 issue "letsencrypt.org; validationmethods=dns-01"') == ["mail.example.org"]
+    assert names_that_keep_out(BY_DNS, '0 issue "letsencrypt.org; validationmethods=http-01,dns-01"') == []
 
 
-def test_a_space_in_a_caa_record_means_nothing() -> None:
-    zone = _values(BY_DNS) | {HOST_CAA: ('0 issue "letsencrypt.org ; validationmethods=dns-01"',)}
-    assert judged(seen(zone, _asked(BY_DNS)), BY_DNS) == []
+def test_a_space_in_a_caa_record_does_not_matter() -> None:
+    zone = _own_values(BY_DNS) | {HOST_CAA: ('0 issue "letsencrypt.org ; validationmethods=dns-01"',)}
+    assert judge_all(observe_values(zone, _unanswered(BY_DNS)), BY_DNS) == []
 
 
 # --- servers and resolvers
 
 
-def test_a_resolver_that_is_late_is_a_matter_of_waiting() -> None:
-    now = good()
-    finding = only(changed(now, public=public(now.answers, MX, values=("10 old.example.net.",), ttl=300)))
+def test_for_a_late_resolver_the_advice_is_to_wait() -> None:
+    public = change_public(MX, values=("10 old.example.net.",), ttl=300)
+    finding = judge_one(change_answers(public=public))
     assert (finding.level, finding.name, finding.type) == ("instruction", *MX)
     assert "300 seconds" in finding.advice
 
 
 def test_a_server_that_disagrees_with_the_others_is_named() -> None:
-    now = good()
-    behind = at_servers(now.answers, MX, second=Answer(("10 old.example.net.",)))
-    finding = only(changed(now, authoritative=behind))
+    behind = change_servers(MX, second=Answer(("10 old.example.net.",)))
+    finding = judge_one(change_answers(authoritative=behind))
     assert finding.level == "error"
-    assert "(at second alone)" in finding.problem
+    assert "(only at second)" in finding.problem
 
 
 def test_a_server_that_does_not_answer_is_named_once_and_the_others_count() -> None:
-    now = good()
     silent = {
-        question: {**by, "second": Answer(error="timed out")} for question, by in now.answers.authoritative.items()
+        question: {**by_server, "second": Answer(error="timed out")}
+        for question, by_server in GOOD.answers.authoritative.items()
     }
-    finding = only(changed(now, authoritative=silent))
+    finding = judge_one(change_answers(authoritative=silent))
     assert (finding.level, finding.name) == ("warning", "second")
 
 
 def test_where_no_server_can_be_asked_the_resolver_counts() -> None:
-    now = good()
-    nobody: dict[Question, dict[str, Answer]] = {question: {} for question in now.answers.authoritative}
-    assert judged(changed(now, authoritative=nobody)) == []
-    finding = only(changed(now, authoritative=nobody, public=public(now.answers, DMARC, values=())))
+    nobody: dict[Question, dict[str, Answer]] = {question: {} for question in GOOD.answers.authoritative}
+    assert judge_all(change_answers(authoritative=nobody)) == []
+    finding = judge_one(change_answers(authoritative=nobody, public=change_public(DMARC, values=())))
     assert (finding.level, finding.name) == ("error", DMARC.name)
 
 
-def test_an_answer_that_nobody_gets_is_an_error_with_its_reason() -> None:
-    now = good()
-    bogus = public(now.answers, MX, values=(), error="its DNSSEC signatures do not validate")
-    finding = only(changed(now, public=bogus))
+def test_a_bogus_answer_is_an_error_with_its_reason() -> None:
+    bogus = change_public(MX, values=(), error="its DNSSEC signatures do not validate")
+    finding = judge_one(change_answers(public=bogus))
     assert finding.level == "error"
     assert "do not validate" in finding.problem
 
 
-def test_a_zone_that_is_not_signed_is_told_once() -> None:
-    now = good()
-    unsigned = {question: replace(answer, authentic=False) for question, answer in now.answers.public.items()}
-    finding = only(changed(now, public=unsigned))
+def test_an_unsigned_zone_is_reported_once() -> None:
+    unsigned = {question: replace(answer, authentic=False) for question, answer in GOOD.answers.public.items()}
+    finding = judge_one(change_answers(public=unsigned))
     assert (finding.level, finding.name, finding.type) == ("warning", "example.org", "DNSSEC")
-    finding = only(changed(now, public=unsigned, validates=False))
+    finding = judge_one(change_answers(public=unsigned, validates=False))
     assert (finding.level, finding.name) == ("instruction", ".")
 
 
@@ -149,92 +157,93 @@ def test_a_zone_that_is_not_signed_is_told_once() -> None:
 
 
 def test_an_mx_that_leads_to_an_alias_is_an_error() -> None:
-    now = good()
-    alias = public(now.answers, Question("mail.example.org", "A"), alias="vps.example.net")
-    finding = only(changed(now, public=alias))
+    alias = change_public(Question("mail.example.org", "A"), alias="vps.example.net")
+    finding = judge_one(change_answers(public=alias))
     assert (finding.level, finding.name, finding.observed) == ("error", "mail.example.org", "vps.example.net")
 
 
 def test_a_time_to_live_of_days_is_a_warning() -> None:
-    now = good()
-    assert only(changed(now, public=public(now.answers, MX, ttl=604_800))).observed == "TTL 604800"
-    long = at_servers(now.answers, MX, **{SERVER: replace(now.answers.public[MX], ttl=172_800)})
-    assert only(changed(now, authoritative=long)).observed == "TTL 172800"
+    assert judge_one(change_answers(public=change_public(MX, ttl=604_800))).observed == "TTL 604800"
+    long = change_servers(MX, **{SERVER: replace(GOOD.answers.public[MX], ttl=172_800)})
+    assert judge_one(change_answers(authoritative=long)).observed == "TTL 172800"
 
 
-def test_a_name_that_a_form_has_completed_is_told_as_that() -> None:
-    now = good()
-    missing = at_servers(now.answers, DMARC, **{SERVER: Answer()})
-    finding = only(changed(now, authoritative=missing, doubled=frozenset({DMARC.name})))
+def test_a_name_that_a_form_completed_is_recognised() -> None:
+    missing = change_servers(DMARC, **{SERVER: Answer()})
+    finding = judge_one(change_answers(authoritative=missing, doubled=frozenset({DMARC.name})))
     assert "Enter the name without it" in finding.advice
 
 
-def test_what_is_left_of_a_former_server_or_provider_is_an_error() -> None:
-    declared = settings(addresses=["203.0.113.25"])
-    assert judged(good(declared), declared) == []
+def test_a_leftover_of_a_former_server_or_provider_is_an_error() -> None:
+    settings = make_settings(addresses=["203.0.113.25"])
+    assert judge_all(good_observation(settings), settings) == []
     for question, value in (
         (Question("mail.example.org", "AAAA"), "2001:db8::99"),
         (Question("_mta-sts.example.org", "TXT"), "v=STSv1; id=20200101;"),
     ):
-        left = seen(_values(declared) | {question: (value,)}, _asked(declared))
-        finding = only(left, declared)
+        left = observe_values(_own_values(settings) | {question: (value,)}, _unanswered(settings))
+        finding = judge_one(left, settings)
         assert (finding.level, finding.name, finding.type, finding.observed) == ("error", *question, value)
 
 
-def test_an_authorisation_for_reports_is_somebody_elses_to_set() -> None:
-    declared = settings(reports="dmarc@example.net")
-    asked = [Question(one.name, one.type) for one in records.third_party_records(declared, keys(declared))]
-    found = judged(seen(_values(declared), [*_asked(declared), *asked]), declared)
-    assert {(finding.level, finding.name) for finding in found} == {("warning", question.name) for question in asked}
-    assert all(finding.advice.startswith("Ask whoever has example.net") for finding in found)
+def test_an_authorisation_of_reports_is_for_a_third_party_to_set() -> None:
+    settings = make_settings(reports="dmarc@example.net")
+    third_party = [
+        Question(record.name, record.type) for record in records.third_party_records(settings, make_secrets(settings))
+    ]
+    findings = judge_all(observe_values(_own_values(settings), [*_unanswered(settings), *third_party]), settings)
+    assert {(finding.level, finding.name) for finding in findings} == {
+        ("warning", question.name) for question in third_party
+    }
+    assert all(finding.advice.startswith("Ask the owner of example.net") for finding in findings)
 
 
-def test_a_domain_below_a_live_one_is_not_measured_by_that() -> None:
-    """Whatever the domain above says at the same names, it is not ours."""
-    declared = settings("test.example.org", host="mail.test.example.org", addresses=["203.0.113.25"])
-    now = seen(_values(declared), _asked(declared))
+def test_a_domain_below_a_live_one_is_judged_by_its_own_records() -> None:
+    """Records of the domain above, at the same names, do not matter."""
+    settings = make_settings("test.example.org", host="mail.test.example.org", addresses=["203.0.113.25"])
+    observation = observe_values(_own_values(settings), _unanswered(settings))
     wrong = Answer(("10 mx.example.net.", "v=spf1 +all", "v=STSv1; id=1;"), alias="elsewhere.example.net")
-    own = [*_values(declared), Question("mail.test.example.org", "AAAA"), Question("_mta-sts.test.example.org", "TXT")]
+    leftovers = [Question("mail.test.example.org", "AAAA"), Question("_mta-sts.test.example.org", "TXT")]
     above = {
-        Question(name.replace("test.example.org", "example.org"), type_): wrong
-        for name, type_ in own
+        Question(name.replace("test.example.org", "example.org"), record_type): wrong
+        for name, record_type in (*_own_values(settings), *leftovers)
         if "test.example.org" in name
     }
-    both = changed(
-        now,
-        public={**now.answers.public, **above},
-        authoritative={**now.answers.authoritative, **{question: {SERVER: wrong} for question in above}},
+    answers = replace(
+        observation.answers,
+        public={**observation.answers.public, **above},
+        authoritative={**observation.answers.authoritative, **{question: {SERVER: wrong} for question in above}},
     )
-    assert judged(both, declared) == []
+    assert judge_all(replace(observation, answers=answers), settings) == []
 
 
 # --- the server on port 25
 
 
-def greeted(**greeting: Any) -> Observation:
-    der = tls_certificate.parse_chain("", KEYS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
-    made = replace(Greeting("mail.example.org", der), **greeting)
-    return replace(good(), greetings={"203.0.113.25": made})
+def observe_greeting(**greeting: Any) -> Observation:
+    der = tls_certificate.parse_chain("", SECRETS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
+    changed = replace(Greeting("mail.example.org", der), **greeting)
+    return replace(good_observation(), greetings={"203.0.113.25": changed})
 
 
-def test_a_server_that_shows_its_name_and_key_is_good() -> None:
-    assert judged(greeted()) == []
-    assert judged(greeted(distrust="self-signed certificate")) == []  # as declared
+def test_a_server_with_the_right_name_and_key_has_no_finding() -> None:
+    assert judge_all(observe_greeting()) == []
+    assert judge_all(observe_greeting(tls_error="self-signed certificate")) == []  # as declared
 
 
 def test_a_greeting_with_another_name_is_an_error() -> None:
-    finding = only(greeted(name="vps.example.net"))
+    finding = judge_one(observe_greeting(name="vps.example.net"))
     assert (finding.level, finding.type, finding.observed) == ("error", "SMTP", "vps.example.net")
 
 
-def test_a_key_that_is_not_the_vaults_and_that_tlsa_does_not_name_is_an_error() -> None:
-    other = tls_certificate.parse_chain("", keys(settings(host="mx.example.org")).tls.certificate)[0]
-    found = judged(greeted(certificate=other.public_bytes(tls_certificate.Encoding.DER)))
-    assert [(finding.level, finding.type) for finding in found] == [("error", "TLS"), ("error", "TLSA")]
+def test_a_key_that_neither_the_vault_nor_tlsa_has_is_an_error() -> None:
+    other = tls_certificate.parse_chain("", make_secrets(make_settings(host="mx.example.org")).tls.certificate)[0]
+    findings = judge_all(observe_greeting(certificate=other.public_bytes(tls_certificate.Encoding.DER)))
+    assert [(finding.level, finding.type) for finding in findings] == [("error", "TLS"), ("error", "TLSA")]
 
 
-def test_a_port_that_does_not_answer_is_no_error_for_it_may_be_our_network() -> None:
-    assert only(greeted(error="timed out")).level == "warning"
+def test_a_silent_port_is_only_a_warning_for_it_may_be_this_network() -> None:
+    assert judge_one(observe_greeting(error="timed out")).level == "warning"
 
 
 # --- MTA-STS
@@ -243,34 +252,38 @@ def test_a_port_that_does_not_answer_is_no_error_for_it_may_be_our_network() -> 
 @pytest.mark.parametrize(
     ("served", "problem"),
     [
-        (ServedPolicy(error="certificate verify failed"), "the policy cannot be had"),
-        (ServedPolicy("version: STSv1\nmode: enforce\nmx: mail.example.org\nmax_age: 86400\n"), "it is not the policy"),
-        (ServedPolicy("<html>"), "it is not the policy"),
+        (ServedPolicy(error="certificate verify failed"), "the policy cannot be fetched"),
+        (ServedPolicy("version: STSv1\nmode: enforce\nmx: mail.example.org\nmax_age: 86400\n"), "the policy differs"),
+        (ServedPolicy("<html>"), "the policy differs"),
     ],
 )
 def test_a_policy_that_is_not_served_as_declared_is_an_error(served: ServedPolicy, problem: str) -> None:
-    declared = settings(mta_sts="testing")
-    finding = only(replace(good(declared), policies={"example.org": served}), declared)
+    settings = make_settings(mta_sts="testing")
+    finding = judge_one(replace(good_observation(settings), policies={"example.org": served}), settings)
     assert finding.level == "error"
     assert problem in finding.problem
 
 
-def test_a_policy_that_cannot_be_had_is_mended_where_it_is_served() -> None:
-    def advice(**web: bool) -> str:
-        declared = settings(mta_sts="testing", web=web)
-        return only(replace(good(declared), policies={"example.org": ServedPolicy(error="timed out")}), declared).advice
+def test_the_advice_for_an_unreachable_policy_depends_on_its_server() -> None:
+    def advise(**web: bool) -> str:
+        settings = make_settings(mta_sts="testing", web=web)
+        return judge_one(
+            replace(good_observation(settings), policies={"example.org": ServedPolicy(error="timed out")}), settings
+        ).advice
 
-    assert "TCP port 443" in advice()
-    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in advice(mta_sts=False)
-
-
-def test_the_policy_as_printed_is_good_with_other_ends_of_lines_too() -> None:
-    declared = settings(mta_sts="testing")
-    text = mta_sts.policy_text(declared).replace("\r\n", "\n")
-    assert judged(replace(good(declared), policies={"example.org": ServedPolicy(text)}), declared) == []
+    assert "TCP port 443" in advise()
+    assert "https://mta-sts.example.org/.well-known/mta-sts.txt" in advise(mta_sts=False)
 
 
-def test_an_enforced_policy_needs_a_certificate_that_others_trust() -> None:
-    declared = settings(mta_sts="enforce")
-    now = replace(greeted(distrust="self-signed certificate"), answers=good(declared).answers)
-    assert [finding.type for finding in judged(now, declared)] == ["TLS", "MTA-STS"]
+def test_the_policy_may_have_other_line_endings() -> None:
+    settings = make_settings(mta_sts="testing")
+    text = mta_sts.policy_text(settings).replace("\r\n", "\n")
+    assert judge_all(replace(good_observation(settings), policies={"example.org": ServedPolicy(text)}), settings) == []
+
+
+def test_an_enforced_policy_needs_a_trusted_certificate() -> None:
+    settings = make_settings(mta_sts="enforce")
+    observation = replace(
+        observe_greeting(tls_error="self-signed certificate"), answers=good_observation(settings).answers
+    )
+    assert [finding.type for finding in judge_all(observation, settings)] == ["TLS", "MTA-STS"]

@@ -1,10 +1,10 @@
-"""Every record that is changed, dropped, doubled or cut off is reported by its name, and none of a good zone."""
+"""Every record that is changed, dropped, doubled or cut off is reported by its name; a good zone has no finding."""
 
 from collections.abc import Callable
 
 import pytest
-from dns_samples import keys, settings
-from seen import Values, seen, values
+from dns_observations import Values, observe_values, values_of
+from dns_samples import make_secrets, make_settings
 
 from mailkeep.dns import observe, records
 from mailkeep.dns.client import Question
@@ -12,12 +12,12 @@ from mailkeep.dns.findings import Finding
 from mailkeep.dns.judge import judge_observation
 from mailkeep.dns.records import Record
 
-DECLARED = settings(
+SETTINGS = make_settings(
     "example.org", "example.com", never_send=["www.example.org"], mta_sts="testing", caa=["letsencrypt.org"]
 )
-KEYS = keys(DECLARED)
-RECORDS = [*records.own_zone_records(DECLARED, KEYS), *records.reverse_records(DECLARED)]
-GOOD = values(RECORDS)
+SECRETS = make_secrets(SETTINGS)
+RECORDS = [*records.own_zone_records(SETTINGS, SECRETS), *records.reverse_records(SETTINGS)]
+GOOD = values_of(RECORDS)
 
 OTHER = {
     "A": "203.0.113.99",
@@ -30,15 +30,15 @@ OTHER = {
 }
 
 
-def findings(published: Values) -> list[Finding]:
-    asked = [*GOOD, *observe.leftover_questions(DECLARED), *observe.caa_questions(DECLARED)]
-    return judge_observation(DECLARED, KEYS, seen(published, asked))
+def find_problems(published: Values) -> list[Finding]:
+    unanswered = [*GOOD, *observe.leftover_questions(SETTINGS), *observe.caa_questions(SETTINGS)]
+    return judge_observation(SETTINGS, SECRETS, observe_values(published, unanswered))
 
 
-def changed(value: str, kind: str) -> tuple[str, ...]:
-    """Something else than it should say, of the same kind."""
-    if kind != "TXT":
-        return (OTHER[kind],)
+def change_value(value: str, record_type: str) -> tuple[str, ...]:
+    """Another value of the same type."""
+    if record_type != "TXT":
+        return (OTHER[record_type],)
     for ours, theirs in _OTHER_TEXTS.items():
         if ours in value:
             return (value.replace(ours, theirs, 1),)
@@ -56,47 +56,47 @@ _OTHER_TEXTS = {
 }
 
 
-def dropped(_value: str, _kind: str) -> tuple[str, ...]:
+def drop_value(_value: str, _record_type: str) -> tuple[str, ...]:
     return ()
 
 
-def doubled(value: str, kind: str) -> tuple[str, ...]:
-    """A former record left beside the right one."""
-    return (value, OTHER[kind] if kind != "TXT" else f"{value} ")
+def double_value(value: str, record_type: str) -> tuple[str, ...]:
+    """A former record was left beside the right one."""
+    return (value, OTHER[record_type] if record_type != "TXT" else f"{value} ")
 
 
-def cut_off(value: str, kind: str) -> tuple[str, ...]:
-    """As a form does that takes only so many characters."""
-    if kind in ("A", "AAAA"):
+def cut_value(value: str, record_type: str) -> tuple[str, ...]:
+    """As a form does that limits the length."""
+    if record_type in ("A", "AAAA"):
         return (value[:-1],)
     return (value[: len(value) * 2 // 3],)
 
 
-@pytest.mark.parametrize("mutate", [changed, dropped, doubled, cut_off])
+@pytest.mark.parametrize("mutate", [change_value, drop_value, double_value, cut_value])
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.name} {record.type}")
-def test_what_is_wrong_is_reported_by_name_and_nothing_else_is(
+def test_a_changed_record_is_reported_by_its_name_and_nothing_else_is(
     record: Record, mutate: Callable[[str, str], tuple[str, ...]]
 ) -> None:
     question = Question(record.name, record.type)
     others = tuple(value for value in GOOD[question] if value != record.value)
-    found = findings(GOOD | {question: (*others, *mutate(record.value, record.type))})
-    assert {(finding.name, finding.type) for finding in found} == {question}
+    findings = find_problems(GOOD | {question: (*others, *mutate(record.value, record.type))})
+    assert {(finding.name, finding.type) for finding in findings} == {question}
 
 
-@pytest.mark.parametrize(("more", "level"), [("pct=0", "error"), ("PCT=50", "warning"), ("t=y", "warning")])
-def test_a_policy_that_does_not_hold_for_all_mail_is_reported(more: str, level: str) -> None:
+@pytest.mark.parametrize(("tag", "level"), [("pct=0", "error"), ("PCT=50", "warning"), ("t=y", "warning")])
+def test_a_policy_that_does_not_apply_to_all_mail_is_reported(tag: str, level: str) -> None:
     question = Question("_dmarc.example.org", "TXT")
-    [finding] = findings(GOOD | {question: (f"{GOOD[question][0]}; {more}",)})
+    [finding] = find_problems(GOOD | {question: (f"{GOOD[question][0]}; {tag}",)})
     assert (finding.level, finding.name) == (level, question.name)
-    assert f"{more.partition('=')[0].lower()}=" in finding.problem
+    assert f"{tag.partition('=')[0].lower()}=" in finding.problem
 
 
-def test_a_good_zone_is_good() -> None:
-    assert findings(GOOD) == []
+def test_a_good_zone_has_no_finding() -> None:
+    assert find_problems(GOOD) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "record_type", "value"),
     [
         ("example.org", "TXT", "v=spf1  ip6:2001:db8:0::25 ip4:203.0.113.25/32   -all"),
         ("example.org", "TXT", "V=SPF1 ip4:203.0.113.25 ip6:2001:db8::25 -all"),
@@ -107,14 +107,14 @@ def test_a_good_zone_is_good() -> None:
         ("_25._tcp.mail.example.org", "TLSA", ""),
     ],
 )
-def test_the_same_said_in_another_way_is_as_good(name: str, kind: str, said: str) -> None:
-    question = Question(name, kind)
-    if kind == "TLSA":
-        said = GOOD[question][0].upper()
-    assert findings(GOOD | {question: (said,)}) == []
+def test_another_spelling_of_a_record_is_as_good(name: str, record_type: str, value: str) -> None:
+    question = Question(name, record_type)
+    if record_type == "TLSA":
+        value = GOOD[question][0].upper()
+    assert find_problems(GOOD | {question: (value,)}) == []
 
 
-def test_another_way_to_write_a_key_is_as_good() -> None:
+def test_another_spelling_of_a_key_is_as_good() -> None:
     question = next(question for question in GOOD if question.name.endswith("_domainkey.example.org"))
     key = GOOD[question][0].partition("p=")[2]
-    assert findings(GOOD | {question: (f"k=rsa; p={key[:100]} {key[100:]};",)}) == []
+    assert find_problems(GOOD | {question: (f"k=rsa; p={key[:100]} {key[100:]};",)}) == []
