@@ -1,4 +1,4 @@
-"""How a check says that its promise does not hold, and what came of it."""
+"""The exceptions by which a check reports problems, and the outcome of a check."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,36 +8,36 @@ Status = Literal["passed", "failed", "warning", "skipped"]
 
 
 class CheckFailedError(AssertionError):
-    """The promise is broken: what was expected, what was seen, what to do about it."""
+    """The promise is broken. `remedy` tells the operator what to do."""
 
     def __init__(self, expected: str, observed: str, remedy: str) -> None:
-        super().__init__(f"expected {expected}, saw {observed}")
+        super().__init__(f"expected {expected}, observed {observed}")
         self.expected, self.observed, self.remedy = expected, observed, remedy
 
 
 class CheckWarningError(CheckFailedError):
-    """Nothing is broken, but somebody should look: a warning."""
+    """No promise is broken, but the operator should have a look."""
 
 
 class CheckSkippedError(Exception):
-    """The promise is not one of this server; the message says why."""
+    """The promise does not apply to this server; the message says why."""
 
 
 def fail_if_any(problems: Iterable[object], *, expected: str, remedy: str) -> None:
-    """Raises CheckFailedError when anything speaks `against` the promise: that is what was seen, a line each."""
-    if lines := [str(one) for one in problems]:
+    """Raises CheckFailedError if there are problems; the outcome shows each on a line of its own."""
+    if lines := [str(problem) for problem in problems]:
         raise CheckFailedError(expected, "\n".join(lines), remedy)
 
 
 def warn_if_any(problems: Iterable[object], *, expected: str, remedy: str) -> None:
-    """As `hold`, but for what is only a warning."""
-    if lines := [str(one) for one in problems]:
+    """Raises CheckWarningError if there are problems."""
+    if lines := [str(problem) for problem in problems]:
         raise CheckWarningError(expected, "\n".join(lines), remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a check on a host. `seen` says of a skipped one why it was."""
+    """The outcome of a check on a host. For a skipped check, `observed` is the reason."""
 
     host: str
     check: str
@@ -52,8 +52,8 @@ class Outcome:
         return {"seen" if name == "observed" else name: value for name, value in asdict(self).items()}
 
 
-def outcome(host: str, check: str, promise: str, error: BaseException | None) -> Outcome:
-    """What a check's exception, or that it has none, says."""
+def outcome_of(host: str, check: str, promise: str, error: BaseException | None) -> Outcome:
+    """The outcome of a check that raised `error`, or nothing."""
     if error is None:
         return Outcome(host, check, promise, "passed")
     if isinstance(error, CheckSkippedError):
@@ -61,5 +61,5 @@ def outcome(host: str, check: str, promise: str, error: BaseException | None) ->
     if isinstance(error, CheckFailedError):
         status: Status = "warning" if isinstance(error, CheckWarningError) else "failed"
         return Outcome(host, check, promise, status, error.expected, error.observed, error.remedy)
-    remedy = "Run it again. If it stays, look at what the message names: `systemctl status`, `journalctl`."
-    return Outcome(host, check, promise, "failed", "to be able to look", str(error) or repr(error), remedy)
+    remedy = "Run it again. If it fails again, look at what the message names: `systemctl status`, `journalctl`."
+    return Outcome(host, check, promise, "failed", "an observation", str(error) or repr(error), remedy)

@@ -1,4 +1,4 @@
-"""What came of the checks, for people: a line for each promise, and for a broken one what to do."""
+"""Prints outcomes for people: a line for each promise, and for a broken one what was seen and what to do."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,55 +18,56 @@ MARKS: dict[Status, tuple[str, str]] = {
     "warning": ("!", "yellow"),
     "skipped": ("-", "dim"),
 }
-MOST_LINES = 8  # of what was seen
+MAX_LINES = 8  # of what was observed
 
 
-def show_progress(what: str) -> AbstractContextManager[object]:
-    """Says on a terminal that something is under way; elsewhere nothing."""
-    return Console(stderr=True).status(what)
+def show_progress(text: str) -> AbstractContextManager[object]:
+    """A spinner with this text on a terminal; nothing elsewhere."""
+    return Console(stderr=True).status(text)
 
 
 def print_outcomes(outcomes: Iterable[Outcome], seconds: float) -> None:
-    """Prints them to standard output, with colour on a terminal only."""
+    """To standard output, in colour on a terminal only. `seconds` is how long the checks took."""
     console, outcomes = Console(highlight=False), list(outcomes)
-    for host, group in groupby(outcomes, key=lambda one: one.host):
+    for host, host_outcomes in groupby(outcomes, key=lambda outcome: outcome.host):
         console.print(Text(host, style="bold"))
-        for one in group:
-            _show(console, one)
-    counts = Counter(one.status for one in outcomes)
+        for outcome in host_outcomes:
+            _print_outcome(console, outcome)
+    counts = Counter(outcome.status for outcome in outcomes)
     console.print(
-        f"{_counted(counts['passed'], 'promise')} kept, {counts['failed']} broken, "
-        f"{_counted(counts['warning'], 'warning')}, {counts['skipped']} not for this server; {seconds:.1f} s"
+        f"{_format_count(counts['passed'], 'promise')} kept, {counts['failed']} broken, "
+        f"{_format_count(counts['warning'], 'warning')}, {counts['skipped']} not for this server; {seconds:.1f} s"
     )
 
 
-def _show(console: Console, one: Outcome) -> None:
-    mark, style = MARKS[one.status]
-    told = Table.grid(padding=(0, 1))
-    promise = one.promise if one.status != "skipped" else f"{one.promise} ({one.observed})"
-    told.add_row(Text(mark, style=style), Text(_printable(promise), style="" if one.status == "passed" else style))
-    if one.remedy:
-        told.add_row("", _why(one))
-    console.print(Padding(told, (0, 0, 0, 2)))
+def _print_outcome(console: Console, outcome: Outcome) -> None:
+    mark, style = MARKS[outcome.status]
+    promise = outcome.promise if outcome.status != "skipped" else f"{outcome.promise} ({outcome.observed})"
+    table = Table.grid(padding=(0, 1))
+    table.add_row(Text(mark, style=style), Text(_printable(promise), style="" if outcome.status == "passed" else style))
+    if outcome.remedy:
+        table.add_row("", _details_table(outcome))
+    console.print(Padding(table, (0, 0, 0, 2)))
 
 
-def _why(one: Outcome) -> Table:
+def _details_table(outcome: Outcome) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name, text in (("expected", one.expected), ("seen", _shortened(one.observed)), ("to do", one.remedy)):
+    details = (("expected", outcome.expected), ("seen", _shorten(outcome.observed)), ("to do", outcome.remedy))
+    for name, text in details:
         table.add_row(Text(name, style="dim"), Text(_printable(text)))
     return table
 
 
-def _shortened(seen: str) -> str:
-    lines = seen.splitlines()
-    more = len(lines) - MOST_LINES
-    return "\n".join((*lines[:MOST_LINES], f"… and {more} more")) if more > 0 else seen
+def _shorten(observed: str) -> str:
+    lines = observed.splitlines()
+    more = len(lines) - MAX_LINES
+    return "\n".join((*lines[:MAX_LINES], f"… and {more} more")) if more > 0 else observed
 
 
 def _printable(text: str) -> str:
-    """What a server says does not steer the terminal."""
+    """A server's output must not control the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
 
 
-def _counted(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"

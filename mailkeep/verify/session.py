@@ -1,4 +1,4 @@
-"""The checks as a pytest session of their own, with no configuration, plugins or output but ours."""
+"""Runs the checks in a pytest session of their own, without the operator's configuration, plugins or output."""
 
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -10,30 +10,30 @@ import pytest
 
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
-from mailkeep.verify.outcome import Outcome, outcome
+from mailkeep.verify.outcome import Outcome, outcome_of
 from mailkeep.verify.target import ProbeResult, Target
 
 CHECKS = Path(__file__).parent / "checks"
 OPTIONS = (
     *("-c", os.devnull, f"--rootdir={CHECKS}", "--noconftest", "--import-mode=importlib"),
     *("--disable-plugin-autoload", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:faulthandler"),
-    # It collects garbage again and again at the end, which takes as long as all the checks.
+    # This plugin collects garbage several times at the end, which takes as long as all the checks.
     *("-p", "no:unraisableexception"),
 )
-ENVIRONMENT = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_THEME", "PYTEST_THEME_MODE")
+PYTEST_VARIABLES = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_THEME", "PYTEST_THEME_MODE")
 
 Subject = tuple[Target, ProbeResult]
 
 
-class Judge:
-    """A pytest plugin: runs every check on every subject, gives the checks their fixtures, keeps what came of them."""
+class ChecksPlugin:
+    """A pytest plugin that runs every check on every subject, provides the fixtures, and collects the outcomes."""
 
     def __init__(self, subjects: Sequence[Subject]) -> None:
         self.subjects = subjects
         self.outcomes: list[Outcome] = []
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        config.option.tbstyle = "value"  # nobody sees tracebacks, and making them takes longer than the checks
+        config.option.tbstyle = "value"  # tracebacks are never shown, and building them takes longer than the checks
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         names = [target.name for target, _ in self.subjects]
@@ -41,12 +41,11 @@ class Judge:
 
     @pytest.fixture(scope="session")
     def subject(self, request: pytest.FixtureRequest) -> Subject:
-        found: Subject = request.param
-        return found
+        subject: Subject = request.param
+        return subject
 
     @pytest.fixture
-    def seen(self, subject: Subject) -> ProbeResult:
-        """What the probe saw there."""
+    def observed(self, subject: Subject) -> ProbeResult:
         return subject[1]
 
     @pytest.fixture
@@ -63,7 +62,7 @@ class Judge:
 
     @pytest.fixture
     def deploy(self, target: Target) -> str:
-        """The command that restores what was declared."""
+        """The command that restores the server, for remedies."""
         return f"`mailkeep deploy {target.remote.inventory_label}`"
 
     @pytest.hookimpl(wrapper=True)
@@ -75,25 +74,25 @@ class Judge:
             target, _ = cast(Subject, item.callspec.params["subject"])
             name = item.originalname.removeprefix("test_")
             promise = (item.function.__doc__ or name).strip().splitlines()[0].removesuffix(".")
-            self.outcomes.append(outcome(target.name, name, promise, error))
+            self.outcomes.append(outcome_of(target.name, name, promise, error))
         return (yield)
 
 
 def judge_results(subjects: Sequence[Subject]) -> list[Outcome]:
-    """What comes of every check on these, host by host."""
-    judge = Judge(subjects)
-    with _without(*ENVIRONMENT):
-        code = pytest.main([*OPTIONS, str(CHECKS)], plugins=[judge])
+    """The outcome of every check on these subjects, host by host."""
+    plugin = ChecksPlugin(subjects)
+    with _without_variables(*PYTEST_VARIABLES):
+        code = pytest.main([*OPTIONS, str(CHECKS)], plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"the checks did not run: pytest ended with {code!r}")
-    return judge.outcomes
+    return plugin.outcomes
 
 
 @contextmanager
-def _without(*names: str) -> Iterator[None]:
-    """The environment without variables that would change how pytest runs."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+def _without_variables(*names: str) -> Iterator[None]:
+    """Remove environment variables that would change how pytest runs, and restore them afterwards."""
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(removed)

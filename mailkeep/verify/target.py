@@ -1,4 +1,4 @@
-"""A server to verify: its settings, secrets and parts, its SSH connection, and the result of the probe run there."""
+"""A server to verify: its settings, secrets and parts, its SSH connection, and the result of the probe."""
 
 import base64
 import io

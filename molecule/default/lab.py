@@ -8,37 +8,39 @@ from mailkeep.lab.site import Site, create_site
 from mailkeep.verify.verification import verify_and_report
 
 
-def the_site(lab: Lab) -> tuple[Site, Internet]:
+def boot_site(lab: Lab) -> tuple[Site, Internet]:
     internet = lab.boot_internet(fresh=False)
     return create_site(lab, lab.boot_server("mail", hostname="mail.example.test", fresh=False)), internet
 
 
-def create(lab: Lab) -> None:
-    made, internet = the_site(lab)
-    internet.resolve_for(made.server)
-    made.publish(internet)
+def create_instance(lab: Lab) -> None:
+    site, internet = boot_site(lab)
+    internet.resolve_for(site.server)
+    site.publish(internet)
 
 
 def converge(lab: Lab) -> None:
-    made, _ = the_site(lab)
-    deployed = made.deploy()
-    if deployed.code:
-        raise UserError(deployed.output)
-    print("\n".join([*deployed.changed, f"changes {len(deployed.changed)}"]))
+    site, _ = boot_site(lab)
+    result = site.deploy()
+    if result.code:
+        raise UserError(result.output)
+    print("\n".join([*result.changed, f"changes {len(result.changed)}"]))
 
 
-def check(lab: Lab) -> None:
-    made, _ = the_site(lab)
-    if not verify_and_report(made.inventory):
+def verify(lab: Lab) -> None:
+    site, _ = boot_site(lab)
+    if not verify_and_report(site.inventory):
         raise UserError("verification failed")
 
 
-def destroy(lab: Lab) -> None:
+def destroy_lab(lab: Lab) -> None:
     lab.destroy()
 
 
+STEPS = {"create": create_instance, "converge": converge, "verify": verify, "destroy": destroy_lab}
+
 if __name__ == "__main__":
     try:
-        {"create": create, "converge": converge, "verify": check, "destroy": destroy}[sys.argv[1]](Lab())
+        STEPS[sys.argv[1]](Lab())
     except UserError as error:
         sys.exit(str(error))

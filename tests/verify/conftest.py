@@ -1,4 +1,4 @@
-"""A server that was declared and does not exist: what a probe would have seen there is up to the test."""
+"""A declared server without a machine: each test supplies the probe's observations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.session import judge_results
 from mailkeep.verify.target import ProbeResult, Target
 
-START = 1_800_000_000.0  # when the probe was sent, seconds since the epoch
+START = 1_800_000_000.0  # of the probe, in seconds since the epoch
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +28,12 @@ def target(inventory: Path) -> Target:
 
 
 @pytest.fixture
-def verdict(target: Target) -> Callable[..., Outcome]:
-    """What a check makes of what was seen, by area (spaces as underscores)."""
+def run_check(target: Target) -> Callable[..., Outcome]:
+    """Run one check on these observations, by area (with underscores for spaces)."""
 
-    def judge(check: str, **seen: Any) -> Outcome:
-        areas = {area.replace("_", " "): {"result": saw} for area, saw in seen.items()}
-        return next(one for one in judge_results([(target, ProbeResult(areas, START))]) if one.check == check)
+    def run_check_on(check: str, **observations: Any) -> Outcome:
+        areas = {area.replace("_", " "): {"result": result} for area, result in observations.items()}
+        outcomes = judge_results([(target, ProbeResult(areas, START))])
+        return next(outcome for outcome in outcomes if outcome.check == check)
 
-    return judge
+    return run_check_on

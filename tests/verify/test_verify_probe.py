@@ -1,4 +1,4 @@
-"""The probe's own small protocols, against libraries that know them in full."""
+"""The probe's own protocol clients against complete libraries, and what it may need on a server."""
 
 import ast
 import base64
@@ -30,15 +30,15 @@ LONG = "v=DKIM1; k=rsa; p=" + "A" * 400
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dns.message.Message]]:
-    """A DNS server on loopback, for one question; it says what it was asked."""
+    """A DNS server on loopback that answers a single question. Yields its queries."""
     listener = socket.create_server(("127.0.0.1", 0))
-    asked: list[dns.message.Message] = []
+    queries: list[dns.message.Message] = []
 
-    def answer() -> None:
+    def answer_query() -> None:
         connection, _ = listener.accept()
         with connection, connection.makefile("rb") as stream:
             query = dns.message.from_wire(stream.read(*struct.unpack("!H", stream.read(2))))
-            asked.append(query)
+            queries.append(query)
             reply = dns.message.make_response(query)
             reply.flags |= dns.flags.AD | dns.flags.RA
             name = query.question[0].name
@@ -49,55 +49,53 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dns.message.Message
             wire = reply.to_wire()
             connection.sendall(struct.pack("!H", len(wire)) + wire)
 
-    def connect(_: object, timeout: float) -> socket.socket:
-        made = socket.socket()
-        made.settimeout(timeout)
-        made.connect(listener.getsockname())
-        return made
+    def connect_to_listener(_: object, timeout: float) -> socket.socket:
+        connection = socket.socket()
+        connection.settimeout(timeout)
+        connection.connect(listener.getsockname())
+        return connection
 
-    thread = threading.Thread(target=answer)
+    thread = threading.Thread(target=answer_query)
     thread.start()
-    monkeypatch.setattr(dns_client.socket, "create_connection", connect)  # port 53 is not ours to listen on
-    yield asked
+    monkeypatch.setattr(dns_client.socket, "create_connection", connect_to_listener)  # only root may listen on port 53
+    yield queries
     thread.join()
     listener.close()
 
 
-def test_a_long_record_behind_an_alias_is_read_whole(server: list[dns.message.Message]) -> None:
-    answer = dns_client.ask("127.0.0.1", "s1._domainkey.example.org", "TXT")
+def test_a_long_record_behind_an_alias_is_read_completely(server: list[dns.message.Message]) -> None:
+    answer = dns_client.query_server("127.0.0.1", "s1._domainkey.example.org", "TXT")
 
-    assert [dns_client.text(data) for data in answer.data] == [LONG]
+    assert [dns_client.join_strings(data) for data in answer.data] == [LONG]
     assert (answer.code, answer.authentic) == (0, True)
     [query] = server
     assert query.question[0].to_text() == "s1._domainkey.example.org. IN TXT"
     assert query.flags & dns.flags.AD
 
 
-def test_a_watch_that_has_not_looked_at_all_sees_nothing_and_is_not_well(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(watch, "LOOKED", tmp_path / "looked.json")
-    monkeypatch.setattr(watch, "PROOF", tmp_path / "jails.json")
-    monkeypatch.setattr(watch, "LOOKING", 0.0)
+def test_a_watch_without_any_report_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(watch, "SENSOR_REPORTS", tmp_path / "looked.json")
+    monkeypatch.setattr(watch, "JAIL_PROOF", tmp_path / "jails.json")
+    monkeypatch.setattr(watch, "SENSOR_TIMEOUT", 0.0)
     (tmp_path / "jails.json").write_text('{"faults": {}}')
     with pytest.raises(FileNotFoundError):
-        watch.watched()
+        watch.examine_watch()
 
 
-def test_what_was_amiss_is_told_only_if_it_still_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    looked, asked = tmp_path / "looked.json", []
+def test_a_trouble_is_reported_only_if_the_watch_still_sees_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reports, looks = tmp_path / "looked.json", []
 
-    def look(_seconds: float) -> None:
-        asked.append(1)
-        troubles = ["dovecot.service is down"] if len(asked) < 3 else []
-        looked.write_text(json.dumps({"unit": {"at": time.time() - 9, "error": "", "troubles": troubles}}))
+    def write_report(_seconds: float) -> None:
+        looks.append(1)
+        troubles = ["dovecot.service is down"] if len(looks) < 3 else []
+        reports.write_text(json.dumps({"unit": {"at": time.time() - 9, "error": "", "troubles": troubles}}))
 
-    monkeypatch.setattr(watch, "LOOKED", looked)
-    monkeypatch.setattr(watch, "PROOF", tmp_path / "jails.json")
+    monkeypatch.setattr(watch, "SENSOR_REPORTS", reports)
+    monkeypatch.setattr(watch, "JAIL_PROOF", tmp_path / "jails.json")
     (tmp_path / "jails.json").write_text('{"faults": {}}')
-    look(0)
-    monkeypatch.setattr(time, "sleep", look)
-    assert watch.watched()["looked"]["unit"]["troubles"] == []
+    write_report(0)
+    monkeypatch.setattr(time, "sleep", write_report)
+    assert watch.examine_watch()["sensors"]["unit"]["troubles"] == []
 
 
 def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
@@ -121,12 +119,12 @@ def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
     assert proven.is_set()
 
 
-def test_an_address_is_here_only_when_it_can_be_bound() -> None:
+def test_an_address_is_local_only_if_it_can_be_bound() -> None:
     assert config.is_local_address("127.0.0.1")
     assert not config.is_local_address("192.0.2.1")
 
 
-def test_newcomers_come_from_loopback_and_differ() -> None:
+def test_unused_client_addresses_are_on_loopback_and_differ() -> None:
     addresses = {config.unused_client_address() for _ in range(20)}
     assert len(addresses) > 15
     assert all(ipaddress.ip_address(address).is_loopback for address in addresses)

@@ -1,4 +1,4 @@
-"""What people are shown."""
+"""The report for people."""
 
 import pytest
 
@@ -7,17 +7,17 @@ from mailkeep.verify.outcome import Outcome
 
 KEPT = Outcome("mail", "a", "Nobody relays", "passed")
 BROKEN = Outcome("mail", "b", "No login on port 25", "failed", "no AUTH", "250 AUTH", "Run `mailkeep deploy home`.")
-DOUBTFUL = Outcome("mail", "c", "No reboot is due", "warning", "none", "due for 3 days", "`systemctl reboot`.")
-NOT_HERE = Outcome("mail", "d", "The clock is kept", "skipped", observed="in a container")
+WARNING = Outcome("mail", "c", "No reboot is due", "warning", "none", "due for 3 days", "`systemctl reboot`.")
+SKIPPED = Outcome("mail", "d", "The clock is kept", "skipped", observed="in a container")
 
 
-def shown(capsys: pytest.CaptureFixture[str], *outcomes: Outcome) -> str:
+def print_report(capsys: pytest.CaptureFixture[str], *outcomes: Outcome) -> str:
     report.print_outcomes(outcomes, 1.26)
     return capsys.readouterr().out
 
 
-def test_a_line_for_each_promise_and_what_to_do_for_a_broken_one(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.rstrip() for line in shown(capsys, KEPT, BROKEN, DOUBTFUL, NOT_HERE).splitlines()]
+def test_each_promise_has_a_line_and_a_broken_one_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.rstrip() for line in print_report(capsys, KEPT, BROKEN, WARNING, SKIPPED).splitlines()]
     assert lines == [
         "mail",
         "  ✓ Nobody relays",
@@ -34,21 +34,23 @@ def test_a_line_for_each_promise_and_what_to_do_for_a_broken_one(capsys: pytest.
     ]
 
 
-def test_colour_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "\x1b" not in shown(capsys, KEPT, BROKEN)
+def test_only_terminals_get_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b" not in print_report(capsys, KEPT, BROKEN)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    assert "\x1b" in shown(capsys, KEPT, BROKEN)
+    assert "\x1b" in print_report(capsys, KEPT, BROKEN)
 
 
-def test_what_a_server_says_neither_steers_the_terminal_nor_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    said = Outcome("mail", "b", "p", "failed", "e", "250 [red]\x1b]0;owned\x07", "r")
-    out = shown(capsys, said)
+def test_a_servers_output_neither_controls_the_terminal_nor_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome("mail", "b", "p", "failed", "e", "250 [red]\x1b]0;owned\x07", "r")
+    out = print_report(capsys, outcome)
     assert "250 [red]\N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER}" in out
 
 
 def test_a_long_list_is_cut_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    out = shown(capsys, Outcome("mail", "b", "p", "failed", "e", "\n".join(f"line {n}" for n in range(100)), "r"))
+    out = print_report(
+        capsys, Outcome("mail", "b", "p", "failed", "e", "\n".join(f"line {n}" for n in range(100)), "r")
+    )
     assert "line 7" in out
     assert "line 8" not in out
     assert "… and 92 more" in out

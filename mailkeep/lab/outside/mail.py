@@ -1,11 +1,11 @@
 """The outside world's mail servers: a mail exchanger on port 25, a relay host with authentication on port 587.
 
-Each message that is accepted becomes one line of JSON in `messages`. Recipients can steer the answer by their local
-part: `defer@…` gets 451, `refuse@…` 550, for as long as the server runs; `strict@…` has SPF, DKIM and DMARC looked at,
-and refuses what fails DMARC where the policy says so.
+Each accepted message becomes a line of JSON in `messages`. The local part of a recipient decides the answer: `defer@…`
+gets 451, `refuse@…` 550. For `strict@…`, SPF, DKIM and DMARC are checked, and a message that fails DMARC is refused
+where its domain's policy is `reject`.
 
-Runs in the internet container, as `mail.py DIRECTORY`: there are `messages`, `mx.pem`, `mx.key` and `relay.json`
-(user, password).
+Runs in the Internet container, as `mail.py DIRECTORY`. DIRECTORY contains `messages`, `mx.pem`, `mx.key` and
+`relay.json` (user, password).
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 ANSWERS = {"defer": "451 4.7.1 Try again later", "refuse": "550 5.1.1 No such mailbox"}
 
 
-class Store:
-    """aiosmtpd's handler: writes down what arrives at one listener, `mx` or `relay`."""
+class MessageHandler:
+    """aiosmtpd's handler: records the messages of a listener, `mx` or `relay`."""
 
     def __init__(self, messages: Path, listener: str) -> None:
         self.messages = messages
@@ -45,11 +45,13 @@ class Store:
     async def handle_DATA(  # noqa: N802
         self, _server: SMTP, session: Session, envelope: Envelope
     ) -> str:
-        address = cast(tuple[str, int], session.peer)  # annotated as a str, which it is not
+        address = cast(tuple[str, int], session.peer)  # aiosmtpd annotates it as a str
         results = {}
         if any(recipient.startswith("strict@") for recipient in envelope.rcpt_tos):
             content, sender = envelope.original_content or b"", envelope.mail_from or ""
-            results = await asyncio.to_thread(receiver.results, content, address[0], session.host_name or "", sender)
+            results = await asyncio.to_thread(
+                receiver.check_message, content, address[0], session.host_name or "", sender
+            )
             if results["dmarc"] == "fail" and results["policy"] == "reject":
                 return f"550 5.7.26 {' '.join(f'{name}={result}' for name, result in results.items())}"
         auth = session.auth_data
@@ -70,13 +72,13 @@ class Store:
         return "250 2.0.0 Stored"
 
 
-async def serve(directory: Path) -> None:
+async def run_servers(directory: Path) -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(directory / "mx.pem", directory / "mx.key")
-    known = json.loads((directory / "relay.json").read_text())
-    login = LoginPassword(known["user"].encode(), known["password"].encode())
+    account = json.loads((directory / "relay.json").read_text())
+    login = LoginPassword(account["user"].encode(), account["password"].encode())
 
-    def authenticate(_server: object, _session: object, _envelope: object, _how: str, data: object) -> AuthResult:
+    def check_login(_server: object, _session: object, _envelope: object, _mechanism: str, data: object) -> AuthResult:
         return AuthResult(success=data == login, handled=False, auth_data=data)
 
     common: dict[str, Any] = {
@@ -85,14 +87,14 @@ async def serve(directory: Path) -> None:
         "enable_SMTPUTF8": True,
         "data_size_limit": 64 << 20,
     }
-    relay: dict[str, Any] = {"authenticator": authenticate, "auth_required": True, "auth_require_tls": True}
+    relay: dict[str, Any] = {"authenticator": check_login, "auth_required": True, "auth_require_tls": True}
     for port, listener, options in ((25, "mx", {}), (587, "relay", relay)):
-        dialogue = partial(SMTP, Store(directory / "messages", listener), **common, **options)
-        await asyncio.get_running_loop().create_server(dialogue, host=None, port=port)
+        make_server = partial(SMTP, MessageHandler(directory / "messages", listener), **common, **options)
+        await asyncio.get_running_loop().create_server(make_server, host=None, port=port)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])  # sd_notify(3)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(run_servers(Path(sys.argv[1])))

@@ -1,8 +1,7 @@
-"""Delivers one message by SMTP, as a mail exchanger somewhere would, and prints the server's last answer as JSON.
+"""Delivers a message by SMTP, as any mail exchanger does, and prints the server's last answer as JSON.
 
-On standard input, JSON: host, port, helo, tls (use STARTTLS if offered),
-sender, recipients, data (base64). The dialogue ends at the first answer that refuses;
-code 0 is a connection that was not made or was cut.
+Standard input is a job in JSON: host, port, helo, tls (use STARTTLS if offered), sender, recipients, data (base64).
+The session ends at the first refusal. Code 0 means that the connection was not made, or was cut.
 """
 
 import base64
@@ -13,16 +12,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+SMTP_TIMEOUT = 30
 
-def dialogue(smtp: smtplib.SMTP, job: dict[str, Any]) -> Iterator[tuple[str, tuple[int, bytes]]]:
+
+def run_session(smtp: smtplib.SMTP, job: dict[str, Any]) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    """Yields each command with its answer."""
     yield "EHLO", smtp.ehlo()
     if job["tls"] and smtp.has_extn("starttls"):
-        anyone = ssl.create_default_context()
-        anyone.check_hostname, anyone.verify_mode = (
-            False,
-            ssl.CERT_NONE,
-        )  # opportunistic, as between exchangers
-        yield "STARTTLS", smtp.starttls(context=anyone)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # opportunistic TLS, as between exchangers
+        yield "STARTTLS", smtp.starttls(context=context)
         yield "EHLO", smtp.ehlo()
     yield "MAIL", smtp.mail(job["sender"])
     for recipient in job["recipients"]:
@@ -30,21 +29,21 @@ def dialogue(smtp: smtplib.SMTP, job: dict[str, Any]) -> Iterator[tuple[str, tup
     yield "DATA", smtp.data(base64.b64decode(job["data"]))
 
 
-def deliver(job: dict[str, Any]) -> tuple[str, tuple[int, bytes]]:
+def deliver_message(job: dict[str, Any]) -> tuple[str, tuple[int, bytes]]:
     stage, answer = "CONNECT", (220, b"")
     try:
-        with smtplib.SMTP(job["host"], job["port"], job["helo"], timeout=30) as smtp:
-            for stage, answer in dialogue(smtp, job):  # noqa: B007 - the last one counts
+        with smtplib.SMTP(job["host"], job["port"], job["helo"], timeout=SMTP_TIMEOUT) as smtp:
+            for stage, answer in run_session(smtp, job):  # noqa: B007 - the last answer counts
                 if answer[0] >= 400:
                     break
-    except smtplib.SMTPResponseException as error:  # the greeting or, after DATA, the go-ahead refuses
+    except smtplib.SMTPResponseException as error:  # a refusing greeting, or a refusal of DATA's content
         text = error.smtp_error
         answer = (error.smtp_code, text if isinstance(text, bytes) else text.encode())
-    except OSError as error:  # also smtplib's SMTPServerDisconnected
+    except OSError as error:  # includes smtplib.SMTPServerDisconnected
         answer = (0, str(error).encode())
     return stage, answer
 
 
 if __name__ == "__main__":
-    stage, (code, text) = deliver(json.load(sys.stdin))
+    stage, (code, text) = deliver_message(json.load(sys.stdin))
     json.dump({"stage": stage, "code": code, "text": text.decode(errors="replace")}, sys.stdout)

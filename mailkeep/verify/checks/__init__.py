@@ -1,1 +1,4 @@
-"""The promises, one function each: its docstring is what is shown. They judge what the probe saw (`seen`)."""
+"""The checks, one function for each promise. The first line of its docstring is the promise that operators read.
+
+Their fixtures are in mailkeep.verify.session; `observed` is the probe's result.
+"""

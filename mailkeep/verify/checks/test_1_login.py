@@ -1,4 +1,4 @@
-"""Who can log in, where, and as whom they may write."""
+"""Who can log in, on which ports, and from which addresses an account may send."""
 
 import re
 
@@ -6,106 +6,108 @@ from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import fail_if_any
 from mailkeep.verify.target import ProbeResult
 
-REFUSED = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]")
+REFUSAL = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]")
+MAX_ACCOUNTS = 50  # whose addresses are checked; the probe asks for as many
 
 
-def test_linux_accounts_cannot_log_in(seen: ProbeResult, deploy: str) -> None:
+def test_linux_accounts_cannot_log_in(observed: ProbeResult, deploy: str) -> None:
     """No Linux account can log in to SMTP or IMAP, whatever its password.
 
-    In all four incidents an account of the machine (`test`, `android`, `steam`, `alarm`) was the way in.
+    In all four incidents the attacker logged in as an account of the machine (`test`, `android`, `steam`, `alarm`).
     """
     fail_if_any(
         (
-            f"port {one['port']}, {'right' if one['right'] else 'wrong'} password: {one['said']}"
-            for one in seen["linux account"]
-            if not REFUSED.match(one["said"])
+            f"port {attempt['port']}, {attempt['password']} password: {attempt['answer']}"
+            for attempt in observed["linux account"]
+            if not REFUSAL.match(attempt["answer"])
         ),
-        expected="the answer to a wrong password (535, AUTHENTICATIONFAILED), whichever password was given",
-        remedy=f"Dovecot must know the accounts of mail.yml only: {deploy} restores its configuration.",
+        expected="the refusal of a wrong password (535, AUTHENTICATIONFAILED), for the right password too",
+        remedy=f"Dovecot must know only the accounts of mail.yml: {deploy} restores its configuration.",
     )
 
 
-def test_passwords_are_looked_up_in_the_accounts_file_only(seen: ProbeResult, deploy: str) -> None:
+def test_passwords_are_looked_up_in_the_accounts_file_only(observed: ProbeResult, deploy: str) -> None:
     """Passwords are looked up in the accounts' file only, not in PAM."""
-    found = seen["passdbs"]
+    databases = observed["password databases"]
+    remedy = f"{deploy} restores /etc/dovecot/dovecot.conf."
     fail_if_any(
-        (one for one in found if not one.endswith(" passwd-file")),
+        (database for database in databases if not database.endswith(" passwd-file")),
         expected="`passdb passwd-file` and `userdb passwd-file`, nothing else",
-        remedy=f"{deploy} restores /etc/dovecot/dovecot.conf.",
+        remedy=remedy,
     )
     fail_if_any(
-        () if len(found) >= 2 else [f"only {found}"],
+        () if len(databases) >= 2 else [f"only {databases}"],
         expected="a passdb and a userdb",
-        remedy=f"{deploy} restores /etc/dovecot/dovecot.conf.",
+        remedy=remedy,
     )
 
 
-def test_no_login_on_port_25(seen: ProbeResult, deploy: str) -> None:
+def test_no_login_on_port_25(observed: ProbeResult, deploy: str) -> None:
     """Nobody can log in on port 25, encrypted or not."""
     fail_if_any(
-        _logins(seen, {"port 25": "503 ", "port 25, encrypted": "503 "}),
+        _find_login_offers(observed, {"port 25": "503 ", "port 25, encrypted": "503 "}),
         expected="no AUTH among the capabilities, and 503 to an AUTH command",
         remedy=f"smtpd_sasl_auth_enable must be `no` in main.cf: {deploy} restores it.",
     )
 
 
-def test_no_login_before_encryption(seen: ProbeResult, deploy: str) -> None:
-    """No password is taken before the connection is encrypted."""
-    before = {"port 587, not encrypted": "530 ", "port 143, not encrypted": "a NO [PRIVACYREQUIRED]"}
-    capabilities = seen["login offers"]["port 143, not encrypted"][0]
+def test_no_login_before_encryption(observed: ProbeResult, deploy: str) -> None:
+    """No password is accepted before the connection is encrypted."""
+    refusals = {"port 587, not encrypted": "530 ", "port 143, not encrypted": "a NO [PRIVACYREQUIRED]"}
+    capabilities = observed["forbidden logins"]["port 143, not encrypted"][0]
     fail_if_any(
         [
-            *_logins(seen, before),
+            *_find_login_offers(observed, refusals),
             *([] if "LOGINDISABLED" in capabilities else [f"port 143 has no LOGINDISABLED: {capabilities}"]),
         ],
-        expected="no AUTH on offer; 530 (SMTP), LOGINDISABLED and PRIVACYREQUIRED (IMAP) to a login",
+        expected="no offer of AUTH; a login answered with 530 (SMTP), LOGINDISABLED and PRIVACYREQUIRED (IMAP)",
         remedy=f"smtpd_tls_security_level=encrypt (master.cf) and ssl=required (dovecot.conf): {deploy} restores them.",
     )
 
 
-def _logins(seen: ProbeResult, expected: dict[str, str]) -> list[str]:
-    """Where AUTH is on offer, or a login is answered otherwise than with `expected`."""
-    found = []
-    for where, answer in expected.items():
-        capabilities, said = seen["login offers"][where]
+def _find_login_offers(observed: ProbeResult, refusals: dict[str, str]) -> list[str]:
+    """A sentence for each port that offers AUTH, or answers a login otherwise than with its refusal."""
+    offers = []
+    for port, refusal in refusals.items():
+        capabilities, answer = observed["forbidden logins"][port]
         if re.search(r"\bAUTH\b", capabilities):
-            found.append(f"{where} offers: {capabilities}".replace("\n", " "))
-        if not said.splitlines()[-1].startswith(answer):
-            found.append(f"{where} answers a login with: {said}")
-    return found
+            offers.append(f"{port} offers: {capabilities}".replace("\n", " "))
+        if not answer.splitlines()[-1].startswith(refusal):
+            offers.append(f"{port} answers a login with: {answer}")
+    return offers
 
 
-def test_accounts_send_as_themselves_only(seen: ProbeResult, settings: Settings, deploy: str) -> None:
+def test_accounts_send_as_themselves_only(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """An account sends only from addresses that it owns.
 
-    What the submission services are configured to ask, and what their map answers: no password of an account is known
-    here, so nobody logs in to try it.
+    Judged by the configuration of the submission services and the answers of their login map. The probe knows no
+    account's password, so it cannot log in and try.
     """
-    saw = seen["senders"]
-    owners = {address: set(re.split(r"[,\s]+", logins)) for address, logins in saw["owners"].items()}
+    login_map = observed["login map"]
+    owners = {address: set(re.split(r"[,\s]+", logins)) for address, logins in login_map["owners"].items()}
     fail_if_any(
         [
-            *(rule for rule in saw["rules"] if not _checks_owner(rule.partition("= ")[2])),
-            *([f"services with a rule: {saw['rules']}"] if len(saw["rules"]) != 2 else ()),
-            *(["a map of its own in master.cf"] if saw["overridden"] else ()),
+            *(rule for rule in login_map["rules"] if not _checks_owner(rule.partition("= ")[2])),
+            *([f"services with a rule: {login_map['rules']}"] if len(login_map["rules"]) != 2 else ()),
+            *(["a login map of its own in master.cf"] if login_map["overrides"] else ()),
         ],
         expected="reject_sender_login_mismatch on both submission services, before anything permits",
         remedy=f"{deploy} restores main.cf and master.cf.",
     )
     fail_if_any(
         [
-            *(f"{spoof} is owned by {saw['owners'][spoof]}" for spoof in saw["spoofs"] if spoof in owners),
+            *(f"{spoof} is owned by {login_map['owners'][spoof]}" for spoof in login_map["spoofs"] if spoof in owners),
             *(
-                f"{account.address} is owned by {saw['owners'].get(account.address, 'nobody')}"
-                for account in settings.accounts[:50]
+                f"{account.address} is owned by {login_map['owners'].get(account.address, 'nobody')}"
+                for account in settings.accounts[:MAX_ACCOUNTS]
                 if owners.get(account.address) != {account.address}
             ),
         ],
-        expected="every account to own its address, alone, and nobody to own addresses without an account",
+        expected="every account owns its address alone; an address without an account has no owner",
         remedy=f"/etc/postfix/sender_login is not as declared: {deploy} restores it.",
     )
 
 
 def _checks_owner(restrictions: str) -> bool:
-    before, found, _ = restrictions.partition("reject_sender_login_mismatch")
-    return bool(found) and "permit" not in before
+    before, restriction, _ = restrictions.partition("reject_sender_login_mismatch")
+    return bool(restriction) and "permit" not in before

@@ -1,4 +1,4 @@
-"""What can be reached on the server, and what can be reached from it."""
+"""The server's open ports, and its connections to other servers."""
 
 from typing import Any
 
@@ -8,111 +8,115 @@ from mailkeep.verify import ruleset
 from mailkeep.verify.outcome import CheckFailedError, CheckSkippedError, fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult
 
-DHCP_CLIENTS = (68, 546)
+DHCP_CLIENT_PORTS = (68, 546)
 
 
-def _listens(settings: Settings, one: dict[str, Any]) -> bool:
-    """Whether it may. On port 80 lego does, while a certificate authority asks."""
-    if one["protocol"] != "tcp":
-        return one["port"] in DHCP_CLIENTS
-    only_lego = one["port"] == firewall.HTTP and settings.tls.answers_on_port_80
-    return one["port"] in firewall.open_ports(settings) and (one["process"] == "lego" or not only_lego)
+def _may_listen(settings: Settings, listener: dict[str, Any]) -> bool:
+    """On port 80 only lego may listen, unless mail.yml opens it: it answers the certificate authority."""
+    port = listener["port"]
+    if listener["protocol"] != "tcp":
+        return port in DHCP_CLIENT_PORTS
+    only_lego = port == firewall.HTTP and settings.tls.answers_on_port_80
+    return port in firewall.open_ports(settings) and (listener["process"] == "lego" or not only_lego)
 
 
-def test_nothing_else_listens(seen: ProbeResult, settings: Settings) -> None:
-    """Nothing listens but SSH, mail and what mail.yml has served or opens."""
-    strangers = [one for one in seen["listeners"] if not one["address"].startswith(("127.", "::1"))]
+def test_nothing_else_listens(observed: ProbeResult, settings: Settings) -> None:
+    """Nothing listens but SSH, mail and what mail.yml serves or opens."""
+    public = [listener for listener in observed["listeners"] if not listener["address"].startswith(("127.", "::1"))]
     fail_if_any(
         sorted(
             {
-                f"{one['protocol'].upper()} port {one['port']} ({one['process'] or 'process not known'})"
-                for one in strangers
-                if not _listens(settings, one)
+                f"{listener['protocol'].upper()} port {listener['port']} ({listener['process'] or 'unknown process'})"
+                for listener in public
+                if not _may_listen(settings, listener)
             }
         ),
         expected=f"TCP {', '.join(map(str, sorted(firewall.open_ports(settings))))} and no other",
-        remedy="Stop it, have it listen on 127.0.0.1, or name its port under `firewall.open` in mail.yml.",
+        remedy="Stop it, let it listen on 127.0.0.1, or name its port under `firewall.open` in mail.yml.",
     )
 
 
-def test_mail_is_served_on_every_declared_address(seen: ProbeResult, settings: Settings, deploy: str) -> None:
+def test_mail_is_served_on_every_declared_address(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """SSH and every mail service listen on all declared addresses."""
-    listening = {(one["address"], one["port"]) for one in seen["listeners"] if one["protocol"] == "tcp"}
-    anywhere = {4: ("0.0.0.0", "*"), 6: ("::", "*")}  # noqa: S104
+    tcp_listeners = [listener for listener in observed["listeners"] if listener["protocol"] == "tcp"]
+    listening = {(listener["address"], listener["port"]) for listener in tcp_listeners}
+    wildcards = {4: ("0.0.0.0", "*"), 6: ("::", "*")}  # noqa: S104
     fail_if_any(
         (
             f"{address} port {port}: nothing listens"
             for address in settings.host.addresses
             for port in (settings.ssh.port, *firewall.published_ports(settings))
-            if not any((own, port) in listening for own in (str(address), *anywhere[address.version]))
+            if not any((local, port) in listening for local in (str(address), *wildcards[address.version]))
         ),
-        expected="a service on each",
+        expected="a service on each port of each address",
         remedy=f"`systemctl status postfix dovecot ssh` says why not; {deploy} starts them.",
     )
 
 
-def test_the_firewall_lets_in_the_declared_ports_only(seen: ProbeResult, settings: Settings, deploy: str) -> None:
+def test_the_firewall_lets_in_the_declared_ports_only(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """The firewall lets in SSH, mail and what mail.yml opens, nothing else."""
-    chains = [chain for chain in seen["firewall"]["chains"] if (chain["table"], chain["name"]) == ("mailkeep", "input")]
+    loaded = observed["firewall"]
+    chains = [chain for chain in loaded["chains"] if (chain["table"], chain["name"]) == ("mailkeep", "input")]
     if not any(chain.get("hook") == "input" and chain.get("policy") == "drop" for chain in chains):
         raise CheckFailedError(
             "a chain `input` of the table `mailkeep` whose policy is drop",
             f"{chains or 'no such chain'}",
-            f"Everything that listens can be reached! {deploy} restores the firewall.",
+            f"Every listening port can be reached from outside! {deploy} restores the firewall.",
         )
-    rules = [rule for rule in seen["firewall"]["rules"] if (rule["table"], rule["chain"]) == ("mailkeep", "input")]
-    opened = [found for rule in rules if (found := ruleset.lets_in(rule)) is not None]
-    let_in = {port for found in opened if not isinstance(found, str) for port in found}
+    rules = [rule for rule in loaded["rules"] if (rule["table"], rule["chain"]) == ("mailkeep", "input")]
+    openings = [opening for rule in rules if (opening := ruleset.find_opening(rule)) is not None]
+    open_ports = {port for opening in openings if not isinstance(opening, str) for port in opening}
+    declared = firewall.open_ports(settings)
     fail_if_any(
         [
-            *(found for found in opened if isinstance(found, str)),
-            *(f"open, and not declared: {port}" for port in sorted(let_in - firewall.open_ports(settings))),
-            *(f"declared, and not open: {port}" for port in sorted(firewall.open_ports(settings) - let_in)),
+            *(opening for opening in openings if isinstance(opening, str)),
+            *(f"open, but not declared: {port}" for port in sorted(open_ports - declared)),
+            *(f"declared, but not open: {port}" for port in sorted(declared - open_ports)),
         ],
-        expected=f"TCP {', '.join(map(str, sorted(firewall.open_ports(settings))))}, and no other",
-        remedy=f"{deploy} restores the firewall. More ports are named under `firewall.open` in mail.yml.",
+        expected=f"TCP {', '.join(map(str, sorted(declared)))}, and no other",
+        remedy=f"{deploy} restores the firewall. To open a port, name it under `firewall.open` in mail.yml.",
     )
 
 
-def test_blocked_networks_are_blocked(seen: ProbeResult, settings: Settings, deploy: str) -> None:
+def test_blocked_networks_are_blocked(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """The firewall blocks the networks that mail.yml names, and no others."""
-    declared = ruleset.networks(str(network) for network in settings.firewall.block)
-    blocked = ruleset.networks(seen["firewall"]["blocked"])
+    declared = ruleset.parse_networks(str(network) for network in settings.firewall.block)
+    blocked = ruleset.parse_networks(observed["firewall"]["blocked"])
     fail_if_any(
         [
-            *(f"declared, and not blocked: {network}" for network in declared - blocked),
-            *(f"blocked, and not declared: {network}" for network in blocked - declared),
+            *(f"declared, but not blocked: {network}" for network in declared - blocked),
+            *(f"blocked, but not declared: {network}" for network in blocked - declared),
         ],
-        expected=", ".join(map(str, settings.firewall.block)) or "none",
+        expected=", ".join(map(str, settings.firewall.block)) or "no blocked network",
         remedy=f"{deploy} restores the firewall.",
     )
 
 
-def test_the_resolver_validates_and_is_private(seen: ProbeResult, settings: Settings, deploy: str) -> None:
+def test_the_resolver_validates_and_is_private(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """The resolver validates DNSSEC and answers nobody else."""
     if settings.resolver != "local":
         raise CheckSkippedError("mail.yml says `resolver: system`")
-    saw = seen["resolver"]
+    resolver = observed["resolver"]
     fail_if_any(
         [
-            *(f"asked: {server}" for server in saw["servers"] if not server.startswith("127.")),
-            *(() if saw["validated"] else ("an answer for the DNS root that is not validated",)),
-            *(f"it answers on {address}" for address in saw["open"]),
+            *(f"resolver in use: {server}" for server in resolver["servers"] if not server.startswith("127.")),
+            *(() if resolver["validates"] else ("an answer for the DNS root that is not validated",)),
+            *(f"it answers on {address}" for address in resolver["open"]),
         ],
         expected="127.0.0.1 only, with validated (AD) answers",
         remedy=f"{deploy} restores unbound and /etc/resolv.conf; DNSSEC also needs the right time.",
     )
 
 
-def test_mail_gets_out(seen: ProbeResult, settings: Settings) -> None:
+def test_mail_gets_out(observed: ProbeResult, settings: Settings) -> None:
     """The server reaches mail servers elsewhere."""
-    saw = seen["outbound"]
-    if not saw["tried"]:
-        raise CheckSkippedError("mail.yml names no address elsewhere to try it with")
-    relay = f"The relay host {saw['tried']} must be reachable: see `relay` in mail.yml."
-    blocked = "Many providers block outbound port 25 until asked. Ask yours, or set `relay` in mail.yml."
+    outbound = observed["outbound"]
+    if not outbound["target"]:
+        raise CheckSkippedError("mail.yml names no address elsewhere to try")
+    relay = f"The relay host {outbound['target']} must be reachable: see `relay` in mail.yml."
+    direct = "Many providers block outbound port 25 until asked. Ask yours, or set `relay` in mail.yml."
     warn_if_any(
-        [] if saw["connected"] else [saw["said"] or "no answer"],
-        expected=f"a connection to the mail server of {saw['tried']}",
-        remedy=relay if settings.relay else blocked,
+        [] if outbound["connected"] else [outbound["output"] or "no answer"],
+        expected=f"a connection to the mail server of {outbound['target']}",
+        remedy=relay if settings.relay else direct,
     )

@@ -1,4 +1,4 @@
-"""Signatures on what leaves."""
+"""DKIM signatures of outgoing mail."""
 
 import dkim
 
@@ -9,55 +9,55 @@ from mailkeep.verify.outcome import fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult
 
 
-def _published(settings: Settings, secrets: Secrets) -> dict[str, str]:
-    """The DKIM records that we tell operators to publish for the keys that sign, by name."""
-    signing = {f"{key.selector}._domainkey.{key.domain}" for key in secrets.dkim}
-    return {one.name: one.value for one in own_zone_records(settings, secrets) if one.name in signing}
+def _records_of_signing_keys(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """The DKIM records that `mailkeep dns` prints for the keys that sign; values by name."""
+    names = {f"{key.selector}._domainkey.{key.domain}" for key in secrets.dkim}
+    return {record.name: record.value for record in own_zone_records(settings, secrets) if record.name in names}
 
 
-def test_mail_is_signed(seen: ProbeResult, settings: Settings, secrets: Secrets, deploy: str) -> None:
-    """Mail of every domain is signed, validly by the record that Mailkeep prints."""
-    published = _published(settings, secrets)
+def test_mail_is_signed(observed: ProbeResult, settings: Settings, secrets: Secrets, deploy: str) -> None:
+    """Mail of every domain is signed, and valid by the record that Mailkeep prints."""
+    records = _records_of_signing_keys(settings, secrets)
+    signatures = observed["signatures"].items()
+    flaws = {domain: _describe_flaw(signed, domain, records) for domain, signed in signatures}
     fail_if_any(
-        (
-            f"{domain}: {_flaw(saw, domain, published)}"
-            for domain, saw in seen["signatures"].items()
-            if _flaw(saw, domain, published)
-        ),
+        (f"{domain}: {flaw}" for domain, flaw in flaws.items() if flaw),
         expected="a valid DKIM signature of each domain",
         remedy=f"`journalctl -u opendkim` says what is wrong; {deploy} restores keys and tables.",
     )
 
 
-def _flaw(saw: dict[str, str], domain: str, published: dict[str, str]) -> str:
-    if not saw["signature"]:
-        return f"not signed (OpenDKIM answered {saw['verdict']!r})"
-    if f"d={domain};" not in saw["signature"]:
-        return f"signed for another domain: {saw['signature']}"
-    message = f"DKIM-Signature: {saw['signature']}\r\n{saw['message']}".encode()
+def _describe_flaw(signed: dict[str, str], domain: str, records: dict[str, str]) -> str:
+    """Empty for a valid signature."""
+    if not signed["signature"]:
+        return f"not signed (OpenDKIM answered {signed['verdict']!r})"
+    if f"d={domain};" not in signed["signature"]:
+        return f"signed for another domain: {signed['signature']}"
+    message = f"DKIM-Signature: {signed['signature']}\r\n{signed['message']}".encode()
 
-    def record(name: bytes, timeout: float = 0) -> bytes | None:  # noqa: ARG001 - as dkimpy calls it
-        value = published.get(name.decode().rstrip("."))
+    def find_record(name: bytes, timeout: float = 0) -> bytes | None:  # noqa: ARG001 - as dkimpy calls it
+        value = records.get(name.decode().rstrip("."))
         return value.encode() if value else None
 
-    return "" if dkim.verify(message, dnsfunc=record) else f"the signature is not valid: {saw['signature']}"
+    return "" if dkim.verify(message, dnsfunc=find_record) else f"the signature is not valid: {signed['signature']}"
 
 
-def test_signatures_can_be_verified(seen: ProbeResult, settings: Settings, secrets: Secrets) -> None:
-    """The DKIM records in the DNS are the ones that mail is signed with."""
-    published = {name.partition("._domainkey.")[2]: value for name, value in _published(settings, secrets).items()}
+def test_signatures_can_be_verified(observed: ProbeResult, settings: Settings, secrets: Secrets) -> None:
+    """The published DKIM records are those of the keys that sign."""
+    records = _records_of_signing_keys(settings, secrets).items()
+    expected = {name.partition("._domainkey.")[2]: value for name, value in records}
     warn_if_any(
         (
             f"{domain}: {record or 'no record'}"
-            for domain, record in seen["dkim records"].items()
-            if _key(record) != _key(published[domain])
+            for domain, record in observed["dkim records"].items()
+            if _public_key(record) != _public_key(expected[domain])
         ),
         expected="the public key of each domain's selector",
-        remedy="Publish what `mailkeep dns` prints. A new record may take until the old one's time to live is over.",
+        remedy="Publish what `mailkeep dns` prints. A new record is seen when the old one's time to live is over.",
     )
 
 
-def _key(record: str) -> str:
-    """Its p= tag (RFC 6376 section 3.6.1)."""
+def _public_key(record: str) -> str:
+    """The p= tag (RFC 6376 section 3.6.1)."""
     tags = dict(tag.strip().split("=", 1) for tag in record.split(";") if "=" in tag)
     return "".join(tags.get("p", "").split())

@@ -1,56 +1,57 @@
-"""Whether somebody is told when something goes wrong."""
+"""Whether the operator gets an alert when something goes wrong."""
 
 from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import fail_if_any, warn_if_any
-from mailkeep.verify.probe.watch import UNPROVEN
+from mailkeep.verify.probe.watch import MAX_PROOF_AGE
 from mailkeep.verify.target import ProbeResult
 
-LATE = 20  # seconds since a sensor's last look; each looks every five or more often
+MAX_REPORT_AGE = 20  # seconds; each sensor reports every five or more often
 
 
-def test_the_watch_looks_at_everything(seen: ProbeResult, deploy: str) -> None:
-    """The watch looks at everything every few seconds."""
+def test_the_watch_looks_at_everything(observed: ProbeResult, deploy: str) -> None:
+    """Every sensor of the watch reports every few seconds."""
     fail_if_any(
         (
-            f"{name}: {one['error'] or 'no look for {:.0f} seconds'.format(one['ago'])}"
-            for name, one in seen["watch"]["looked"].items()
-            if one["error"] or one["ago"] > LATE
+            f"{name}: {sensor['error'] or 'no report for {:.0f} seconds'.format(sensor['age'])}"
+            for name, sensor in observed["watch"]["sensors"].items()
+            if sensor["error"] or sensor["age"] > MAX_REPORT_AGE
         ),
-        expected="every sensor to look",
+        expected="a report of every sensor, without errors",
         remedy=f"`systemctl status mailkeep-watch` and `journalctl -u mailkeep-watch` say why; {deploy} restores it.",
     )
 
 
-def test_the_watch_finds_nothing_amiss(seen: ProbeResult) -> None:
-    """The watch finds nothing amiss."""
+def test_the_watch_finds_nothing_amiss(observed: ProbeResult) -> None:
+    """The watch sees no trouble."""
     warn_if_any(
-        (trouble for one in seen["watch"]["looked"].values() for trouble in one["troubles"]),
+        (trouble for sensor in observed["watch"]["sensors"].values() for trouble in sensor["troubles"]),
         expected="no trouble",
-        remedy="You were told of it. `journalctl -u mailkeep-watch` has all alerts.",
+        remedy="You got an alert about it. `journalctl -u mailkeep-watch` shows all alerts.",
     )
 
 
-def test_jails_are_proven_by_themselves(seen: ProbeResult, deploy: str) -> None:
-    """Every fail2ban jail is proven to ban, every half hour."""
-    saw = seen["watch"]["proof"]
+def test_jails_are_proven_by_themselves(observed: ProbeResult, deploy: str) -> None:
+    """The server proves every half hour that each fail2ban jail bans."""
+    proof = observed["watch"]["proof"]
     fail_if_any(
         [
-            *([f"last done {saw['ago'] / 60:.0f} minutes ago"] if saw["ago"] > UNPROVEN else []),
-            *(fault for faults in saw["faults"].values() for fault in faults),
+            *([f"last proof {proof['age'] / 60:.0f} minutes ago"] if proof["age"] > MAX_PROOF_AGE else []),
+            *(fault for faults in proof["faults"].values() for fault in faults),
         ],
-        expected="a proof, less than 90 minutes old, that each jail bans",
+        expected="a proof that each jail bans, less than 90 minutes old",
         remedy=f"`systemctl start mailkeep-jails` proves them now; {deploy} restores jails and timer.",
     )
 
 
-def test_alerts_get_past_everything_and_nothing_else_does(seen: ProbeResult, settings: Settings, deploy: str) -> None:
-    """The way of alerts takes mail to the administrators, and to nobody else."""
-    answers = seen["alert path"]
+def test_alerts_get_past_everything_and_nothing_else_does(
+    observed: ProbeResult, settings: Settings, deploy: str
+) -> None:
+    """The service for alerts accepts mail to administrators, and to nobody else."""
     fail_if_any(
         [
-            f"to {recipient}: {said}"
-            for recipient, said in answers.items()
-            if said.startswith("250") != (recipient in settings.admin.addresses)
+            f"to {recipient}: {answer}"
+            for recipient, answer in observed["alert recipients"].items()
+            if answer.startswith("250") != (recipient in settings.admin.addresses)
         ],
         expected="250 for the administrators, 554 for all others",
         remedy=f"The service `alerts` of master.cf does it: {deploy} restores it.",

@@ -1,34 +1,40 @@
-"""Whether each fail2ban jail sees a guess, and whether its bans reach the firewall."""
+"""Attacks that fail2ban's jails must notice, and the proof that their bans reach the firewall."""
 
 import subprocess
 import time
 
 from mailkeep_server.common.jail_canaries import find_recent_canaries, lock_canaries, prove_jails
 
+from .commands import run_command
 from .config import ProbeConfig, unused_client_address
-from .linux_account import run
 from .unprivileged import NAME
 
-WAIT = 10.0  # seconds until fail2ban must have started its jails, or must have read what is in the journal
+FAIL2BAN_TIMEOUT = 10.0  # seconds until fail2ban must have started its jails, and have read the journal
+SSH_TIMEOUT = 20.0
+MAX_SSH_TRIES = 10
+MAX_LOG_LINES = 50  # of each jail
 
 
-def find_jail_faults(given: ProbeConfig) -> dict[str, list[str]]:
-    """By jail, what goes wrong when it bans a canary. It waits while the server proves its jails by itself
-    (mailkeep-jails.service)."""
+def find_jail_faults(config: ProbeConfig) -> dict[str, list[str]]:
+    """The faults of each jail when it bans a canary. Waits for the server's own proof (mailkeep-jails.service)."""
     with lock_canaries():
-        return prove_jails(given.jails, int(time.time()), [given.address], find_recent_canaries(), start_timeout=WAIT)
+        canaries = find_recent_canaries()
+        first = int(time.time())
+        return prove_jails(config.jails, first, [config.address], canaries, start_timeout=FAIL2BAN_TIMEOUT)
 
 
-def guess_at_ssh(given: ProbeConfig) -> str:
-    """One attempt to log in with nothing. Returns what sshd says, which names the ways that it offers. When many are at
-    its door, it hangs up on some before it has said anything (MaxStartups): then another attempt."""
-    for _ in range(10):
-        if "kex_exchange_identification" not in (said := _guess_at_ssh(given)):
+def guess_at_ssh(config: ProbeConfig) -> str:
+    """Try to log in over SSH without a key or password. Returns ssh's error, which names the methods that sshd offers.
+
+    When many clients connect, sshd hangs up on some at once (sshd_config(5), MaxStartups). Then it is tried again.
+    """
+    for _ in range(MAX_SSH_TRIES):
+        if "kex_exchange_identification" not in (error := _try_ssh_login(config)):
             break
-    return said
+    return error
 
 
-def _guess_at_ssh(given: ProbeConfig) -> str:
+def _try_ssh_login(config: ProbeConfig) -> str:
     options = {
         "BatchMode": "yes",
         "BindAddress": unused_client_address(),
@@ -40,29 +46,30 @@ def _guess_at_ssh(given: ProbeConfig) -> str:
     }
     flags = [f"-o{name}={value}" for name, value in options.items()]
     done = subprocess.run(
-        ["ssh", "-F", "none", *flags, "-p", str(given.ssh_port), f"{NAME}@{given.address}", "true"],
+        ["ssh", "-F", "none", *flags, "-p", str(config.ssh_port), f"{NAME}@{config.address}", "true"],
         capture_output=True,
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        timeout=20,
+        timeout=SSH_TIMEOUT,
     )
     return done.stderr.strip() or f"exit {done.returncode}"
 
 
-def noticed(given: ProbeConfig, since: float) -> dict[str, list[str]]:
-    """Per jail, what fail2ban's own log says of failures since then (seconds since the epoch)."""
-    deadline = time.monotonic() + WAIT
+def read_failures(config: ProbeConfig, since: float) -> dict[str, list[str]]:
+    """The failures that each jail has logged since a time (seconds since the epoch), from fail2ban's journal."""
+    deadline = time.monotonic() + FAIL2BAN_TIMEOUT
+    journal = ("journalctl", "--unit=fail2ban.service", "--output=cat", f"--since=@{int(since)}")
     while True:
-        log = run("journalctl", "--unit=fail2ban.service", "--output=cat", f"--since=@{int(since)}").splitlines()
-        lines = {
+        log = run_command(*journal).splitlines()
+        failures = {
             jail: [line for line in log if f"[{jail}] Ignore " in line or f"[{jail}] Found " in line]
-            for jail in given.jails
+            for jail in config.jails
         }
-        if all(lines.values()) or time.monotonic() > deadline:
-            return {jail: said[:50] for jail, said in lines.items()}
+        if all(failures.values()) or time.monotonic() > deadline:
+            return {jail: lines[:MAX_LOG_LINES] for jail, lines in failures.items()}
         time.sleep(0.5)
-        if not lines["sshd"]:
-            # Each guess is a process of sshd's. One that ends before journald has looked who it is leaves a line
-            # without a unit, which the jail does not read.
-            guess_at_ssh(given)
+        if not failures["sshd"]:
+            # Each login attempt is a process of sshd. If it ends before journald has looked up its unit, its line has
+            # no unit, and the jail does not read it.
+            guess_at_ssh(config)

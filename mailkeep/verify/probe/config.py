@@ -1,4 +1,4 @@
-"""What the probe has to know of the server: names, numbers and paths, no secrets."""
+"""The facts about the server that the probe needs: names, numbers and paths, but no secrets."""
 
 import json
 import random
@@ -16,16 +16,16 @@ class ProbeConfig:
     catch_all: list[str]
     accounts: list[str]
     ssh_port: int
-    jails: dict[str, list[int] | None]  # with the ports that each closes to a banned address; None: all
+    jails: dict[str, list[int] | None]  # the ports that each jail closes to a banned address; None: all
     units: list[str]
     secret_paths: list[str]
     sockets: list[str]
     dkim: list[list[str]]  # (domain, selector)
-    outbound_target: list[str]  # what posttls-finger(1) is to connect to, with its options; empty: nothing to try
+    outbound_target: list[str]  # arguments of posttls-finger(1); empty: no target is known
     local_resolver: bool
-    alert_socket: str  # the socket that takes alerts
+    alert_socket: str  # path of Postfix's socket for alerts
     admins: list[str]
-    web: list[list[str]]  # (name, path, method) of each text that is served over HTTPS
+    web: list[list[str]]  # (name, path, method) of each text served over HTTPS
 
     @classmethod
     def parse(cls, text: str) -> "ProbeConfig":
@@ -34,9 +34,9 @@ class ProbeConfig:
 
     @cached_property
     def address(self) -> str:
-        """Where clients from outside arrive: the public address, or behind NAT the one that packets leave from."""
-        here = [address for address in self.addresses if ":" not in address and is_local_address(address)]
-        return here[0] if here else source_address()
+        """The IPv4 address that clients reach: the public one, or behind NAT the source address of packets."""
+        local = [address for address in self.addresses if ":" not in address and is_local_address(address)]
+        return local[0] if local else source_address()
 
     @cached_property
     def address6(self) -> str | None:
@@ -45,21 +45,24 @@ class ProbeConfig:
 
 def is_local_address(address: str) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as tried:
+    with socket.socket(family) as candidate:
         try:
-            tried.bind((address, 0))
+            candidate.bind((address, 0))
         except OSError:
             return False
     return True
 
 
 def source_address() -> str:
-    with socket.socket(type=socket.SOCK_DGRAM) as towards:
-        towards.connect(("192.0.2.1", 9))  # UDP: finds the route, sends nothing
-        return str(towards.getsockname()[0])
+    """The IPv4 address from which packets to the Internet leave."""
+    with socket.socket(type=socket.SOCK_DGRAM) as udp:
+        udp.connect(("192.0.2.1", 9))  # UDP: looks up the route, and sends nothing
+        return str(udp.getsockname()[0])
 
 
 def unused_client_address() -> str:
-    """A client address that no counter of Postfix, Dovecot or sshd has seen yet, so that what an earlier run did
-    slows nothing down. fail2ban bans none of 127.0.0.0/8."""
+    """A random address of 127.0.0.0/8, which fail2ban never bans.
+
+    Postfix, Dovecot and sshd have counted no failures of it, so earlier attacks do not slow this one down.
+    """
     return ".".join(("127", *(str(random.randint(1, 254)) for _ in range(3))))  # noqa: S311

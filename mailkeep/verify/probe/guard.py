@@ -1,34 +1,36 @@
-"""Whether Postfix asks the guard, and what the guard answers."""
+"""Whether Postfix asks the guard, and the guard's answers."""
 
 import re
 import socket
 from pathlib import Path
 from typing import Any
 
+from mailkeep_server.common.paths import FREEZE_LIST, GUARD_POLICY_SOCKET
+
+from .commands import run_command
 from .config import ProbeConfig
-from .linux_account import run
 
-POLICY = "/run/mailkeep-guard.policy"
-FROZEN = Path("/var/lib/mailkeep-guard/frozen/accounts")
 SERVICES = ("submission", "submissions")
-ASKED_AT = ("smtpd_recipient_restrictions", "smtpd_end_of_data_restrictions", "smtpd_milters")
-PATIENCE = 5.0  # seconds
+PARAMETERS = ("smtpd_recipient_restrictions", "smtpd_end_of_data_restrictions", "smtpd_milters")
+POLICY_TIMEOUT = 5.0  # seconds
 
 
-def guard(given: ProbeConfig) -> dict[str, Any]:
-    own = given.accounts[0] if given.accounts else ""
+def examine_guard(config: ProbeConfig) -> dict[str, Any]:
+    account = config.accounts[0] if config.accounts else ""
     return {
-        "stranger": _ask(f"mailkeep-probe@{given.domains[0]}"),
-        "account": _ask(own) if own else "",
-        "asked": {f"{service} {name}": _effective(service, name) for service in SERVICES for name in ASKED_AT},
-        "local": _expanded("$non_smtpd_milters"),
-        "denied": _first_passdb(),
-        "frozen": [line.split(":") for line in FROZEN.read_text().splitlines()],
+        "unknown account": _ask_policy_service(f"mailkeep-probe@{config.domains[0]}"),
+        "known account": _ask_policy_service(account) if account else "",
+        "submission": {
+            f"{service} {name}": _read_parameter(service, name) for service in SERVICES for name in PARAMETERS
+        },
+        "non_smtpd_milters": _expand_value("$non_smtpd_milters"),
+        "first passdb": _read_first_passdb(),
+        "freeze list": [line.split(":") for line in Path(FREEZE_LIST).read_text().splitlines()],
     }
 
 
-def _ask(account: str) -> str:
-    """Its answer about a recipient of a message that is never sent: nothing is counted."""
+def _ask_policy_service(account: str) -> str:
+    """The answer about a recipient of a message that is never sent, so that nothing is counted."""
     attributes = {
         "request": "smtpd_access_policy",
         "protocol_state": "RCPT",
@@ -40,23 +42,23 @@ def _ask(account: str) -> str:
         "queue_id": "",
     }
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PATIENCE)
-        connection.connect(POLICY)
+        connection.settimeout(POLICY_TIMEOUT)
+        connection.connect(GUARD_POLICY_SOCKET)
         connection.sendall("".join(f"{name}={value}\n" for name, value in attributes.items()).encode() + b"\n")
         return connection.makefile().readline().strip()
 
 
-def _effective(service: str, name: str) -> str:
-    """What a service of master.cf is told, or else all of them are."""
-    said = run("postconf", "-P", f"{service}/inet/{name}").partition("=")[2].strip()
-    return _expanded(said or f"${name}")
+def _read_parameter(service: str, name: str) -> str:
+    """The value of a parameter in a service of master.cf, or else in main.cf."""
+    override = run_command("postconf", "-P", f"{service}/inet/{name}").partition("=")[2].strip()
+    return _expand_value(override or f"${name}")
 
 
-def _expanded(value: str) -> str:
-    return run("postconf", "-x", "-h", "-o", f"mail_name={value}", "mail_name").strip()
+def _expand_value(value: str) -> str:
+    return run_command("postconf", "-x", "-h", "-o", f"mail_name={value}", "mail_name").strip()
 
 
-def _first_passdb() -> str:
-    """Of several, Dovecot asks the first one first."""
-    found = re.search(r"^passdb .*?^}", run("doveconf", "-n", "passdb"), re.MULTILINE | re.DOTALL)
-    return found[0] if found else ""
+def _read_first_passdb() -> str:
+    """Dovecot asks its passdbs in this order."""
+    block = re.search(r"^passdb .*?^}", run_command("doveconf", "-n", "passdb"), re.MULTILINE | re.DOTALL)
+    return block[0] if block else ""

@@ -1,4 +1,4 @@
-"""The Linux account that attacks are made with: it is there while the probe runs, and gone afterwards."""
+"""The Linux account of the attacks: it exists only while the probe runs."""
 
 import fcntl
 import json
@@ -16,27 +16,20 @@ from typing import Any
 from mailkeep_server.common.files import open_lock
 
 from . import unprivileged
+from .commands import COMMAND_TIMEOUT, run_command
 from .config import ProbeConfig
 from .unprivileged import NAME
 
 LOCK = Path("/run/mailkeep-verify.lock")
-WAIT = 60.0  # seconds that another run of the probe may take
-
-
-def run(*command: str, stdin: str = "", timeout: float = 30) -> str:
-    """Standard output of a command that must succeed."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)[:200]}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+LOCK_TIMEOUT = 60.0  # seconds that another probe may take
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One probe at a time. A lost connection or a kill still leaves through every `finally`."""
+def lock_probe() -> Iterator[None]:
+    """Run a single probe at a time. A lost connection (SIGHUP) or a kill (SIGTERM) still runs every `finally`."""
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
-    deadline = time.monotonic() + WAIT
+    deadline = time.monotonic() + LOCK_TIMEOUT
     with open_lock(LOCK) as lock:
         while True:
             try:
@@ -44,38 +37,38 @@ def alone() -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"another `mailkeep verify` has held {LOCK} for {WAIT:.0f} s") from None
+                    raise RuntimeError(f"another `mailkeep verify` has held {LOCK} for {LOCK_TIMEOUT:.0f} s") from None
                 time.sleep(0.2)
         yield
 
 
 @contextmanager
 def linux_account() -> Iterator[str]:
-    """Yields the password of the account `NAME`, which nobody else ever knows."""
+    """Create the account NAME, and remove it in the end. Yields its password, which no other process knows."""
     password = token_urlsafe(24)
-    _remove()
+    _remove_account()
     try:
-        run("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", NAME)
-        run("chpasswd", stdin=f"{NAME}:{password}\n")
+        run_command("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", NAME)
+        run_command("chpasswd", stdin=f"{NAME}:{password}\n")
         yield password
     finally:
-        _remove()
+        _remove_account()
 
 
-def _remove() -> None:
-    """Also what an earlier run has left."""
+def _remove_account() -> None:
+    """It may be left from a probe that was killed."""
     try:
         pwd.getpwnam(NAME)
     except KeyError:
         return
-    run("userdel", NAME)
+    run_command("userdel", NAME)
 
 
-def rights(given: ProbeConfig) -> dict[str, Any]:
-    """What `stranger` says when the account runs it."""
+def try_rights(config: ProbeConfig) -> dict[str, Any]:
+    """The result of unprivileged.py, run by the account, and the number of packets that the firewall rejected."""
     source = unprivileged.__loader__.get_source(unprivileged.__name__)  # type: ignore[union-attr]
-    arguments = json.dumps({"paths": given.secret_paths, "sockets": given.sockets})
-    before = _rejected()
+    arguments = json.dumps({"paths": config.secret_paths, "sockets": config.sockets})
+    before = _count_rejected_packets()
     done = subprocess.run(
         [sys.executable, "-I", "-", arguments],
         input=source,
@@ -86,30 +79,29 @@ def rights(given: ProbeConfig) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=COMMAND_TIMEOUT,
     )
     if done.returncode:
         raise RuntimeError(f"as {NAME}: {done.stderr.strip()}")
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said | {"rejected": _rejected() - before}
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result | {"rejected": _count_rejected_packets() - before}
 
 
-def _rejected() -> int:
-    """Packets that the firewall has refused to let out."""
-    listed = json.loads(run("nft", "-j", "-t", "list", "ruleset"))["nftables"]
-    chains = {
+def _count_rejected_packets() -> int:
+    """Outgoing packets that the firewall has rejected since it was loaded, by the counters of its rules."""
+    items = json.loads(run_command("nft", "-j", "-t", "list", "ruleset"))["nftables"]
+    output_chains = {
         (chain["table"], chain["name"])
-        for item in listed
+        for item in items
         for chain in [item.get("chain", {})]
         if chain.get("hook") == "output"
     }
-    return sum(_refusals(item["rule"]) for item in listed if _place(item.get("rule")) in chains)
+    rules = [item["rule"] for item in items if "rule" in item]
+    return sum(_rejected_packets(rule) for rule in rules if (rule["table"], rule["chain"]) in output_chains)
 
 
-def _place(rule: dict[str, Any] | None) -> tuple[str, str] | None:
-    return (rule["table"], rule["chain"]) if rule else None
-
-
-def _refusals(rule: dict[str, Any]) -> int:
+def _rejected_packets(rule: dict[str, Any]) -> int:
+    """The counter of a rule that rejects or drops; 0 for any other rule."""
     parts = {key: value for part in rule["expr"] for key, value in part.items()}
-    return int(parts["counter"]["packets"]) if {"counter"} < parts.keys() & {"counter", "reject", "drop"} else 0
+    is_counted_refusal = "counter" in parts and parts.keys() & {"reject", "drop"}
+    return int(parts["counter"]["packets"]) if is_counted_refusal else 0

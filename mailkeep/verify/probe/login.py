@@ -1,4 +1,4 @@
-"""Logging in as a Linux account, and where no login should be on offer at all."""
+"""Logins as a Linux account, and logins where none may be offered."""
 
 import base64
 from collections.abc import Iterator
@@ -7,66 +7,68 @@ from secrets import token_urlsafe
 from typing import Any
 
 from .config import ProbeConfig, unused_client_address
-from .smtp_imap import HELO, LineClient, anyone, encrypted
+from .smtp_imap import HELO, LineClient, open_encrypted, unverified_context
 from .unprivileged import NAME
 
 PORTS = (465, 587, 143, 993)
 
 
-def linux_account(given: ProbeConfig, password: str) -> list[dict[str, Any]]:
-    """Tries the account `NAME`, whose password this is, on every port: with it, and with a wrong one."""
-    tries = [(port, right) for port in PORTS for right in (True, False)]
-    with ThreadPoolExecutor(len(tries)) as pool:  # Dovecot answers a failure after auth_failure_delay
-        said = pool.map(lambda one: _log_in(given, one[0], password if one[1] else token_urlsafe()), tries)
-        return [
-            {"port": port, "right": right, "said": answer} for (port, right), answer in zip(tries, said, strict=True)
-        ]
+def try_linux_account(config: ProbeConfig, password: str) -> list[dict[str, Any]]:
+    """The answers to logins as the Linux account NAME on every port, with its password and with a wrong password."""
+    tries = [(port, is_right) for port in PORTS for is_right in (True, False)]
+
+    def log_in(port: int, is_right: bool) -> dict[str, Any]:
+        answer = _log_in(config, port, password if is_right else token_urlsafe())
+        return {"port": port, "password": "right" if is_right else "wrong", "answer": answer}
+
+    with ThreadPoolExecutor(len(tries)) as pool:  # Dovecot delays the answer to a failure (auth_failure_delay)
+        return list(pool.map(lambda attempt: log_in(*attempt), tries))
 
 
-def _log_in(given: ProbeConfig, port: int, password: str) -> str:
-    talk, _ = encrypted(given.address, port, anyone(), unused_client_address())
-    with talk:
+def _log_in(config: ProbeConfig, port: int, password: str) -> str:
+    client, _ = open_encrypted(config.address, port, unverified_context(), unused_client_address())
+    with client:
         if port == 143:
-            return talk.imap(f"LOGIN {NAME} {password}")
-        talk.greet() if port != 587 else talk.smtp(f"EHLO {HELO}")
+            return client.imap(f"LOGIN {NAME} {password}")
+        client.greet() if port != 587 else client.smtp(f"EHLO {HELO}")
         if port == 993:
-            return talk.imap(f"LOGIN {NAME} {password}")
-        return _line(talk.smtp(f"AUTH PLAIN {_plain(password)}"))
+            return client.imap(f"LOGIN {NAME} {password}")
+        return _format_reply(client.smtp(f"AUTH PLAIN {_plain_response(password)}"))
 
 
-def _plain(password: str) -> str:
+def _plain_response(password: str) -> str:
+    """RFC 4616."""
     return base64.b64encode(f"\0{NAME}\0{password}".encode()).decode()
 
 
-def offers(given: ProbeConfig) -> dict[str, list[str]]:
-    """What is said about logging in where it should not be possible."""
+def try_forbidden_logins(config: ProbeConfig) -> dict[str, list[str]]:
+    """For each port on which nobody may log in: the capabilities, and the answer to a login."""
     return {
-        "port 25": list(_smtp(given, 25, encrypt=False)),
-        "port 25, encrypted": list(_smtp(given, 25, encrypt=True)),
-        "port 587, not encrypted": list(_smtp(given, 587, encrypt=False)),
-        "port 143, not encrypted": _imap(given),
+        "port 25": list(_try_smtp_login(config, 25, encrypt=False)),
+        "port 25, encrypted": list(_try_smtp_login(config, 25, encrypt=True)),
+        "port 587, not encrypted": list(_try_smtp_login(config, 587, encrypt=False)),
+        "port 143, not encrypted": _try_imap_login(config),
     }
 
 
-def _smtp(given: ProbeConfig, port: int, *, encrypt: bool) -> Iterator[str]:
-    """The capabilities, then the answer to a login."""
-    talk = (
-        encrypted(given.address, port, anyone(), unused_client_address())[0]
-        if encrypt
-        else LineClient(given.address, port, unused_client_address())
-    )
-    with talk:
+def _try_smtp_login(config: ProbeConfig, port: int, *, encrypt: bool) -> Iterator[str]:
+    source = unused_client_address()
+    if encrypt:
+        client, _ = open_encrypted(config.address, port, unverified_context(), source)
+    else:
+        client = LineClient(config.address, port, source)
+    with client:
         if not encrypt:
-            talk.smtp()
-        yield _line(talk.smtp(f"EHLO {HELO}"))
-        yield _line(talk.smtp(f"AUTH PLAIN {_plain(token_urlsafe())}"))
+            client.smtp()
+        yield _format_reply(client.smtp(f"EHLO {HELO}"))
+        yield _format_reply(client.smtp(f"AUTH PLAIN {_plain_response(token_urlsafe())}"))
 
 
-def _imap(given: ProbeConfig) -> list[str]:
-    with LineClient(given.address, 143, unused_client_address()) as talk:
-        talk.greet()
-        return [talk.imap("CAPABILITY"), talk.imap(f"LOGIN {NAME} {token_urlsafe()}")]
+def _try_imap_login(config: ProbeConfig) -> list[str]:
+    with LineClient(config.address, 143, unused_client_address()) as client:
+        client.greet()
+        return [client.imap("CAPABILITY"), client.imap(f"LOGIN {NAME} {token_urlsafe()}")]
 
 
-def _line(reply: tuple[int, str]) -> str:
+def _format_reply(reply: tuple[int, str]) -> str:
     return f"{reply[0]} {reply[1]}"

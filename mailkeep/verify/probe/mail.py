@@ -1,130 +1,134 @@
-"""Attacks on port 25, each as a stranger: relaying, spoofing, harvesting, smuggling."""
+"""Attacks of a stranger on port 25: relaying, spoofing, harvesting, smuggling."""
 
 from collections.abc import Iterator, Sequence
 
 from .config import ProbeConfig, unused_client_address
-from .smtp_imap import HELO, LineClient, Reply, smtp
+from .smtp_imap import HELO, LineClient, Reply, run_session
 
-OUTSIDE = "probe@example.net"  # RFC 2606: nobody's mailbox
-MOST = 6  # domains that are attacked; all have the same configuration
+OUTSIDE = "probe@example.net"  # a reserved name (RFC 2606): nobody's mailbox
+MAX_DOMAINS = 6  # that are attacked; all have the same configuration
+MAX_POSTMASTERS = 90  # recipients of a session; below smtpd_recipient_limit
+# Postfix slows down from the third error (smtpd_soft_error_limit), and hangs up at the sixth.
+MAX_ERRORS = 3
 
 
-def relay(given: ProbeConfig) -> list[Reply]:
-    """Mail to elsewhere, written in every way that has fooled a server, from the public address and from loopback."""
+def try_relaying(config: ProbeConfig) -> list[Reply]:
+    """Recipients elsewhere, in every notation that has fooled a server, from the public address and from loopback."""
     local, domain = OUTSIDE.split("@")
-    ours, here = given.domains[0], f"[{given.address}]"
-    forms = (
+    own_domain, literal = config.domains[0], f"[{config.address}]"
+    notations = (
         OUTSIDE,
-        f"{local}%{domain}@{ours}",
-        f"{domain}!{local}@{ours}",
-        f"@{ours}:{OUTSIDE}",
-        f'"{OUTSIDE}"@{ours}',
-        f'"{local}%{domain}"@{ours}',
-        f"{OUTSIDE}@{ours}",
-        f"{local}%{domain}@{here}",
+        f"{local}%{domain}@{own_domain}",
+        f"{domain}!{local}@{own_domain}",
+        f"@{own_domain}:{OUTSIDE}",
+        f'"{OUTSIDE}"@{own_domain}',
+        f'"{local}%{domain}"@{own_domain}',
+        f"{OUTSIDE}@{own_domain}",
+        f"{local}%{domain}@{literal}",
         f"{local}@[192.0.2.1]",
     )
-    # Three at a time: Postfix slows down from the third error (smtpd_soft_error_limit), and hangs up at the sixth.
     sessions: list[tuple[str, str | None, Sequence[str]]]
-    sessions = [(given.address, None, batch) for batch in _batches(forms)]
-    sessions += [("127.0.0.1", "127.0.0.1", forms[:2]), (given.address, unused_client_address(), forms[:2])]
-    if given.address6:
-        sessions += [(given.address6, None, forms[:2]), ("::1", "::1", forms[:2])]
-    said = []
+    sessions = [(config.address, None, batch) for batch in _batches(notations)]
+    sessions += [("127.0.0.1", "127.0.0.1", notations[:2]), (config.address, unused_client_address(), notations[:2])]
+    if config.address6:
+        sessions += [(config.address6, None, notations[:2]), ("::1", "::1", notations[:2])]
+    replies = []
     for address, source, recipients in sessions:
-        said += smtp(address, source, ("MAIL FROM:<>", *(f"RCPT TO:<{recipient}>" for recipient in recipients)))
-    sender = given.accounts[0] if given.accounts else f"postmaster@{ours}"
-    return said + smtp(given.address, None, (f"MAIL FROM:<{sender}>", f"RCPT TO:<{OUTSIDE}>"))
+        commands = ("MAIL FROM:<>", *(f"RCPT TO:<{recipient}>" for recipient in recipients))
+        replies += run_session(address, source, commands)
+    sender = config.accounts[0] if config.accounts else f"postmaster@{own_domain}"
+    return replies + run_session(config.address, None, (f"MAIL FROM:<{sender}>", f"RCPT TO:<{OUTSIDE}>"))
 
 
-def senders(given: ProbeConfig) -> list[Reply]:
-    """Our own names as envelope sender of someone who has not logged in. The verdict comes at RCPT."""
-    door = _open_door(given)
-    spoofed = [f"probe@{given.host}", f"root@sub.{given.host}", *given.accounts[:1]]
-    for domain in given.domains[:MOST]:
+def try_spoofed_senders(config: ProbeConfig) -> list[Reply]:
+    """Own addresses as envelope sender of a client that has not logged in. Postfix refuses them at RCPT."""
+    accepted_rcpt = _find_accepted_rcpt(config)
+    spoofed = [f"probe@{config.host}", f"root@sub.{config.host}", *config.accounts[:1]]
+    for domain in config.domains[:MAX_DOMAINS]:
         spoofed += [f"postmaster@{domain}", f"probe@sub.{domain}"]
-    said = []
+    transactions = []
     for batch in _batches(spoofed):
-        commands = [command for sender in batch for command in (f"MAIL FROM:<{sender}>", door, "RSET")]
-        replies = smtp(given.address, unused_client_address(), commands)
-        said += [_envelope(replies[at : at + 2]) for at in range(0, len(replies), 3)]
-    return said
+        commands = [command for sender in batch for command in (f"MAIL FROM:<{sender}>", accepted_rcpt, "RSET")]
+        replies = run_session(config.address, unused_client_address(), commands)
+        transactions += [_join_transaction(replies[at : at + 2]) for at in range(0, len(replies), 3)]
+    return transactions
 
 
-def _open_door(given: ProbeConfig) -> str:
-    """The RCPT that is answered with yes, so that a no is about something else."""
-    door = f"RCPT TO:<postmaster@{given.host}>"
-    reply = smtp(given.address, unused_client_address(), ("MAIL FROM:<>", door))[-1]
+def _find_accepted_rcpt(config: ProbeConfig) -> str:
+    """A RCPT command that the server accepts, so that a refusal has another reason. Raises RuntimeError."""
+    command = f"RCPT TO:<postmaster@{config.host}>"
+    reply = run_session(config.address, unused_client_address(), ("MAIL FROM:<>", command))[-1]
     if reply["code"] // 100 != 2:
-        raise RuntimeError(f"{door}, which must be possible, is answered with: {reply['code']} {reply['text']}")
-    return door
+        raise RuntimeError(f"{command} must be accepted, and is answered with: {reply['code']} {reply['text']}")
+    return command
 
 
-def _envelope(replies: list[Reply]) -> Reply:
-    """MAIL and RCPT as one: refused where either is."""
+def _join_transaction(replies: list[Reply]) -> Reply:
+    """The reply to MAIL and RCPT together: the first refusal, if there is any."""
     refused = [reply for reply in replies if reply["code"] // 100 != 2]
     return (refused or replies)[0] | {"command": " ".join(reply["command"] for reply in replies)}
 
 
-def unknown(given: ProbeConfig) -> list[Reply]:
-    """Recipients that do not exist, a Linux account of the host among them."""
-    nobody = "mailkeep-probe"
-    recipients = [f"nobody-at-all@{given.host}", f"{nobody}@{given.host}", f"{nobody}@localhost"]
-    recipients += [f"{nobody}@{domain}" for domain in given.domains if domain not in given.catch_all][:MOST]
-    said = []
+def try_unknown_recipients(config: ProbeConfig) -> list[Reply]:
+    """Recipients that do not exist; among them a Linux account of the host."""
+    account = "mailkeep-probe"
+    recipients = [f"nobody-at-all@{config.host}", f"{account}@{config.host}", f"{account}@localhost"]
+    recipients += [f"{account}@{domain}" for domain in config.domains if domain not in config.catch_all][:MAX_DOMAINS]
+    replies = []
     for batch in _batches(recipients):
         commands = ("MAIL FROM:<>", *(f"RCPT TO:<{recipient}>" for recipient in batch))
-        said += smtp(given.address, unused_client_address(), commands)[1:]
-    return said
+        replies += run_session(config.address, unused_client_address(), commands)[1:]
+    return replies
 
 
-def postmaster(given: ProbeConfig) -> list[Reply]:
-    names = [given.host, *given.domains[:90]]  # below smtpd_recipient_limit
-    return smtp(
-        given.address, unused_client_address(), ("MAIL FROM:<>", *(f"RCPT TO:<postmaster@{name}>" for name in names))
-    )[1:]
+def try_postmasters(config: ProbeConfig) -> list[Reply]:
+    domains = [config.host, *config.domains[:MAX_POSTMASTERS]]
+    commands = ("MAIL FROM:<>", *(f"RCPT TO:<postmaster@{domain}>" for domain in domains))
+    return run_session(config.address, unused_client_address(), commands)[1:]
 
 
-def manners(given: ProbeConfig) -> dict[str, list[Reply]]:
-    """What a client must not ask for, or must do first."""
-    polite = smtp(
-        given.address, unused_client_address(), ("VRFY postmaster", "EXPN postmaster", f"ETRN {given.domains[0]}")
-    )
-    with LineClient(given.address, 25, unused_client_address()) as talk:
-        talk.smtp()
-        code, text = talk.smtp("MAIL FROM:<>")
-    return {"verify": polite, "helo": [{"command": "MAIL before HELO", "code": code, "text": text}]}
+def try_address_queries(config: ProbeConfig) -> list[Reply]:
+    """Commands that would tell which addresses exist."""
+    commands = ("VRFY postmaster", "EXPN postmaster", f"ETRN {config.domains[0]}")
+    return run_session(config.address, unused_client_address(), commands)
 
 
-def smuggling(given: ProbeConfig) -> list[Reply]:
-    """A message that ends too early for a server that takes a bare <LF> for the end of a line (CVE-2023-51764)."""
-    door = _open_door(given)
-    return [_smuggle(given, door, end) for end in ("\n.\n", "\n.\r\n", "\r\n.\n")]
+def try_without_helo(config: ProbeConfig) -> list[Reply]:
+    with LineClient(config.address, 25, unused_client_address()) as client:
+        client.smtp()
+        code, text = client.smtp("MAIL FROM:<>")
+    return [{"command": "MAIL before HELO", "code": code, "text": text}]
 
 
-def _smuggle(given: ProbeConfig, door: str, end: str) -> Reply:
-    with LineClient(given.address, 25, unused_client_address()) as talk:
-        talk.greet()
-        for command in ("MAIL FROM:<>", door, "DATA"):
-            talk.smtp(command)
-        talk.send(
-            "Subject: this server takes smuggled mail\r\n\r\n`mailkeep verify` sent it: see what it says."
+def try_smuggling(config: ProbeConfig) -> list[Reply]:
+    """Messages that end too early for a server that accepts a bare <LF> as the end of a line (CVE-2023-51764)."""
+    accepted_rcpt = _find_accepted_rcpt(config)
+    return [_smuggle_message(config, accepted_rcpt, end) for end in ("\n.\n", "\n.\r\n", "\r\n.\n")]
+
+
+def _smuggle_message(config: ProbeConfig, accepted_rcpt: str, end: str) -> Reply:
+    with LineClient(config.address, 25, unused_client_address()) as client:
+        client.greet()
+        for command in ("MAIL FROM:<>", accepted_rcpt, "DATA"):
+            client.smtp(command)
+        client.send(
+            "Subject: this server accepts smuggled mail\r\n\r\n`mailkeep verify` sent this message; see its output."
             f"{end}RSET\r\n.\r\n"
         )
-        code, text = talk.smtp()
+        code, text = client.smtp()
     return {"command": f"a message that ends in {end!r}", "code": code, "text": text}
 
 
-def pipelining(given: ProbeConfig) -> Reply:
-    """Commands sent before the answer that allows it: how spam software saves time (RFC 2920)."""
-    door = _open_door(given)
-    with LineClient(given.address, 25, unused_client_address()) as talk:
-        talk.smtp()
-        talk.send(f"EHLO {HELO}\r\nMAIL FROM:<>\r\n{door}\r\nDATA\r\n")
-        replies = [talk.smtp() for _ in range(4)]
+def try_early_commands(config: ProbeConfig) -> Reply:
+    """Commands sent before the server has announced PIPELINING (RFC 2920), as spam software does to save time."""
+    accepted_rcpt = _find_accepted_rcpt(config)
+    with LineClient(config.address, 25, unused_client_address()) as client:
+        client.smtp()
+        client.send(f"EHLO {HELO}\r\nMAIL FROM:<>\r\n{accepted_rcpt}\r\nDATA\r\n")
+        replies = [client.smtp() for _ in range(4)]
     code, text = next((reply for reply in replies if reply[0] // 100 != 2), replies[-1])
     return {"command": "EHLO, MAIL, RCPT, DATA in one packet", "code": code, "text": text}
 
 
 def _batches(items: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (items[at : at + 3] for at in range(0, len(items), 3))
+    return (items[at : at + MAX_ERRORS] for at in range(0, len(items), MAX_ERRORS))

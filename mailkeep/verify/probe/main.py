@@ -1,4 +1,4 @@
-"""All areas at once; each says what it saw or why it could not look."""
+"""Runs all areas of the probe at the same time, and prints the result, or the error, of each."""
 
 import json
 import sys
@@ -9,62 +9,63 @@ from typing import Any
 
 from . import bans, dns_client, guard, login, machine, mail, milter, tls, watch, web
 from .config import ProbeConfig
-from .linux_account import alone, linux_account, rights
+from .linux_account import linux_account, lock_probe, try_rights
 
 AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
-    "relay": mail.relay,
-    "spoofed senders": mail.senders,
-    "unknown recipients": mail.unknown,
-    "postmaster": mail.postmaster,
-    "manners": mail.manners,
-    "smuggling": mail.smuggling,
-    "pipelining": mail.pipelining,
-    "login offers": login.offers,
-    "tls": tls.spoken,
+    "relay": mail.try_relaying,
+    "spoofed senders": mail.try_spoofed_senders,
+    "unknown recipients": mail.try_unknown_recipients,
+    "postmaster": mail.try_postmasters,
+    "address queries": mail.try_address_queries,
+    "missing helo": mail.try_without_helo,
+    "smuggling": mail.try_smuggling,
+    "early commands": mail.try_early_commands,
+    "forbidden logins": login.try_forbidden_logins,
+    "tls": tls.examine_ports,
     "jails": bans.find_jail_faults,
     "ssh": bans.guess_at_ssh,
-    "stranger": rights,
-    "resolver": dns_client.resolver,
-    "dkim records": dns_client.keys,
-    "signatures": milter.signatures,
-    "units": machine.units,
-    "replaced": lambda _: machine.replaced(),
-    "listeners": lambda _: machine.listeners(),
-    "firewall": lambda _: machine.firewall(),
-    "disks": lambda _: machine.disks(),
-    "journal": lambda _: machine.journal(),
-    "queue": lambda _: machine.queue(),
-    "clock": lambda _: machine.clock(),
-    "upgrades": lambda _: machine.upgrades(),
-    "outbound": machine.outbound,
-    "senders": machine.senders,
-    "guard": guard.guard,
-    "watch": lambda _: watch.watched(),
-    "alert path": watch.path,
-    "web": web.web,
-    "passdbs": lambda _: machine.passdbs(),
+    "unprivileged": try_rights,
+    "resolver": dns_client.examine_resolver,
+    "dkim records": dns_client.read_dkim_records,
+    "signatures": milter.request_signatures,
+    "units": machine.read_units,
+    "replaced files": lambda _: machine.find_replaced_files(),
+    "listeners": lambda _: machine.list_listeners(),
+    "firewall": lambda _: machine.read_firewall(),
+    "disks": lambda _: machine.read_disk_usage(),
+    "journal": lambda _: machine.read_journal_size(),
+    "queue": lambda _: machine.count_queued_messages(),
+    "clock": lambda _: machine.examine_clock(),
+    "upgrades": lambda _: machine.examine_upgrades(),
+    "outbound": machine.try_outbound,
+    "login map": machine.examine_login_map,
+    "guard": guard.examine_guard,
+    "watch": lambda _: watch.examine_watch(),
+    "alert recipients": watch.try_alert_recipients,
+    "web": web.try_requests,
+    "password databases": lambda _: machine.list_password_databases(),
 }
-AT_ONCE = 10  # a server of one CPU serves others meanwhile
+MAX_THREADS = 10  # a server with one processor serves its users meanwhile
 
 
-def probe(given: ProbeConfig) -> dict[str, Any]:
-    """Per area `{"result": …}` or `{"error": …}`."""
+def run_probe(config: ProbeConfig) -> dict[str, Any]:
+    """By area, `{"result": …}` or `{"error": …}`."""
     start = time.time()
-    with alone(), linux_account() as password, ThreadPoolExecutor(AT_ONCE) as pool:
-        areas = {**AREAS, "linux account": lambda given: login.linux_account(given, password)}
-        futures = {name: pool.submit(_look, area, given) for name, area in areas.items()}
-        seen = {name: future.result() for name, future in futures.items()}
-        # Last: it is about the failures that the others made.
-        seen["noticed"] = _look(lambda given: bans.noticed(given, start), given)
-    return seen | {"time": {"result": start}, "address": {"result": given.address}}
+    with lock_probe(), linux_account() as password, ThreadPoolExecutor(MAX_THREADS) as pool:
+        areas = {**AREAS, "linux account": lambda config: login.try_linux_account(config, password)}
+        futures = {name: pool.submit(_run_area, area, config) for name, area in areas.items()}
+        results = {name: future.result() for name, future in futures.items()}
+        # Last, as it reads the log of the failures that the other areas cause.
+        results["failures"] = _run_area(lambda config: bans.read_failures(config, start), config)
+    return results | {"time": {"result": start}, "address": {"result": config.address}}
 
 
-def _look(area: Callable[[ProbeConfig], Any], given: ProbeConfig) -> dict[str, Any]:
+def _run_area(area: Callable[[ProbeConfig], Any], config: ProbeConfig) -> dict[str, Any]:
     try:
-        return {"result": area(given)}
-    except Exception as error:  # whatever it is, it is reported, and the other areas go on
+        return {"result": area(config)}
+    except Exception as error:  # any error is reported, and the other areas go on
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
-    print(json.dumps(probe(ProbeConfig.parse(sys.stdin.read()))))
+    print(json.dumps(run_probe(ProbeConfig.parse(sys.stdin.read()))))

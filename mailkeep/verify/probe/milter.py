@@ -1,7 +1,7 @@
-"""Has OpenDKIM sign a message without sending one: it is asked as Postfix asks it, over the milter protocol.
+"""Lets OpenDKIM sign a message that is never sent, over the milter protocol, as Postfix asks it.
 
-Packets (libmilter's mfdef.h): a length of 4 bytes, a command of one, its data. OpenDKIM answers the questions that
-the MTA asks: `c` go on, `i` insert a header, `a` accept, `t` come back later, `r` refuse.
+A packet (libmilter's mfdef.h) has a length of 4 bytes, a command of one byte, and data. OpenDKIM's answers: `c`
+continue, `i` insert a header, `h` add a header, `a` accept, `t` refuse for now, `r` refuse for good, `y` another reply.
 """
 
 import socket
@@ -10,27 +10,28 @@ import struct
 from .config import ProbeConfig
 
 SOCKET = "/run/opendkim/opendkim.sock"
+MILTER_TIMEOUT = 10.0
 ALL_ACTIONS = 0x1FF
 HEADERS = (("Subject", "signed"), ("Date", "Thu, 01 Jan 2026 00:00:00 +0000"), ("To", "you@example.net"))
 BODY = "Hello.\r\n"
 
 
-def signatures(given: ProbeConfig) -> dict[str, dict[str, str]]:
-    """Per signing domain, the message asked about and the DKIM-Signature header; or the word that was got instead."""
-    return {domain: _sign(f"probe@{domain}") for domain, _ in given.dkim}
+def request_signatures(config: ProbeConfig) -> dict[str, dict[str, str]]:
+    """By signing domain: the `message`, its `signature` (the DKIM-Signature header), and OpenDKIM's `verdict`."""
+    return {domain: _request_signature(f"probe@{domain}") for domain, _ in config.dkim}
 
 
-def _sign(author: str) -> dict[str, str]:
+def _request_signature(author: str) -> dict[str, str]:
     headers = (("From", author), *HEADERS)
     message = "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n" + BODY
     with socket.socket(socket.AF_UNIX) as milter:
-        milter.settimeout(10)
+        milter.settimeout(MILTER_TIMEOUT)
         milter.connect(SOCKET)
         _ask(milter, b"O", struct.pack("!III", 6, ALL_ACTIONS, 0))
-        # As sendmail(1) on this host: a client at 127.0.0.1 is one whose mail is signed.
+        # The client of sendmail(1) on this host: OpenDKIM signs mail of 127.0.0.1.
         _ask(milter, b"C", b"localhost\x004" + struct.pack("!H", 25) + b"127.0.0.1\x00")
         _ask(milter, b"H", b"localhost\x00")
-        _send(milter, b"D", b"Mi\x00VERIFY\x00")  # the queue ID (macro i), for its log
+        _send_packet(milter, b"D", b"Mi\x00VERIFY\x00")  # the queue ID (macro i), for OpenDKIM's log
         _ask(milter, b"M", f"<{author}>\0".encode())
         _ask(milter, b"R", b"<you@example.net>\x00")
         for name, value in headers:
@@ -38,24 +39,24 @@ def _sign(author: str) -> dict[str, str]:
         _ask(milter, b"N")
         _ask(milter, b"B", BODY.encode())
         inserted, verdict = _ask(milter, b"E")
-        _send(milter, b"Q")
+        _send_packet(milter, b"Q")
     signature = inserted.get("DKIM-Signature", "")
     return {"message": message, "signature": signature.replace("\r\n", "\n").replace("\n", "\r\n"), "verdict": verdict}
 
 
-def _send(milter: socket.socket, command: bytes, data: bytes = b"") -> None:
+def _send_packet(milter: socket.socket, command: bytes, data: bytes = b"") -> None:
     milter.sendall(struct.pack("!I", 1 + len(data)) + command + data)
 
 
 def _ask(milter: socket.socket, command: bytes, data: bytes = b"") -> tuple[dict[str, str], str]:
-    """The headers inserted, and the final answer. An answer other than `go on` ends everything but the last stage."""
-    _send(milter, command, data)
+    """The inserted headers, and the final answer. Raises RuntimeError when OpenDKIM ends the message early."""
+    _send_packet(milter, command, data)
     inserted: dict[str, str] = {}
     while True:
-        length = struct.unpack("!I", _read(milter, 4))[0]
-        packet = _read(milter, length)
+        length = struct.unpack("!I", _receive(milter, 4))[0]
+        packet = _receive(milter, length)
         answer, rest = packet[:1].decode(), packet[1:]
-        if answer in "hi":  # add or insert: an index comes before the latter's name
+        if answer in "hi":  # an inserted header has an index before its name
             name, value = rest[4 if answer == "i" else 0 :].split(b"\0")[:2]
             inserted[name.decode()] = value.decode()
         elif answer in "carty" or command == b"O":
@@ -64,11 +65,11 @@ def _ask(milter: socket.socket, command: bytes, data: bytes = b"") -> tuple[dict
             return inserted, answer
 
 
-def _read(milter: socket.socket, length: int) -> bytes:
+def _receive(milter: socket.socket, length: int) -> bytes:
     data = b""
     while len(data) < length:
         more = milter.recv(length - len(data))
         if not more:
-            raise RuntimeError("OpenDKIM hung up")
+            raise RuntimeError("OpenDKIM closed the connection")
         data += more
     return data

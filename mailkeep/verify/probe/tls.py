@@ -1,4 +1,4 @@
-"""Which TLS is spoken, and which certificate is shown."""
+"""The TLS versions, ciphers and certificate of each port."""
 
 import base64
 import ssl
@@ -9,14 +9,14 @@ from typing import Any
 
 from . import web
 from .config import ProbeConfig, unused_client_address
-from .smtp_imap import LineClient, anyone, encrypted
+from .smtp_imap import LineClient, open_encrypted, unverified_context
 
-PORTS = (25, 465, 587, 143, 993)
+MAIL_PORTS = (25, 465, 587, 143, 993)
 
 
-def old() -> ssl.SSLContext:
-    """Nothing above TLS 1.1. SECLEVEL=0, or our own OpenSSL would not even offer it."""
-    context = anyone()
+def old_context() -> ssl.SSLContext:
+    """TLS 1.0 and 1.1 alone. SECLEVEL=0, or the OpenSSL of this machine would not offer them."""
+    context = unverified_context()
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -24,50 +24,49 @@ def old() -> ssl.SSLContext:
     return context
 
 
-def weak() -> ssl.SSLContext:
-    """TLS 1.2 with what has no forward secrecy, no authentication, no encryption, or SHA-1."""
-    context = anyone()
+def weak_context() -> ssl.SSLContext:
+    """TLS 1.2 with ciphers that lack forward secrecy, authentication or encryption, or that use SHA-1."""
+    context = unverified_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("kRSA:aNULL:eNULL:3DES:SHA1:LOW:@SECLEVEL=0")
     return context
 
 
-def spoken(given: ProbeConfig) -> list[dict[str, Any]]:
-    """For each port what came of a good handshake, one of before TLS 1.2, and one with weak ciphers."""
-    ports = (*PORTS, *((web.PORT,) if given.web else ()))
+def examine_ports(config: ProbeConfig) -> list[dict[str, Any]]:
+    """For each port the version and certificate of a modern handshake, and the results of `old` and `weak` ones."""
+    ports = (*MAIL_PORTS, *((web.PORT,) if config.web else ()))
     with ThreadPoolExecutor(len(ports)) as pool:
-        return list(pool.map(lambda port: _port(given, port), ports))
+        return list(pool.map(lambda port: _examine_port(config, port), ports))
 
 
-def _shake_hands(given: ProbeConfig, port: int, client: ssl.SSLContext) -> tuple[LineClient, ssl.SSLSocket]:
-    return encrypted(
-        given.address, port, client, unused_client_address(), given.web[0][0] if port == web.PORT else None
-    )
+def _shake_hands(config: ProbeConfig, port: int, context: ssl.SSLContext) -> tuple[LineClient, ssl.SSLSocket]:
+    name = config.web[0][0] if port == web.PORT else None
+    return open_encrypted(config.address, port, context, unused_client_address(), name)
 
 
-def _port(given: ProbeConfig, port: int) -> dict[str, Any]:
-    talk, secured = _shake_hands(given, port, anyone())
-    with talk:
-        certificate = secured.getpeercert(binary_form=True) or b""
-        good = str(secured.version())
+def _examine_port(config: ProbeConfig, port: int) -> dict[str, Any]:
+    client, connection = _shake_hands(config, port, unverified_context())
+    with client:
+        certificate = connection.getpeercert(binary_form=True) or b""
+        version = str(connection.version())
     return {
         "port": port,
-        "good": good,
+        "version": version,
         "certificate": base64.b64encode(certificate).decode(),
-        "old": _outcome(given, port, old),
-        "weak": _outcome(given, port, weak),
+        "old": _try_handshake(config, port, old_context),
+        "weak": _try_handshake(config, port, weak_context),
     }
 
 
-def _outcome(given: ProbeConfig, port: int, client: Callable[[], ssl.SSLContext]) -> str:
-    """`refused`, what was agreed on, or why it could not be tried."""
+def _try_handshake(config: ProbeConfig, port: int, make_context: Callable[[], ssl.SSLContext]) -> str:
+    """`refused`, the agreed version and cipher, or why the handshake could not be tried."""
     try:
-        talk, secured = _shake_hands(given, port, client())
+        client, connection = _shake_hands(config, port, make_context())
     except ssl.SSLError as error:
-        # An alert is the server's word, and so is hanging up; any other reason is this side's own.
-        told = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "_ALERT_" in (error.reason or "")
-        return "refused" if told else f"not tried: {error.reason}"
+        # The server refuses by an alert or by hanging up. Any other reason is this side's own.
+        is_refused = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "_ALERT_" in (error.reason or "")
+        return "refused" if is_refused else f"not tried: {error.reason}"
     except ConnectionResetError:
         return "refused"
-    with talk:
-        return f"{secured.version()} {(secured.cipher() or ['?'])[0]}"
+    with client:
+        return f"{connection.version()} {(connection.cipher() or ['?'])[0]}"

@@ -1,6 +1,6 @@
-"""Someone with a shell on the server and no rights: what they can read, reach and send.
+"""The attacks of a Linux user without rights: what it can read, connect to and send.
 
-This file also runs on its own, as that Linux user: it imports nothing of the package.
+This file is also run alone, as that user, so it imports nothing of its package.
 """
 
 import json
@@ -11,21 +11,23 @@ import sys
 from typing import Any
 
 NAME = "mailkeep-probe"
+SENDMAIL_TIMEOUT = 20.0
+CONNECT_TIMEOUT = 2.0
 
 
-def attempts(paths: list[str], sockets: list[str]) -> dict[str, Any]:
+def run_attacks(paths: list[str], sockets: list[str]) -> dict[str, Any]:
     return {
         "user": os.getuid(),
-        "read": [path for path in paths if _reads(path)],
-        "reached": [path for path in sockets if _reaches(path)],
-        "sent": _sends(),
-        "out": [_connects("192.0.2.1"), _connects("2001:db8::1")],
+        "readable": [path for path in paths if _can_read(path)],
+        "connectable": [path for path in sockets if _can_connect(path)],
+        "sendmail": _try_sendmail(),
+        "connections": [_try_port_25("192.0.2.1"), _try_port_25("2001:db8::1")],
     }
 
 
-def _reads(path: str) -> bool:
+def _can_read(path: str) -> bool:
     try:
-        if os.path.isdir(path):  # noqa: PTH112 - no import for a word
+        if os.path.isdir(path):  # noqa: PTH112 - pathlib takes long to import
             return bool(os.listdir(path) or True)  # noqa: PTH208
         with open(path, "rb") as file:  # noqa: PTH123
             file.read(1)
@@ -34,36 +36,36 @@ def _reads(path: str) -> bool:
     return True
 
 
-def _reaches(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as tried:
+def _can_connect(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
         try:
-            tried.connect(path)
+            client.connect(path)
         except OSError:
             return False
     return True
 
 
-def _sends() -> dict[str, Any]:
-    """A message with the null sender to nobody: were it taken, it would vanish."""
+def _try_sendmail() -> dict[str, Any]:
+    """A message from the null sender to an address that does not exist: if it is accepted, it vanishes."""
     done = subprocess.run(
         ["/usr/sbin/sendmail", "-f", "<>", f"{NAME}@localhost"],
         input="Subject: mailkeep verify\n\n",
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=SENDMAIL_TIMEOUT,
     )
-    return {"code": done.returncode, "said": (done.stdout + done.stderr).strip()}
+    return {"code": done.returncode, "output": (done.stdout + done.stderr).strip()}
 
 
-def _connects(address: str) -> str:
-    """To port 25 of a documentation address, where no server is."""
+def _try_port_25(address: str) -> str:
+    """`connected`, or the error, for a documentation address, which no server has."""
     try:
-        socket.create_connection((address, 25), 2).close()
+        socket.create_connection((address, 25), CONNECT_TIMEOUT).close()
     except OSError as error:
         return str(error)
     return "connected"
 
 
 if __name__ == "__main__":
-    print(json.dumps(attempts(**json.loads(sys.argv[1]))))
+    print(json.dumps(run_attacks(**json.loads(sys.argv[1]))))

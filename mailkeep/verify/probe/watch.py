@@ -1,4 +1,4 @@
-"""Whether the watch looks, and what it sees; whether its way out is open to it, and to nobody else."""
+"""The reports of the watch's sensors, its proof of the jails, and the recipients that its way for alerts accepts."""
 
 import json
 import time
@@ -9,65 +9,69 @@ from typing import Any
 from mailkeep_server.common import paths
 from mailkeep_server.common.unix_smtp import UnixSmtp
 
+from .commands import run_command
 from .config import ProbeConfig
-from .linux_account import run
 
-LOOKED = Path(paths.SENSOR_REPORTS)
-PROOF = Path(paths.JAIL_PROOF)
-UNPROVEN = 5400.0  # seconds; jails are proven every half hour
-PROVING, LOOKING = 60.0, 20.0  # seconds that it may take, from a start at this moment
+SENSOR_REPORTS = Path(paths.SENSOR_REPORTS)
+JAIL_PROOF = Path(paths.JAIL_PROOF)
+MAX_PROOF_AGE = 5400.0  # seconds; jails are proven every half hour
+PROOF_TIMEOUT, SENSOR_TIMEOUT = 60.0, 20.0  # seconds from a start at this moment
+ALERT_TIMEOUT = 10.0
 STRANGER = "stranger@example.com"
 
 
-def watched() -> dict[str, Any]:
-    """What was amiss is looked at once more before it is told: a deploy may just have mended it. First by the proof of
-    the jails, which the watch reads."""
-    return {"proof": _proof(), "looked": _looked()}
+def examine_watch() -> dict[str, Any]:
+    """A trouble is reported only if the watch still sees it when it looks again: a deploy may have just repaired it.
+
+    The proof of the jails comes first, since the watch reads it.
+    """
+    return {"proof": _read_proof(), "sensors": _read_sensors()}
 
 
-def _proof() -> dict[str, Any]:
-    """How many seconds ago each jail was last proven, and what was wrong."""
-    begun = time.time()
-    if not PROOF.exists() or begun - PROOF.stat().st_mtime > UNPROVEN or _read(PROOF)["faults"]:
-        run("systemctl", "start", "--no-block", "mailkeep-jails")
-        _until(lambda: PROOF.exists() and PROOF.stat().st_mtime > begun, PROVING)
-    return {"ago": time.time() - PROOF.stat().st_mtime, "faults": _read(PROOF)["faults"]}
+def _read_proof() -> dict[str, Any]:
+    """The `age` of the last proof of the jails in seconds, and its `faults` by jail."""
+    start = time.time()
+    is_old = not JAIL_PROOF.exists() or start - JAIL_PROOF.stat().st_mtime > MAX_PROOF_AGE
+    if is_old or _read_json(JAIL_PROOF)["faults"]:
+        run_command("systemctl", "start", "--no-block", "mailkeep-jails")
+        _wait_until(lambda: JAIL_PROOF.exists() and JAIL_PROOF.stat().st_mtime > start, PROOF_TIMEOUT)
+    return {"age": time.time() - JAIL_PROOF.stat().st_mtime, "faults": _read_json(JAIL_PROOF)["faults"]}
 
 
-def _looked() -> dict[str, Any]:
-    """By sensor: how many seconds ago it looked, with which error, and what it found amiss."""
-    begun = time.time()
-    _until(LOOKED.exists, LOOKING)
-    while _is_old(found := _read(LOOKED), begun) and time.time() < begun + LOOKING:
+def _read_sensors() -> dict[str, Any]:
+    """By sensor: the `age` of its last report in seconds, its `error`, and the `troubles` that it sees."""
+    start = time.time()
+    _wait_until(SENSOR_REPORTS.exists, SENSOR_TIMEOUT)
+    while _has_old_trouble(reports := _read_json(SENSOR_REPORTS), start) and time.time() < start + SENSOR_TIMEOUT:
         time.sleep(0.2)
-    return {name: {**one, "ago": time.time() - one["at"]} for name, one in found.items()}
+    return {name: {**report, "age": time.time() - report["at"]} for name, report in reports.items()}
 
 
-def _is_old(found: dict[str, Any], begun: float) -> bool:
-    """Whether a sensor that found something amiss has not looked since."""
-    return any(one["troubles"] and one["at"] < begun for one in found.values())
+def _has_old_trouble(reports: dict[str, Any], start: float) -> bool:
+    """Whether a sensor with a trouble has not reported since `start`."""
+    return any(report["troubles"] and report["at"] < start for report in reports.values())
 
 
-def _read(file: Path) -> dict[str, Any]:
-    written: dict[str, Any] = json.loads(file.read_text())
-    return written
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
 
 
-def _until(condition: Callable[[], bool], seconds: float) -> None:
-    """Until it is so, but for at most so many seconds."""
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Returns when `condition` holds, and after `seconds` at the latest."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.2)
 
 
-def path(given: ProbeConfig) -> dict[str, str]:
-    """What the smtpd for alerts says to each recipient. Nothing is sent."""
-    strangers = [STRANGER, *(one for one in given.accounts if one not in given.admins)][:2]
+def try_alert_recipients(config: ProbeConfig) -> dict[str, str]:
+    """The answer of the smtpd for alerts to each recipient. No message is sent."""
+    others = [STRANGER, *(account for account in config.accounts if account not in config.admins)][:2]
     answers: dict[str, str] = {}
-    with UnixSmtp(given.alert_socket, local_hostname=given.host, timeout=10) as connection:
+    with UnixSmtp(config.alert_socket, local_hostname=config.host, timeout=ALERT_TIMEOUT) as connection:
         connection.ehlo()
-        connection.mail(f"postmaster@{given.host}")
-        for recipient in (*given.admins, *strangers):
+        connection.mail(f"postmaster@{config.host}")
+        for recipient in (*config.admins, *others):
             code, text = connection.rcpt(recipient)
             answers[recipient] = f"{code} {text.decode(errors='replace')}"
     return answers

@@ -1,4 +1,4 @@
-"""A drill fails when more got out, or took longer, than may; and what it does is what it says."""
+"""A drill fails when it exceeds one of its bounds, and its attacks and users are as described."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from mailkeep.drills.result import DrillResult, Innocents
 from mailkeep.drills.simulated_days import DAY, Mail, honest_week, patient_spammer
 from mailkeep.settings.sections import DEFAULT_LIMITS
 
-GOOD = DrillResult(
+WITHIN_BOUNDS = DrillResult(
     drill="A",
     title="a probe",
     incident="",
@@ -36,10 +36,10 @@ GOOD = DrillResult(
 )
 
 
-def test_what_is_within_all_bars_is_good() -> None:
-    assert GOOD.misses == []
-    assert GOOD.seconds_to_freeze == pytest.approx(1.1)
-    assert GOOD.seconds_to_alert == pytest.approx(2.0)
+def test_a_result_within_all_bounds_misses_none() -> None:
+    assert WITHIN_BOUNDS.misses == []
+    assert WITHIN_BOUNDS.seconds_to_freeze == pytest.approx(1.1)
+    assert WITHIN_BOUNDS.seconds_to_alert == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
@@ -57,36 +57,37 @@ def test_what_is_within_all_bars_is_good() -> None:
         ({"innocents": Innocents(refused=1)}, "1 messages or logins of innocents refused; at most 0 are allowed"),
     ],
 )
-def test_each_bar_can_be_missed(worse: dict[str, object], miss: str) -> None:
-    assert replace(GOOD, **worse).misses == [miss]  # type: ignore[arg-type]
+def test_each_bound_can_be_missed(worse: dict[str, object], miss: str) -> None:
+    assert replace(WITHIN_BOUNDS, **worse).misses == [miss]  # type: ignore[arg-type]
 
 
-def test_the_same_drill_is_the_same_picture(tmp_path: Path) -> None:
-    from mailkeep.drills import picture  # here, as loading matplotlib takes half a second
+def test_equal_results_make_equal_pictures(tmp_path: Path) -> None:
+    from mailkeep.drills import picture  # importing matplotlib takes half a second, which only this test needs
 
-    one, two = (picture.draw_results([GOOD], tmp_path / name)[0].read_bytes() for name in ("one", "two"))
-    assert one == two
+    files = [picture.draw_results([WITHIN_BOUNDS], tmp_path / name)[0] for name in ("first", "second")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_the_honest_week_is_as_heavy_as_it_says() -> None:
+def test_the_honest_week_is_as_heavy_as_described() -> None:
     week = honest_week("anna@example.test", "ben@example-two.test")
     for day in range(7):
-        own = [mail for mail in week if mail.at // DAY == day and mail.account == "anna@example.test"]
-        assert len(own) == 60
-        assert sum(len(mail.recipients) == 40 for mail in own) == 2
+        sent = [mail for mail in week if mail.at // DAY == day and mail.account == "anna@example.test"]
+        assert len(sent) == 60
+        assert sum(len(mail.recipients) == 40 for mail in sent) == 2
     assert sum(len(mail.recipients) for mail in week if mail.account == "ben@example-two.test") == 200
 
 
-def most(mails: list[Mail], window: float, amount: Callable[[Mail], int]) -> int:
-    return max(sum(amount(one) for one in mails if mail.at <= one.at < mail.at + window) for mail in mails)
+def busiest_window(mails: list[Mail], seconds: float, amount: Callable[[Mail], int]) -> int:
+    """The largest sum of `amount` within this many seconds."""
+    return max(sum(amount(mail) for mail in mails if start.at <= mail.at < start.at + seconds) for start in mails)
 
 
-def test_the_patient_spammer_uses_all_that_he_may_and_no_more() -> None:
+def test_the_patient_spammer_uses_every_limit_and_exceeds_none() -> None:
     mails = patient_spammer("ben@example-two.test", 2)
-    assert most(mails, DAY, lambda _: 1) == DEFAULT_LIMITS["messages_per_day"]
-    assert most(mails, DAY, lambda mail: len(mail.recipients)) == DEFAULT_LIMITS["recipients_per_day"]
-    assert most(mails, 3600, lambda _: 1) == DEFAULT_LIMITS["messages_per_hour"]
-    assert all(one.at < two.at for one, two in pairwise(mails))
+    assert busiest_window(mails, DAY, lambda _: 1) == DEFAULT_LIMITS["messages_per_day"]
+    assert busiest_window(mails, DAY, lambda mail: len(mail.recipients)) == DEFAULT_LIMITS["recipients_per_day"]
+    assert busiest_window(mails, 3600, lambda _: 1) == DEFAULT_LIMITS["messages_per_hour"]
+    assert all(earlier.at < later.at for earlier, later in pairwise(mails))
 
 
 def test_attacks_are_bounded() -> None:
