@@ -135,13 +135,13 @@ def _status(given: argparse.Namespace) -> None:
     if found["mode"] == "learn":
         print("Mode learn: nothing is refused or frozen, only reported.\n")
     for one in found["accounts"]:
-        shown = sorted(one["limits"], key=lambda limit: -limit["part"])[:2]
-        uses = "   ".join(f"{use['limit']} {use['used']}/{use['most']}" for use in shown)
-        mark = "frozen" if one["account"] in found["frozen"] else f"{shown[0]['part']:6.0%}"
+        shown = sorted(one["limits"], key=lambda limit: -limit["used_fraction"])[:2]
+        uses = "   ".join(f"{use['limit']} {use['used']}/{use['maximum']}" for use in shown)
+        mark = "frozen" if one["account"] in found["frozen"] else f"{shown[0]['used_fraction']:6.0%}"
         print(f"{mark:>6}  {one['account']:40} {uses}")
     for name, one in found["frozen"].items():
         print(f"\n{name} is frozen since {one['at']} by {one['by']}: {one['why']}")
-    server = "   ".join(f"{use['limit']} {use['used']}/{use['most']}" for use in found["server"])
+    server = "   ".join(f"{use['limit']} {use['used']}/{use['maximum']}" for use in found["server"])
     print(f"\nall together: {server}")
 
 
@@ -165,7 +165,7 @@ def _get(target: str) -> str:
 
 
 def _addresses(account: str) -> frozenset[str]:
-    known = config.load(CONFIG).addresses
+    known = config.load_config(CONFIG).addresses
     if account in known:
         return frozenset(known[account])
     if account in freeze_list.read_freezes():  # it has left mail.yml meanwhile

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.addresses import owner_address
 from mailkeep_server.common.commands import run, stream_output
-from mailkeep_server.guard.config import base
 
 SAMPLE_DIRECTORY = Path(paths.FREEZE_SAMPLES)
 MAX_SAMPLE_MESSAGES = 20
@@ -91,7 +91,7 @@ def _queued_from(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
     """The queued messages from these addresses, whoever submitted them."""
     owned = {account, *addresses}
     with stream_output("postqueue", "-j", timeout=QUEUE_TIMEOUT) as lines:
-        return [_parse_message(row) for row in map(json.loads, lines) if base(row["sender"]) in owned]
+        return [_parse_message(row) for row in map(json.loads, lines) if owner_address(row["sender"]) in owned]
 
 
 def _sent_by(account: str, candidates: list[QueuedMessage]) -> Iterator[list[QueuedMessage]]:

@@ -1,76 +1,92 @@
-"""What the guard remembers of one account."""
+"""The guard's memory of one account."""
 
-from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Sent
+from typing import TypeVar
+
+from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, SendHistory
+
+K = TypeVar("K")
 
 
-class Trouble:
-    """What an account was refused for, and what the operator was told of it."""
+class Violations:
+    """What an account was refused for, and when the operator was last told of it."""
 
-    __slots__ = ("foreign", "new", "refused", "told")
+    __slots__ = ("last_notified", "new_recipients", "over_limit", "unowned_sender")
 
     def __init__(self) -> None:
-        self.refused: list[int] = []
-        self.foreign: list[int] = []
-        self.new: dict[int, int] = {}
-        """First-time recipients that it was not let write to."""
-        self.told: dict[str, int] = {}
+        self.over_limit: list[int] = []
+        """Times of messages refused over a limit."""
+        self.unowned_sender: list[int] = []
+        """Times of messages with an address of somebody else."""
+        self.new_recipients: dict[int, int] = {}
+        """First-time recipients refused over the limit: hash, and time."""
+        self.last_notified: dict[str, int] = {}
+        """By subject."""
 
 
 class Account:
-    __slots__ = ("_trouble", "networks", "sent")
+    __slots__ = ("_violations", "history", "networks")
 
     def __init__(self) -> None:
-        self.sent = Sent()
+        self.history = SendHistory()
         self.networks: dict[str, int] = {}
-        """The networks it has sent from, or was not let to, with the time of the last try; negative if it was not."""
-        self._trouble: Trouble | None = None
+        """Networks it has sent from or tried to, with the time of the last try; negative where it was refused."""
+        self._violations: Violations | None = None
 
     @property
-    def trouble(self) -> Trouble:
-        """Made when it is needed: of 100,000 accounts few ever have any."""
-        if self._trouble is None:
-            self._trouble = Trouble()
-        return self._trouble
+    def violations(self) -> Violations:
+        """Created when first needed: few of 100,000 accounts ever have any."""
+        if self._violations is None:
+            self._violations = Violations()
+        return self._violations
 
-    def networks_used(self, now: int) -> dict[str, int]:
-        """Those of the last hour that it may send from."""
+    def used_networks(self, now: int) -> dict[str, int]:
+        """The networks it has sent from in the last hour."""
         return {name: time for name, time in self.networks.items() if time > now - HOUR}
 
-    def networks_refused(self, now: int) -> int:
+    def count_refused_networks(self, now: int) -> int:
+        """In the last hour."""
         return sum(-time > now - HOUR for time in self.networks.values())
 
-    def tell(self, what: str, now: int, again: int = HOUR) -> bool:
-        """Whether to tell the operator, which is once in `again`."""
-        told = self.trouble.told
-        if now - told.get(what, -again) < again:
+    def should_notify(self, subject: str, now: int, interval: int = HOUR) -> bool:
+        """Whether to tell the operator; if so, not again within `interval`."""
+        last_notified = self.violations.last_notified
+        if now - last_notified.get(subject, -interval) < interval:
             return False
-        told[what] = now
+        last_notified[subject] = now
         return True
 
-    def forgive(self, now: int) -> None:
-        """What it was refused for counts no more; what it has sent does."""
-        self.networks = self.networks_used(now)
-        trouble = self.trouble
-        trouble.refused, trouble.foreign, trouble.new = [], [], {}
+    def reset_violations(self, now: int) -> None:
+        """After a thaw. What it has sent still counts."""
+        self.networks = self.used_networks(now)
+        violations = self.violations
+        violations.over_limit, violations.unowned_sender, violations.new_recipients = [], [], {}
 
-    def go_back(self, now: int) -> None:
-        """What is later than now was just now: the clock was ahead."""
-        self.sent.go_back(now)
+    def clamp_times_to(self, now: int) -> None:
+        """Times later than `now` become now: the clock was ahead."""
+        self.history.clamp_times_to(now)
         self.networks = {name: max(-now, min(now, time)) for name, time in self.networks.items()}
-        if trouble := self._trouble:
-            trouble.refused = [min(now, time) for time in trouble.refused]
-            trouble.foreign = [min(now, time) for time in trouble.foreign]
-            trouble.new = {recipient: min(now, time) for recipient, time in trouble.new.items()}
-            trouble.told = {what: min(now, time) for what, time in trouble.told.items()}
+        if violations := self._violations:
+            violations.over_limit = [min(now, time) for time in violations.over_limit]
+            violations.unowned_sender = [min(now, time) for time in violations.unowned_sender]
+            violations.new_recipients = _clamp_values(violations.new_recipients, now)
+            violations.last_notified = _clamp_values(violations.last_notified, now)
 
-    def prune(self, now: int) -> bool:
-        """Forgets what is older than its window; whether anything is left."""
+    def forget_expired(self, now: int) -> bool:
+        """Drops what is older than its window. Returns whether anything is left."""
         self.networks = {name: time for name, time in self.networks.items() if abs(time) > now - HOUR}
-        if trouble := self._trouble:
-            trouble.refused = [time for time in trouble.refused if time > now - TEN_MINUTES]
-            trouble.foreign = [time for time in trouble.foreign if time > now - HOUR]
-            trouble.new = {recipient: time for recipient, time in trouble.new.items() if time > now - DAY}
-            trouble.told = {what: time for what, time in trouble.told.items() if time > now - DAY}
-            if not any((trouble.refused, trouble.foreign, trouble.new, trouble.told)):
-                self._trouble = None
-        return self.sent.prune(now) or bool(self.networks) or self._trouble is not None
+        if violations := self._violations:
+            violations.over_limit = [time for time in violations.over_limit if time > now - TEN_MINUTES]
+            violations.unowned_sender = [time for time in violations.unowned_sender if time > now - HOUR]
+            violations.new_recipients = _later_values(violations.new_recipients, now - DAY)
+            violations.last_notified = _later_values(violations.last_notified, now - DAY)
+            if not any(getattr(violations, name) for name in Violations.__slots__):
+                self._violations = None
+        return self.history.forget_expired(now) or bool(self.networks) or self._violations is not None
+
+
+def _clamp_values(times: dict[K, int], now: int) -> dict[K, int]:
+    return {key: min(now, time) for key, time in times.items()}
+
+
+def _later_values(times: dict[K, int], limit: int) -> dict[K, int]:
+    return {key: time for key, time in times.items() if time > limit}

@@ -1,4 +1,4 @@
-"""What the guard goes by: `/etc/mailkeep/guard.json`, which Mailkeep writes from mail.yml."""
+"""The guard's configuration, written by Mailkeep from mail.yml: `guard.json`, and perhaps `guard-store.json`."""
 
 import json
 from collections.abc import Mapping
@@ -6,136 +6,140 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from mailkeep_server.guard.limits import Ceiling, Limits
+from mailkeep_server.guard.limits import AccountLimits, Ceiling
 
 Mode = Literal["enforce", "learn"]
 T = TypeVar("T")
 
 
-def base(address: str) -> str:
-    """The address that owns this one: lower case, without its +extension (Postfix's recipient_delimiter)."""
-    local_part, _, domain = address.lower().rpartition("@")
-    return f"{local_part.partition('+')[0]}@{domain}"
-
-
 class ConfigError(Exception):
-    """The message names the file, the place in it and what is wanted there."""
+    """The message names the file, the place in it, the value and the expected type."""
 
 
 @dataclass(frozen=True, slots=True)
-class Freeze:
-    """What no honest user does. From that many on, the account is frozen."""
+class FreezeThresholds:
+    """An account that reaches one of these numbers is frozen: no honest user does."""
 
     refused_tries: int
     """Messages refused over a limit, in ten minutes."""
     foreign_senders: int
-    """Messages as somebody else (envelope sender or From:), in an hour."""
+    """Messages with an envelope sender or From: of somebody else, in an hour."""
     networks: int
-    """Networks beyond its limit that an account tries to send from, in an hour."""
+    """Networks beyond its limit from which the account tried to send, in an hour."""
     new_recipients: int
     """Different first-time recipients refused over the limit, in a day."""
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class GuardConfig:
     mode: Mode
     contact: str
-    """Whom a refused or frozen user is told to ask."""
-    limits: Limits
-    overrides: Mapping[str, Limits]
+    """The address that a refused or frozen user is told to ask."""
+    limits: AccountLimits
+    overrides: Mapping[str, AccountLimits]
+    """Limits of accounts that have their own."""
     addresses: Mapping[str, tuple[str, ...]]
-    """Which addresses each account owns, its own among them; lower case."""
-    server: Ceiling
-    local: Ceiling
-    """Of programs on the server itself, which send by sendmail(1)."""
-    freeze: Freeze
+    """The addresses each account may send from, its own first; lower case."""
+    server_ceiling: Ceiling
+    """For all accounts and programs together."""
+    local_ceiling: Ceiling
+    """For programs on the server, which send by sendmail(1)."""
+    freeze_thresholds: FreezeThresholds
 
-    def limits_of(self, account: str) -> Limits:
+    def limits_of(self, account: str) -> AccountLimits:
         return self.overrides.get(account, self.limits)
 
 
-def load(path: Path) -> Config:
+def load_config(path: Path) -> GuardConfig:
     """Raises ConfigError."""
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     try:
-        return _config(_Object(data, "the file"))
+        return _build_config(_JsonObject(data, "the file"))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _config(data: "_Object") -> Config:
-    accounts = {name.lower(): account for name, account in data.objects("accounts")}
-    limits = data.numbers("limits", Limits)
-    return Config(
-        mode=data.choice("mode"),
-        contact=data.text("contact"),
-        limits=limits,
-        overrides={name: one.numbers("limits", Limits) for name, one in accounts.items() if "limits" in one.data},
-        addresses={name: (name, *one.texts("addresses")) for name, one in accounts.items()},
-        server=data.numbers("server", Ceiling),
-        local=data.numbers("local", Ceiling),
-        freeze=data.numbers("freeze", Freeze),
+def _build_config(data: "_JsonObject") -> GuardConfig:
+    accounts = {name.lower(): account for name, account in data.get_objects("accounts")}
+    return GuardConfig(
+        mode=data.get_mode("mode"),
+        contact=data.get_text("contact"),
+        limits=data.get_numbers("limits", AccountLimits),
+        overrides={
+            name: account.get_numbers("limits", AccountLimits)
+            for name, account in accounts.items()
+            if "limits" in account.members
+        },
+        addresses={name: (name, *account.get_addresses("addresses")) for name, account in accounts.items()},
+        server_ceiling=data.get_numbers("server", Ceiling),
+        local_ceiling=data.get_numbers("local", Ceiling),
+        freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the store is that several mail servers count in; without a password, nobody logs in there."""
+class SharedStoreConfig:
+    """The Valkey or Redis in which several mail servers count together."""
 
     host: str
     port: int
     tls: bool
     user: str
     password: str = field(repr=False)
+    """Empty: no login."""
 
 
-def load_place(path: Path) -> Place | None:
-    """None where there is no such file: this server counts for itself. Raises ConfigError."""
+_STORE_FIELDS = [spec.name for spec in fields(SharedStoreConfig)]
+
+
+def load_shared_store(path: Path) -> SharedStoreConfig | None:
+    """None if the file is missing: this server counts alone. Raises ConfigError."""
     try:
         data = json.loads(path.read_bytes())
-        return Place(**{one.name: data[one.name] for one in fields(Place)})
+        return SharedStoreConfig(**{name: data[name] for name in _STORE_FIELDS})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: {type(error).__name__}, where {', '.join(_PLACE)} should be") from None
+        expected = ", ".join(_STORE_FIELDS)
+        raise ConfigError(f"{path}: {type(error).__name__}; expected an object with {expected}") from None
 
 
-_PLACE = [one.name for one in fields(Place)]
+class _JsonObject:
+    """A JSON object whose members are taken out by name and type."""
 
-
-class _Object:
-    """A JSON object whose members are taken out by name and kind."""
-
-    def __init__(self, data: Any, where: str) -> None:
-        if not isinstance(data, dict):
+    def __init__(self, members: Any, where: str) -> None:
+        if not isinstance(members, dict):
             raise ConfigError(f"{where} is not an object")
-        self.data, self.where = data, where
+        self.members, self.where = members, where
 
-    def _member(self, name: str, kind: type) -> Any:
-        value = self.data.get(name)
+    def _get_member(self, name: str, kind: type) -> Any:
+        value = self.members.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ConfigError(f"{self.where}: {name} is {value!r:.60}, not of type {kind.__name__}")
         return value
 
-    def text(self, name: str) -> str:
-        return str(self._member(name, str))
+    def get_text(self, name: str) -> str:
+        return str(self._get_member(name, str))
 
-    def texts(self, name: str) -> list[str]:
-        return [str(one).lower() for one in self._member(name, list)]
+    def get_addresses(self, name: str) -> list[str]:
+        return [str(address).lower() for address in self._get_member(name, list)]
 
-    def choice(self, name: str) -> Mode:
-        value = self.text(name)
-        for known in get_args(Mode):
-            if value == known:
-                return known  # type: ignore[no-any-return]
+    def get_mode(self, name: str) -> Mode:
+        value = self.get_text(name)
+        for mode in get_args(Mode):
+            if value == mode:
+                return mode  # type: ignore[no-any-return]
         raise ConfigError(f"{self.where}: {name} is {value!r}, not one of {', '.join(get_args(Mode))}")
 
-    def objects(self, name: str) -> list[tuple[str, "_Object"]]:
-        return [(key, _Object(one, f"{name}.{key}")) for key, one in self._member(name, dict).items()]
+    def get_objects(self, name: str) -> list[tuple[str, "_JsonObject"]]:
+        members = self._get_member(name, dict)
+        return [(key, _JsonObject(value, f"{name}.{key}")) for key, value in members.items()]
 
-    def numbers(self, name: str, kind: type[T]) -> T:
-        data = _Object(self.data.get(name), f"{self.where}: {name}")
-        return kind(**{one.name: data._member(one.name, int) for one in fields(kind) if one.init})  # type: ignore[arg-type]
+    def get_numbers(self, name: str, kind: type[T]) -> T:
+        """A dataclass of integers."""
+        numbers = _JsonObject(self.members.get(name), f"{self.where}: {name}")
+        names = [spec.name for spec in fields(kind) if spec.init]  # type: ignore[arg-type]
+        return kind(**{number: numbers._get_member(number, int) for number in names})

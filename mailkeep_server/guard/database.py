@@ -1,8 +1,8 @@
-"""What the guard must not forget, in SQLite: messages, tries, known recipients and networks, events.
+"""What the guard must not forget, in SQLite: messages, violations, known recipients and networks, events.
 
-Every answer to Postfix waits for the commit of what it counts. One commit serves all requests that came in at the
-same time (`Batch` in guard.daemon). A commit is in the kernel's hands at once, so that nothing is lost when the guard
-is killed; `sync`, called every second, puts it on the disk for when the power fails.
+Postfix gets an answer only once what it counts is committed. One commit serves all requests that arrived together
+(`Batch`). A commit is in the kernel's hands at once, so nothing is lost when the guard is killed. Once a second
+`sync_to_disk` brings it to the disk, in case the power fails.
 """
 
 import os
@@ -16,8 +16,11 @@ from mailkeep_server.guard.sliding_window import DAY
 EVENTS_KEPT = 30 * DAY
 RECIPIENTS_KEPT = 400 * DAY
 
-# synchronous=NORMAL: in WAL mode a commit only writes; `sync` and checkpoints flush (sqlite.org/pragma.html).
-# locking_mode: nobody who looks at it, as a backup does, can make Postfix wait.
+# Values of the column `kind` of the table `tries`. Databases of version 0.1.0 hold them: they stay as they are.
+OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK = "refused", "foreign", "new", "network"
+
+# synchronous=NORMAL: in WAL mode a commit only writes; `sync_to_disk` and checkpoints flush (sqlite.org/pragma.html).
+# locking_mode: no other reader, such as a backup, can make Postfix wait.
 _SCHEMA = """
 PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_mode = WAL;
@@ -46,27 +49,31 @@ CREATE TABLE IF NOT EXISTS events (
 
 
 class Message(NamedTuple):
-    """One that was accepted."""
+    """A row of `sent`: a message that counts."""
 
     id: int
     time: int
     account: str
     recipients: int
-    new: int
+    new_recipients: int
     network: str
     queue_id: str
 
 
-class Try(NamedTuple):
-    """One that was not: over a limit (`refused`), as somebody else (`foreign`), to somebody new (`new`)."""
+class Violation(NamedTuple):
+    """A row of `tries`: a message, recipient or network that was refused."""
 
     time: int
     account: str
     kind: str
-    what: str
+    """OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT or NEW_NETWORK."""
+    detail: str
+    """The limit, the address, the recipient's hash or the network."""
 
 
 class Event(NamedTuple):
+    """A row of `events`: something to tell the operator."""
+
     id: int
     time: int
     kind: str
@@ -74,8 +81,11 @@ class Event(NamedTuple):
     detail: str
 
 
-class Store:
-    """Writes are seen by later reads at once, and are kept by `commit`. Raises sqlite3.Error, on a full disk say."""
+class Database:
+    """Later reads see what was written at once; `commit` keeps it. All methods raise sqlite3.Error, as on a full disk.
+
+    Times are milliseconds since the epoch.
+    """
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -84,73 +94,87 @@ class Store:
         self._next_id: int = self._db.execute("SELECT ifnull(max(id), 0) + 1 FROM sent").fetchone()[0]
         self._unsynced = False
         self._rows: dict[str, list[tuple[object, ...]]] = {}
-        """To be written, by statement: many at once cost a fraction of one after another."""
+        """To be inserted, by statement: executemany() costs a fraction of single inserts."""
 
-    def sent(self, time: int, account: str, recipients: int, new: int, network: str, queue_id: str) -> Message:
-        message = Message(self._next_id, time, account, recipients, new, network, queue_id)
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def add_message(
+        self, time: int, account: str, recipients: int, new_recipients: int, network: str, queue_id: str
+    ) -> Message:
+        message = Message(self._next_id, time, account, recipients, new_recipients, network, queue_id)
         self._add("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", message)
         self._next_id += 1
         return message
 
-    def take_back(self, message: Message) -> None:
+    def uncount_message(self, message: Message) -> None:
         self._change("DELETE FROM sent WHERE id = ?", message.id)
-
-    def tried(self, time: int, account: str, kind: str, what: str) -> None:
-        self._add("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", (time, account, kind, what))
-
-    def forgive(self, account: str) -> None:
-        self._change("DELETE FROM tries WHERE account = ?", account)
-
-    def knows_recipient(self, account: str, recipient: int) -> bool:
-        query = "SELECT 1 FROM recipients WHERE account = ? AND recipient = ?"
-        return self._read(query, account, recipient).fetchone() is not None
-
-    def wrote_to(self, time: int, account: str, recipient: int) -> None:
-        self._add("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
-
-    def networks(self, account: str) -> set[str]:
-        """All that it has ever sent from."""
-        return {row[0] for row in self._read("SELECT network FROM networks WHERE account = ?", account)}
-
-    def sent_from(self, time: int, account: str, network: str) -> None:
-        self._add("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
-
-    def event(self, time: int, kind: str, account: str, detail: str) -> None:
-        row = (time, kind, account, detail)
-        self._add("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
-
-    def frozen(self) -> set[str]:
-        """The accounts that were frozen, going by what has happened; a thaw while nobody looked is not known here."""
-        # Beside max(), SQLite gives the other columns of the row that has it.
-        query = "SELECT account, kind, max(id) FROM events WHERE kind IN ('frozen', 'thawed') GROUP BY account"
-        return {account for account, kind, _ in self._read(query) if kind == "frozen"}
 
     def messages_since(self, time: int) -> Iterator[Message]:
         query = "SELECT * FROM sent WHERE time > ? ORDER BY id"
         return map(Message._make, self._read(query, time))
 
-    def tries_since(self, time: int) -> Iterator[Try]:
+    def latest_message_time(self) -> int:
+        """0 if there is no message."""
+        return int(self._read("SELECT ifnull(max(time), 0) FROM sent").fetchone()[0])
+
+    # --- violations ---------------------------------------------------------------------------------------------------
+
+    def add_violation(self, time: int, account: str, kind: str, detail: str) -> None:
+        row = (time, account, kind, detail)
+        self._add("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", row)
+
+    def reset_violations(self, account: str) -> None:
+        self._change("DELETE FROM tries WHERE account = ?", account)
+
+    def violations_since(self, time: int) -> Iterator[Violation]:
         query = "SELECT time, account, kind, what FROM tries WHERE time > ? ORDER BY id"
-        return map(Try._make, self._read(query, time))
+        return map(Violation._make, self._read(query, time))
 
-    def events_after(self, last: int, most: int = 1000) -> list[Event]:
+    # --- recipients and networks --------------------------------------------------------------------------------------
+
+    def knows_recipient(self, account: str, recipient: int) -> bool:
+        """Whether the account has written to this recipient (a hash) before."""
+        query = "SELECT 1 FROM recipients WHERE account = ? AND recipient = ?"
+        return self._read(query, account, recipient).fetchone() is not None
+
+    def remember_recipient(self, time: int, account: str, recipient: int) -> None:
+        self._add("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
+
+    def networks_of(self, account: str) -> set[str]:
+        """All networks that the account has sent from within RECIPIENTS_KEPT."""
+        return {row[0] for row in self._read("SELECT network FROM networks WHERE account = ?", account)}
+
+    def remember_network(self, time: int, account: str, network: str) -> None:
+        self._add("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def add_event(self, time: int, kind: str, account: str, detail: str) -> None:
+        row = (time, kind, account, detail)
+        self._add("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
+
+    def events_after(self, last: int, maximum: int = 1000) -> list[Event]:
         query = "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?"
-        return [Event._make(row) for row in self._read(query, last, most)]
+        return [Event._make(row) for row in self._read(query, last, maximum)]
 
-    def last_event(self) -> int:
+    def last_event_id(self) -> int:
         row = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return row[0] if row else 0
 
-    def latest(self) -> int:
-        """When the last message counts, or 0."""
-        return int(self._read("SELECT ifnull(max(time), 0) FROM sent").fetchone()[0])
+    def accounts_last_frozen(self) -> set[str]:
+        """Accounts whose last event of this kind was a freeze. A thaw while the guard was down has no event yet."""
+        # Beside max(), SQLite gives the other columns of the same row (sqlite.org/lang_select.html, bare columns).
+        query = "SELECT account, kind, max(id) FROM events WHERE kind IN ('frozen', 'thawed') GROUP BY account"
+        return {account for account, kind, _ in self._read(query) if kind == "frozen"}
 
-    def go_back(self, now: int) -> None:
-        """What is later than now was just now: the clock was ahead."""
+    # --- all of it ----------------------------------------------------------------------------------------------------
+
+    def clamp_times_to(self, now: int) -> None:
+        """Times later than `now` become now: the clock was ahead."""
         for table in ("sent", "tries"):
             self._change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
 
-    def prune(self, now: int) -> None:
+    def forget_expired(self, now: int) -> None:
         for table, age in {"sent": DAY, "tries": DAY, "events": EVENTS_KEPT}.items():
             self._change(f"DELETE FROM {table} WHERE time < ?", now - age)  # noqa: S608
         for table in ("recipients", "networks"):
@@ -158,24 +182,23 @@ class Store:
         self.commit()
 
     @property
-    def pending(self) -> bool:
-        """Whether there is something to commit."""
+    def has_uncommitted(self) -> bool:
         return bool(self._rows) or self._db.in_transaction
 
     def commit(self) -> None:
-        self._write()
+        self._write_rows()
         if self._db.in_transaction:
             self._db.execute("COMMIT")
             self._unsynced = True
 
     def rollback(self) -> None:
-        """What was not committed is gone."""
+        """Discards everything since the last commit."""
         self._rows = {}
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
-    def sync(self) -> None:
-        """On the disk with what is committed. Takes a while: for a thread. Raises OSError."""
+    def sync_to_disk(self) -> None:
+        """Flushes what is committed. Slow, so for another thread. Raises OSError."""
         if self._unsynced:
             self._unsynced = False
             os.fdatasync(self._wal)
@@ -189,16 +212,16 @@ class Store:
         self._rows.setdefault(statement, []).append(row)
 
     def _change(self, statement: str, *values: object) -> None:
-        self._write()
+        self._write_rows()
         if not self._db.in_transaction:
             self._db.execute("BEGIN")
         self._db.execute(statement, values)
 
     def _read(self, query: str, *values: object) -> sqlite3.Cursor:
-        self._write()
+        self._write_rows()
         return self._db.execute(query, values)
 
-    def _write(self) -> None:
+    def _write_rows(self) -> None:
         if self._rows:
             if not self._db.in_transaction:
                 self._db.execute("BEGIN")

@@ -1,8 +1,8 @@
-"""Who a message says it is from: the From: and Sender: lines that people see (RFC 5322 section 3.6.2).
+"""The addresses that readers see a message come from: the From: and Sender: lines (RFC 5322 section 3.6.2).
 
-The envelope sender is Postfix's to check; readers never see it. Here the rule is the same for what they do see: every
-address in these lines belongs to the login. What cannot be read with certainty is refused: mail programs would each
-read it in their own way.
+Postfix checks the envelope sender, which readers never see. Here the same rule holds for the visible lines: every
+address in them belongs to the login. A line that cannot be read with certainty is refused, since mail programs would
+each read it in their own way.
 """
 
 import re
@@ -14,90 +14,97 @@ from email.header import decode_header, make_header
 from email.headerregistry import Address
 from functools import lru_cache
 
-AUTHORS = frozenset({"from", "sender", "resent-from", "resent-sender"})
-LONGEST = 1000
-"""Characters of all these lines together, names included: email's parser takes quadratic time, 20 ms for so many."""
+AUTHOR_HEADERS = frozenset({"from", "sender", "resent-from", "resent-sender"})
+MAX_LENGTH = 1000
+"""Characters of all these lines together, names included. email's parser takes quadratic time: 20 ms for this many."""
 
-_AT = re.compile(r"([\s'()>]*@<?[\s'()>@]*)")
-"""An at sign with what may stand around it and still be read as part of an address: spaces, quotes, brackets."""
-_BETWEEN_WORDS = re.compile(r"[\s<>(),;:]")
-_QUOTES = {"Ps": "(", "Pe": ")", "Pi": "'", "Pf": "'"}
-"""By Unicode's category: brackets and quotes of all scripts."""
-_HARMLESS = "period in 'phrase'"
-"""A defect for email, since RFC 5322 wants quotes around it: J. Q. Public <jq@example.org>. All read it alike."""
+_AT_SIGN = re.compile(r"([\s'()>]*@<?[\s'()>@]*)")
+"""An at sign with what may stand around it in an address as mail programs read it: spaces, quotes, brackets."""
+_WORD_END = re.compile(r"[\s<>(),;:]")
+_PLAIN_QUOTES = {"Ps": "(", "Pe": ")", "Pi": "'", "Pf": "'"}
+"""Brackets and quotes of all scripts, by Unicode category."""
+_HARMLESS_DEFECT = "period in 'phrase'"
+"""RFC 5322 wants quotes around J. Q. Public <jq@example.org>. All mail programs read it alike."""
 
 
-def foreign(headers: Iterable[tuple[str, str]], owns: Callable[[str], bool]) -> str | None:
-    """What in these header lines (name, value) does not belong to who sends them, in words; None when all does."""
-    authors = [(name.lower(), value) for name, value in headers if name.lower() in AUTHORS]
-    if (count := sum(name == "from" for name, _ in authors)) != 1:
+def unowned_address(headers: Iterable[tuple[str, str]], owns_address: Callable[[str], bool]) -> str | None:
+    """The address in these header lines (name, value) that the sender does not own, or the fault; None if all is well.
+
+    The text completes the sentence "ACCOUNT does not own …".
+    """
+    lines = [(name.lower(), value) for name, value in headers if name.lower() in AUTHOR_HEADERS]
+    if (count := sum(name == "from" for name, _ in lines)) != 1:
         return f"{count} From: lines, and there must be one"
-    if length(authors) > LONGEST:
-        return f"From: and Sender: lines of more than {LONGEST} characters"
-    return next((found for name, value in authors if (found := _foreign(name, value, owns))), None)
+    if total_length(lines) > MAX_LENGTH:
+        return f"From: and Sender: lines of more than {MAX_LENGTH} characters"
+    faults = (_find_unowned(name, value, owns_address) for name, value in lines)
+    return next((fault for fault in faults if fault), None)
 
 
-def length(headers: Iterable[tuple[str, str]]) -> int:
+def total_length(headers: Iterable[tuple[str, str]]) -> int:
     return sum(len(name) + len(value) for name, value in headers)
 
 
-def _foreign(name: str, value: str, owns: Callable[[str], bool]) -> str | None:
+def _find_unowned(name: str, value: str, owns_address: Callable[[str], bool]) -> str | None:
     line = f"the {name.capitalize()}: line"
-    named = _named(name, value)
-    if not named:
+    addresses = _find_addresses(name, value)
+    if not addresses:
         return f"{line}, which cannot be read"
-    return next((f"{one} in {line}" for one in named if not owns(one)), None)
+    return next((f"{address} in {line}" for address in addresses if not owns_address(address)), None)
 
 
-@lru_cache(1024)
-def _named(name: str, value: str) -> tuple[str, ...]:
-    """All addresses that a header line names or shows; none if there is any doubt. Most people have one such line."""
+@lru_cache(1024)  # most people have one such line
+def _find_addresses(name: str, value: str) -> tuple[str, ...]:
+    """All addresses that a header line contains or seems to contain; none if there is any doubt."""
     unfolded = re.sub(r"\r?\n(?=[ \t])", "", value).replace("\t", " ")
     try:
-        addresses, shown = _addresses(name, unfolded), _shown(unfolded)
+        addresses, shown = _parse_addresses(name, unfolded), _decode_shown(unfolded)
     except (HeaderParseError, ValueError, LookupError, AttributeError, RecursionError):  # email's parser raises these
         return ()
-    return (*(address.addr_spec for address in addresses), *_read(shown)) if addresses else ()
+    return (*(address.addr_spec for address in addresses), *_find_lookalikes(shown)) if addresses else ()
 
 
-def _addresses(name: str, value: str) -> tuple[Address, ...]:
-    """Those of a header line; none if there is any doubt which they are."""
+def _parse_addresses(name: str, value: str) -> tuple[Address, ...]:
+    """By email's parser; none if it reports any defect but the harmless one."""
     if not value.isprintable():
         return ()
     header = policy.SMTP.header_factory(name, value)
-    doubts = [defect for defect in header.defects if str(defect) != _HARMLESS]
-    return () if doubts else header.addresses
+    defects = [defect for defect in header.defects if str(defect) != _HARMLESS_DEFECT]
+    return () if defects else header.addresses
 
 
-def _shown(value: str) -> str:
-    """A header line as mail programs may show it: some show a name, or a comment, and not the address.
+def _decode_shown(value: str) -> str:
+    """A header line as mail programs may show it: some show a name or a comment instead of the address.
 
-    Encoded words are decoded wherever they are (RFC 2047 allows fewer places). Letters of other widths are as good as
-    theirs (NFKC), and so is any bracket or quote; what cannot be printed stays, as a sign that no address has.
+    Encoded words are decoded wherever they are (RFC 2047 allows fewer places). Letters of other widths become plain
+    ones (NFKC), as do brackets and quotes. A character that cannot be printed becomes U+FFFD, which no owned address
+    has.
     """
     text = "".join(str(make_header([part])) for part in decode_header(value)).replace("\\", "").replace('"', "'")
-    known = (_QUOTES.get(unicodedata.category(one), one) for one in unicodedata.normalize("NFKC", text))
-    return "".join(one if one.isprintable() else "\ufffd" for one in known)
+    plain = (_PLAIN_QUOTES.get(unicodedata.category(letter), letter) for letter in unicodedata.normalize("NFKC", text))
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in plain)
 
 
-def _read(text: str) -> Iterator[str]:
-    """What may be read as an address: every at sign, with the words before and after it, whatever they are made of.
+def _find_lookalikes(text: str) -> Iterator[str]:
+    """Whatever may be read as an address: each at sign, with the words before and after it, of whatever characters.
 
-    That they look like one is not asked. Marks and blanks that nobody sees, and dots of other scripts, cannot hide an
-    address from a rule that takes only what is, letter for letter, the account's own. With spaces, "Anna @ Work" is
-    none, nor is "Anna (@anna)".
+    No check asks whether it looks like an address. So invisible marks, odd blanks and dots of other scripts cannot hide
+    one: only the account's own address, letter for letter, passes. With spaces around the at sign, "Anna @ Work" is no
+    address, nor is "Anna (@anna)".
     """
-    pieces = _AT.split(text)
-    for before, at, after in zip(pieces[::2], pieces[1::2], pieces[2::2], strict=False):
-        left, right = _BETWEEN_WORDS.split(before)[-1].lstrip("'"), _BETWEEN_WORDS.split(after)[0].rstrip("'.!?")
-        apart = at.strip("@'<>)")
-        if left and right and not (apart and _is_plain(right)):
+    pieces = _AT_SIGN.split(text)
+    for before, at_sign, after in zip(pieces[::2], pieces[1::2], pieces[2::2], strict=False):
+        left, right = _WORD_END.split(before)[-1].lstrip("'"), _WORD_END.split(after)[0].rstrip("'.!?")
+        has_space = at_sign.strip("@'<>)")
+        if left and right and not (has_space and _is_plain_word(right)):
             yield f"{left}@{right}"
 
 
-def _is_plain(word: str) -> bool:
-    """Whether there is no dot in it, nor what looks like one: no punctuation, no foreign digit, and no letter without
-    case among letters that have it, as Lisu's U+A4F8 in a Latin word is."""
-    others = {unicodedata.category(one) for one in word if not one.isascii()}
-    caseless = all(unicodedata.category(one) in ("Lo", "Mn", "Mc") for one in word)
-    return "." not in word and (caseless or others <= {"Lu", "Ll"})
+def _is_plain_word(word: str) -> bool:
+    """Whether it has no dot, and nothing that looks like one: no punctuation, no digit of another script.
+
+    Nor a caseless letter among letters that have case: Lisu's U+A4F8 in a Latin word looks like a dot.
+    """
+    others = {unicodedata.category(letter) for letter in word if not letter.isascii()}
+    is_caseless = all(unicodedata.category(letter) in ("Lo", "Mn", "Mc") for letter in word)
+    return "." not in word and (is_caseless or others <= {"Lu", "Ll"})

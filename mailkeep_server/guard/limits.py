@@ -1,96 +1,101 @@
-"""How much may be sent in which time, and whether something more still fits."""
+"""Limits on how much may be sent in which time, and whether something more still fits."""
 
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
-from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Sent, Used
+from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, SendHistory, Usage
 
 WINDOWS = {"10_minutes": TEN_MINUTES, "hour": HOUR, "day": DAY}
-NAMES = {TEN_MINUTES: "10 minutes", HOUR: "an hour", DAY: "a day"}
-NEAR = 0.8
-"""The part of a limit from which on the operator hears of it."""
+WINDOW_NAMES = {TEN_MINUTES: "10 minutes", HOUR: "an hour", DAY: "a day"}
+NEAR_FRACTION = 0.8
+"""The fraction of a limit from which on the operator is told."""
 
-_ANY = 1 << 62
-_NOTHING = Used(0, 0, 0)
+_UNLIMITED = 1 << 62
+_NO_USAGE = Usage(0, 0, 0)
 
 
 class Limit(NamedTuple):
     name: str
+    """As in mail.yml: `recipients_per_hour`."""
     column: str
-    """A field of Used."""
+    """A field of Usage."""
     window: int
-    most: int
+    maximum: int
 
     def __str__(self) -> str:
-        what = {"new": "first-time recipients"}.get(self.column, self.column)
-        return f"{self.most} {what} in {NAMES[self.window]}"
+        noun = "first-time recipients" if self.column == "new_recipients" else self.column
+        return f"{self.maximum} {noun} in {WINDOW_NAMES[self.window]}"
 
 
-class Over(NamedTuple):
-    """A limit that something would exceed, and from when on it would not."""
+class ExceededLimit(NamedTuple):
+    """A limit that something more would exceed, and the time from which it would fit."""
 
     limit: Limit
     free_at: int
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Numbers that are counted over time windows: the fields `WHAT_per_WINDOW` of a subclass."""
+class RateLimits:
+    """Limits over time windows: the fields of a subclass whose names are `COLUMN_per_WINDOW`."""
 
-    counted: tuple[Limit, ...] = field(init=False, repr=False, compare=False)
-    _tightest: Used = field(init=False, repr=False, compare=False)
+    rate_limits: tuple[Limit, ...] = field(init=False, repr=False, compare=False)
+    _tightest: Usage = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "counted", tuple(self._limits()))
-        least = [
-            min((one.most for one in self.counted if one.column == column), default=_ANY) for column in Used._fields
+        rate_limits = tuple(self._list_rate_limits())
+        tightest = [
+            min((limit.maximum for limit in rate_limits if limit.column == column), default=_UNLIMITED)
+            for column in Usage._fields
         ]
-        object.__setattr__(self, "_tightest", Used(*least))
+        object.__setattr__(self, "rate_limits", rate_limits)
+        object.__setattr__(self, "_tightest", Usage(*tightest))
 
-    def _limits(self) -> list[Limit]:
-        found = []
-        for one in fields(self):
-            what, _, window = one.name.partition("_per_")
-            column = {"new_recipients": "new"}.get(what, what)
-            if window and column in Used._fields:
-                found.append(Limit(one.name, column, WINDOWS[window], getattr(self, one.name)))
-        return found
+    def _list_rate_limits(self) -> list[Limit]:
+        parts = {name: name.partition("_per_") for name in (spec.name for spec in fields(self))}
+        return [
+            Limit(name, column, WINDOWS[window], getattr(self, name))
+            for name, (column, _, window) in parts.items()
+            if column in Usage._fields
+        ]
 
-    def over(self, sent: Sent, now: int, more: Used) -> Over | None:
-        """The limit that keeps `more` out for longest."""
-        if self._far_from_all(sent, more, 1):
+    def find_exceeded(self, history: SendHistory, now: int, more: Usage) -> ExceededLimit | None:
+        """The limit that keeps `more` out for longest, or None if it fits."""
+        if self._is_below_all(history, more, 1):
             return None
         exceeded = [
-            Over(limit, sent.free_at(limit.window, limit.column, limit.most, getattr(more, limit.column)))
-            for limit in self.counted
-            if getattr(sent.used(now, limit.window), limit.column) + getattr(more, limit.column) > limit.most
+            ExceededLimit(
+                limit, history.free_at(limit.window, limit.column, limit.maximum, getattr(more, limit.column))
+            )
+            for limit in self.rate_limits
+            if getattr(history.usage_within(now, limit.window), limit.column) + getattr(more, limit.column)
+            > limit.maximum
         ]
-        return max(exceeded, key=lambda one: one.free_at, default=None)
+        return max(exceeded, key=lambda excess: excess.free_at, default=None)
 
-    def near(self, sent: Sent, now: int) -> list[tuple[Limit, int]]:
-        """The limits that are nearly reached, with how much is used of each."""
-        if self._far_from_all(sent, _NOTHING, NEAR):
+    def find_nearly_reached(self, history: SendHistory, now: int) -> list[tuple[Limit, int]]:
+        """The limits of which NEAR_FRACTION is used, each with the number used."""
+        if self._is_below_all(history, _NO_USAGE, NEAR_FRACTION):
             return []
-        used = [(limit, getattr(sent.used(now, limit.window), limit.column)) for limit in self.counted]
-        return [(limit, number) for limit, number in used if number >= limit.most * NEAR]
+        used = [(limit, getattr(history.usage_within(now, limit.window), limit.column)) for limit in self.rate_limits]
+        return [(limit, number) for limit, number in used if number >= limit.maximum * NEAR_FRACTION]
 
-    def part(self, sent: Sent) -> float:
-        """No more than this part of any limit is used, and maybe less."""
-        return max(used / most for used, most in zip(sent.remembered(), self._tightest, strict=True))
+    def max_used_fraction(self, history: SendHistory) -> float:
+        """No limit is used beyond this fraction; the real one may be less."""
+        return max(used / maximum for used, maximum in zip(history.usage_bound(), self._tightest, strict=True))
 
-    def _far_from_all(self, sent: Sent, more: Used, part: float) -> bool:
-        """Whether even all that is remembered fits every window: one look instead of seven, for nearly all."""
-        messages, recipients, new = sent.remembered()
-        most_messages, most_recipients, most_new = self._tightest
+    def _is_below_all(self, history: SendHistory, more: Usage, fraction: float) -> bool:
+        """Whether even the whole history fits every window: one look instead of seven, for nearly all accounts."""
+        messages, recipients, new_recipients = history.usage_bound()
+        max_messages, max_recipients, max_new_recipients = self._tightest
         return (
-            messages + more.messages < most_messages * part
-            and recipients + more.recipients < most_recipients * part
-            and new + more.new < most_new * part
+            messages + more.messages < max_messages * fraction
+            and recipients + more.recipients < max_recipients * fraction
+            and new_recipients + more.new_recipients < max_new_recipients * fraction
         )
 
 
 @dataclass(frozen=True)
-class Limits(Counted):
+class AccountLimits(RateLimits):
     """How much an account may send: in any ten minutes, any hour, any day."""
 
     messages_per_10_minutes: int
@@ -104,7 +109,7 @@ class Limits(Counted):
 
 
 @dataclass(frozen=True)
-class Ceiling(Counted):
+class Ceiling(RateLimits):
     """How much many senders together may send."""
 
     recipients_per_hour: int

@@ -1,8 +1,8 @@
 """The milter protocol, version 6, as Postfix speaks it (MILTER_README, Sendmail's libmilter/mfdef.h).
 
-A milter sees what a policy service does not: who a message says it is from, and whether it went in the end. This one
-changes nothing in a message. It must be the last in smtpd_milters: a message that it has seen whole is then one that
-no other milter refuses.
+A milter sees what a policy service does not: the From: line, and whether the message was accepted in the end. This one
+changes nothing in a message. It must be the last in smtpd_milters: once it has accepted a message, no other milter
+refuses it.
 """
 
 import struct
@@ -12,27 +12,27 @@ from dataclasses import dataclass, field
 from mailkeep_server.guard import from_header
 from mailkeep_server.guard.judge import Judge
 
-LARGEST_PACKET = 1 << 17
-"""Bytes. Postfix sends a header line in one packet; header_size_limit is 102,400."""
+MAX_PACKET_BYTES = 1 << 17
+"""Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
 
 _VERSION = 6
 _NO_CONNECT, _NO_HELO, _NO_BODY, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x40, 0x100, 0x200
-_NOT_WANTED = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
-_QUIET_HEADERS, _QUIET_RECIPIENTS, _LEADING_SPACE = 0x80, 0x8000, 0x100000
-# Postfix waits for answers one after another: for as few as will do. Of a sender it must wait for one, as it sends what
-# it waits for no answer to only with the next thing that it does.
-_PROTOCOL = _NOT_WANTED | _QUIET_HEADERS | _QUIET_RECIPIENTS
-_CONTINUE, _REPLY, _LATER = b"c", b"y", b"t"
+_SKIPPED_COMMANDS = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
+_NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
+# Postfix blocks on every reply, so ask for few. MAIL must have one: without it Postfix would hold the command back
+# until the next.
+_PROTOCOL = _SKIPPED_COMMANDS | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
+_CONTINUE, _REPLY, _TEMPORARY_FAILURE = b"c", b"y", b"t"
 _LOGIN, _QUEUE_ID = "{auth_authen}", "i"
 
 
 class ProtocolError(Exception):
-    """Not what Postfix says."""
+    """Not a packet of Postfix's."""
 
 
 @dataclass(slots=True)
-class _Mail:
-    """The message at hand."""
+class _Message:
+    """The message in transfer."""
 
     login: str = ""
     queue_id: str = ""
@@ -40,25 +40,25 @@ class _Mail:
     headers: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Milter:
-    """One connection of Postfix's."""
+class MilterSession:
+    """One connection of Postfix's, for one message after another."""
 
-    def __init__(self, judge: Judge, now: Callable[[], int]) -> None:
-        self._judge, self._now = judge, now
-        self._mail = _Mail()
+    def __init__(self, judge: Judge, read_clock: Callable[[], int]) -> None:
+        self._judge, self._read_clock = judge, read_clock
+        self._message = _Message()
         self._macros: dict[str, str] = {}
 
-    def answer(self, packet: bytes) -> bytes:
+    def answer_packet(self, packet: bytes) -> bytes:
         """The packet to answer with; empty where Postfix waits for none. Raises ProtocolError."""
         handler = _COMMANDS.get(packet[:1])
         if handler is None:
             raise ProtocolError(f"command {packet[:1]!r}")
-        said = handler(self, packet[1:])
-        return struct.pack("!I", len(said)) + said if said else b""
+        reply = handler(self, packet[1:])
+        return struct.pack("!I", len(reply)) + reply if reply else b""
 
-    def lost(self) -> None:
+    def end_session(self) -> None:
         """The connection is gone."""
-        self._abort()
+        self._abort_message()
 
     def _negotiate(self, data: bytes) -> bytes:
         if len(data) < 12:
@@ -69,78 +69,80 @@ class Milter:
         return b"O" + struct.pack("!III", _VERSION, 0, _PROTOCOL | (offered & _LEADING_SPACE))
 
     def _take_macros(self, data: bytes) -> None:
-        """They come before the command whose letter they begin with; those of a sender begin a message."""
-        words = _words(data[1:])
-        told = dict(zip(words[::2], words[1::2], strict=False))
+        """Macros come before the command whose letter they begin with. Those of MAIL begin a message."""
+        words = _split_words(data[1:])
+        macros = dict(zip(words[::2], words[1::2], strict=False))
         before = {} if data[:1] == b"M" else self._macros
-        self._macros = before | {name: told[name] for name in (_LOGIN, _QUEUE_ID) if name in told}
+        self._macros = before | {name: macros[name] for name in (_LOGIN, _QUEUE_ID) if name in macros}
 
-    def _sender(self, data: bytes) -> bytes:
-        self._abort()
-        self._mail = _Mail(login=self._macros.get(_LOGIN, "").lower())
-        address = [*_words(data), ""][0].removeprefix("<").removesuffix(">")
+    def _take_sender(self, data: bytes) -> bytes:
+        self._abort_message()
+        login = self._macros.get(_LOGIN, "").lower()
+        self._message = _Message(login=login)
+        address = [*_split_words(data), ""][0].removeprefix("<").removesuffix(">")
         # The empty sender is that of a receipt (RFC 8098); Postfix refuses it in its own words.
-        foreign = self._mail.login and address and not self._judge.owns(self._mail.login, address)
-        return (self._refusal(address) if foreign else None) or _CONTINUE
-
-    def _recipient(self, _data: bytes) -> None:
-        self._mail.recipients += 1
-        self._mail.queue_id = self._macros.get(_QUEUE_ID, "")
-
-    def _header(self, data: bytes) -> None:
-        name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
-        collected = self._mail.headers
-        if name.strip().lower() in from_header.AUTHORS and from_header.length(collected) <= from_header.LONGEST:
-            collected.append((name.strip(), value.strip(" \t\r\n")[: from_header.LONGEST + 1]))
-
-    def _end_of_message(self, _data: bytes) -> bytes:
-        self._mail.queue_id = self._macros.get(_QUEUE_ID, self._mail.queue_id)
-        if objection := self._objection():
-            self._abort()
-            return objection
-        self._judge.went(self._mail.queue_id)
-        self._mail = _Mail()
+        if login and address and not self._judge.owns_address(login, address):
+            return self._reject_sender(address) or _CONTINUE
         return _CONTINUE
 
-    def _objection(self) -> bytes | None:
-        mail, login = self._mail, self._mail.login
+    def _take_recipient(self, _data: bytes) -> None:
+        self._message.recipients += 1
+        self._message.queue_id = self._macros.get(_QUEUE_ID, "")
+
+    def _take_header(self, data: bytes) -> None:
+        name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
+        headers = self._message.headers
+        is_author = name.strip().lower() in from_header.AUTHOR_HEADERS
+        if is_author and from_header.total_length(headers) <= from_header.MAX_LENGTH:
+            headers.append((name.strip(), value.strip(" \t\r\n")[: from_header.MAX_LENGTH + 1]))
+
+    def _end_message(self, _data: bytes) -> bytes:
+        self._message.queue_id = self._macros.get(_QUEUE_ID, self._message.queue_id)
+        if refusal := self._find_refusal():
+            self._abort_message()
+            return refusal
+        self._judge.ledger.message_accepted(self._message.queue_id)
+        self._message = _Message()
+        return _CONTINUE
+
+    def _find_refusal(self) -> bytes | None:
+        message, login = self._message, self._message.login
         if not login:
-            return _LATER if self._judge.local_message(self._now(), mail.recipients, mail.queue_id) else None
-        found = from_header.foreign(mail.headers, lambda one: self._judge.owns(login, one))
-        return self._refusal(found) if found else None
+            refusal = self._judge.judge_local_message(self._read_clock(), message.recipients, message.queue_id)
+            return _TEMPORARY_FAILURE if refusal else None
+        unowned = from_header.unowned_address(message.headers, lambda address: self._judge.owns_address(login, address))
+        return self._reject_sender(unowned) if unowned else None
 
-    def _abort(self, _data: bytes = b"") -> None:
-        if self._mail.queue_id:
-            self._judge.did_not_go(self._mail.queue_id)
-        self._mail = _Mail()
+    def _abort_message(self, _data: bytes = b"") -> None:
+        if self._message.queue_id:
+            self._judge.ledger.message_dropped(self._message.queue_id)
+        self._message = _Message()
 
-    def _refusal(self, whose: str) -> bytes | None:
-        said = self._judge.foreign(self._now(), self._mail.login, whose)
-        return _REPLY + said.replace("%", "%%").encode("ascii", "replace") + b"\0" if said else None
-
-    def _quit(self, _data: bytes) -> None:
-        self._abort()
+    def _reject_sender(self, sender: str) -> bytes | None:
+        refusal = self._judge.reject_unowned_sender(self._read_clock(), self._message.login, sender)
+        # A percent sign is written twice (libmilter, smfi_setreply).
+        return _REPLY + refusal.replace("%", "%%").encode("ascii", "replace") + b"\0" if refusal else None
 
 
-_COMMANDS: dict[bytes, Callable[[Milter, bytes], bytes | None]] = {
-    b"O": Milter._negotiate,
-    b"D": Milter._take_macros,
-    b"M": Milter._sender,
-    b"R": Milter._recipient,
-    b"L": Milter._header,
-    b"E": Milter._end_of_message,
-    b"A": Milter._abort,
-    b"Q": Milter._quit,
-    b"K": Milter._quit,
+_COMMANDS: dict[bytes, Callable[[MilterSession, bytes], bytes | None]] = {
+    b"O": MilterSession._negotiate,
+    b"D": MilterSession._take_macros,
+    b"M": MilterSession._take_sender,
+    b"R": MilterSession._take_recipient,
+    b"L": MilterSession._take_header,
+    b"E": MilterSession._end_message,
+    b"A": MilterSession._abort_message,
+    b"Q": MilterSession._abort_message,
+    b"K": MilterSession._abort_message,
 }
 
 
-def split(buffer: bytes) -> tuple[list[bytes], bytes]:
-    """The whole packets in what has come so far, and the rest. Raises ProtocolError."""
+def split_packets(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """The complete packets in what has arrived so far, and the rest. Raises ProtocolError."""
     packets, start = [], 0
     while len(buffer) >= start + 4:
         (length,) = struct.unpack_from("!I", buffer, start)
-        if not 0 < length <= LARGEST_PACKET:
+        if not 0 < length <= MAX_PACKET_BYTES:
             raise ProtocolError(f"a packet of {length} bytes")
         if len(buffer) < start + 4 + length:
             break
@@ -149,5 +151,6 @@ def split(buffer: bytes) -> tuple[list[bytes], bytes]:
     return packets, buffer[start:]
 
 
-def _words(data: bytes) -> list[str]:
+def _split_words(data: bytes) -> list[str]:
+    """Strings that each end with a NUL."""
     return data.decode(errors="replace").split("\0")[:-1]

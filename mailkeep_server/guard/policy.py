@@ -1,55 +1,75 @@
 """Postfix's policy delegation protocol (SMTPD_POLICY_README): lines `name=value`, an empty line, and an answer.
 
-Postfix keeps a connection open for many requests. Whatever else connects gets nowhere: a request is short and comes
-at once, or the connection ends.
+Postfix keeps a connection open for many requests. Anything else that connects is cut off soon: a request is short and
+arrives at once, or the connection ends.
 """
 
-from mailkeep_server.guard.judge import Request
+from typing import NamedTuple
 
-LARGEST_REQUEST = 16_384
-"""Bytes. Postfix's own lines are bounded by line_length_limit (2048); a request has some 30, most of them short."""
-MOST_RECIPIENTS = 1_000_000
+DUNNO = "DUNNO"
+"""Postfix's word for: no objection from here (access(5))."""
+MAX_REQUEST_BYTES = 16_384
+"""Postfix bounds its lines by line_length_limit (2048); a request has some 30, most of them short."""
+MAX_RECIPIENTS = 1_000_000
 
 
 class MalformedError(Exception):
-    """No request of Postfix's."""
+    """Not a request of Postfix's."""
 
 
-def split(buffer: bytes) -> tuple[list[bytes], bytes]:
-    """The whole requests in what has come so far, and the rest. Raises MalformedError when that is too long."""
+class PolicyRequest(NamedTuple):
+    """What Postfix says of a recipient or a message (SMTPD_POLICY_README)."""
+
+    account: str
+    """The SASL login, lower case; empty without one."""
+    client: str
+    """The client's IP address."""
+    instance: str
+    """The same for all requests of one message."""
+    recipient: str = ""
+    recipients: int = 0
+    """How many the message has, at its end."""
+    queue_id: str = ""
+
+
+def split_requests(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """The complete requests in what has arrived so far, and the rest. Raises MalformedError for one too long."""
     *requests, rest = buffer.split(b"\n\n")
-    if len(buffer) > LARGEST_REQUEST and max(map(len, (*requests, rest))) > LARGEST_REQUEST:
-        raise MalformedError(f"more than {LARGEST_REQUEST} bytes")
+    if len(buffer) > MAX_REQUEST_BYTES and max(map(len, (*requests, rest))) > MAX_REQUEST_BYTES:
+        raise MalformedError(f"more than {MAX_REQUEST_BYTES} bytes")
     return requests, rest
 
 
-def parse(request: bytes) -> tuple[str, Request]:
-    """The protocol state (RCPT, END-OF-MESSAGE …) and what is asked about. Raises MalformedError."""
+def parse_request(request: bytes) -> tuple[str, PolicyRequest]:
+    """The protocol state (RCPT, END-OF-MESSAGE, …) and the request. Raises MalformedError."""
     try:
         text = f"\n{request.decode()}\n"
-        if _value(text, "\nrequest=") != "smtpd_access_policy":
+        if _value_of(text, "\nrequest=") != "smtpd_access_policy":
             raise MalformedError("another kind of request")
-        if not 0 <= (recipients := int(_value(text, "\nrecipient_count="))) <= MOST_RECIPIENTS:
+        if not 0 <= (recipients := int(_value_of(text, "\nrecipient_count="))) <= MAX_RECIPIENTS:
             raise MalformedError(f"{recipients} recipients")
-        return _value(text, "\nprotocol_state="), Request(
-            _value(text, "\nsasl_username=").lower(),
-            _value(text, "\nclient_address="),
-            _value(text, "\ninstance="),
-            _value(text, "\nrecipient="),
+        return _value_of(text, "\nprotocol_state="), PolicyRequest(
+            _value_of(text, "\nsasl_username=").lower(),
+            _value_of(text, "\nclient_address="),
+            _value_of(text, "\ninstance="),
+            _value_of(text, "\nrecipient="),
             recipients,
-            _value(text, "\nqueue_id="),
+            _value_of(text, "\nqueue_id="),
         )
-    except UnicodeDecodeError:  # which has all of the request, for the journal
-        raise MalformedError("bytes that are no text") from None
+    except UnicodeDecodeError:  # its message would put the whole request into the journal
+        raise MalformedError("bytes that are not UTF-8") from None
     except ValueError as error:
         raise MalformedError(repr(error)) from None
 
 
-def _value(text: str, name: str) -> str:
-    """What is on the line that begins so. Of some 30 lines 8 matter: to look for these is faster than to parse all."""
+def _value_of(text: str, name: str) -> str:
+    """The rest of the line that begins with `name`. Raises ValueError.
+
+    Of some 30 lines 8 matter: looking for these is faster than parsing all.
+    """
     start = text.index(name) + len(name)
     return text[start : text.index("\n", start)]
 
 
-def answer(action: str) -> bytes:
+def format_answer(action: str) -> bytes:
     return f"action={action}\n\n".encode()

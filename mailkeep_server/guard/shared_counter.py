@@ -1,43 +1,37 @@
-"""One count for several mail servers: Valkey (or Redis), asked about each message before it is accepted.
+"""One count for several mail servers, in Valkey or Redis: each message is charged there before it is accepted.
 
-Every guard counts what its own server accepts, as ever. Where `guard.shared` is set, a message that fits there is then
-put to the shared count, in which one script checks all limits and adds the message, so that two servers never both take
-the last one. When the store does not answer within a second, each server goes by its own count until it does: limits
-hold for each, and the operator is told. Freezes are shared too.
+Every guard counts what its own server accepts. Where `guard.shared_store` is set, a message that fits is then charged
+to the shared count. One script checks all limits and adds the message, so that no two servers take the last one.
+When the store does not answer within a second, each server goes by its own count until it does: limits hold for each
+server, and the operator is told. Freezes are shared too (`shared_freezes`).
 """
 
 import asyncio
 import contextlib
-import json
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
 
-from mailkeep_server.freezes import freeze_list
-from mailkeep_server.guard.config import Place
-from mailkeep_server.guard.limits import Limit, Over
-from mailkeep_server.guard.sliding_window import DAY, MOST_BACK, Used
+from mailkeep_server.guard.config import SharedStoreConfig
+from mailkeep_server.guard.limits import ExceededLimit, Limit
+from mailkeep_server.guard.sliding_window import DAY, MAX_CLOCK_STEP, Usage
 
-PATIENCE = 1.0
-"""Seconds for an answer."""
-AGAIN = 5.0
-"""Seconds from a failure to the next try; meanwhile nobody waits."""
-FROZEN = b"mailkeep:frozen"
-THAWED = "thawed "
-"""Before the line of a freeze that is over. A thaw is always said: a list that has lost a freeze, as when the store
-comes back empty or as it was yesterday, thaws nobody."""
-_THIS_RUN = token_hex(6)
-"""Tells messages of this guard from those of others, and of an earlier run, which count from 1 as well."""
+ANSWER_TIMEOUT = 1.0
+"""Seconds."""
+RETRY_SECONDS = 5.0
+"""From a failure to the next attempt; meanwhile no message waits."""
+FREEZES_KEY = b"mailkeep:frozen"
+_RUN_ID = token_hex(6)
+"""Tells this guard's messages from those of other servers, and of an earlier run, which also number from 1."""
 
 # KEYS[1]: the account's messages, a sorted set by time of ID:RECIPIENTS:NEW.
-# ARGV: now, id, recipients, new, how long a message counts, and how far ahead of now a time is wrong (guard.windows);
-# then for each limit its window, its column in (messages, recipients, new), its most. Returns nothing when the message
-# is in, which it is at once when it fits; else the place of the limit that keeps it out for longest (from 0), and when
-# that ends.
+# ARGV: now, id, recipients, new recipients, how long a message counts, and how far ahead of now a time is wrong
+# (MAX_CLOCK_STEP); then for each limit its window, its column in (messages, recipients, new recipients), its maximum.
+# Returns nothing when the message fits and is added, or was before. Else the place of the limit that keeps it out for
+# longest (from 0), and when that ends.
 _CHARGE = """
-local key, now, day, wrong = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local key, now, day, max_step = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local more = {1, tonumber(ARGV[3]), tonumber(ARGV[4])}
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now - day)
 if redis.call('ZSCORE', key, ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[4]) then return {} end
@@ -45,7 +39,7 @@ local rows, flat = {}, redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
 for i = 1, #flat, 2 do
   local recipients, new = flat[i]:match(':(%d+):(%d+)$')
   local time = tonumber(flat[i + 1])
-  if time > now + wrong then
+  if time > now + max_step then
     time = now
     redis.call('ZADD', key, now, flat[i])
   end
@@ -53,15 +47,15 @@ for i = 1, #flat, 2 do
 end
 local worst, free_at = -1, 0
 for i = 7, #ARGV, 3 do
-  local window, column, most = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local window, column, maximum = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local total = more[column]
   for _, row in ipairs(rows) do
     if row[4] > now - window then total = total + row[column] end
   end
-  if total > most then
+  if total > maximum then
     local ends = now + window
     for _, row in ipairs(rows) do
-      if row[4] > now - window and total > most then
+      if row[4] > now - window and total > maximum then
         total = total - row[column]
         ends = row[4] + window
       end
@@ -76,18 +70,18 @@ return {}
 """
 
 
-class StoreError(Exception):
-    """It does not answer, or not as it should."""
+class SharedStoreError(Exception):
+    """The store does not answer, or answers with an error."""
 
 
 class Charge(NamedTuple):
-    """A message to count, as the judge of this server has already."""
+    """A message to count in the store, as this server has counted it already."""
 
     time: int
     id: int
     """Among the messages of this server."""
     account: str
-    more: Used
+    usage: Usage
     limits: tuple[Limit, ...]
 
     @property
@@ -96,164 +90,132 @@ class Charge(NamedTuple):
 
     @property
     def member(self) -> str:
-        return f"{self.unique}:{self.more.recipients}:{self.more.new}"
+        return f"{self.unique_id}:{self.usage.recipients}:{self.usage.new_recipients}"
 
     @property
-    def unique(self) -> str:
-        return f"{_THIS_RUN}-{self.id}"
+    def unique_id(self) -> str:
+        return f"{_RUN_ID}-{self.id}"
 
-    def arguments(self) -> list[object]:
-        limits = [(limit.window, Used._fields.index(limit.column) + 1, limit.most) for limit in self.limits]
+    def list_arguments(self) -> list[object]:
+        """ARGV of the script."""
+        limits = [(limit.window, Usage._fields.index(limit.column) + 1, limit.maximum) for limit in self.limits]
         return [
             self.time,
-            self.unique,
-            self.more.recipients,
-            self.more.new,
+            self.unique_id,
+            self.usage.recipients,
+            self.usage.new_recipients,
             DAY,
-            MOST_BACK,
+            MAX_CLOCK_STEP,
             *(number for limit in limits for number in limit),
         ]
 
 
-class Shared:
-    """The connection to the store, made when it is needed. `lost` and `back` are told when it fails and recovers."""
+class SharedCounter:
+    """The connection to the store, opened when first needed. `on_lost` is called with the error when it fails, and
+    `on_back` when it works again."""
 
-    def __init__(self, place: Place, lost: Callable[[str], None], back: Callable[[], None]) -> None:
-        self.place, self._lost, self._back = place, lost, back
+    def __init__(self, store: SharedStoreConfig, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
+        self.store, self._on_lost, self._on_back = store, on_lost, on_back
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._down_until = 0.0
         self._is_lost = False
 
-    async def charge(self, charges: Sequence[Charge]) -> list[Over | None]:
-        """For each message the limit that it is over, in the count of all servers; None: it fits, or nobody knows."""
-        commands = [(b"EVAL", _CHARGE, 1, one.key, *one.arguments()) for one in charges]
+    async def charge_messages(self, charges: Sequence[Charge]) -> list[ExceededLimit | None]:
+        """For each message, the limit it exceeds in the count of all servers. None: it fits, or the store is away."""
+        commands = [(b"EVAL", _CHARGE, 1, charge.key, *charge.list_arguments()) for charge in charges]
         try:
-            answers = await self._ask(commands)
-        except StoreError:
+            answers = await self._send_commands(commands)
+        except SharedStoreError:
             return [None] * len(charges)
-        return [_over(charge, answer) for charge, answer in zip(charges, answers, strict=True)]
+        return [_parse_exceeded(charge, answer) for charge, answer in zip(charges, answers, strict=True)]
 
-    async def take_back(self, charge: Charge) -> None:
-        with contextlib.suppress(StoreError):  # it stays counted, on the safe side
-            await self._ask([(b"ZREM", charge.key, charge.member)])
+    async def uncount_message(self, charge: Charge) -> None:
+        with contextlib.suppress(SharedStoreError):  # it stays counted, which errs on the safe side
+            await self._send_commands([(b"ZREM", charge.key, charge.member)])
 
-    async def frozen(self, changes: dict[str, str]) -> dict[str, str]:
-        """Tells the others of freezes and thaws here; returns all there are, by account. Raises StoreError."""
-        commands: list[tuple[object, ...]] = [(b"HSET", FROZEN, account, line) for account, line in changes.items()]
-        flat = (await self._ask([*commands, (b"HGETALL", FROZEN)]))[-1]
+    async def exchange_freezes(self, changes: dict[str, str]) -> dict[str, str]:
+        """Writes these entries to the store's list, by account. Returns the whole list. Raises SharedStoreError."""
+        commands: list[tuple[object, ...]] = [
+            (b"HSET", FREEZES_KEY, account, entry) for account, entry in changes.items()
+        ]
+        flat = (await self._send_commands([*commands, (b"HGETALL", FREEZES_KEY)]))[-1]
         if not isinstance(flat, list):
-            raise StoreError(f"HGETALL gave {flat!r}")
+            raise SharedStoreError(f"HGETALL returned {flat!r}")
         words = [bytes(word).decode() for word in flat]
         return dict(zip(words[::2], words[1::2], strict=True))
 
-    async def _ask(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
-        """The answers, in order. Raises StoreError: after PATIENCE, at once where it has just failed."""
+    async def _send_commands(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
+        """The answers, in order. Raises SharedStoreError: after ANSWER_TIMEOUT, or at once if it has just failed."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PATIENCE), self._one_at_a_time:
-                # Now, not before: whoever had the lock may have found it down.
+            async with asyncio.timeout(ANSWER_TIMEOUT), self._lock:
+                # Checked with the lock held: the holder before may have found the store down.
                 is_down = loop.time() < self._down_until
                 answers = [] if is_down else await self._exchange(commands)
-        except (OSError, EOFError, TimeoutError, ValueError, StoreError) as error:
-            self._forget()
-            self._down_until = loop.time() + AGAIN
+        except (OSError, EOFError, TimeoutError, ValueError, SharedStoreError) as error:
+            self._close_connection()
+            self._down_until = loop.time() + RETRY_SECONDS
             if not self._is_lost:
                 self._is_lost = True
-                self._lost(f"{type(error).__name__}: {error}")
-            raise StoreError(str(error)) from None
+                self._on_lost(f"{type(error).__name__}: {error}")
+            raise SharedStoreError(str(error)) from None
         if is_down:
-            raise StoreError("not yet again")
+            raise SharedStoreError("it has just failed")
         if self._is_lost:
             self._is_lost = False
-            self._back()
+            self._on_back()
         return answers
 
     async def _exchange(self, commands: Sequence[tuple[object, ...]]) -> list[object]:
         if self._streams is None:
             self._streams = await self._connect()
         reader, writer = self._streams
-        writer.write(b"".join(map(_encoded, commands)))
+        writer.write(b"".join(map(_encode_command, commands)))
         await writer.drain()
-        return [await _answer(reader) for _ in commands]
+        return [await _read_answer(reader) for _ in commands]
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        place = self.place
-        tls = ssl.create_default_context() if place.tls else None
-        reader, writer = await asyncio.open_connection(place.host, place.port, ssl=tls)
-        if place.password:
-            writer.write(_encoded((b"AUTH", place.user, place.password)))
-            await _answer(reader)
+        store = self.store
+        tls = ssl.create_default_context() if store.tls else None
+        reader, writer = await asyncio.open_connection(store.host, store.port, ssl=tls)
+        if store.password:
+            writer.write(_encode_command((b"AUTH", store.user, store.password)))
+            await _read_answer(reader)
         return reader, writer
 
-    def _forget(self) -> None:
+    def _close_connection(self) -> None:
         if self._streams:
             self._streams[1].transport.abort()
             self._streams = None
 
 
-class Freezes:
-    """Keeps the file of frozen accounts and the store's list in step: who is frozen on one server is on all, and who is
-    thawed too. What both last agreed on tells what has changed here since; it outlives a restart."""
-
-    def __init__(self, shared: Shared, file: Path) -> None:
-        self._shared, self._file, self._agreed_file = shared, file, file.with_name("agreed.json")
-
-    async def step(self) -> None:
-        """Once; nothing while the store is away. Raises OSError."""
-        here = {name: record.entry for name, record in freeze_list.read_freezes(self._file).items()}
-        agreed = self._agreed()
-        added = {name: line for name, line in here.items() if name not in agreed}
-        thawed = {name: f"{THAWED}{line}" for name, line in agreed.items() if name not in here}
-        try:
-            there = await self._shared.frozen(added | thawed)
-        except StoreError:
-            return
-        for name, line in there.items():
-            if name in here and line == f"{THAWED}{agreed.get(name)}":
-                freeze_list.thaw_account(name, self._file)
-            elif name not in here and not line.startswith(THAWED):
-                one = freeze_list.parse_entry(line)
-                freeze_list.freeze_account(name, one.by, one.why, one.at, self._file)
-        # Who is frozen here and has gone from there is told to the store again, at the next step.
-        if (now_agreed := {name: line for name, line in there.items() if not line.startswith(THAWED)}) != agreed:
-            new = self._agreed_file.with_suffix(".new")
-            new.write_text(json.dumps(now_agreed))
-            new.replace(self._agreed_file)
-
-    def _agreed(self) -> dict[str, str]:
-        try:
-            return {str(name): str(line) for name, line in json.loads(self._agreed_file.read_text()).items()}
-        except (FileNotFoundError, ValueError):
-            return {}
-
-
-def _over(charge: Charge, answer: object) -> Over | None:
+def _parse_exceeded(charge: Charge, answer: object) -> ExceededLimit | None:
     match answer:
         case [int(place), int(free_at)] if place < len(charge.limits):
-            return Over(charge.limits[place], free_at)
+            return ExceededLimit(charge.limits[place], free_at)
     return None
 
 
-def _encoded(command: Iterable[object]) -> bytes:
+def _encode_command(command: Iterable[object]) -> bytes:
     """RESP (valkey.io/topics/protocol): an array of bulk strings."""
     words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-async def _answer(reader: asyncio.StreamReader) -> object:
-    """An integer, bytes, a list, or None. Raises StoreError for an error of the store's."""
+async def _read_answer(reader: asyncio.StreamReader) -> object:
+    """An integer, bytes, a list, or None. Raises SharedStoreError for an error reply."""
     line = (await reader.readuntil(b"\r\n"))[:-2]
     kind, rest = line[:1], line[1:]
     match kind:
         case b"+":
             return rest
         case b"-":
-            raise StoreError(rest.decode(errors="replace"))
+            raise SharedStoreError(rest.decode(errors="replace"))
         case b":":
             return int(rest)
         case b"$":
             return (await reader.readexactly(int(rest) + 2))[:-2] if int(rest) >= 0 else None
         case b"*":
-            return [await _answer(reader) for _ in range(int(rest))] if int(rest) >= 0 else None
-    raise StoreError(f"an answer that begins with {kind!r}")
+            return [await _read_answer(reader) for _ in range(int(rest))] if int(rest) >= 0 else None
+    raise SharedStoreError(f"an answer that begins with {kind!r}")

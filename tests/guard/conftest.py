@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from guard_samples import FREEZE, NO_LIMITS, Daemon, Desk, ask, request
 
-from mailkeep_server.guard.daemon import PolicyConnection
+from mailkeep_server.guard.connections import PolicyConnection
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.guard import config
-from mailkeep_server.guard.database import Store
-from mailkeep_server.guard.judge import GO_ON, Judge, Request
+from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.judge import Judge
+from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.sliding_window import HOUR
 
 ANNA, BERT = "anna@example.org", "bert@example.org"
@@ -64,26 +65,26 @@ class Desk:
         self.frozen_file.parent.mkdir()
         self._directory, self._serial = directory, itertools.count(1)
         self.configure(**changed)
-        self.store = Store(directory / "guard.db")
+        self.store = Database(directory / "guard.db")
         self.judge = Judge(self._config, self.store, self.frozen_file, self.now)
 
     def configure(self, **changed: Any) -> None:
         file = self._directory / "guard.json"
         file.write_text(json.dumps(settings(**changed)))
-        self._config = config.load(file)
+        self._config = config.load_config(file)
         if hasattr(self, "judge"):
             self.judge.config = self._config
 
     def restart(self) -> None:
         self.store.close()
-        self.store = Store(self._directory / "guard.db")
+        self.store = Database(self._directory / "guard.db")
         self.judge = Judge(self._config, self.store, self.frozen_file, self.now)
 
     def later(self, milliseconds: int) -> None:
         self.now += milliseconds
 
     def recipient(self, to: str, account: str = ANNA, client: str = "192.0.2.1", instance: str = "i0") -> str:
-        return self.judge.recipient(self.now, Request(account, client, instance, recipient=to))
+        return self.judge.judge_recipient(self.now, PolicyRequest(account, client, instance, recipient=to))
 
     def send(
         self,
@@ -98,19 +99,23 @@ class Desk:
         recipients = (
             ["friend@example.net"] + [f"r{n}@example.net" for n in range(to - 1)] if isinstance(to, int) else to
         )
-        ask = Request(account, client, f"i{number}", queue_id=queue_id or f"Q{number}")
+        ask = PolicyRequest(account, client, f"i{number}", queue_id=queue_id or f"Q{number}")
         for one in (recipients := list(recipients)):
-            said = self.judge.recipient(self.now, ask._replace(recipient=one))
-            if said != GO_ON:
+            said = self.judge.judge_recipient(self.now, ask._replace(recipient=one))
+            if said != DUNNO:
                 return said
-        said = self.judge.message(self.now, ask._replace(recipients=len(recipients)))
+        said = self.judge.judge_message(self.now, ask._replace(recipients=len(recipients)))
         if not queue_id:
-            self.judge.went(ask.queue_id)
+            self.judge.ledger.message_accepted(ask.queue_id)
         return said
 
     def used(self, account: str = ANNA, window: int = HOUR) -> tuple[int, int, int]:
         """Messages, recipients and first-time recipients that count."""
-        return tuple(self.judge.accounts[account].sent.used(self.now, window)) if account in self.judge.accounts else ()
+        return (
+            tuple(self.judge.ledger.accounts[account].history.usage_within(self.now, window))
+            if account in self.judge.ledger.accounts
+            else ()
+        )
 
     def events(self, kind: str = "") -> list[tuple[str, str]]:
         """Account and detail of those of that kind."""
@@ -118,7 +123,7 @@ class Desk:
 
     def frozen(self) -> dict[str, str]:
         """Why, by account, as the judge sees it."""
-        return {name: one.why for name, one in self.judge.frozen(self.now).items()}
+        return {name: one.why for name, one in self.judge.freezer.frozen_accounts(self.now).items()}
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ OWNED = {"anna@example.org", "sales@example.org", "anna+shop@example.org"}
 
 
 def foreign(*headers: tuple[str, str]) -> str | None:
-    return from_header.foreign(headers, lambda address: address.lower() in OWNED)
+    return from_header.unowned_address(headers, lambda address: address.lower() in OWNED)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_there_is_one_from_line() -> None:
     ],
 )
 def test_no_line_keeps_the_guard_busy(piece: str) -> None:
-    line = (piece * from_header.LONGEST)[: from_header.LONGEST]
+    line = (piece * from_header.MAX_LENGTH)[: from_header.MAX_LENGTH]
     began = time.process_time()
     for value in (line, f"{line[:-19]} <anna@example.org>"):
         foreign(("From", value))

@@ -38,9 +38,11 @@ from guard_samples import (
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard import control_socket
 from mailkeep_server.guard import daemon as daemon_module
-from mailkeep_server.guard.daemon import Batch, PolicyConnection, _housekeeping
-from mailkeep_server.guard.database import Store
-from mailkeep_server.guard.judge import GO_ON
+from mailkeep_server.guard.batch import Batch
+from mailkeep_server.guard.connections import PolicyConnection
+from mailkeep_server.guard.daemon import keep_house
+from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import HOUR
 
 StartDaemon = Callable[..., Daemon]
@@ -56,7 +58,7 @@ def test_exactly_the_limit_goes_through_50_connections_at_once(daemon: StartDaem
 
     def send(client: socket.socket) -> int:
         start.wait()
-        return sum(ask(client, request()) == GO_ON for _ in range(10))
+        return sum(ask(client, request()) == DUNNO for _ in range(10))
 
     with ThreadPoolExecutor(50) as pool:
         assert sum(pool.map(send, clients)) == 100
@@ -80,7 +82,7 @@ def test_kill_under_load_loses_no_message_that_was_accepted(daemon: StartDaemon)
 
     def send(number: int) -> None:
         with contextlib.suppress(ConnectionError), running.connect() as client:
-            while ask(client, request()) == GO_ON:
+            while ask(client, request()) == DUNNO:
                 accepted[number] += 1
                 if sum(accepted) > 300:
                     enough.set()
@@ -101,7 +103,7 @@ def test_kill_under_load_loses_no_message_that_was_accepted(daemon: StartDaemon)
 def test_after_a_kill_the_limit_is_still_exact(daemon: StartDaemon) -> None:
     running = daemon(limits=NO_LIMITS | {"messages_per_hour": 6})
     with running.connect() as client:
-        assert [ask(client, request()) for _ in range(4)] == [GO_ON] * 4
+        assert [ask(client, request()) for _ in range(4)] == [DUNNO] * 4
     running.kill()
     running.start()
     with running.connect() as client:
@@ -125,20 +127,20 @@ def test_what_no_longer_counts_is_forgotten_while_it_runs_whatever_the_clock_doe
     made.send()
     made.store.commit()
     moments = itertools.chain([made.now], itertools.repeat(made.now + hours * HOUR))
-    monkeypatch.setattr(daemon_module, "milliseconds", lambda: next(moments))
+    monkeypatch.setattr(daemon_module, "read_clock", lambda: next(moments))
     pruned: list[int] = []
-    prune = made.judge.prune
-    monkeypatch.setattr(made.judge, "prune", lambda now: (prune(now), pruned.append(now)))
+    prune = made.judge.ledger.forget_expired
+    monkeypatch.setattr(made.judge.ledger, "forget_expired", lambda now: (prune(now), pruned.append(now)))
 
     async def one_round() -> None:
-        task = asyncio.create_task(_housekeeping(made.judge, made.store, Batch(made.store, asyncio.get_running_loop())))
+        task = asyncio.create_task(keep_house(made.judge, made.store, Batch(made.store, asyncio.get_running_loop())))
         while not pruned and not task.done():
             await asyncio.sleep(0.01)
         task.cancel()
 
     asyncio.run(asyncio.wait_for(one_round(), 5))
     assert pruned == [made.now + hours * HOUR]
-    assert hours < 0 or (made.judge.accounts, [*made.store.messages_since(0)]) == ({}, [])
+    assert hours < 0 or (made.judge.ledger.accounts, [*made.store.messages_since(0)]) == ({}, [])
 
 
 # --- the configuration ------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def test_reload_takes_new_limits_and_keeps_counters_and_connections(daemon: Star
         assert [ask(client, request())[:5] for _ in range(3)] == ["DUNNO", "DUNNO", "450 4"]
         running.configure(limits=NO_LIMITS | {"messages_per_hour": 3})
         running.signal(signal.SIGHUP)
-        poll(lambda: running.get("/status")["accounts"][0]["limits"][1]["most"] == 3)
+        poll(lambda: running.get("/status")["accounts"][0]["limits"][1]["maximum"] == 3)
         assert [ask(client, request())[:5] for _ in range(2)] == ["DUNNO", "450 4"]
 
 
@@ -172,9 +174,9 @@ def test_what_cannot_be_written_down_is_refused_and_not_charged(daemon: StartDae
     with running.connect() as client:
         wal = (running.state / "guard.db-wal").stat().st_size
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (wal, before[1]))  # as good as a full disk
-        assert ask(client, request()).startswith("451 4.3.0 The guard cannot write down")
+        assert ask(client, request()).startswith("451 4.3.0 The guard cannot record messages")
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, before)
-        assert ask(client, request()) == GO_ON
+        assert ask(client, request()) == DUNNO
     assert running.used() == 1
     running.kill()
     running.start()
@@ -216,13 +218,13 @@ def test_what_is_committed_is_brought_to_the_disk(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         os, "fdatasync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
     )
-    store = Store(tmp_path / "guard.db")
-    store.sent(1, ANNA, 1, 1, "192.0.2.0/24", "Q1")
-    store.sync()
+    store = Database(tmp_path / "guard.db")
+    store.add_message(1, ANNA, 1, 1, "192.0.2.0/24", "Q1")
+    store.sync_to_disk()
     assert not synced
     store.commit()
-    store.sync()
-    store.sync()
+    store.sync_to_disk()
+    store.sync_to_disk()
     assert synced == ["guard.db-wal"]
     store.close()
 
@@ -257,7 +259,7 @@ def test_nonsense_ends_the_connection_and_nothing_else(shared: Daemon, nonsense:
     with shared.connect() as client, shared.connect() as other:
         client.sendall(nonsense)
         assert ended(client)
-        assert ask(other, request(account="n1@example.org")) == GO_ON
+        assert ask(other, request(account="n1@example.org")) == DUNNO
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_nonsense_for_the_milter_ends_the_connection_and_nothing_else(shared: Da
     with shared.connect("milter") as client, shared.connect() as other:
         client.sendall(nonsense)
         assert ended(client)
-        assert ask(other, request(account="n1@example.org")) == GO_ON
+        assert ask(other, request(account="n1@example.org")) == DUNNO
 
 
 def test_an_address_that_is_no_text_ends_the_connection_and_does_not_fill_the_journal(daemon: StartDaemon) -> None:
@@ -283,7 +285,7 @@ def test_an_address_that_is_no_text_ends_the_connection_and_does_not_fill_the_jo
     with guard.connect() as client:
         client.sendall(request("RCPT", recipient="friend@example.net").replace(b"friend", b"\xff"))
         assert ended(client)
-    assert guard.log.read_text() == "PolicyConnection: bytes that are no text; connection ended\n"
+    assert guard.log.read_text() == "PolicyConnection: bytes that are not UTF-8; connection ended\n"
 
 
 def test_a_request_may_come_byte_by_byte_and_to_no_end_it_may_not(shared: Daemon) -> None:
@@ -309,31 +311,31 @@ def test_who_does_not_read_the_answers_is_not_read_either(shared: Daemon) -> Non
 
 def test_a_slow_request_is_cut_off_and_an_idle_connection_is_not(desk_of_connections: list) -> None:
     slow, trickling, idle = desk_of_connections
-    slow.received(b"request=")
-    type(slow).end_idle(time.monotonic() + 9)
-    trickling.received(b"r")
-    trickling._heard -= 8
-    trickling.received(b"e")
-    type(slow).end_idle(time.monotonic() + 9)
+    slow.handle_data(b"request=")
+    type(slow).abort_idle(time.monotonic() + 9)
+    trickling.handle_data(b"r")
+    trickling._last_heard -= 8
+    trickling.handle_data(b"e")
+    type(slow).abort_idle(time.monotonic() + 9)
     assert [one.transport.aborted for one in desk_of_connections] == [False, True, False]
-    type(slow).end_idle(time.monotonic() + 11)
+    type(slow).abort_idle(time.monotonic() + 11)
     assert [one.transport.aborted for one in desk_of_connections] == [True, True, False]
-    type(slow).end_idle(time.monotonic() + 7 * 3600)
+    type(slow).abort_idle(time.monotonic() + 7 * 3600)
     assert idle.transport.aborted
 
 
 def test_messages_that_are_given_up_leave_nothing_behind(desk: Callable[..., Desk]) -> None:
     made = desk(limits=NO_LIMITS)
-    connection = PolicyConnection(made.judge, SimpleNamespace(add=lambda *_: None))  # type: ignore[arg-type]
+    connection = PolicyConnection(made.judge, SimpleNamespace(add_answer=lambda *_: None))  # type: ignore[arg-type]
     connection.connection_made(asyncio.Transport())
     for number in range(100):
-        connection.received(request("RCPT", recipient=f"r{number}@example.net"))
+        connection.handle_data(request("RCPT", recipient=f"r{number}@example.net"))
     assert len(made.judge._open) == 1
     connection.connection_lost(None)
     for number in range(2500):
         made.recipient("r@example.net", instance=f"i{number}")
         made.send(queue_id=f"q{number}")
-    assert max(len(made.judge._open), len(made.judge._counted), len(made.judge._refused)) <= 2000
+    assert max(len(made.judge._open), len(made.judge.ledger._pending), len(made.judge._refused)) <= 2000
 
 
 def test_5000_connections_at_once_are_survived_in_little_memory(daemon: StartDaemon) -> None:
@@ -350,14 +352,14 @@ def test_5000_connections_at_once_are_survived_in_little_memory(daemon: StartDae
         poll(lambda: sum(map(_open, clients)) == 2000)
         heard = next(one for one in clients[1::2] if _open(one))
         heard.settimeout(10)
-        assert ask(heard, request()) == GO_ON
+        assert ask(heard, request()) == DUNNO
         assert running.memory() < 40_000_000
     finally:
         for one in clients:
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with running.connect() as client:
-        assert poll(lambda: ask(client, request()) == GO_ON)
+        assert poll(lambda: ask(client, request()) == DUNNO)
 
 
 def _open(client: socket.socket) -> bool:
@@ -379,20 +381,22 @@ def test_status_shows_the_fullest_account_first(daemon: StartDaemon) -> None:
         for account in (ANNA, BERT, BERT):
             ask(client, request(account=account))
     status = running.get("/status")
-    assert [(one["account"], one["fullest"]["limit"], one["fullest"]["part"]) for one in status["accounts"]] == [
+    assert [
+        (one["account"], one["fullest"]["limit"], one["fullest"]["used_fraction"]) for one in status["accounts"]
+    ] == [
         (BERT, "messages_per_hour", 0.2),
         (ANNA, "messages_per_hour", 0.1),
     ]
 
 
 def test_status_shows_the_fullest_of_many(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_socket, "MOST_SHOWN", 5)
+    monkeypatch.setattr(control_socket, "MAX_SHOWN_ACCOUNTS", 5)
     accounts = {f"n{number}@example.org": {"addresses": []} for number in range(200)}
     made = desk(accounts=accounts, limits=NO_LIMITS | {"messages_per_hour": 100})
     for number, account in enumerate(accounts):
         for _ in range(number * 7 % 20):
             made.send(account)
-    shown = asyncio.run(control_socket.status(made.judge, made.now))["accounts"]
+    shown = asyncio.run(control_socket.build_status(made.judge, made.now))["accounts"]
     assert [one["fullest"]["used"] for one in shown] == [19] * 5
 
 

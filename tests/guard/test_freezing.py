@@ -12,7 +12,7 @@ import pytest
 from guard_samples import ANNA, BERT, FREEZE, NO_FREEZE, NO_LIMITS, Desk
 
 from mailkeep_server.freezes import freeze_list
-from mailkeep_server.guard.judge import GO_ON
+from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
 
 MakeDesk = Callable[..., Desk]
@@ -52,7 +52,7 @@ def test_tries_are_forgotten_after_their_time(desk: MakeDesk) -> None:
 
 def test_speaking_as_others_freezes(desk: MakeDesk) -> None:
     made = desk(freeze=NO_FREEZE | {"foreign_senders": 4})
-    said = [made.judge.foreign(made.now, ANNA, "boss@example.org") for _ in range(4)]
+    said = [made.judge.reject_unowned_sender(made.now, ANNA, "boss@example.org") for _ in range(4)]
     assert said == ["553 5.7.1 anna@example.org does not own boss@example.org"] * 4
     assert made.frozen() == {ANNA: "4 messages as somebody else in an hour"}
     assert made.events("spoof") == [(ANNA, "tried to send as boss@example.org")]
@@ -66,7 +66,7 @@ def test_too_many_networks_freeze_and_one_that_insists_does_not(desk: MakeDesk) 
     made.send(client="203.0.113.1")
     assert not made.frozen()
     assert made.send(client="2001:db8::1").startswith("521")
-    assert made.frozen() == {ANNA: "3 networks more than it may send from in an hour"}
+    assert made.frozen() == {ANNA: "3 networks beyond its limit in an hour"}
 
 
 def test_too_many_first_time_recipients_freeze_and_one_again_and_again_does_not(desk: MakeDesk) -> None:
@@ -87,7 +87,7 @@ def test_tries_count_on_after_a_restart(desk: MakeDesk, kind: str) -> None:
     )
     tries = {
         "refused": lambda _: made.send(to=["a@example.net"]),
-        "foreign": lambda _: made.judge.foreign(made.now, ANNA, "boss@example.org"),
+        "foreign": lambda _: made.judge.reject_unowned_sender(made.now, ANNA, "boss@example.org"),
         "networks": lambda n: made.recipient("a@example.net", client=f"198.51.{n}.1", instance="i"),
         "new": lambda n: made.recipient(f"r{n}@example.net", instance="i"),
     }
@@ -108,12 +108,12 @@ def test_a_freeze_holds_after_a_restart_and_for_nobody_else(desk: MakeDesk) -> N
     made.restart()
     assert made.send().startswith("521")
     assert made.recipient("r@example.net").startswith("521")
-    assert made.send(BERT) == GO_ON
+    assert made.send(BERT) == DUNNO
 
 
 def test_a_freeze_by_hand_holds_at_once(desk: MakeDesk) -> None:
     made = desk()
-    assert made.send() == GO_ON
+    assert made.send() == DUNNO
     freeze_list.freeze_account(ANNA, "carl", "lost her phone", datetime(2025, 11, 25, 12, tzinfo=UTC), made.frozen_file)
     made.later(1)
     assert made.send().startswith("521 5.7.1 anna@example.org is frozen since 2025-11-25 12:00 UTC")
@@ -125,7 +125,7 @@ def test_a_thaw_forgives_the_tries_and_not_what_was_sent(desk: MakeDesk, running
     made = desk(limits=NO_LIMITS | {"messages_per_hour": 2, "networks_per_hour": 1}, freeze=FREEZE)
     try_too_much(made, 2)
     for _ in range(3):
-        made.judge.foreign(made.now, ANNA, "boss@example.org")
+        made.judge.reject_unowned_sender(made.now, ANNA, "boss@example.org")
     for number in range(3):
         made.send(client=f"198.51.{number}.1")
     assert made.frozen()
@@ -142,15 +142,15 @@ def test_a_thaw_forgives_the_tries_and_not_what_was_sent(desk: MakeDesk, running
         assert made.send(client="203.0.113.1").startswith("450")
         assert not made.frozen()
     made.later(HOUR)
-    assert made.send() == GO_ON
+    assert made.send() == DUNNO
 
 
 def test_mode_learn_freezes_nobody_and_says_whom_it_would_have(desk: MakeDesk) -> None:
     made = desk(mode="learn", limits=NO_LIMITS | {"messages_per_hour": 2}, freeze=FREEZE)
     for _ in range(30):
-        assert made.send() == GO_ON
+        assert made.send() == DUNNO
     for _ in range(10):
-        assert made.judge.foreign(made.now, BERT, "boss@example.org") is None
+        assert made.judge.reject_unowned_sender(made.now, BERT, "boss@example.org") is None
     assert not made.frozen()
     assert made.events("would-freeze") == [
         (ANNA, "5 messages over its limits in 10 minutes"),
@@ -162,10 +162,10 @@ def test_mode_learn_sees_networks_and_first_time_recipients_too(desk: MakeDesk) 
     tight = NO_LIMITS | {"networks_per_hour": 1, "new_recipients_per_day": 1}
     made = desk(mode="learn", limits=tight, freeze=NO_FREEZE | {"networks": 3, "new_recipients": 6})
     for number in range(10):
-        assert made.send(ANNA, client=f"198.51.{number}.1") == GO_ON
-        assert made.send(BERT, to=[f"r{number}@example.net"]) == GO_ON
+        assert made.send(ANNA, client=f"198.51.{number}.1") == DUNNO
+        assert made.send(BERT, to=[f"r{number}@example.net"]) == DUNNO
     assert made.events("would-freeze") == [
-        (ANNA, "3 networks more than it may send from in an hour"),
+        (ANNA, "3 networks beyond its limit in an hour"),
         (BERT, "6 first-time recipients over its limit in a day"),
     ]
 
@@ -186,9 +186,9 @@ def test_a_freeze_that_cannot_be_written_holds_and_is_written_when_it_can_be(
         made.later(1)
         assert made.send().startswith("521")
         assert not made.frozen_file.exists()
-        made.judge.write_freezes(made.now)
+        made.judge.freezer.write_freezes(made.now)
         assert made.send().startswith("521")
-    made.judge.write_freezes(made.now)
+    made.judge.freezer.write_freezes(made.now)
     assert list(freeze_list.read_freezes(made.frozen_file)) == [ANNA]
     assert len(made.events("frozen")) == 1
 

@@ -10,22 +10,22 @@ import pytest
 from guard_samples import ANNA, END, LIMITS, NO_LIMITS, OFFER, Desk, mail, packet
 
 from mailkeep_server.guard import milter
-from mailkeep_server.guard.judge import GO_ON
-from mailkeep_server.guard.milter import Milter, ProtocolError
+from mailkeep_server.guard.milter import MilterSession, ProtocolError
+from mailkeep_server.guard.policy import DUNNO
 
 MakeDesk = Callable[..., Desk]
 ABORT = packet(b"A")
 
 
-def talk(milter_connection: Milter, *packets: bytes) -> list[bytes]:
+def talk(milter_connection: MilterSession, *packets: bytes) -> list[bytes]:
     """What it answers, without lengths; continue is `c`."""
-    found, rest = milter.split(b"".join(packets))
+    found, rest = milter.split_packets(b"".join(packets))
     assert not rest
-    return [answer[4:] for one in found if (answer := milter_connection.answer(one))]
+    return [answer[4:] for one in found if (answer := milter_connection.answer_packet(one))]
 
 
-def at(desk: Desk) -> Milter:
-    made = Milter(desk.judge, lambda: desk.now)
+def at(desk: Desk) -> MilterSession:
+    made = MilterSession(desk.judge, lambda: desk.now)
     assert talk(made, OFFER)[0][:1] == b"O"
     return made
 
@@ -34,7 +34,7 @@ def at(desk: Desk) -> Milter:
 
 
 def test_it_asks_for_nothing_that_it_does_not_need_and_may_change_nothing(desk: MakeDesk) -> None:
-    (said,) = talk(Milter(desk().judge, lambda: 0), OFFER)
+    (said,) = talk(MilterSession(desk().judge, lambda: 0), OFFER)
     version, actions, protocol = struct.unpack("!III", said[1:])
     assert (version, actions) == (6, 0)
     assert protocol & 0x10, "no bodies"
@@ -44,23 +44,25 @@ def test_it_asks_for_nothing_that_it_does_not_need_and_may_change_nothing(desk: 
 @pytest.mark.parametrize("version", [2, 5])
 def test_an_old_protocol_is_refused(desk: MakeDesk, version: int) -> None:
     with pytest.raises(ProtocolError):
-        talk(Milter(desk().judge, lambda: 0), packet(b"O", struct.pack("!III", version, 0x1FF, 0x1FFFFF), end=b""))
+        talk(
+            MilterSession(desk().judge, lambda: 0), packet(b"O", struct.pack("!III", version, 0x1FF, 0x1FFFFF), end=b"")
+        )
 
 
 def test_packets_may_come_in_pieces_and_many_at_once() -> None:
     whole = [packet(b"M", "<a@example.org>"), packet(b"A"), packet(b"L", "From", "x")]
     stream = b"".join(whole)
     for cut in range(len(stream)):
-        first, rest = milter.split(stream[:cut])
-        second, left = milter.split(rest + stream[cut:])
+        first, rest = milter.split_packets(stream[:cut])
+        second, left = milter.split_packets(rest + stream[cut:])
         assert [one[4:] for one in whole] == first + second
         assert not left
 
 
-@pytest.mark.parametrize("length", [0, milter.LARGEST_PACKET + 1, 2**32 - 1])
+@pytest.mark.parametrize("length", [0, milter.MAX_PACKET_BYTES + 1, 2**32 - 1])
 def test_a_packet_of_no_sensible_length_is_refused_before_it_has_come(length: int) -> None:
     with pytest.raises(ProtocolError):
-        milter.split(struct.pack("!I", length))
+        milter.split_packets(struct.pack("!I", length))
 
 
 # --- who it is from ---------------------------------------------------------------------------------------------------
@@ -78,7 +80,7 @@ def test_another_sender_or_author_is_refused_by_name(desk: MakeDesk) -> None:
     assert said[0] == b"y553 5.7.1 anna@example.org does not own boss@example.org\0"
     said = talk(at(made), *mail(ANNA, ANNA, [("From", "Boss <boss@example.org>")]), END)
     assert said[-1] == b"y553 5.7.1 anna@example.org does not own boss@example.org in the From: line\0"
-    assert len(made.judge.accounts[ANNA].trouble.foreign) == 2
+    assert len(made.judge.ledger.accounts[ANNA].violations.unowned_sender) == 2
 
 
 def test_upper_case_logins_and_header_names_are_the_same(desk: MakeDesk) -> None:
@@ -136,7 +138,7 @@ def test_one_login_does_not_last_into_the_next_message(desk: MakeDesk) -> None:
 def test_a_message_that_postfix_gives_up_is_taken_back(desk: MakeDesk, end: str) -> None:
     made = desk()
     connection = at(made)
-    assert made.send(queue_id="Q1") == GO_ON
+    assert made.send(queue_id="Q1") == DUNNO
     talk(connection, *mail(ANNA, ANNA, [("From", ANNA)], queue_id="Q1"))
     assert made.used()[0] == 1
     if end == "abort":
@@ -144,7 +146,7 @@ def test_a_message_that_postfix_gives_up_is_taken_back(desk: MakeDesk, end: str)
     elif end == "next message":
         talk(connection, *mail(ANNA, ANNA, [("From", ANNA)], queue_id="Q2"))
     else:
-        connection.lost()
+        connection.end_session()
     assert made.used()[0] == 0
 
 
@@ -153,7 +155,7 @@ def test_a_message_that_went_stays_counted(desk: MakeDesk) -> None:
     connection = at(made)
     made.send(queue_id="Q1")
     talk(connection, *mail(ANNA, ANNA, [("From", ANNA)], queue_id="Q1"), END, ABORT)
-    connection.lost()
+    connection.end_session()
     assert made.used()[0] == 1
 
 
@@ -170,7 +172,7 @@ def test_programs_on_the_server_are_counted_by_recipient_and_wait_above_their_ce
     message = [*mail("", "root@mail.example.org", [("From", "root")]), END]
     message.insert(3, packet(b"R", "<other@example.net>"))
     assert talk(at(made), *message)[-1] == b"c"
-    assert made.judge.local.used(made.now, 1000) == (1, 2, 0)
+    assert made.judge.ledger.local.usage_within(made.now, 1000) == (1, 2, 0)
     assert talk(at(made), *message)[-1] == b"t"
 
 

@@ -14,12 +14,13 @@ import pytest
 from guard_samples import ANNA, BERT, NOON, Desk
 
 from mailkeep_server.freezes import freeze_list
-from mailkeep_server.guard import policy, shared_counter
-from mailkeep_server.guard.config import Place
-from mailkeep_server.guard.daemon import Batch, Elsewhere
-from mailkeep_server.guard.judge import GO_ON
-from mailkeep_server.guard.limits import Limit, Over
-from mailkeep_server.guard.sliding_window import HOUR, Used
+from mailkeep_server.guard import policy, shared_counter, shared_freezes
+from mailkeep_server.guard.batch import Batch
+from mailkeep_server.guard.config import SharedStoreConfig
+from mailkeep_server.guard.limits import ExceededLimit, Limit
+from mailkeep_server.guard.policy import DUNNO
+from mailkeep_server.guard.shared_limits import SharedLimitCheck
+from mailkeep_server.guard.sliding_window import HOUR, Usage
 
 WHEN = datetime(2025, 11, 25, 12, tzinfo=UTC)
 
@@ -30,7 +31,7 @@ class Store:
     def __init__(self) -> None:
         self.lines: dict[str, str] = {}
 
-    async def frozen(self, changes: dict[str, str]) -> dict[str, str]:
+    async def exchange_freezes(self, changes: dict[str, str]) -> dict[str, str]:
         self.lines |= changes
         return dict(self.lines)
 
@@ -43,11 +44,11 @@ class Servers:
         self.files = [directory / name / "accounts" for name in ("one", "two")]
         for file in self.files:
             file.parent.mkdir()
-        self._freezes = [shared_counter.Freezes(self.store, file) for file in self.files]  # type: ignore[arg-type]
+        self._freezes = [shared_freezes.FreezeExchange(self.store, file) for file in self.files]  # type: ignore[arg-type]
 
     def step(self, *servers: int) -> None:
         for number in servers or (0, 1, 0, 1):
-            asyncio.run(self._freezes[number].step())
+            asyncio.run(self._freezes[number].exchange_once())
 
     def freeze(self, server: int, name: str = ANNA, why: str = "sends spam") -> None:
         freeze_list.freeze_account(name, "guard", why, WHEN, self.files[server])
@@ -112,7 +113,7 @@ def test_a_store_that_comes_back_empty_or_as_it_was_thaws_nobody(
     for number in (first, 1 - first, first, 1 - first):
         servers.step(number)
         assert servers.frozen() == [{ANNA, BERT}] * 2
-    assert {name for name, line in servers.store.lines.items() if not line.startswith(shared_counter.THAWED)} == {
+    assert {name for name, line in servers.store.lines.items() if not line.startswith(shared_freezes.THAWED)} == {
         ANNA,
         BERT,
     }
@@ -132,19 +133,21 @@ async def _hang(patience: float, again: float) -> tuple[list[float], int, list[s
     told: list[str] = []
     server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    store = shared_counter.Shared(Place("127.0.0.1", port, False, "", ""), told.append, lambda: told.append("back"))
-    charge = shared_counter.Charge(1, 1, ANNA, Used(1, 1, 1), ())
+    store = shared_counter.SharedCounter(
+        SharedStoreConfig("127.0.0.1", port, False, "", ""), told.append, lambda: told.append("back")
+    )
+    charge = shared_counter.Charge(1, 1, ANNA, Usage(1, 1, 1), ())
 
     async def send(after: float) -> float:
         await asyncio.sleep(after)
         start = loop.time()
-        assert await store.charge([charge]) == [None]
+        assert await store.charge_messages([charge]) == [None]
         return loop.time() - start
 
     waited = await asyncio.gather(*(send(number * patience / 10) for number in range(20)))
     tries = len(connections)
     await asyncio.sleep(again - 0.75 * patience)
-    await store.charge([charge])
+    await store.charge_messages([charge])
     for one in connections:
         one.close()
     server.close()
@@ -153,8 +156,8 @@ async def _hang(patience: float, again: float) -> tuple[list[float], int, list[s
 
 def test_when_the_store_hangs_no_message_waits_for_longer_than_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """They do not wait one after another; and however many come meanwhile, it is asked again in time."""
-    monkeypatch.setattr(shared_counter, "PATIENCE", 0.2)
-    monkeypatch.setattr(shared_counter, "AGAIN", 0.6)
+    monkeypatch.setattr(shared_counter, "ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(shared_counter, "RETRY_SECONDS", 0.6)
     waited, asked_again, told = asyncio.run(_hang(0.2, 0.6))
     assert max(waited) < 0.5
     assert max(waited[15:]) < 0.1
@@ -174,7 +177,7 @@ class Sender:
     def write(self, answer: bytes) -> None:
         self.said += answer
 
-    def broken(self, queue_id: str) -> None:
+    def answer_unrecorded(self, queue_id: str) -> None:
         self.said += f"broken {queue_id}".encode()
 
 
@@ -185,22 +188,22 @@ class Full:
         self._meanwhile = meanwhile
         self.taken_back: list[str] = []
 
-    async def charge(self, charges: list[shared_counter.Charge]) -> list[Over]:
+    async def charge_messages(self, charges: list[shared_counter.Charge]) -> list[ExceededLimit]:
         self._meanwhile()
-        return [Over(Limit("messages_per_hour", "messages", HOUR, 7), NOON + HOUR) for _ in charges]
+        return [ExceededLimit(Limit("messages_per_hour", "messages", HOUR, 7), NOON + HOUR) for _ in charges]
 
-    async def take_back(self, charge: shared_counter.Charge) -> None:
+    async def uncount_message(self, charge: shared_counter.Charge) -> None:
         self.taken_back.append(charge.account)
 
 
 async def _answers(made: Desk, store: Full, queue_ids: tuple[str, ...]) -> list[bytes]:
     """What Postfix hears of messages that are put to the store together."""
     batch = Batch(made.store, asyncio.get_running_loop())
-    Elsewhere(made.judge, batch, Place("127.0.0.1", 1, False, "", "")).shared = store  # type: ignore[assignment]
+    SharedLimitCheck(made.judge, batch, SharedStoreConfig("127.0.0.1", 1, False, "", "")).counter = store  # type: ignore[assignment]
     senders = [Sender() for _ in queue_ids]
     for sender, queue_id in zip(senders, queue_ids, strict=True):
         made.send(queue_id=queue_id)
-        batch.add(sender, policy.answer(GO_ON), queue_id)  # type: ignore[arg-type]
+        batch.add_answer(sender, policy.format_answer(DUNNO), queue_id)  # type: ignore[arg-type]
     async with asyncio.timeout(5):
         while not all(sender.said for sender in senders):
             await asyncio.sleep(0)
@@ -220,7 +223,7 @@ def test_a_message_that_was_given_up_while_the_store_was_asked_leaves_no_other_w
     desk: Callable[..., Desk],
 ) -> None:
     made = desk()
-    answers = asyncio.run(_answers(made, Full(lambda: made.judge.did_not_go("Q1")), ("Q1", "Q2")))
+    answers = asyncio.run(_answers(made, Full(lambda: made.judge.ledger.message_dropped("Q1")), ("Q1", "Q2")))
     assert answers[1].startswith(b"action=450")
     assert made.used() == (0, 0, 0)
 
@@ -229,14 +232,14 @@ def test_a_full_disk_while_the_store_was_asked_leaves_no_other_without_answer(
     desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = desk()
-    refuse, full = made.judge._refuse, [sqlite3.OperationalError("disk full")]
+    refuse, full = made.judge._refuse_over_limit, [sqlite3.OperationalError("disk full")]
 
     def first_fails(*arguments: Any) -> str:
         if full:
             raise full.pop()
         return refuse(*arguments)
 
-    monkeypatch.setattr(made.judge, "_refuse", first_fails)
+    monkeypatch.setattr(made.judge, "_refuse_over_limit", first_fails)
     answers = asyncio.run(_answers(made, Full(lambda: None), ("Q1", "Q2")))
     assert answers[0] == b"broken Q1"
     assert answers[1].startswith(b"action=450")

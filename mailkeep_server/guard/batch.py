@@ -1,0 +1,72 @@
+"""Answers to Postfix that wait for one commit: what they count must be recorded first."""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from mailkeep_server.guard.database import Database
+
+
+class Respondent(Protocol):
+    """A connection, as the batch sees it."""
+
+    @property
+    def transport(self) -> asyncio.WriteTransport: ...
+
+    def answer_unrecorded(self, queue_id: str) -> None:
+        """Answers a request about this message, of which nothing could be recorded."""
+
+
+Answer = tuple[Respondent, bytes, str]
+"""Connection, answer, and the queue id of the message in question (or "")."""
+
+
+class Batch:
+    """The answers to all requests that this turn of the event loop has read."""
+
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
+        self._database, self._loop = database, loop
+        self._answers: list[Answer] = []
+        self._has_failed = False
+        self.hold_back: Callable[[list[Answer]], list[Answer]] = lambda answers: answers
+        """Keeps answers that must wait for more than the commit, and returns the others. Those it keeps are added again
+        later, without a queue id."""
+        self.requests = self.commits = self.failures = 0
+
+    def add_answer(self, respondent: Respondent, answer: bytes, queue_id: str = "") -> None:
+        """Sends the answer after the commit, or at once when there is nothing to commit."""
+        if not (self._answers or self._database.has_uncommitted):
+            self.requests += 1
+            respondent.transport.write(answer)
+            return
+        if not self._answers:
+            self._loop.call_soon(self.commit)
+        self._answers.append((respondent, answer, queue_id))
+
+    def commit(self) -> None:
+        """Commits, then sends the answers."""
+        try:
+            if not self._has_failed:
+                self._database.commit()
+        except sqlite3.Error as error:
+            self.fail_all(error)
+        answers, self._answers = self._answers, []
+        self.requests += len(answers)
+        self.commits += 1
+        if self._has_failed:
+            for respondent, _, queue_id in answers:
+                respondent.answer_unrecorded(queue_id)
+            self._database.rollback()
+            self._has_failed = False
+        else:
+            for respondent, answer, _ in self.hold_back(answers):
+                respondent.transport.write(answer)
+
+    def fail_all(self, error: sqlite3.Error) -> None:
+        """Nothing of this batch can be recorded: all its requests are refused for now."""
+        print(f"cannot record messages, so they are refused for now: {error}", file=sys.stderr)
+        self.failures += 1
+        self._has_failed = bool(self._answers)
+        self._database.rollback()
