@@ -12,7 +12,7 @@ from mailkeep.lab.podman import as_root
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 SUGGESTED_INOTIFY_LIMIT = 1024
-MIN_FREE_INOTIFY = 8  # instances; a booting machine opens some six as root
+MIN_FREE_INOTIFY = 5  # instances; systemd of a booted machine has five open
 MIN_FREE_MEMORY = 256  # MiB; a built server idles at some 200
 SLOW_BOOT = 30.0  # seconds; on an idle machine a boot takes two
 
