@@ -1,71 +1,70 @@
-"""The watch: looks after the machine, carries out freezes, tells the administrators; and the proof of every jail."""
+"""The watch: looks after the machine, enforces freezes, alerts the administrators; and the proof of every jail."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mailkeep.parts import certificates, dns_watch, fail2ban, guard, postfix, server_package
+from mailkeep.parts import certificates, dns_watch, fail2ban, postfix, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
-CONFIG = "/etc/mailkeep/watch.json"
-WEBHOOK = "/etc/mailkeep/webhook"
-CONTROL = "/run/mailkeep-guard/control"
-WATCH, FAILED, PROOF, TIMER = (
-    f"mailkeep-{name}" for name in ("watch.service", "watch-failed.service", "jails.service", "jails.timer")
-)
-UNIT_FILES = (WATCH, FAILED, PROOF, TIMER)
+CONFIG = paths.WATCH_CONFIG
+WEBHOOK = paths.WEBHOOK
+WATCH, WATCH_FAILED = "mailkeep-watch.service", "mailkeep-watch-failed.service"
+JAIL_PROOF, JAIL_PROOF_TIMER = "mailkeep-jails.service", "mailkeep-jails.timer"
+UNIT_FILES = (WATCH, WATCH_FAILED, JAIL_PROOF, JAIL_PROOF_TIMER)
 
 
 def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
-    """`webhook` is needed when `settings.alerts` names one; the units of `services` are watched."""
+    """Watches the units of `services`. `webhook`, URL and token, is needed when `settings.alerts` has one."""
     units = [unit.name for service in services for unit in service.units if unit.running]
-    started_by_others = [f"{SYSTEMD}/{name}" for name in (FAILED, PROOF)]
+    started_by_others = [f"{SYSTEMD}/{name}" for name in (WATCH_FAILED, JAIL_PROOF)]
+    python, package = server_package.PYTHON, f"{server_package.DIRECTORY}/"
     return Part(
         name="alerts",
         packages=("python3",),
-        directories=(Directory("/etc/mailkeep"),),
+        directories=(Directory(paths.ETC),),
         files=(
-            File(CONFIG, _config(settings, [*units, TIMER]), mode=0o600),
+            File(CONFIG, _build_config(settings, [*units, JAIL_PROOF_TIMER]), mode=0o600),
             *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
-            *(
-                File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=server_package.PYTHON))
-                for name in UNIT_FILES
-            ),
+            *(File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python)) for name in UNIT_FILES),
         ),
         absent=() if webhook else (WEBHOOK,),
         units=(
-            Unit(WATCH, restart_on=(f"{server_package.DIRECTORY}/", CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
-            Unit(TIMER, restart_on=(f"{SYSTEMD}/{TIMER}",)),
+            Unit(WATCH, restart_on=(package, CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
+            Unit(JAIL_PROOF_TIMER, restart_on=(f"{SYSTEMD}/{JAIL_PROOF_TIMER}",)),
         ),
         checks=(
-            Check(f"{server_package.PYTHON} watch --check", reads=(f"{server_package.DIRECTORY}/", CONFIG, WEBHOOK)),
+            Check(f"{python} watch --check", reads=(package, CONFIG, WEBHOOK)),
             *(unit_check(file, file) for file in started_by_others),
         ),
     )
 
 
-def _config(settings: Settings, units: list[str]) -> bytes:
+def _build_config(settings: Settings, units: list[str]) -> bytes:
+    """`mailkeep_server.watch.config.WatchConfig`."""
     alerts = settings.alerts
-    hook = alerts.webhook
-    written = {
+    webhook = alerts.webhook
+    config = {
         "host": settings.host.name,
         "admins": settings.admin.addresses,
         "accounts": {account.address: (account.address, *account.send_as) for account in settings.accounts},
         "units": units,
         "jails": fail2ban.banned_ports_by_jail(settings),
-        "own": [str(one) for one in (*settings.host.addresses, *settings.admin.networks)],
-        "certificate": certificates.PEM,
-        "certificate_days": alerts.certificate_days,
-        "queue": alerts.queue,
-        "disk": alerts.disk,
-        "failures": alerts.failed_logins,
-        "control": CONTROL,
-        "frozen": guard.FROZEN,
-        "smtp": postfix.ALERTS,
-        "world": dns_watch.TROUBLES,
-        "renewal": certificates.TROUBLES if settings.tls.mode == "acme" else "",
-        "webhook": hook and {"format": hook.format, "template": hook.template or "", "secret": Path(WEBHOOK).name},
+        "never_ban": [str(network) for network in (*settings.host.addresses, *settings.admin.networks)],
+        "certificate_file": certificates.PEM,
+        "min_certificate_days": alerts.certificate_days,
+        "max_queued_messages": alerts.queue,
+        "max_disk_percent": alerts.disk,
+        "max_failed_logins": alerts.failed_logins,
+        "control_socket": paths.GUARD_CONTROL_SOCKET,
+        "freeze_list": paths.FREEZE_LIST,
+        "smtp_socket": postfix.ALERTS,
+        "dns_troubles_file": dns_watch.TROUBLES if settings.resolver == "local" else "",
+        "renewal_troubles_file": certificates.TROUBLES if settings.tls.mode == "acme" else "",
+        "webhook": webhook
+        and {"format": webhook.format, "template": webhook.template or "", "secret_file": Path(WEBHOOK).name},
     }
-    return f"{json.dumps(written, indent=2)}\n".encode()
+    return f"{json.dumps(config, indent=2)}\n".encode()

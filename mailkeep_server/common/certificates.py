@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_ERROR_CHARS = 400
+OPENSSL_TIMEOUT = 20.0  # seconds
 _END_OF_KEY = "-----END PUBLIC KEY-----"
 _FORMATS = ("-nameopt", "RFC2253", "-dateopt", "iso_8601")
 
@@ -75,7 +76,12 @@ def build_signing_request(key_file: Path, names: list[str]) -> str:
 
 def run_openssl(*arguments: str, stdin: str = "") -> str:
     """Its standard output. Raises CertificateError."""
-    done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            ["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=OPENSSL_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise CertificateError(f"openssl {arguments[0]} did not end within {OPENSSL_TIMEOUT:.0f} s") from None
     if done.returncode:
         raise CertificateError(f"openssl {arguments[0]}: {' '.join(done.stderr.split())[:MAX_ERROR_CHARS]}")
     return done.stdout

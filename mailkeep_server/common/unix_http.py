@@ -6,10 +6,9 @@ http.client would cost the watch several MB of memory, for one request each seco
 import socket
 
 MAX_ANSWER_BYTES = 4 << 20
-TIMEOUT = 2.0  # seconds
 
 
-def get_body(socket_path: str, target: str, timeout: float = TIMEOUT) -> bytes:
+def get_body(socket_path: str, target: str, timeout: float) -> bytes:
     """The body of the answer to `GET target`. `timeout` bounds each step, in seconds.
 
     Raises OSError if nobody answers in time, and ValueError for an answer that is not HTTP, has another status than

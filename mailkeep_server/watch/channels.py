@@ -1,96 +1,97 @@
-"""The ways to the operator: mail, and a webhook for when this server's mail does not arrive.
+"""The channels to the operator: mail, and a webhook for when this server's mail does not arrive.
 
-Libraries are imported where they are used: until the first alert the watch does without 10 MB.
+Libraries are imported where they are used: until the first alert, the watch does without 10 MB.
 """
 
 import json
-import socket
 import time
 from typing import Any
 
-from mailkeep_server.watch.alert_queue import Letter
-from mailkeep_server.watch.config import Config, Webhook
+from mailkeep_server.watch.alert_queue import Notification
+from mailkeep_server.watch.config import WatchConfig, WebhookConfig
 
-TIMEOUT = 10.0  # seconds
+TIMEOUT = 10.0  # seconds for each step of a connection
+
+Request = tuple[str, str, dict[str, str], bytes]
+"""Method, URL, headers and body."""
 
 
 class NotSentError(Exception):
-    """The message says why; no secret is in it."""
+    """The message says why; it contains no secret."""
 
 
-def send(way: str, letter: Letter, config: Config) -> str:
-    """What the other side said when it took the letter. Raises NotSentError."""
+def send_notification(channel: str, notification: Notification, config: WatchConfig) -> str:
+    """Sends it by `mail` or `webhook`; returns the other side's answer. Raises NotSentError."""
     try:
-        if way == "mail":
-            return mail(letter, config)
+        if channel == "mail":
+            return send_mail(notification, config)
         assert config.webhook
-        return webhook(letter, config.webhook, config.host)
+        return post_to_webhook(notification, config.webhook, config.host)
     except NotSentError:
         raise
     except Exception as error:
-        # An OSError's text is the kernel's; others might quote the URL.
-        why = str(error) if isinstance(error, OSError) else ""
-        raise NotSentError(why or type(error).__name__) from None
+        # The text of an OSError is the kernel's; that of others may quote the URL.
+        reason = str(error) if isinstance(error, OSError) else ""
+        raise NotSentError(reason or type(error).__name__) from None
 
 
-def mail(letter: Letter, config: Config) -> str:
-    """Hands it to the smtpd that takes mail to the administrators alone."""
+def send_mail(notification: Notification, config: WatchConfig) -> str:
+    """Hands it to the smtpd that takes mail to administrators alone, whatever other limits stop other mail."""
     import smtplib
-    from email.message import EmailMessage
-    from email.policy import SMTP
-    from email.utils import formatdate
-    from textwrap import fill as fill_line
 
-    class Local(smtplib.SMTP):
-        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 - smtplib's name
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(timeout)
-            connection.connect(config.smtp)
-            return connection
+    from mailkeep_server.common.unix_smtp import UnixSmtp
 
-    message = EmailMessage(policy=SMTP)
-    message["From"] = f"Mailkeep <postmaster@{config.host}>"
-    message["To"] = ", ".join(config.admins)
-    message["Subject"] = letter.subject
-    message["Date"] = formatdate(letter.at)
-    message["Message-ID"] = f"<{letter.id}.watch@{config.host}>"
-    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation message answers it
-    if letter.urgent:
-        message["Importance"] = "high"
-    lines = (fill_line(line, 76, subsequent_indent="    ") for line in letter.text.splitlines())
-    message.set_content("\n".join(lines) + "\n")
     try:
-        with Local("alerts", local_hostname=config.host, timeout=TIMEOUT) as connection:
+        with UnixSmtp(config.smtp_socket, local_hostname=config.host, timeout=TIMEOUT) as connection:
             connection.ehlo()
-            _answer(connection.mail(f"postmaster@{config.host}"))
-            refused = [said for admin in config.admins if (said := connection.rcpt(admin))[0] >= 300]
-            if len(refused) == len(config.admins):
-                _answer(refused[0])
-            return _answer(connection.data(message.as_bytes()))
+            _check_reply(connection.mail(f"postmaster@{config.host}"))
+            refusals = [reply for admin in config.admins if (reply := connection.rcpt(admin))[0] >= 300]
+            if len(refusals) == len(config.admins):
+                _check_reply(refusals[0])
+            return _check_reply(connection.data(build_message(notification, config)))
     except smtplib.SMTPException as error:
         raise NotSentError(f"Postfix: {error}") from None
 
 
-def _answer(said: tuple[int, bytes]) -> str:
-    code, text = said
-    told = f"{code} {text.decode(errors='replace')}"
+def build_message(notification: Notification, config: WatchConfig) -> bytes:
+    from email.message import EmailMessage
+    from email.policy import SMTP
+    from email.utils import formatdate
+    from textwrap import fill
+
+    message = EmailMessage(policy=SMTP)
+    message["From"] = f"Mailkeep <postmaster@{config.host}>"
+    message["To"] = ", ".join(config.admins)
+    message["Subject"] = notification.subject
+    message["Date"] = formatdate(notification.time)
+    message["Message-ID"] = f"<{notification.id}.watch@{config.host}>"
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation message answers it
+    if notification.urgent:
+        message["Importance"] = "high"
+    lines = (fill(line, 76, subsequent_indent="    ") for line in notification.text.splitlines())
+    message.set_content("\n".join(lines) + "\n")
+    return message.as_bytes()
+
+
+def _check_reply(reply: tuple[int, bytes]) -> str:
+    code, text = reply[0], reply[1].decode(errors="replace")
     if code >= 300:
-        raise NotSentError(f"Postfix: {told}")
-    return told
+        raise NotSentError(f"Postfix: {code} {text}")
+    return f"{code} {text}"
 
 
-def webhook(letter: Letter, hook: Webhook, host: str) -> str:
+def post_to_webhook(notification: Notification, webhook: WebhookConfig, host: str) -> str:
     from urllib.error import URLError
     from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 
-    method, url, headers, body = request(letter, hook, host)
-    # Nothing else: no redirects, which would take the token elsewhere, no proxy of the environment's.
+    method, url, headers, body = build_request(notification, webhook, host)
+    # No other handlers: a redirect would take the token to another host, a proxy of the environment too.
     opener = OpenerDirector()
     for handler in (HTTPHandler(), HTTPSHandler()):
         opener.add_handler(handler)
     try:
-        with opener.open(Request(url, body, headers, method=method), timeout=TIMEOUT) as answer:  # noqa: S310
-            status = int(answer.status)
+        with opener.open(Request(url, body, headers, method=method), timeout=TIMEOUT) as response:  # noqa: S310
+            status = int(response.status)
     except URLError as error:
         raise NotSentError(str(error.reason)) from None
     if not 200 <= status < 300:
@@ -98,38 +99,39 @@ def webhook(letter: Letter, hook: Webhook, host: str) -> str:
     return f"HTTP {status}"
 
 
-def request(letter: Letter, hook: Webhook, host: str) -> tuple[str, str, dict[str, str], bytes]:
-    """Method, URL, headers and body."""
+def build_request(notification: Notification, webhook: WebhookConfig, host: str) -> Request:
     headers = {"User-Agent": "mailkeep", "Content-Type": "application/json"}
-    if hook.token:
-        headers["Authorization"] = f"Bearer {hook.token}"
-    if hook.template:
-        return "POST", hook.url, headers, fill(hook.template, letter, host).encode()
-    if hook.format == "ntfy":  # https://docs.ntfy.sh/publish/
-        title = letter.subject.encode("ascii", "replace").decode()
-        ntfy = {"Title": title, "Priority": "urgent" if letter.urgent else "default", "Content-Type": "text/plain"}
-        return "POST", hook.url, headers | ntfy, letter.text.encode()
-    whole = f"{letter.subject}\n\n{letter.text}"
-    if hook.format == "matrix":  # Client-Server API: PUT /rooms/{roomId}/send/m.room.message/{txnId}
-        return "PUT", f"{hook.url}/{letter.id}", headers, _json({"msgtype": "m.text", "body": whole})
+    if webhook.token:
+        headers["Authorization"] = f"Bearer {webhook.token}"
+    if webhook.template:
+        return "POST", webhook.url, headers, fill_template(webhook.template, notification, host).encode()
+    if webhook.format == "ntfy":  # https://docs.ntfy.sh/publish/
+        title = notification.subject.encode("ascii", "replace").decode()
+        priority = "urgent" if notification.urgent else "default"
+        headers |= {"Title": title, "Priority": priority, "Content-Type": "text/plain"}
+        return "POST", webhook.url, headers, notification.text.encode()
+    text = f"{notification.subject}\n\n{notification.text}"
+    if webhook.format == "matrix":  # Client-Server API: PUT /rooms/{roomId}/send/m.room.message/{txnId}
+        return "PUT", f"{webhook.url}/{notification.id}", headers, _to_json({"msgtype": "m.text", "body": text})
     # https://api.slack.com/reference/surfaces/formatting#escaping; Mattermost, Rocket.Chat and others take the same.
-    escaped = whole.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "POST", hook.url, headers, _json({"text": escaped})
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "POST", webhook.url, headers, _to_json({"text": escaped})
 
 
-def fill(template: str, letter: Letter, host: str) -> str:
-    """The template with what `{title}`, `{text}`, `{host}` and `{time}` stand for, as the inside of a JSON string."""
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(letter.at))
-    meant = {"title": letter.subject, "text": letter.text, "host": host, "time": when}
-    # In one pass: what an alert quotes is no placeholder.
-    parts = template.split("{")
-    filled = [parts[0]]
-    for part in parts[1:]:
+def fill_template(template: str, notification: Notification, host: str) -> str:
+    """The template with its placeholders `{title}`, `{text}`, `{host}` and `{time}` replaced. They stand within JSON
+    strings, and are escaped for that."""
+    time_text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(notification.time))
+    values = {"title": notification.subject, "text": notification.text, "host": host, "time": time_text}
+    # In one pass: text that an alert quotes is no placeholder.
+    first, *parts = template.split("{")
+    filled = [first]
+    for part in parts:
         name, brace, rest = part.partition("}")
-        known = brace and name in meant
-        filled.append(json.dumps(meant[name])[1:-1] + rest if known else "{" + part)
+        is_placeholder = brace and name in values
+        filled.append(json.dumps(values[name])[1:-1] + rest if is_placeholder else "{" + part)
     return "".join(filled)
 
 
-def _json(value: dict[str, Any]) -> bytes:
+def _to_json(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""What the watch has to know, as `mailkeep deploy` writes it."""
+"""The watch's configuration, `/etc/mailkeep/watch.json`, as `mailkeep.parts.alerts` writes it."""
 
 import json
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FILE = Path("/etc/mailkeep/watch.json")
-STATE = Path("/var/lib/mailkeep-watch")
-RUN = Path("/run/mailkeep-watch")
+from mailkeep_server.common import paths
+
+FILE = Path(paths.WATCH_CONFIG)
 
 
 @dataclass(frozen=True)
-class Webhook:
-    """Where alerts go beside mail; `url` and `token` are secret."""
+class WebhookConfig:
+    """A second channel beside mail. `url` and `token` are secret."""
 
     format: str
     template: str
@@ -21,37 +21,51 @@ class Webhook:
     token: str
 
     def __repr__(self) -> str:
-        return f"Webhook({self.format})"
+        return f"WebhookConfig({self.format})"
 
 
 @dataclass(frozen=True)
-class Config:
+class WatchConfig:
     host: str
     admins: list[str]
-    accounts: dict[str, list[str]]  # with the addresses that each owns
+    accounts: dict[str, list[str]]
+    """Each with the addresses that it owns, its own among them."""
     units: list[str]
-    jails: dict[str, list[int] | None]  # with the ports that each closes; None: all
-    own: list[str]  # addresses and networks that must never be banned
-    certificate: str
-    certificate_days: int
-    queue: int  # messages
-    disk: int  # per cent
-    failures: int  # of logins, in ten minutes
-    control: str  # the guard's socket
-    frozen: str  # the file of frozen accounts
-    smtp: str  # the socket of the smtpd for alerts
-    world: str  # the file of troubles with DNS records and blocklists
-    renewal: str  # the file of troubles with the certificate authority; empty where none is asked
-    webhook: Webhook | None = None
+    """systemd units that must run."""
+    jails: dict[str, list[int] | None]
+    """Each with the ports that it closes to a banned address; None: all."""
+    never_ban: list[str]
+    """Addresses and networks, of the server and of its administrators."""
+    certificate_file: str
+    min_certificate_days: int
+    max_queued_messages: int
+    max_disk_percent: int
+    max_failed_logins: int
+    """In ten minutes."""
+    control_socket: str
+    """The guard's."""
+    freeze_list: str
+    smtp_socket: str
+    """Of the smtpd that takes mail to administrators alone."""
+    dns_troubles_file: str
+    """Empty where nothing checks the DNS records."""
+    renewal_troubles_file: str
+    """Empty where no certificate authority is asked."""
+    webhook: WebhookConfig | None = None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """How notifications leave the server."""
+        return ("mail", "webhook") if self.webhook else ("mail",)
 
 
-def load(file: Path = FILE) -> Config:
+def load_config(file: Path = FILE) -> WatchConfig:
     """Raises OSError, ValueError, TypeError or KeyError for a file that is not as `mailkeep deploy` writes it."""
-    written: dict[str, Any] = json.loads(file.read_text())
-    webhook = written.pop("webhook")
-    return Config(**written, webhook=_webhook(webhook, file.parent) if webhook else None)
+    fields: dict[str, Any] = json.loads(file.read_text())
+    webhook = fields.pop("webhook")
+    return WatchConfig(**fields, webhook=_load_webhook(webhook, file.parent) if webhook else None)
 
 
-def _webhook(written: Mapping[str, str], directory: Path) -> Webhook:
-    url, token = (directory / written["secret"]).read_text().split("\n")[:2]
-    return Webhook(written["format"], written["template"], url, token)
+def _load_webhook(fields: Mapping[str, str], directory: Path) -> WebhookConfig:
+    url, token = (directory / fields["secret_file"]).read_text().split("\n")[:2]
+    return WebhookConfig(fields["format"], fields["template"], url, token)

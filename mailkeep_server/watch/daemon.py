@@ -1,7 +1,7 @@
-"""mailkeep-watch.service: looks after the machine, carries out freezes, tells the operator.
+"""`mailkeep-watch.service`: watches the machine, enforces freezes, alerts the operator.
 
-The loop below asks one sensor after the other, and systemd hears from it while it does; what may wait for others (the
-journal, freezes, letters) has threads of its own.
+The main loop asks the sensors one after another, and notifies systemd's watchdog. Whatever may wait for others (the
+journal, freezes, notifications) has threads of its own.
 """
 
 import json
@@ -10,132 +10,145 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from mailkeep_server.common import paths
+from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.systemd import notify
 from mailkeep_server.freezes.enforce import enforce_freeze
-from mailkeep_server.watch import channels, config, guard_events, sensors
-from mailkeep_server.watch.alert_queue import Desk
-from mailkeep_server.watch.config import Config
-from mailkeep_server.watch.freeze_enforcer import Freezes
+from mailkeep_server.watch import config, saved_state, sensors
+from mailkeep_server.watch.alert_queue import AlertQueue, Notification
+from mailkeep_server.watch.channels import send_notification
+from mailkeep_server.watch.config import WatchConfig
+from mailkeep_server.watch.freeze_enforcer import FreezeEnforcer
+from mailkeep_server.watch.guard_events import GuardEvents
 from mailkeep_server.watch.jail_proof import PROOF
-from mailkeep_server.watch.login_monitor import Logins
-from mailkeep_server.watch.outbox import Post
+from mailkeep_server.watch.login_monitor import LoginMonitor
+from mailkeep_server.watch.outbox import Outbox
 from mailkeep_server.watch.sensors import Sensor
 
-STATE = config.STATE / "state.json"
-LOOKED = config.RUN / "looked.json"
-"""What each sensor saw last, and when: for `mailkeep verify`."""
-TICK = 0.5  # seconds
-GUARD = "mailkeep-guard.service"
+REPORTS = Path(paths.SENSOR_REPORTS)
+"""By sensor: `at`, the time of its last sample (seconds since the epoch); `error`, if it failed; `troubles`, as texts.
+`mailkeep verify` reads it."""
+LOOP_SECONDS = 0.5
 
 
 class Watch:
-    def __init__(self, settings: Config, state: dict[str, Any]) -> None:
-        way_names = ("mail", "webhook") if settings.webhook else ("mail",)
-        self.desk = Desk(settings.host, state)
-        self.post = Post(way_names, partial(_send, settings), self.desk, state)
-        self.logins = Logins(self.desk, settings.failures, state)
-        self.freezes = Freezes(Path(settings.frozen), enforce_freeze, settings.accounts, self.desk)
-        self.guard = guard_events.Guard(settings.control, int(state.get("event", 0)))
-        self.sensors = sensors.all_of(settings, PROOF)
-        if GUARD in settings.units:
-            self.sensors.append(self.guard)
+    def __init__(self, settings: WatchConfig, state: dict[str, Any]) -> None:
+        """Raises TypeError, KeyError, ValueError or AttributeError for a damaged state."""
+        self.alerts = AlertQueue(settings.host, state)
+        self.outbox = Outbox(settings.channels, partial(_send, settings), self.alerts, state)
+        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state)
+        self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
+        self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))
+        self.sensors = sensors.build_sensors(settings, PROOF)
+        if paths.GUARD_SERVICE in settings.units:
+            self.sensors.append(self.guard_events)
         self.due = dict.fromkeys(self.sensors, 0.0)
-        self.rows: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
-        self.looked: dict[str, dict[str, Any]] = {}
-        self.saved = ""
+        self.consecutive: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
+        """In how many samples in a row each trouble was there."""
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.saved_text = ""
 
     def run(self) -> None:
-        for thread in (self.post, self.logins, self.freezes):
-            thread.start()
+        for component in (self.outbox, self.logins, self.freezes):
+            component.start()
         notify("READY=1")
         while True:
-            self.round(time.monotonic())
-            if not self.freezes.stuck(time.monotonic()):  # else systemd starts us anew
+            self.run_once(time.monotonic())
+            if not self.freezes.is_stuck(time.monotonic()):  # else the watchdog restarts the watch
                 notify("WATCHDOG=1")
-            time.sleep(TICK)
+            time.sleep(LOOP_SECONDS)
 
-    def round(self, now: float) -> None:
+    def run_once(self, now: float) -> None:
         due = [sensor for sensor, at in self.due.items() if at <= now]
         for sensor in due:
-            self.look(sensor)
-            self.due[sensor] = now + sensor.every
+            self.check_sensor(sensor)
+            self.due[sensor] = now + sensor.interval
         if due:
-            self.write(LOOKED, json.dumps(self.looked))
-            self.logins.look()
-        if letter := self.desk.letter():
-            self.post.put(letter)
-        self.save()
+            self.write_file(REPORTS, json.dumps(self.reports))
+            self.logins.check_failures()
+        if notification := self.alerts.next_notification():
+            self.outbox.add_notification(notification)
+        self.save_state()
 
-    def look(self, sensor: Sensor) -> None:
-        """What one sensor sees. One that cannot look takes nothing back, and is a trouble itself."""
+    def check_sensor(self, sensor: Sensor) -> None:
+        """Takes a sample. If the sensor raises, its open troubles stay open, and the failure is one more."""
         key, error = f"sensor:{sensor.name}", ""
         try:
-            seen = sensor.troubles()
-            self.rows[sensor] = {trouble: self.rows[sensor].get(trouble, 0) + 1 for trouble in seen}
-            there = {trouble: seen[trouble] for trouble, row in self.rows[sensor].items() if row >= sensor.looks}
-            self.desk.troubles(sensor.name, there)
-            for happening in sensor.happenings():
-                self.desk.happened(*happening)
-            self.desk.over(key)
-            troubles = [text for text, _ in there.values()]
+            present = sensor.find_troubles()
+            before = self.consecutive[sensor]
+            self.consecutive[sensor] = {name: before.get(name, 0) + 1 for name in present}
+            proven = [name for name, samples in self.consecutive[sensor].items() if samples >= sensor.samples]
+            self.alerts.update_troubles(sensor.name, {name: present[name] for name in proven})
+            for event in sensor.take_events():
+                self.alerts.report_event(*event)
+            self.alerts.end_trouble(key)
+            troubles = [present[name][0] for name in proven]
         except Exception as problem:
             error, troubles = f"{type(problem).__name__}: {problem}", []
-            self.desk.trouble(key, f"The watch cannot look ({sensor.name}): {error}", f"It can again ({sensor.name})")
-        self.looked[sensor.name] = {"at": time.time(), "error": error, "troubles": troubles}
+            text = f"The watch cannot check {sensor.name}: {error}"
+            self.alerts.report_trouble(key, text, f"The watch can check {sensor.name} again")
+        self.reports[sensor.name] = {"at": time.time(), "error": error, "troubles": troubles}
 
-    def save(self) -> None:
-        state = {**self.desk.state(), **self.post.state(), **self.logins.state(), "event": self.guard.last}
-        if (text := json.dumps(state)) != self.saved and self.write(STATE, text):
-            self.saved = text
+    def save_state(self) -> None:
+        components = (self.alerts, self.outbox, self.logins)
+        state = {name: value for component in components for name, value in component.export_state().items()}
+        text = json.dumps(state | {"last_event": self.guard_events.last_id})
+        if text != self.saved_text and self.write_file(saved_state.FILE, text):
+            self.saved_text = text
 
-    def write(self, file: Path, text: str) -> bool:
-        """Whole or not at all. A disk that takes no more is a trouble to tell, and nothing to die of untold."""
-        new = file.with_name(f"{file.name}.new")
+    def write_file(self, file: Path, text: str) -> bool:
+        """Whether it could be written. A full disk is a trouble to report, not a reason to die unreported.
+
+        Not durable: flushing could stall the loop on a slow disk, and a loss costs an alert sent twice.
+        """
         try:
-            new.write_text(text)
-            new.replace(file)
+            atomic_write(file, text, 0o600, durable=False)
         except OSError as error:
-            self.desk.trouble(f"write:{file}", f"The watch cannot write: {error}", f"The watch can write {file} again")
+            text = f"The watch cannot write {file}: {error}"
+            self.alerts.report_trouble(f"write:{file}", text, f"The watch can write {file} again")
             return False
-        self.desk.over(f"write:{file}")
+        self.alerts.end_trouble(f"write:{file}")
         return True
 
 
-def _send(settings: Config, way: str, letter: Any) -> str:
-    return channels.send(way, letter, settings)
+def _send(settings: WatchConfig, channel: str, notification: Notification) -> str:
+    return send_notification(channel, notification, settings)
 
 
-def _state() -> dict[str, Any]:
-    """Of the last run; none when it cannot be read, for the watch must start."""
+def build_watch(settings: WatchConfig, state: dict[str, Any]) -> Watch:
+    """With the state if it is intact: a watch without it is better than none."""
     try:
-        found = json.loads(STATE.read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
+        return Watch(settings, state)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        print(f"{saved_state.FILE} is damaged, and starts anew: {type(error).__name__}: {error}", file=sys.stderr)
+        return Watch(settings, {})
 
 
-def _end(ended: threading.ExceptHookArgs) -> None:
-    """A thread has died of what nobody thought of: systemd starts us anew, and tells."""
-    threading.__excepthook__(ended)
+def _end_process(failure: threading.ExceptHookArgs) -> None:
+    """A thread has died of an unforeseen error: systemd restarts the watch, and has it reported."""
+    threading.__excepthook__(failure)
     os._exit(1)
+
+
+def _exit_cleanly(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def main(arguments: list[str]) -> int:
     try:
-        settings = config.load()
+        settings = config.load_config()
     except (OSError, ValueError, TypeError, KeyError) as error:
         print(f"{config.FILE}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if arguments == ["--check"]:
         return 0
-    quit_: Callable[..., None] = lambda *_: sys.exit(0)  # noqa: E731
-    signal.signal(signal.SIGTERM, quit_)
-    threading.excepthook = _end
+    signal.signal(signal.SIGTERM, _exit_cleanly)
+    threading.excepthook = _end_process
     os.umask(0o077)
-    Watch(settings, _state()).run()
+    build_watch(settings, saved_state.read_state()).run()
     return 0

@@ -1,7 +1,7 @@
-"""Carries out freezes: sessions cut and mail held at once, again and again in the first minute, later every minute.
+"""Enforces freezes: cuts sessions and holds mail at once, every two seconds in the first minute, then every minute.
 
-The file of frozen accounts is looked at twice a second, in a thread of its own; what a freeze needs may take long on
-a full queue, and is done in another. The operator is told what came of it, or after a few seconds that it is under way.
+A thread of its own reads the list of frozen accounts twice a second. Another enforces the freezes, which may take long
+on a full queue. The operator is told the result, or after a few seconds that the enforcement is under way.
 """
 
 import threading
@@ -9,100 +9,112 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.freezes.enforce import Enforcement
 from mailkeep_server.freezes.freeze_list import FreezeRecord
-from mailkeep_server.watch.alert_queue import Desk
+from mailkeep_server.watch.alert_queue import AlertQueue
 
-LOOK = 0.5  # seconds
-OFTEN, FIRST_MINUTE, LATER = 2.0, 60.0, 60.0  # seconds between, for how long, and afterwards
-STUCK = 300.0  # seconds for one look, or for one account
-PATIENCE = 4.0  # seconds until an account is told to be frozen, whatever came of it
+LOOP_SECONDS = 0.5
+FIRST_MINUTE = 60.0  # seconds
+FIRST_INTERVAL, LATER_INTERVAL = 2.0, 60.0  # seconds between enforcements, in the first minute and later
+STUCK_SECONDS = 300.0  # for one step of a thread: a read of the list, or one account's enforcement
+REPORT_SECONDS = 4.0  # until a freeze is reported, whatever has been done
 
 Enforce = Callable[[str, Collection[str]], Enforcement]
 
 
-class Case:
-    """One frozen account: what was done, and when it is due again (seconds, monotonic)."""
+class FreezeCase:
+    """A frozen account: what has been done, and when it is due again. Times are monotonic seconds."""
 
-    def __init__(self, why: FreezeRecord, now: float) -> None:
-        self.why, self.since, self.due = why, now, now
-        self.held, self.kicked, self.sample, self.error, self.done = 0, 0, "", "", False
+    def __init__(self, freeze: FreezeRecord, now: float) -> None:
+        self.freeze, self.since, self.due = freeze, now, now
+        self.messages_held, self.sessions_cut, self.sample, self.error = 0, 0, "", ""
+        self.was_enforced = False
 
-    def text(self, account: str) -> str:
-        what = f"{self.held} messages held, {self.kicked} sessions cut" if self.done else "being carried out"
+    def add_result(self, result: Enforcement, now: float) -> None:
+        self.messages_held += result.messages_held
+        self.sessions_cut += result.sessions_cut
+        self.sample = self.sample or result.sample
+        self.error, self.was_enforced = result.error, True
+        self.due = now + (FIRST_INTERVAL if now - self.since < FIRST_MINUTE else LATER_INTERVAL)
+
+    def describe(self, account: str) -> str:
+        held, cut = count_noun(self.messages_held, "message"), count_noun(self.sessions_cut, "session")
+        result = f"{held} held, {cut} cut" if self.was_enforced else "Its mail is being held"
         sample = f"; a sample is in {self.sample}" if self.sample else ""
-        error = f"; NOT ALL: {self.error}" if self.error else ""
-        return f"{account} is frozen by {self.why.by}: {self.why.why}. {what}{sample}{error}"
+        error = f"; NOT ALL was done: {self.error}" if self.error else ""
+        return f"{account} is frozen by {self.freeze.by}: {self.freeze.why}. {result}{sample}{error}"
 
 
-class Freezes:
-    def __init__(self, file: Path, enforce: Enforce, addresses: Mapping[str, Collection[str]], desk: Desk) -> None:
-        self.file, self.enforce, self.addresses, self.desk = file, enforce, addresses, desk
-        self.cases: dict[str, Case] = {}
-        self.seen: tuple[int, int, int] | None = (0, 0, 0)
+class FreezeEnforcer:
+    def __init__(
+        self, file: Path, enforce: Enforce, addresses: Mapping[str, Collection[str]], alerts: AlertQueue
+    ) -> None:
+        self.file, self.enforce, self.addresses, self.alerts = file, enforce, addresses, alerts
+        self.cases: dict[str, FreezeCase] = {}
+        self.file_identity: tuple[int, int, int] | None = (0, 0, 0)
         self.lock = threading.Lock()
-        self.alive = dict.fromkeys(("look", "carry_out"), time.monotonic())
+        self.last_steps = dict.fromkeys(("read", "enforce"), time.monotonic())
 
-    def stuck(self, now: float) -> bool:
-        """Whether one of the threads hangs. What was held stays held, so that the next start goes on from there."""
-        return now - min(self.alive.values()) > STUCK
+    def is_stuck(self, now: float) -> bool:
+        """Whether one of the threads hangs. Messages already held stay so: the next start goes on from there."""
+        return now - min(self.last_steps.values()) > STUCK_SECONDS
 
     def start(self) -> None:
-        for name, step in (("freezes", self.look), ("enforce", self.carry_out)):
-            threading.Thread(target=self._forever, args=(step,), name=name, daemon=True).start()
+        for name, step in (("read", self.read_freezes), ("enforce", self.enforce_due)):
+            threading.Thread(target=self._repeat, args=(name, step), name=name, daemon=True).start()
 
-    def _forever(self, step: Callable[[], None]) -> None:
+    def _repeat(self, name: str, step: Callable[[], None]) -> None:
         while True:
             try:
                 step()
-                self.desk.over(f"freezes:{step.__name__}")
-            except Exception as error:  # whatever it is, the next look is due
-                text = f"Freezes are not carried out: {type(error).__name__}: {error}"
-                self.desk.trouble(f"freezes:{step.__name__}", text, "Freezes are carried out again")
-            time.sleep(LOOK)
+                self.alerts.end_trouble(f"freezes:{name}")
+            except Exception as error:  # whatever it is, the next step is due
+                text = f"Freezes are not enforced: {type(error).__name__}: {error}"
+                self.alerts.report_trouble(f"freezes:{name}", text, "Freezes are enforced again")
+            time.sleep(LOOP_SECONDS)
 
-    def look(self) -> None:
-        """Who is frozen, and who no longer."""
-        now = self.alive["look"] = time.monotonic()
-        if (seen := _identity(self.file)) != self.seen:
-            there = freeze_list.read_freezes(self.file)
-            self.seen = seen
+    def read_freezes(self) -> None:
+        """Which accounts are frozen now. Raises OSError and UnicodeDecodeError."""
+        now = self.last_steps["read"] = time.monotonic()
+        if (identity := _identify_file(self.file)) != self.file_identity:
+            freezes = freeze_list.read_freezes(self.file)
+            self.file_identity = identity
             with self.lock:
-                kept = {account: case for account, case in self.cases.items() if account in there}
-                new = {account: Case(why, now) for account, why in there.items() if account not in kept}
+                kept = {account: case for account, case in self.cases.items() if account in freezes}
+                new = {account: FreezeCase(freeze, now) for account, freeze in freezes.items() if account not in kept}
                 self.cases = kept | new
-        with self.lock:
-            told = {
-                account: (case.text(account), f"{account} is no longer frozen")
-                for account, case in self.cases.items()
-                if case.done or now - case.since > PATIENCE
-            }
-            waiting = set(self.cases) - set(told)
-        for account in waiting:  # told before this start, and not over
-            if one := self.desk.open.get(f"frozen:{account}"):
-                told[account] = one.text, one.over
-        self.desk.troubles("frozen", told)
+        self._report(now)
 
-    def carry_out(self) -> None:
-        """All that is due."""
-        now = self.alive["carry_out"] = time.monotonic()
+    def _report(self, now: float) -> None:
+        with self.lock:
+            troubles = {
+                account: (case.describe(account), f"{account} is no longer frozen")
+                for account, case in self.cases.items()
+                if case.was_enforced or now - case.since > REPORT_SECONDS
+            }
+            waiting = set(self.cases) - set(troubles)
+        for account in waiting:  # reported before this start, and still frozen
+            if trouble := self.alerts.open_troubles.get(f"frozen:{account}"):
+                troubles[account] = trouble.text, trouble.end_text
+        self.alerts.update_troubles("frozen", troubles)
+
+    def enforce_due(self) -> None:
+        now = self.last_steps["enforce"] = time.monotonic()
         with self.lock:
             due = [(account, case) for account, case in self.cases.items() if case.due <= now]
         for account, case in due:
-            did = self.enforce(account, self.addresses.get(account, (account,)))
+            result = self.enforce(account, self.addresses.get(account, (account,)))
             with self.lock:
-                case.held += did.messages_held
-                case.kicked += did.sessions_cut
-                case.sample = case.sample or did.sample
-                case.error, case.done = did.error, True
-                now = self.alive["carry_out"] = time.monotonic()
-                case.due = now + (OFTEN if now - case.since < FIRST_MINUTE else LATER)
+                now = self.last_steps["enforce"] = time.monotonic()
+                case.add_result(result, now)
 
 
-def _identity(file: Path) -> tuple[int, int, int] | None:
+def _identify_file(file: Path) -> tuple[int, int, int] | None:
+    """It changes whenever the file is replaced; None: there is no file."""
     try:
-        stat = file.stat()
+        status = file.stat()
     except FileNotFoundError:
         return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

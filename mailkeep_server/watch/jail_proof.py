@@ -20,14 +20,14 @@ START_TIMEOUT = 60.0  # seconds until fail2ban must have started all jails
 def main(_: list[str]) -> int:
     """Writes PROOF: `faults` by jail, and `turn`, the number of canaries so far. A faulty jail does not fail the unit:
     the watch sees the file within seconds."""
-    settings = config.load()
+    settings = config.load_config()
     jails = settings.jails
     with lock_canaries():
         turn = _read_turn()
-        faults = _prove(jails, turn, settings.own)
+        faults = _prove(jails, turn, settings.never_ban)
         faulty = {jail: ports for jail, ports in jails.items() if faults[jail]}
         if faulty:
-            faults |= _prove(faulty, turn + len(jails), settings.own)
+            faults |= _prove(faulty, turn + len(jails), settings.never_ban)
         proof = {
             "turn": turn + len(jails) + len(faulty),
             "faults": {jail: texts for jail, texts in faults.items() if texts},

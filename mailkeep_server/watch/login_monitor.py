@@ -1,8 +1,8 @@
-"""Logins, as Dovecot's journal has them: from networks that an account has not used, and failures that soar. And that
-it takes no more of them, or no mail.
+"""Logins as Dovecot's journal shows them: from networks that are new to an account, and failures that soar. Also lines
+that say that Dovecot accepts no more connections, or no mail.
 
-Nothing is decided by it: the operator is told. A name in these lines is one that an attacker may choose, but of a
-login that worked it is an account's, and the address after it is Dovecot's word.
+Nothing is decided here; the operator is told. An attacker chooses the user name in these lines; only that of a
+successful login is an account's. The address after it is Dovecot's own word.
 """
 
 import json
@@ -15,127 +15,133 @@ from collections.abc import Mapping
 from typing import Any
 
 from mailkeep_server.common.networks import network_of
-from mailkeep_server.watch.alert_queue import Desk
+from mailkeep_server.watch.alert_queue import URGENT, AlertQueue
 
-# Dovecot 2.4.1; earlier and later ones say `Login:`.
-LOGGED_IN = re.compile(r"imap-login: (?:Logged in|Login): user=<([^<>\s,]+)>, method=\S+, rip=([0-9a-fA-F:.]+),")
-# As the jail's filter: one line for each password tried, over IMAP and over SMTP.
-FAILED = re.compile(
+# Dovecot 2.4.1; earlier and later versions write `Login:`.
+LOGIN = re.compile(r"imap-login: (?:Logged in|Login): user=<([^<>\s,]+)>, method=\S+, rip=([0-9a-fA-F:.]+),")
+# As the filter of the jail: one line for each password tried, by IMAP or by SMTP.
+FAILED_LOGIN = re.compile(
     r"auth\([^,()]*,([0-9a-fA-F:.]+),sasl:[\w-]+\)(?:<[^>]*>)?: (?:passwd-file: |[\w-]+: Username char)"
 )
-# Of the master: others' lines begin with what they are. client_limit is the other that it may say.
-FULL = re.compile(r"(?:master: )?(?:Warning: )?service\(([\w-]+)\): (\w+_limit \(\d+\)) reached")
-# Of error(8), to which the queue manager gives what is for a destination that it has given up for the time being. No
-# address, which is in <>, and no answer of another server's, which comes after its name, is taken for it.
-SUSPENDED = re.compile(
+# By Dovecot's master: the lines of other processes begin with their names. It may be process_limit or client_limit.
+LIMIT_REACHED = re.compile(r"(?:master: )?(?:Warning: )?service\(([\w-]+)\): (\w+_limit \(\d+\)) reached")
+# By Postfix's error(8), which gets messages for a destination that the queue manager has given up for some time.
+# Neither an address, which is in <>, nor another server's answer, which follows its name, can look like it.
+DELIVERY_SUSPENDED = re.compile(
     r"(?:[^<(]|<[^>]*>)* status=deferred \(delivery temporarily suspended: "
     r"([\w ]+ [\w.-]+\[private/dovecot-lmtp\][^<>]*)\)$"
 )
-JOURNAL = (
+JOURNAL_COMMAND = (
     *("journalctl", "--follow", "--no-tail", "--output=json", "--output-fields=MESSAGE"),
     *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service", "SYSLOG_IDENTIFIER=postfix/error"),
 )
-AGAIN = 1800.0  # seconds until what lasts is told again
-LOOK_BACK = 30.0  # seconds of journal that a watch that starts reads: the last one may have died
-NETWORKS = 100  # that are remembered for an account
-WINDOW, STEP = 600.0, 10.0  # seconds
+REPEAT_SECONDS = 1800.0  # until a condition that has a line for each connection or message is reported again
+REREAD_SECONDS = 30.0  # of the journal that a starting watch reads: the last one may have died meanwhile
+MAX_NETWORKS = 100  # remembered for an account
+FAILURE_WINDOW = 600.0  # seconds
+FAILURE_STEP = 10.0  # seconds; failures of one step are counted together
+MAX_FAILURE_ADDRESSES = 1000
 
 
-class Failures:
-    """How many logins failed in the last ten minutes, from how many addresses (of the last thousand)."""
+class FailureCounter:
+    """Failed logins of the last ten minutes, and from how many addresses the last thousand came."""
 
     def __init__(self) -> None:
-        self.counts: deque[list[float]] = deque()  # [start of a step, count]
-        self.addresses: deque[tuple[float, str]] = deque(maxlen=1000)
+        self.steps: deque[list[float]] = deque()  # [start, failures]
+        self.addresses: deque[tuple[float, str]] = deque(maxlen=MAX_FAILURE_ADDRESSES)
 
-    def add(self, now: float, address: str) -> None:
-        if not self.counts or now - self.counts[-1][0] >= STEP:
-            self.counts.append([now, 0])
-        self.counts[-1][1] += 1
+    def add_failure(self, now: float, address: str) -> None:
+        if not self.steps or now - self.steps[-1][0] >= FAILURE_STEP:
+            self.steps.append([now, 0])
+        self.steps[-1][1] += 1
         self.addresses.append((now, address))
 
-    def seen(self, now: float) -> tuple[int, int]:
-        while self.counts and now - self.counts[0][0] > WINDOW:
-            self.counts.popleft()
-        recent = {address for at, address in self.addresses if now - at <= WINDOW}
-        return int(sum(count for _, count in self.counts)), len(recent)
+    def count_recent(self, now: float) -> tuple[int, int]:
+        """Failures and addresses."""
+        while self.steps and now - self.steps[0][0] > FAILURE_WINDOW:
+            self.steps.popleft()
+        recent = {address for at, address in self.addresses if now - at <= FAILURE_WINDOW}
+        return int(sum(failures for _, failures in self.steps)), len(recent)
 
 
-class Logins:
+class LoginMonitor:
     """Follows the journal in a thread of its own."""
 
-    def __init__(self, desk: Desk, most_failures: int, state: Mapping[str, Any] | None = None) -> None:
-        self.desk, self.most = desk, most_failures
+    def __init__(self, alerts: AlertQueue, max_failures: int, state: Mapping[str, Any] | None = None) -> None:
+        self.alerts, self.max_failures = alerts, max_failures
         self.networks: dict[str, list[str]] = dict((state or {}).get("networks", {}))
-        self.failures, self.soaring = Failures(), False
-        self.told: dict[str, float] = {}
+        self.failures, self.are_soaring = FailureCounter(), False
+        self.last_reports: dict[str, float] = {}
         self.lock = threading.Lock()
-        self.read = time.time() - LOOK_BACK
+        self.read_until = time.time() - REREAD_SECONDS
 
-    def state(self) -> dict[str, Any]:
+    def export_state(self) -> dict[str, Any]:
+        """For the constructor after a restart, as JSON values."""
         with self.lock:
-            return {"networks": {account: list(known) for account, known in self.networks.items()}}
+            return {"networks": {account: list(networks) for account, networks in self.networks.items()}}
 
     def start(self) -> None:
-        threading.Thread(target=self._follow, name="journal", daemon=True).start()
+        threading.Thread(target=self._follow_journal, name="journal", daemon=True).start()
 
-    def _follow(self) -> None:
+    def _follow_journal(self) -> None:
         while True:
-            # From where it was when it ended, or when the watch began.
-            with subprocess.Popen([*JOURNAL, f"--since=@{self.read:.6f}"], stdout=subprocess.PIPE) as journal:
+            command = [*JOURNAL_COMMAND, f"--since=@{self.read_until:.6f}"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as journal:
                 assert journal.stdout
                 for line in journal.stdout:
-                    self._line(line)
+                    self.read_line(line)
                 journal.kill()
-            self.desk.happened("journal", "journalctl has ended; logins are read again in a second")
+            self.alerts.report_event("journal", "journalctl ended; the watch starts it again to read logins")
             time.sleep(1)
 
-    def _line(self, line: bytes) -> None:
+    def read_line(self, line: bytes) -> None:
+        """One entry of the journal as JSON. Bytes that are no text, and lines cut short, are ignored."""
         try:
             entry = json.loads(line)
-            self.read = int(entry["__REALTIME_TIMESTAMP"]) / 1e6
-            self.message(entry["MESSAGE"])
+            self.read_until = int(entry["__REALTIME_TIMESTAMP"]) / 1e6
+            self.read_message(entry["MESSAGE"])
         except (ValueError, KeyError, TypeError):
-            return  # bytes that are no text, or a line cut short
+            return
 
-    def message(self, text: str) -> None:
-        if found := LOGGED_IN.match(text):
-            self._login(found[1].lower(), found[2])
-        elif found := FAILED.match(text):
+    def read_message(self, text: str) -> None:
+        if match := LOGIN.match(text):
+            self._note_login(match[1].lower(), match[2])
+        elif match := FAILED_LOGIN.match(text):
             with self.lock:
-                self.failures.add(time.time(), found[1])
-        elif found := FULL.match(text):
-            told = f"Dovecot's {found[1]} takes nobody any more: {found[2]} reached"
+                self.failures.add_failure(time.time(), match[1])
+        elif match := LIMIT_REACHED.match(text):
             hint = "`doveadm who` says who holds the sessions, `mailkeepctl freeze` ends an account's"
-            self._lasts(f"full:{found[1]}", f"{told}; {hint}")
-        elif found := SUSPENDED.match(text):
-            told = f"Mail is not delivered to the mailboxes, and waits in the queue: {found[1]}"
-            self._lasts("suspended", told)
+            self._report_lasting(
+                f"full:{match[1]}", f"Dovecot's {match[1]} accepts no more connections: {match[2]} reached; {hint}"
+            )
+        elif match := DELIVERY_SUSPENDED.match(text):
+            text = f"Mail is not delivered to the mailboxes, and waits in the queue: {match[1]}"
+            self._report_lasting("suspended", text)
 
-    def _lasts(self, key: str, text: str) -> None:
-        """Of what the journal has a line for each connection or message: once in a while is enough."""
-        now = self.desk.clock()
-        if not 0 <= now - self.told.get(key, -AGAIN) < AGAIN:
-            self.told[key] = now
-            self.desk.happened(key, text, urgent=True)
+    def _report_lasting(self, key: str, text: str) -> None:
+        now = self.alerts.clock()
+        if not 0 <= now - self.last_reports.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            self.last_reports[key] = now
+            self.alerts.report_event(key, text, URGENT)
 
-    def _login(self, account: str, address: str) -> None:
-        here = network_of(address)
+    def _note_login(self, account: str, address: str) -> None:
+        network = network_of(address)
         with self.lock:
             known = self.networks.get(account, [])
-            # The last one used comes last, and the one that was not used for longest goes.
-            self.networks[account] = [*(one for one in known if one != here), here][-NETWORKS:]
-        if known and here not in known:
-            text = f"{account} has read mail from a network that it never used before: {address}"
-            self.desk.happened(f"network:{account}", text)
+            # The last one used is the last of the list; the one not used for longest is forgotten.
+            others = [other for other in known if other != network]
+            self.networks[account] = [*others, network][-MAX_NETWORKS:]
+        if known and network not in known:
+            text = f"{account} has read mail from a network that is new to it: {address}"
+            self.alerts.report_event(f"network:{account}", text)
 
-    def look(self) -> None:
-        """Tells whether failures soar; to be called every few seconds."""
+    def check_failures(self) -> None:
+        """Reports failures that soar; to be called every few seconds."""
         with self.lock:
-            count, addresses = self.failures.seen(time.time())
-        self.soaring = count > (self.most // 2 if self.soaring else self.most)
-        if self.soaring:
+            count, addresses = self.failures.count_recent(time.time())
+        self.are_soaring = count > (self.max_failures // 2 if self.are_soaring else self.max_failures)
+        if self.are_soaring:
             text = f"Somebody guesses passwords: {count} logins failed in ten minutes, from {addresses} addresses"
-            self.desk.trouble("failures", text, "Few logins fail again")
+            self.alerts.report_trouble("failures", text, "Few logins fail again")
         else:
-            self.desk.over("failures")
+            self.alerts.end_trouble("failures")

@@ -1,7 +1,7 @@
-"""Letters on their way: a thread for each way, so that none waits for another, and the watch for none.
+"""Notifications on their way out, with a thread for each channel: none waits for another, nor the watch for any.
 
-What was not sent is tried again, at first after a second, then less and less often, for as long as it is worth
-knowing; a way that is dead is told by the other.
+A notification that could not be sent is tried again, first after a second, then less and less often, for as long as it
+is worth knowing. A channel that fails repeatedly is a trouble, which the other channel reports.
 """
 
 import threading
@@ -10,60 +10,73 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mailkeep_server.watch.alert_queue import Desk, Letter
+from mailkeep_server.watch.alert_queue import AlertQueue, Notification
 from mailkeep_server.watch.channels import NotSentError
 
-KEPT = 50  # letters that wait for a way
-PATIENCE = {"mail": 6 * 3600.0, "webhook": 900.0}  # seconds; mail waits while Postfix is down
-PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-DEAD = 2  # tries in a row after which a way is told to be dead
+MAX_NOTIFICATIONS = 50
+GIVE_UP_SECONDS = {"mail": 6 * 3600.0, "webhook": 900.0}  # mail waits while Postfix is down
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # after each failure in a row; the last one repeats
+FAILURES_UNTIL_TROUBLE = 2
 
-Send = Callable[[str, Letter], str]
+Send = Callable[[str, Notification], object]
+"""Sends a notification by a channel; raises NotSentError."""
 
 
-class Post:
-    """`ways` by name; `send` raises NotSentError."""
+class Outbox:
+    def __init__(
+        self, channels: tuple[str, ...], send: Send, alerts: AlertQueue, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self.channels, self.send, self.alerts = channels, send, alerts
+        self.changed = threading.Condition()
+        self.notifications = [Notification(**fields) for fields in (state or {}).get("notifications", ())]
 
-    def __init__(self, ways: tuple[str, ...], send: Send, desk: Desk, state: Mapping[str, Any] | None = None) -> None:
-        self.ways, self.send, self.desk = ways, send, desk
-        self.waiting = threading.Condition()
-        self.letters = [Letter(**one) for one in (state or {}).get("letters", ())]
+    def export_state(self) -> dict[str, Any]:
+        """For the constructor after a restart, as JSON values."""
+        with self.changed:
+            return {"notifications": [asdict(notification) for notification in self.notifications]}
 
-    def state(self) -> dict[str, Any]:
-        with self.waiting:
-            return {"letters": [asdict(letter) for letter in self.letters]}
-
-    def put(self, letter: Letter) -> None:
-        """On its way; the oldest gives way when too many wait."""
-        letter.left = list(self.ways)
-        with self.waiting:
-            self.letters = [*self.letters[-KEPT + 1 :], letter]
-            self.waiting.notify_all()
+    def add_notification(self, notification: Notification) -> None:
+        """If too many wait, the oldest is dropped."""
+        notification.pending_channels = list(self.channels)
+        with self.changed:
+            self.notifications = [*self.notifications[-MAX_NOTIFICATIONS + 1 :], notification]
+            self.changed.notify_all()
 
     def start(self) -> None:
-        for way in self.ways:
-            threading.Thread(target=self._carry, args=(way,), name=way, daemon=True).start()
+        for channel in self.channels:
+            threading.Thread(target=self._serve_channel, args=(channel,), name=channel, daemon=True).start()
 
-    def _carry(self, way: str) -> None:
-        failed = 0
+    def _serve_channel(self, channel: str) -> None:
+        failures = 0
         while True:
-            with self.waiting:
-                while (letter := next((one for one in self.letters if way in one.left), None)) is None:
-                    self.waiting.wait()
+            notification = self._wait_for_next(channel)
             try:
-                self.send(way, letter)
-                self._done(way, letter)
-                failed = 0
-                self.desk.over(f"way:{way}")
+                self.send(channel, notification)
             except NotSentError as error:
-                failed += 1
-                if failed >= DEAD:
-                    self.desk.trouble(f"way:{way}", f"Alerts do not get out by {way}: {error}", f"{way} works again")
-                if time.time() - letter.at > PATIENCE[way]:
-                    self._done(way, letter)
-                time.sleep(PAUSES[min(failed, len(PAUSES)) - 1])
+                failures += 1
+                self._handle_failure(channel, notification, error, failures)
+                time.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            else:
+                failures = 0
+                self._finish(channel, notification)
+                self.alerts.end_trouble(f"channel:{channel}")
 
-    def _done(self, way: str, letter: Letter) -> None:
-        with self.waiting:
-            letter.left.remove(way)
-            self.letters = [one for one in self.letters if one.left]
+    def _wait_for_next(self, channel: str) -> Notification:
+        with self.changed:
+            while True:
+                for notification in self.notifications:
+                    if channel in notification.pending_channels:
+                        return notification
+                self.changed.wait()
+
+    def _handle_failure(self, channel: str, notification: Notification, error: NotSentError, failures: int) -> None:
+        if failures >= FAILURES_UNTIL_TROUBLE:
+            text = f"Alerts cannot be sent by {channel}: {error}"
+            self.alerts.report_trouble(f"channel:{channel}", text, f"Alerts can be sent by {channel} again")
+        if time.time() - notification.time > GIVE_UP_SECONDS[channel]:
+            self._finish(channel, notification)
+
+    def _finish(self, channel: str, notification: Notification) -> None:
+        with self.changed:
+            notification.pending_channels.remove(channel)
+            self.notifications = [waiting for waiting in self.notifications if waiting.pending_channels]

@@ -1,12 +1,10 @@
-"""What the watch looks at, and how often.
+"""The watch's sensors: what each looks at, and how often.
 
-An alert must be out within ten seconds, of which it waits one for others to go with it: so what takes one look is
-looked at every five seconds, and what restarts now and then, by itself or in a deploy, must be gone for three looks in
-a row, two seconds apart, and one more if it is on its way. Two forks (`systemctl show` and `nft list`, every two
-seconds) are what all this costs; the others read a file or two.
+An alert leaves within 10 s, 1 s of it for batching. One-sample sensors run every 5 s. Services and firewall restart now
+and then, by themselves or in a deploy: they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
+Two forks every 2 s (`systemctl show`, `nft list`) are all that this costs; the other sensors read a file or two.
 """
 
-import calendar
 import json
 import os
 import time
@@ -14,203 +12,214 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mailkeep_server.common import nft_ruleset
+from mailkeep_server.common.certificates import read_certificate
 from mailkeep_server.common.commands import run
-from mailkeep_server.watch.config import Config
+from mailkeep_server.watch.alert_queue import Troubles
+from mailkeep_server.watch.config import WatchConfig
 
-Troubles = dict[str, tuple[str, str]]
-"""By key: what is amiss, and what is told when it is over."""
-
-Happening = tuple[str, str, bool]
-"""Key, text, whether it is urgent."""
+SensorEvent = tuple[str, str, bool]
+"""Key, text, and whether it is urgent."""
 
 
 class Sensor:
-    """`troubles` are all that are there now; `happenings` what has happened since the last look."""
+    """`find_troubles` gives all troubles of this moment, `take_events` the events since the last call. Either may raise
+    any exception."""
 
     name = ""
-    every = 5.0  # seconds
-    looks = 1  # in a row that must see a trouble before it is one
+    interval = 5.0  # seconds between samples
+    samples = 1  # in a row that must show a trouble before it is reported
 
-    def troubles(self) -> Troubles:
+    def find_troubles(self) -> Troubles:
         raise NotImplementedError
 
-    def happenings(self) -> Iterator[Happening]:
-        """None, for most."""
+    def take_events(self) -> Iterator[SensorEvent]:
+        """Most sensors have none."""
         yield from ()
 
 
-PASSING = ("activating", "deactivating")
+PASSING_STATES = ("activating", "deactivating")
 
 
-class Units(Sensor):
-    """Whether services run. One that was killed and is back at once betrays itself by systemd's count of restarts."""
+class UnitSensor(Sensor):
+    """Whether systemd units run. systemd's count of restarts shows one that ended and is back between two samples."""
 
-    name, every, looks = "unit", 2.0, 3
+    name, interval, samples = "unit", 2.0, 3
     PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic"
 
     def __init__(self, units: list[str]) -> None:
         self.units = units
         self.restarts: dict[str, int] = {}
         self.down: set[str] = set()
-        self.crashed: list[str] = []
+        self.restarted: list[str] = []
 
-    def troubles(self) -> Troubles:
-        said = run("systemctl", "show", f"--property={self.PROPERTIES}", "--", *self.units)
-        found: Troubles = {}
-        down = set()
-        for block in said.strip().split("\n\n"):
-            shown = dict(line.partition("=")[::2] for line in block.splitlines())
-            unit = shown["Id"]
-            self._count(unit, int(shown.get("NRestarts") or 0))
-            if _runs(shown):
+    def find_troubles(self) -> Troubles:
+        output = run("systemctl", "show", f"--property={self.PROPERTIES}", "--", *self.units)
+        troubles, down = {}, set()
+        for block in output.strip().split("\n\n"):
+            properties = dict(line.partition("=")[::2] for line in block.splitlines())
+            unit = properties["Id"]
+            self._note_restarts(unit, int(properties.get("NRestarts") or 0))
+            if is_running(properties):
                 continue
             down.add(unit)
-            # One that begins so is given a look more: a service that a deploy restarts may take its time to end.
-            if unit in self.down or shown["ActiveState"] not in PASSING:
-                why = f"{shown['ActiveState']}, {shown.get('Result') or 'no result'}"
-                found[unit] = f"{unit} is down ({why})", f"{unit} runs again"
+            # Its first sample on the way does not count: a service that a deploy restarts may take its time to end.
+            if unit in self.down or properties["ActiveState"] not in PASSING_STATES:
+                state = f"{properties['ActiveState']}, {properties.get('Result') or 'no result'}"
+                text = f"{unit} is down ({state}): `systemctl status {unit}` says why"
+                troubles[unit] = text, f"{unit} runs again"
         self.down = down
-        return found
+        return troubles
 
-    def _count(self, unit: str, restarts: int) -> None:
+    def _note_restarts(self, unit: str, restarts: int) -> None:
         if restarts > self.restarts.get(unit, restarts):
-            self.crashed.append(unit)
+            self.restarted.append(unit)
         self.restarts[unit] = restarts
 
-    def happenings(self) -> Iterator[Happening]:
-        crashed, self.crashed = self.crashed, []
-        for unit in crashed:
-            yield f"crash:{unit}", f"{unit} had ended, and systemd started it again", True
+    def take_events(self) -> Iterator[SensorEvent]:
+        restarted, self.restarted = self.restarted, []
+        for unit in restarted:
+            yield f"crash:{unit}", f"{unit} ended, and systemd restarted it: `journalctl -u {unit}` says why", True
 
 
-def _runs(shown: Mapping[str, str]) -> bool:
-    """A condition that is not met, as for time synchronisation in a container, says that it is not meant to run."""
-    tried = shown.get("ConditionTimestampMonotonic", "0") != "0"
-    not_meant = tried and shown.get("ConditionResult") == "no"
-    return not_meant or shown.get("ActiveState") in ("active", "reloading")
+def is_running(properties: Mapping[str, str]) -> bool:
+    """Whether a unit runs, by systemd's properties, or is not meant to: a condition that is not met says so, as that of
+    time synchronisation in a container."""
+    was_tried = properties.get("ConditionTimestampMonotonic", "0") != "0"
+    is_unwanted = was_tried and properties.get("ConditionResult") == "no"
+    return is_unwanted or properties.get("ActiveState") in ("active", "reloading")
 
 
-class Firewall(Sensor):
-    """Whether nft has what keeps everybody out, and for each jail the sets and rules that keep out who is banned."""
+class FirewallSensor(Sensor):
+    """Whether nft's ruleset drops what nothing accepts, and has the sets and rules of each jail."""
 
-    name, every, looks = "firewall", 2.0, 3
+    name, interval, samples = "firewall", 2.0, 3
 
     def __init__(self, jails: Mapping[str, list[int] | None]) -> None:
         self.jails = jails
 
-    def troubles(self) -> Troubles:
-        listed = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset"))
-        found: Troubles = {}
-        if not nft_ruleset.drops_by_default(listed.chains):
-            closed = "The firewall is there again"
-            found["input"] = "The firewall is not there: everything that listens can be reached", closed
+    def find_troubles(self) -> Troubles:
+        ruleset = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset"))
+        troubles = {}
+        if not nft_ruleset.drops_by_default(ruleset.chains):
+            text = "The firewall is not loaded: every port that listens is open. `systemctl restart nftables` loads it"
+            troubles["input"] = text, "The firewall is loaded again"
         for jail, ports in self.jails.items():
-            if faults := list(nft_ruleset.find_jail_faults(jail, ports, listed)):
-                found[f"jail {jail}"] = f"The jail {jail} is dead: {_joined(faults)}", f"The jail {jail} works again"
-        return found
+            if faults := list(nft_ruleset.find_jail_faults(jail, ports, ruleset)):
+                text = f"The jail {jail} cannot ban: {_join_faults(faults)}. `systemctl restart fail2ban` may help"
+                troubles[f"jail {jail}"] = text, f"The jail {jail} can ban again"
+        return troubles
 
 
-def _joined(faults: list[str]) -> str:
-    """Each of them begins with the jail's name."""
+def _join_faults(faults: list[str]) -> str:
+    """Without the jail's name, with which each begins."""
     return "; ".join(fault.partition(": ")[2] for fault in faults)
 
 
-class Proof(Sensor):
-    """What the timer has found that bans a canary in each jail, and that it still does."""
+class JailProofSensor(Sensor):
+    """Whether the last proof of the jails (`mailkeep-jails.timer`) found them banning, and is recent."""
 
     name = "proof"
-    SILENT = 3 * 1800.0  # seconds: three times its interval
+    MAX_AGE = 3 * 1800.0  # seconds: three intervals of the timer
 
     def __init__(self, file: Path) -> None:
         self.file, self.start = file, time.time()
 
-    def troubles(self) -> Troubles:
+    def find_troubles(self) -> Troubles:
         try:
-            at, proven = self.file.stat().st_mtime, self.file.read_text()
+            proven, content = self.file.stat().st_mtime, self.file.read_text()
         except FileNotFoundError:
-            at, proven = self.start, "{}"
-        found: Troubles = {}
-        if time.time() - max(at, self.start) > self.SILENT:
-            text = "No jail has been proven to ban for 90 minutes: see `systemctl status mailkeep-jails.timer`"
-            found["silent"] = text, "Jails are proven again"
-        for jail, faults in json.loads(proven).get("faults", {}).items():
-            found[jail] = f"The jail {jail} does not ban: {_joined(faults)}", f"The jail {jail} bans again"
-        return found
+            proven, content = self.start, "{}"
+        troubles = {}
+        if time.time() - max(proven, self.start) > self.MAX_AGE:
+            text = "No jail has been proven to ban for 90 minutes: `systemctl status mailkeep-jails.timer` says why"
+            troubles["silent"] = text, "The jails are proven again"
+        for jail, faults in json.loads(content).get("faults", {}).items():
+            text = f"The jail {jail} does not ban: {_join_faults(faults)}"
+            troubles[jail] = text, f"The jail {jail} bans again"
+        return troubles
 
 
-class Written(Sensor):
-    """What others have found and written down: `world`, the daily look at our own DNS records and at blocklists
-    (mailkeep-dns.timer); `renewal`, the hourly one at the certificate (mailkeep-certificate.timer)."""
+class TroubleFile(Sensor):
+    """The troubles that another program has written down, by key: the daily check of DNS records and blocklists
+    (`dns_monitor`), and the hourly one of the certificate (`certificate_renewal`)."""
 
     def __init__(self, name: str, file: Path) -> None:
         self.name, self.file = name, file
 
-    def troubles(self) -> Troubles:
+    def find_troubles(self) -> Troubles:
         try:
-            found: dict[str, str] = json.loads(self.file.read_text())["troubles"]
+            texts: dict[str, str] = json.loads(self.file.read_text())["troubles"]
         except FileNotFoundError:
             return {}
-        return {key: (text, f"No more: {text}") for key, text in found.items()}
+        return {key: (text, f"Over: {text}") for key, text in texts.items()}
 
 
-class Disks(Sensor):
-    """Space and inodes of every file system that mail or logs are on."""
+class DiskSensor(Sensor):
+    """Space and inodes of each file system that holds mail or logs."""
 
     name = "disk"
     DIRECTORIES = ("/", "/var", "/var/log", "/var/spool/postfix", "/var/vmail")
+    SLACK = 2  # per cent that must be free again below the bound: else it would be reported and ended all day
 
-    def __init__(self, most: int) -> None:
-        self.most, self.full = most, set[str]()
+    def __init__(self, max_percent: int) -> None:
+        self.max_percent = max_percent
+        self.full: set[str] = set()
 
-    def troubles(self) -> Troubles:
-        found: Troubles = {}
+    def find_troubles(self) -> Troubles:
+        troubles = {}
         for path in reversed(self.DIRECTORIES):
             try:
-                device, stat = os.stat(path).st_dev, os.statvfs(path)  # noqa: PTH116
+                device, space, inodes = measure_disk(path)
             except FileNotFoundError:
                 continue
-            used = stat.f_blocks - stat.f_bfree
-            space = 100 * used / (used + stat.f_bavail or 1)
-            inodes = 100 * (stat.f_files - stat.f_ffree) / (stat.f_files or 1)
-            # Two per cent of slack, lest it is told and taken back all day.
-            bound = self.most - (2 if str(device) in self.full else 0)
+            bound = self.max_percent - (self.SLACK if device in self.full else 0)
             if max(space, inodes) >= bound:
-                text = f"The disk of {path} is full to {space:.0f} % of space, {inodes:.0f} % of inodes"
-                found[str(device)] = text, f"The disk of {path} has room again"
-        self.full = set(found)
-        return found
+                text = f"The disk of {path} is {space:.0f} % full, and {inodes:.0f} % of its inodes are used"
+                troubles[device] = text, f"The disk of {path} has room again"
+        self.full = set(troubles)
+        return troubles
 
 
-class Queue(Sensor):
-    """How many messages wait. Held ones do not count: they go nowhere, and their freeze was told."""
+def measure_disk(path: str) -> tuple[str, float, float]:
+    """Device number, and the used per cent of space and of inodes. As df(1) counts: root's reserve is not free."""
+    device, status = os.stat(path).st_dev, os.statvfs(path)  # noqa: PTH116
+    used = status.f_blocks - status.f_bfree
+    space = 100 * used / (used + status.f_bavail or 1)
+    inodes = 100 * (status.f_files - status.f_ffree) / (status.f_files or 1)  # btrfs has no number of inodes
+    return str(device), space, inodes
+
+
+class QueueSensor(Sensor):
+    """How many messages wait. Held ones do not count: they stay, and their freeze was reported."""
 
     name = "queue"
     SPOOL = Path("/var/spool/postfix")
     QUEUES = ("maildrop", "incoming", "active", "deferred")
-    COUNTED = 100_000  # no more: it would take longer than the next look
+    MAX_COUNTED = 100_000  # a longer count would take longer than the interval
 
-    def __init__(self, most: int) -> None:
-        self.most, self.long = most, False
+    def __init__(self, max_messages: int) -> None:
+        self.max_messages, self.is_long = max_messages, False
 
-    def troubles(self) -> Troubles:
-        counts = {queue: _files(self.SPOOL / queue, self.COUNTED) for queue in self.QUEUES}
+    def find_troubles(self) -> Troubles:
+        counts = {queue: count_files(self.SPOOL / queue, self.MAX_COUNTED) for queue in self.QUEUES}
         total = sum(counts.values())
-        self.long = total > (self.most // 2 if self.long else self.most)
-        if not self.long:
+        self.is_long = total > (self.max_messages // 2 if self.is_long else self.max_messages)
+        if not self.is_long:
             return {}
-        told = ", ".join(f"{number} {queue}" for queue, number in counts.items() if number)
-        return {"long": (f"The mail queue grows: {told}; `postqueue -p` shows it", "The mail queue is short again")}
+        by_queue = ", ".join(f"{number} {queue}" for queue, number in counts.items() if number)
+        text = f"The mail queue is long: {by_queue}; `postqueue -p` shows it"
+        return {"long": (text, "The mail queue is short again")}
 
 
-def _files(directory: Path, most: int) -> int:
-    """Files in it and in the directories below; Postfix moves them about meanwhile."""
-    count, left = 0, [str(directory)]
-    while left and count < most:
+def count_files(directory: Path, limit: int) -> int:
+    """Files in a directory and below, up to about `limit`. Postfix moves them about meanwhile."""
+    count, directories = 0, [str(directory)]
+    while directories and count < limit:
         try:
-            with os.scandir(left.pop()) as entries:
+            with os.scandir(directories.pop()) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        left.append(entry.path)
+                        directories.append(entry.path)
                     else:
                         count += 1
         except FileNotFoundError:
@@ -218,42 +227,35 @@ def _files(directory: Path, most: int) -> int:
     return count
 
 
-class Certificate(Sensor):
-    """When it ends. The file is read anew only when it has changed."""
+class CertificateSensor(Sensor):
+    """How long the certificate lasts. The file is read again only after a change."""
 
     name = "certificate"
 
-    def __init__(self, file: str, days: int) -> None:
-        self.file, self.days = file, days
-        self.read, self.end = -1, 0.0
+    def __init__(self, file: Path, min_days: int) -> None:
+        self.file, self.min_days = file, min_days
+        self.read_version, self.not_after = -1, 0.0
 
-    def troubles(self) -> Troubles:
-        changed = os.stat(self.file).st_mtime_ns  # noqa: PTH116
-        if changed != self.read:
-            said = run("openssl", "x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in", self.file)
-            written = said.strip().partition("=")[2]
-            self.end = float(_epoch(written))
-            self.read = changed
-        days = (self.end - time.time()) / 86400
-        if days >= self.days:
+    def find_troubles(self) -> Troubles:
+        version = self.file.stat().st_mtime_ns
+        if version != self.read_version:
+            self.not_after = read_certificate(self.file.read_text()).not_after
+            self.read_version = version
+        days = (self.not_after - time.time()) / 86400
+        if days >= self.min_days:
             return {}
-        text = f"The certificate ends in {days:.0f} days" if days > 0 else "The certificate has ended"
+        text = f"The certificate ends in {days:.0f} days" if days > 0 else "The certificate has expired"
         return {"end": (text, "The certificate was renewed")}
 
 
-def _epoch(written: str) -> int:
-    """`2026-11-25 16:00:00Z`, as openssl writes it."""
-    return calendar.timegm(time.strptime(written, "%Y-%m-%d %H:%M:%SZ"))
-
-
-def all_of(config: Config, proof: Path) -> list[Sensor]:
+def build_sensors(config: WatchConfig, jail_proof: Path) -> list[Sensor]:
+    trouble_files = {"dns": config.dns_troubles_file, "renewal": config.renewal_troubles_file}
     return [
-        Units(config.units),
-        Firewall(config.jails),
-        Proof(proof),
-        Written("world", Path(config.world)),
-        *([Written("renewal", Path(config.renewal))] if config.renewal else ()),
-        Disks(config.disk),
-        Queue(config.queue),
-        Certificate(config.certificate, config.certificate_days),
+        UnitSensor(config.units),
+        FirewallSensor(config.jails),
+        JailProofSensor(jail_proof),
+        *(TroubleFile(name, Path(file)) for name, file in trouble_files.items() if file),
+        DiskSensor(config.max_disk_percent),
+        QueueSensor(config.max_queued_messages),
+        CertificateSensor(Path(config.certificate_file), config.min_certificate_days),
     ]

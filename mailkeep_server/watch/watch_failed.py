@@ -1,29 +1,34 @@
-"""mailkeep-watch-failed.service: tells that the watch has died, and shares nothing with it but its ways."""
+"""`mailkeep-watch-failed.service`: reports that the watch has ended. The channels are all that it shares with it."""
 
 import os
 import time
 from pathlib import Path
 
-from mailkeep_server.watch import channels, config
-from mailkeep_server.watch.alert_queue import Letter
+from mailkeep_server.common.files import atomic_write
+from mailkeep_server.watch.alert_queue import Notification
+from mailkeep_server.watch.channels import NotSentError, send_notification
+from mailkeep_server.watch.config import load_config
 
-TOLD = Path("/run/mailkeep-watch-failed/told")
-HOUR, MOST = 3600, 2  # however often the watch ends
+REPORT_TIMES = Path("/run/mailkeep-watch-failed/report-times")
+"""Seconds since the machine started, a line each: /run is gone after that as well."""
+HOUR = 3600  # seconds
+MAX_REPORTS = 2  # within an hour, however often the watch ends
 
 
 def main(_: list[str]) -> int:
-    before = told(TOLD, since_boot := time.monotonic())
-    if len(before) >= MOST:
-        print(f"The watch has ended again; this was told {MOST} times within the hour")
+    """systemd's own start limit would not do: a unit that reaches it has failed, until somebody resets it."""
+    now = time.monotonic()
+    recent = read_recent_times(REPORT_TIMES, now)
+    if len(recent) >= MAX_REPORTS:
+        print(f"The watch has ended again; that was reported {MAX_REPORTS} times within the hour")
         return 0
-    tell()
-    TOLD.write_text("".join(f"{at}\n" for at in (*before, since_boot)))
+    report_end()
+    atomic_write(REPORT_TIMES, "".join(f"{at}\n" for at in (*recent, now)), 0o600, durable=False)
     return 0
 
 
-def told(file: Path, now: float) -> list[float]:
-    """When it was told within the last hour: seconds since the machine started, for the file is gone with that, too.
-    systemd's own limit would not do: a unit that comes to it has failed, for ever."""
+def read_recent_times(file: Path, now: float) -> list[float]:
+    """The reports of the last hour."""
     try:
         times = [float(line) for line in file.read_text().split()]
     except FileNotFoundError:
@@ -31,14 +36,14 @@ def told(file: Path, now: float) -> list[float]:
     return [at for at in times if now - at < HOUR]
 
 
-def tell() -> None:
-    settings, now = config.load(), time.time()
+def report_end() -> None:
+    config, now = load_config(), time.time()
     result = os.environ.get("MONITOR_SERVICE_RESULT", "failed")  # systemd.exec(5)
-    subject = f"[{settings.host}] The watch has ended ({result}), and systemd starts it again"
-    text = f"{subject}.\nWhile it is down nobody tells you anything: `journalctl -u mailkeep-watch` says why.\n"
-    letter = Letter(int(now * 1000), now, subject, text, urgent=True)
-    for way in ("mail", "webhook") if settings.webhook else ("mail",):
+    subject = f"[{config.host}] The watch has ended ({result}), and systemd restarts it"
+    text = f"{subject}.\nWhile it is down, no alerts are sent: `journalctl -u mailkeep-watch` says why it ended.\n"
+    notification = Notification(int(now * 1000), now, subject, text, urgent=True)
+    for channel in config.channels:
         try:
-            print(f"{way}: {channels.send(way, letter, settings)}")
-        except channels.NotSentError as error:
-            print(f"{way}: {error}")
+            print(f"{channel}: {send_notification(channel, notification, config)}")
+        except NotSentError as error:
+            print(f"{channel}: {error}")

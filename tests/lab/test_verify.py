@@ -129,7 +129,7 @@ THE_REST = {
         for message in $(seq 210); do sendmail anna@example.test </dev/null; done""",
     # Of the disk, the queue and the timer; it has told them when it has seen them twice.
     "the_watch_finds_nothing_amiss?": """
-        until grep -q 'queue grows' /run/mailkeep-watch/looked.json; do sleep 0.2; done""",
+        until grep -q 'queue is long' /run/mailkeep-watch/looked.json; do sleep 0.2; done""",
 }
 
 

@@ -1,4 +1,4 @@
-"""The watch is told all that it has to look after, and its secret is its own."""
+"""The watch's configuration names all that it must watch, and its secret stays secret."""
 
 from pathlib import Path
 
@@ -7,41 +7,58 @@ import pytest
 from mailkeep.parts import alerts, fail2ban, firewall, ssh
 from mailkeep.parts.model import Part, Unit
 from mailkeep.settings.models import Settings
-from mailkeep_server.watch import config
+from mailkeep_server.watch.config import WatchConfig, load_config
 
-URL = "https://ntfy.example/very-secret\ntoken"
+WEBHOOK = "https://ntfy.example/very-secret\ntoken"
 
 
 @pytest.fixture
-def hooked(declared: dict[str, object]) -> Settings:
+def with_webhook(declared: dict[str, object]) -> Settings:
     return Settings.model_validate(declared | {"alerts": {"webhook": {"format": "slack"}, "disk": 70}})
 
 
-def written(part: Part, directory: Path) -> config.Config:
+def read_config(part: Part, directory: Path) -> WatchConfig:
     """As the watch reads it."""
     for file in part.files:
         if file.path.startswith("/etc/mailkeep/"):
             (directory / Path(file.path).name).write_bytes(file.content)
-    return config.load(directory / "watch.json")
+    return load_config(directory / "watch.json")
 
 
-def test_the_watch_reads_what_is_written_for_it(settings: Settings, tmp_path: Path) -> None:
-    read = written(alerts.build_part(settings, None, ()), tmp_path)
-    assert (read.host, read.admins, read.webhook) == ("mail.example.org", ["ann@example.net"], None)
-    assert read.jails == {"sshd": [22], "postfix": [25, 143, 465, 587, 993], "dovecot": [25, 143, 465, 587, 993]} | {
-        "recidive": None
-    }
-    assert read.own == ["192.0.2.1", "2001:db8::1", "198.51.100.0/24", "2001:db8:5::/64"]
+def test_the_watch_reads_its_configuration(settings: Settings, tmp_path: Path) -> None:
+    config = read_config(alerts.build_part(settings, None, ()), tmp_path)
+    assert (config.host, config.admins, config.webhook) == ("mail.example.org", ["ann@example.net"], None)
+    mail = [25, 143, 465, 587, 993]
+    assert config.jails == {"sshd": [22], "postfix": mail, "dovecot": mail, "recidive": None}
+    assert config.never_ban == ["192.0.2.1", "2001:db8::1", "198.51.100.0/24", "2001:db8:5::/64"]
+    assert config.channels == ("mail",)
 
 
-def test_every_unit_that_shall_run_is_watched(settings: Settings, tmp_path: Path) -> None:
-    services = (
-        ssh.build_part(settings),
-        firewall.build_part(settings),
-        Part("x", units=(Unit("no.service", running=False),)),
-    )
-    read = written(alerts.build_part(settings, None, services), tmp_path)
-    assert read.units == ["ssh.service", "nftables.service", "mailkeep-jails.timer"]
+def test_every_bound_of_mail_yml_reaches_the_watch(declared: dict[str, object], tmp_path: Path) -> None:
+    bounds = {"certificate_days": 21, "queue": 321, "disk": 71, "failed_logins": 43}
+    settings = Settings.model_validate(declared | {"alerts": bounds})
+    config = read_config(alerts.build_part(settings, None, ()), tmp_path)
+    assert config.min_certificate_days == 21
+    assert config.max_queued_messages == 321
+    assert config.max_disk_percent == 71
+    assert config.max_failed_logins == 43
+
+
+def test_only_programs_that_run_have_their_troubles_read(declared: dict[str, object], tmp_path: Path) -> None:
+    both = declared | {"tls": {"mode": "acme"}}
+    config = read_config(alerts.build_part(Settings.model_validate(both), None, ()), tmp_path)
+    assert config.dns_troubles_file == "/var/lib/mailkeep-dns/troubles.json"
+    assert config.renewal_troubles_file == "/var/lib/mailkeep-certificate/troubles.json"
+    neither = Settings.model_validate(declared | {"resolver": "system"})
+    config = read_config(alerts.build_part(neither, None, ()), tmp_path)
+    assert (config.dns_troubles_file, config.renewal_troubles_file) == ("", "")
+
+
+def test_every_unit_that_must_run_is_watched(settings: Settings, tmp_path: Path) -> None:
+    stopped = Part("x", units=(Unit("no.service", running=False),))
+    services = (ssh.build_part(settings), firewall.build_part(settings), stopped)
+    config = read_config(alerts.build_part(settings, None, services), tmp_path)
+    assert config.units == ["ssh.service", "nftables.service", "mailkeep-jails.timer"]
 
 
 def test_every_jail_is_watched(settings: Settings) -> None:
@@ -49,15 +66,16 @@ def test_every_jail_is_watched(settings: Settings) -> None:
 
 
 def test_the_webhooks_secret_is_in_a_file_that_only_root_reads_and_that_is_never_shown(
-    hooked: Settings, tmp_path: Path
+    with_webhook: Settings, tmp_path: Path
 ) -> None:
-    part = alerts.build_part(hooked, URL, ())
-    (holding,) = [file for file in part.files if b"very-secret" in file.content]
-    assert (holding.path, holding.owner, holding.mode, holding.secret) == ("/etc/mailkeep/webhook", "root", 0o600, True)
-    read = written(part, tmp_path)
-    assert read.webhook
-    assert (read.webhook.format, read.webhook.url, read.webhook.token) == ("slack", *URL.split("\n"))
-    assert "very-secret" not in repr(read) + repr(part.files)
+    part = alerts.build_part(with_webhook, WEBHOOK, ())
+    (secret,) = [file for file in part.files if b"very-secret" in file.content]
+    assert (secret.path, secret.owner, secret.mode, secret.secret) == ("/etc/mailkeep/webhook", "root", 0o600, True)
+    config = read_config(part, tmp_path)
+    assert config.webhook
+    assert (config.webhook.format, config.webhook.url, config.webhook.token) == ("slack", *WEBHOOK.split("\n"))
+    assert config.channels == ("mail", "webhook")
+    assert "very-secret" not in repr(config) + repr(part.files)
 
 
 def test_without_a_webhook_its_secret_goes(settings: Settings) -> None:

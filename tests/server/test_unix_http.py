@@ -40,7 +40,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 def test_the_body_is_returned_whole(serve: Serve) -> None:
     body = b'{"accounts": []}\r\n\r\n' + b"x" * 200_000
-    assert get_body(serve(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body), "/status") == body
+    assert get_body(serve(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body), "/status", 5) == body
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,21 @@ def test_the_body_is_returned_whole(serve: Serve) -> None:
 )
 def test_another_status_or_no_http_at_all_is_an_error(serve: Serve, answer: bytes, error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        get_body(serve(answer), "/status")
+        get_body(serve(answer), "/status", 5)
 
 
 def test_an_answer_without_end_is_an_error(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unix_http, "MAX_ANSWER_BYTES", 100)
     with pytest.raises(ValueError, match="longer than 100 bytes"):
-        get_body(serve(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 100), "/status")
+        get_body(serve(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 100), "/status", 5)
 
 
 def test_who_is_not_there_or_hangs_is_not_waited_for(tmp_path: Path) -> None:
     path = str(tmp_path / "control")
     with pytest.raises(FileNotFoundError):
-        get_body(path, "/status")
+        get_body(path, "/status", 5)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
         with pytest.raises(TimeoutError):
-            get_body(path, "/status", timeout=0.1)
+            get_body(path, "/status", 0.1)

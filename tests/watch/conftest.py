@@ -1,11 +1,11 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from watch_samples import Clock
 
-from mailkeep_server.watch.alert_queue import Desk, Letter
-from mailkeep_server.watch.config import Config
+from mailkeep_server.watch.alert_queue import AlertQueue, Notification
+from mailkeep_server.watch.config import WatchConfig
 
 
 @pytest.fixture
@@ -14,42 +14,41 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def desk(clock: Clock) -> Desk:
-    return Desk("mail.example.org", clock=clock)
+def alerts(clock: Clock) -> AlertQueue:
+    return AlertQueue("mail.example.org", clock=clock)
 
 
 @pytest.fixture
-def letters(desk: Desk, clock: Clock) -> Callable[[float], list[Letter]]:
-    """The letters of so many seconds, in each of which the watch looks for one twice."""
+def wait(alerts: AlertQueue, clock: Clock) -> Callable[[float], list[Notification]]:
+    """The notifications of the next seconds, in each of which the watch takes one twice."""
 
-    def wait(seconds: float) -> list[Letter]:
-        def each() -> Iterator[Letter | None]:
-            for _ in range(int(seconds * 2) + 1):
-                yield desk.letter()
-                clock.now += 0.5
+    def take_notifications(seconds: float) -> list[Notification]:
+        taken = []
+        for _ in range(int(seconds * 2) + 1):
+            taken.append(alerts.next_notification())
+            clock.now += 0.5
+        return [notification for notification in taken if notification]
 
-        return [letter for letter in each() if letter]
-
-    return wait
+    return take_notifications
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(
+def config(tmp_path: Path) -> WatchConfig:
+    return WatchConfig(
         host="mail.example.org",
         admins=["ann@example.net", "bob@example.net"],
         accounts={"anna@example.org": ["anna@example.org", "info@example.org"]},
         units=["postfix.service"],
         jails={"sshd": [22], "recidive": None},
-        own=["192.0.2.1", "198.51.100.0/24"],
-        certificate=str(tmp_path / "certificate.pem"),
-        certificate_days=14,
-        queue=10,
-        disk=85,
-        failures=100,
-        control=str(tmp_path / "control"),
-        frozen=str(tmp_path / "accounts"),
-        smtp=str(tmp_path / "smtp"),
-        world=str(tmp_path / "world.json"),
-        renewal="",
+        never_ban=["192.0.2.1", "198.51.100.0/24"],
+        certificate_file=str(tmp_path / "certificate.pem"),
+        min_certificate_days=14,
+        max_queued_messages=10,
+        max_disk_percent=85,
+        max_failed_logins=100,
+        control_socket=str(tmp_path / "control"),
+        freeze_list=str(tmp_path / "accounts"),
+        smtp_socket=str(tmp_path / "smtp"),
+        dns_troubles_file=str(tmp_path / "dns.json"),
+        renewal_troubles_file="",
     )

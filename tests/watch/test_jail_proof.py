@@ -9,24 +9,26 @@ import pytest
 
 from mailkeep_server.common import jail_canaries
 from mailkeep_server.watch import jail_proof
-from mailkeep_server.watch.config import Config
+from mailkeep_server.watch.config import WatchConfig
 
 Proof = list[tuple[list[str], int]]
 
 
 @pytest.fixture
-def proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config) -> Proof:
+def proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: WatchConfig) -> Proof:
     """The jails of each proof, and the number of its first canary. The first proof finds a fault in dovecot."""
     proofs: Proof = []
 
     def prove(jails: Iterable[str], first: int, never_ban: list[str], *, start_timeout: float) -> dict[str, list[str]]:
-        assert (never_ban, start_timeout) == (config.own, jail_proof.START_TIMEOUT)
+        assert (never_ban, start_timeout) == (config.never_ban, jail_proof.START_TIMEOUT)
         proofs.append(([*jails], first))
         return {jail: ["jail dovecot: dead"] if (jail, len(proofs)) == ("dovecot", 1) else [] for jail in jails}
 
     monkeypatch.setattr(jail_canaries, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(jail_proof, "PROOF", tmp_path / "jails.json")
-    monkeypatch.setattr(jail_proof.config, "load", lambda: replace(config, jails={"sshd": [22], "dovecot": [993]}))
+    monkeypatch.setattr(
+        jail_proof.config, "load_config", lambda: replace(config, jails={"sshd": [22], "dovecot": [993]})
+    )
     monkeypatch.setattr(jail_proof, "prove_jails", prove)
     return proofs
 

@@ -1,78 +1,215 @@
-"""What the watch looks at is seen as it is."""
+"""Each sensor sees its subject as it is."""
 
 import json
 import subprocess
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mailkeep_server.watch import alert_queue, sensors
-from mailkeep_server.watch.sensors import Certificate, Disks, Proof, Queue, Units, Written, _runs
+from mailkeep_server.watch.config import WatchConfig
+from mailkeep_server.watch.sensors import (
+    CertificateSensor,
+    DiskSensor,
+    JailProofSensor,
+    QueueSensor,
+    TroubleFile,
+    UnitSensor,
+    build_sensors,
+    is_running,
+)
 
 
-def test_the_queue_is_counted_without_what_is_held_and_told_with_slack(
+def test_the_queue_is_counted_without_held_messages_and_reported_with_slack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Queue, "SPOOL", tmp_path)
-    queue = Queue(4)
-    assert queue.troubles() == {}
+    monkeypatch.setattr(QueueSensor, "SPOOL", tmp_path)
+    sensor = QueueSensor(4)
+    assert sensor.find_troubles() == {}
 
-    def fill(*names: str) -> None:
+    def add_messages(*names: str) -> None:
         for name in names:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
 
-    fill("deferred/A/A1", "deferred/B/B1", "active/C1", "incoming/D1", *(f"hold/{n}" for n in range(9)))
-    assert queue.troubles() == {}
-    fill("maildrop/E1")
-    assert "1 maildrop, 1 incoming, 1 active, 2 deferred" in queue.troubles()["long"][0]
+    held = [f"hold/{n}" for n in range(9)]
+    add_messages("deferred/A/A1", "deferred/B/B1", "active/C1", "incoming/D1", *held)
+    assert sensor.find_troubles() == {}
+    add_messages("maildrop/E1")
+    assert "1 maildrop, 1 incoming, 1 active, 2 deferred" in sensor.find_troubles()["long"][0]
     (tmp_path / "maildrop/E1").unlink()
-    assert queue.troubles(), "it is half as long before it is short again"
+    assert sensor.find_troubles(), "only at half its length is it short again"
     (tmp_path / "active/C1").unlink()
     (tmp_path / "incoming/D1").unlink()
-    assert queue.troubles() == {}
+    assert sensor.find_troubles() == {}
 
 
-def test_a_disk_is_full_from_the_bound_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Disks, "DIRECTORIES", (str(tmp_path), "/nonexistent"))
-    assert Disks(101).troubles() == {}
-    ((text, over),) = Disks(0).troubles().values()
-    assert text.startswith(f"The disk of {tmp_path} is full to ")
-    assert over == f"The disk of {tmp_path} has room again"
+# --- disks
 
 
-@pytest.mark.parametrize(("days", "said"), [(100, ""), (5, "The certificate ends in 5 days")])
-def test_the_certificate_is_read_anew_when_it_has_changed(tmp_path: Path, days: int, said: str) -> None:
+@dataclass
+class Disk:
+    """A file system of 1000 blocks, 100 of them root's reserve."""
+
+    device: int
+    used_blocks: int = 0
+    inodes: int = 1000
+    used_inodes: int = 0
+
+
+@dataclass
+class Machine:
+    """Stands in for the module `os`."""
+
+    disks: dict[str, Disk] = field(default_factory=dict)
+    """By directory."""
+
+    def stat(self, path: str) -> SimpleNamespace:
+        if path not in self.disks:
+            raise FileNotFoundError(path)
+        return SimpleNamespace(st_dev=self.disks[path].device)
+
+    def statvfs(self, path: str) -> SimpleNamespace:
+        disk = self.disks[path]
+        free = 1000 - disk.used_blocks
+        return SimpleNamespace(
+            f_blocks=1000,
+            f_bfree=free,
+            f_bavail=free - 100,
+            f_files=disk.inodes,
+            f_ffree=disk.inodes - disk.used_inodes,
+        )
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The machine's only disk."""
+    disk = Disk(1)
+    machine = Machine({"/": disk, "/var": disk})
+    monkeypatch.setattr(sensors, "os", machine)
+    return disk
+
+
+def test_a_disk_is_a_trouble_at_its_bound_and_not_below(root: Disk) -> None:
+    """900 blocks are all that others than root can use: 720 of them are 80 %."""
+    sensor = DiskSensor(80)
+    root.used_blocks = 719
+    assert sensor.find_troubles() == {}
+    root.used_blocks = 720
+    assert sensor.find_troubles() == {
+        "1": ("The disk of / is 80 % full, and 0 % of its inodes are used", "The disk of / has room again")
+    }
+    root.used_blocks = 900
+    assert "100 % full" in sensor.find_troubles()["1"][0]
+
+
+def test_a_disk_that_was_full_must_have_two_per_cent_of_slack(root: Disk) -> None:
+    sensor = DiskSensor(80)
+    root.used_blocks = 703  # 78.1 %
+    assert sensor.find_troubles() == {}, "it was not full before"
+    root.used_blocks = 720
+    assert sensor.find_troubles()
+    root.used_blocks = 703
+    assert sensor.find_troubles(), "the slack is not free yet"
+    root.used_blocks = 701  # 77.9 %
+    assert sensor.find_troubles() == {}
+    root.used_blocks = 703
+    assert sensor.find_troubles() == {}
+
+
+def test_used_up_inodes_fill_a_disk_too(root: Disk) -> None:
+    sensor = DiskSensor(80)
+    root.used_inodes = 799
+    assert sensor.find_troubles() == {}
+    root.used_inodes = 800
+    assert sensor.find_troubles()["1"][0] == "The disk of / is 0 % full, and 80 % of its inodes are used"
+    root.used_inodes = 781
+    assert sensor.find_troubles(), "the slack holds for inodes as well"
+    root.used_inodes = 779
+    assert sensor.find_troubles() == {}
+
+
+def test_a_file_system_without_a_number_of_inodes_has_none_used(root: Disk) -> None:
+    """As btrfs."""
+    root.inodes = 0
+    assert DiskSensor(1).find_troubles() == {}
+
+
+def test_each_disk_is_reported_once_and_has_its_own_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail, system = Disk(2, used_blocks=720), Disk(1, used_blocks=703)
+    machine = Machine({"/": system, "/var": system, "/var/log": system, "/var/vmail": mail})
+    monkeypatch.setattr(sensors, "os", machine)
+    sensor = DiskSensor(80)
+    for _ in range(2):
+        troubles = sensor.find_troubles()
+        assert {*troubles} == {"2"}
+        assert troubles["2"][0].startswith("The disk of /var/vmail is 80 % full")
+    system.used_blocks = 900
+    assert {*sensor.find_troubles()} == {"1", "2"}
+
+
+def test_the_disks_of_mail_and_logs_are_measured() -> None:
+    """By the kernel's own figures."""
+    ((text, end_text),) = [DiskSensor(0).find_troubles()[str(Path("/").stat().st_dev)]]
+    assert text.startswith("The disk of /")
+    assert end_text.endswith(" has room again")
+    assert DiskSensor(101).find_troubles() == {}
+    assert {"/", "/var/log", "/var/spool/postfix", "/var/vmail"} <= {*DiskSensor.DIRECTORIES}
+
+
+# --- certificate
+
+
+@pytest.mark.parametrize(("days", "text"), [(100, ""), (5, "The certificate ends in 5 days")])
+def test_the_certificate_is_read_again_when_it_has_changed(tmp_path: Path, days: int, text: str) -> None:
     file = tmp_path / "certificate.pem"
-    sensor = Certificate(str(file), 14)
-    for lasts in (30, days):
-        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"]
+    sensor = CertificateSensor(file, 14)
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(file)]
+    for lifetime in (30, days):
         subprocess.run(
-            [*make, "/CN=x", "-days", str(lasts), "-keyout", "/dev/null", "-out", str(file)],
+            ["openssl", "req", "-x509", *key, "-subj", "/CN=x", "-days", str(lifetime), "-out", f"{file}.crt"],
             check=True,
             capture_output=True,
         )
-        found = sensor.troubles()
-    assert [text for text, _ in found.values()] == ([said] if said else [])
+        with file.open("a") as pem:  # the key first, as on the server
+            pem.write(Path(f"{file}.crt").read_text())
+        troubles = sensor.find_troubles()
+    assert [begin for begin, _ in troubles.values()] == ([text] if text else [])
 
 
-def test_silence_about_the_jails_and_what_is_wrong_with_them_are_troubles(tmp_path: Path) -> None:
-    sensor = Proof(tmp_path / "jails.json")
-    assert sensor.troubles() == {}
+def test_an_expired_certificate_is_a_trouble(tmp_path: Path) -> None:
+    file = tmp_path / "certificate.pem"
+    file.touch()
+    sensor = CertificateSensor(file, 14)
+    sensor.read_version, sensor.not_after = file.stat().st_mtime_ns, time.time() - 1
+    assert sensor.find_troubles()["end"] == ("The certificate has expired", "The certificate was renewed")
+
+
+# --- jails
+
+
+def test_faults_of_the_jails_and_the_absence_of_proofs_are_troubles(tmp_path: Path) -> None:
+    sensor = JailProofSensor(tmp_path / "jails.json")
+    assert sensor.find_troubles() == {}
     sensor.file.write_text(json.dumps({"turn": 4, "faults": {"dovecot": ["jail dovecot: it bans x, nft has no set"]}}))
-    assert sensor.troubles()["dovecot"][0] == "The jail dovecot does not ban: it bans x, nft has no set"
+    assert sensor.find_troubles()["dovecot"][0] == "The jail dovecot does not ban: it bans x, nft has no set"
     sensor.file.write_text(json.dumps({"turn": 8, "faults": {}}))
-    assert sensor.troubles() == {}
-    sensor.start -= 2 * Proof.SILENT
-    assert sensor.troubles() == {}
+    assert sensor.find_troubles() == {}
+    sensor.start -= 2 * JailProofSensor.MAX_AGE
+    assert sensor.find_troubles() == {}
     sensor.file.unlink()
-    assert sensor.start < time.time() - Proof.SILENT
-    assert "No jail has been proven" in sensor.troubles()["silent"][0]
+    assert sensor.start < time.time() - JailProofSensor.MAX_AGE
+    assert "No jail has been proven" in sensor.find_troubles()["silent"][0]
+
+
+# --- units
 
 
 @pytest.mark.parametrize(
-    ("shown", "runs"),
+    ("properties", "runs"),
     [
         ({"ActiveState": "active"}, True),
         ({"ActiveState": "reloading"}, True),
@@ -83,12 +220,12 @@ def test_silence_about_the_jails_and_what_is_wrong_with_them_are_troubles(tmp_pa
         ({}, False),
     ],
 )
-def test_a_unit_runs_or_is_not_meant_to(shown: dict[str, str], runs: bool) -> None:
-    assert _runs(shown) == runs
+def test_a_unit_runs_or_is_not_meant_to(properties: dict[str, str], runs: bool) -> None:
+    assert is_running(properties) == runs
 
 
 @pytest.mark.parametrize(
-    ("states", "seen"),
+    ("states", "troubles"),
     [
         (["deactivating", "deactivating", "activating", "active"], [0, 1, 1, 0]),
         (["active", "failed", "failed"], [0, 1, 1]),
@@ -96,22 +233,43 @@ def test_a_unit_runs_or_is_not_meant_to(shown: dict[str, str], runs: bool) -> No
         (["deactivating", "active", "deactivating"], [0, 0, 0]),
     ],
 )
-def test_a_unit_on_its_way_is_given_a_look_more(
-    monkeypatch: pytest.MonkeyPatch, states: list[str], seen: list[int]
+def test_a_unit_on_its_way_gets_a_sample_more(
+    monkeypatch: pytest.MonkeyPatch, states: list[str], troubles: list[int]
 ) -> None:
-    units, shown = Units(["x.service"]), iter(states)
-    monkeypatch.setattr(sensors, "run", lambda *_: f"Id=x.service\nNRestarts=0\nActiveState={next(shown)}\n")
-    assert [len(units.troubles()) for _ in states] == seen
+    sensor, coming = UnitSensor(["x.service"]), iter(states)
+    monkeypatch.setattr(sensors, "run", lambda *_: f"Id=x.service\nNRestarts=0\nActiveState={next(coming)}\n")
+    assert [len(sensor.find_troubles()) for _ in states] == troubles
 
 
-def test_a_unit_that_stays_on_its_way_is_told_within_ten_seconds() -> None:
-    assert (Units.looks + 1) * Units.every + alert_queue.GATHER < 10
+def test_a_unit_that_systemd_restarted_between_two_samples_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor, restarts = UnitSensor(["x.service"]), iter([3, 3, 4, 4])
+    monkeypatch.setattr(sensors, "run", lambda *_: f"Id=x.service\nNRestarts={next(restarts)}\nActiveState=active\n")
+    events = []
+    for _ in range(4):
+        assert sensor.find_troubles() == {}
+        events.append([text for _, text, urgent in sensor.take_events() if urgent])
+    text = "x.service ended, and systemd restarted it: `journalctl -u x.service` says why"
+    assert events == [[], [], [text], []]
 
 
-def test_what_the_daily_look_at_records_and_blocklists_found_is_told(tmp_path: Path) -> None:
-    sensor = Written("world", tmp_path / "troubles.json")
-    assert sensor.troubles() == {}
+def test_a_unit_that_stays_on_its_way_is_reported_within_ten_seconds() -> None:
+    assert (UnitSensor.samples + 1) * UnitSensor.interval + alert_queue.BATCH_SECONDS < 10
+
+
+# --- troubles that other programs have written down
+
+
+def test_troubles_of_the_daily_dns_check_are_reported(tmp_path: Path) -> None:
+    sensor = TroubleFile("dns", tmp_path / "troubles.json")
+    assert sensor.find_troubles() == {}
     (tmp_path / "troubles.json").write_text('{"troubles": {"zen": "198.51.100.10 is listed in zen.example"}}')
-    assert sensor.troubles() == {
-        "zen": ("198.51.100.10 is listed in zen.example", "No more: 198.51.100.10 is listed in zen.example")
+    assert sensor.find_troubles() == {
+        "zen": ("198.51.100.10 is listed in zen.example", "Over: 198.51.100.10 is listed in zen.example")
     }
+
+
+def test_every_bound_of_the_configuration_reaches_its_sensor(config: WatchConfig, tmp_path: Path) -> None:
+    built = {sensor.name: sensor for sensor in build_sensors(config, tmp_path / "jails.json")}
+    assert {*built} == {"unit", "firewall", "proof", "dns", "disk", "queue", "certificate"}
+    values = vars(built["disk"]) | vars(built["queue"]) | vars(built["certificate"])
+    assert (values["max_percent"], values["max_messages"], values["min_days"]) == (85, 10, 14)

@@ -1,4 +1,4 @@
-"""A clock to turn, a webhook's other end, and a guard that speaks as ours does."""
+"""A clock to turn, the other end of a webhook, and a guard that answers as ours does."""
 
 import json
 import socketserver
@@ -10,9 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from mailkeep_server.watch.alert_queue import Letter
+from mailkeep_server.watch.alert_queue import Notification
 
-LETTER = Letter(7, 1764086400.0, '[mail.example.org] anna@example.org is "frozen"', "1\n<2> & {host} \\\n", urgent=True)
+NOTIFICATION = Notification(
+    7, 1764086400.0, '[mail.example.org] anna@example.org is "frozen"', "1\n<2> & {host} \\\n", urgent=True
+)
 
 
 @dataclass
@@ -24,8 +26,8 @@ class Clock:
 
 
 @dataclass
-class Hook:
-    """What a webhook was sent, and what it answers."""
+class WebhookServer:
+    """The requests that it got, and its answer to them."""
 
     url: str = ""
     status: int = 200
@@ -34,56 +36,56 @@ class Hook:
 
 
 @contextmanager
-def hook() -> Iterator[Hook]:
-    made = Hook()
+def serve_webhook() -> Iterator[WebhookServer]:
+    webhook = WebhookServer()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            made.requests.append((self.command, self.path, dict(self.headers), body))
-            self.send_response(made.status)
-            for name, value in made.headers.items():
+            webhook.requests.append((self.command, self.path, dict(self.headers), body))
+            self.send_response(webhook.status)
+            for name, value in webhook.headers.items():
                 self.send_header(name, value)
             self.end_headers()
 
         do_PUT = do_GET = do_POST  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+            """Prints nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        made.url = f"http://127.0.0.1:{server.server_port}/very-secret"
-        yield made
+        webhook.url = f"http://127.0.0.1:{server.server_port}/very-secret"
+        yield webhook
         server.shutdown()
 
 
 @dataclass
-class Events:
-    """What the guard has told so far, and whether what it says is garbage."""
+class GuardServer:
+    """The guard's events so far; and an answer that is garbage, if it gives such."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
     garbage: bytes = b""
 
-    def tell(self, kind: str, account: str, detail: str, at: float) -> None:
+    def add_event(self, kind: str, account: str, detail: str, time: float) -> None:
         number = len(self.events) + 1
-        self.events.append({"id": number, "time": at, "kind": kind, "account": account, "detail": detail})
+        self.events.append({"id": number, "time": time, "kind": kind, "account": account, "detail": detail})
 
 
 @contextmanager
-def guard(path: Path) -> Iterator[Events]:
+def serve_guard(path: Path) -> Iterator[GuardServer]:
     """The guard's control socket: HTTP/1.0 over a Unix-domain socket."""
-    made = Events()
+    guard = GuardServer()
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             target = self.rfile.readline().split()[1].decode()
             assert target.startswith("/events?after=")
             after = int(target.partition("=")[2])
-            last = made.events[-1]["id"] if made.events else after
-            body = json.dumps({"last": last, "events": [one for one in made.events if one["id"] > after]}).encode()
-            answer = made.garbage or b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body
-            with suppress(BrokenPipeError):  # of endless garbage the watch takes only so much
+            last = guard.events[-1]["id"] if guard.events else after
+            body = json.dumps({"last": last, "events": [event for event in guard.events if event["id"] > after]})
+            answer = guard.garbage or b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body.encode()
+            with suppress(BrokenPipeError):  # of endless garbage, the watch takes only so much
                 self.wfile.write(answer)
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -91,5 +93,5 @@ def guard(path: Path) -> Iterator[Events]:
 
     with Server(str(path), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield made
+        yield guard
         server.shutdown()
