@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from mailkeep.lab import shortage
 from mailkeep.lab.podman import LABEL, LabError, machine_flags, podman, poll
+from mailkeep.lab.shortage import find_shortages, read_load
 
 BOOT_TIMEOUT = 60.0  # seconds
 MAX_SOCKET_PATH = 90  # bytes: of the 108 of unix(7), ssh adds 17 to the path while it creates a control socket
@@ -139,7 +139,7 @@ class Container:
 
     def _boot_error(self, message: str, boot_seconds: float) -> LabError:
         """First what this machine is short of, as failed units are a mere consequence; then `message`."""
-        sentences = shortage.find_shortages(shortage.read_load(boot_seconds))
+        sentences = find_shortages(read_load(boot_seconds))
         return LabError("\n".join((*(f"lab: {self.name}: {sentence}" for sentence in sentences), message)))
 
     def _disconnect(self) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.lab import shortage
+from mailkeep.lab import container
 from mailkeep.lab.container import Container
 from mailkeep.lab.podman import LabError
-from mailkeep.lab.shortage import MachineLoad, find_shortages
+from mailkeep.lab.shortage import MachineLoad, find_shortages, read_load
 
 IDLE = MachineLoad(inotify_used=20, inotify_limit=128, free_memory=4000, load=0.3, processors=2, boot_seconds=2.0)
 
@@ -57,14 +57,14 @@ def test_all_shortages_are_named() -> None:
 
 
 def test_this_machines_figures_can_be_read() -> None:
-    load = shortage.read_load(1.5)
+    load = read_load(1.5)
     assert load.inotify_limit > 0
     assert load.free_memory > 0
     assert load.boot_seconds == 1.5
 
 
 def test_a_failed_boot_names_the_shortage_before_the_failed_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortage, "read_load", lambda _seconds: replace(IDLE, inotify_used=128))
+    monkeypatch.setattr(container, "read_load", lambda _seconds: replace(IDLE, inotify_used=128))
     failed = "lab: mail has booted with failed units:\nsystemd-ask-password-console.path failed"
     first, *rest = str(boot_error(failed)).splitlines()
     assert first.startswith("lab: mail: inotify instances are short: 128 of 128 are in use")
@@ -72,7 +72,7 @@ def test_a_failed_boot_names_the_shortage_before_the_failed_units(monkeypatch: p
 
 
 def test_a_failed_boot_without_a_shortage_names_the_failed_units_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortage, "read_load", lambda _seconds: IDLE)
+    monkeypatch.setattr(container, "read_load", lambda _seconds: IDLE)
     assert str(boot_error("lab: mail has booted with failed units:\nx.service")).startswith("lab: mail has booted")
 
 
