@@ -1,0 +1,68 @@
+"""Imports run down only: no circle, no module above its floor, nothing on the server but the standard library."""
+
+import ast
+import sys
+
+from draw_floors import PICTURE, draw
+from house import ROOT, find_circle, read_imports, read_modules, room_of
+
+
+def test_no_import_runs_up_and_no_room_knows_another_on_its_floor() -> None:
+    upward = [
+        f"{edge.importer}:{edge.line} imports {edge.imported}"
+        for edge in read_imports()
+        if (importer := room_of(edge.importer)) != (imported := room_of(edge.imported))
+        and importer.floor <= imported.floor
+    ]
+    assert upward == []
+
+
+def test_no_circle_of_files() -> None:
+    assert find_circle() == []
+
+
+def test_imports_inside_functions_and_for_types_only_are_read_too() -> None:
+    modules = {edge.importer for edge in read_imports()}
+    assert len(modules) > 100
+    lazy = [edge for edge in read_imports() if edge.importer == "mailkeep.__main__"]
+    assert [edge.imported for edge in lazy] == ["mailkeep.cli.app"], "mailkeep.__main__ imports inside a function"
+
+
+def test_only_the_server_programs_are_imported_by_name() -> None:
+    by_name = [
+        module
+        for module, path in read_modules().items()
+        if {"import_module", "__import__"} & _identifiers(path.read_text())
+    ]
+    assert by_name == ["mailkeep_server.__main__"]
+
+
+def test_the_server_needs_the_standard_library_only() -> None:
+    foreign = {
+        f"{module}: {name}"
+        for module, path in read_modules().items()
+        if module.startswith(("mailkeep_server", "mailkeep.verify.probe"))
+        for name in _top_level_imports(path.read_text())
+        if name not in sys.stdlib_module_names | {"mailkeep_server"}
+    }
+    assert foreign == set()
+
+
+def test_the_picture_shows_the_floors_of_today() -> None:
+    assert PICTURE.read_text() == draw(), f"run `python tests/house/draw_floors.py` in {ROOT.name}"
+
+
+def _identifiers(source: str) -> set[str]:
+    tree = ast.parse(source)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+def _top_level_imports(source: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
