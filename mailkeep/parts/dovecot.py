@@ -1,4 +1,4 @@
-"""Dovecot: IMAP, delivery, and the accounts that both it and Postfix know; no Linux account is one of them."""
+"""Dovecot: IMAP, delivery, and the accounts, which Postfix uses too. Linux accounts are not among them."""
 
 from collections.abc import Iterator
 
@@ -15,10 +15,10 @@ ALIASES = "/etc/dovecot/aliases"
 MAIL = "/var/vmail"
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = 2**30  # bytes
-# Of quota for each message, which takes a block of the disk and an inode, however small it is: ext4 has blocks of 4 KiB
-# and an inode for 16.
+# Quota bytes for each message. However small, a message takes a block and an inode: on ext4, a block has 4 KiB, and
+# there is one inode for 16 KiB.
 BYTES_PER_MESSAGE = 8 * 2**10
-MAX_FOLDERS = 1000  # a folder takes some eight inodes
+MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
 def build_part(settings: Settings) -> Part:
@@ -28,12 +28,15 @@ def build_part(settings: Settings) -> Part:
         trash_days=settings.retention.trash_days,
         default_quota=DEFAULT_QUOTA,
         default_messages=DEFAULT_QUOTA // BYTES_PER_MESSAGE,
-        most_folders=MAX_FOLDERS,
+        max_folders=MAX_FOLDERS,
         frozen=guard.FROZEN,
         aliases=ALIASES,
     )
-    users = [(account.address, account.password, _quota(account)) for account in settings.accounts]
-    aliases = [(alias, "", [f"userdb_user={one.address}", *_quota(one)]) for alias, one in _lead_to_one(settings)]
+    users = [(account.address, account.password, _quota_fields(account)) for account in settings.accounts]
+    aliases = [
+        (alias, "", [f"userdb_user={account.address}", *_quota_fields(account)])
+        for alias, account in _single_account_aliases(settings)
+    ]
     return Part(
         name="dovecot",
         packages=("dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve"),
@@ -41,7 +44,7 @@ def build_part(settings: Settings) -> Part:
         directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(DROP_IN)),
         files=(
             File(CONF, conf),
-            # Dovecot looks at the time of change of both and reads them anew by itself.
+            # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
             File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf")),
@@ -51,15 +54,15 @@ def build_part(settings: Settings) -> Part:
     )
 
 
-def _quota(account: Account) -> list[str]:
+def _quota_fields(account: Account) -> list[str]:
     if not account.quota:
         return []
     messages = account.quota // BYTES_PER_MESSAGE
     return [f"userdb_quota_storage_size={account.quota}B", f"userdb_quota_message_count={messages}"]
 
 
-def _lead_to_one(settings: Settings) -> Iterator[tuple[str, Account]]:
-    """Aliases with the account that each leads to, by however many others, where it is the only one."""
+def _single_account_aliases(settings: Settings) -> Iterator[tuple[str, Account]]:
+    """The aliases that lead to exactly one account, through any number of other aliases; each with its account."""
     accounts = {account.address: account for account in settings.accounts}
     aliases = postfix.list_aliases(settings)
     for alias in aliases:

@@ -1,4 +1,4 @@
-"""fail2ban: whoever guesses passwords or abuses SMTP is cut off by the firewall, for longer each time."""
+"""fail2ban: the firewall bans addresses that guess passwords or abuse SMTP, for longer each time."""
 
 from mailkeep.errors import UserError
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
@@ -9,12 +9,13 @@ from mailkeep.templating import render_template
 MAIL = ("smtp", "submissions", "submission", "imap", "imaps")
 MAXRETRY = 5
 MAX_BAN = "4w"
-# Longer than the longest ban, so that who comes back after it is still known.
+# Longer than the longest ban, so that an address that returns after it is still known.
 BAN_MEMORY = "8w"
 
 JAILS = ("sshd", "postfix", "dovecot", "recidive")
 FILTERS = {
-    # What each must see: `fail2ban-client --test` compiles no pattern, and fail2ban starts without the jail.
+    # A log line that each filter must match. `fail2ban-client --test` compiles no pattern, and with a broken one
+    # fail2ban starts without the jail.
     "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): passwd-file: unknown user",
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
 }
@@ -22,29 +23,29 @@ DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
 
 
 def port_list(jail: str, names: tuple[str, ...]) -> str:
-    """The ports of a jail, as its `port` takes them. A name that no service has is an error: nft would refuse
-    the rule, and fail2ban go on looking healthy without banning anyone."""
+    """The jail's ports, for its option `port`. Raises UserError for an unknown name: nft would refuse the rule, and
+    fail2ban would look healthy without banning anyone."""
     unknown = [name for name in names if name not in SERVICES]
     if unknown:
         raise UserError(
-            f"fail2ban jail {jail}: no service is called {', '.join(map(repr, unknown))}; "
-            f"known are {', '.join(SERVICES)}"
+            f"fail2ban jail {jail}: no service is called {', '.join(map(repr, unknown))}. "
+            f"Use one of {', '.join(SERVICES)}."
         )
     return ",".join(str(SERVICES[name]) for name in names)
 
 
 def banned_ports_by_jail(settings: Settings) -> dict[str, tuple[int, ...] | None]:
-    """The ports that each jail closes to who it bans; None: all."""
+    """The ports from which each jail bans an address; None: all ports."""
     mail = tuple(sorted({SERVICES[name] for name in MAIL}))
     return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": mail, "recidive": None}
 
 
-def _filter(name: str) -> str:
+def _filter_path(name: str) -> str:
     return f"/etc/fail2ban/filter.d/mailkeep-{name}.conf"
 
 
-def _matches(filter_file: str, message: str) -> str:
-    """Fails, with what fail2ban makes of it, when the filter finds no address in a log line with this message."""
+def _filter_test(filter_file: str, message: str) -> str:
+    """A command that fails, with fail2ban's output, unless the filter finds an address in this log message."""
     line = f"2026-01-01T00:00:00+00:00 mail {message}"
     return (
         f"out=$(fail2ban-regex '{line}' {filter_file}) && echo \"$out\" | grep -q ' 1 matched' || "
@@ -62,25 +63,31 @@ def build_part(settings: Settings) -> Part:
             "dovecot": port_list("dovecot", MAIL),
         },
         maxretry=MAXRETRY,
-        longest=MAX_BAN,
+        max_ban=MAX_BAN,
     )
     return Part(
         name="fail2ban",
-        # fail2ban only recommends nftables, which its bans need.
+        # Bans need nftables, which fail2ban only recommends.
         packages=("fail2ban", "nftables"),
         directories=(Directory(DROP_IN),),
         files=(
             File(
                 "/etc/fail2ban/fail2ban.d/mailkeep.local",
-                render_template("fail2ban/fail2ban.d/mailkeep.local", remembered=BAN_MEMORY),
+                render_template("fail2ban/fail2ban.d/mailkeep.local", ban_memory=BAN_MEMORY),
             ),
             File("/etc/fail2ban/jail.d/mailkeep.local", jails),
-            *(File(_filter(name), render_template("fail2ban/filter.d/mailkeep-" + name + ".conf")) for name in FILTERS),
+            *(
+                File(_filter_path(name), render_template("fail2ban/filter.d/mailkeep-" + name + ".conf"))
+                for name in FILTERS
+            ),
             File(f"{DROP_IN}/mailkeep.conf", render_template("fail2ban/service.d/mailkeep.conf")),
         ),
         units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN)),),
         checks=(
             Check("fail2ban-client --test", reads=("/etc/fail2ban/",)),
-            *(Check(_matches(_filter(name), line), reads=(_filter(name),)) for name, line in FILTERS.items()),
+            *(
+                Check(_filter_test(_filter_path(name), line), reads=(_filter_path(name),))
+                for name, line in FILTERS.items()
+            ),
         ),
     )

@@ -1,4 +1,4 @@
-"""nftables: SSH and the mail ports are open, nothing else; only Postfix talks to other mail servers."""
+"""nftables: only SSH and the mail ports are open, and only Postfix connects to other mail servers."""
 
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.fields import SERVICES
@@ -13,21 +13,23 @@ HTTPS = SERVICES["https"]
 
 
 def published_ports(settings: Settings) -> tuple[int, ...]:
-    """The ports of what Mailkeep serves: mail, and HTTPS where there is something to be had by it."""
+    """The ports of Mailkeep's services: mail, and HTTPS if it serves any page."""
     return (*MAIL_PORTS, *((HTTPS,) if settings.https_names else ()))
 
 
 def owned_ports(settings: Settings) -> tuple[int, ...]:
-    """The ports that must be ours: those, and the one on which a certificate authority asks."""
+    """The ports that no other program may use: the published ones, and port 80 if the ACME authority asks there."""
     return (*published_ports(settings), *((HTTP,) if settings.tls.answers_on_port_80 else ()))
 
 
 def build_part(settings: Settings) -> Part:
-    ssh = settings.ssh.port
     rules = render_template(
         "nftables/nftables.conf",
         ports=sorted(open_ports(settings)),
-        blocked={version: [n for n in settings.firewall.block if n.version == version] for version in (4, 6)},
+        blocked={
+            version: [network for network in settings.firewall.block if network.version == version]
+            for version in (4, 6)
+        },
     )
     return Part(
         name="firewall",
@@ -37,11 +39,11 @@ def build_part(settings: Settings) -> Part:
             File(RULES, rules, mode=0o755),
             File(f"{DROP_IN}/mailkeep.conf", render_template("nftables/service.d/mailkeep.conf")),
         ),
-        # Reload, never restart: it is one transaction, with no moment without rules.
+        # Reload, never restart: a reload is one transaction, so there is no moment without rules.
         units=(Unit("nftables.service", reload_on=(RULES,)),),
         checks=(
             Check(f"nft --check --file {RULES}", reads=(RULES,)),
-            Check(_reachable(ssh), reads=(RULES,)),
+            Check(_ssh_port_check(settings.ssh.port), reads=(RULES,)),
         ),
     )
 
@@ -51,10 +53,10 @@ def open_ports(settings: Settings) -> set[int]:
     return {settings.ssh.port, *owned_ports(settings), *settings.firewall.open}
 
 
-def _reachable(port: int) -> str:
-    """Fails when SSH listens elsewhere than `ssh.port` says: the rules would lock its users out."""
+def _ssh_port_check(port: int) -> str:
+    """A command that fails if sshd does not listen on `ssh.port`: the rules would lock its users out."""
     return (
         f"ports=$(sshd -T | sed -n 's/^port //p'); echo \"$ports\" | grep -qx {port} || "
-        f'{{ echo "sshd listens on port $ports, and mail.yml says ssh.port: {port}. '
-        f'The firewall would lock you out: set ssh.port to where sshd listens." >&2; exit 1; }}'
+        f'{{ echo "sshd listens on port $ports, but mail.yml says ssh.port: {port}. '
+        f'The firewall would lock you out. Set ssh.port to the port of sshd." >&2; exit 1; }}'
     )

@@ -1,6 +1,6 @@
-"""What a host should be, as plain data.
+"""A host's declared state as plain data.
 
-A `Part` is everything that one service needs of a host. Parts are made from settings alone, with no host, network or
+A `Part` is everything that one service needs on a host. Parts are built from settings alone, without a host, network or
 clock, so they can be rendered, compared and tested anywhere. `mailkeep.host` makes them true.
 """
 
@@ -19,7 +19,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """In an `purge_unmanaged` one there are no files but those of its part: what was there for others is removed."""
+    """With `purge_unmanaged`, files in it that no part declares are removed."""
 
     path: str
     owner: str = "root"
@@ -30,8 +30,8 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file, written whole. The content of a `secret` one never appears in any output. An `create_only` one is
-    put there only where there is none: what becomes of it is the host's own business."""
+    """A regular file, written whole. The content of a `secret` file never appears in any output. With `create_only`,
+    the file is written only if it does not exist; later changes are the host's own."""
 
     path: str
     content: bytes = field(repr=False)
@@ -44,8 +44,8 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A systemd unit. `restart_on` and `reload_on` are path prefixes: when a managed file below one of them changes,
-    in whichever part, the unit is restarted (or reloaded; a restart wins)."""
+    """A systemd unit. `restart_on` and `reload_on` are path prefixes: the unit restarts (or reloads) when a managed
+    file of any part changes under one of them. A restart makes a reload unnecessary."""
 
     name: str
     restart_on: tuple[str, ...] = ()
@@ -56,29 +56,31 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A shell command that must pass before changed files go live. It runs on the host in a private, read-only view
-    of the file system in which the staged files already lie at their final paths, so it is the service's own checker
-    exactly as an operator would call it. It runs when a file below one of `reads` changes."""
+    """A shell command that must succeed before changed files go live.
+
+    It runs on the host, in a private view of the file system with the staged files at their final paths: so it is the
+    service's own checker, called as an operator would. It runs when a file under one of the prefixes `reads` changes.
+    """
 
     command: str
     reads: tuple[str, ...]
 
 
 def unit_check(unit: str, file: str) -> Check:
-    """systemd(1) passes over what it cannot read of a unit or a drop-in; a sandbox would silently not be there. `unit`
-    is a name, or the file of one that others start; `file` a path prefix."""
+    """Verify a unit. systemd ignores lines of a unit or drop-in that it cannot parse, so a sandbox could silently be
+    missing. `unit` is a name, or the path of a unit file; `file` is a path prefix."""
     return Check(f"systemd-analyze verify --man=no --recursive-errors=no {unit}", reads=(file,))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One service: what must be there (`packages` … `units`), what must not be (`absent` files and directories), and
-    the checks."""
+    """One service: what must exist (`packages` to `files`), the `absent` files and directories, its units, and the
+    checks. `memberships` are (user, group) pairs: the user is added to the group."""
 
     name: str
     packages: tuple[str, ...] = ()
     users: tuple[User, ...] = ()
-    memberships: tuple[tuple[str, str], ...] = ()  # (user, group): the user is added to the group
+    memberships: tuple[tuple[str, str], ...] = ()
     directories: tuple[Directory, ...] = ()
     files: tuple[File, ...] = ()
     absent: tuple[str, ...] = ()

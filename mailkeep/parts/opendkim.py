@@ -1,4 +1,4 @@
-"""OpenDKIM signs what accounts and the host itself send; verifying what others send is not its job here."""
+"""OpenDKIM signs mail of the accounts and of the host itself. It does not verify incoming mail."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def build_part(keys: Iterable[DkimKey]) -> Part:
     return Part(
         name="opendkim",
         packages=("opendkim",),
-        memberships=(("postfix", "opendkim"),),  # its socket is for Postfix alone
+        memberships=(("postfix", "opendkim"),),  # only Postfix may use its socket
         directories=(
             Directory(DIRECTORY),
             Directory(KEYS, "opendkim", "opendkim", 0o700, purge_unmanaged=True),
@@ -33,17 +33,17 @@ def build_part(keys: Iterable[DkimKey]) -> Part:
         units=(Unit("opendkim.service", restart_on=(CONF, DIRECTORY, DROP_IN)),),
         checks=(
             Check(f"opendkim -n -x {CONF}", reads=(CONF, DIRECTORY)),
-            *(Check(_signs(key.domain), reads=(CONF, DIRECTORY)) for key in keys),
+            *(Check(_signing_check(key.domain), reads=(CONF, DIRECTORY)) for key in keys),
         ),
     )
 
 
-def _signs(domain: str) -> str:
-    """Fails unless a message of this domain gets its signature: -n reads neither the tables nor the keys."""
+def _signing_check(domain: str) -> str:
+    """A command that fails unless a message of this domain is signed: -n reads neither the tables nor the keys."""
     return (
         f"out=$(printf 'From: postmaster@{domain}\\n\\n' | runuser -u opendkim -- opendkim -x {CONF} -v -v -t - 2>&1); "
         f'echo "$out" | grep -q "INSHEADER.* d={domain};" || '
-        f'{{ echo "A message from {domain} is not signed."; echo "$out"; exit 1; }}'
+        f'{{ echo "A message from {domain} is not signed. OpenDKIM says:"; echo "$out"; exit 1; }}'
     )
 
 

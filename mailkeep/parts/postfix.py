@@ -1,4 +1,4 @@
-"""Postfix: takes mail for our domains from anyone, sends mail for our accounts, and relays for nobody else."""
+"""Postfix: receives mail for our domains from anyone, sends mail of our accounts, and relays for nobody else."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +9,7 @@ from mailkeep.templating import render_template
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
-QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that we are made for
+QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that Mailkeep supports
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
 TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
@@ -20,49 +20,50 @@ Rows = Iterator[tuple[str, str]]
 
 def build_part(settings: Settings, relay_password: str | None) -> Part:
     """`relay_password` is needed when `settings.relay` names a user."""
-    relay_rows = tuple(_relay_password(settings, relay_password))
+    relay_rows = tuple(_relay_password_file(settings, relay_password))
     return Part(
         name="postfix",
         packages=("postfix", "libsasl2-modules") if settings.relay else ("postfix",),
         directories=(Directory(DIRECTORY), Directory(DROP_IN)),
         files=(
-            File(f"{DIRECTORY}/main.cf", _main_cf(settings)),
+            File(f"{DIRECTORY}/main.cf", _render_main_cf(settings)),
             File(f"{DIRECTORY}/master.cf", render_template("postfix/master.cf")),
             File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
-            _table("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
-            _table("aliases", _aliases(settings)),
-            _table("sender_login", _sender_login(settings)),
-            _table("own_domains", _own_domains(settings)),
-            _table("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
+            _table_file("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
+            _table_file("aliases", _alias_rows(settings)),
+            _table_file("sender_login", _login_map_rows(settings)),
+            _table_file("own_domains", _own_domain_rows(settings)),
+            _table_file("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
             *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
             File(f"{DROP_IN}/mailkeep.conf", render_template("postfix/service.d/mailkeep.conf")),
         ),
         absent=() if relay_rows else (RELAY_PASSWORD,),
-        # texthash tables are read when a process starts; a reload starts new ones.
+        # Postfix reads texthash tables when a process starts, and a reload starts new processes.
         units=(Unit("postfix.service", restart_on=(DROP_IN,), reload_on=(DIRECTORY, certificates.DIRECTORY)),),
         checks=(
             Check("postfix check", reads=(DIRECTORY, certificates.DIRECTORY)),
-            Check(_silent("postconf -n 2>&1 >/dev/null; postconf -M 2>&1 >/dev/null"), reads=(DIRECTORY,)),
+            Check(_fail_on_output("postconf -n 2>&1 >/dev/null; postconf -M 2>&1 >/dev/null"), reads=(DIRECTORY,)),
             *(
-                Check(_silent(f"postmap -q probe {table} 2>&1 >/dev/null | sort -u"), reads=(DIRECTORY,))
-                for table in _lookups()
+                Check(_fail_on_output(f"postmap -q probe {table} 2>&1 >/dev/null | sort -u"), reads=(DIRECTORY,))
+                for table in _list_lookup_tables()
             ),
         ),
     )
 
 
-def _lookups() -> Iterator[str]:
+def _list_lookup_tables() -> Iterator[str]:
     yield from (f"texthash:{DIRECTORY}/{name}" for name in TABLES)
     yield f"regexp:{DIRECTORY}/submission_headers"
 
 
-def _silent(command: str) -> str:
-    """Fails when the command says something: Postfix only warns of misspelt parameters and of bad lines in tables."""
-    return f'said=$({command}); [ -z "$said" ] || {{ echo "$said"; exit 1; }}'
+def _fail_on_output(command: str) -> str:
+    """A command that fails if `command` prints anything: of misspelt parameters and bad table lines, Postfix only
+    warns."""
+    return f'output=$({command}); [ -z "$output" ] || {{ echo "$output"; exit 1; }}'
 
 
-def _main_cf(settings: Settings) -> bytes:
+def _render_main_cf(settings: Settings) -> bytes:
     versions = {address.version for address in settings.host.addresses}
     return render_template(
         "postfix/main.cf",
@@ -82,27 +83,28 @@ def _main_cf(settings: Settings) -> bytes:
     )
 
 
-def _table(name: str, rows: Iterable[tuple[str, str]]) -> File:
+def _table_file(name: str, rows: Iterable[tuple[str, str]]) -> File:
     return File(f"{DIRECTORY}/{name}", render_template("postfix/table", rows=list(rows)))
 
 
 def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """The host's own addresses, and the declared aliases, with where each leads next."""
+    """The host's administrative addresses and the declared aliases, each with its direct targets."""
     administrative = (*(f"{name}@{settings.host.name}" for name in ADMINISTRATIVE), "root@localhost", "postmaster")
     return dict.fromkeys(administrative, settings.admin.addresses) | settings.aliases
 
 
-def _aliases(settings: Settings) -> Rows:
-    """virtual_alias_maps: all aliases; and catch-alls, for which every account must be named first, since an address
-    that finds no row of its own would fall through to its domain's."""
+def _alias_rows(settings: Settings) -> Rows:
+    """virtual_alias_maps: aliases and catch-alls. With a catch-all, every account needs a row of its own, or its mail
+    would fall through to the row of its domain."""
     yield from ((alias, ", ".join(targets)) for alias, targets in list_aliases(settings).items())
     if settings.catch_all:
         yield from ((account.address, account.address) for account in settings.accounts)
         yield from ((f"@{domain}", target) for domain, target in settings.catch_all.items())
 
 
-def _sender_login(settings: Settings) -> Rows:
-    """Each address with the logins that own it. Shared addresses (`send_as` of several) have several."""
+def _login_map_rows(settings: Settings) -> Rows:
+    """smtpd_sender_login_maps: each address with its logins; an address in `send_as` of several accounts has
+    several."""
     owners: dict[str, list[str]] = {}
     for account in settings.accounts:
         for address in (account.address, *account.send_as):
@@ -110,15 +112,15 @@ def _sender_login(settings: Settings) -> Rows:
     yield from ((address, ", ".join(logins)) for address, logins in owners.items())
 
 
-def _own_domains(settings: Settings) -> Rows:
-    verdict = "REJECT 5.7.1 Not without logging in on a submission port"
+def _own_domain_rows(settings: Settings) -> Rows:
+    verdict = "REJECT 5.7.1 Log in on a submission port to send as this domain"
     for domain in (*settings.domains, settings.host.name):
         yield from ((domain, verdict), (f".{domain}", verdict))
-    for address in settings.host.addresses:  # as a domain (RFC 5321 section 4.1.3)
+    for address in settings.host.addresses:  # as an address literal (RFC 5321 §4.1.3)
         yield f"[{'IPv6:' if address.version == 6 else ''}{address}]", verdict
 
 
-def _relay_password(settings: Settings, password: str | None) -> Iterator[File]:
+def _relay_password_file(settings: Settings, password: str | None) -> Iterator[File]:
     relay = settings.relay
     if relay and relay.user:
         row = f"[{relay.host}]:{relay.port} {relay.user}:{password}\n"

@@ -1,4 +1,4 @@
-"""unbound: a validating resolver of this machine's own, so that DANE and blocklists give true answers."""
+"""unbound: the host's own validating resolver. DANE and blocklists need it for true answers."""
 
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
@@ -11,8 +11,8 @@ DROP_IN = f"{SYSTEMD}/unbound.service.d"
 
 
 def build_part(settings: Settings) -> Part:
-    """Where `resolver: system`, what an earlier setting left is removed; the package stays, with Debian's own files.
-    What /etc/resolv.conf was before nobody knows: the preflight wants it set right first."""
+    """With `resolver: system`, remove our files of an earlier setting; the package stays, with Debian's own files. The
+    earlier /etc/resolv.conf is not known, so the preflight asks the operator to set it first."""
     if settings.resolver == "system":
         return Part(name="resolver", absent=(CONFIG, f"{DROP_IN}/mailkeep.conf", DHCLIENT_HOOK, DHCPCD_HOOK))
     return Part(
@@ -22,18 +22,18 @@ def build_part(settings: Settings) -> Part:
         files=(
             File(CONFIG, render_template("unbound/unbound.conf.d/mailkeep.conf")),
             File(f"{DROP_IN}/mailkeep.conf", render_template("unbound/service.d/mailkeep.conf")),
-            # Renamed into place: a symlink to what systemd-resolved or resolvconf writes is replaced.
+            # The rename replaces a symbolic link to a file of systemd-resolved or resolvconf.
             File("/etc/resolv.conf", render_template("unbound/resolv.conf")),
             File(DHCLIENT_HOOK, render_template("unbound/dhclient-enter-hook")),
             File(DHCPCD_HOOK, render_template("unbound/dhcpcd.enter-hook")),
         ),
         units=(
             Unit("unbound.service", restart_on=("/etc/unbound/", DROP_IN)),
-            # Debian's cloud images run it; nss-resolve would ask it, and it the provider's resolvers.
+            # Debian's cloud images run it: nss-resolve would ask it, and it would ask the provider's resolvers.
             Unit("systemd-resolved.service", enabled=False, running=False),
         ),
         checks=(
-            # Before its first start, which makes it, the trust anchor that Debian's file names is not there.
+            # Debian's file names a trust anchor, which only unbound's first start creates.
             Check("/usr/libexec/unbound-helper root_trust_anchor_update; unbound-checkconf", reads=("/etc/unbound/",)),
             *(Check(f"sh -n {hook}", reads=(hook,)) for hook in (DHCLIENT_HOOK, DHCPCD_HOOK)),
         ),

@@ -1,4 +1,4 @@
-"""`mailkeep_server`, copied to the server as it is, with `mailkeepctl`, which calls it there."""
+"""`mailkeep_server`, copied to the server as it is, and `mailkeepctl`, which calls it there."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from mailkeep.templating import render_template
 DIRECTORY = "/usr/lib/mailkeep"
 CTL = "/usr/local/sbin/mailkeepctl"
 PYTHON = f"python3 -IB {DIRECTORY}"
-"""Runs one of the package's programs: its name and arguments follow."""
+"""The command that runs one of the package's programs; the program's name and arguments follow."""
 FORMER = (f"{DIRECTORY}/guard", "/usr/lib/mailkeep-acme", "/usr/lib/mailkeep-dns")
-"""Where version 0.1.0 had this code."""
+"""The places of this code in version 0.1.0."""
 
 
 def build_part() -> Part:
-    """The units that run its programs are in the parts that they serve."""
+    """The units that run its programs belong to other parts."""
     sources = Path(mailkeep_server.__file__).parent
     modules = {
         f"{DIRECTORY}/{path.relative_to(sources.parent)}": path.read_bytes() for path in sorted(sources.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""sshd: keys, not passwords; whoever deploys can still log in."""
+"""sshd: keys instead of passwords. The user who deploys can still log in afterwards."""
 
 from mailkeep.parts.model import Check, File, Part, Unit
 from mailkeep.settings.models import Settings
@@ -17,24 +17,27 @@ def build_part(settings: Settings) -> Part:
         name="ssh",
         packages=("openssh-server",),
         files=(File(CONFIG, config),),
-        # Where ssh.socket listens, starting ssh.service stops it (Conflicts=) and leaves its sessions.
+        # If ssh.socket listens, starting ssh.service stops it (Conflicts=) and leaves its sessions alone.
         units=(Unit("ssh.service", reload_on=(CONFIG,)),),
         checks=(
             Check("sshd -t", reads=("/etc/ssh/",)),
-            Check(_has_key(settings.ssh.passwords), reads=(CONFIG,)),
+            Check(_ssh_key_check(settings.ssh.passwords), reads=(CONFIG,)),
         ),
     )
 
 
-def _has_key(passwords: bool) -> str:
-    """Fails when who is logged in now has no key to come back with. That is the user of the kernel's
-    loginuid, which sudo does not change; where the kernel keeps none, as in containers, root."""
-    needed = '[ "$user" != root ] || ' if passwords else ""
+def _ssh_key_check(passwords: bool) -> str:
+    """A command that fails if the user who is logged in has no key to come back with.
+
+    That is the user of the kernel's loginuid, which sudo does not change; or root, if the kernel keeps none, as in
+    containers.
+    """
+    unless_password = '[ "$user" != root ] || ' if passwords else ""
     return (
         'user=$(id -nu "$(cat /proc/self/loginuid)" 2>/dev/null || echo root); '
         'home=$(getent passwd "$user" | cut -d: -f6); '
-        f'{needed}[ -s "$home/.ssh/authorized_keys" ] || '
+        f'{unless_password}[ -s "$home/.ssh/authorized_keys" ] || '
         "sshd -T | grep -Eq '^(authorizedkeyscommand|trustedusercakeys) /' || "
-        '{ echo "$user has no SSH key ($home/.ssh/authorized_keys): you could not log in again. Add one'
+        '{ echo "$user has no SSH key in $home/.ssh/authorized_keys, so you could not log in again. Add one'
         f'{"" if passwords else ", or set ssh.passwords: true"}." >&2; exit 1; }}'
     )

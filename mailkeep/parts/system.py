@@ -1,4 +1,4 @@
-"""What keeps a server well that nobody looks at for months: upgrades, bounded logs, the right time."""
+"""Keeps a server healthy for months without attention: upgrades, bounded logs, the right time."""
 
 from mailkeep.parts.model import Check, File, Part, Unit
 from mailkeep.settings.models import Settings
@@ -22,7 +22,7 @@ def build_part(settings: Settings) -> Part:
         ),
         units=(
             Unit("systemd-journald.service", restart_on=(JOURNALD,)),
-            # Neither is meant to run in a container: their conditions say so.
+            # The conditions of these two keep them from running in a container.
             Unit("systemd-sysctl.service", restart_on=(SYSCTL,)),
             Unit("systemd-timesyncd.service"),
             Unit("apt-daily.timer"),
@@ -32,7 +32,7 @@ def build_part(settings: Settings) -> Part:
         checks=(
             Check("apt-config dump", reads=(APT,)),
             Check(f"perl -c {NEEDRESTART}", reads=(NEEDRESTART,)),
-            # Its exit code also tells of keys that this kernel does not have.
+            # Not by the exit code: it also fails for keys that this kernel does not have.
             Check(f"! sysctl --dry-run --load {SYSCTL} 2>&1 | grep 'invalid syntax'", reads=(SYSCTL,)),
         ),
     )

@@ -34,8 +34,8 @@ def _unanswered(settings: Settings) -> list[Question]:
 
 
 def _own_values(settings: Settings) -> Values:
-    own = records.own_zone_records(settings, make_secrets(settings))
-    return values_of([*own, *records.reverse_records(settings)])
+    zone_records = records.own_zone_records(settings, make_secrets(settings))
+    return values_of([*zone_records, *records.reverse_records(settings)])
 
 
 GOOD = good_observation()

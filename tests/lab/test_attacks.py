@@ -296,13 +296,13 @@ def strangers() -> Iterator[Attack]:
         yield Attack(
             f"a stranger sends us mail as {what}",
             on_port(SMTP, *envelope(sender, ANNA)),
-            "554 5.7.1 .*Not without logging in|450 4.1.8|504 5.5.2",
+            "554 5.7.1 .*Log in on a submission port|450 4.1.8|504 5.5.2",
             ANY_SENDER,
         )
     yield Attack(
         "a stranger sends us mail as an account at our address",
         lambda at: talk(at.ip, SMTP, envelope(f"anna@[{at.site.settings.host.addresses[0]}]", ANNA)),
-        "554 5.7.1 .*Not without logging in",
+        "554 5.7.1 .*Log in on a submission port",
         ANY_SENDER,
     )
     yield Attack(

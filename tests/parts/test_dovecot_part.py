@@ -1,4 +1,4 @@
-"""Mailboxes have bounds, and Dovecot knows them for every address that leads to one."""
+"""Mailboxes have quotas, and Dovecot applies them to every alias of one account."""
 
 import pytest
 
@@ -11,8 +11,8 @@ HASH = passwords.hash_password("violet-kettle-9-orbit-lamp")
 
 
 @pytest.fixture
-def lines(declared: dict[str, object]) -> dict[str, dict[str, str]]:
-    """What the files of accounts and aliases say, by file and address."""
+def account_lines(declared: dict[str, object]) -> dict[str, dict[str, str]]:
+    """The lines of the accounts' and aliases' files, by file and address."""
     accounts = [{"address": ANNA, "password": HASH, "quota": "8M"}, {"address": BEN, "password": HASH}]
     aliases = {
         "info@example.org": ANNA,
@@ -30,20 +30,22 @@ def lines(declared: dict[str, object]) -> dict[str, dict[str, str]]:
     }
 
 
-def test_a_quota_bounds_bytes_and_messages(lines: dict[str, dict[str, str]]) -> None:
-    assert lines[dovecot.USERS][ANNA].endswith(
+def test_a_quota_bounds_bytes_and_messages(account_lines: dict[str, dict[str, str]]) -> None:
+    assert account_lines[dovecot.USERS][ANNA].endswith(
         "::::::userdb_quota_storage_size=8388608B userdb_quota_message_count=1024"
     )
-    assert lines[dovecot.USERS][BEN] == f"{HASH}::::::"
+    assert account_lines[dovecot.USERS][BEN] == f"{HASH}::::::"
 
 
-def test_an_alias_of_one_account_has_its_quota_and_no_password(lines: dict[str, dict[str, str]]) -> None:
+def test_an_alias_of_one_account_has_its_quota_and_no_password(account_lines: dict[str, dict[str, str]]) -> None:
     quota = "userdb_quota_storage_size=8388608B userdb_quota_message_count=1024"
-    aliases = lines[dovecot.ALIASES]
+    aliases = account_lines[dovecot.ALIASES]
     assert {aliases[f"{name}@example.org"] for name in ("info", "help", "list")} == {
         f"::::::userdb_user={ANNA} {quota}"
     }
 
 
-def test_an_alias_of_several_or_of_somebody_elsewhere_is_not_looked_up(lines: dict[str, dict[str, str]]) -> None:
-    assert not {"team@example.org", "gone@example.org", "root@mail.example.org"} & {*lines[dovecot.ALIASES]}
+def test_an_alias_of_several_accounts_or_outside_is_not_looked_up(
+    account_lines: dict[str, dict[str, str]],
+) -> None:
+    assert not {"team@example.org", "gone@example.org", "root@mail.example.org"} & {*account_lines[dovecot.ALIASES]}

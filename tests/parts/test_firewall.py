@@ -7,37 +7,37 @@ from mailkeep.parts import firewall
 from mailkeep.settings.models import Settings
 
 
-def rules(settings: Settings) -> str:
+def render_rules(settings: Settings) -> str:
     return next(file.content.decode() for file in firewall.build_part(settings).files if file.path == firewall.RULES)
 
 
-def test_ssh_and_mail_and_what_the_operator_opens_are_open(declared: dict[str, object]) -> None:
-    wanted = Settings.model_validate(declared | {"ssh": {"port": 2222}, "firewall": {"open": [8080]}})
-    assert "tcp dport { 25, 143, 465, 587, 993, 2222, 8080 } ct state new accept" in rules(wanted)
+def test_ssh_mail_and_the_operators_ports_are_open(declared: dict[str, object]) -> None:
+    settings = Settings.model_validate(declared | {"ssh": {"port": 2222}, "firewall": {"open": [8080]}})
+    assert "tcp dport { 25, 143, 465, 587, 993, 2222, 8080 } ct state new accept" in render_rules(settings)
 
 
-def test_loading_the_rules_leaves_the_tables_of_others_alone(settings: Settings) -> None:
-    commands = [line for line in rules(settings).splitlines() if not line.lstrip().startswith("#")]
+def test_loading_the_rules_leaves_other_tables_alone(settings: Settings) -> None:
+    commands = [line for line in render_rules(settings).splitlines() if not line.lstrip().startswith("#")]
     assert not any("flush" in line for line in commands)
 
 
 def test_each_blocked_network_is_in_the_set_of_its_family(declared: dict[str, object]) -> None:
     block = {"firewall": {"block": ["203.0.113.0/24", "2001:db8:6::/48"]}}
-    text = rules(Settings.model_validate(declared | block))
+    text = render_rules(Settings.model_validate(declared | block))
     four, six = text.split("set blocked4")[1].split("set blocked6")
     assert "elements = { 203.0.113.0/24 }" in four
     assert "elements = { 2001:db8:6::/48 }" in six
 
 
-@pytest.mark.parametrize(("listens", "status"), [("port 22", 0), ("port 2222", 1), ("port 2222\nport 22", 0)])
-def test_rules_that_would_lock_ssh_users_out_are_refused(
-    settings: Settings, tmp_path: Path, listens: str, status: int
+@pytest.mark.parametrize(("sshd_output", "status"), [("port 22", 0), ("port 2222", 1), ("port 2222\nport 22", 0)])
+def test_rules_that_would_lock_out_ssh_users_are_refused(
+    settings: Settings, tmp_path: Path, sshd_output: str, status: int
 ) -> None:
     sshd = tmp_path / "sshd"
-    sshd.write_text(f"#!/bin/sh\nprintf '{listens}\\npermitrootlogin no\\n'\n")
+    sshd.write_text(f"#!/bin/sh\nprintf '{sshd_output}\\npermitrootlogin no\\n'\n")
     sshd.chmod(0o755)
     check = firewall.build_part(settings).checks[-1].command
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(["sh", "-c", check], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == status
-    assert ("sshd listens on port 2222" in done.stderr) == bool(status)
+    process = subprocess.run(["sh", "-c", check], env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == status
+    assert ("sshd listens on port 2222" in process.stderr) == bool(status)

@@ -9,8 +9,8 @@ from mailkeep.settings.models import Settings
 KEY = "ssh-ed25519 AAAA ann"
 
 
-def logged_in(tmp_path: Path, user: str, key: str, sshd: str = "authorizedkeyscommand none") -> dict[str, str]:
-    """The environment of a host where `user` is logged in, its home is `tmp_path`, and `sshd -T` says `sshd`."""
+def fake_host(tmp_path: Path, user: str, key: str, sshd: str = "authorizedkeyscommand none") -> dict[str, str]:
+    """The environment of a host with `user` logged in, a home below `tmp_path`, and the output `sshd` of `sshd -T`."""
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True)
     (home / ".ssh/authorized_keys").write_text(key)
@@ -21,27 +21,27 @@ def logged_in(tmp_path: Path, user: str, key: str, sshd: str = "authorizedkeysco
     return {"PATH": f"{tmp_path}:/usr/bin:/bin"}
 
 
-def outcome(settings: Settings, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_key_check(settings: Settings, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     check = ssh.build_part(settings).checks[-1].command
     return subprocess.run(["sh", "-c", check], env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("user", ["root", "ann"])
-def test_who_logs_in_with_a_key_may_turn_passwords_off(settings: Settings, tmp_path: Path, user: str) -> None:
-    assert outcome(settings, logged_in(tmp_path, user, KEY)).returncode == 0
+def test_a_user_with_a_key_may_turn_passwords_off(settings: Settings, tmp_path: Path, user: str) -> None:
+    assert run_key_check(settings, fake_host(tmp_path, user, KEY)).returncode == 0
 
 
 @pytest.mark.parametrize("user", ["root", "ann"])
-def test_who_has_no_key_is_not_locked_out(settings: Settings, tmp_path: Path, user: str) -> None:
-    done = outcome(settings, logged_in(tmp_path, user, key=""))
-    assert done.returncode == 1
-    assert f"{user} has no SSH key" in done.stderr
-    assert "ssh.passwords: true" in done.stderr
+def test_a_user_without_a_key_is_not_locked_out(settings: Settings, tmp_path: Path, user: str) -> None:
+    process = run_key_check(settings, fake_host(tmp_path, user, key=""))
+    assert process.returncode == 1
+    assert f"{user} has no SSH key" in process.stderr
+    assert "ssh.passwords: true" in process.stderr
 
 
 def test_keys_may_come_from_elsewhere(settings: Settings, tmp_path: Path) -> None:
     ca = "trustedusercakeys /etc/ssh/ca.pub"
-    assert outcome(settings, logged_in(tmp_path, "ann", key="", sshd=ca)).returncode == 0
+    assert run_key_check(settings, fake_host(tmp_path, "ann", key="", sshd=ca)).returncode == 0
 
 
 @pytest.mark.parametrize(("user", "status"), [("ann", 0), ("root", 1)])
@@ -49,4 +49,4 @@ def test_where_passwords_are_allowed_only_root_needs_a_key(
     declared: dict[str, object], tmp_path: Path, user: str, status: int
 ) -> None:
     settings = Settings.model_validate(declared | {"ssh": {"passwords": True}})
-    assert outcome(settings, logged_in(tmp_path, user, key="")).returncode == status
+    assert run_key_check(settings, fake_host(tmp_path, user, key="")).returncode == status

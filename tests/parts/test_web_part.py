@@ -1,4 +1,4 @@
-"""What is served over HTTPS, and that nothing is installed where nothing is."""
+"""The pages served over HTTPS; without any, nothing is installed."""
 
 from xml.etree import ElementTree
 
@@ -15,7 +15,7 @@ AUTOCONFIG = TRUSTED | {"web": {"autoconfig": True}}
 
 
 @pytest.mark.parametrize("more", [{}, TRUSTED, POLICY | {"web": {"mta_sts": False}}])
-def test_without_anything_to_serve_there_is_no_web_server(declared: dict[str, object], more: dict[str, object]) -> None:
+def test_without_pages_there_is_no_web_server(declared: dict[str, object], more: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | more)
     part = web.build_part(settings)
     assert settings.https_names == ()
@@ -31,14 +31,14 @@ def test_each_domain_has_its_names(declared: dict[str, object]) -> None:
     assert firewall.HTTPS in firewall.published_ports(settings)
 
 
-def test_the_policy_is_the_one_that_is_printed(declared: dict[str, object]) -> None:
+def test_the_served_policy_is_the_printed_one(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | POLICY)
     [page] = web.list_pages(settings)
     assert f"https://{page.name}{page.path}" == mta_sts.policy_url("example.org")
     assert page.content.decode() == mta_sts.policy_text(settings)
 
 
-def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[str, object]) -> None:
+def test_mail_programs_get_tls_first_and_the_whole_address(declared: dict[str, object]) -> None:
     config, _ = web.list_pages(Settings.model_validate(declared | AUTOCONFIG))
     provider = ElementTree.fromstring(config.content)[0]  # noqa: S314 - our own
     assert provider.findtext("domain") == "example.org"
@@ -50,17 +50,17 @@ def test_mail_programs_are_told_tls_first_and_the_whole_address(declared: dict[s
         assert {server.findtext("username") for server in servers} == {"%EMAILADDRESS%"}
 
 
-def test_outlook_is_told_the_ports_with_tls_and_the_domain_to_log_in_with(declared: dict[str, object]) -> None:
+def test_outlook_gets_the_tls_ports_and_the_login_domain(declared: dict[str, object]) -> None:
     _, answer = web.list_pages(Settings.model_validate(declared | AUTOCONFIG))
     protocols = ElementTree.fromstring(answer.content).findall(".//{*}Protocol")  # noqa: S314 - our own
-    said = [
+    settings = [
         [protocol.findtext(f"{{*}}{tag}") for tag in ("Type", "Port", "SSL", "DomainName")] for protocol in protocols
     ]
-    assert said == [["IMAP", "993", "on", "example.org"], ["SMTP", "465", "on", "example.org"]]
+    assert settings == [["IMAP", "993", "on", "example.org"], ["SMTP", "465", "on", "example.org"]]
 
 
 @pytest.mark.parametrize(("addresses", "listens"), [(["192.0.2.1"], {"443"}), (["2001:db8::1"], {"[::]:443"})])
-def test_only_the_declared_kind_of_address_is_listened_on(
+def test_nginx_listens_only_on_the_declared_address_families(
     declared: dict[str, object], addresses: list[str], listens: set[str]
 ) -> None:
     host = {"host": {"name": "mail.example.org", "addresses": addresses}}

@@ -1,4 +1,4 @@
-"""A setting that is taken back leaves nothing of what it had brought: no secret, no stale file, no unit."""
+"""A setting that is removed leaves nothing behind: no secret, no stale file, no unit."""
 
 from datetime import date
 from pathlib import Path
@@ -13,7 +13,7 @@ from mailkeep.parts.model import SYSTEMD, Part, Unit
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
-# Which files cannot simply go: something else must be in their place, and the preflight asks for it.
+# Files that cannot simply go: the preflight asks the operator to replace them.
 REPLACED = {"/etc/resolv.conf"}
 MORE: dict[str, dict[str, object]] = {
     "another domain": {"domains": ["example.org", "example.com"]},
@@ -30,8 +30,8 @@ MORE: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
-    """With a DKIM key for each of the domains above."""
+def all_secrets(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
+    """All keys, with a DKIM key for each of the domains above."""
     directory = tmp_path_factory.mktemp("inventory")
     (directory / "mail.yml").write_text(
         "host: {name: mail.example.org, addresses: [192.0.2.1]}\n"
@@ -46,47 +46,47 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
         return secrets.load_secrets(declared, directory)
 
 
-def server(declared: dict[str, object], keys: Secrets) -> tuple[Part, ...]:
-    made = Settings.model_validate(declared)
-    domains = signing_domains(made)
-    dkim = tuple(key for key in keys.dkim if key.domain in domains)
-    webhook = "https://example.net/hook" if made.alerts.webhook else None
-    by_dns = {"RFC2136_NAMESERVER": "192.0.2.53"} if made.tls.acme.challenge == "dns-01" else None
+def build_server(declared: dict[str, object], all_secrets: Secrets) -> tuple[Part, ...]:
+    settings = Settings.model_validate(declared)
+    domains = signing_domains(settings)
+    dkim = tuple(key for key in all_secrets.dkim if key.domain in domains)
+    webhook = "https://example.net/hook" if settings.alerts.webhook else None
+    by_dns = {"RFC2136_NAMESERVER": "192.0.2.53"} if settings.tls.acme.challenge == "dns-01" else None
     return mail_server.build_parts(
-        made, Secrets(dkim, keys.tls, "password", webhook, "password", dns_credentials=by_dns)
+        settings, Secrets(dkim, all_secrets.tls, "password", webhook, "password", dns_credentials=by_dns)
     )
 
 
-def files(of: tuple[Part, ...]) -> set[str]:
-    return {file.path for part in of for file in part.files}
+def file_paths(parts: tuple[Part, ...]) -> set[str]:
+    return {file.path for part in parts for file in part.files}
 
 
-def units(of: tuple[Part, ...]) -> dict[str, Unit]:
-    return {unit.name: unit for part in of for unit in part.units}
+def units_by_name(parts: tuple[Part, ...]) -> dict[str, Unit]:
+    return {unit.name: unit for part in parts for unit in part.units}
 
 
 @pytest.mark.parametrize("setting", MORE)
-def test_its_files_are_removed(declared: dict[str, object], keys: Secrets, setting: str) -> None:
-    without = server(declared | {"resolver": "system"}, keys)
-    before = server(declared | {"resolver": "system"} | MORE[setting], keys)
-    left = files(before) - files(without)
+def test_its_files_are_removed(declared: dict[str, object], all_secrets: Secrets, setting: str) -> None:
+    without = build_server(declared | {"resolver": "system"}, all_secrets)
+    before = build_server(declared | {"resolver": "system"} | MORE[setting], all_secrets)
+    left = file_paths(before) - file_paths(without)
     assert left
 
     gone = {path for part in without for path in part.absent}
-    exclusive = {one.path for part in without for one in part.directories if one.purge_unmanaged}
+    purged = {directory.path for part in without for directory in part.directories if directory.purge_unmanaged}
     removed = {
-        path for path in left if gone & {path, *map(str, Path(path).parents)} or str(Path(path).parent) in exclusive
+        path for path in left if gone & {path, *map(str, Path(path).parents)} or str(Path(path).parent) in purged
     }
 
     assert left - removed <= REPLACED
 
 
 @pytest.mark.parametrize("setting", MORE)
-def test_its_units_are_stopped_for_their_own_files_are_removed(
-    declared: dict[str, object], keys: Secrets, setting: str
+def test_its_units_are_stopped_because_their_files_are_removed(
+    declared: dict[str, object], all_secrets: Secrets, setting: str
 ) -> None:
-    without = server(declared | {"resolver": "system"}, keys)
-    before = server(declared | {"resolver": "system"} | MORE[setting], keys)
-    goes = {name for name, unit in units(before).items() if unit.running and name.startswith("mailkeep")}
+    without = build_server(declared | {"resolver": "system"}, all_secrets)
+    before = build_server(declared | {"resolver": "system"} | MORE[setting], all_secrets)
+    goes = {name for name, unit in units_by_name(before).items() if unit.running and name.startswith("mailkeep")}
     gone = {path for part in without for path in part.absent}
-    assert [name for name in goes - {*units(without)} if f"{SYSTEMD}/{name}" not in gone] == []
+    assert [name for name in goes - {*units_by_name(without)} if f"{SYSTEMD}/{name}" not in gone] == []
