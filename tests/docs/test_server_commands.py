@@ -45,7 +45,8 @@ class World:
     banned: str
     old_server: Server | None = None
     session: imaplib.IMAP4_SSL | None = None
-    zone: str = ""
+    published_inventory: dict[str, bytes] = field(default_factory=dict)
+    """The files of the inventory whose records are published."""
     checked: list[str] = field(default_factory=list)
     """The commands of `EFFECTS` that have been run."""
 
@@ -67,12 +68,14 @@ class World:
 
     def publish_records(self) -> None:
         """Publishes the records of `mailkeep dns` in the lab's DNS, and a friend's mail domain."""
+        inventory = self.workstation.read_inventory()
+        if inventory == self.published_inventory:
+            return
         records = json.loads(self.run_command("mailkeep dns home --json"))
         zone = self.run_command("mailkeep dns home --zone") + "example.net. MX 10 mx.outside.test.\n" + BLOCKLIST
         zone += "".join(f"{record['name']}. PTR {record['value']}.\n" for record in records if record["type"] == "PTR")
-        if zone != self.zone:
-            self.internet.publish(zone, name="docs")
-            self.zone = zone
+        self.internet.publish(zone, name="docs")
+        self.published_inventory = inventory
 
     # --- a day in the life of the server
 

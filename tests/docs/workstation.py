@@ -65,6 +65,11 @@ class Workstation:
     def settings_file(self) -> Path:
         return self.clone / "inventories" / "home" / "mail.yml"
 
+    def read_inventory(self) -> dict[str, bytes]:
+        """The content of each file of the inventory, by its path."""
+        paths = sorted(path for path in self.settings_file.parent.rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in paths}
+
     def copy_inventory(self, source: "Workstation") -> None:
         """Replaces this machine's inventories and age identity by those of `source`."""
         for source_directory, target_directory in (

@@ -46,6 +46,7 @@ HOST = "mail.example.test"
 INTRUDER, KNOWN = "test", "test"  # the Linux account of incident A, and its password
 FULL = 1 << 20  # bytes: Ben's quota
 TOO_LARGE = 27 << 20  # bytes
+FREE_FOLDERS = 10  # Dora has all others already
 FORGOTTEN = 8080  # a port
 ECHO = f"""
 import socket
@@ -508,7 +509,7 @@ def mailboxes() -> Iterator[Attack]:
     )
     yield Attack(
         "a mailbox takes folders without end",
-        lambda at: make_folders(at.ip, *at.dora, MAX_FOLDERS + 10),
+        lambda at: make_folders(at.ip, *at.dora, 2 * FREE_FOLDERS),
         "NO .*LIMIT",
         dovecot("quota_mailbox_count = 5000"),
     )
@@ -636,6 +637,8 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked:
     server.run(f"useradd --create-home --shell /bin/bash {INTRUDER} && echo {INTRUDER}:{KNOWN} | chpasswd")
     for _ in range(2):  # a message may exceed the quota, if it has not been reached (quota_storage_grace)
         server.run(f"/usr/lib/dovecot/dovecot-lda -d {BEN}", stdin="Subject: much\n\n" + LINE * (FULL // len(LINE)))
+    folders = f"/var/vmail/example.test/dora/Maildir/.folder-{{1..{MAX_FOLDERS - FREE_FOLDERS}}}/{{cur,new,tmp}}"
+    server.run(f"runuser -u vmail -- bash -c 'umask 077; mkdir -p {folders}'")
     yield Target(site, attacker, internet, iter(attacker.sources))
     server.remove()
 

@@ -1,0 +1,285 @@
+"""A deploy over a server of version 0.1.0 leaves none of its files behind, and loses nothing that the server holds.
+
+Version 0.1.0 comes from the history of this clone and deploys with its own code, so these tests need a full clone.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import IMAPS, STRANGER, SUBMISSIONS, accepted, deliver, imap, mails, message
+
+from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab.internet import DIRECTORY
+from mailkeep.lab.site import DeployResult, Site
+from mailkeep.verify.verification import verify_inventory
+
+CLONE = Path(__file__).resolve().parents[2]
+COMMIT = "b7a50b585d14d1ac6d3e852c7d080c81af6c3a8e"  # version 0.1.0
+HOST, ANNA, BEN = "mail.example.test", "anna@example.test", "ben@example-two.test"
+WAITS = "defer@outside.test"  # the outside world never accepts its mail
+BANNED = "203.0.113.250"
+SETTINGS = f"""
+tls: {{mode: acme, acme: {{directory: "{DIRECTORY}"}}}}
+dns: {{mta_sts: testing}}
+"""
+HOSTS = """\
+from pathlib import Path
+
+here = Path(__file__).resolve().parent
+hosts = [("{name}", {{"mailkeep": str(here / "mail.yml"), "ssh_config_file": "{ssh_config}"}})]
+"""
+CREATE_INVENTORY = """\
+import sys
+from pathlib import Path
+
+from mailkeep import demo
+
+demo.materialise(*map(Path, sys.argv[1:]))
+"""
+LIST_PATHS = """
+find /etc /usr/local /usr/lib/mailkeep* /var/lib/mailkeep* /var/lib/private -xdev ! -path '/etc/ssl/certs/*' | sort
+systemctl list-unit-files --no-legend --plain | cut -d' ' -f1,2 | sort
+systemctl list-units --all --no-legend --plain 'mailkeep*' | cut -d' ' -f1 | sort
+find /run -xdev -path '/run/mailkeep*' -type d | sort
+getent passwd | cut -d: -f1,6,7 | sort
+"""
+OLD_PLACES = ("/usr/lib/mailkeep/guard", "/usr/lib/mailkeep-acme", "/usr/lib/mailkeep-dns")
+READ_MAILBOXES = "cd /var/vmail && find . -type f -path '*/new/*' -o -type f -path '*/cur/*' | sort | xargs sha256sum"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a server holds, which no deploy may change."""
+
+    mailboxes: list[str]
+    queue: dict[str, tuple[str, str]]
+    """Sender and queue of each message, by its queue id."""
+    used: dict[str, dict[str, int]]
+    """How much each account has used of each of its limits."""
+    frozen: str
+    samples: str
+    banned: str
+    dns: Any
+    renewal: Any
+    certificate: str
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A server of version 0.1.0 after the deploy of this version, and its state before and after."""
+
+    site: Site
+    result: DeployResult
+    before: State
+    after: State
+    new_paths: set[str]
+    """The paths, units and users on a server that this version alone has built, with the same inventory."""
+    paths: set[str]
+
+
+@pytest.fixture(scope="module")
+def former_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of version 0.1.0."""
+    tree = tmp_path_factory.mktemp("version-0.1.0")
+    archive = subprocess.run(["git", "archive", COMMIT], cwd=CLONE, capture_output=True, check=False)
+    if archive.returncode:
+        reason = archive.stderr.decode(errors="replace").strip()
+        pytest.fail(f"version 0.1.0 is not in this clone's history; `git fetch --unshallow`: {reason}", pytrace=False)
+    subprocess.run(["tar", "--extract", "--directory", str(tree)], input=archive.stdout, check=True)
+    return tree
+
+
+def run_former(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the code of version 0.1.0, which comes before this version on Python's path."""
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=900)
+
+
+def create_former_inventory(tree: Path, lab: Lab, server: Server) -> Site:
+    """An inventory for `server` that version 0.1.0 has made, with ACME and the HTTPS server: every part is there."""
+    source, target = lab.state / "former-declared", lab.state / "former-inventory"
+    source.mkdir(parents=True)
+    text = (tree / "inventories" / "demo" / "mail.yml").read_text() + SETTINGS
+    text = text.replace("198.51.100.10", str(server.ip)).replace("2001:db8:100::10", str(server.ip6))
+    (source / "mail.yml").write_text(text.replace("198.51.100.1/32", f"{lab.ipv4_address(1)}/32"))
+    (source / "inventory.py").write_text(HOSTS.format(name=server.name, ssh_config=server.ssh_config.resolve()))
+    created = run_former(tree, sys.executable, "-c", CREATE_INVENTORY, str(source), str(target))
+    assert created.returncode == 0, created.stderr
+    return Site(server, target, json.loads((target / "logins.json").read_text()))
+
+
+def boot(lab: Lab, internet: Internet, **options: Any) -> Server:
+    server = lab.boot_server("upgraded", hostname=HOST, **options)
+    internet.resolve_for(server)
+    internet.trust_authority(server)
+    return server
+
+
+def list_paths(server: Server) -> set[str]:
+    return set(server.run(LIST_PATHS).stdout.splitlines())
+
+
+def build_new(site: Site, lab: Lab, internet: Internet, image: str) -> set[str]:
+    """Deploy this version, with a copy of the inventory, to a server that it built. Returns the paths there."""
+    server = boot(lab, internet, ip=site.server.ip, image=image)
+    server.run("chown unbound: /var/lib/unbound/root.key; systemctl restart unbound")
+    result = site.deploy()
+    assert result.code == 0, result.output
+    run_timers(site)
+    return list_paths(server)
+
+
+def run_timers(site: Site) -> None:
+    """What runs by itself hourly or daily has run, and a certificate is there."""
+    site.server.run("systemctl start mailkeep-certificate mailkeep-dns mailkeep-jails")
+    poll(lambda: "Pebble" in read_issuer(site.server), 60, "there is no certificate")
+
+
+def read_issuer(server: Server) -> str:
+    return server.run("openssl x509 -noout -issuer -in /etc/mailkeep/tls/server.pem").stdout
+
+
+def live(site: Site, internet: Internet) -> None:
+    """Mail comes in, more waits to go out, an account is frozen with a message in the queue, an address is banned."""
+    address = str(site.server.ip)
+    for recipient in (ANNA, BEN):
+        mail = message(STRANGER, recipient, "before the upgrade").encode()
+        assert internet.send(STRANGER, recipient, address, mail).code == 250
+    for sender in (ANNA, ANNA, BEN):
+        text, login = message(sender, WAITS, "waits"), (sender, site.passphrases[sender])
+        assert accepted(deliver(address, SUBMISSIONS, sender, [WAITS], text, login=login))
+    poll(lambda: len(read_queue(site.server, "deferred")) == 3, 30, "the messages do not wait")
+    poll(lambda: len(site.server.run(READ_MAILBOXES).stdout.splitlines()) == 2, 30, "no mail in the mailboxes")
+    site.server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
+    site.server.run(f"fail2ban-client set dovecot banip {BANNED}")
+
+
+def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
+    """Of what the accounts have sent: alerts of the watch come and go."""
+    messages = map(json.loads, server.run("postqueue -j").stdout.splitlines())
+    return {
+        message["queue_id"]: (message["sender"], message["queue_name"])
+        for message in messages
+        if message["sender"] in (ANNA, BEN) and (not queues or message["queue_name"] in queues)
+    }
+
+
+def read_state(server: Server) -> State:
+    status = json.loads(server.run("mailkeepctl status --json").stdout)
+    return State(
+        mailboxes=server.run(READ_MAILBOXES).stdout.splitlines(),
+        queue=read_queue(server),
+        used={
+            account["account"]: {limit["limit"]: limit["used"] for limit in account["limits"]}
+            for account in status["accounts"]
+        },
+        frozen=server.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout,
+        samples=server.run("cd /var/lib/mailkeep-watch/samples && find . -type f | xargs sha256sum").stdout,
+        banned=server.run(f"nft list ruleset | grep -o {BANNED}").stdout,
+        dns=read_dns_baseline(server),
+        renewal=json.loads(server.run("cat /var/lib/mailkeep-certificate/state.json").stdout),
+        certificate=server.run("cat /etc/mailkeep/tls/server.pem | sha256sum").stdout,
+    )
+
+
+def read_dns_baseline(server: Server) -> Any:
+    """The values of the DNS records that the daily check compares with; the file had another name in version 0.1.0."""
+    files = "cd /var/lib/mailkeep-dns && cat baseline.json || cat /var/lib/mailkeep-dns/seen.json"
+    return json.loads(server.run(files).stdout)["records"]
+
+
+@pytest.fixture(scope="module")
+def upgrade(lab: Lab, internet: Internet, built: Site, baked: str, former_tree: Path) -> Iterator[Upgrade]:
+    internet.start_authority()
+    site = create_former_inventory(former_tree, lab, boot(lab, internet))
+    site.publish(internet)
+    new_paths = build_new(site, lab, internet, baked)
+
+    boot(lab, internet, ip=site.server.ip)  # a bare machine in its place
+    pyinfra = str(Path(sys.executable).with_name("pyinfra"))
+    former = run_former(former_tree, pyinfra, str(site.inventory / "inventory.py"), "deploy.py", "-y")
+    assert former.returncode == 0, former.stdout + former.stderr
+    run_timers(site)
+    live(site, internet)
+    before = read_state(site.server)
+
+    result = site.deploy()
+    run_timers(site)
+    yield Upgrade(site, result, before, read_state(site.server), new_paths, list_paths(site.server))
+    internet.run("systemctl stop authority")
+    built.publish(internet)
+    site.server.remove()
+
+
+def test_version_0_1_0_is_what_was_there_before(former_tree: Path) -> None:
+    program = "import mailkeep, sys; print(mailkeep.__file__)"
+    where = run_former(former_tree, sys.executable, "-c", program).stdout
+    assert Path(where.strip()).is_relative_to(former_tree)
+    assert 'version = "0.1.0"' in (former_tree / "pyproject.toml").read_text()
+
+
+def test_the_deploy_succeeds_and_a_second_one_changes_nothing(upgrade: Upgrade) -> None:
+    assert upgrade.result.code == 0, upgrade.result.output
+    rerun = upgrade.site.deploy()
+    assert (rerun.code, rerun.changed) == (0, []), rerun.output
+
+
+def test_no_file_unit_or_directory_is_there_that_this_version_would_not_make(upgrade: Upgrade) -> None:
+    samples = {path for path in upgrade.paths if path.startswith("/var/lib/mailkeep-watch/samples")}
+    assert upgrade.paths - upgrade.new_paths - samples == set()
+    assert upgrade.new_paths - upgrade.paths == set()
+    assert not upgrade.paths & set(OLD_PLACES)
+
+
+def test_no_mail_is_lost_from_the_mailboxes_or_the_queue(upgrade: Upgrade) -> None:
+    assert len(upgrade.before.mailboxes) == 2
+    assert upgrade.after.mailboxes == upgrade.before.mailboxes
+    assert sorted(upgrade.before.queue.values()) == [(ANNA, "deferred"), (ANNA, "deferred"), (BEN, "hold")]
+    assert upgrade.after.queue == upgrade.before.queue
+    inbox = mails(str(upgrade.site.server.ip), IMAPS, ANNA, upgrade.site.passphrases[ANNA])
+    assert [b"Subject: before the upgrade" in mail for mail in inbox] == [True]
+
+
+def test_counters_freezes_samples_and_bans_are_kept(upgrade: Upgrade) -> None:
+    assert upgrade.before.used[ANNA]["messages_per_10_minutes"] == 2
+    assert upgrade.after.used == upgrade.before.used
+    assert BEN in upgrade.before.frozen
+    assert "sends spam" in upgrade.before.frozen
+    assert upgrade.after.frozen == upgrade.before.frozen
+    assert BEN in upgrade.before.samples
+    assert upgrade.after.samples == upgrade.before.samples
+    assert upgrade.after.banned == upgrade.before.banned
+
+
+def test_the_certificate_and_the_baseline_of_the_dns_are_kept(upgrade: Upgrade) -> None:
+    assert upgrade.after.certificate == upgrade.before.certificate
+    assert upgrade.after.renewal == upgrade.before.renewal
+    assert upgrade.before.dns
+    assert upgrade.after.dns == upgrade.before.dns
+    server = upgrade.site.server
+    server.run("systemctl start mailkeep-certificate mailkeep-dns")
+    journal = "journalctl --sync; journalctl --unit=mailkeep-certificate --output=cat --lines=6"
+    assert "Nothing to do." in server.run(journal).stdout
+    assert json.loads(server.run("cat /var/lib/mailkeep-dns/troubles.json").stdout)["troubles"] == {}
+    assert read_dns_baseline(server) == upgrade.before.dns
+
+
+def test_every_promise_is_kept_and_the_frozen_account_alone_is_warned_of(upgrade: Upgrade) -> None:
+    outcomes = verify_inventory(upgrade.site.inventory)
+    assert [(outcome.check, outcome.status) for outcome in outcomes if outcome.status in ("failed", "warning")] == [
+        ("nobody_is_frozen", "warning")
+    ]
+
+
+def test_the_frozen_account_is_thawed_and_its_held_mail_released(upgrade: Upgrade) -> None:
+    server, passphrase = upgrade.site.server, upgrade.site.passphrases[BEN]
+    assert "1 message of it still held" in server.run(f"mailkeepctl thaw {BEN}").stdout
+    assert "1 message on its way" in server.run(f"mailkeepctl release {BEN}").stdout
+    imap(str(server.ip)).login(BEN, passphrase)
