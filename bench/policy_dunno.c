@@ -1,4 +1,4 @@
-/* A policy service that answers DUNNO to everything, at once: what Postfix loses by asking at all.
+/* A policy service that answers DUNNO to every request: the cost of asking a policy service at all.
 
    policy_dunno PATH */
 
@@ -11,34 +11,34 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
     if (count != 2)
         errx(2, "usage: policy_dunno PATH");
     struct sockaddr_un address = { .sun_family = AF_UNIX };
-    strncpy(address.sun_path, words[1], sizeof address.sun_path - 1);
-    unlink(words[1]);
-    int listening = socket(AF_UNIX, SOCK_STREAM, 0), polled = epoll_create1(0);
+    strncpy(address.sun_path, arguments[1], sizeof address.sun_path - 1);
+    unlink(arguments[1]);
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0), epoll = epoll_create1(0);
     umask(0);
-    if (bind(listening, (struct sockaddr *)&address, sizeof address) < 0 || listen(listening, 512) < 0)
-        err(1, "%s", words[1]);
-    struct epoll_event event = { .events = EPOLLIN, .data.fd = listening };
-    epoll_ctl(polled, EPOLL_CTL_ADD, listening, &event);
-    while (epoll_wait(polled, &event, 1, -1) == 1) {
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 512) < 0)
+        err(1, "%s", arguments[1]);
+    struct epoll_event event = { .events = EPOLLIN, .data.fd = listener };
+    epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event);
+    while (epoll_wait(epoll, &event, 1, -1) == 1) {
         static char request[65536];
         static const char answer[] = "action=DUNNO\n\n";
-        int one = event.data.fd;
-        if (one == listening) {
-            event.data.fd = accept(listening, NULL, NULL);
-            epoll_ctl(polled, EPOLL_CTL_ADD, event.data.fd, &event);
+        int connection = event.data.fd;
+        if (connection == listener) {
+            event.data.fd = accept(listener, NULL, NULL);
+            epoll_ctl(epoll, EPOLL_CTL_ADD, event.data.fd, &event);
             continue;
         }
-        ssize_t length = read(one, request, sizeof request);
+        ssize_t length = read(connection, request, sizeof request);
         if (length <= 0)
-            close(one);
-        else if (length >= 2 && memcmp(request + length - 2, "\n\n", 2) == 0 &&     /* Postfix asks and waits */
-                 write(one, answer, sizeof answer - 1) < 0)
-            close(one);
+            close(connection);
+        else if (length >= 2 && memcmp(request + length - 2, "\n\n", 2) == 0 &&     /* end of the request */
+                 write(connection, answer, sizeof answer - 1) < 0)
+            close(connection);
     }
     err(1, "epoll_wait");
 }

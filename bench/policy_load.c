@@ -1,8 +1,9 @@
-/* Asks a policy service about messages, over persistent connections, as fast as it answers.
+/* Sends requests to a policy service over persistent connections, each as soon as the one before is answered.
 
    policy_load unix:PATH|PORT STATE SECONDS CONNECTIONS ACCOUNTS [MESSAGES]
 
-   STATE is the protocol_state at which it counts, END-OF-MESSAGE or DATA. Accounts are n0@example.test and so on, each as often as the others. With MESSAGES it ends after so many.
+   STATE is the protocol_state at which the service counts, END-OF-MESSAGE or DATA. The accounts, n0@example.test and
+   so on, take turns. Ends after SECONDS, or after MESSAGES requests.
    Prints requests, seconds, and the 50th and 99th percentile of the time to an answer, in microseconds. */
 
 #include <arpa/inet.h>
@@ -16,43 +17,43 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_CONNECTIONS = 1000, LONGEST = 4096, SLOWEST = 1000000 };
+enum { MAX_CONNECTIONS = 1000, MAX_LENGTH = 4096, MAX_MICROSECONDS = 1000000 };
 
 static const char *state;
-static int sockets[MOST_CONNECTIONS];
-static double started[MOST_CONNECTIONS];
-static unsigned times[SLOWEST + 1];             /* how many answers took so many microseconds */
+static int sockets[MAX_CONNECTIONS];
+static double started[MAX_CONNECTIONS];
+static unsigned answers_by_time[MAX_MICROSECONDS + 1]; /* by microseconds; the last entry counts all slower ones */
 
-static double now(void)
+static double read_clock(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static int connected(const char *target)
+static int open_connection(const char *target)
 {
     if (strncmp(target, "unix:", 5) == 0) {
         struct sockaddr_un address = { .sun_family = AF_UNIX };
         strncpy(address.sun_path, target + 5, sizeof address.sun_path - 1);
-        int made = socket(AF_UNIX, SOCK_STREAM, 0);
-        if (connect(made, (struct sockaddr *)&address, sizeof address) < 0)
+        int connection = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (connect(connection, (struct sockaddr *)&address, sizeof address) < 0)
             err(1, "%s", target);
-        return made;
+        return connection;
     }
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(target)) };
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int made = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(made, (struct sockaddr *)&address, sizeof address) < 0)
+    int connection = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(connection, (struct sockaddr *)&address, sizeof address) < 0)
         err(1, "port %s", target);
-    return made;
+    return connection;
 }
 
-static void ask(int connection, long number, long accounts)
+static void send_request(int connection, long number, long accounts)
 {
-    static char request[LONGEST];
+    static char request[MAX_LENGTH];
     long account = number % accounts;
-    /* As Postfix 3.10 does. Each message has an instance, an account has one address. */
+    /* The attributes of Postfix 3.10. Each message has an instance of its own; an account has a single address. */
     int length = snprintf(request, sizeof request,
         "request=smtpd_access_policy\nprotocol_state=%s\nprotocol_name=ESMTP\n"
         "client_address=192.0.2.%ld\nclient_name=client.example.net\nclient_port=54322\n"
@@ -64,56 +65,56 @@ static void ask(int connection, long number, long accounts)
         "encryption_cipher=TLS_AES_256_GCM_SHA384\nencryption_keysize=256\npolicy_context=\n"
         "compatibility_level=3.10\nmail_version=3.10.5\n\n",
         state, account % 250, account % 250, account, number, number, number, account);
-    started[connection] = now();
+    started[connection] = read_clock();
     if (write(sockets[connection], request, length) != length)
         err(1, "write");
 }
 
-static long percentile(long answers, double part)
+static long percentile(long answers, double fraction)
 {
-    long seen = 0, at = 0;
-    while (at < SLOWEST && (seen += times[at]) < answers * part)
+    long counted = 0, at = 0;
+    while (at < MAX_MICROSECONDS && (counted += answers_by_time[at]) < answers * fraction)
         at++;
     return at;
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
     if (count < 6)
-        errx(2, "usage: %s unix:PATH|PORT STATE SECONDS CONNECTIONS ACCOUNTS [MESSAGES]", words[0]);
-    state = words[2];
-    double seconds = atof(words[3]);
-    int connections = atoi(words[4]), poll = epoll_create1(0);
-    long accounts = atol(words[5]), most = count > 6 ? atol(words[6]) : -1, asked = 0, answers = 0;
+        errx(2, "usage: %s unix:PATH|PORT STATE SECONDS CONNECTIONS ACCOUNTS [MESSAGES]", arguments[0]);
+    state = arguments[2];
+    double seconds = atof(arguments[3]);
+    int connections = atoi(arguments[4]), epoll = epoll_create1(0);
+    long accounts = atol(arguments[5]), max_requests = count > 6 ? atol(arguments[6]) : -1, sent = 0, answers = 0;
 
-    for (int one = 0; one < connections; one++) {
-        struct epoll_event event = { .events = EPOLLIN, .data.u32 = one };
-        sockets[one] = connected(words[1]);
-        epoll_ctl(poll, EPOLL_CTL_ADD, sockets[one], &event);
+    for (int connection = 0; connection < connections; connection++) {
+        struct epoll_event event = { .events = EPOLLIN, .data.u32 = connection };
+        sockets[connection] = open_connection(arguments[1]);
+        epoll_ctl(epoll, EPOLL_CTL_ADD, sockets[connection], &event);
     }
-    double begun = now();
-    for (int one = 0; one < connections; one++)
-        ask(one, asked++, accounts);
-    /* Every question gets its answer before the end: policyd-rate-limit dies of connections that close earlier. */
-    while (answers < asked) {
+    double start = read_clock();
+    for (int connection = 0; connection < connections; connection++)
+        send_request(connection, sent++, accounts);
+    /* Wait for every answer: policyd-rate-limit crashes when a connection closes before its answer. */
+    while (answers < sent) {
         struct epoll_event events[64];
-        int ready = epoll_wait(poll, events, 64, 10000);
+        int ready = epoll_wait(epoll, events, 64, 10000);
         if (ready == 0)
             errx(1, "no answer for 10 seconds");
         for (int event = 0; event < ready; event++) {
-            char answer[LONGEST];
-            int one = events[event].data.u32;
-            ssize_t length = read(sockets[one], answer, sizeof answer);
-            /* "action=DUNNO": anything else, and it is not the same work that is compared. */
+            char answer[MAX_LENGTH];
+            int connection = events[event].data.u32;
+            ssize_t length = read(sockets[connection], answer, sizeof answer);
+            /* With any other answer than DUNNO, the services would not do the same work. */
             if (length < 14 || answer[length - 1] != '\n' || strncasecmp(answer, "action=dunno", 12) != 0)
                 errx(1, "answer %ld: %.*s", answers, length > 0 ? (int)length : 0, answer);
-            long took = (now() - started[one]) * 1e6;
-            times[took < SLOWEST ? took : SLOWEST]++;
+            long took = (read_clock() - started[connection]) * 1e6;
+            answers_by_time[took < MAX_MICROSECONDS ? took : MAX_MICROSECONDS]++;
             answers++;
-            if (asked != most && now() < begun + seconds)
-                ask(one, asked++, accounts);
+            if (sent != max_requests && read_clock() < start + seconds)
+                send_request(connection, sent++, accounts);
         }
     }
-    printf("%ld %.3f %ld %ld\n", answers, now() - begun, percentile(answers, 0.5), percentile(answers, 0.99));
+    printf("%ld %.3f %ld %ld\n", answers, read_clock() - start, percentile(answers, 0.5), percentile(answers, 0.99));
     return 0;
 }

@@ -13,13 +13,13 @@ DNS_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class DnsReply:
     code: int  # 0: no error; 2: the resolver failed, or DNSSEC validation did; 3: no such name
     authentic: bool
     data: list[bytes]
 
 
-def query_server(server: str, name: str, record_type: str) -> Answer:
+def query_server(server: str, name: str, record_type: str) -> DnsReply:
     """Over TCP, since a DKIM key does not fit into a datagram. Raises OSError, struct.error."""
     labels = [label.encode() for label in name.split(".") if label]
     type_number = TYPES[record_type]
@@ -30,7 +30,7 @@ def query_server(server: str, name: str, record_type: str) -> Answer:
         reply = stream.read(*struct.unpack("!H", stream.read(2)))
     _, flags, _, answers, _, _ = struct.unpack_from("!HHHHHH", reply)
     data = _read_records(reply, 12 + len(question), answers, type_number)
-    return Answer(flags & 0xF, bool(flags & AUTHENTIC), data)
+    return DnsReply(flags & 0xF, bool(flags & AUTHENTIC), data)
 
 
 def _read_records(reply: bytes, at: int, count: int, type_number: int) -> list[bytes]:
