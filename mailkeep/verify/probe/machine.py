@@ -177,8 +177,8 @@ def examine_login_map(config: ProbeConfig) -> dict[str, Any]:
     rules = run_command("postconf", "-x", "-P", *(f"{service}/inet/smtpd_sender_restrictions" for service in services))
     maps = run_command("postconf", "-x", "-h", "smtpd_sender_login_maps").replace(",", " ").split()
     overrides = run_command("postconf", "-x", "-P").count("smtpd_sender_login_maps")
-    locals_ = ("", "mailkeep-probe", "root")
-    spoofs = [f"{local}@{domain}" for domain in (*config.domains, config.host) for local in locals_]
+    local_parts = ("", "mailkeep-probe", "root")
+    spoofs = [f"{local}@{domain}" for domain in (*config.domains, config.host) for local in local_parts]
     keys = "".join(f"{key}\n" for key in (*config.accounts, *spoofs))
     owners: dict[str, str] = {}
     for table in maps:
