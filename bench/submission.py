@@ -2,10 +2,10 @@
 """What the guard costs a mail server whose users send all at once.
 
 The demonstration's server is built in the lab, and gets a second submission port that does not ask the guard. Twenty
-clients at a time send, in turn, through the one and the other: each message over a connection of its own, with TLS and
-a login, from which the server signs and then discards it. Prints messages a second, medians, and what the guard takes.
+clients at a time send through both ports in turn. Each message goes over a connection of its own, with TLS and a login;
+the server signs and then discards it. Prints messages a second, medians, and by how much the guard slows them.
 
-`bench/policy.py postfix` measures the same without TLS, login and signature, which no submission is.
+`bench/policy.py postfix` measures the same without TLS, login and signature, which no submission lacks.
 
     python bench/submission.py [--rounds N] [--messages N]
 """
@@ -25,16 +25,19 @@ import machine
 from mailkeep.lab import Server, poll
 from mailkeep.lab.site import Site
 
-GOAL_COST = 5
+MAX_COST = 5
+"""The goal, in per cent."""
 CLIENTS = 20
 SENDER, RECIPIENT = "anna@example.test", "friend@example.net"
-GUARDED, BARE = 465, 10465
-PLENTY = 1_000_000
-WITHOUT = {
+GUARDED_PORT, BARE_PORT = 465, 10465
+UNREACHABLE = 1_000_000
+"""A limit that nothing reaches."""
+BARE_OPTIONS = {
     "smtpd_recipient_restrictions": "reject_non_fqdn_recipient,reject_unlisted_recipient",
     "smtpd_end_of_data_restrictions": "",
     "smtpd_milters": "$signing_milter",
 }
+"""Of the port that does not ask the guard (postconf(5))."""
 MESSAGE = f"From: {SENDER}\r\nTo: {RECIPIENT}\r\nSubject: Bench\r\n\r\n" + "See you on Thursday.\r\n" * 180
 
 
@@ -45,71 +48,71 @@ def main() -> None:
     options = arguments.parse_args()
     print(machine.describe_machine(), flush=True)
     with fresh.fresh_lab("bench-submission") as lab:
-        built = fresh.build_server(lab, roomy)
-        add_unguarded(built.server)
-        measure(built, options.rounds, options.messages)
+        site = fresh.build_server(lab, lift_limits)
+        add_bare_port(site.server)
+        measure_ports(site, options.rounds, options.messages)
 
 
-def roomy(declared: dict[str, Any]) -> None:
-    """Limits that nobody meets, and the second port open."""
-    counted = [f"{what}_per_{time}" for what in ("messages", "recipients") for time in ("10_minutes", "hour", "day")]
-    limits = dict.fromkeys((*counted, "new_recipients_per_day", "networks_per_hour"), PLENTY)
-    server = dict.fromkeys(("recipients_per_hour", "recipients_per_day"), PLENTY)
-    declared |= {"firewall": {"open": [BARE]}, "guard": {"limits": limits, "server": server}}
+def lift_limits(settings: dict[str, Any]) -> None:
+    """In mail.yml: no limit is reached, and the second port is open."""
+    names = [f"{column}_per_{time}" for column in ("messages", "recipients") for time in ("10_minutes", "hour", "day")]
+    limits = dict.fromkeys((*names, "new_recipients_per_day", "networks_per_hour"), UNREACHABLE)
+    ceiling = dict.fromkeys(("recipients_per_hour", "recipients_per_day"), UNREACHABLE)
+    settings |= {"firewall": {"open": [BARE_PORT]}, "guard": {"limits": limits, "server": ceiling}}
 
 
-def add_unguarded(server: Server) -> None:
-    service = f"{BARE}/inet"
-    options = " ".join(f"'{service}/{name}={value}'" for name, value in WITHOUT.items())
+def add_bare_port(server: Server) -> None:
+    service = f"{BARE_PORT}/inet"
+    options = " ".join(f"'{service}/{name}={value}'" for name, value in BARE_OPTIONS.items())
     server.run(
-        f"postconf -M '{service}='\"$(postconf -M submissions/inet | sed 's/^submissions/{BARE}/')\" && "
+        f"postconf -M '{service}='\"$(postconf -M submissions/inet | sed 's/^submissions/{BARE_PORT}/')\" && "
         f"postconf -P {options} && postconf -e default_transport=discard default_process_limit=100 && postfix reload"
     )
 
 
-def measure(built: Site, rounds: int, messages: int) -> None:
-    ways = {"without the guard": BARE, "with the guard": GUARDED}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for port in ways.values():
-        poll(partial(answers, built, port), 20, f"port {port} does not answer")
-        send(built, port, messages)  # processes start, caches fill
+def measure_ports(site: Site, rounds: int, messages: int) -> None:
+    ports = {"without the guard": BARE_PORT, "with the guard": GUARDED_PORT}
+    rates: dict[str, list[float]] = {name: [] for name in ports}
+    for port in ports.values():
+        poll(partial(is_answering, site, port), 20, f"port {port} does not answer")
+        send_messages(site, port, messages)  # processes start, caches fill
     for number in range(rounds):
-        for name in sorted(ways, reverse=bool(number % 2)):
-            rates[name].append(send(built, ways[name], messages))
-    costs = [100 * (1 - ours / bare) for bare, ours in zip(*rates.values(), strict=True)]
-    for name, several in rates.items():
-        by_round = ", ".join(f"{rate:.0f}" for rate in several)
-        print(f"{name}: {statistics.median(several):.1f} messages/s; by round {by_round}")
-    print(f"the guard costs {statistics.median(costs):.1f} %, goal at most {GOAL_COST}; ", end="")
+        for name in sorted(ports, reverse=bool(number % 2)):
+            rates[name].append(send_messages(site, ports[name], messages))
+    costs = [100 * (1 - guarded / bare) for bare, guarded in zip(*rates.values(), strict=True)]
+    for name, measured in rates.items():
+        by_round = ", ".join(f"{rate:.0f}" for rate in measured)
+        print(f"{name}: {statistics.median(measured):.1f} messages/s; by round {by_round}")
+    print(f"the guard costs {statistics.median(costs):.1f} %, goal at most {MAX_COST}; ", end="")
     print(f"by round {', '.join(f'{cost:.0f}' for cost in costs)}")
 
 
-def answers(built: Site, port: int) -> bool:
+def is_answering(site: Site, port: int) -> bool:
     try:
-        deliver(built, port)
+        send_message(site, port)
     except OSError:
         return False
     return True
 
 
-def send(built: Site, port: int, messages: int) -> float:
+def send_messages(site: Site, port: int, messages: int) -> float:
     """Messages a second, until the last one has left the queue."""
-    began = time.monotonic()
+    start = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for _ in pool.map(partial(deliver, built), [port] * messages):
+        for _ in pool.map(partial(send_message, site), [port] * messages):
             pass
-    built.server.run(
+    site.server.run(
         'while [ -n "$(find /var/spool/postfix/incoming /var/spool/postfix/active -type f -print -quit)" ]; '
         "do sleep 0.02; done"
     )
-    return messages / (time.monotonic() - began)
+    return messages / (time.monotonic() - start)
 
 
-def deliver(built: Site, port: int) -> None:
+def send_message(site: Site, port: int) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with smtplib.SMTP_SSL(str(built.server.ip), port, "bench.example.net", timeout=60, context=context) as connection:
-        connection.login(SENDER, built.passphrases[SENDER])
+    with smtplib.SMTP_SSL(str(site.server.ip), port, "bench.example.net", timeout=60, context=context) as connection:
+        connection.login(SENDER, site.passphrases[SENDER])
         connection.sendmail(SENDER, RECIPIENT, MESSAGE)
 
 

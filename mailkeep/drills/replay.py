@@ -16,7 +16,7 @@ from mailkeep.drills.attacks import Attack
 from mailkeep.drills.result import DELAYED_AFTER, DrillResult, Innocents
 from mailkeep.lab import Attacker, Container, Internet, LabError, Server, poll
 from mailkeep.lab.site import Site
-from mailkeep.parts.guard import FROZEN, STATE
+from mailkeep_server.common.paths import FREEZE_LIST, GUARD_STATE
 
 REMOTE_SCRIPTS = Path(__file__).parent / "remote"
 REMOTE_DIRECTORY = "/opt/drills"  # of the scripts, on each machine of the lab
@@ -36,7 +36,7 @@ set -e
 systemctl stop postfix.service fail2ban.service mailkeep-guard.service mailkeep-watch.service
 find /var/spool/postfix/active /var/spool/postfix/deferred /var/spool/postfix/hold /var/spool/postfix/incoming \\
   /var/spool/postfix/defer /var/spool/postfix/bounce -type f -delete
-rm -rf {STATE}/guard.db* {FROZEN}
+rm -rf {GUARD_STATE}/guard.db* {FREEZE_LIST}
 find /var/lib/mailkeep-watch -mindepth 1 ! -name jails.json -delete  # the next proof of the jails is half an hour away
 rm -f /var/lib/fail2ban/fail2ban.sqlite3
 journalctl --quiet --rotate --vacuum-time=1s

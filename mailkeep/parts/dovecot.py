@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from mailkeep.parts import certificates, guard, postfix
+from mailkeep.parts import certificates, postfix
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.settings.fields import strip_extension
 from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import Account
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = "/etc/dovecot/users"
@@ -29,7 +30,7 @@ def build_part(settings: Settings) -> Part:
         default_quota=DEFAULT_QUOTA,
         default_messages=DEFAULT_QUOTA // BYTES_PER_MESSAGE,
         max_folders=MAX_FOLDERS,
-        frozen=guard.FROZEN,
+        frozen=paths.FREEZE_LIST,
         aliases=ALIASES,
     )
     users = [(account.address, account.password, _quota_fields(account)) for account in settings.accounts]

@@ -1,4 +1,4 @@
-"""The guard: a stolen password sends a few mails, then nothing. The program itself is `mailkeep_server.guard`."""
+"""The guard: a stolen password sends a few mails, then nothing. The program is `mailkeep_server.guard`."""
 
 import json
 from pathlib import Path
@@ -8,74 +8,62 @@ from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import SharedStore
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
 USER = "mailkeep-guard"
-CONFIG = "/etc/mailkeep/guard.json"
-STORE = "/etc/mailkeep/guard-store.json"
-STATE = f"/var/lib/{USER}"
-FROZEN = f"{STATE}/frozen/accounts"
-POLICY_SOCKET = "/run/mailkeep-guard.policy"
-MILTER_SOCKET = "/run/mailkeep-guard.milter"
+SERVICE_FILE = f"{SYSTEMD}/{paths.GUARD_SERVICE}"
+SOCKET_FILE = f"{SYSTEMD}/mailkeep-guard.socket"
 
 
 def build_part(settings: Settings, store_password: str | None) -> Part:
-    """`store_password` is needed when `settings.guard` names a store."""
+    """`store_password` is needed when `guard.shared_store` is set."""
+    store = settings.guard.shared_store
+    store_files = [_build_store_file(store, store_password)] if store else []
+    service = render_template("guard/mailkeep-guard.service", user=USER, python=PYTHON, has_network=store is not None)
+    sockets = render_template(
+        "guard/mailkeep-guard.socket", policy=paths.GUARD_POLICY_SOCKET, milter=paths.GUARD_MILTER_SOCKET
+    )
     return Part(
         name="guard",
         packages=("python3",),
-        users=(User(USER, home=STATE),),
+        users=(User(USER, home=paths.GUARD_STATE),),
         directories=(
-            Directory("/etc/mailkeep"),
-            Directory(STATE, USER, USER, 0o711),
+            Directory(paths.ETC),
+            Directory(paths.GUARD_STATE, USER, USER, 0o711),
             # setgid: Dovecot's auth process (group dovecot) reads the file that the guard replaces.
-            Directory(str(Path(FROZEN).parent), USER, "dovecot", 0o2750),
+            Directory(str(Path(paths.FREEZE_LIST).parent), USER, "dovecot", 0o2750),
         ),
         files=(
-            File(CONFIG, _config(settings), "root", USER, 0o640),
-            *(
-                [File(STORE, _store(settings.guard.shared_store, store_password), "root", USER, 0o640, secret=True)]
-                if settings.guard.shared_store
-                else ()
-            ),
-            File(
-                f"{SYSTEMD}/mailkeep-guard.service",
-                render_template(
-                    "guard/mailkeep-guard.service",
-                    user=USER,
-                    python=PYTHON,
-                    network=settings.guard.shared_store is not None,
-                ),
-            ),
-            File(
-                f"{SYSTEMD}/mailkeep-guard.socket",
-                render_template("guard/mailkeep-guard.socket", policy=POLICY_SOCKET, milter=MILTER_SOCKET),
-            ),
+            File(paths.GUARD_CONFIG, _build_config(settings), "root", USER, 0o640),
+            *store_files,
+            File(SERVICE_FILE, service),
+            File(SOCKET_FILE, sockets),
         ),
-        absent=() if settings.guard.shared_store else (STORE,),
+        absent=() if store else (paths.GUARD_SHARED_STORE,),
         units=(
-            Unit("mailkeep-guard.socket", restart_on=(f"{SYSTEMD}/mailkeep-guard.socket",)),
+            Unit("mailkeep-guard.socket", restart_on=(SOCKET_FILE,)),
             Unit(
-                "mailkeep-guard.service",
-                restart_on=(DIRECTORY, STORE, f"{SYSTEMD}/mailkeep-guard.service"),
-                reload_on=(CONFIG,),
+                paths.GUARD_SERVICE,
+                restart_on=(f"{DIRECTORY}/", paths.GUARD_SHARED_STORE, SERVICE_FILE),
+                reload_on=(paths.GUARD_CONFIG,),
             ),
         ),
-        checks=(Check(f"{PYTHON} guard --check {CONFIG}", reads=(DIRECTORY, CONFIG)),),
+        checks=(Check(f"{PYTHON} guard --check {paths.GUARD_CONFIG}", reads=(f"{DIRECTORY}/", paths.GUARD_CONFIG)),),
     )
 
 
-def _config(settings: Settings) -> bytes:
-    """What `guard.config` reads."""
-    everyone = settings.effective_limits(settings.guard.limits)
+def _build_config(settings: Settings) -> bytes:
+    """JSON, as `guard.config.load_config` reads it."""
+    common_limits = settings.effective_limits(settings.guard.limits)
     accounts = {}
     for account in settings.accounts:
         limits = settings.effective_limits(account.limits)
-        own = {"limits": limits} if limits != everyone else {}
-        accounts[account.address] = {"addresses": list(account.send_as), **own}
+        overrides = {"limits": limits} if limits != common_limits else {}
+        accounts[account.address] = {"addresses": list(account.send_as), **overrides}
     config = {
         "mode": settings.guard.mode,
         "contact": f"postmaster@{settings.host.name}",
-        "limits": everyone,
+        "limits": common_limits,
         "accounts": accounts,
         "server": settings.guard.server.model_dump(),
         "local": settings.guard.local.model_dump(),
@@ -84,6 +72,7 @@ def _config(settings: Settings) -> bytes:
     return json.dumps(config, indent=1).encode() + b"\n"
 
 
-def _store(store: SharedStore, password: str | None) -> bytes:
-    """What `guard.config.load_place` reads."""
-    return json.dumps(store.model_dump() | {"password": password}, indent=1).encode() + b"\n"
+def _build_store_file(store: SharedStore, password: str | None) -> File:
+    """JSON, as `guard.config.load_shared_store` reads it."""
+    content = json.dumps(store.model_dump() | {"password": password}, indent=1).encode() + b"\n"
+    return File(paths.GUARD_SHARED_STORE, content, "root", USER, 0o640, secret=True)

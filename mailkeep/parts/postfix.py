@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
-from mailkeep.parts import certificates, guard
+from mailkeep.parts import certificates
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
@@ -78,8 +79,8 @@ def _render_main_cf(settings: Settings) -> bytes:
         tls=certificates.PEM,
         validating_resolver=settings.resolver == "local",
         relay=settings.relay,
-        guard_policy=guard.POLICY_SOCKET,
-        guard_milter=guard.MILTER_SOCKET,
+        guard_policy=paths.GUARD_POLICY_SOCKET,
+        guard_milter=paths.GUARD_MILTER_SOCKET,
     )
 
 
