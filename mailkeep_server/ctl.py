@@ -1,182 +1,246 @@
-"""`mailkeepctl`, on the mail server: freeze and thaw accounts, see what they use and what they have in the queue.
+"""`mailkeepctl`, on the mail server: freezes and thaws accounts; shows limits, queued mail and the guard's events.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 the arguments make no sense.
+Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 """
 
 import argparse
-import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mailkeep_server.common import paths, unix_http
+from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
+from mailkeep_server.freezes.enforce import QueuedMessage
 from mailkeep_server.guard import config
 
-CONFIG = Path("/etc/mailkeep/guard.json")
-CONTROL = Path("/run/mailkeep-guard/control")
-EXAMPLES = """\
+CONFIG = Path(paths.GUARD_CONFIG)
+CONTROL_SOCKET = paths.GUARD_CONTROL_SOCKET
+ANSWER_TIMEOUT = 5.0  # seconds
+MAX_SHOWN_RECIPIENTS = 3
+MAX_SHOWN_LIMITS = 2
+MAX_SUGGESTIONS = 5
+DESCRIPTION = """\
+Freeze and thaw accounts of this mail server; see what they have sent, their queued
+mail, and the guard's events.
+"""
+EPILOG = """\
 examples:
-  mailkeepctl status                        who has sent how much of what they may
+  mailkeepctl status                        how much of its limits each account has used
+  mailkeepctl events                        what the guard has reported
   mailkeepctl freeze anna@example.org --why "sends spam"
-  mailkeepctl queue anna@example.org        her mail that waits or is held
-  mailkeepctl delete anna@example.org       … goes, for good
+  mailkeepctl queue anna@example.org        anna's mail that waits or is held
+  mailkeepctl delete anna@example.org       deletes that mail, for good
   mailkeepctl thaw anna@example.org         after a new password
+
+Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 """
 
 
 class CtlError(Exception):
-    """The message is all that the operator needs."""
+    """The message tells the operator what went wrong and what to do."""
 
 
 def main(arguments: list[str]) -> int:
-    given = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = given.command
+    options = build_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
     try:
         if os.geteuid() != 0:
-            raise CtlError("Only root may: `sudo mailkeepctl …`.")
-        command(given)
+            raise CtlError("mailkeepctl needs root: `sudo mailkeepctl …`.")
+        command(options)
     except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "mailkeepctl", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "mailkeepctl",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], None], text: str, account: bool = True) -> Any:
-        one = commands.add_parser(name, help=text, description=text)
-        one.set_defaults(command=command)
+    def add(
+        name: str, command: Callable[[argparse.Namespace], None], text: str, example: str, *, account: bool = True
+    ) -> Any:
+        subparser = commands.add_parser(
+            name, help=text, description=text, epilog=f"Example: mailkeepctl {name} {example}".rstrip()
+        )
+        subparser.set_defaults(command=command)
         if account:
-            one.add_argument("account", type=str.lower, help="an address of mail.yml")
-        return one
+            subparser.add_argument("account", type=str.lower, help="its address in mail.yml")
+        return subparser
 
-    freeze = add("freeze", _freeze, "No mail, no login, sessions cut, queued mail held.")
-    freeze.add_argument("--why", default="frozen by hand", help="for whoever reads it later")
+    anna = "anna@example.org"
+    text = "Freeze an account: no mail, no login; its sessions are cut, its queued mail is held."
+    freeze = add("freeze", freeze_account, text, f"{anna} --why 'sends spam'")
+    freeze.add_argument("--why", default="frozen by hand", help="the reason, shown by `status` and in the alert")
     freeze.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help=argparse.SUPPRESS)
-    add("thaw", _thaw, "May send and log in again; says what is still held.")
-    add("queue", _queue, "The account's mail in the queue.").add_argument("--json", action="store_true")
-    add("release", _release, "The account's held mail goes out after all.")
-    add("delete", _delete, "The account's mail in the queue is deleted, for good.")
-    status = add("status", _status, "Accounts by use of their limits, and who is frozen.", account=False)
-    status.add_argument("--json", action="store_true")
-    add("metrics", _metrics, "Numbers in Prometheus' text format.", account=False)
+    add("thaw", thaw_account, "Let a frozen account send and log in again; shows which mail is still held.", anna)
+    queue = add("queue", show_queue, "Show an account's queued mail.", anna)
+    add("release", release_mail, "Send an account's held mail.", anna)
+    add("delete", delete_mail, "Delete an account's queued mail, for good.", anna)
+    text = "Show how much of its limits each account has used, the fullest first, and which are frozen."
+    status = add("status", show_status, text, "", account=False)
+    text = "Show what the guard has reported, the oldest first: refusals, freezes, new networks of an account."
+    events = add("events", show_events, text, "--after 120 --json", account=False)
+    events.add_argument(
+        "--after", type=int, default=0, metavar="NUMBER", help="only events after this one (default: all, of 30 days)"
+    )
+    for parser_with_json in (queue, status, events):
+        parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    add("metrics", show_metrics, "Print figures in the text format of Prometheus.", "", account=False)
     return parser
 
 
-def _freeze(given: argparse.Namespace) -> None:
-    addresses = _addresses(given.account)
-    new = freeze_list.freeze_account(given.account, given.by, given.why, datetime.now(UTC))
-    done = enforce.enforce_freeze(given.account, addresses)
-    print(f"{given.account} {'is frozen' if new else 'was frozen already'}: no mail, no login.")
-    print(f"{_count(done.messages_held, 'message')} put on hold, {_count(done.sessions_cut, 'session')} cut.")
-    if done.sample:
-        print(f"A sample of its mail is in {done.sample}/.")
-    if done.error:
-        raise CtlError(f"NOT ALL was done, and the watch tries again: {done.error}")
+def freeze_account(options: argparse.Namespace) -> None:
+    addresses = find_addresses(options.account)
+    is_new = freeze_list.freeze_account(options.account, options.by, options.why, datetime.now(UTC))
+    result = enforce.enforce_freeze(options.account, addresses)
+    print(f"{options.account} {'is frozen' if is_new else 'was frozen already'}: no mail, no login.")
+    print(
+        f"{count_noun(result.messages_held, 'message')} put on hold, {count_noun(result.sessions_cut, 'session')} cut."
+    )
+    if result.sample:
+        print(f"A sample of its mail is in {result.sample}/.")
+    if result.error:
+        raise CtlError(f"NOT ALL was done, and the watch tries again: {result.error}")
 
 
-def _thaw(given: argparse.Namespace) -> None:
-    held = [one for one in enforce.read_queue(given.account, _addresses(given.account)) if one.queue == "hold"]
-    if not freeze_list.thaw_account(given.account):
-        raise CtlError(f"{given.account} is not frozen.")
-    print(f"{given.account} may send and log in again. Has it a new password?")
+def thaw_account(options: argparse.Namespace) -> None:
+    account = options.account
+    held = read_held_mail(account)
+    if not freeze_list.thaw_account(account):
+        raise CtlError(f"{account} is not frozen.")
+    print(f"{account} may send and log in again. Does it have a new password?")
     if held:
-        print(f"{_count(len(held), 'message')} of it still held, to {_count(_recipients(held), 'recipient')}:")
-        print(f"  mailkeepctl queue {given.account}     shows them")
-        print(f"  mailkeepctl release {given.account}   sends them")
-        print(f"  mailkeepctl delete {given.account}    deletes them")
+        recipients = count_noun(count_recipients(held), "recipient")
+        print(f"{count_noun(len(held), 'message')} of it still held, to {recipients}:")
+        print(f"  mailkeepctl queue {account}     shows them")
+        print(f"  mailkeepctl release {account}   sends them")
+        print(f"  mailkeepctl delete {account}    deletes them")
 
 
-def _queue(given: argparse.Namespace) -> None:
-    found = enforce.read_queue(given.account, _addresses(given.account))
-    if given.json:
-        print(
-            json.dumps(
-                [{name: getattr(one, name) for name in enforce.QueuedMessage.__slots__} for one in found], indent=2
-            )
-        )
+def show_queue(options: argparse.Namespace) -> None:
+    messages = read_mail(options.account)
+    if options.json:
+        print(json.dumps([asdict(message) for message in messages], indent=2))
         return
-    for one in found:
-        arrived = datetime.fromtimestamp(one.arrived, UTC)
-        shown = ", ".join(one.recipients[:3]) + (f" and {len(one.recipients) - 3} more" if one.recipients[3:] else "")
-        print(f"{one.queue_id}  {one.queue:8}  {arrived:%Y-%m-%d %H:%M} UTC  {one.size:>9}  {one.sender} -> {shown}")
-    print(f"{_count(len(found), 'message')}, {_count(_recipients(found), 'recipient')}.")
+    for message in messages:
+        print(describe_message(message))
+    print(f"{count_noun(len(messages), 'message')}, {count_noun(count_recipients(messages), 'recipient')}.")
 
 
-def _release(given: argparse.Namespace) -> None:
-    if given.account in freeze_list.read_freezes():
-        raise CtlError(f"{given.account} is frozen: `mailkeepctl thaw {given.account}` first.")
-    held = [one for one in enforce.read_queue(given.account, _addresses(given.account)) if one.queue == "hold"]
+def describe_message(message: QueuedMessage) -> str:
+    arrived = datetime.fromtimestamp(message.arrived, UTC)
+    recipients = ", ".join(message.recipients[:MAX_SHOWN_RECIPIENTS])
+    others = len(message.recipients) - MAX_SHOWN_RECIPIENTS
+    if others > 0:
+        recipients += f" and {others} more"
+    columns = (message.queue_id, f"{message.queue:8}", f"{arrived:%Y-%m-%d %H:%M} UTC", f"{message.size:>9}")
+    return "  ".join((*columns, f"{message.sender} -> {recipients}"))
+
+
+def release_mail(options: argparse.Namespace) -> None:
+    account = options.account
+    if account in freeze_list.read_freezes():
+        raise CtlError(f"{account} is frozen: `mailkeepctl thaw {account}` first.")
+    held = read_held_mail(account)
     enforce.release_messages(held)
-    print(f"{_count(len(held), 'message')} on its way.")
+    print(f"{count_noun(len(held), 'message')} on its way.")
 
 
-def _delete(given: argparse.Namespace) -> None:
-    found = enforce.read_queue(given.account, _addresses(given.account))
-    enforce.delete_messages(found)
-    print(f"{_count(len(found), 'message')} deleted.")
+def delete_mail(options: argparse.Namespace) -> None:
+    messages = read_mail(options.account)
+    enforce.delete_messages(messages)
+    print(f"{count_noun(len(messages), 'message')} deleted.")
 
 
-def _status(given: argparse.Namespace) -> None:
-    found = json.loads(_get("/status"))
-    if given.json:
-        print(json.dumps(found, indent=2))
+def show_status(options: argparse.Namespace) -> None:
+    status = json.loads(ask_guard("/status"))
+    if options.json:
+        print(json.dumps(status, indent=2))
         return
-    if found["mode"] == "learn":
+    if status["mode"] == "learn":
         print("Mode learn: nothing is refused or frozen, only reported.\n")
-    for one in found["accounts"]:
-        shown = sorted(one["limits"], key=lambda limit: -limit["used_fraction"])[:2]
-        uses = "   ".join(f"{use['limit']} {use['used']}/{use['maximum']}" for use in shown)
-        mark = "frozen" if one["account"] in found["frozen"] else f"{shown[0]['used_fraction']:6.0%}"
-        print(f"{mark:>6}  {one['account']:40} {uses}")
-    for name, one in found["frozen"].items():
-        print(f"\n{name} is frozen since {one['at']} by {one['by']}: {one['why']}")
-    server = "   ".join(f"{use['limit']} {use['used']}/{use['maximum']}" for use in found["server"])
-    print(f"\nall together: {server}")
+    for account in status["accounts"]:
+        fullest = sorted(account["limits"], key=lambda limit: -limit["used_fraction"])[:MAX_SHOWN_LIMITS]
+        is_frozen = account["account"] in status["frozen"]
+        mark = "frozen" if is_frozen else f"{fullest[0]['used_fraction']:6.0%}"
+        print(f"{mark:>6}  {account['account']:40} {describe_limits(fullest)}")
+    for account, record in status["frozen"].items():
+        print(f"\n{account} is frozen since {record['at']} by {record['by']}: {record['why']}")
+    print(f"\nall together: {describe_limits(status['server'])}")
 
 
-def _metrics(_given: argparse.Namespace) -> None:
-    print(_get("/metrics"), end="")
+def describe_limits(limits: list[dict[str, Any]]) -> str:
+    return "   ".join(f"{limit['limit']} {limit['used']}/{limit['maximum']}" for limit in limits)
 
 
-def _get(target: str) -> str:
-    """From the guard's control socket."""
-    connection = http.client.HTTPConnection("guard", timeout=5)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(5)
+def show_events(options: argparse.Namespace) -> None:
+    """With --json: `events`, each with `id`, `time` (seconds since the epoch), `kind`, `account`, `detail`; and `last`,
+    the number to continue after."""
+    answer = read_events(options.after)
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return
+    for event in answer["events"]:
+        at = datetime.fromtimestamp(event["time"], UTC)
+        print(f"{event['id']:>6}  {at:%Y-%m-%d %H:%M:%S} UTC  {event['kind']:14} {event['account']}  {event['detail']}")
+    print(f"{count_noun(len(answer['events']), 'event')}; `--after {answer['last']}` shows later ones.")
+
+
+def read_events(after: int) -> dict[str, Any]:
+    """All events after this one, in as many answers as the guard gives them."""
+    answer: dict[str, Any] = json.loads(ask_guard(f"/events?after={after}"))
+    events = answer["events"]
+    while events and events[-1]["id"] < answer["last"]:
+        further = json.loads(ask_guard(f"/events?after={events[-1]['id']}"))["events"]
+        if not further:
+            break
+        events += further
+    return answer
+
+
+def show_metrics(_options: argparse.Namespace) -> None:
+    print(ask_guard("/metrics"), end="")
+
+
+def ask_guard(target: str) -> str:
+    """The answer of the guard's control socket. Raises CtlError."""
     try:
-        connection.sock.connect(str(CONTROL))
-        connection.request("GET", target)
-        return connection.getresponse().read().decode()
-    except OSError as error:
+        return unix_http.get_body(str(CONTROL_SOCKET), target, ANSWER_TIMEOUT).decode()
+    except (OSError, ValueError) as error:
         raise CtlError(f"The guard does not answer ({error}): `systemctl status mailkeep-guard` says why.") from None
-    finally:
-        connection.close()
 
 
-def _addresses(account: str) -> frozenset[str]:
-    known = config.load_config(CONFIG).addresses
-    if account in known:
-        return frozenset(known[account])
-    if account in freeze_list.read_freezes():  # it has left mail.yml meanwhile
+def read_mail(account: str) -> list[QueuedMessage]:
+    return enforce.read_queue(account, find_addresses(account))
+
+
+def read_held_mail(account: str) -> list[QueuedMessage]:
+    return [message for message in read_mail(account) if message.queue == "hold"]
+
+
+def find_addresses(account: str) -> frozenset[str]:
+    """The addresses that it may send from. Raises CtlError for an unknown account."""
+    addresses = config.load_config(CONFIG).addresses
+    if account in addresses:
+        return frozenset(addresses[account])
+    if account in freeze_list.read_freezes():  # removed from mail.yml while it was frozen
         return frozenset({account})
-    near = ", ".join(sorted(known)[:5]) + (", …" if len(known) > 5 else "")
-    raise CtlError(f"{account}: no account of this server. There are: {near}.")
+    accounts = ", ".join(sorted(addresses)[:MAX_SUGGESTIONS]) + (", …" if len(addresses) > MAX_SUGGESTIONS else "")
+    raise CtlError(f"{account} is no account of this server. Its accounts are: {accounts}.")
 
 
-def _recipients(messages: list[enforce.QueuedMessage]) -> int:
-    return sum(len(one.recipients) for one in messages)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def count_recipients(messages: list[QueuedMessage]) -> int:
+    return sum(len(message.recipients) for message in messages)

@@ -42,11 +42,6 @@ rm -f /var/lib/fail2ban/fail2ban.sqlite3
 journalctl --quiet --rotate --vacuum-time=1s
 systemctl start fail2ban.service mailkeep-guard.service postfix.service mailkeep-watch.service
 """
-_EVENTS = """\
-import sys; sys.path.insert(0, "/usr/lib/mailkeep")
-from mailkeep_server import ctl
-print(ctl._get("/events?after=0"))
-"""
 
 
 @dataclass(frozen=True)
@@ -241,7 +236,7 @@ def _frozen_at(setup: DrillSetup) -> float | None:
 
 def read_guard_events(server: Server) -> list[dict[str, Any]]:
     """All events that the guard has reported: `time` (seconds since the epoch), `kind`, `account`, and more."""
-    events: list[dict[str, Any]] = json.loads(server.run("python3 -IB -", stdin=_EVENTS).stdout)["events"]
+    events: list[dict[str, Any]] = json.loads(server.run("mailkeepctl events --json").stdout)["events"]
     return events
 
 

@@ -1,16 +1,21 @@
-"""mailkeepctl says what could not be done in a line, and exits 1."""
+"""mailkeepctl shows what the guard knows, and says in a line what could not be done."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from guard_samples import ANNA, settings
+from guard_samples import ANNA, NO_LIMITS, Daemon, ask, request, settings
 
 from mailkeep_server import ctl
+from mailkeep_server.common import unix_http
 from mailkeep_server.freezes import enforce, freeze_list
+
+Event = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +31,9 @@ def test_a_freeze_of_which_not_all_was_done_says_so(
     monkeypatch.setattr(freeze_list, "freeze_account", lambda *_: True)
     monkeypatch.setattr(enforce, "enforce_freeze", lambda *_: enforce.Enforcement(2, 0, "", "TimeoutExpired: doveadm"))
     assert ctl.main(["freeze", ANNA]) == 1
-    said = capsys.readouterr()
-    assert said.out.endswith("is frozen: no mail, no login.\n2 messages put on hold, 0 sessions cut.\n")
-    assert said.err == "NOT ALL was done, and the watch tries again: TimeoutExpired: doveadm\n"
+    printed = capsys.readouterr()
+    assert printed.out.endswith("is frozen: no mail, no login.\n2 messages put on hold, 0 sessions cut.\n")
+    assert printed.err == "NOT ALL was done, and the watch tries again: TimeoutExpired: doveadm\n"
 
 
 def test_a_file_that_cannot_be_written_is_no_traceback(
@@ -40,3 +45,93 @@ def test_a_file_that_cannot_be_written_is_no_traceback(
     monkeypatch.setattr(freeze_list, "freeze_account", refuse)
     assert ctl.main(["freeze", ANNA]) == 1
     assert capsys.readouterr().err == "[Errno 13] Permission denied: '/var/lib/mailkeep-guard/frozen/lock'\n"
+
+
+def test_an_unknown_account_is_told_from_those_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(freeze_list, "read_freezes", dict)
+    assert ctl.main(["queue", "nobody@example.org"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("nobody@example.org is no account of this server. Its accounts are: ")
+    assert ANNA in error
+
+
+def test_without_root_nothing_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert ctl.main(["status"]) == 1
+    assert capsys.readouterr().err == "mailkeepctl needs root: `sudo mailkeepctl …`.\n"
+
+
+def test_a_guard_that_does_not_answer_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(tmp_path / "control"))
+    for command in ("status", "events", "metrics"):
+        assert ctl.main([command]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("The guard does not answer ([Errno 2] No such file or directory)")
+        assert "`systemctl status mailkeep-guard` says why" in error
+
+
+# --- events
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """The guard's events, of which it gives two at a time."""
+    events: list[Event] = []
+
+    def answer(_socket: str, target: str, _timeout: float) -> bytes:
+        after = int(target.removeprefix("/events?after="))
+        page = [event for event in events if event["id"] > after][:2]
+        return json.dumps({"last": events[-1]["id"] if events else 0, "events": page}).encode()
+
+    monkeypatch.setattr(unix_http, "get_body", answer)
+    return events
+
+
+def add_event(events: list[Event], number: int, kind: str = "near", account: str = ANNA) -> None:
+    detail = f"has sent {number} of 60 messages"
+    events.append({"id": number, "time": 1_764_086_400.25 + number, "kind": kind, "account": account, "detail": detail})
+
+
+def test_all_events_are_shown_however_many_the_guard_gives_at_a_time(
+    events: list[Event], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (3, 4, 7, 8, 9):
+        add_event(events, number)
+    assert ctl.main(["events", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"last": 9, "events": events}
+    assert ctl.main(["events", "--json", "--after", "7"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"last": 9, "events": events[3:]}
+    assert ctl.main(["events", "--json", "--after", "9"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"last": 9, "events": []}
+
+
+def test_events_are_lines_for_people_with_the_number_to_continue_after(
+    events: list[Event], capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_event(events, 1, "over")
+    assert ctl.main(["events"]) == 0
+    assert capsys.readouterr().out == (
+        f"     1  2025-11-25 16:00:01 UTC  over           {ANNA}  has sent 1 of 60 messages\n"
+        "1 event; `--after 1` shows later ones.\n"
+    )
+
+
+def test_events_of_the_guard_itself(
+    daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = daemon(limits=NO_LIMITS | {"messages_per_hour": 1})
+    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(running.directory / "run" / "control"))
+    with running.connect() as client:
+        for _ in range(2):
+            ask(client, request())
+    assert ctl.main(["events", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [(event["kind"], event["account"]) for event in answer["events"]] == [("near", ANNA), ("over", ANNA)]
+    assert ctl.main(["events", "--after", str(answer["last"])]) == 0
+    assert capsys.readouterr().out.startswith("0 events; ")
+    assert ctl.main(["status"]) == 0
+    assert f"  100%  {ANNA}" in capsys.readouterr().out

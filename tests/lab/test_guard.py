@@ -293,7 +293,7 @@ def test_it_is_frozen_and_thawed_from_elsewhere_too(guarded: Guarded, capfd: pyt
         assert ended.value.code == 0
         assert said in capfd.readouterr().out
         assert guarded.frozen("mia") == (command == "freeze")
-    with pytest.raises(UserError, match=r"nobody@example\.test: no account of this server\. There are: anna@"):
+    with pytest.raises(UserError, match=r"nobody@example\.test is no account of this server\. Its accounts are: anna@"):
         accounts.freeze_account(where, "nobody@example.test")
 
 
