@@ -1,7 +1,7 @@
 """Whether DNS blocklists (RFC 5782) list the host's addresses or the mail domains.
 
-A list that is overloaded, closed or dead may answer too. Each list is therefore also asked for two test entries: its
-answer counts only if it lists the entry that it must list, and not the entry that it must not list (RFC 5782 §5).
+A list that is overloaded, closed or dead may answer too. So each list is also asked for two test entries (RFC 5782
+§5). Its answer counts only if it lists the entry that it must list, and not the one that it must not.
 """
 
 import asyncio

@@ -127,8 +127,8 @@ def _judge_third_party_records(expected: list[Record], answers: DnsAnswers) -> I
 
 
 def _judge_leftovers(settings: Settings, answers: DnsAnswers) -> Iterator[Finding]:
-    """Errors, both: senders try addresses of either family, mostly IPv6 first; and senders that know an enforced
-    policy deliver to no server that it does not name (RFC 8461 §5)."""
+    """Both kinds are errors. Senders try addresses of either family, mostly IPv6 first. Senders that know an enforced
+    policy deliver only to servers that it names (RFC 8461 §5)."""
     for question in leftover_questions(settings):
         all_answers = (answers.public[question], *answers.authoritative[question].values())
         values = sorted({value for answer in all_answers for value in answer.values})

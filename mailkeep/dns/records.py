@@ -126,8 +126,8 @@ def tlsa_record(host: str, certificate: x509.Certificate, reason: str = "") -> R
 def _caa_records(name: str, settings: Settings) -> Iterator[Record]:
     """The authorities of mail.yml, or else the ACME issuer.
 
-    With the challenge dns-01, the issuer may use no other (RFC 8657 §4): an attacker who controls the server's address
-    for a while gets no certificate.
+    With the challenge dns-01, the issuer may use no other (RFC 8657 §4). So an attacker who controls the server's
+    address for a while gets no certificate.
     """
     issuer, method = settings.tls.issuer, settings.tls.acme.challenge
     allowed = f"{issuer};validationmethods={method}" if method == "dns-01" else issuer

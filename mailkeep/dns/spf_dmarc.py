@@ -20,7 +20,7 @@ class Spf:
     """An evaluated SPF record.
 
     `networks` pass, includes evaluated. `default` is the result of all other senders: `fail`, `softfail`, `neutral` or
-    `pass`. `terms` are those of the record, in lower case and without a leading `+`, each with the networks that it
+    `pass`. `terms` are those of the record, in lower case and without a leading `+`. Each has the networks that it
     lets pass, or None if its result depends on more than an address. `error` says why receivers ignore the record.
     `missing_name` is the name whose SPF record it includes in vain.
     """

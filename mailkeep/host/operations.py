@@ -249,8 +249,10 @@ def _pending_marks(parts: Parts, actual: Snapshot, changed: list[str]) -> Iterat
 
 
 def check_script(parts: Parts, actual: Snapshot) -> str:
-    """Runs the checks with the staged files at their final paths: in a mount namespace of its own, the stage is laid
-    over each top directory that changes. The host sees none of it."""
+    """The script that runs the checks with the staged files at their final paths.
+
+    In a mount namespace of its own, it lays the stage over each top directory that changes. The host sees none of it.
+    """
     changed = diff.changed_paths(parts, actual)
     tops = sorted({PurePosixPath(path).parts[1] for path in changed})
     return _join_lines(

@@ -49,8 +49,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class HostPlan:
-    """The changes that a deploy would make to a host; or the `problems` for which it would refuse the host; or the
-    `error` that kept Mailkeep from reading its state."""
+    """The changes that a deploy would make to a host, or the reasons why it would make none.
+
+    For its `problems` a deploy would refuse the host; the `error` kept Mailkeep from reading its state.
+    """
 
     error: str = ""
     problems: tuple[str, ...] = ()

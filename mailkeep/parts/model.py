@@ -58,8 +58,8 @@ class Unit:
 class Check:
     """A shell command that must succeed before changed files go live.
 
-    It runs on the host, in a private view of the file system with the staged files at their final paths: so it is the
-    service's own checker, called as an operator would. It runs when a file under one of the prefixes `reads` changes.
+    It runs on the host, in a private view of the file system with the staged files at their final paths. So it can be
+    the service's own checker, called as usual. It runs when a file under one of the prefixes `reads` changes.
     """
 
     command: str
