@@ -4,7 +4,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """`mailkeep.cli`, whose imports take long enough to be interrupted."""
+    """Importing `mailkeep.cli` is part of it: an interrupt in the meantime ends with 130 as well."""
     try:
         from mailkeep.cli import app
 

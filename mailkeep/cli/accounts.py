@@ -1,10 +1,9 @@
-"""`mailkeep account …`: the accounts of mail.yml, and freezing them on the server."""
+"""`mailkeep account …`: the accounts in mail.yml, and freezing them on the server."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mailkeep.cli.common import (
     Address,
@@ -15,40 +14,46 @@ from mailkeep.cli.common import (
     find_inventory,
     open_inventory,
     out,
-    passphrase_shown,
+    showing_passphrase,
 )
 from mailkeep.errors import UserError
-from mailkeep.inventory import hosts, passwords
-from mailkeep.settings import edit_accounts
-from mailkeep.settings.models import Settings
+from mailkeep.inventory import hosts
+
+if TYPE_CHECKING:
+    from mailkeep.settings.models import Settings
 
 account = typer.Typer(
     no_args_is_help=True,
-    help="Add, change, list and remove mail accounts in mail.yml.",
+    help="Add, change, list, freeze and remove mail accounts.",
     epilog="Example: `mailkeep account add home anna@example.org --generate`, then `mailkeep deploy home`.",
 )
 commands = typer.Typer()
 commands.add_typer(account, name="account")
 
-Generate = Annotated[bool, typer.Option("--generate", help="Make a passphrase and show it once.")]
+Generate = Annotated[bool, typer.Option("--generate", help="Generate a passphrase, and show it once.")]
 CheckBreaches = Annotated[
-    bool, typer.Option("--check-breaches", help="Ask Have I Been Pwned; five digits of a hash leave this machine.")
+    bool,
+    typer.Option(
+        "--check-breaches", help="Ask Have I Been Pwned about the password. Five hex digits of its SHA-1 are sent."
+    ),
 ]
 
 
 @account.command("list", epilog="Example: `mailkeep account list home`")
 def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
-    """List the accounts of mail.yml."""
+    """List the accounts in mail.yml."""
+    from rich.table import Table
+
+    from mailkeep.settings import edit_accounts
+
     _, settings = open_inventory(name, home)
-    accounts = edit_accounts.list_accounts(settings)
+    rows = edit_accounts.list_accounts(settings)
     if as_json:
-        print(json.dumps([account._asdict() for account in accounts], indent=2))
+        print(json.dumps([row._asdict() for row in rows], indent=2))
         return
     table = Table("address", "name", "quota", "sends as", "aliases")
-    for account in accounts:
-        table.add_row(
-            account.address, account.name, account.quota, "\n".join(account.send_as), "\n".join(account.aliases)
-        )
+    for row in rows:
+        table.add_row(row.address, row.name, row.quota, "\n".join(row.send_as), "\n".join(row.aliases))
     out.print(table)
 
 
@@ -56,20 +61,25 @@ def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = Non
 def add_account(
     name: InventoryName,
     address: Address,
-    person: Annotated[str, typer.Option("--name", help="The person's name.")] = "",
-    quota: Annotated[str | None, typer.Option(help="The mailbox's size, such as 2G.")] = None,
+    person: Annotated[str, typer.Option("--name", metavar="NAME", help="The person's name.")] = "",
+    quota: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The mailbox's maximum size, such as 2G. Default: 1G.")
+    ] = None,
     generate: Generate = False,
     check_breaches: CheckBreaches = False,
     home: Home = None,
 ) -> None:
-    """Add an account. Asks for a password, or reads it from standard input; deploy to make it work."""
+    """Add an account to mail.yml. Asks for a password, or reads it from standard input. Then deploy."""
+    from mailkeep.inventory import passwords
+    from mailkeep.settings import edit_accounts
+
     directory, settings = open_inventory(name, home)
+    label = hosts.inventory_label(directory)
     password = _new_password(settings, address, generate, check_breaches)
-    edit_accounts.add_account(
-        directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password), person, quota
-    )
-    outcome = f"{address} is in mail.yml. `mailkeep deploy {name}` makes it work."
-    _show_once(name, address, outcome, password if generate else "")
+    password_hash = passwords.hash_password(password)
+    edit_accounts.add_account(directory / hosts.SETTINGS_FILE, address, password_hash, person, quota)
+    outcome = f"{address} is in mail.yml. Run `mailkeep deploy {label}` to create the account on the server."
+    _print_outcome(label, address, outcome, password if generate else "")
 
 
 @account.command("passwd", epilog="Example: `mailkeep account passwd home anna@example.org`")
@@ -80,29 +90,43 @@ def change_password(
     check_breaches: CheckBreaches = False,
     home: Home = None,
 ) -> None:
-    """Give an account a new password; deploy to make it count."""
+    """Change an account's password in mail.yml. Asks for it, or reads it from standard input. Then deploy."""
+    from mailkeep.inventory import passwords
+    from mailkeep.settings import edit_accounts
+
     directory, settings = open_inventory(name, home)
+    label = hosts.inventory_label(directory)
     password = _new_password(settings, address, generate, check_breaches)
     edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password))
-    outcome = f"{address} has a new password. `mailkeep deploy {name}` makes it count."
-    _show_once(name, address, outcome, password if generate else "")
+    outcome = f"{address} has a new password in mail.yml. Run `mailkeep deploy {label}` to change it on the server."
+    _print_outcome(label, address, outcome, password if generate else "")
 
 
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
 def remove_account(name: InventoryName, address: Address, home: Home = None) -> None:
-    """Remove an account from mail.yml. Its mail stays on the server."""
-    edit_accounts.remove_account(find_inventory(name, home) / hosts.SETTINGS_FILE, address)
-    out.print(f"{address} is out of mail.yml. `mailkeep deploy {name}` ends its login; its mail stays.", markup=False)
+    """Remove an account from mail.yml. Then deploy. Its mail stays on the server."""
+    from mailkeep.settings import edit_accounts
+
+    directory = find_inventory(name, home)
+    edit_accounts.remove_account(directory / hosts.SETTINGS_FILE, address)
+    command = f"mailkeep deploy {hosts.inventory_label(directory)}"
+    out.print(
+        f"{address} is removed from mail.yml. Run `{command}` to end its login; its mail stays on the server.",
+        markup=False,
+    )
 
 
 @account.command("freeze", epilog="Example: `mailkeep account freeze home anna@example.org --why 'sends spam'`")
 def freeze_account(
     name: InventoryName,
     address: Address,
-    why: Annotated[str, typer.Option(help="For whoever reads it later.")] = "frozen by hand",
+    why: Annotated[
+        str, typer.Option(metavar="TEXT", help="The reason, for whoever looks into it later.")
+    ] = "frozen by hand",
     home: Home = None,
 ) -> None:
-    """At once, on the server: no mail, no login, sessions cut, queued mail held. Nobody else is affected."""
+    """Stop an account on the server at once: no mail, no login, sessions cut, queued mail held. No other account is
+    affected."""
     from mailkeep.operate import account_freeze
 
     for host, answer in account_freeze.freeze_account(find_inventory(name, home), address, why):
@@ -111,28 +135,30 @@ def freeze_account(
 
 @account.command("thaw", epilog="Example: `mailkeep account thaw home anna@example.org`")
 def thaw_account(name: InventoryName, address: Address, home: Home = None) -> None:
-    """On the server: it may send and log in again. Says what is still held. Give it a new password first."""
+    """Let a frozen account send and log in again, and list its mail that is still held. Change its password first."""
     from mailkeep.operate import account_freeze
 
     for host, answer in account_freeze.thaw_account(find_inventory(name, home), address):
         out.print(f"{host}:\n{answer}", markup=False)
 
 
-def _new_password(settings: Settings, address: str, generate: bool, check_breaches: bool) -> str:
-    """A generated passphrase, or a typed password that is hard enough to guess. UserError for any other."""
+def _new_password(settings: "Settings", address: str, generate: bool, check_breaches: bool) -> str:
+    """A generated passphrase, or a typed password that is hard to guess. UserError for any other."""
+    from mailkeep.inventory import passwords
+
     if generate:
         return passwords.generate_password()
     password = ask_secret(f"Password for {address}", confirm=True)
     passwords.check_password(password, address=address, domains=(*settings.domains, settings.host.name))
     if check_breaches and (breaches := passwords.count_breaches(password)):
-        raise UserError(f"The password was seen {breaches} times in breaches; take another, or --generate one.")
+        raise UserError(f"This password appears {breaches} times in known breaches. Choose another, or --generate one.")
     return password
 
 
-def _show_once(name: str, address: str, outcome: str, passphrase: str) -> None:
+def _print_outcome(label: str, address: str, outcome: str, passphrase: str) -> None:
     """The outcome, and the passphrase if one was generated."""
     if not passphrase:
         out.print(outcome, markup=False)
         return
-    with passphrase_shown(name, address):
-        out.print(f"{outcome}\nIts passphrase, shown once and kept nowhere:\n  {passphrase}", markup=False)
+    with showing_passphrase(label, address):
+        out.print(f"{outcome}\nIts passphrase, shown only now and stored nowhere:\n  {passphrase}", markup=False)

@@ -1,37 +1,47 @@
-"""The `mailkeep` command: its modules are one short function a command; the work is done on the floors below.
+"""The `mailkeep` command: each command is a short function in a module of this package; the floors below do the work.
 
-Exit codes: 0 done (`plan`: nothing to do), 1 an error that the message explains, 2 `plan`: there are changes (and, as
-for every command, arguments that make no sense), 130 interrupted.
+Exit codes: 0 done (`plan`: no changes); 1 an error, which the message explains; 2 `plan`: changes, or for any command
+wrong arguments; 130 interrupted.
 """
 
 import io
 import sys
-from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
 
-from mailkeep.cli import accounts, deploy, dns, drill, inventories, vault
+import mailkeep
+from mailkeep.cli import accounts, deploy, dns, drill, inventories, keys, vault
 from mailkeep.errors import UserError
 
 app = typer.Typer(
     name="mailkeep",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Build, verify and rebuild a hardened Debian mail server.\n\n"
-    "Exit codes: 0 done, 1 an error that the message explains, 2 `plan` found changes or the arguments make no sense, "
-    "130 interrupted.",
+    "Exit codes: 0: done. 1: an error, which the message explains. 2: `plan` found changes, or the arguments are "
+    "wrong. 130: interrupted.",
     epilog="A first server: `mailkeep init home --host mail.example.org --address 203.0.113.25 "
     "--admin you@example.org`, then `mailkeep deploy home`.",
 )
-for module in (inventories, deploy, accounts, vault, dns, drill):
-    app.add_typer(module.commands)
+PANELS = {
+    "Servers": (inventories, deploy),
+    "Accounts": (accounts,),
+    "Keys and secrets": (keys, vault),
+    "DNS": (dns,),
+    "Rehearsals": (drill,),
+}
+"""The parts in which `mailkeep --help` shows the commands."""
+for panel, modules in PANELS.items():
+    for module in modules:
+        for command in (*module.commands.registered_commands, *module.commands.registered_groups):
+            command.rich_help_panel = panel
+        app.add_typer(module.commands)
 
 
 def main() -> NoReturn:
-    """Runs the command; a user's mistake is a message, never a traceback."""
+    """Runs the command. A user's mistake ends in a message, never in a traceback."""
     sys.stdin = sys.stdin or io.StringIO()  # None where it was closed (`<&-`)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -41,7 +51,7 @@ def main() -> NoReturn:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
-    except OSError as error:  # a full disk, a name too long: wherever it happened, it says what to do
+    except OSError as error:  # such as a full disk, or a file name that is too long
         print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error, file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)
@@ -49,7 +59,7 @@ def main() -> NoReturn:
 
 def _show_version(requested: bool) -> None:
     if requested:
-        print(f"mailkeep {version('mailkeep')}")
+        print(f"mailkeep {mailkeep.__version__}")
         raise typer.Exit
 
 

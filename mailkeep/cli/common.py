@@ -1,10 +1,10 @@
-"""What every command shares: its arguments, the way to an inventory, what it prints to and how it asks."""
+"""What all commands share: arguments and options, finding an inventory, printing, and asking for secrets."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,32 +12,43 @@ from rich.console import Console
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
 from mailkeep.locations import HOME_VARIABLE, expand_home
-from mailkeep.settings.load import load_settings
-from mailkeep.settings.models import Settings
-from mailkeep.settings.renamed_keys import describe_renamed_keys
+
+if TYPE_CHECKING:
+    from mailkeep.settings.models import Settings
 
 out = Console(soft_wrap=True, highlight=False, emoji=False)
 
+
+def complete_inventory(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    return [name for name in hosts.list_inventories() if name.startswith(incomplete)]
+
+
 InventoryName = Annotated[
-    str, typer.Argument(metavar="NAME", help="An inventory: inventories/NAME, or the path of one.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The inventory: NAME below inventories/, or the path of its directory.",
+        autocompletion=complete_inventory,
+    ),
 ]
-Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The account's address, such as anna@example.org.")]
 Home = Annotated[
     Path | None,
     typer.Option(
         "--in",
         metavar="DIR",
         envvar=HOME_VARIABLE,
-        help="The directory that holds inventories/. Default: the current one.",
+        help="The directory that holds inventories/. Default: the working directory.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="The account's address, such as anna@example.org.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Resolver = Annotated[
     str,
     typer.Option(
         envvar="MAILKEEP_RESOLVER",
         metavar="ADDRESS",
-        help="The resolver to ask. Default: this machine's. Authoritative servers are asked besides.",
+        help="The DNS resolver to ask. Default: this machine's. The zones' own servers are asked as well.",
     ),
 ]
 
@@ -47,14 +58,18 @@ def find_inventory(name: str, home: Path | None) -> Path:
     return hosts.find_inventory(name, expand_home(str(home)) if home else None)
 
 
-def open_inventory(name: str, home: Path | None) -> tuple[Path, Settings]:
+def open_inventory(name: str, home: Path | None) -> tuple[Path, "Settings"]:
     """The inventory's directory and its valid settings."""
+    from mailkeep.settings.load import load_settings
+
     directory = find_inventory(name, home)
     return directory, load_settings(directory / hosts.SETTINGS_FILE)
 
 
 def print_notes(directory: Path) -> None:
-    """What still works in mail.yml and should be changed. On standard error: standard output may be JSON."""
+    """Old names in mail.yml that still work. On standard error: standard output may be JSON."""
+    from mailkeep.settings.renamed_keys import describe_renamed_keys
+
     for note in describe_renamed_keys(directory / hosts.SETTINGS_FILE):
         print(f"note: {note}", file=sys.stderr)
 
@@ -64,16 +79,16 @@ def count_of(number: int, noun: str) -> str:
 
 
 @contextmanager
-def passphrase_shown(name: str, address: str) -> Iterator[None]:
+def showing_passphrase(label: str, address: str) -> Iterator[None]:
     """Around the lines that show an account's passphrase. UserError when nobody can have read them."""
     try:
         if sys.stdout is None:  # rich would print to nowhere
             raise BrokenPipeError
         yield
-    except (OSError, SystemExit):  # which rich raises where nobody reads any more
+    except (OSError, SystemExit):  # rich raises SystemExit when the reader of a pipe has gone
         raise UserError(
-            f"{address} has a passphrase that could not be shown: "
-            f"`mailkeep account passwd {name} {address} --generate` makes another."
+            f"The passphrase of {address} could not be shown, and is stored nowhere. "
+            f"Run `mailkeep account passwd {label} {address} --generate` to create another."
         ) from None
 
 
@@ -88,8 +103,8 @@ def ask_lines(question: str) -> str:
 
 
 def ask_secret(question: str, confirm: bool = False, default: str | None = None) -> str:
-    """A line that the user types, hidden, or that stands on standard input. Never an argument: other users of this
-    machine can read those in the process list."""
+    """The line that the user types, hidden; or a line of standard input. Never an argument, which other users of this
+    machine can read in the process list."""
     if sys.stdin.isatty():
         try:
             return str(
@@ -99,5 +114,5 @@ def ask_secret(question: str, confirm: bool = False, default: str | None = None)
             raise typer.Exit(130) from None
     line = sys.stdin.readline().rstrip("\r\n")
     if not line:
-        raise UserError(f"{question}: standard input is empty; give it a line, or run this at a terminal.")
+        raise UserError(f"{question}: standard input is empty. Pipe in one line, or run this at a terminal.")
     return line

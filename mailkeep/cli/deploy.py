@@ -1,4 +1,4 @@
-"""`mailkeep plan`, `deploy`, `verify`, `render`: from an inventory to a server that withstands."""
+"""`mailkeep plan`, `deploy`, `verify`, `render`: from an inventory to a server that withstands attacks."""
 
 import os
 import subprocess
@@ -10,17 +10,22 @@ import typer
 
 from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out, print_notes
 from mailkeep.errors import UserError
-from mailkeep.inventory import hosts, secrets
+from mailkeep.inventory import hosts
 
 commands = typer.Typer()
 
-Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a mail server that Mailkeep did not set up.")]
+Adopt = Annotated[
+    bool, typer.Option("--adopt", help="Take over a host with a mail server that Mailkeep did not set up.")
+]
 
 
 @commands.command(epilog="Example: `mailkeep plan home`")
 def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, home: Home = None) -> None:
-    """Say what a deploy would change, with diffs; touch nothing. Exit 0: nothing, 2: changes, 1: an error."""
+    """Show what a deploy would change, with diffs. Changes nothing.
+
+    Exit code 0: no changes; 2: changes; 1: an error."""
     from mailkeep.host import plan as host_plan
+    from mailkeep.inventory import secrets
 
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
@@ -29,21 +34,23 @@ def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, hom
 
 
 @commands.command(
-    epilog="Example: `mailkeep deploy home`. The same by pyinfra: `pyinfra inventories/home/inventory.py deploy.py`"
+    epilog="Example: `mailkeep deploy home`. In a clone of Mailkeep, pyinfra does the same: "
+    "`pyinfra inventories/home/inventory.py deploy.py`."
 )
 def deploy(
     name: InventoryName,
     as_json: AsJson = False,
     adopt: Adopt = False,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Neither verify the server afterwards nor look at its DNS records.")
+        bool, typer.Option("--no-verify", help="Skip the verification and the DNS check after the deploy.")
     ] = False,
     resolver: Resolver = "",
     home: Home = None,
 ) -> None:
-    """Make the host what mail.yml says, verify it, and look at its DNS records. A rerun changes nothing."""
+    """Make the host what mail.yml says, verify it, and check its DNS records. Safe to repeat."""
     from mailkeep.dns import report as dns_report
     from mailkeep.host import plan as host_plan
+    from mailkeep.inventory import secrets
 
     directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
@@ -67,18 +74,19 @@ def deploy(
 
 
 def refuse_nameless_user() -> None:
-    """UserError for a user without a name: SSH refuses such a one, and pyinfra would say so in a traceback."""
+    """UserError for a user without a name: ssh refuses to run, and pyinfra would end in a traceback."""
     try:
         getuser()
     except (KeyError, OSError):
         raise UserError(
-            f"The user {os.getuid()} who runs this has no name here, which SSH wants. Run it as another, or set USER."
+            f"The user with id {os.getuid()} has no name on this machine, and SSH needs one. "
+            "Set USER, or run this as another user."
         ) from None
 
 
 @commands.command(epilog="Example: `mailkeep verify home`")
 def verify(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
-    """Attack the running server in every way that we know, and see it withstand. Exit 1: something gave."""
+    """Attack the running server, and report what it withstood. Exit code 1: a check failed."""
     from mailkeep.verify.verification import verify_and_report
 
     directory, _ = open_inventory(name, home)
@@ -89,12 +97,12 @@ def verify(name: InventoryName, as_json: AsJson = False, home: Home = None) -> N
 @commands.command(epilog="Example: `mailkeep render home /tmp/mail.example.org`")
 def render(
     name: InventoryName,
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="A directory to make.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
     home: Home = None,
 ) -> None:
-    """Write every file that a host would get below DIR, to look at. Keys among them: keep DIR private."""
+    """Write every file of a host below DIR, to read or compare. Private keys are among them: keep DIR private."""
     from mailkeep.host import render as host_render
 
     directory, _ = open_inventory(name, home)
-    written = host_render.render_host_files(directory, target)
-    out.print(f"{len(written)} files below {target}/", markup=False)
+    files = host_render.render_host_files(directory, target)
+    out.print(f"Wrote {len(files)} files below {target}/.", markup=False)

@@ -1,4 +1,4 @@
-"""`mailkeep drill`, `alert-test`: rehearsals of what should never happen."""
+"""`mailkeep alert-test`, `drill`: rehearse an alert, and the incidents that Mailkeep is built against."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ commands = typer.Typer()
 
 @commands.command("alert-test", epilog="Example: `mailkeep alert-test home`")
 def send_test_alerts(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
-    """Have the server send one alert by each way, and say which arrived. Exit 1: one did not."""
+    """Have the server send one alert by each channel, and report which arrived. Exit code 1: one did not."""
     from mailkeep.operate import alert_test
 
     directory, _ = open_inventory(name, home)
@@ -25,32 +25,42 @@ def send_test_alerts(name: InventoryName, as_json: AsJson = False, home: Home = 
             if not as_json:
                 mark = "arrived" if test.arrived else "DID NOT ARRIVE"
                 out.print(f"{test.host}: {test.channel} to {test.recipient}: {mark}: {test.answer}", markup=False)
-    finally:  # one host's trouble does not hide what the others sent
+    finally:  # a host that fails must not hide what the others sent
         if as_json:
             print(json.dumps([asdict(test) for test in tests], indent=2))
     if not all(test.arrived for test in tests):
         raise typer.Exit(1)
 
 
-@commands.command(epilog="Examples: `mailkeep drill A`, `mailkeep drill all`, `mailkeep drill week`")
+@commands.command(
+    epilog="Examples: `mailkeep drill A`, `mailkeep drill all`; on a live server: `mailkeep drill A --inventory home "
+    "--i-mean-it --account drill@example.org --to you@example.net`"
+)
 def drill(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="A to F, week, or all.")],
     as_json: AsJson = False,
-    picture: Annotated[Path | None, typer.Option(help="Where to draw it, without .svg and .png.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the result as FILE.svg and FILE.png; needs matplotlib."),
+    ] = None,
     without_guard: Annotated[
-        bool, typer.Option("--without-guard", help="On a server whose Postfix does not ask the guard.")
+        bool, typer.Option("--without-guard", help="For comparison: have Postfix not ask the guard.")
     ] = False,
     live_inventory: Annotated[
-        str | None, typer.Option("--inventory", metavar="NAME", help="A live server instead of the lab.")
+        str | None, typer.Option("--inventory", metavar="NAME", help="Attack this live server instead of the lab's.")
     ] = None,
-    confirmed: Annotated[bool, typer.Option("--i-mean-it", help="Needed for a live server.")] = False,
+    confirmed: Annotated[bool, typer.Option("--i-mean-it", help="Required for a live server.")] = False,
     account: Annotated[
-        str | None, typer.Option(help="On a live server: the account to freeze and remove afterwards.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="On a live server: the account to freeze and remove afterwards."),
     ] = None,
-    to: Annotated[str | None, typer.Option(help="On a live server: an address of yours elsewhere.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="On a live server: your address elsewhere, which gets the messages."),
+    ] = None,
     home: Home = None,
 ) -> None:
-    """Replay an incident against a built server, in the lab. Exit 1: more got out than may."""
+    """Replay an incident against a server in the lab (needs podman). Exit code 1: more mail got out than allowed."""
     from mailkeep.drills import command, production
     from mailkeep.drills.in_lab import select_drills
 

@@ -1,4 +1,4 @@
-"""`mailkeep init`, `check`, `schema`: an inventory before it reaches a server."""
+"""`mailkeep init`, `check`, `schema`: an inventory, before it reaches a server."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import Home, InventoryName, count_of, open_inventory, out, passphrase_shown, print_notes
-from mailkeep.inventory import hosts, secrets
+from mailkeep.cli.common import Home, InventoryName, count_of, open_inventory, out, print_notes, showing_passphrase
+from mailkeep.inventory import hosts
 from mailkeep.locations import expand_home
-from mailkeep.settings.schema import build_json_schema
 
 commands = typer.Typer()
 
@@ -18,17 +17,43 @@ commands = typer.Typer()
     epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`"
 )
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: makes inventories/NAME.")],
-    host: Annotated[str, typer.Option(help="The server's fully qualified name, such as mail.example.org.")],
-    address: Annotated[list[str], typer.Option(help="A public address of the server; repeat for IPv4 and IPv6.")],
-    admin: Annotated[list[str], typer.Option(help="Where reports and alarms go; repeat for several.")],
-    domain: Annotated[list[str] | None, typer.Option(help="A mail domain. Default: the host name's.")] = None,
-    network: Annotated[list[str] | None, typer.Option(help="A network of yours that is never banned.")] = None,
-    account: Annotated[str | None, typer.Option(help="The first account. Default: the admin, or postmaster.")] = None,
-    ssh_host: Annotated[str | None, typer.Option(help="[USER@]HOST for SSH. Default: the host name.")] = None,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The new inventory's name: it is created as inventories/NAME.")
+    ],
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="The server's fully qualified name, such as mail.example.org.")
+    ],
+    address: Annotated[
+        list[str],
+        typer.Option(metavar="ADDRESS", help="A public IP address of the server; repeat it for IPv4 and IPv6."),
+    ],
+    admin: Annotated[
+        list[str],
+        typer.Option(metavar="ADDRESS", help="The mail address for reports and alerts; repeat it for several."),
+    ],
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN", help="A mail domain; repeat it for several. Default: that of the host name."),
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK", help="A network of yours that is never banned, such as 198.51.100.0/24; repeatable."
+        ),
+    ] = None,
+    account: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The first account. Default: the first --admin in one of the domains, else postmaster.",
+        ),
+    ] = None,
+    ssh_host: Annotated[
+        str | None, typer.Option(metavar="[USER@]HOST", help="How SSH reaches the server. Default: the host name.")
+    ] = None,
     home: Home = None,
 ) -> None:
-    """Make a new inventory: commented settings, keys, a first account. Overwrites nothing."""
+    """Create an inventory: commented settings, keys, a first account. Overwrites nothing."""
     from mailkeep.inventory import create
 
     inventory = create.create_inventory(
@@ -41,32 +66,34 @@ def init(
         account=account,
         ssh_host=ssh_host,
     )
-    with passphrase_shown(name, inventory.account):
-        out.print(f"Made {inventory.directory}/ with")
+    with showing_passphrase(hosts.inventory_label(inventory.directory), inventory.account):
+        out.print(f"Created {inventory.directory}/ with", markup=False)
         for line in inventory.keys:
             out.print(f"  {line}", markup=False)
-        out.print(
-            f"\nThe first account, shown once and kept nowhere:\n  {inventory.account}\n  {inventory.passphrase}\n",
-            markup=False,
-        )
+        out.print("\nThe first account, and its passphrase, which is shown only now and stored nowhere:")
+        out.print(f"  {inventory.account}\n  {inventory.passphrase}\n", markup=False)
     for line in inventory.next_steps:
         out.print(line, markup=False)
 
 
 @commands.command(epilog="Example: `mailkeep check home`")
 def check(name: InventoryName, home: Home = None) -> None:
-    """Check mail.yml and the vault without touching the host."""
+    """Check mail.yml and the vault. Connects to no host."""
+    from mailkeep.inventory import secrets
+
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
     counts = f"{count_of(len(settings.accounts), 'account')}, {count_of(len(settings.domains), 'domain')}"
     host_names = ", ".join(hosts.read_hosts(directory))
-    out.print(f"{directory / hosts.SETTINGS_FILE}: good. {counts}, for {host_names}.", markup=False)
+    out.print(f"{directory / hosts.SETTINGS_FILE}: valid. {counts}, for {host_names}.", markup=False)
     for entry in secrets.list_unused(settings, directory):
-        out.print(f"note: the vault has {entry}, which mail.yml has no use for", markup=False)
+        out.print(f"note: the vault holds {entry}, which mail.yml does not need", markup=False)
     print_notes(directory)
 
 
 @commands.command(epilog="Example: `mailkeep schema > mail.schema.json`")
 def schema() -> None:
-    """Print the JSON Schema of mail.yml, for editors that complete it."""
+    """Print the JSON Schema of mail.yml, for editors that check and complete it."""
+    from mailkeep.settings.schema import build_json_schema
+
     print(json.dumps(build_json_schema(), indent=2))

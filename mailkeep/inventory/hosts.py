@@ -25,14 +25,19 @@ def find_inventory(name_or_path: str, home: Path | None = None) -> Path:
     for directory in (folder / name_or_path, path, path.parent if path.name == SETTINGS_FILE else path):
         if (directory / SETTINGS_FILE).is_file():
             return directory
-    names = sorted(file.parent.name for file in folder.glob(f"*/{SETTINGS_FILE}"))
+    names = list_inventories(home)
     known = f"There are: {', '.join(names)}." if names else f"There are none below {folder}."
     raise UserError(
-        f"{name_or_path}: no such inventory: no {SETTINGS_FILE} in {folder / name_or_path}/, nor in {path}/.\n"
-        f"{known} If it is elsewhere, give the path of its directory, or name the directory that holds "
-        f"{INVENTORIES}/: `--in DIR`, or {HOME_VARIABLE}.\n"
-        "`mailkeep init NAME --host … --address … --admin …` makes a new one."
+        f"{name_or_path}: no such inventory. Looked for {SETTINGS_FILE} in {folder / name_or_path}/ and in {path}/.\n"
+        f"{known} For one elsewhere, give the path of its directory, or say which directory holds {INVENTORIES}/: "
+        f"`--in DIR`, or {HOME_VARIABLE}.\n"
+        "`mailkeep init NAME --host … --address … --admin …` creates a new one."
     )
+
+
+def list_inventories(home: Path | None = None) -> list[str]:
+    """The names of the inventories below `home`, as `find_inventory` takes it."""
+    return sorted(file.parent.name for file in ((home or inventories_home()) / INVENTORIES).glob(f"*/{SETTINGS_FILE}"))
 
 
 def inventory_label(directory: Path) -> str:

@@ -89,7 +89,7 @@ def list_missing(settings: Settings, inventory: Path) -> list[str]:
     if settings.tls.mode in CREATED_ENTRIES and not tls_keys.has_valid_certificate(settings, vault):
         lines.append(f"No self-signed certificate for {settings.host.name}: run `mailkeep keys {label}`.")
     if settings.tls.mode == "files" and TLS_KEY not in vault.names():
-        lines.append(f"No TLS key: run `mailkeep tls {label} --certificate CHAIN.pem --key KEY.pem`.")
+        lines.append(f"No TLS key: run `mailkeep tls import {label} --certificate CHAIN.pem --key KEY.pem`.")
     commands = {
         DNS_CREDENTIALS: f"No credentials for {settings.tls.acme.provider}: run `mailkeep acme {label}`.",
         RELAY: f"No password for the relay host: run `mailkeep relay {label}`.",

@@ -107,7 +107,7 @@ def check_certificate(
     if _PRIVATE.search(chain_pem):
         raise UserError(
             f"{chain_file}: this file holds a private key in clear text. Take the key out of it; "
-            "`mailkeep tls NAME --certificate CHAIN.pem --key KEY.pem` puts the key into the vault."
+            "`mailkeep tls import NAME --certificate CHAIN.pem --key KEY.pem` puts the key into the vault."
         )
     certificates = parse_chain(chain_file, chain_pem)
     _check_key(chain_file, certificates, key_file, key_pem)
@@ -134,7 +134,7 @@ def _check_key(chain_file: str, certificates: list[x509.Certificate], key_file: 
         raise UserError(
             f"{chain_file}: none of its certificates belongs to the key {key_file}. "
             "Bring the two that were issued together: "
-            "`mailkeep tls NAME --certificate CHAIN.pem --key KEY.pem`."
+            "`mailkeep tls import NAME --certificate CHAIN.pem --key KEY.pem`."
         )
     if matching[0] != 1:
         raise UserError(
@@ -157,7 +157,9 @@ def _check_order(chain_file: str, certificates: list[x509.Certificate]) -> None:
 def _check_dates(position: str, certificate: x509.Certificate, now: datetime) -> None:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise UserError(f"{position} expired on {end:%Y-%m-%d %H:%M} UTC. Renew it, then run `mailkeep tls` again.")
+        raise UserError(
+            f"{position} expired on {end:%Y-%m-%d %H:%M} UTC. Renew it, then run `mailkeep tls import` again."
+        )
     if now < start:
         raise UserError(
             f"{position} is valid only from {start:%Y-%m-%d %H:%M} UTC on. Is the clock of this machine right?"

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def every_command() -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]
     for name, command in tree.commands.items():  # type: ignore[attr-defined]
         for below, inner in getattr(command, "commands", {}).items():
             yield (name, below), inner
-        if not hasattr(command, "commands"):
+        if not hasattr(command, "commands") and not command.hidden:
             yield (name,), command
 
 
@@ -49,7 +50,7 @@ def arguments(path: tuple[str, ...], name: str) -> list[str]:
     """The command with what it needs beside the inventory's name."""
     more = {
         ("render",): ["new"],
-        ("tls",): ["--certificate", "chain.pem", "--key", "key.pem"],
+        ("tls", "import"): ["--certificate", "chain.pem", "--key", "key.pem"],
         **{("account", verb): ["anna@example.org"] for verb in ("add", "passwd", "remove", "freeze", "thaw")},
     }
     return [*path, name, *more.get(path, [])]
@@ -64,7 +65,7 @@ def test_help_says_what_a_command_does_and_gives_an_example(path: tuple[str, ...
     assert said.code == 0
     assert f"mailkeep {' '.join(path)}".rstrip() in re.sub(r"\s+", " ", said.out.partition("─ ")[2])
     if path in COMMANDS:
-        assert str(COMMANDS[path].help).split(".")[0][:40] in re.sub(r"\s+", " ", said.out)
+        assert str(COMMANDS[path].help).replace("`", "").split(".")[0][:40] in re.sub(r"\s+", " ", said.out)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -76,6 +77,45 @@ def test_every_option_is_explained(path: tuple[str, ...]) -> None:
 def test_the_version_is_the_projects(mailkeep: Run) -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert mailkeep("--version").out == f"mailkeep {declared}\n"
+
+
+def test_the_command_starts_without_the_libraries_that_only_some_commands_need() -> None:
+    code = "import sys, mailkeep.cli.app; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pydantic", "cryptography", "pyinfra", "dns", "matplotlib", "testinfra", "zxcvbn"} & {*modules}
+
+
+def test_the_shell_completes_commands_and_inventories(home: Path) -> None:
+    root = home.parent.parent
+    for words, completed in {
+        "mailkeep dep": "deploy",
+        "mailkeep check h": "home",
+        "mailkeep dkim rotate ho": "home",
+    }.items():
+        done = subprocess.run(
+            [MAILKEEP],
+            cwd=root,
+            env=environment(root)
+            | {"_MAILKEEP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.split() == [completed], done.stderr
+
+
+@pytest.mark.usefixtures("home")
+def test_former_names_of_commands_still_work_with_a_note(mailkeep: Run) -> None:
+    said = mailkeep("tls-roll", "home")
+    assert (said.code, "tls.mode is self-signed" in said.err) == (1, True)
+    assert "note: `mailkeep tls-roll` is now called `mailkeep tls rotate`." in said.err
+    assert "tls-roll" not in mailkeep("--help").out
+    for former in (
+        ("home", "--certificate", "a.pem", "--key", "b.pem"),
+        ("--certificate", "a.pem", "--key", "b.pem", "home"),
+    ):
+        said = mailkeep("tls", *former)
+        assert (said.code, "a.pem: cannot be read" in said.err) == (1, True)
+        assert "note: `mailkeep tls NAME` is now called `mailkeep tls import NAME`." in said.err
 
 
 # --- exit codes, as the README has them
@@ -200,7 +240,7 @@ def test_arguments_that_make_no_sense_end_with_2_and_point_to_help(wrong: list[s
 
 
 def test_no_arguments_show_the_help(mailkeep: Run) -> None:
-    assert "Commands" in mailkeep().out
+    assert "Servers" in mailkeep().out
 
 
 @pytest.fixture
@@ -346,7 +386,9 @@ def test_a_passphrase_that_nobody_saw_is_told_as_that(command: str, name: str, s
         capture_output=True,
         text=True,
     )
-    assert re.search(f"`mailkeep account passwd {name} (anna|bert)@example.org --generate` makes another", done.stderr)
+    assert re.search(
+        f"`mailkeep account passwd {name} (anna|bert)@example.org --generate` to create another", done.stderr
+    )
     assert not PASSPHRASE.search(done.stdout + done.stderr)
 
 
@@ -417,7 +459,7 @@ def test_colour_is_for_terminals_only(home: Path, mailkeep: Run) -> None:
 def test_check_says_that_all_is_well(home: Path, mailkeep: Run) -> None:
     said = mailkeep("check", "home")
     assert (said.code, said.err) == (0, "")
-    assert said.out == f"{home / 'mail.yml'}: good. 1 account, 1 domain, for mail.example.org.\n"
+    assert said.out == f"{home / 'mail.yml'}: valid. 1 account, 1 domain, for mail.example.org.\n"
 
 
 def test_check_says_what_is_missing_and_which_command_makes_it(home: Path, mailkeep: Run) -> None:
@@ -427,7 +469,7 @@ def test_check_says_what_is_missing_and_which_command_makes_it(home: Path, mailk
     assert "`mailkeep keys home`" in said.err
     assert mailkeep("keys", "home").code == 0
     assert mailkeep("check", "home").code == 0
-    assert mailkeep("keys", "home").out == "Nothing is missing.\n"
+    assert mailkeep("keys", "home").out == "No key is missing.\n"
 
 
 def test_reencrypt_lets_a_colleague_in(home: Path, mailkeep: Run) -> None:
@@ -496,7 +538,7 @@ def test_a_record_in_somebody_elses_zone_is_told_apart(home: Path, mailkeep: Run
     name = "example.org._report._dmarc.example.net"
     file = home / "mail.yml"
     file.write_text(f"{file.read_text()}\ndns:\n  reports: reports@example.net\n")
-    ours, theirs = mailkeep("dns", "home").out.split("Not yours to set")
+    ours, theirs = mailkeep("dns", "home").out.split("In zones of others")
     assert (name in ours, name in theirs) == (False, True)
     for as_others_want in ("--zone", "--form"):
         assert name not in mailkeep("dns", "home", as_others_want).out
@@ -529,7 +571,7 @@ def test_blocklists_that_cannot_be_asked_clear_nobody(mailkeep: Run, monkeypatch
     assert said.code == 1
     assert "clear" not in said.out
     assert "unknown" in said.out
-    assert "No list has told anything" in said.err
+    assert "No blocklist answered" in said.err
     entries = json.loads(mailkeep("blocklists", "home", "--json", "--resolver", "127.0.0.1@1").out)
     assert {entry["state"] for entry in entries} == {"unknown"}
 
@@ -597,7 +639,7 @@ def test_render_writes_what_a_host_would_get_and_overwrites_nothing(mailkeep: Ru
     said = mailkeep("render", "home", str(target))
     assert said.code == 0
     written = [path for path in target.rglob("*") if path.is_file()]
-    assert said.out.startswith(f"{len(written)} files below ")
+    assert said.out.startswith(f"Wrote {len(written)} files below ")
     assert "myhostname = mail.example.org" in (target / "etc/postfix/main.cf").read_text()
     assert target.stat().st_mode & 0o077 == 0
     again = mailkeep("render", "home", str(target))

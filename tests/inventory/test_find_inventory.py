@@ -44,7 +44,7 @@ def test_an_unknown_one_says_where_was_looked_and_how_to_look_elsewhere(root: Pa
     with pytest.raises(UserError) as error:
         hosts.find_inventory("third")
     message = str(error.value)
-    assert f"no mail.yml in {root}/inventories/third/, nor in {root}/third/." in message
+    assert f"Looked for mail.yml in {root}/inventories/third/ and in {root}/third/." in message
     assert "`--in DIR`, or MAILKEEP_HOME" in message
 
 
