@@ -74,10 +74,6 @@ def print_notes(directory: Path) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def count_of(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 @contextmanager
 def showing_passphrase(label: str, address: str) -> Iterator[None]:
     """Around the lines that show an account's passphrase. UserError when nobody can have read them."""

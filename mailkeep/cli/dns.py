@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, count_of, open_inventory, out
+from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out
 from mailkeep.errors import UserError
+from mailkeep_server.common.wording import count_noun
 
 if TYPE_CHECKING:
     from mailkeep.dns.blocklists import BlocklistEntry
@@ -130,5 +131,5 @@ def _print_entries(entries: "list[BlocklistEntry]") -> None:
             out.print(f"          {line}", markup=False)
     listing = len({entry.list for entry in entries if entry.state == "listed"})
     silent = len({entry.list for entry in entries if not entry.is_conclusive})
-    summary = f"Listed on {count_of(listing, 'blocklist')}."
-    out.print(f"{summary} {count_of(silent, 'list')} gave no answer." if silent else summary)
+    summary = f"Listed on {count_noun(listing, 'blocklist')}."
+    out.print(f"{summary} {count_noun(silent, 'list')} gave no answer." if silent else summary)

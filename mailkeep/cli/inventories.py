@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import Home, InventoryName, count_of, open_inventory, out, print_notes, showing_passphrase
+from mailkeep.cli.common import Home, InventoryName, open_inventory, out, print_notes, showing_passphrase
 from mailkeep.inventory import hosts
 from mailkeep.locations import expand_home
+from mailkeep_server.common.wording import count_noun
 
 commands = typer.Typer()
 
@@ -83,7 +84,7 @@ def check(name: InventoryName, home: Home = None) -> None:
 
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
-    counts = f"{count_of(len(settings.accounts), 'account')}, {count_of(len(settings.domains), 'domain')}"
+    counts = f"{count_noun(len(settings.accounts), 'account')}, {count_noun(len(settings.domains), 'domain')}"
     host_names = ", ".join(hosts.read_hosts(directory))
     out.print(f"{directory / hosts.SETTINGS_FILE}: valid. {counts}, for {host_names}.", markup=False)
     for entry in secrets.list_unused(settings, directory):

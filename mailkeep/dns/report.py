@@ -10,6 +10,7 @@ from mailkeep.dns.findings import Finding, Level
 from mailkeep.errors import UserError
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.settings.models import Settings
+from mailkeep_server.common.wording import count_noun
 
 MAX_REMINDERS = 10
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "bold yellow", "instruction": "bold cyan"}
@@ -61,5 +62,5 @@ def print_findings(findings: list[Finding]) -> None:
 
 def _summarise(findings: Iterable[Finding]) -> str:
     levels = [finding.level for finding in findings]
-    counts = [f"{levels.count(level)} {level}{'' if levels.count(level) == 1 else 's'}" for level in _STYLES]
+    counts = [count_noun(levels.count(level), level) for level in _STYLES]
     return f"DNS: {', '.join(counts)}" if levels else "DNS: all records are published as they should be"

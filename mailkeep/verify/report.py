@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mailkeep.verify.outcome import Outcome, Status
+from mailkeep_server.common.wording import count_noun
 
 MARKS: dict[Status, tuple[str, str]] = {
     "passed": ("✓", "green"),
@@ -35,8 +36,8 @@ def print_outcomes(outcomes: Iterable[Outcome], seconds: float) -> None:
             _print_outcome(console, outcome)
     counts = Counter(outcome.status for outcome in outcomes)
     console.print(
-        f"{_format_count(counts['passed'], 'promise')} kept, {counts['failed']} broken, "
-        f"{_format_count(counts['warning'], 'warning')}, {counts['skipped']} not for this server; {seconds:.1f} s"
+        f"{count_noun(counts['passed'], 'promise')} kept, {counts['failed']} broken, "
+        f"{count_noun(counts['warning'], 'warning')}, {counts['skipped']} not for this server; {seconds:.1f} s"
     )
 
 
@@ -67,7 +68,3 @@ def _shorten(observed: str) -> str:
 def _printable(text: str) -> str:
     """A server's output must not control the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
-
-
-def _format_count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
