@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from dns_observations import SERVER, Values, observe_values, values_of
 from dns_samples import make_secrets, make_settings
 
@@ -221,7 +222,7 @@ def test_a_domain_below_a_live_one_is_judged_by_its_own_records() -> None:
 
 
 def observe_greeting(**greeting: Any) -> Observation:
-    der = tls_certificate.parse_chain("", SECRETS.tls.certificate)[0].public_bytes(tls_certificate.Encoding.DER)
+    der = tls_certificate.parse_chain("", SECRETS.tls.certificate)[0].public_bytes(Encoding.DER)
     changed = replace(Greeting("mail.example.org", der), **greeting)
     return replace(good_observation(), greetings={"203.0.113.25": changed})
 
@@ -238,7 +239,7 @@ def test_a_greeting_with_another_name_is_an_error() -> None:
 
 def test_a_key_that_neither_the_vault_nor_tlsa_has_is_an_error() -> None:
     other = tls_certificate.parse_chain("", make_secrets(make_settings(host="mx.example.org")).tls.certificate)[0]
-    findings = judge_all(observe_greeting(certificate=other.public_bytes(tls_certificate.Encoding.DER)))
+    findings = judge_all(observe_greeting(certificate=other.public_bytes(Encoding.DER)))
     assert [(finding.level, finding.type) for finding in findings] == [("error", "TLS"), ("error", "TLSA")]
 
 

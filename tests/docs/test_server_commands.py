@@ -178,7 +178,7 @@ def no_check_is_broken(_world: World, output: str) -> None:
 
 @after_command("mailkeep dns home --check", "")
 def the_published_records_are_seen(_world: World, output: str) -> None:
-    assert "0 errors" in output or "all as it should be" in output
+    assert "0 errors" in output or "all records are published as they should be" in output
 
 
 @after_command("plan home", "first-server.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.host import operations
+from mailkeep.host import operations, snapshot
 from mailkeep.host.snapshot import PathState, Snapshot
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 
@@ -50,7 +50,7 @@ def test_only_root_can_open_the_lock_of_a_deploy(tmp_path: Path, mode: int | Non
     directory = tmp_path / "mailkeep"
     if mode:
         directory.mkdir(mode)
-    subprocess.run(["sh", "-eu", "-c", operations._LOCK.replace(operations.RUN, str(directory))], check=True)
+    subprocess.run(["sh", "-eu", "-c", operations._LOCK.replace(snapshot.RUN, str(directory))], check=True)
     assert (directory / "lock").exists()
     assert directory.stat().st_mode & 0o777 == 0o700
 
