@@ -48,8 +48,7 @@ class Outcome:
     remedy: str = ""
 
     def asdict(self) -> dict[str, str]:
-        """The keys of `mailkeep verify --json`, where `observed` is called `seen`."""
-        return {"seen" if name == "observed" else name: value for name, value in asdict(self).items()}
+        return asdict(self)
 
 
 def outcome_of(host: str, check: str, promise: str, error: BaseException | None) -> Outcome:

@@ -277,7 +277,7 @@ def test_the_json_report_has_all_that_people_are_shown(copy: Boot, capsys: pytes
     assert outcomes["no_reboot_is_due"]["status"] == "warning"
     failed = outcomes["services_run_and_start_at_boot"]
     assert (failed["host"], failed["status"]) == ("copy", "failed")
-    assert "logrotate.timer: inactive, disabled" in failed["seen"]
+    assert "logrotate.timer: inactive, disabled" in failed["observed"]
     assert failed["expected"] == "active and enabled"
     assert "mailkeep deploy" in failed["remedy"]
 
