@@ -2,8 +2,8 @@
 
 from mailkeep.errors import UserError
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.settings.fields import SERVICES
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
 
 MAIL = ("smtp", "submissions", "submission", "imap", "imaps")

@@ -1,8 +1,8 @@
 """nftables: only SSH and the mail ports are open, and only Postfix connects to other mail servers."""
 
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
-from mailkeep.settings.fields import SERVICES
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
 
 RULES = "/etc/nftables.conf"

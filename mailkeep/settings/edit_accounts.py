@@ -21,9 +21,9 @@ import yaml
 
 from mailkeep.errors import UserError
 from mailkeep.settings import yaml_reader
-from mailkeep.settings.fields import format_size
 from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import format_size
 from mailkeep.settings.yaml_reader import Problem, SettingsError
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1 section 5.4

@@ -23,8 +23,8 @@ def move_renamed_keys(document: Document) -> list[Problem]:
         new = (*old[:-1], name)
         value = section.pop(old[-1])
         if name in section:
-            found = f"the old name of {format_path(new)}, which is on line {document.line(new)}"
-            problems.append(Problem(document.line(old), format_path(old), found, f"{format_path(new)} alone"))
+            actual = f"the old name of {format_path(new)}, which is on line {document.line(new)}"
+            problems.append(Problem(document.line(old), format_path(old), actual, f"{format_path(new)} alone"))
         else:
             section[name] = value
             _move_lines(document.lines, old, new)

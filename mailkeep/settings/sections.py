@@ -1,4 +1,8 @@
-"""The sections of `mail.yml` as data, and nothing about how a host is built from them."""
+"""The sections of `mail.yml` as data, and nothing about how a host is built from them.
+
+Docstrings and descriptions of the settings are for operators: they become docs/settings.md, mail.yml(5) and the JSON
+Schema.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +26,13 @@ from mailkeep.settings.fields import (
     Mailbox,
     OwnMailbox,
     PasswordHash,
-    Port,
     PublicAddress,
     RelayHost,
     SpfTerm,
-    Switch,
     Targets,
     UserName,
-    integer_between,
-    size_between,
 )
+from mailkeep.settings.numbers import Port, Switch, integer_between, size_between
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -41,7 +42,8 @@ class Model(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_written_means_the_default(cls, data: Any) -> Any:
+    def _drop_empty_settings(cls, data: Any) -> Any:
+        """A key without a value means the default."""
         if not isinstance(data, dict):
             return data
         return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
@@ -61,9 +63,9 @@ class Host(Model):
     )
 
 
-Number = Annotated[int, *integer_between(1, 1_000_000)]
+Count = Annotated[int, *integer_between(1, 1_000_000)]
 
-# What a person needs who writes a lot, with room; a program that sends needs limits of its own.
+# Enough, with room, for a person who writes a lot; a program that sends needs limits of its own.
 DEFAULT_LIMITS = {
     "messages_per_10_minutes": 20,
     "messages_per_hour": 60,
@@ -77,45 +79,47 @@ DEFAULT_LIMITS = {
 
 
 class Limits(Model):
-    """How much may be sent. Each counts by itself, at every moment over the time that has just passed; a message counts
-    as its recipients."""
+    """How much an account may send. Each limit counts by itself, over the time that has just passed: any ten minutes,
+    any hour, any day (24 hours)."""
 
-    messages_per_10_minutes: Number | None = Field(
+    messages_per_10_minutes: Count | None = Field(
         default=None, description="Messages in any ten minutes. Default: 20.", examples=[20]
     )
-    messages_per_hour: Number | None = Field(
+    messages_per_hour: Count | None = Field(
         default=None, description="Messages in any hour. Default: 60.", examples=[60]
     )
-    messages_per_day: Number | None = Field(
+    messages_per_day: Count | None = Field(
         default=None, description="Messages in any day. Default: 300.", examples=[300]
     )
-    recipients_per_10_minutes: Number | None = Field(
+    recipients_per_10_minutes: Count | None = Field(
         default=None, description="Recipients in any ten minutes. Default: 60.", examples=[60]
     )
-    recipients_per_hour: Number | None = Field(
+    recipients_per_hour: Count | None = Field(
         default=None, description="Recipients in any hour. Default: 150.", examples=[150]
     )
-    recipients_per_day: Number | None = Field(
-        default=None, description="Recipients, all messages together, in any day. Default: 500.", examples=[500]
-    )
-    new_recipients_per_day: Number | None = Field(
+    recipients_per_day: Count | None = Field(
         default=None,
-        description="Recipients whom the account has never written to, in any day. Default: 200.",
+        description="Recipients in any day: one message to three people counts as three. Default: 500.",
+        examples=[500],
+    )
+    new_recipients_per_day: Count | None = Field(
+        default=None,
+        description="Recipients to whom the account has never written, in any day. Default: 200.",
         examples=[200],
     )
-    networks_per_hour: Number | None = Field(
+    networks_per_hour: Count | None = Field(
         default=None,
-        description="Networks (IPv4 /24, IPv6 /48) that it sends from, in any hour. Default: 8.",
+        description="Networks (IPv4 /24, IPv6 /48) from which it sends, in any hour. Default: 8.",
         examples=[8],
     )
 
 
 class Account(Model):
-    """One mailbox and the login to it."""
+    """A mailbox and its login."""
 
     address: OwnMailbox = Field(
-        description="The address, which is also the login name: lower-case ASCII in one of the mail domains, "
-        "without a plus sign (mail to `anna+anything` reaches `anna` by itself).",
+        description="The address, which is also the login name: lower-case ASCII in one of the mail domains, without "
+        "a plus sign (mail to `anna+anything` reaches `anna` by itself).",
         examples=["anna@example.org"],
     )
     password: PasswordHash = Field(
@@ -124,53 +128,54 @@ class Account(Model):
         examples=["{ARGON2ID}$argon2id$v=19$m=19456,t=2,p=1$…$…"],
     )
     name: DisplayName = Field(
-        default="", description="The name of the person, without a colon.", examples=["Anna Example"]
+        default="",
+        description="The person's name, without a colon. For your records and `mailkeep account list` only: neither "
+        "the server nor the DNS gets it.",
+        examples=["Anna Example"],
     )
     quota: Annotated[int, *size_between("1M", "16T")] | None = Field(
         default=None,
-        description="The most that the mailbox may hold, such as 500M or 2G; at least 1M. Without it, 1G. For "
-        "each 8 KiB of it, one message: small ones fill a disk too.",
+        description="The largest size of the mailbox, such as 500M or 2G; at least 1M. Default: 1G. It also limits "
+        "the number of messages, to one for each 8 KiB, because small messages fill a disk too.",
         examples=["2G"],
     )
     send_as: tuple[OwnMailbox, ...] = Field(
         default=(),
-        description="More addresses in the mail domains that this account may send from. Its own needs no "
-        "mention, another account's own is refused.",
+        description="Further addresses in the mail domains from which this account may send, beside its own. Another "
+        "account's own address is refused.",
         examples=[["info@example.org"]],
     )
-    limits: Limits = Field(
-        default=Limits(), description="How much it may send, where that is other than `guard.limits`."
-    )
+    limits: Limits = Field(default=Limits(), description="How much it may send, if this differs from `guard.limits`.")
 
 
 class Admin(Model):
-    """The people who run the server."""
+    """The administrators of the server."""
 
     addresses: tuple[Mailbox, ...] = Field(
         min_length=1,
         max_length=20,
-        description="Where reports, alarms and the host's own mail (root, postmaster) go. One elsewhere "
-        "still reaches you when this server does not work.",
+        description="Who gets reports, alerts and the host's own mail (root, postmaster). An address on another "
+        "server still reaches you when this one is down.",
         examples=[["you@example.net"]],
     )
     networks: tuple[AnyNetwork, ...] = Field(
         default=(),
         max_length=64,
-        description="Networks that are never banned, such as your own connection at home.",
+        description="Networks that are never banned, such as your connection at home.",
         examples=[["203.0.113.0/24", "2001:db8:1::/48"]],
     )
 
 
 class Relay(Model):
-    """A smarthost for all outbound mail, where port 25 is blocked. Its password is in the vault."""
+    """The smarthost that takes all outbound mail, where port 25 is blocked. `mailkeep relay` asks for its password."""
 
-    host: RelayHost = Field(description="Its name, without brackets.", examples=["smtp.example.net"])
+    host: RelayHost = Field(description="Its name or address, without brackets.", examples=["smtp.example.net"])
     port: Port = Field(default=587, description="Its submission port.", examples=[587, "submissions"])
-    user: Login | None = Field(default=None, description="The login name there, if any.", examples=["anna"])
+    user: Login | None = Field(default=None, description="The login name there, if it needs one.", examples=["anna"])
 
 
 class Acme(Model):
-    """Where certificates come from with `tls.mode: acme`, and how the authority sees that the names are yours."""
+    """How the server gets its certificates with `tls.mode: acme`."""
 
     directory: HttpsUrl = Field(
         default=LETS_ENCRYPT,
@@ -179,38 +184,40 @@ class Acme(Model):
     )
     contact: Mailbox | None = Field(
         default=None,
-        description="The address that the authority knows you by. Without it, the first of `admin.addresses`.",
+        description="The address that the authority gets for your account there. Default: the first of "
+        "`admin.addresses`.",
         examples=["you@example.net"],
     )
     challenge: Literal["http-01", "dns-01"] = Field(
         default="http-01",
-        description="`http-01`: the authority asks the server on port 80, which is then open. `dns-01`: it asks the "
-        "DNS, where the server enters the answer by itself.",
+        description="How the authority checks that the names are yours. `http-01`: it asks the server on port 80, "
+        "which is then open. `dns-01`: it asks the DNS, where the server publishes the answer itself.",
         examples=["dns-01"],
     )
     provider: DnsProvider | None = Field(
         default=None,
-        description="With `dns-01`: who has your DNS, by the name that `lego dnshelp` lists. Its credentials are in "
-        "the vault: `mailkeep acme` asks for them.",
+        description="With `dns-01`: your DNS provider, by the name that `lego dnshelp` lists. `mailkeep acme` asks "
+        "for its credentials.",
         examples=["rfc2136"],
     )
 
 
 class Tls(Model):
-    """The certificate that the server shows."""
+    """The server's certificate."""
 
     mode: Literal["self-signed", "files", "acme"] = Field(
         default="self-signed",
-        description="`self-signed` makes one, which mail clients warn of. `files` uses yours. `acme` has the server "
-        "get one from a certificate authority and renew it, by itself.",
+        description="`self-signed`: Mailkeep creates one, and mail programs warn of it. `files`: you bring one. "
+        "`acme`: the server gets one from a certificate authority and renews it.",
         examples=["acme"],
     )
     certificate: FileBeside | None = Field(
         default=None,
-        description="With `files`: the chain (PEM) beside mail.yml. Its key is in the vault.",
+        description="With `files`: the file beside mail.yml with the certificate chain (PEM). `mailkeep tls` writes "
+        "it, and puts its key into the vault.",
         examples=["chain.pem"],
     )
-    acme: Acme = Field(default=Acme(), description="With `acme`: from whom, and how.")
+    acme: Acme = Field(default=Acme(), description="With `acme`: the authority, and how it checks your names.")
 
     @property
     def answers_on_port_80(self) -> bool:
@@ -219,7 +226,7 @@ class Tls(Model):
 
     @property
     def issuer(self) -> str:
-        """The name by which CAA records call the ACME authority (RFC 8659 §4.2); "" where none is known."""
+        """The ACME authority's name in CAA records (RFC 8659 §4.2), if known; else ""."""
         return _ISSUERS.get(urlsplit(self.acme.directory).hostname or "", "") if self.mode == "acme" else ""
 
 
@@ -231,16 +238,16 @@ _ISSUERS = {
 
 
 class Retention(Model):
-    """What is deleted by itself, so that nothing fills the disk."""
+    """What the server deletes by itself, so that nothing fills the disk."""
 
     journal: Annotated[int, *size_between("16M", "64G")] = Field(
         default=200 * 2**20,
-        description="The most that the logs may hold (journald's SystemMaxUse), 16M to 64G.",
+        description="The largest size of the system's log (journald's SystemMaxUse), 16M to 64G.",
         examples=["200M"],
     )
     queue_days: Annotated[int, *integer_between(1, 5)] = Field(
         default=2,
-        description="Days until undelivered mail goes back (Postfix's maximal_queue_lifetime), 1 to 5.",
+        description="Days until undeliverable mail returns to its sender (Postfix's maximal_queue_lifetime), 1 to 5.",
         examples=[2],
     )
     trash_days: Annotated[int, *integer_between(1, 3650)] = Field(
@@ -251,21 +258,24 @@ class Retention(Model):
 
 
 class Ssh(Model):
-    """How the server is administered."""
+    """How you log in to the server."""
 
     port: Port = Field(default=22, description="The port that sshd listens on.", examples=[22])
-    passwords: Switch = Field(default=False, description="Whether passwords do beside keys.", examples=[False])
+    passwords: Switch = Field(
+        default=False, description="Whether a password is enough to log in, without a key.", examples=[False]
+    )
 
 
 class Firewall(Model):
-    """SSH and the mail ports are open, port 80 if certificates come by http-01, and nothing else but what is here."""
+    """Open are SSH, the mail ports, port 80 if certificates come by `http-01`, and port 443 if `web` serves anything.
+    All other ports are closed."""
 
     block: tuple[AnyNetwork, ...] = Field(
-        default=(), description="Networks that reach nothing on this server.", examples=[["198.51.100.0/24"]]
+        default=(), description="Networks whose packets the server drops.", examples=[["198.51.100.0/24"]]
     )
     open: tuple[Port, ...] = Field(
         default=(),
-        description="More TCP ports to open to everyone, by number or by name.",
+        description="Further TCP ports to open to everyone, by number or by name.",
         examples=[["https", 8443]],
     )
 
@@ -273,30 +283,30 @@ class Firewall(Model):
 class Ceiling(Model):
     """How much all accounts together may send."""
 
-    recipients_per_hour: Number = Field(default=2000, description="Recipients in any hour.", examples=[2000])
-    recipients_per_day: Number = Field(default=10_000, description="Recipients in any day.", examples=[10000])
+    recipients_per_hour: Count = Field(default=2000, description="Recipients in any hour.", examples=[2000])
+    recipients_per_day: Count = Field(default=10_000, description="Recipients in any day.", examples=[10000])
 
 
 class LocalCeiling(Ceiling):
-    """How much programs on the server may send (sendmail(1)), all together."""
+    """How much all programs on the server together may send by sendmail(1)."""
 
-    recipients_per_hour: Number = Field(default=100, description="Recipients in any hour.", examples=[100])
-    recipients_per_day: Number = Field(default=500, description="Recipients in any day.", examples=[500])
+    recipients_per_hour: Count = Field(default=100, description="Recipients in any hour.", examples=[100])
+    recipients_per_day: Count = Field(default=500, description="Recipients in any day.", examples=[500])
 
 
 class Freeze(Model):
-    """What no honest user does: from that many on, the account is frozen."""
+    """When an account is frozen: at numbers that no honest user reaches."""
 
-    refused_tries: Number = Field(
+    refused_tries: Count = Field(
         default=30, description="Messages refused over a limit, in ten minutes.", examples=[30]
     )
-    foreign_senders: Number = Field(
-        default=10, description="Messages that say to be from somebody else, in an hour.", examples=[10]
+    foreign_senders: Count = Field(
+        default=10, description="Messages that claim to be from an address of somebody else, in an hour.", examples=[10]
     )
-    networks: Number = Field(
-        default=8, description="Networks beyond its limit that it tries to send from, in an hour.", examples=[8]
+    networks: Count = Field(
+        default=8, description="Networks beyond its limit from which it tries to send, in an hour.", examples=[8]
     )
-    new_recipients: Number = Field(
+    new_recipients: Count = Field(
         default=300, description="Different first-time recipients refused over its limit, in a day.", examples=[300]
     )
 
@@ -313,17 +323,17 @@ class SharedStore(Model):
 
 
 class Guard(Model):
-    """What bounds the harm of a stolen password."""
+    """Limits the harm of a stolen password: counts what each account sends, refuses what is too much, freezes."""
 
     mode: Literal["enforce", "learn"] = Field(
         default="enforce",
-        description="`learn` refuses and freezes nothing, and only reports what it would have.",
+        description="`enforce` refuses and freezes. `learn` does neither, and reports what it would have refused.",
         examples=["enforce"],
     )
-    limits: Limits = Field(default=Limits(), description="How much every account may send.")
+    limits: Limits = Field(default=Limits(), description="How much each account may send.")
     server: Ceiling = Field(default=Ceiling(), description="How much all accounts together may send.")
     local: LocalCeiling = Field(
-        default=LocalCeiling(), description="How much programs on the server may send (sendmail(1)), all together."
+        default=LocalCeiling(), description="How much all programs on the server together may send by sendmail(1)."
     )
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
     shared_store: SharedStore | None = Field(
@@ -332,111 +342,112 @@ class Guard(Model):
 
 
 class Webhook(Model):
-    """Where alerts go beside mail, which may not arrive when they matter most. `mailkeep webhook` asks for its URL."""
+    """A second way for alerts: mail may not arrive when they matter most. `mailkeep webhook` asks for its URL."""
 
     format: Literal["ntfy", "slack", "matrix"] = Field(
         default="ntfy",
-        description="What it is sent: ntfy's; JSON as Slack, Mattermost and others take it; or a message to a Matrix "
-        "room (the URL ends in `/send/m.room.message`).",
+        description="`ntfy`; `slack`: the JSON that Slack, Mattermost and others take; `matrix`: a message to a "
+        "Matrix room (the URL ends in `/send/m.room.message`).",
         examples=["ntfy"],
     )
     template: JsonTemplate | None = Field(
         default=None,
-        description="JSON to send instead, in which `{title}`, `{text}`, `{host}` and `{time}` are filled in.",
+        description="JSON to send instead. `{title}`, `{text}`, `{host}` and `{time}` in it are filled in.",
         examples=['{"content": "{text}"}'],
     )
 
 
 class Alerts(Model):
-    """What the administrators hear of within seconds, beside accounts over their limits and services that are down.
-    Mail goes to `admin.addresses`."""
+    """When the server alerts its administrators, within seconds, by mail to `admin.addresses` and by a webhook.
+    Accounts over their limits and services that are down are always reported."""
 
     webhook: Webhook | None = Field(default=None, description="A second way beside mail.")
     queue: Annotated[int, *integer_between(1, 100_000)] = Field(
-        default=200, description="Messages in the queue above which it is told, 1 to 100000.", examples=[200]
+        default=200,
+        description="Alert when more messages than this wait in the queue, 1 to 100000.",
+        examples=[200],
     )
     disk: Annotated[int, *integer_between(10, 99)] = Field(
         default=85,
-        description="Per cent of a disk's space or inodes in use from which on it is told, 10 to 99.",
+        description="Alert when this per cent of a disk's space or inodes is in use, 10 to 99.",
         examples=[85],
     )
     certificate_days: Annotated[int, *integer_between(1, 90)] = Field(
-        default=14, description="Days before the certificate's end from which on it is told, 1 to 90.", examples=[14]
+        default=14, description="Alert this many days before the certificate expires, 1 to 90.", examples=[14]
     )
     failed_logins: Annotated[int, *integer_between(10, 1_000_000)] = Field(
         default=300,
-        description="Logins that failed in ten minutes, from all addresses together, above which it is told, "
-        "10 to 1000000.",
+        description="Alert when more logins than this fail in ten minutes, from all addresses together, 10 to 1000000.",
         examples=[300],
     )
 
 
 class Dns(Model):
-    """What the DNS tells the world beside what follows from all else; `mailkeep dns` prints the records."""
+    """DNS settings that the rest of mail.yml does not determine. `mailkeep dns` prints the records."""
 
     dmarc: Literal["none", "quarantine", "reject"] = Field(
         default="reject",
-        description="What others do with mail that claims to be yours and is not. A domain that sent from elsewhere "
-        "before begins with `none`; `mailkeep dns` says what to look at before the next step.",
+        description="What other servers should do with mail that falsely claims to be yours. For a domain that sent "
+        "mail before, begin with `none`; `mailkeep dns` says what to check before the next step.",
         examples=["none"],
     )
     reports: Mailbox | None = Field(
         default=None,
-        description="Where others send their reports about your mail (DMARC, TLS-RPT). Without it, to postmaster at "
-        "the host name, which is `admin.addresses`.",
+        description="Where other servers send reports about your mail (DMARC, TLS-RPT). Default: postmaster at the "
+        "host name, which reaches `admin.addresses`.",
         examples=["reports@example.net"],
     )
     spf: tuple[SpfTerm, ...] = Field(
         default=(),
         max_length=10,
-        description="What sends for your domains beside this server, as SPF terms. With a relay host, "
-        "`include:` and its name (or `ip4:`, `ip6:` and its address) unless something is given here. A relay host "
-        "whose name has no SPF record needs something: what its provider names for SPF.",
+        description="Other servers that send for your domains, as SPF terms. Default with a relay host: `include:` "
+        "and its name (or `ip4:`, `ip6:` and its address). If that name has no SPF record, write here what the "
+        "relay's provider names for SPF.",
         examples=[["include:_spf.example.net"]],
     )
     never_send: tuple[Domain, ...] = Field(
         default=(),
         max_length=100,
-        description="More names of yours that send no mail, such as that of a web server: they get records that say "
-        "so. Mail domains and the host are not among them.",
+        description="Names of yours that send no mail, such as that of a web server; neither mail domains nor the "
+        "host. They get records that say so.",
         examples=[["www.example.org"]],
     )
     mta_sts: Literal["off", "testing", "enforce"] = Field(
         default="off",
-        description="MTA-STS: others insist on TLS to this server. Its policy is served here, at "
-        "https://mta-sts.DOMAIN, unless `web.mta_sts` says otherwise. Needs a certificate that the world trusts. Begin "
-        "with `testing`.",
+        description="MTA-STS: other servers deliver to this one over TLS only. Begin with `testing`. It needs a "
+        "certificate that the world trusts. The server itself publishes the policy, at https://mta-sts.DOMAIN, unless "
+        "`web.mta_sts` is `no`.",
         examples=["testing"],
     )
     caa: tuple[Domain, ...] = Field(
         default=(),
         max_length=10,
-        description="The only certificate authorities that may issue for the host, by the names that they document "
-        "for CAA records. None: any may; but with `tls.mode: acme` the one in use, if it is Let's Encrypt.",
+        description="The only certificate authorities that may issue for the host, by their names for CAA records. "
+        "Default: any; with `tls.mode: acme` and Let's Encrypt, only Let's Encrypt.",
         examples=[["letsencrypt.org"]],
     )
 
 
 class Web(Model):
-    """What the server itself serves over HTTPS. Where that is nothing, it has no web server, and port 443 is closed.
-    The certificate must cover the names served, and be one that the world trusts."""
+    """What the server itself serves over HTTPS. If nothing, it runs no web server and port 443 is closed. The
+    certificate must cover the names served, and the world must trust it."""
 
     mta_sts: Switch = Field(
         default=True,
-        description="Whether the MTA-STS policy is served here, where `dns.mta_sts` is on. With `no` you serve it "
-        "elsewhere; `mailkeep dns` prints it.",
+        description="Whether the server publishes the MTA-STS policy, if `dns.mta_sts` is on. With `no`, publish what "
+        "`mailkeep dns` prints on another web server.",
         examples=[False],
     )
     autoconfig: Switch = Field(
         default=False,
-        description="Whether mail programs are told how to reach the server, given an address: Thunderbird and others "
-        "at https://autoconfig.DOMAIN, Outlook at https://autodiscover.DOMAIN.",
+        description="Whether mail programs can set themselves up from the address alone: Thunderbird and others at "
+        "https://autoconfig.DOMAIN, Outlook at https://autodiscover.DOMAIN.",
         examples=[True],
     )
 
 
 class UncheckedSettings(Model):
-    """Every section of mail.yml. Each is sound by itself; `Settings` also checks them against each other."""
+    """All sections. Each is valid by itself; `models.Settings` also checks them against each other."""
 
     host: Host = Field(description="The server itself.")
     domains: tuple[Domain, ...] = Field(
@@ -445,38 +456,39 @@ class UncheckedSettings(Model):
         examples=[["example.org", "example.net"]],
     )
     accounts: tuple[Account, ...] = Field(
-        default=(), description="The mailboxes. `mailkeep account add` adds one and makes its password."
+        default=(), description="The mailboxes. `mailkeep account add` adds one and sets its password."
     )
     aliases: dict[OwnMailbox, Targets] = Field(
         default={},
-        description="Addresses whose mail goes to others, here or elsewhere.",
+        description="Addresses without a mailbox, and the addresses to which their mail goes, here or elsewhere.",
         examples=[{"info@example.org": ["anna@example.org", "bert@example.net"]}],
     )
     catch_all: dict[Domain, Mailbox] = Field(
         default={},
-        description="For a domain: where mail to its unknown addresses goes. Off by default: mostly spam.",
+        description="By domain, the address that gets mail to unknown addresses (mostly spam). Default: such mail is "
+        "refused.",
         examples=[{"example.org": "anna@example.org"}],
     )
-    admin: Admin = Field(description="The people who run the server.")
-    alerts: Alerts = Field(default=Alerts(), description="What the people who run the server are told, and how.")
+    admin: Admin = Field(description="The administrators of the server.")
+    alerts: Alerts = Field(default=Alerts(), description="When the server alerts its administrators, and how.")
     relay: Relay | None = Field(default=None, description="A smarthost for all outbound mail.")
-    tls: Tls = Field(default=Tls(), description="The certificate that the server shows.")
-    dns: Dns = Field(default=Dns(), description="What the DNS tells the world.")
+    tls: Tls = Field(default=Tls(), description="The server's certificate.")
+    dns: Dns = Field(default=Dns(), description="DNS settings that the rest of mail.yml does not determine.")
     web: Web = Field(default=Web(), description="What the server itself serves over HTTPS.")
-    retention: Retention = Field(default=Retention(), description="What is deleted by itself.")
+    retention: Retention = Field(default=Retention(), description="What the server deletes by itself.")
     resolver: Literal["local", "system"] = Field(
         default="local",
         description="`local` runs a validating unbound on the server; `system` uses the provider's resolver.",
         examples=["local"],
     )
-    ssh: Ssh = Field(default=Ssh(), description="How the server is administered.")
+    ssh: Ssh = Field(default=Ssh(), description="How you log in to the server.")
     firewall: Firewall = Field(default=Firewall(), description="What reaches the server.")
     local_senders: tuple[UserName, ...] = Field(
         default=("root",),
         description="Linux users whose programs may send mail (Postfix's authorized_submit_users).",
         examples=[["root"]],
     )
-    guard: Guard = Field(default=Guard(), description="What bounds the harm of a stolen password.")
+    guard: Guard = Field(default=Guard(), description="Limits the harm of a stolen password.")
     message_size: Annotated[int, *size_between("1M", "150M")] = Field(
         default=25 * 2**20,
         description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",
@@ -484,36 +496,36 @@ class UncheckedSettings(Model):
     )
 
     def effective_limits(self, limits: Limits) -> dict[str, int]:
-        """These limits by name; what they leave open is as for everybody, or as for a person."""
+        """By name, each of these limits; if it is not set, that of `guard.limits`, then the default."""
         return DEFAULT_LIMITS | self.guard.limits.model_dump(exclude_none=True) | limits.model_dump(exclude_none=True)
 
     @property
     def serves_mta_sts_policy(self) -> bool:
-        """Whether the MTA-STS policy is served here."""
+        """Whether this server publishes the MTA-STS policy."""
         return self.web.mta_sts and self.dns.mta_sts != "off"
 
     @property
     def https_names(self) -> tuple[str, ...]:
-        """The names that the server answers over HTTPS, one a page; none where it serves nothing."""
+        """The names that the server answers over HTTPS, one for each page; empty without a web server."""
         labels = [
             *(["mta-sts"] if self.serves_mta_sts_policy else []),
-            *(["autoconfig", "autodiscover"] * self.web.autoconfig),
+            *(["autoconfig", "autodiscover"] if self.web.autoconfig else []),
         ]
         return tuple(f"{label}.{domain}" for domain in self.domains for label in labels)
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
-        """The names that the TLS certificate must cover: the host's, and those served over HTTPS."""
+        """The names that the TLS certificate must cover: the host's, and those answered over HTTPS."""
         return (self.host.name, *self.https_names)
 
     @cached_property
     def own_domains(self) -> frozenset[str]:
-        """The mail domains, to look up in."""
+        """The mail domains, for look-ups."""
         return frozenset(self.domains)
 
     @cached_property
     def account_addresses(self) -> frozenset[str]:
-        """The accounts' own addresses, to look up in."""
+        """The accounts' own addresses, for look-ups."""
         return frozenset(account.address for account in self.accounts)
 
 

@@ -1,8 +1,8 @@
 """Reads a YAML file as plain data that remembers its line numbers.
 
-Every scalar is the text that was written, or None when nothing was. What `no`, `0022` or `10:30` means is for
-the model to say, so none of YAML 1.1's guesses changes a value. Anchors, aliases and tags are refused: the
-settings need none, and an alias inside an alias grows without bound.
+Every scalar is the text as written, or None if nothing is written. The models decide what `no`, `0022` or `10:30`
+means, so none of YAML 1.1's guesses changes a value. Anchors, aliases and tags are refused: the settings need none, and
+an alias inside an alias grows without bound.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import yaml
 
 from mailkeep.errors import UserError
 
-LARGEST_FILE = 10 * 2**20
-DEEPEST_NESTING = 16
-MOST_VALUES = 400_000  # keys included; 10,000 accounts with every setting have about 200,000
+MAX_FILE_BYTES = 10 * 2**20
+MAX_NESTING = 16
+MAX_VALUES = 400_000  # keys included; 10,000 accounts with every setting have about 200,000
 MAX_SHOWN_PROBLEMS = 12
 
 Loc = tuple[str | int, ...]
+"""The keys and indexes that lead to a value."""
 
 # What git leaves at the beginning of lines (git-merge(1), "how conflicts are presented").
 _CONFLICT = re.compile(r"^(?:<{7}|\|{7}|={7}|>{7})(?=\s|$)[^\r\n]*", re.MULTILINE)
-# libyaml finds their end missing only lines later; where they begin is where to look.
+# libyaml misses the end of these only lines later; the mistake is where they begin.
 _LEFT_OPEN = ("while parsing a flow sequence", "while parsing a flow mapping", "while scanning a quoted scalar")
 
 
@@ -37,25 +38,25 @@ class Problem(NamedTuple):
 
     line: int
     field: str
-    found: str
-    want: str
+    actual: str
+    expected: str
 
 
 class SettingsError(UserError):
-    """Everything that is wrong with one file, in the order of its lines."""
+    """All problems of one file, in the order of its lines."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
         self.path = path
         self.problems = tuple(sorted(problems))
-        shown = [_block(path, problem) for problem in self.problems[:MAX_SHOWN_PROBLEMS]]
-        if more := len(self.problems) - len(shown):
-            shown.append(f"… and {more} more")
-        super().__init__("\n".join(shown))
+        blocks = [_format_problem(path, problem) for problem in self.problems[:MAX_SHOWN_PROBLEMS]]
+        if hidden := len(self.problems) - len(blocks):
+            blocks.append(f"… and {hidden} more")
+        super().__init__("\n".join(blocks))
 
 
-def _block(path: Path, problem: Problem) -> str:
+def _format_problem(path: Path, problem: Problem) -> str:
     line = f":{problem.line}" if problem.line else ""
-    return f"{path}{line}: {problem.field}\n  found  {problem.found}\n  want   {problem.want}"
+    return f"{path}{line}: {problem.field}\n  found  {problem.actual}\n  want   {problem.expected}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Document:
     lines: dict[Loc, int] = field(compare=False)
 
     def line(self, loc: Loc) -> int:
-        """The line of the value at `loc`, or of the nearest value around it; 0 when there is none."""
+        """The line of the value at `loc`, or of the nearest value around it; 0 without any."""
         while loc and loc not in self.lines:
             loc = loc[:-1]
         return self.lines.get(loc, 0)
@@ -82,33 +83,38 @@ def format_value(value: object) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
-    return _printable(json.dumps(_short(value), ensure_ascii=False) if isinstance(value, str) else str(value))
+    return _escape(json.dumps(_shorten(value), ensure_ascii=False) if isinstance(value, str) else str(value))
+
+
+def format_kind(value: object) -> str:
+    """The kind of `value`, for messages that must not repeat it."""
+    return "text" if isinstance(value, str) else format_value(value)
 
 
 def format_path(loc: Loc) -> str:
-    """`loc` as it is spoken of: accounts[1].quota, aliases[info@example.org]."""
-    if "password" in loc:  # what follows may be a clear text password that happens to be YAML
+    """`loc` as documentation and messages write it: accounts[1].quota, aliases[info@example.org]."""
+    if "password" in loc:  # the rest may be a clear text password that happens to be YAML
         loc = loc[: loc.index("password") + 1]
-    parts = (f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part}]" for part in loc)
-    return _printable("".join(_short(part, 80) for part in parts)).removeprefix(".")
+    steps = (f".{step}" if isinstance(step, str) and step.isidentifier() else f"[{step}]" for step in loc)
+    return _escape("".join(_shorten(step, 80) for step in steps)).removeprefix(".")
 
 
-def _short(text: str, length: int = 60) -> str:
+def _shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+def _escape(text: str) -> str:
+    return "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
 
 
 def read_text(path: Path) -> str:
-    """The file's text, line ends as they are; raises SettingsError unless it is at most 10 MB of UTF-8."""
+    """The file's text, line ends as they are. SettingsError unless it is at most 10 MB of UTF-8."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "something that is not a regular file"
-            raise SettingsError(path, [Problem(0, "cannot be read", what, "the path of a mail.yml")])
-        if status.st_size > LARGEST_FILE:
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "something that is not a regular file"
+            raise SettingsError(path, [Problem(0, "cannot be read", kind, "the path of a mail.yml")])
+        if status.st_size > MAX_FILE_BYTES:
             size = f"{status.st_size / 2**20:.0f} MB"
             raise SettingsError(path, [Problem(0, "is too large", size, "a file of at most 10 MB")])
         data = path.read_bytes()
@@ -119,31 +125,26 @@ def read_text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        found = f"byte 0x{data[error.start]:02x}, which is not UTF-8"
-        raise SettingsError(path, [Problem(line, "encoding", found, "the file saved as UTF-8")]) from None
+        actual = f"byte 0x{data[error.start]:02x}, which is not UTF-8"
+        raise SettingsError(path, [Problem(line, "encoding", actual, "the file saved as UTF-8")]) from None
 
 
 def parse_document(path: Path, content: str) -> Document:
     """The one YAML mapping in `content`; `path` is for the messages. Raises SettingsError."""
     builder = _Builder()
     try:
-        data = builder.document(yaml.parse(content, Loader=yaml.CSafeLoader))
+        data = builder.build_document(yaml.parse(content, Loader=yaml.CSafeLoader))
     except _RefusedError as refused:
         raise SettingsError(path, [*builder.problems, refused.problem]) from None
     except yaml.YAMLError as error:
-        raise SettingsError(path, [_syntax(error, content)]) from None
+        raise SettingsError(path, [_describe_syntax_error(error, content)]) from None
     if not isinstance(data, dict):
-        found = "an empty file" if data is None else f"{format_kind(data)} at the top"
-        want = "`key: value` lines, as in inventories/example/mail.yml; `mailkeep init` writes them"
-        raise SettingsError(path, [Problem(0, "holds no settings", found, want)])
+        actual = "an empty file" if data is None else f"{format_kind(data)} at the top"
+        expected = "`key: value` lines, as in inventories/example/mail.yml; `mailkeep init` writes them"
+        raise SettingsError(path, [Problem(0, "holds no settings", actual, expected)])
     if builder.problems:
         raise SettingsError(path, builder.problems)
     return Document(path, data, builder.lines)
-
-
-def format_kind(value: object) -> str:
-    """What kind of thing `value` is, for messages that must not repeat it."""
-    return "text" if isinstance(value, str) else format_value(value)
 
 
 class _RefusedError(Exception):
@@ -152,14 +153,14 @@ class _RefusedError(Exception):
 
 
 class _Builder:
-    """Builds the data from libyaml's events, which come without recursion, so nesting can be bounded here."""
+    """Builds the data from libyaml's events. They come without recursion, so nesting can be bounded here."""
 
     def __init__(self) -> None:
         self.lines: dict[Loc, int] = {}
         self.problems: list[Problem] = []
         self.values = 0
 
-    def document(self, events: Iterator[yaml.Event]) -> object:
+    def build_document(self, events: Iterator[yaml.Event]) -> object:
         self.events = events
         data: object = None
         documents = 0
@@ -168,10 +169,10 @@ class _Builder:
                 documents += 1
                 if documents > 1:
                     _refuse(event, (), "a second document (---)", "one document in the file")
-                data = self._value(next(events), ())
+                data = self._build_value(next(events), ())
         return data
 
-    def _value(self, event: yaml.Event, loc: Loc) -> object:
+    def _build_value(self, event: yaml.Event, loc: Loc) -> object:
         if isinstance(event, yaml.AliasEvent):
             _refuse(event, loc, "a YAML alias (*)", "the value itself, in quotes if it begins with *")
         assert isinstance(event, yaml.NodeEvent)
@@ -180,83 +181,85 @@ class _Builder:
         if getattr(event, "tag", None) is not None:
             _refuse(event, loc, "a YAML tag (!)", "the value itself, in quotes if it begins with !")
         self.values += 1
-        if self.values > MOST_VALUES:
-            _refuse(event, loc[:1], f"more than {MOST_VALUES:,} values", "fewer")
-        if len(loc) > DEEPEST_NESTING:
-            _refuse(event, loc[:3], "deep nesting", f"at most {DEEPEST_NESTING} levels")
+        if self.values > MAX_VALUES:
+            _refuse(event, loc[:1], f"more than {MAX_VALUES:,} values", "fewer")
+        if len(loc) > MAX_NESTING:
+            _refuse(event, loc[:3], "deep nesting", f"at most {MAX_NESTING} levels")
         if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(loc)
+            return self._build_mapping(loc)
         if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(loc)
+            return self._build_sequence(loc)
         assert isinstance(event, yaml.ScalarEvent)
-        plain = event.implicit[0]
-        return None if plain and event.value in ("", "~", "null") else event.value
+        is_plain = event.implicit[0]
+        return None if is_plain and event.value in ("", "~", "null") else event.value
 
-    def _mapping(self, loc: Loc) -> dict[str, object]:
+    def _build_mapping(self, loc: Loc) -> dict[str, object]:
         mapping: dict[str, object] = {}
         for event in self.events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
-            key = self._key(event, loc)
-            line = _line(event)
+            key = self._read_key(event, loc)
+            line = _line_of(event)
             below = (*loc, key)
             if key in mapping:
-                found = f"a second time; first on line {self.lines[below]}"
-                self.problems.append(Problem(line, format_path(below), found, "each key once"))
+                actual = f"a second time; first on line {self.lines[below]}"
+                self.problems.append(Problem(line, format_path(below), actual, "each key once"))
             self.lines[below] = line
-            mapping[key] = self._value(next(self.events), below)
+            mapping[key] = self._build_value(next(self.events), below)
         return mapping
 
-    def _key(self, event: yaml.Event, loc: Loc) -> str:
+    def _read_key(self, event: yaml.Event, loc: Loc) -> str:
         if not isinstance(event, yaml.ScalarEvent):
             _refuse(event, loc, "a key that is a list, a mapping or an alias", "text as the key")
-        self._value(event, loc)
+        self._build_value(event, loc)
         return str(event.value)
 
-    def _sequence(self, loc: Loc) -> list[object]:
+    def _build_sequence(self, loc: Loc) -> list[object]:
         items: list[object] = []
         for event in self.events:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
             below = (*loc, len(items))
-            self.lines[below] = _line(event)
-            items.append(self._value(event, below))
+            self.lines[below] = _line_of(event)
+            items.append(self._build_value(event, below))
         return items
 
 
-def _refuse(event: yaml.Event, loc: Loc, found: str, want: str) -> NoReturn:
-    raise _RefusedError(Problem(_line(event), format_path(loc) or "YAML", found, want))
+def _refuse(event: yaml.Event, loc: Loc, actual: str, expected: str) -> NoReturn:
+    raise _RefusedError(Problem(_line_of(event), format_path(loc) or "YAML", actual, expected))
 
 
-def _line(event: yaml.Event) -> int:
-    return _number(event.start_mark)
+def _line_of(event: yaml.Event) -> int:
+    return _line_of_mark(event.start_mark)
 
 
-def _number(mark: Any) -> int:  # of libyaml, or of PyYAML's own
+def _line_of_mark(mark: Any) -> int:  # of libyaml, or of PyYAML's own
     return mark.line + 1 if mark else 0
 
 
-def _syntax(error: yaml.YAMLError, content: str) -> Problem:
+def _describe_syntax_error(error: yaml.YAMLError, content: str) -> Problem:
     if isinstance(error, yaml.reader.ReaderError):
         line = content.encode().count(b"\n", 0, error.position) + 1
-        found = f"the control character 0x{ord(chr(error.character)):02x}"
-        return Problem(line, "not text", found, "the file without it")
+        actual = f"the control character 0x{ord(chr(error.character)):02x}"
+        return Problem(line, "not text", actual, "the file without it")
     if conflict := _CONFLICT.search(content):
         line = content.count("\n", 0, conflict.start()) + 1
-        found = f"{format_value(conflict[0])}: a merge conflict is left in the file"
-        return Problem(line, "not YAML", found, "one side of it, or both as they should be, without git's marks")
+        actual = f"{format_value(conflict[0])}: a merge conflict is left in the file"
+        return Problem(line, "not YAML", actual, "one side of the conflict, or both merged, without git's marks")
     assert isinstance(error, yaml.MarkedYAMLError)
-    found, line, begun = error.problem or "a syntax error", _number(error.problem_mark), _number(error.context_mark)
-    if error.context in _LEFT_OPEN and begun < line:
-        line, found = begun, f"{found} up to line {line}"
-    return Problem(line, "not YAML", found, _hint(content, line))
+    actual, line = error.problem or "a syntax error", _line_of_mark(error.problem_mark)
+    start = _line_of_mark(error.context_mark)
+    if error.context in _LEFT_OPEN and start < line:
+        actual, line = f"{actual} up to line {line}", start
+    return Problem(line, "not YAML", actual, _advise(content, line))
 
 
-def _hint(content: str, line: int) -> str:
+def _advise(content: str, line: int) -> str:
+    """The mistake that this line suggests."""
     lines = content.splitlines()
-    near = lines[line - 1] if 0 < line <= len(lines) else ""
-    if near.lstrip(" ").startswith("\t"):
+    text = lines[line - 1] if 0 < line <= len(lines) else ""
+    if text.lstrip(" ").startswith("\t"):
         return "spaces: YAML does not allow a tab in the indentation"
-    if "{ARGON2ID}" in near:
+    if "{ARGON2ID}" in text:
         return "quotes around the hash, which begins with a brace: password: '{ARGON2ID}$…'"
     return "a look at this line and the one above: indentation, a missing colon, an open quote or bracket"

@@ -33,8 +33,8 @@ def test_old_and_new_key_at_once_are_an_error_at_the_old_one(mail_yml: Inventory
     assert problem.line == line_of(content, "  store:")
     assert problem.field == "guard.store"
     new_line = line_of(content, "shared_store:")
-    assert problem.found == f"the old name of guard.shared_store, which is on line {new_line}"
-    assert problem.want == "guard.shared_store alone"
+    assert problem.actual == f"the old name of guard.shared_store, which is on line {new_line}"
+    assert problem.expected == "guard.shared_store alone"
 
 
 @pytest.mark.parametrize("guard", ["guard: nonsense\n", "guard: [store]\n", "guard:\n"])

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from settings_samples import COMPLETE, HASH, Inventory
 
 from mailkeep.settings import reference
-from mailkeep.settings.fields import SERVICES, format_size
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import SERVICES, format_size
 from mailkeep.settings.schema import build_json_schema
 from mailkeep.settings.sections import DEFAULT_LIMITS
 

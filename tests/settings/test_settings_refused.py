@@ -18,7 +18,7 @@ def found_in(path: Path) -> str:
         load_settings(path)
     (problem,) = raised.value.problems
     assert str(raised.value).startswith(f"{path}:")
-    return problem.found
+    return problem.actual
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_path_through_a_file_is_told(mail_yml: Inventory) -> None:
 def test_a_file_beyond_ten_megabytes_is_not_read(mail_yml: Inventory) -> None:
     with mail_yml.path.open("r+b") as file:
         file.truncate(11 * 2**20)
-    assert mail_yml.problem().found == "11 MB"
+    assert mail_yml.problem().actual == "11 MB"
 
 
 @pytest.mark.parametrize(
@@ -74,20 +74,20 @@ def test_what_is_no_settings_file_is_told_with_its_line(
     mail_yml: Inventory, content: bytes, line: int, found: str
 ) -> None:
     problem = mail_yml.write(content).problem()
-    assert (problem.line, problem.found) == (line, found)
+    assert (problem.line, problem.actual) == (line, found)
 
 
 def test_aliases_that_would_fill_the_memory_are_refused_at_the_first(mail_yml: Inventory) -> None:
     laughs = "a: &a [x, x]\n" + "".join(
         f"{c}: &{c} [*{p}, *{p}, *{p}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    assert mail_yml.write(laughs).problem().found == "a YAML anchor (&)"
+    assert mail_yml.write(laughs).problem().actual == "a YAML anchor (&)"
 
 
 def test_a_tab_in_the_indentation_is_called_by_its_name(mail_yml: Inventory) -> None:
     problem = mail_yml.change("  name: mail.example.org", "\tname: mail.example.org").problem()
     assert problem.line == line_of(COMPLETE, "name: mail.example.org")
-    assert "a tab" in problem.want
+    assert "a tab" in problem.expected
 
 
 def test_a_syntax_error_names_its_line(mail_yml: Inventory) -> None:
@@ -110,7 +110,7 @@ def test_a_bracket_or_a_quote_that_is_left_open_is_told_where_it_begins(
     text = COMPLETE.replace(whole, open_)
     problem = mail_yml.write(text).problem()
     assert (problem.line, problem.field) == (line_of(text, open_), "not YAML")
-    assert "bracket" in problem.want
+    assert "bracket" in problem.expected
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
@@ -119,21 +119,21 @@ def test_a_merge_conflict_is_called_by_its_name(mail_yml: Inventory, marks: tupl
     text = COMPLETE.replace("resolver: system\n", "\n".join((*marks, "resolver: system\n")))
     problem = mail_yml.write(text.replace("\n", line_break)).problem()
     assert problem.line == line_of(text, marks[0])
-    assert "a merge conflict" in problem.found
-    assert marks[0] in problem.found
+    assert "a merge conflict" in problem.actual
+    assert marks[0] in problem.actual
 
 
 def test_a_hash_without_its_quotes_gets_told_about_them(mail_yml: Inventory) -> None:
     problem = mail_yml.change(f"'{HASH}'\n    name", f"{HASH}\n    name").problem()
     assert problem.line == line_of(COMPLETE, "address: anna@") + 1
-    assert "quotes" in problem.want
+    assert "quotes" in problem.expected
 
 
 def test_a_second_key_of_the_same_name_is_refused_with_both_lines(mail_yml: Inventory) -> None:
     text = COMPLETE + "ssh:\n  port: 22\n  port: 23\n"
     again, port = mail_yml.write(text).problems()
     assert (again.line, again.field) == (len(text.splitlines()) - 2, "ssh")
-    assert again.found == f"a second time; first on line {line_of(COMPLETE, 'ssh:')}"
+    assert again.actual == f"a second time; first on line {line_of(COMPLETE, 'ssh:')}"
     assert port.field == "ssh.port"
 
 
@@ -243,7 +243,7 @@ REFUSED = [
     ),
     ("never_send: [www.example.org]", "never_send: [example.org]", "dns.never_send[0]", "example.org", "this one does"),
     ("autoconfig: yes", "autoconfig: maybe", "web.autoconfig", '"maybe"', "true or false"),
-    ("port: 2222", "port: 443", "ssh.port", "443", "`web` serves"),
+    ("port: 2222", "port: 443", "ssh.port", "443", "the web server listens there"),
     ("reports@elsewhere.example", "nobody@example.org", "dns.reports", "nobody@example.org", "an account, an alias"),
     ("[198.51.100.128/25]", "[198.51.100.0/24]", "firewall.block[0]", "198.51.100.0/24", "admin.networks"),
     ("[198.51.100.128/25]", "[203.0.113.0/24]", "firewall.block[0]", "203.0.113.0/24", "own address"),
@@ -291,9 +291,9 @@ TOLD_ELSEWHERE = [
 def check(changed: Inventory, line: int, field: str, found: str, want: str) -> None:
     problem = next(problem for problem in changed.problems() if problem.field == field)
     assert problem.line == line
-    assert found in problem.found
-    assert want in problem.want
-    block = f"{changed.path}:{line}: {field}\n  found  {problem.found}\n  want   {problem.want}"
+    assert found in problem.actual
+    assert want in problem.expected
+    block = f"{changed.path}:{line}: {field}\n  found  {problem.actual}\n  want   {problem.expected}"
     assert block in changed.message()
 
 
@@ -339,7 +339,7 @@ def test_a_name_that_answers_over_https_is_no_name_that_sends(
     mail_yml: Inventory, old: str, new: str, field: str
 ) -> None:
     problems = mail_yml.change(old, new).problems()
-    assert [problem.field for problem in problems if "for this alone" in problem.want] == [field]
+    assert [problem.field for problem in problems if "for this alone" in problem.expected] == [field]
 
 
 def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> None:
@@ -376,21 +376,21 @@ def test_a_loop_of_aliases_is_told_once_with_its_members(mail_yml: Inventory) ->
         AWAY,
         "away@example.org: [x@elsewhere.example, away2@example.org]\n  away2@example.org: away@example.org",
     )
-    assert changed.problem().found == "a loop: away@example.org → away2@example.org → away@example.org"
+    assert changed.problem().actual == "a loop: away@example.org → away2@example.org → away@example.org"
 
 
 def test_a_loop_through_a_plus_address_or_a_catch_all_is_a_loop(mail_yml: Inventory) -> None:
-    assert "a loop" in mail_yml.change(AWAY, "away@example.org: away+x@example.org").problem().found
+    assert "a loop" in mail_yml.change(AWAY, "away@example.org: away+x@example.org").problem().actual
     caught = COMPLETE.replace(AWAY, "away@example.org: unknown@example.net")
     caught = caught.replace(CATCH_ALL, "  example.net: away@example.org")
-    assert "a loop" in mail_yml.write(caught).problem().found
+    assert "a loop" in mail_yml.write(caught).problem().actual
 
 
 def test_a_long_loop_is_told_in_short_and_in_time(mail_yml: Inventory) -> None:
     chain = "".join(f"  a{n}@example.org: a{(n + 1) % 5000}@example.org\n" for n in range(5000))
     problem = mail_yml.change("aliases:\n", f"aliases:\n{chain}").problem()
-    assert problem.found.startswith("a loop: a0@example.org → … → ")
-    assert len(problem.found) < 200
+    assert problem.actual.startswith("a loop: a0@example.org → … → ")
+    assert len(problem.actual) < 200
 
 
 def test_two_aliases_to_one_address_are_no_loop(mail_yml: Inventory) -> None:

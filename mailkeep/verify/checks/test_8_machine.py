@@ -1,7 +1,7 @@
 """Whether the machine is well, and stays so while nobody looks."""
 
-from mailkeep.settings.fields import format_size
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import format_size
 from mailkeep.verify.outcome import CheckSkippedError, fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult
 
