@@ -1,5 +1,4 @@
-"""The guard: what runs on the mail server to bound what a stolen password can send.
+"""All of Mailkeep's code that runs on the mail server, copied there as it is.
 
-Postfix asks it about every recipient and message of a login (policy service) and shows it senders and From: lines
-(milter). Python's standard library only, and nothing of `mailkeep`: this package is copied to the server as it is.
+It needs Python's standard library and Debian's packages only, and imports nothing of `mailkeep`.
 """

@@ -43,13 +43,10 @@ SOON = 10.0  # seconds
 ALERTS = "/var/spool/postfix/private/alerts"
 
 ASK_THE_PATH = """
-import smtplib, socket, sys
-class Local(smtplib.SMTP):
-    def _get_socket(self, host, port, timeout):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(host)
-        return connection
-with Local(sys.argv[1], timeout=10) as connection:
+import sys
+sys.path.insert(0, "/usr/lib/mailkeep")
+from mailkeep_server.common.unix_smtp import UnixSmtp
+with UnixSmtp(sys.argv[1], timeout=10) as connection:
     connection.ehlo()
     connection.mail("postmaster@mail.example.test")
     for recipient in sys.argv[2:]:
@@ -278,9 +275,9 @@ def frozen(server: Server, account: str) -> Iterator[None]:
     freeze = (
         f"{program} freeze_list.freeze_account('{account}', 'guard', '30 tries over its limits', datetime.now(UTC))"
     )
-    server.run(f'cd /usr/lib/mailkeep && python3 -c "{freeze}"')
+    server.run(f'cd /usr/lib/mailkeep && python3 -Bc "{freeze}"')
     yield
-    server.run(f"cd /usr/lib/mailkeep && python3 -c \"{program} freeze_list.thaw_account('{account}')\"")
+    server.run(f"cd /usr/lib/mailkeep && python3 -Bc \"{program} freeze_list.thaw_account('{account}')\"")
 
 
 def test_an_account_that_nears_its_limit_and_goes_over_it_is_told(repaired: Operator) -> None:
@@ -425,7 +422,7 @@ def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
 
 
 def test_the_path_of_alerts_takes_mail_to_administrators_only(repaired: Operator) -> None:
-    said = repaired.server.run(f"python3 - {ALERTS} {ADMIN} {ANNA} stranger@outside.test", stdin=ASK_THE_PATH)
+    said = repaired.server.run(f"python3 -B - {ALERTS} {ADMIN} {ANNA} stranger@outside.test", stdin=ASK_THE_PATH)
     assert said.stdout.split() == ["250", "554", "554"]
     assert "Permission denied" in run_on(repaired.server, reach, ALERTS, user="nobody")
 
