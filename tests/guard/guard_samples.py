@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from mailkeep_server.common import unix_http
 from mailkeep_server.guard import config
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.judge import Judge
@@ -195,7 +196,7 @@ class Daemon:
         assert self._process.poll() is None, self.log.read_text()
         try:
             return bool(self.get("/status"))
-        except OSError:
+        except (OSError, ValueError):
             return False
 
     def kill(self, how: int = signal.SIGKILL) -> int:
@@ -222,10 +223,8 @@ class Daemon:
 
     def get(self, target: str) -> Any:
         """From the control socket; JSON is parsed."""
-        with self.connect("run/control") as client:
-            client.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
-            head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
-        return json.loads(body) if b"application/json" in head else body.decode()
+        body = unix_http.get_body(str(self.directory / "run" / "control"), target, 10)
+        return body.decode() if target == "/metrics" else json.loads(body)
 
     def used(self, account: str = ANNA, limit: str = "messages_per_hour") -> int:
         found = next((one for one in self.get("/status")["accounts"] if one["account"] == account), {"limits": []})

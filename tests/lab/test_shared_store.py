@@ -43,13 +43,8 @@ class Pair:
         return deliver(str(server.ip), SUBMISSIONS, sender, [OUTSIDE], text, login=(sender, self.password))
 
     def events(self, server: Server) -> list[str]:
-        request = "GET /events HTTP/1.0\\r\\n\\r\\n"
-        script = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/mailkeep-guard/control')\n"
-        script += f"s.sendall(b'{request}'); print(s.makefile().read())"
-        said = server.run("python3 -", stdin=script).stdout
-        return [
-            event["detail"] for event in json.loads(said.partition("\n\n")[2])["events"] if event["kind"] == "store"
-        ]
+        events = json.loads(server.run("mailkeepctl events --json").stdout)["events"]
+        return [event["detail"] for event in events if event["kind"] == "store"]
 
 
 @pytest.fixture(scope="module")
