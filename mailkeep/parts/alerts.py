@@ -11,7 +11,8 @@ from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
 CONFIG = paths.WATCH_CONFIG
-WEBHOOK = paths.WEBHOOK
+WEBHOOK = f"{paths.ETC}/webhook"
+"""URL and token, a line each; absent where alerts go by mail alone."""
 WATCH, WATCH_FAILED = "mailkeep-watch.service", "mailkeep-watch-failed.service"
 JAIL_PROOF, JAIL_PROOF_TIMER = "mailkeep-jails.service", "mailkeep-jails.timer"
 UNIT_FILES = (WATCH, WATCH_FAILED, JAIL_PROOF, JAIL_PROOF_TIMER)

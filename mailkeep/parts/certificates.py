@@ -18,16 +18,17 @@ from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
-DIRECTORY = paths.TLS_DIRECTORY
-PEM = paths.TLS_PEM
+DIRECTORY = f"{paths.ETC}/tls"
+PEM = f"{DIRECTORY}/server.pem"
+"""Key and certificate chain, in this order."""
 KEY = f"{DIRECTORY}/acme.key"
-CREDENTIALS = paths.ACME_CREDENTIALS
-CONFIG = paths.ACME_CONFIG
-STATE = paths.RENEWAL_STATE
-TROUBLES = paths.RENEWAL_TROUBLES
+CREDENTIALS = f"{paths.ETC}/acme.env"
+CONFIG = f"{paths.ETC}/acme.json"
+STATE = "/var/lib/mailkeep-certificate"
+TROUBLES = f"{STATE}/troubles.json"
 RUN = "/run/mailkeep-certificate"
 LEGO_OUTPUT = f"{RUN}/lego-output"
-ACCOUNT = paths.ACME_ACCOUNT
+ACCOUNT = "/var/lib/mailkeep-acme"
 CERTIFICATE_READERS = ("postfix.service", "dovecot.service", "mailkeep-web.service")
 ORDER, SERVICE, TIMER = "mailkeep-acme.service", "mailkeep-certificate.service", "mailkeep-certificate.timer"
 STARTED_BY_OTHERS = (f"{SYSTEMD}/{ORDER}", f"{SYSTEMD}/{SERVICE}")

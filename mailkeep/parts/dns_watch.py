@@ -12,8 +12,9 @@ from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
-CONFIG = paths.DNS_CONFIG
-TROUBLES = paths.DNS_TROUBLES
+CONFIG = f"{paths.ETC}/dns.json"
+STATE = "/var/lib/mailkeep-dns"
+TROUBLES = f"{STATE}/troubles.json"
 SERVICE, TIMER = "mailkeep-dns.service", "mailkeep-dns.timer"
 
 
@@ -23,7 +24,7 @@ def build_part(settings: Settings, secrets: Secrets) -> Part:
     units = (service, f"{SYSTEMD}/{TIMER}")
     if settings.resolver == "system":
         return Part(name="DNS watch", absent=(*units, CONFIG))
-    variables = {"python": PYTHON, "config": CONFIG, "state": paths.DNS_STATE}
+    variables = {"python": PYTHON, "config": CONFIG, "state": STATE}
     return Part(
         name="DNS watch",
         packages=("bind9-dnsutils", "python3"),

@@ -49,7 +49,7 @@ class Watch:
             self.sensors.append(self.guard_events)
         self.due = dict.fromkeys(self.sensors, 0.0)
         self.consecutive: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
-        """In how many samples in a row each trouble was there."""
+        """By sensor and key, in how many samples in a row a trouble showed."""
         self.reports: dict[str, dict[str, Any]] = {}
         self.saved_text = ""
 
