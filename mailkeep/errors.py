@@ -1,5 +1,5 @@
-"""The one error that is the user's to mend; anything else that is raised is ours."""
+"""The error that the operator can mend. Any other exception is a mistake of Mailkeep's."""
 
 
 class UserError(Exception):
-    """Its text is all that the user needs: what is wrong, where, and what would do. The CLI prints it and exits 1."""
+    """Its text is all that the operator needs: what is wrong, where, and what to do. The CLI prints it and exits 1."""
