@@ -172,3 +172,11 @@ def test_the_worked_example_is_a_part_like_the_others(tmp_path: Path, monkeypatc
     assert b"\npool pool.ntp.org iburst\n" in part.files[0].content
     assert "chronyd" in part.checks[0].command
     assert mail_server.build_parts
+
+
+def test_the_examples_for_contributors_are_copies_of_our_own_code() -> None:
+    sources = [path.read_text() for path in (ROOT / "mailkeep").rglob("*.py")]
+    examples = [block for block in read_blocks("CONTRIBUTING.md") if block.language == "python"]
+    assert examples
+    for example in examples:
+        assert any(example.text in source for source in sources), example.where
