@@ -60,27 +60,27 @@ def first_deploy(first_build: tuple[Site, DeployResult]) -> DeployResult:
 
 
 @pytest.fixture(scope="session")
-def built(first_build: tuple[Site, DeployResult]) -> Site:
+def built_site(first_build: tuple[Site, DeployResult]) -> Site:
     """The built server, for tests that leave it as they found it."""
     return first_build[0]
 
 
 @pytest.fixture(scope="session")
-def baked(built: Site) -> str:
+def built_image(built_site: Site) -> str:
     """The built server's disk as an image."""
-    return built.server.bake("built")
+    return built_site.server.bake("built")
 
 
 @pytest.fixture
-def copy(lab: Lab, built: Site, baked: str) -> Iterator[Callable[[str], Site]]:
+def boot_copy(lab: Lab, built_site: Site, built_image: str) -> Iterator[Callable[[str], Site]]:
     """Boots a copy of the built server, with a copy of its inventory, to be broken at will; gone after the test."""
     sites: list[Site] = []
 
-    def boot(name: str = "copy") -> Site:
-        server = lab.boot_server(name, hostname="mail.example.test", image=baked)
-        sites.append(built.copy_for(server))
+    def boot_site(name: str = "copy") -> Site:
+        server = lab.boot_server(name, hostname="mail.example.test", image=built_image)
+        sites.append(built_site.copy_for(server))
         return sites[-1]
 
-    yield boot
+    yield boot_site
     for site in sites:
         site.server.remove()

@@ -617,10 +617,10 @@ ATTACKS = [
 
 
 @pytest.fixture(scope="module")
-def target(lab: Lab, internet: Internet, attacker: Attacker, built: Site, baked: str) -> Iterator[Target]:
+def target(lab: Lab, internet: Internet, attacker: Attacker, built_site: Site, built_image: str) -> Iterator[Target]:
     """A copy of the built server with a Linux account whose password is known, and a full mailbox."""
-    server = lab.boot_server("attacked", hostname=HOST, image=baked)
-    site = built.copy_for(server)
+    server = lab.boot_server("attacked", hostname=HOST, image=built_image)
+    site = built_site.copy_for(server)
     declared = yaml.safe_load(site.settings_file.read_text())
     accounts = {account["address"]: account for account in declared["accounts"]}
     accounts[ANNA]["send_as"] = ["info@example.test"]

@@ -128,11 +128,11 @@ def tlsa_of(pem: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(lab: Lab, built: Site, baked: str, internet: Internet) -> Iterator[World]:
-    server = lab.boot_server("certified", hostname=HOST, image=baked)
-    site = built.copy_for(server)
+def world(lab: Lab, built_site: Site, built_image: str, internet: Internet) -> Iterator[World]:
+    server = lab.boot_server("certified", hostname=HOST, image=built_image)
+    site = built_site.copy_for(server)
     text = site.settings_file.read_text()
-    for theirs, ours in ((built.server.ip, server.ip), (built.server.ip6, server.ip6)):
+    for theirs, ours in ((built_site.server.ip, server.ip), (built_site.server.ip6, server.ip6)):
         text = re.sub(rf"{re.escape(str(theirs))}(?![0-9:.])", str(ours), text)
     site.settings_file.write_text(text)
     made = World(site, internet)
@@ -144,7 +144,7 @@ def world(lab: Lab, built: Site, baked: str, internet: Internet) -> Iterator[Wor
     yield made
     internet.run("systemctl stop authority", check=False)  # it may be down
     internet.publish("", name="challenge")
-    built.publish(internet)
+    built_site.publish(internet)
     server.remove()
 
 

@@ -61,9 +61,9 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def published(built: Site, internet: Internet) -> Iterator[World]:
-    yield World(built, internet)
-    built.publish(internet)
+def published(built_site: Site, internet: Internet) -> Iterator[World]:
+    yield World(built_site, internet)
+    built_site.publish(internet)
 
 
 @pytest.fixture

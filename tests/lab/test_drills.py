@@ -20,11 +20,11 @@ QUICK_A = replace(ATTACKS["A"], pace=8.0)
 
 
 @pytest.fixture(scope="module")
-def drill_setup(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[DrillSetup]:
-    server = lab.boot_server("drilled", hostname="mail.example.test", image=baked)
-    copied = built.copy_for(server)
-    text = copied.settings_file.read_text().replace(str(built.server.ip), str(server.ip))
-    copied.settings_file.write_text(text.replace(str(built.server.ip6), str(server.ip6)))
+def drill_setup(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[DrillSetup]:
+    server = lab.boot_server("drilled", hostname="mail.example.test", image=built_image)
+    copied = built_site.copy_for(server)
+    text = copied.settings_file.read_text().replace(str(built_site.server.ip), str(server.ip))
+    copied.settings_file.write_text(text.replace(str(built_site.server.ip6), str(server.ip6)))
     assert copied.deploy().code == 0  # also its resolver: a copy boots with that of this machine
     yield create_setup(lab, copied, internet)
     server.remove()

@@ -96,9 +96,9 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Guarded]:
-    server = lab.boot_server("guarded", hostname="mail.example.test", image=baked)
-    site = built.copy_for(server)
+def guarded(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[Guarded]:
+    server = lab.boot_server("guarded", hostname="mail.example.test", image=built_image)
+    site = built_site.copy_for(server)
     password = passwords.generate_password()
     hashed = passwords.hash_password(password)
     declared = yaml.safe_load(site.settings_file.read_text())

@@ -90,16 +90,16 @@ class Fortress:
 
 
 @pytest.fixture(scope="module")
-def fortress(lab: Lab, attacker: Attacker, built: Site, baked: str) -> Iterator[Fortress]:
-    server = lab.boot_server("besieged", hostname="mail.example.test", image=baked)
-    deployed = built.copy_for(server).deploy()
+def fortress(lab: Lab, attacker: Attacker, built_site: Site, built_image: str) -> Iterator[Fortress]:
+    server = lab.boot_server("besieged", hostname="mail.example.test", image=built_image)
+    deployed = built_site.copy_for(server).deploy()
     assert deployed.code == 0, deployed.output
     # sshd's own delays come before the fifth failure, if the tries are not all at once.
     # Nor does it turn away, or hang up on, whom the firewall shall cut off.
     patient = "PerSourcePenalties no\nLoginGraceTime 600\nMaxStartups 200\n"
     server.write("/etc/ssh/sshd_config.d/00-patient.conf", patient)
     server.run("systemctl reload ssh")
-    yield Fortress(server, attacker, built.passphrases)
+    yield Fortress(server, attacker, built_site.passphrases)
     server.remove()
 
 

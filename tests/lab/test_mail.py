@@ -116,10 +116,10 @@ def deployed(site: Site) -> Site:
 
 
 @pytest.fixture(scope="module")
-def post(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Post]:
+def post(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[Post]:
     internet.clear_messages()
-    server = lab.boot_server("post", hostname=HOST, image=baked)
-    yield Post(deployed(built.copy_for(server)), internet)
+    server = lab.boot_server("post", hostname=HOST, image=built_image)
+    yield Post(deployed(built_site.copy_for(server)), internet)
     server.remove()
 
 
@@ -265,8 +265,8 @@ def test_an_accounts_sieve_script_files_its_mail(post: Post) -> None:
 # --- settings
 
 
-def test_a_catch_all_takes_what_nobody_else_does(copy: Callable[[str], Site], internet: Internet) -> None:
-    site = copy("catching")
+def test_a_catch_all_takes_what_nobody_else_does(boot_copy: Callable[[str], Site], internet: Internet) -> None:
+    site = boot_copy("catching")
     site.settings_file.write_text(site.settings_file.read_text() + f"\ncatch_all: {{example.test: {BEN}}}\n")
     post = Post(deployed(site), internet)
     post.receive("for nobody", "nobody@example.test")
@@ -277,9 +277,9 @@ def test_a_catch_all_takes_what_nobody_else_does(copy: Callable[[str], Site], in
 
 
 def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_waits(
-    copy: Callable[[str], Site], internet: Internet
+    boot_copy: Callable[[str], Site], internet: Internet
 ) -> None:
-    site = copy("relayed")
+    site = boot_copy("relayed")
     relay = f"\nrelay: {{host: relay.outside.test, port: 587, user: {RELAY_USER}}}\n"
     site.settings_file.write_text(site.settings_file.read_text() + relay)
     save_relay_password(site.inventory, RELAY_PASSWORD)
@@ -299,8 +299,8 @@ def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_w
     assert post.verifies(received.data)
 
 
-def test_mail_is_refused_for_the_time_being_while_the_disk_is_nearly_full(copy: Callable[[str], Site]) -> None:
-    server = copy("full").server
+def test_mail_is_refused_for_the_time_being_while_the_disk_is_nearly_full(boot_copy: Callable[[str], Site]) -> None:
+    server = boot_copy("full").server
     queue = "/var/spool/postfix"
     server.run(f"""set -e
 systemctl stop postfix

@@ -91,14 +91,14 @@ def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
     assert not [line for line in private(bare) if line in json.dumps(host)]
 
 
-def test_after_a_deploy_there_is_nothing_to_do(built: Site, capsys: Capture) -> None:
-    assert planned(built, capsys) == (0, {"error": "", "problems": [], "warnings": [], "changes": []})
-    assert print_plan(built.inventory) == 0
+def test_after_a_deploy_there_is_nothing_to_do(built_site: Site, capsys: Capture) -> None:
+    assert planned(built_site, capsys) == (0, {"error": "", "problems": [], "warnings": [], "changes": []})
+    assert print_plan(built_site.inventory) == 0
     assert capsys.readouterr().out == "mail: nothing to do\n"
 
 
-def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(copy: Copy, capsys: Capture) -> None:
-    drifted = copy("drifted")
+def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(boot_copy: Copy, capsys: Capture) -> None:
+    drifted = boot_copy("drifted")
     drifted.server.run(DRIFT)
     text = drifted.settings_file.read_text()
     drifted.settings_file.write_text(
@@ -159,9 +159,9 @@ def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
 
 
 def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
-    copy: Copy, tmp_path: Path, capsys: Capture
+    boot_copy: Copy, tmp_path: Path, capsys: Capture
 ) -> None:
-    several = copy("several")
+    several = boot_copy("several")
     several.server.run(
         "useradd --create-home --shell /bin/bash ann && echo ann:correct-horse | chpasswd && usermod -aG sudo ann;"
         " rm /etc/ssh/sshd_config.d/10-mailkeep.conf; systemctl reload ssh"

@@ -151,8 +151,8 @@ def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: 
     assert server.run("systemctl is-enabled exim4", check=False).stdout == "disabled\n"
 
 
-def test_a_foreign_postfix_is_refused_and_an_interrupted_run_of_ours_is_not(copy: Copy) -> None:
-    one = copy("foreign")
+def test_a_foreign_postfix_is_refused_and_an_interrupted_run_of_ours_is_not(boot_copy: Copy) -> None:
+    one = boot_copy("foreign")
     one.server.write("/etc/postfix/main.cf", DEBIANS_OWN)
     assert preflight(one).code == 0
 
@@ -177,30 +177,30 @@ def test_a_closed_way_out_is_seen(internet: Internet, base_server: Boot) -> None
     assert not reaches(server, str(internet.ip), 25)
 
 
-def test_the_way_out_is_tried_with_the_exchanger_of_somebody_elsewhere(internet: Internet, built: Site) -> None:
+def test_the_way_out_is_tried_with_the_exchanger_of_somebody_elsewhere(internet: Internet, built_site: Site) -> None:
     outside = dns.resolver.Resolver(configure=False)
     outside.nameservers = [str(internet.ip)]
-    ours = built.settings
+    ours = built_site.settings
     theirs = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@outside.test",)})})
     assert outbound_peer(theirs, outside) == OutboundPeer("mx.outside.test", str(internet.ip), 25, is_relay=False)
     unknown = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@nowhere.test",)})})
     assert outbound_peer(unknown, outside) is None
 
 
-def test_looking_at_a_built_server_takes_less_than_a_fifth_of_a_second(built: Site) -> None:
+def test_looking_at_a_built_server_takes_less_than_a_fifth_of_a_second(built_site: Site) -> None:
     look = PreflightFact().command(user="root")
 
     def once() -> float:
         start = time.monotonic()
-        built.server.run(look)
+        built_site.server.run(look)
         return time.monotonic() - start
 
     poll(lambda: once() < 0.2, 30, "no look was as fast")
-    assert read_facts(built.server).is_built
+    assert read_facts(built_site.server).is_built
 
 
-def test_a_rerun_looks_with_one_command(built: Site) -> None:
-    said = preflight(built, "-vv")
+def test_a_rerun_looks_with_one_command(built_site: Site) -> None:
+    said = preflight(built_site, "-vv")
     assert said.code == 0, said.output
     assert said.changed == []
     loaded = re.findall(r"Loaded fact (\S+)", said.output)

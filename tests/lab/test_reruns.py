@@ -109,10 +109,10 @@ def lives(on: Site) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def machine(lab: Lab, built: Site, baked: str) -> Iterator[Site]:
+def machine(lab: Lab, built_site: Site, built_image: str) -> Iterator[Site]:
     """A copy of the built server for this module's tests, each of which leaves it whole."""
-    server = lab.boot_server("rerun", hostname="mail.example.test", image=baked)
-    yield built.copy_for(server)
+    server = lab.boot_server("rerun", hostname="mail.example.test", image=built_image)
+    yield built_site.copy_for(server)
     server.remove()
 
 
@@ -308,9 +308,9 @@ def deploy_spoilt(on: Site, contents: dict[str, str]) -> DeployResult:
     return DeployResult(done.returncode, report, done.stdout + done.stderr)
 
 
-def test_every_file_that_could_break_a_service_is_broken_below(built: Site) -> None:
+def test_every_file_that_could_break_a_service_is_broken_below(built_site: Site) -> None:
     broken = {path for spoilt in ROUNDS for path in spoilt}
-    assert broken | HARMLESS == set(declared_files(built))
+    assert broken | HARMLESS == set(declared_files(built_site))
 
 
 @pytest.mark.parametrize("spoilt", ROUNDS)
@@ -466,14 +466,14 @@ def kill(on: Site, after: float, how: Callable[[Run], bool]) -> bool:
     return not run.ended_within(after) and how(run)
 
 
-def test_a_build_killed_five_times_ends_like_one_left_alone(base_server: Boot, built: Site) -> None:
+def test_a_build_killed_five_times_ends_like_one_left_alone(base_server: Boot, built_site: Site) -> None:
     """Most of them while packages are downloaded, unpacked or configured: that is what takes the time. This machine
     knows nothing of the lab's DNS, as a real one."""
-    site = built.copy_for(base_server("killed", hostname="mail.example.test"))
+    site = built_site.copy_for(base_server("killed", hostname="mail.example.test"))
     for how in (Run.kill_there, Run.kill_there, Run.kill_there, Run.kill_there, Run.kill_here):
         assert kill(site, KILLS.uniform(2, 6), how), "had ended by itself"
     succeeded(site.deploy())
-    assert differences(state(site), state(built)) == []
+    assert differences(state(site), state(built_site)) == []
     assert succeeded(site.deploy()).changed == []
 
 
@@ -617,8 +617,8 @@ def test_no_secret_is_in_any_output_or_argument_list(settled: Site) -> None:
         assert not [line for line in lines | encoded if line in text]
 
 
-def test_hosts_of_one_inventory_are_deployed_to_in_parallel(settled: Site, copy: Copy) -> None:
-    sites = [settled, copy("twin")]
+def test_hosts_of_one_inventory_are_deployed_to_in_parallel(settled: Site, boot_copy: Copy) -> None:
+    sites = [settled, boot_copy("twin")]
     for site in sites:
         sessions.log_commands(site.server)
         declare(site, message_size="19M")

@@ -48,7 +48,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair]:
+def pair(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[Pair]:
     key = passwords.generate_password()
     listen = f"bind 0.0.0.0\nprotected-mode no\nrequirepass {key}\nsave ''\n"
     internet.run("cat > /etc/valkey/valkey.conf && systemctl restart valkey-server", stdin=listen)
@@ -56,7 +56,7 @@ def pair(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Pair
     hashed = passwords.hash_password(password)
     servers = []
     for name in ("one", "two"):
-        site = built.copy_for(lab.boot_server(name, hostname="mail.example.test", image=baked))
+        site = built_site.copy_for(lab.boot_server(name, hostname="mail.example.test", image=built_image))
         declared = yaml.safe_load(site.settings_file.read_text())
         declared["accounts"] += [{"address": address(person), "password": hashed} for person in NAMES]
         declared["guard"] = {

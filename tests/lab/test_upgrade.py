@@ -196,11 +196,11 @@ def read_dns_baseline(server: Server) -> Any:
 
 
 @pytest.fixture(scope="module")
-def upgrade(lab: Lab, internet: Internet, built: Site, baked: str, former_tree: Path) -> Iterator[Upgrade]:
+def upgrade(lab: Lab, internet: Internet, built_site: Site, built_image: str, former_tree: Path) -> Iterator[Upgrade]:
     internet.start_authority()
     site = create_former_inventory(former_tree, lab, boot(lab, internet))
     site.publish(internet)
-    new_paths = build_new(site, lab, internet, baked)
+    new_paths = build_new(site, lab, internet, built_image)
 
     boot(lab, internet, ip=site.server.ip)  # a bare machine in its place
     pyinfra = str(Path(sys.executable).with_name("pyinfra"))
@@ -214,7 +214,7 @@ def upgrade(lab: Lab, internet: Internet, built: Site, baked: str, former_tree: 
     run_timers(site)
     yield Upgrade(site, result, before, read_state(site.server), new_paths, list_paths(site.server))
     internet.run("systemctl stop authority")
-    built.publish(internet)
+    built_site.publish(internet)
     site.server.remove()
 
 

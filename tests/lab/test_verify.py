@@ -134,8 +134,8 @@ THE_REST = {
 
 
 @pytest.mark.parametrize("breakages", [SMTP_AND_LOGIN, THE_REST], ids=["smtp-and-login", "the-rest"])
-def test_exactly_the_checks_fail_whose_hardening_was_removed(copy: Boot, breakages: dict[str, str]) -> None:
-    site = with_a_correspondent(copy())
+def test_exactly_the_checks_fail_whose_hardening_was_removed(boot_copy: Boot, breakages: dict[str, str]) -> None:
+    site = with_a_correspondent(boot_copy())
     site.server.run(PRELUDE + "\n".join(breakages.values()))
 
     found = by_status(verify_inventory(site.inventory))
@@ -145,28 +145,28 @@ def test_exactly_the_checks_fail_whose_hardening_was_removed(copy: Boot, breakag
     assert found.get("warning", set()) == {name.removesuffix("?") for name in names if name.endswith("?")}
 
 
-def test_every_check_is_broken_by_some_test(built: Site) -> None:
+def test_every_check_is_broken_by_some_test(built_site: Site) -> None:
     broken = {
         name.removesuffix("?") for group in (SMTP_AND_LOGIN, THE_REST) for names in group for name in names.split()
     }
-    assert {one.check for one in verify_inventory(built.inventory)} == broken | BROKEN_ELSEWHERE
+    assert {one.check for one in verify_inventory(built_site.inventory)} == broken | BROKEN_ELSEWHERE
 
 
-def test_what_mailkeep_built_passes_and_is_left_as_it_was(built: Site) -> None:
+def test_what_mailkeep_built_passes_and_is_left_as_it_was(built_site: Site) -> None:
     traces = """
         getent passwd mailkeep-probe; getent group mailkeep-probe
         ls -A /tmp /var/mail; postqueue -j; nft list sets | grep elements"""
-    before = built.server.run(traces, check=False).stdout
+    before = built_site.server.run(traces, check=False).stdout
 
-    found = by_status(verify_inventory(built.inventory))
+    found = by_status(verify_inventory(built_site.inventory))
 
     assert found.keys() <= {"passed", "skipped"}, found
     assert found["skipped"] == {"the_clock_is_kept", *HTTPS}
-    assert built.server.run(traces, check=False).stdout == before
+    assert built_site.server.run(traces, check=False).stdout == before
 
 
-def test_an_account_that_an_earlier_run_left_is_removed(copy: Boot) -> None:
-    site = copy()
+def test_an_account_that_an_earlier_run_left_is_removed(boot_copy: Boot) -> None:
+    site = boot_copy()
     site.server.run("useradd --system mailkeep-probe")
 
     assert verify_and_report(site.inventory)
@@ -174,9 +174,9 @@ def test_an_account_that_an_earlier_run_left_is_removed(copy: Boot) -> None:
 
 
 def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
-    copy: Boot, capsys: pytest.CaptureFixture[str]
+    boot_copy: Boot, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = copy()
+    site = boot_copy()
     with ThreadPoolExecutor(1) as pool:
         interrupted = pool.submit(verify_inventory, site.inventory)
         poll(lambda: account_is_there(site), 20, "the probe has made no account")
@@ -190,21 +190,21 @@ def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
     assert "fa11" not in site.server.run(f"flock {LOCK} nft list sets").stdout
 
 
-def test_mail_gets_out_is_tried_with_a_correspondent_elsewhere(copy: Boot) -> None:
-    site = with_a_correspondent(copy())
+def test_mail_gets_out_is_tried_with_a_correspondent_elsewhere(boot_copy: Boot) -> None:
+    site = with_a_correspondent(boot_copy())
     assert "mail_gets_out" in by_status(verify_inventory(site.inventory))["passed"]
 
 
-def test_a_firewall_that_is_gone_is_noticed(copy: Boot) -> None:
-    site = copy()
+def test_a_firewall_that_is_gone_is_noticed(boot_copy: Boot) -> None:
+    site = boot_copy()
     site.server.run("nft delete table inet mailkeep")
     assert "the_firewall_lets_in_the_declared_ports_only" in by_status(verify_inventory(site.inventory))["failed"]
 
 
 def test_services_that_are_down_break_promises_rather_than_the_program(
-    copy: Boot, capsys: pytest.CaptureFixture[str]
+    boot_copy: Boot, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = copy()
+    site = boot_copy()
     stopped = "postfix dovecot opendkim fail2ban unbound"
     site.server.run(f"systemctl stop {stopped}")
     poll(lambda: "dovecot.service is down" in site.server.run("cat /run/mailkeep-watch/looked.json").stdout, 20, "seen")
@@ -225,8 +225,8 @@ def test_services_that_are_down_break_promises_rather_than_the_program(
     assert by_status(verify_inventory(site.inventory)).keys() == {"passed", "skipped"}
 
 
-def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
-    site = copy()
+def test_a_user_with_sudo_verifies_as_well_as_root(boot_copy: Boot) -> None:
+    site = boot_copy()
     site.server.run("""
         useradd --create-home --user-group deployer
         echo "deployer ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/deployer
@@ -248,10 +248,10 @@ def test_a_user_with_sudo_verifies_as_well_as_root(copy: Boot) -> None:
 
 
 def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
-    built: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built_site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [(name, data)] = read_hosts(built.inventory).items()
-    inventory = shutil.copytree(built.inventory, tmp_path / "two")
+    [(name, data)] = read_hosts(built_site.inventory).items()
+    inventory = shutil.copytree(built_site.inventory, tmp_path / "two")
     nowhere = {"mailkeep": data["mailkeep"], "ssh_hostname": "127.0.0.1", "ssh_port": 1}
     (inventory / "inventory.py").write_text(f"hosts = [({name!r}, {data!r}), ('nowhere', {nowhere!r})]")
 
@@ -264,8 +264,8 @@ def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
     assert verify_and_report(inventory, hosts=[name])
 
 
-def test_the_json_report_has_all_that_people_are_shown(copy: Boot, capsys: pytest.CaptureFixture[str]) -> None:
-    site = copy()
+def test_the_json_report_has_all_that_people_are_shown(boot_copy: Boot, capsys: pytest.CaptureFixture[str]) -> None:
+    site = boot_copy()
     site.server.run("touch /run/reboot-required; systemctl disable --quiet --now logrotate.timer")
 
     assert not verify_and_report(site.inventory, as_json=True)
@@ -282,13 +282,13 @@ def test_the_json_report_has_all_that_people_are_shown(copy: Boot, capsys: pytes
     assert "mailkeep deploy" in failed["remedy"]
 
 
-def test_a_warning_breaks_no_promise(copy: Boot) -> None:
-    site = copy()
+def test_a_warning_breaks_no_promise(boot_copy: Boot) -> None:
+    site = boot_copy()
     site.server.run("touch /run/reboot-required")
     assert verify_and_report(site.inventory)
 
 
-def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built: Site, tmp_path: Path) -> None:
+def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built_site: Site, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
     program = (
@@ -297,7 +297,7 @@ def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built: Site, t
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", program, str(built.inventory.resolve())],
+        [sys.executable, "-c", program, str(built_site.inventory.resolve())],
         cwd=tmp_path,
         env={**os.environ, "PYTEST_ADDOPTS": "--no-such-option", "PYTEST_PLUGINS": "no.such.plugin"},
         capture_output=True,
@@ -313,34 +313,34 @@ def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built: Site, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conftest.py", "pytest.ini"]
 
 
-def test_the_password_of_the_probe_is_in_no_process_list(built: Site) -> None:
+def test_the_password_of_the_probe_is_in_no_process_list(built_site: Site) -> None:
     """The kernel's audit of what is executed is not to be had in a container, so every command that the probe could
     run is replaced by one that keeps its arguments."""
-    built.server.run("""
+    built_site.server.run("""
         mkdir -p /run/spy && for name in useradd chpasswd userdel; do
             spy=/usr/local/sbin/$name
             printf '#!/bin/sh\\necho "$0 $*" >>/run/spy/arguments; exec /usr/sbin/%s "$@"\\n' $name >$spy
             chmod 755 $spy
         done""")
     try:
-        verify_inventory(built.inventory)
-        arguments = built.server.run("cat /run/spy/arguments").stdout.splitlines()
+        verify_inventory(built_site.inventory)
+        arguments = built_site.server.run("cat /run/spy/arguments").stdout.splitlines()
     finally:
-        built.server.run("rm -r /run/spy /usr/local/sbin/useradd /usr/local/sbin/chpasswd /usr/local/sbin/userdel")
+        built_site.server.run("rm -r /run/spy /usr/local/sbin/useradd /usr/local/sbin/chpasswd /usr/local/sbin/userdel")
     assert "/usr/local/sbin/chpasswd " in arguments
     assert all(not any(len(word) > 25 and "/" not in word for word in line.split()) for line in arguments), arguments
 
 
 @pytest.fixture
-def copy(copy: Boot) -> Boot:
+def boot_copy(boot_copy: Boot) -> Boot:
     """As elsewhere, with the resolver that the built server has: a machine boots with the lab's."""
 
-    def boot() -> Site:
-        site = copy()
+    def boot_site() -> Site:
+        site = boot_copy()
         site.server.write("/etc/resolv.conf", file_of(site, "/etc/resolv.conf"))
         return site
 
-    return boot
+    return boot_site
 
 
 def file_of(site: Site, path: str) -> bytes:

@@ -97,7 +97,7 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def operator(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[Operator]:
+def operator(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[Operator]:
     """Of a server with tight bounds, whose administrator is elsewhere and has a webhook."""
     internet.unpack(
         {
@@ -107,8 +107,8 @@ def operator(lab: Lab, internet: Internet, built: Site, baked: str) -> Iterator[
         }
     )
     internet.run(f"systemd-run --quiet --unit=hook python3 /opt/hook/receiver.py {PORT} /opt/hook")
-    server = lab.boot_server("watched", hostname="mail.example.test", image=baked)
-    site = built.copy_for(server)
+    server = lab.boot_server("watched", hostname="mail.example.test", image=built_image)
+    site = built_site.copy_for(server)
     declared = yaml.safe_load(site.settings_file.read_text())
     declared["admin"]["addresses"] = [ADMIN]
     declared["guard"] = {"limits": {"messages_per_10_minutes": 4}}

@@ -37,10 +37,10 @@ def succeeded(said: DeployResult) -> DeployResult:
 
 
 @pytest.fixture(scope="module")
-def serving(lab: Lab, built: Site, baked: str, internet: Internet, directory: Path) -> Iterator[Site]:
+def serving(lab: Lab, built_site: Site, built_image: str, internet: Internet, directory: Path) -> Iterator[Site]:
     """A copy of the built server that serves all it can, with a certificate that the outside world trusts."""
-    server = lab.boot_server("web", hostname="mail.example.test", image=baked)
-    site = built.copy_for(server)
+    server = lab.boot_server("web", hostname="mail.example.test", image=built_image)
+    site = built_site.copy_for(server)
     declare(
         site,
         dns={"mta_sts": "enforce"},
@@ -53,7 +53,7 @@ def serving(lab: Lab, built: Site, baked: str, internet: Internet, directory: Pa
     site.publish(internet)
     yield site
     internet.run(f"rm {TRUSTED}; update-ca-certificates --fresh")
-    built.publish(internet)
+    built_site.publish(internet)
     server.remove()
 
 
