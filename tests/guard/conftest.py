@@ -4,45 +4,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guard_samples import FREEZE, NO_LIMITS, Daemon, Desk, ask, request
+from guard_samples import FREEZE, NO_LIMITS, GuardProcess, JudgeSetup, ask_guard, build_request
 
 from mailkeep_server.guard.connections import PolicyConnection
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Callable[..., Desk]:
-    """Makes a judge; arguments are what differs from `settings()`."""
-    return lambda **changed: Desk(tmp_path, **changed)
+def new_setup(tmp_path: Path) -> Callable[..., JudgeSetup]:
+    """Creates a judge; arguments are changes of `build_config()`."""
+    return lambda **changes: JudgeSetup(tmp_path, **changes)
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts a guard of the test's own; arguments are what differs from `settings()`."""
-    started: list[Daemon] = []
+def start_guard(tmp_path: Path) -> Iterator[Callable[..., GuardProcess]]:
+    """Starts a guard of the test's own; arguments are changes of `build_config()`."""
+    started: list[GuardProcess] = []
 
-    def start(**changed: Any) -> Daemon:
-        started.append(Daemon(tmp_path / f"guard{len(started)}", **changed))
+    def start(**changes: Any) -> GuardProcess:
+        started.append(GuardProcess(tmp_path / f"guard{len(started)}", **changes))
         return started[-1]
 
     yield start
-    for one in started:
-        one.stop()
+    for process in started:
+        process.stop()
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def shared_guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardProcess]:
     """A guard for tests that leave it running: accounts n0@… to n99@example.org, each for one test."""
     accounts = {f"n{number}@example.org": {"addresses": []} for number in range(100)}
-    running = Daemon(tmp_path_factory.mktemp("guard") / "shared", accounts=accounts, limits=NO_LIMITS, freeze=FREEZE)
-    yield running
-    running.stop()
+    directory = tmp_path_factory.mktemp("guard") / "shared"
+    process = GuardProcess(directory, accounts=accounts, limits=NO_LIMITS, freeze=FREEZE)
+    yield process
+    process.stop()
 
 
 @pytest.fixture
-def shared_policy(shared: Daemon) -> Iterator[Callable[..., str]]:
+def ask_shared_guard(shared_guard: GuardProcess) -> Iterator[Callable[..., str]]:
     """Asks the shared guard about the end of a message, over one connection."""
-    with shared.connect() as client:
-        yield lambda account, **changed: ask(client, request(account=account, **changed))
+    with shared_guard.open_connection() as client:
+        yield lambda account, **changes: ask_guard(client, build_request(account=account, **changes))
 
 
 class _Transport(asyncio.Transport):
@@ -53,12 +54,12 @@ class _Transport(asyncio.Transport):
 
 
 @pytest.fixture
-def desk_of_connections(desk: Callable[..., Desk]) -> Iterator[list[PolicyConnection]]:
-    """Three connections to a judge, without the sockets."""
-    made = desk()
-    connections = [PolicyConnection(made.judge, None) for _ in range(3)]  # type: ignore[arg-type]
-    for one in connections:
-        one.connection_made(_Transport())
+def three_connections(new_setup: Callable[..., JudgeSetup]) -> Iterator[list[PolicyConnection]]:
+    """Connections to a judge, without sockets."""
+    setup = new_setup()
+    connections = [PolicyConnection(setup.judge, None) for _ in range(3)]  # type: ignore[arg-type]
+    for connection in connections:
+        connection.connection_made(_Transport())
     yield connections
-    for one in connections:
-        one.connection_lost(None)
+    for connection in connections:
+        connection.connection_lost(None)

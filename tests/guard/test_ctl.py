@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guard_samples import ANNA, NO_LIMITS, Daemon, ask, request, settings
+from guard_samples import ANNA, NO_LIMITS, GuardProcess, ask_guard, build_config, build_request
 
 from mailkeep_server import ctl
 from mailkeep_server.common import unix_http
@@ -19,8 +19,8 @@ Event = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "guard.json").write_text(json.dumps(settings()))
+def become_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "guard.json").write_text(json.dumps(build_config()))
     monkeypatch.setattr(ctl, "CONFIG", tmp_path / "guard.json")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
@@ -39,10 +39,10 @@ def test_a_freeze_of_which_not_all_was_done_says_so(
 def test_a_file_that_cannot_be_written_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object) -> bool:
+    def refuse_write(*_: object) -> bool:
         raise PermissionError(13, "Permission denied", "/var/lib/mailkeep-guard/frozen/lock")
 
-    monkeypatch.setattr(freeze_list, "freeze_account", refuse)
+    monkeypatch.setattr(freeze_list, "freeze_account", refuse_write)
     assert ctl.main(["freeze", ANNA]) == 1
     assert capsys.readouterr().err == "[Errno 13] Permission denied: '/var/lib/mailkeep-guard/frozen/lock'\n"
 
@@ -121,13 +121,13 @@ def test_events_are_lines_for_people_with_the_number_to_continue_after(
 
 
 def test_events_of_the_guard_itself(
-    daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    start_guard: Callable[..., GuardProcess], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running = daemon(limits=NO_LIMITS | {"messages_per_hour": 1})
+    running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1})
     monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(running.directory / "run" / "control"))
-    with running.connect() as client:
+    with running.open_connection() as client:
         for _ in range(2):
-            ask(client, request())
+            ask_guard(client, build_request())
     assert ctl.main(["events", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert [(event["kind"], event["account"]) for event in answer["events"]] == [("near", ANNA), ("over", ANNA)]

@@ -1,4 +1,4 @@
-"""Nothing that comes in, however malformed, ends the guard, changes its counts or lets it grow (see bench/fuzz.py)."""
+"""No request, however malformed, ends the guard, changes its counts or lets it grow (see bench/fuzz.py)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from guard_fuzz import MODES, Fuzz
-from guard_samples import Daemon
+from guard_fuzz import MODES, Fuzzer
+from guard_samples import GuardProcess
 
 
-@pytest.mark.parametrize("settings", MODES, ids=["enforce", "learn"])
+@pytest.mark.parametrize("changes", MODES, ids=["enforce", "learn"])
 def test_a_few_thousand_malformed_requests_change_nothing(
-    daemon: Callable[..., Daemon], settings: dict[str, Any]
+    start_guard: Callable[..., GuardProcess], changes: dict[str, Any]
 ) -> None:
-    Fuzz(daemon(**settings), seed=1).send(3000)
+    Fuzzer(start_guard(**changes), seed=1).send_requests(3000)

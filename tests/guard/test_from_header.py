@@ -1,4 +1,4 @@
-"""From: and Sender: name only addresses of the login, however they are written; in doubt a message is refused."""
+"""From: and Sender: contain only addresses of the login, however they are written; in doubt a message is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mailkeep_server.guard import from_header
 OWNED = {"anna@example.org", "sales@example.org", "anna+shop@example.org"}
 
 
-def foreign(*headers: tuple[str, str]) -> str | None:
+def find_unowned(*headers: tuple[str, str]) -> str | None:
     return from_header.unowned_address(headers, lambda address: address.lower() in OWNED)
 
 
@@ -72,7 +72,7 @@ def foreign(*headers: tuple[str, str]) -> str | None:
     ],
 )
 def test_an_honest_line_passes(line: str) -> None:
-    assert foreign(("From", line)) is None
+    assert find_unowned(("From", line)) is None
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_an_honest_line_passes(line: str) -> None:
         "evil.anna@example.org",
     ],
 )
-def test_who_else_is_named_is_refused_by_name(line: str) -> None:
-    found = foreign(("From", line))
-    assert found is not None
-    assert "in the From: line" in found or "cannot be read" in found
+def test_an_unowned_address_is_refused_by_name(line: str) -> None:
+    refused = find_unowned(("From", line))
+    assert refused is not None
+    assert "in the From: line" in refused or "cannot be read" in refused
 
 
-# What is not seen, such as variation selectors, fillers and Braille's blank; and what looks like a dot.
+# Characters that nobody sees, such as variation selectors, fillers and Braille's blank; and lookalikes of a dot.
 UNSEEN = "\0\x1b\ufe0f\u034f\u180b\u17b4\u200b\u200d\u00ad\u1160\u3164\u2800\ufeff\ue000\U000e0100"
 DOTS = "\ua4f8\u3002\u0660\u06d4\u0701\u0702\ua60e\u2024\u00b7\ua78f\u1427\u30fb\ufe52\uff0e\u0323\u201a"
 
@@ -137,22 +137,22 @@ DOTS = "\ua4f8\u3002\u0660\u06d4\u0701\u0702\ua60e\u2024\u00b7\ua78f\u1427\u30fb
 @pytest.mark.parametrize(
     "shown",
     [
-        *(f"ceo@bank{one}.example" for one in UNSEEN),
-        *(f"ceo@ba{one}nk.example" for one in UNSEEN),
-        *(f"ceo{one}@{one}bank.example" for one in UNSEEN),
-        *(f"ceo {one}@{one} bank.example" for one in UNSEEN),
-        *(f"ceo@bank{one}example" for one in DOTS),
-        *(f"ceo @ bank{one}example" for one in DOTS if one not in "\u0323\u201a"),
+        *(f"ceo@bank{mark}.example" for mark in UNSEEN),
+        *(f"ceo@ba{mark}nk.example" for mark in UNSEEN),
+        *(f"ceo{mark}@{mark}bank.example" for mark in UNSEEN),
+        *(f"ceo {mark}@{mark} bank.example" for mark in UNSEEN),
+        *(f"ceo@bank{dot}example" for dot in DOTS),
+        *(f"ceo @ bank{dot}example" for dot in DOTS if dot not in "\u0323\u201a"),
     ],
     ids=ascii,
 )
-def test_no_character_hides_whom_a_name_says(shown: str) -> None:
-    """An encoded word brings any character past what a header line may have."""
+def test_no_character_hides_an_address_in_a_name(shown: str) -> None:
+    """An encoded word can hold characters that a header line must not."""
     coded = base64.b64encode(f"<{shown}>".encode()).decode()
-    found = foreign(("From", f"=?utf-8?b?{coded}?= <anna@example.org>"))
-    assert found is not None
-    assert "in the From: line" in found or "cannot be read" in found
-    assert found.isprintable()
+    refused = find_unowned(("From", f"=?utf-8?b?{coded}?= <anna@example.org>"))
+    assert refused is not None
+    assert "in the From: line" in refused or "cannot be read" in refused
+    assert refused.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -182,24 +182,27 @@ def test_no_character_hides_whom_a_name_says(shown: str) -> None:
         "a" * 2000 + " <anna@example.org>",
     ],
 )
-def test_what_cannot_be_read_with_certainty_is_refused(line: str) -> None:
-    assert foreign(("From", line))
+def test_a_line_that_cannot_be_read_with_certainty_is_refused(line: str) -> None:
+    assert find_unowned(("From", line))
 
 
 @pytest.mark.parametrize("name", ["Sender", "SENDER", "Resent-From", "Resent-Sender"])
 def test_the_other_lines_that_name_an_author_are_judged_alike(name: str) -> None:
-    assert foreign(("From", "anna@example.org"), (name, "sales@example.org")) is None
-    assert "boss@example.org" in str(foreign(("From", "anna@example.org"), (name, "boss@example.org")))
+    assert find_unowned(("From", "anna@example.org"), (name, "sales@example.org")) is None
+    assert "boss@example.org" in str(find_unowned(("From", "anna@example.org"), (name, "boss@example.org")))
 
 
 @pytest.mark.parametrize("name", ["To", "Reply-To", "X-From", "Subject"])
 def test_other_lines_are_nobodys_business(name: str) -> None:
-    assert foreign(("From", "anna@example.org"), (name, "boss@example.org")) is None
+    assert find_unowned(("From", "anna@example.org"), (name, "boss@example.org")) is None
 
 
 def test_there_is_one_from_line() -> None:
-    assert foreign() == "0 From: lines, and there must be one"
-    assert foreign(("From", "anna@example.org"), ("from", "anna@example.org")) == "2 From: lines, and there must be one"
+    assert find_unowned() == "0 From: lines, and there must be one"
+    assert (
+        find_unowned(("From", "anna@example.org"), ("from", "anna@example.org"))
+        == "2 From: lines, and there must be one"
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,8 +231,8 @@ def test_there_is_one_from_line() -> None:
 )
 def test_no_line_keeps_the_guard_busy(piece: str) -> None:
     line = (piece * from_header.MAX_LENGTH)[: from_header.MAX_LENGTH]
-    began = time.process_time()
+    start = time.process_time()
     for value in (line, f"{line[:-19]} <anna@example.org>"):
-        foreign(("From", value))
-    assert time.process_time() - began < 0.5
-    assert foreign(("From", line + "a")) == "From: and Sender: lines of more than 1000 characters"
+        find_unowned(("From", value))
+    assert time.process_time() - start < 0.5
+    assert find_unowned(("From", line + "a")) == "From: and Sender: lines of more than 1000 characters"
