@@ -1,8 +1,8 @@
-"""What a client, honest or not, says to a mail server, and what it hears.
+"""SMTP, IMAP and HTTPS clients, honest or not, that return the server's answer.
 
-Every function returns the server's last answer as text: "250 2.0.0 Ok: queued", "OK", or, where the connection is
-refused, dropped or cut, "dropped: " and why. Standard library only: `run_on` has the same functions run on another
-machine of the lab, from an address or as a user of its choice.
+Most functions return the last answer as text: "250 2.0.0 Ok: queued" or "OK". If the connection is refused, dropped
+or cut, they return "dropped: " and the reason. Standard library only, because `run_on` runs the same functions on
+another machine of the lab.
 """
 
 import base64
@@ -33,24 +33,27 @@ TIMEOUT = 12.0  # seconds
 
 
 def tls_context(version: str = "", ciphers: str = "") -> ssl.SSLContext:
-    """Believes any certificate: that is not what these clients are about. `version` is one of ssl.TLSVersion, the
-    only one that it speaks then; `ciphers` are OpenSSL's names, weak ones included."""
+    """A context that accepts any certificate: these clients do not test certificates.
+
+    `version` is a name in ssl.TLSVersion; the client speaks that version alone. `ciphers` are OpenSSL's names, weak
+    ones included.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if version:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of old versions: our point
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # old versions are the point
             context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
     if ciphers:
         context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
     return context
 
 
-def accepted(answer: str) -> bool:
+def is_accepted(answer: str) -> bool:
     return answer.startswith(("2", "OK"))
 
 
-def heard(act: Callable[[], str]) -> str:
-    """What `act` returns, or the answer or the break of the connection that ended it."""
+def catch_answer(act: Callable[[], str]) -> str:
+    """The result of `act`; or, if it raises, the answer or the broken connection that it raised for."""
     try:
         return act()
     except smtplib.SMTPResponseException as error:
@@ -67,7 +70,7 @@ def heard(act: Callable[[], str]) -> str:
 # --- SMTP
 
 
-def smtp(
+def open_smtp(
     host: str,
     port: int = SMTP,
     *,
@@ -75,7 +78,10 @@ def smtp(
     helo: str = "mx.outside.test",
     context: ssl.SSLContext | None = None,
 ) -> smtplib.SMTP:
-    """A connection after EHLO; over TLS where the port begins with it or, unless `tls` is False, offers it."""
+    """A connection after EHLO, encrypted if the port starts with TLS or offers STARTTLS.
+
+    With `tls=False` the client does not use STARTTLS.
+    """
     context = context or tls_context()
     if port == SUBMISSIONS:
         connection: smtplib.SMTP = smtplib.SMTP_SSL(host, port, helo, timeout=TIMEOUT, context=context)
@@ -88,8 +94,8 @@ def smtp(
     return connection
 
 
-def ask(connection: smtplib.SMTP, *commands: str, insist: bool = False) -> str:
-    """The answer to the last of these commands or, unless we `insist`, to the first that is refused."""
+def send_commands(connection: smtplib.SMTP, *commands: str, insist: bool = False) -> str:
+    """The answer to the last of these commands; unless `insist` is set, to the first that is refused."""
     answer = ""
     for command in commands:
         code, text = connection.docmd(command)
@@ -103,11 +109,11 @@ def auth_plain(user: str, password: str) -> str:
     return "AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 
-def envelope(sender: str, *recipients: str) -> list[str]:
+def envelope_commands(sender: str, *recipients: str) -> list[str]:
     return [f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{recipient}>" for recipient in recipients)]
 
 
-def talk(
+def talk_smtp(
     host: str,
     port: int,
     commands: Iterable[str],
@@ -116,16 +122,19 @@ def talk(
     helo: str = "mx.outside.test",
     insist: bool = False,
 ) -> str:
-    """The answer to these commands, given one by one, as by `ask`; `login` is a user and a password to begin with."""
+    """The answer to these commands in a new connection, as `send_commands` returns it.
 
-    def act() -> str:
-        with smtp(host, port, helo=helo) as connection:
-            return ask(connection, *([auth_plain(*login)] if login else []), *commands, insist=insist)
+    `login` is a user and a password to log in with first.
+    """
 
-    return heard(act)
+    def hold_session() -> str:
+        with open_smtp(host, port, helo=helo) as connection:
+            return send_commands(connection, *([auth_plain(*login)] if login else []), *commands, insist=insist)
+
+    return catch_answer(hold_session)
 
 
-def deliver(
+def deliver_message(
     host: str,
     port: int,
     sender: str,
@@ -135,73 +144,77 @@ def deliver(
     login: tuple[str, str] | None = None,
     helo: str = "mx.outside.test",
 ) -> str:
-    """Send one message, byte for byte; its lines end in CR LF as `data` has them."""
+    """Send one message byte for byte: `data` has its own line ends, CR LF."""
 
-    def act() -> str:
-        with smtp(host, port, helo=helo) as connection:
+    def hold_session() -> str:
+        with open_smtp(host, port, helo=helo) as connection:
             commands = [auth_plain(*login)] if login else []
-            answer = ask(connection, *commands, *envelope(sender, *recipients), "DATA")
+            answer = send_commands(connection, *commands, *envelope_commands(sender, *recipients), "DATA")
             if not answer.startswith("354"):
                 return answer
             connection.send(data.encode() + b".\r\n")
             code, text = connection.getreply()
             return f"{code} {text.decode(errors='replace')}"
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
-def message(sender: str, recipient: str, subject: str, *headers: str) -> str:
+def compose_message(sender: str, recipient: str, subject: str, *headers: str) -> str:
     lines = [*headers, f"From: {sender}", f"To: {recipient}", f"Subject: {subject}", "", "Hello.", ""]
     return "\r\n".join(lines)
 
 
-def pour(host: str, port: int, *pieces: str) -> str:
-    """Send each of these pieces whole, however many commands are in it, and hear one answer for it; an empty piece
-    hears one more. The answer to the last piece, or the first that is refused."""
+def send_raw(host: str, port: int, *pieces: str) -> str:
+    """Send each piece whole, however many commands are in it, and read one answer for it.
 
-    def act() -> str:
+    An empty piece reads one answer more. Returns the answer to the last piece, or to the first that is refused.
+    """
+
+    def hold_session() -> str:
         with socket.create_connection((host, port), TIMEOUT) as connection, connection.makefile("rb") as replies:
-            answer = _reply(replies)
+            answer = read_reply(replies)
             for piece in pieces:
                 connection.sendall(piece.encode())
-                answer = _reply(replies)
+                answer = read_reply(replies)
                 if answer[:1] not in ("2", "3"):
                     break
             return answer or "dropped: closed"
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
-def _reply(replies: Any) -> str:
+def read_reply(replies: Any) -> str:
     line = replies.readline()
     while line[3:4] == b"-":
         line = replies.readline()
     return line.decode(errors="replace").strip()
 
 
-def crowd(host: str, port: int, times: int, at_once: bool) -> str:
-    """Connect again and again, all staying (`at_once`) or each leaving first; the last answer."""
+def connect_often(host: str, port: int, times: int, at_once: bool) -> str:
+    """Connect `times` times and return the last answer; with `at_once`, all connections stay open."""
 
-    def act() -> str:
+    def hold_session() -> str:
         staying: list[smtplib.SMTP] = []
         answer = ""
         for _ in range(times):
-            connection = smtp(host, port, tls=False)
-            answer = ask(connection, "NOOP")
+            connection = open_smtp(host, port, tls=False)
+            answer = send_commands(connection, "NOOP")
             if at_once:
                 staying.append(connection)
             else:
                 connection.quit()
         return answer
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
 # --- IMAP
 
 
-def imap(host: str, port: int = IMAPS, *, tls: bool = True, context: ssl.SSLContext | None = None) -> imaplib.IMAP4:
-    """A connection; over TLS where the port begins with it or, unless `tls` is False, after STARTTLS."""
+def open_imap(
+    host: str, port: int = IMAPS, *, tls: bool = True, context: ssl.SSLContext | None = None
+) -> imaplib.IMAP4:
+    """A connection: over TLS on port 993, else after STARTTLS unless `tls` is False."""
     context = context or tls_context()
     if port == IMAPS:
         return imaplib.IMAP4_SSL(host, port, ssl_context=context, timeout=TIMEOUT)
@@ -211,9 +224,9 @@ def imap(host: str, port: int = IMAPS, *, tls: bool = True, context: ssl.SSLCont
     return connection
 
 
-def mails(host: str, port: int, user: str, password: str, folder: str = "INBOX") -> list[bytes]:
+def read_mailbox(host: str, port: int, user: str, password: str, folder: str = "INBOX") -> list[bytes]:
     """All messages in a folder, oldest first."""
-    with imap(host, port) as mailbox:
+    with open_imap(host, port) as mailbox:
         mailbox.login(user, password)
         mailbox.select(folder, readonly=True)
         numbers = mailbox.search(None, "ALL")[1][0].split()
@@ -223,24 +236,26 @@ def mails(host: str, port: int, user: str, password: str, folder: str = "INBOX")
 # --- HTTPS
 
 
-def https(host: str, name: str | None, request: str) -> str:
-    """All that is answered to this request, byte for byte; nothing where the connection is closed. `name` is what the
-    client says the server is called (SNI); None: it speaks no TLS."""
+def request_https(host: str, name: str | None, request: str) -> str:
+    """The whole answer to this request; empty if the server closes the connection.
+
+    `name` is the server's name in the TLS handshake (SNI, RFC 6066 section 3); with None the client speaks no TLS.
+    """
     with socket.create_connection((host, 443), TIMEOUT) as plain:
         try:
-            talk = plain if name is None else tls_context().wrap_socket(plain, server_hostname=name or None)
-            talk.sendall(request.encode())
-            with talk.makefile("rb") as stream:
+            connection = plain if name is None else tls_context().wrap_socket(plain, server_hostname=name or None)
+            connection.sendall(request.encode())
+            with connection.makefile("rb") as stream:
                 return cast(bytes, stream.read()).decode(errors="replace")
         except (ssl.SSLError, ConnectionError):
             return ""
 
 
-# --- whatever the port
+# --- any protocol
 
 
-def append(host: str, user: str, password: str, times: int) -> str:
-    """So many messages of a few bytes, put into the mailbox: the answer to the last one, or the first refused."""
+def append_messages(host: str, user: str, password: str, times: int) -> str:
+    """Put so many messages of a few bytes into the mailbox; the answer to the last, or to the first refused."""
     return _in_mailbox(host, user, password, (lambda at: at.append("INBOX", "", "", b"a\r\n") for _ in range(times)))
 
 
@@ -250,81 +265,85 @@ def make_folders(host: str, user: str, password: str, times: int) -> str:
 
 
 def _in_mailbox(host: str, user: str, password: str, acts: Iterable[Callable[[imaplib.IMAP4], tuple[str, Any]]]) -> str:
-    def act() -> str:
+    def hold_session() -> str:
         answer = ""
-        with imap(host) as mailbox:
+        with open_imap(host) as mailbox:
             mailbox.login(user, password)
-            for each in acts:
-                code, text = each(mailbox)
+            for act in acts:
+                code, text = act(mailbox)
                 answer = f"{code} {text!r}"
                 if code != "OK":
                     break
         return answer
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
 def log_in(host: str, port: int, user: str, password: str, *, tls: bool = True) -> str:
-    """Try a password once: "235 …" or "OK" where it is right."""
+    """Try a password once; "235 …" or "OK" if it is right."""
 
-    def act() -> str:
+    def hold_session() -> str:
         if port not in (IMAP, IMAPS):
-            with smtp(host, port, tls=tls) as connection:
-                return ask(connection, auth_plain(user, password))
-        with imap(host, port, tls=tls) as mailbox:
+            with open_smtp(host, port, tls=tls) as connection:
+                return send_commands(connection, auth_plain(user, password))
+        with open_imap(host, port, tls=tls) as mailbox:
             return str(mailbox.login(user, password)[0])
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
 def shake_hands(host: str, port: int, version: str, ciphers: str) -> str:
-    """The TLS version that a client and the server agree on when the client knows just these: "OK TLSv1.2"."""
+    """The TLS version that the server agrees on with a client of this version and these ciphers: "OK TLSv1.2"."""
     context = tls_context(version, ciphers)
 
-    def act() -> str:
+    def hold_session() -> str:
         if port in (IMAP, IMAPS):
-            with imap(host, port, context=context) as connection:
+            with open_imap(host, port, context=context) as connection:
                 return f"OK {connection.sock.version()}"
-        with smtp(host, port, context=context) as connection:
+        with open_smtp(host, port, context=context) as connection:
             return f"OK {connection.sock.version()}"
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
 def open_ports(host: str, first: int = 1, last: int = 65535, *, wait: float = 0.5, width: int = 16384) -> list[int]:
-    """Those of the TCP ports that take a connection within `wait` seconds, asked `width` at a time."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    width = min(width, most - 64)
+    """The TCP ports that accept a connection within `wait` seconds, tried `width` at a time."""
+    max_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max_descriptors, max_descriptors))
+    width = min(width, max_descriptors - 64)
     ports = range(first, last + 1)
-    return [port for done in range(0, len(ports), width) for port in _open(host, ports[done : done + width], wait)]
+    return [
+        port
+        for start in range(0, len(ports), width)
+        for port in find_open_ports(host, ports[start : start + width], wait)
+    ]
 
 
-def _open(host: str, ports: range, wait: float) -> list[int]:
-    found, asked, poll = [], {}, select.poll()
+def find_open_ports(host: str, ports: range, wait: float) -> list[int]:
+    open_now, pending, poll = [], {}, select.poll()
     for port in ports:
         knock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         knock.setblocking(False)
         knock.connect_ex((host, port))
-        asked[knock.fileno()] = port, knock
+        pending[knock.fileno()] = port, knock
         poll.register(knock, select.POLLOUT)
     deadline = time.monotonic() + wait
-    while asked and (left := deadline - time.monotonic()) > 0:
+    while pending and (left := deadline - time.monotonic()) > 0:
         for descriptor, _ in poll.poll(left * 1000):
-            port, knock = asked.pop(descriptor)
+            port, knock = pending.pop(descriptor)
             poll.unregister(descriptor)
             if not knock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                found.append(port)
+                open_now.append(port)
             knock.close()
-    for _, knock in asked.values():
+    for _, knock in pending.values():
         knock.close()
-    return found
+    return open_now
 
 
-def ask_udp(host: str, port: int) -> str:
-    """Whether something answers there within a second: "OK"."""
+def ask_over_udp(host: str, port: int) -> str:
+    """`OK` if a program answers on this UDP port within a second."""
 
-    def act() -> str:
+    def hold_session() -> str:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as connection:
             connection.settimeout(1)
             connection.connect((host, port))
@@ -332,68 +351,71 @@ def ask_udp(host: str, port: int) -> str:
             connection.recv(9)
         return "OK"
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
-def greeting(host: str, port: int, seconds: float = 1) -> str:
-    """Whether the server speaks to us at all, within so many seconds: "OK"."""
+def await_greeting(host: str, port: int, seconds: float = 1) -> str:
+    """`OK` if the server says anything within so many seconds."""
 
-    def act() -> str:
+    def hold_session() -> str:
         with socket.create_connection((host, port), seconds) as connection:
             return "OK" if connection.recv(4096) else "dropped: closed"
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
 def try_once(host: str, door: str, source: str) -> str:
-    """A failure of the kind that `door` sees: a wrong password, an unknown SSH key, mail to be relayed."""
+    """Fail once at this door: a wrong password, an unknown SSH key, or mail to be relayed."""
     if door == "ssh":
         options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "ConnectTimeout=10")]
         command = ["ssh", "-b", source, *options, f"root@{host}", "true"]
         answer = ""
-        while "Permission denied" not in answer:  # but turned away unheard, as the crowd before a busy sshd is
+        while "Permission denied" not in answer:  # a busy sshd turns clients away before they can try
             answer = subprocess.run(command, capture_output=True, check=False, text=True, timeout=TIMEOUT).stderr
         return answer
     if door == "relay":
-        return talk(host, SMTP, envelope(STRANGER, OUTSIDE))
+        return talk_smtp(host, SMTP, envelope_commands(STRANGER, OUTSIDE))
     return log_in(host, {"imap": IMAP, "imaps": IMAPS, "submission": SUBMISSION}[door], "anna@example.test", "wrong")
 
 
 def try_again(host: str, door: str, source: str, times: int) -> list[str]:
-    """So many tries at once; the answers."""
+    """The answers to so many tries at once."""
     with ThreadPoolExecutor(times) as pool:
         return list(pool.map(lambda _: try_once(host, door, source), range(times)))
 
 
-def besiege(host: str, port: int, door: str, source: str, times: int, patience: float) -> dict[str, Any]:
-    """So many `tries` at once; then, within `patience` seconds, what is heard of whoever connects anew (`after`), and
-    on a connection that was made `before`."""
+def besiege_port(host: str, port: int, door: str, source: str, times: int, timeout: float) -> dict[str, Any]:
+    """Fail so many times at once, then wait up to `timeout` seconds until the server greets no new connection.
+
+    Returns the answers to the `tries`, the answer to a connection made `after` them, and the answer on a connection
+    that was opened `before` them.
+    """
     with socket.create_connection((host, port), TIMEOUT) as waiting:
         waiting.recv(4096)
         tries = try_again(host, door, source, times)
-        deadline = time.monotonic() + patience
-        while accepted(after := greeting(host, port, 5)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + timeout
+        while is_accepted(after := await_greeting(host, port, 5)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        return {"tries": tries, "after": after, "before": heard(lambda: _prod(waiting))}
+        return {"tries": tries, "after": after, "before": catch_answer(lambda: prod_connection(waiting))}
 
 
-def _prod(waiting: socket.socket) -> str:
-    """Commands that no server leaves unanswered, though it may answer that it is the wrong protocol, or hang up."""
+def prod_connection(waiting: socket.socket) -> str:
+    """Send commands that every server answers: it may say that the protocol is wrong, or hang up."""
     waiting.settimeout(2)
     waiting.sendall(b"a NOOP\r\n" * 3)
     waiting.recv(99)
     return "OK"
 
 
-def reach(path: str) -> str:
-    """Whether a program may connect to this Unix socket: "OK"."""
+def reach_socket(path: str) -> str:
+    """`OK` if a program may connect to this Unix socket."""
 
-    def act() -> str:
+    def hold_session() -> str:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
         return "OK"
 
-    return heard(act)
+    return catch_answer(hold_session)
 
 
 def run_on(
@@ -405,17 +427,19 @@ def run_on(
     times: int = 1,
     **options: Any,
 ) -> T:
-    """What one of the functions here returns, at the last of so many times, on another machine of the lab: from its
-    address `source`, of which an attacker has many, or as its Linux user `user`."""
-    called = json.dumps([function.__name__, arguments, options])
+    """Call a function of this module `times` times on another machine of the lab; the last result.
+
+    It connects from the machine's address `source` (an attacker has many), or runs as its Linux user `user`.
+    """
+    call = json.dumps([function.__name__, arguments, options])
     script = f"""{Path(__file__).read_text()}
-name, arguments, options = json.loads({called!r})
+name, arguments, options = json.loads({call!r})
 for _ in range({times}):
     answer = globals()[name](*arguments, **options)
 print(json.dumps(answer))
 """
     if source:
-        done = cast("Attacker", machine).run_python(script, source_ip=str(source))
+        process = cast("Attacker", machine).run_python(script, source_ip=str(source))
     else:
-        done = machine.run(f"runuser -u {user} -- python3 -", stdin=script)
-    return cast(T, json.loads(done.stdout))
+        process = machine.run(f"runuser -u {user} -- python3 -", stdin=script)
+    return cast(T, json.loads(process.stdout))

@@ -18,22 +18,22 @@ from clients import (
     STRANGER,
     SUBMISSION,
     SUBMISSIONS,
-    accepted,
-    append,
-    ask_udp,
-    crowd,
-    deliver,
-    envelope,
+    append_messages,
+    ask_over_udp,
+    compose_message,
+    connect_often,
+    deliver_message,
+    envelope_commands,
+    is_accepted,
     log_in,
     make_folders,
-    message,
     open_ports,
-    pour,
-    reach,
+    open_smtp,
+    reach_socket,
     run_on,
+    send_raw,
     shake_hands,
-    smtp,
-    talk,
+    talk_smtp,
 )
 
 from mailkeep.lab import Attacker, Internet, Lab, Server
@@ -84,7 +84,7 @@ class Target:
         for number, commands in enumerate(talks):
             source = self.attacker.ip6 + ((number + 1) << 48)
             self.attacker.run(f"ip -6 addr replace {source}/64 dev eth0 nodad")
-            answer = run_on(self.attacker, talk, self.address(6), SMTP, commands, source=source)
+            answer = run_on(self.attacker, talk_smtp, self.address(6), SMTP, commands, source=source)
         return answer
 
     @property
@@ -179,11 +179,11 @@ NO_FIREWALL = "nft delete table inet mailkeep"
 
 
 def on_port(port: int, *commands: str, login: bool = False, helo: str = "mx.outside.test") -> Callable[[Target], str]:
-    return lambda at: talk(at.ip, port, commands, login=at.anna if login else None, helo=helo)
+    return lambda at: talk_smtp(at.ip, port, commands, login=at.anna if login else None, helo=helo)
 
 
 def from_inside(host: str, *commands: str, user: str = "root") -> Callable[[Target], str]:
-    return lambda at: run_on(at.server, talk, host, SMTP, commands, user=user)
+    return lambda at: run_on(at.server, talk_smtp, host, SMTP, commands, user=user)
 
 
 def logins() -> Iterator[Attack]:
@@ -248,25 +248,25 @@ def spoofs() -> Iterator[Attack]:
     for what, sender in SPOOFED.items():
         yield Attack(
             f"Anna's login sends as {what}",
-            on_port(SUBMISSION, *envelope(sender, OUTSIDE), login=True),
+            on_port(SUBMISSION, *envelope_commands(sender, OUTSIDE), login=True),
             "55[34] 5.7.1|504 5.5.2|501 5.1.7",
             NO_LOGIN_MAP,
         )
     yield Attack(
         "Anna's login sends as the host's own name at submissions",
-        on_port(SUBMISSIONS, *envelope(f"test@{HOST}", OUTSIDE), login=True),
+        on_port(SUBMISSIONS, *envelope_commands(f"test@{HOST}", OUTSIDE), login=True),
         "553 5.7.1",
         NO_LOGIN_MAP,
     )
     for what, sender in {"a null byte": "anna\0@example.test", "an overlong domain": f"anna@{'a' * 300}.test"}.items():
         yield Attack(
             f"Anna's login sends as an address with {what}",
-            on_port(SUBMISSION, *envelope(sender, OUTSIDE), login=True),
+            on_port(SUBMISSION, *envelope_commands(sender, OUTSIDE), login=True),
             "501 5.1.7",
         )
     yield Attack(
         "mail is submitted without a login",
-        on_port(SUBMISSION, *envelope(STRANGER, OUTSIDE)),
+        on_port(SUBMISSION, *envelope_commands(STRANGER, OUTSIDE)),
         "554 5.7.1 .*Client host rejected",
         main_cf(
             "mynetworks=0.0.0.0/0",
@@ -296,19 +296,19 @@ def strangers() -> Iterator[Attack]:
     for what, sender in OURS.items():
         yield Attack(
             f"a stranger sends us mail as {what}",
-            on_port(SMTP, *envelope(sender, ANNA)),
+            on_port(SMTP, *envelope_commands(sender, ANNA)),
             "554 5.7.1 .*Log in on a submission port|450 4.1.8|504 5.5.2",
             ANY_SENDER,
         )
     yield Attack(
         "a stranger sends us mail as an account at our address",
-        lambda at: talk(at.ip, SMTP, envelope(f"anna@[{at.site.settings.host.addresses[0]}]", ANNA)),
+        lambda at: talk_smtp(at.ip, SMTP, envelope_commands(f"anna@[{at.site.settings.host.addresses[0]}]", ANNA)),
         "554 5.7.1 .*Log in on a submission port",
         ANY_SENDER,
     )
     yield Attack(
         "a stranger sends us mail as an account at our address, written otherwise",
-        lambda at: talk(at.ip, SMTP, envelope(f"anna@[IPv6:{at.server.ip6.exploded}]", ANNA)),
+        lambda at: talk_smtp(at.ip, SMTP, envelope_commands(f"anna@[IPv6:{at.server.ip6.exploded}]", ANNA)),
         "554 5.1.7 .*needs a domain name",
         ANY_SENDER,
     )
@@ -334,14 +334,14 @@ def relays() -> Iterator[Attack]:
     for how, recipient in RELAYED.items():
         yield Attack(
             f"a stranger relays {how}",
-            on_port(SMTP, *envelope(STRANGER, recipient)),
+            on_port(SMTP, *envelope_commands(STRANGER, recipient)),
             "554 5.7.1 .*Relay access denied",
             OPEN_RELAY,
         )
     for loopback in ("127.0.0.1", "::1", HOST):
         yield Attack(
             f"a local program relays through {loopback}",
-            from_inside(loopback, *envelope(STRANGER, OUTSIDE), user=INTRUDER),
+            from_inside(loopback, *envelope_commands(STRANGER, OUTSIDE), user=INTRUDER),
             "554 5.7.1 .*Relay access denied",
             OPEN_RELAY,
         )
@@ -355,7 +355,10 @@ def recipients() -> Iterator[Attack]:
     system = {"a Linux account": f"{INTRUDER}@{HOST}", "a file": f"/var/x@{HOST}", "a program": f'"|id"@{HOST}'}
     for what, recipient in (unlisted | system).items():
         yield Attack(
-            f"mail to {what} is taken", on_port(SMTP, *envelope(STRANGER, recipient)), "550 5.1.1", ANY_RECIPIENT
+            f"mail to {what} is taken",
+            on_port(SMTP, *envelope_commands(STRANGER, recipient)),
+            "550 5.1.1",
+            ANY_RECIPIENT,
         )
     yield Attack(
         "mail to a full mailbox is taken",
@@ -372,7 +375,7 @@ def recipients() -> Iterator[Attack]:
     for what, byte in {"a control character": "\x01", "a delete": "\x7f", "a tab": "\t"}.items():
         yield Attack(
             f"mail is taken for an address with {what}, which Dovecot's LMTP does not take",
-            on_port(SMTP, *envelope(STRANGER, f'"anna+{byte}"@example.test')),
+            on_port(SMTP, *envelope_commands(STRANGER, f'"anna+{byte}"@example.test')),
             "500 5.5.2",
             main_cf("smtpd_command_filter="),
         )
@@ -386,17 +389,17 @@ def recipients() -> Iterator[Attack]:
 
 def smuggling(end: str) -> Callable[[Target], str]:
     """One message, as a careless server hands it on (CVE-2023-51764); the answer to a second one that is in it."""
-    commands = ["EHLO mx.outside.test", *envelope(STRANGER, ANNA), "DATA"]
-    second = "\r\n".join([*envelope("smuggled@outside.test", ANNA), "BDAT 14 LAST", "Subject: two\r\n"])
+    commands = ["EHLO mx.outside.test", *envelope_commands(STRANGER, ANNA), "DATA"]
+    second = "\r\n".join([*envelope_commands("smuggled@outside.test", ANNA), "BDAT 14 LAST", "Subject: two\r\n"])
     whole = f"Subject: one\r\n\r\none{end}{second}\r\n.\r\n"
-    return lambda at: pour(at.ip, SMTP, *(f"{command}\r\n" for command in commands), whole, "", "", "")
+    return lambda at: send_raw(at.ip, SMTP, *(f"{command}\r\n" for command in commands), whole, "", "", "")
 
 
 def protocol() -> Iterator[Attack]:
-    greeting = envelope(STRANGER, ANNA)
+    greeting = envelope_commands(STRANGER, ANNA)
     yield Attack(
         "a client does not say who it is",
-        lambda at: pour(at.ip, SMTP, f"MAIL FROM:<{STRANGER}>\r\n"),
+        lambda at: send_raw(at.ip, SMTP, f"MAIL FROM:<{STRANGER}>\r\n"),
         "503 5.5.1",
         LAX_PROTOCOL,
     )
@@ -415,13 +418,13 @@ def protocol() -> Iterator[Attack]:
     )
     yield Attack(
         "addresses are harvested with RCPT in one connection",
-        lambda at: talk(at.ip, SMTP, [*greeting, *["RCPT TO:<guess@example.test>"] * 8, greeting[1]], insist=True),
+        lambda at: talk_smtp(at.ip, SMTP, [*greeting, *["RCPT TO:<guess@example.test>"] * 8, greeting[1]], insist=True),
         "dropped",
         NO_LIMITS,
     )
     yield Attack(
         "a client does not wait for answers",
-        lambda at: pour(at.ip, SMTP, "EHLO mx.outside.test\r\n" + "\r\n".join([*greeting, "DATA", ""])),
+        lambda at: send_raw(at.ip, SMTP, "EHLO mx.outside.test\r\n" + "\r\n".join([*greeting, "DATA", ""])),
         "554 5.5.0 .*synchronization",
         LAX_PROTOCOL,
     )
@@ -440,8 +443,8 @@ def protocol() -> Iterator[Attack]:
     )
     yield Attack(
         "a message is too large",
-        lambda at: deliver(
-            at.ip, SMTP, STRANGER, [ANNA], message(STRANGER, ANNA, "large") + LINE * (TOO_LARGE // len(LINE))
+        lambda at: deliver_message(
+            at.ip, SMTP, STRANGER, [ANNA], compose_message(STRANGER, ANNA, "large") + LINE * (TOO_LARGE // len(LINE))
         ),
         "552 5.3.4",
         LAX_PROTOCOL,
@@ -460,28 +463,28 @@ def floods() -> Iterator[Attack]:
     def flood(act: Callable[..., str], *arguments: object, times: int = 1) -> Callable[[Target], str]:
         return lambda at: run_on(at.attacker, act, at.ip, SMTP, *arguments, times=times, source=next(at.sources))
 
-    mail, recipient = envelope(STRANGER, ANNA)
+    mail, recipient = envelope_commands(STRANGER, ANNA)
     yield Attack(
         "one address connects more than 60 times a minute",
-        flood(crowd, 61, False),
+        flood(connect_often, 61, False),
         "421 4.7.0 .*too many connections",
         NO_LIMITS,
     )
     yield Attack(
         "one address holds more than 20 connections",
-        flood(crowd, 21, True),
+        flood(connect_often, 21, True),
         "421 4.7.0 .*too many connections",
         NO_LIMITS,
     )
     yield Attack(
         "one address sends more than 100 messages a minute",
-        flood(talk, [mail, "RSET"] * 17, times=6),
+        flood(talk_smtp, [mail, "RSET"] * 17, times=6),
         "450 4.7.1 .*too much mail",
         NO_LIMITS,
     )
     yield Attack(
         "one address sends to more than 300 recipients a minute",
-        flood(talk, [mail, *[recipient] * 75, "RSET"] * 4 + [mail, recipient]),
+        flood(talk_smtp, [mail, *[recipient] * 75, "RSET"] * 4 + [mail, recipient]),
         "450 4.7.1 .*too many recipients",
         NO_LIMITS,
     )
@@ -503,7 +506,7 @@ def mailboxes() -> Iterator[Attack]:
     """By whoever has an account, past its quota in bytes."""
     yield Attack(
         "a mailbox takes messages without end, if they are small",
-        lambda at: append(at.ip, *at.carl, 140),
+        lambda at: append_messages(at.ip, *at.carl, 140),
         "NO .*OVERQUOTA",
         "sed -i 's/ userdb_quota_message_count=[0-9]*//' /etc/dovecot/users",
     )
@@ -544,7 +547,7 @@ def from_within() -> Iterator[Attack]:
         yield Attack(
             f"an unlisted Linux user's program speaks SMTP to the outside over IPv{version}",
             lambda at, v=version: run_on(
-                at.server, pour, str(at.outside.ip if v == 4 else at.outside.ip6), SMTP, user=INTRUDER
+                at.server, send_raw, str(at.outside.ip if v == 4 else at.outside.ip6), SMTP, user=INTRUDER
             ),
             "dropped: .*(No route to host|Permission denied)",
             NO_FIREWALL,
@@ -569,7 +572,7 @@ def from_within() -> Iterator[Attack]:
     for path, without in sockets.items():
         yield Attack(
             f"a Linux user speaks to {path}",
-            lambda at, path=path: run_on(at.server, reach, path, user=INTRUDER),
+            lambda at, path=path: run_on(at.server, reach_socket, path, user=INTRUDER),
             "dropped: (PermissionError|FileNotFoundError)",
             without,
         )
@@ -591,12 +594,12 @@ def from_within() -> Iterator[Attack]:
 def reach_program(at: Target, version: int) -> str:
     """Over TCP and UDP, what somebody has started and forgotten."""
     found = run_on(at.attacker, open_ports, at.address(version), FORGOTTEN, FORGOTTEN)
-    answer = run_on(at.attacker, ask_udp, at.address(version), FORGOTTEN)
-    return "OK" if found or accepted(answer) else answer
+    answer = run_on(at.attacker, ask_over_udp, at.address(version), FORGOTTEN)
+    return "OK" if found or is_accepted(answer) else answer
 
 
 def sendmail(at: Target, user: str) -> str:
-    mail = message(ANNA, OUTSIDE, f"by {user}").replace("\r", "")
+    mail = compose_message(ANNA, OUTSIDE, f"by {user}").replace("\r", "")
     done = at.server.run(f"runuser -u {user} -- sendmail -f {ANNA} {OUTSIDE}", stdin=mail, check=False)
     return f"exit {done.returncode}: {done.stderr}" if done.returncode else "OK"
 
@@ -678,7 +681,7 @@ def weakened(target: Target, answers: object) -> Callable[[str], None]:
 )
 @pytest.mark.parametrize("port", [SUBMISSION, SUBMISSIONS])
 def test_an_account_sends_as_itself(target: Target, port: int, sender: str) -> None:
-    assert talk(target.ip, port, envelope(sender, OUTSIDE), login=target.anna) == "250 2.1.5 Ok"
+    assert talk_smtp(target.ip, port, envelope_commands(sender, OUTSIDE), login=target.anna) == "250 2.1.5 Ok"
 
 
 def test_ports_that_are_open_are_those_of_ssh_and_mail_and_no_other(target: Target) -> None:
@@ -689,7 +692,7 @@ def test_ports_that_are_open_are_those_of_ssh_and_mail_and_no_other(target: Targ
 
 def test_authentication_is_offered_only_where_it_is_encrypted_and_never_on_port_25(target: Target) -> None:
     def offered(port: int, tls: bool) -> bool:
-        with smtp(target.ip, port, tls=tls) as connection:
+        with open_smtp(target.ip, port, tls=tls) as connection:
             return connection.has_extn("auth")
 
     asked = {(SMTP, False), (SMTP, True), (SUBMISSION, False), (SUBMISSION, True), (SUBMISSIONS, True)}
@@ -720,4 +723,4 @@ def test_what_is_refused_leaves_nothing_in_the_queue_and_bounces_to_nobody(targe
 def test_without_its_hardening_it_happens_that(attack: Attack, target: Target, weakened: Callable[[str], None]) -> None:
     weakened(attack.without)
     answer = attack.act(target)
-    assert accepted(answer), answer
+    assert is_accepted(answer), answer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clients import IMAPS, SMTP, SUBMISSIONS, imap, smtp, tls_context
+from clients import IMAPS, SMTP, SUBMISSIONS, open_imap, open_smtp, tls_context
 from cryptography import x509
 
 from mailkeep.dns import client, formats, judge, observe, records
@@ -73,7 +73,7 @@ class World:
     def shown(self, port: int = IMAPS) -> str:
         """The certificate (PEM) that the server shows."""
         address = str(self.site.server.ip)
-        connection = imap(address, port) if port == IMAPS else smtp(address, port)
+        connection = open_imap(address, port) if port == IMAPS else open_smtp(address, port)
         der = connection.sock.getpeercert(binary_form=True)
         connection.sock.close()
         return ssl.DER_cert_to_PEM_cert(der)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import dkim
 import pytest
-from clients import SMTP, SUBMISSIONS, accepted, deliver, message, run_on
-from slow import slow
+from clients import SMTP, SUBMISSIONS, compose_message, deliver_message, is_accepted, run_on
+from slow_resolver import slow_resolver
 
 from mailkeep.dns import blocklists, client, formats, judge, mta_sts, observe, records
 from mailkeep.dns.blocklists import Blocklist
@@ -168,7 +168,7 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
     )
     listed = [*records.own_zone_records(many, keys), *records.reverse_records(many)]
     world.publish(text(listed))
-    with slow(world.internet.resolver, 0.2) as (resolver, asked):
+    with slow_resolver(world.internet.resolver, 0.2) as (resolver, asked):
         start = time.monotonic()
         seen = observe.observe_server(many, keys, client.make_resolver(resolver))
         took = time.monotonic() - start
@@ -185,8 +185,8 @@ def test_the_check_of_twelve_domains_takes_as_long_as_its_slowest_look_up(world:
 def test_our_mail_passes_spf_dkim_and_dmarc(world: World) -> None:
     world.internet.clear_messages()
     login = ANNA, world.site.passphrases[ANNA]
-    data = message(ANNA, STRICT, "ours")
-    assert accepted(deliver(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], data, login=login))
+    data = compose_message(ANNA, STRICT, "ours")
+    assert is_accepted(deliver_message(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], data, login=login))
     received = world.internet.wait_for(lambda mail: mail.message["Subject"] == "ours")
     assert {received.results[name] for name in ("spf", "dkim", "dmarc")} == {"pass"}
     world.site.server.run(f"sendmail {STRICT}", stdin="Subject: of the host\n\nHello.\n")
@@ -221,7 +221,7 @@ def signed(data: str, domain: str) -> str:
 
 
 def from_(author: str, *headers: str) -> str:
-    return message(author, STRICT, "spoofed", *headers)
+    return compose_message(author, STRICT, "spoofed", *headers)
 
 
 SPOOFS = {
@@ -245,7 +245,9 @@ def spoofer(world: World, attacker: Attacker) -> Attacker:
 
 
 def sent(world: World, spoofer: Attacker, spoof: Spoof) -> str:
-    return run_on(spoofer, deliver, str(world.internet.ip), SMTP, spoof.sender, [STRICT], spoof.data, helo=spoof.helo)
+    return run_on(
+        spoofer, deliver_message, str(world.internet.ip), SMTP, spoof.sender, [STRICT], spoof.data, helo=spoof.helo
+    )
 
 
 @pytest.mark.parametrize("name", SPOOFS)
@@ -256,16 +258,18 @@ def test_a_spoof_is_refused(world: World, spoofer: Attacker, name: str) -> None:
 def test_our_own_message_that_was_altered_is_refused(world: World, spoofer: Attacker) -> None:
     world.internet.clear_messages()
     login = ANNA, world.site.passphrases[ANNA]
-    deliver(str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], message(ANNA, STRICT, "taken"), login=login)
+    deliver_message(
+        str(world.site.server.ip), SUBMISSIONS, ANNA, [STRICT], compose_message(ANNA, STRICT, "taken"), login=login
+    )
     data = world.internet.wait_for(lambda mail: mail.message["Subject"] == "taken").data.decode()
-    assert accepted(sent(world, spoofer, Spoof("me@evil.test", data)))  # a forward: the signature still holds
+    assert is_accepted(sent(world, spoofer, Spoof("me@evil.test", data)))  # a forward: the signature still holds
     altered = data.replace("Hello.", "Send money.")
     assert sent(world, spoofer, Spoof("me@evil.test", altered)).startswith("550 5.7.26 ")
 
 
 def test_without_dmarc_spoofs_pass(world: World, spoofer: Attacker) -> None:
     world.publish(text([record for record in world.wanted() if not record.name.startswith("_dmarc.")]))
-    passed = [name for name, spoof in SPOOFS.items() if accepted(sent(world, spoofer, spoof))]
+    passed = [name for name, spoof in SPOOFS.items() if is_accepted(sent(world, spoofer, spoof))]
     assert len(passed) == len(SPOOFS)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clients import SUBMISSION, deliver, message
+from clients import SUBMISSION, compose_message, deliver_message
 
 from mailkeep.drills import picture, production
 from mailkeep.drills.attacks import ATTACKS
@@ -67,11 +67,11 @@ def test_without_the_guard_incident_a_goes_on(drill_setup: DrillSetup) -> None:
 def test_a_newsletter_to_200_is_one_message_where_mail_yml_allows_it(drill_setup: DrillSetup) -> None:
     drill_setup.prepare()
     readers = [f"reader-{one}@outside.test" for one in range(200)]
-    mail = message(STOLEN, readers[0], "newsletter")
+    mail = compose_message(STOLEN, readers[0], "newsletter")
 
     def send() -> str:
         login = (STOLEN, drill_setup.site.passphrases[STOLEN])
-        return deliver(str(drill_setup.server.ip), SUBMISSION, STOLEN, readers, mail, login=login)
+        return deliver_message(str(drill_setup.server.ip), SUBMISSION, STOLEN, readers, mail, login=login)
 
     assert send().startswith("450 4.7.1 <reader-60@outside.test>")
     with allow_newsletter(drill_setup.site):

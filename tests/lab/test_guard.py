@@ -17,16 +17,16 @@ from clients import (
     STRANGER,
     SUBMISSION,
     SUBMISSIONS,
-    accepted,
-    ask,
     auth_plain,
-    deliver,
-    envelope,
-    heard,
-    imap,
+    catch_answer,
+    compose_message,
+    deliver_message,
+    envelope_commands,
+    is_accepted,
     log_in,
-    message,
-    smtp,
+    open_imap,
+    open_smtp,
+    send_commands,
 )
 
 from mailkeep.cli import accounts, app
@@ -70,16 +70,16 @@ class Guarded:
     def send(self, name: str, to: str = OUTSIDE, *, header: str = "", port: int = SUBMISSIONS) -> str:
         """One message; `header` is what its From: line says."""
         sender = address(name)
-        text = message(header or sender, to, f"from {name}")
-        return deliver(self.ip, port, sender, [to], text, login=(sender, self.password))
+        text = compose_message(header or sender, to, f"from {name}")
+        return deliver_message(self.ip, port, sender, [to], text, login=(sender, self.password))
 
     def login(self, name: str, port: int) -> str:
         return log_in(self.ip, port, address(name), self.password)
 
     def session(self, name: str) -> Any:
         """An SMTP connection that has logged in."""
-        connection = smtp(self.ip, SUBMISSIONS)
-        assert ask(connection, auth_plain(address(name), self.password)).startswith("235")
+        connection = open_smtp(self.ip, SUBMISSIONS)
+        assert send_commands(connection, auth_plain(address(name), self.password)).startswith("235")
         return connection
 
     def ctl(self, command: str, name: str = "", *, check: bool = True) -> str:
@@ -134,14 +134,14 @@ def without(guarded: Guarded, line: str) -> Iterator[None]:
 
 def test_exactly_the_limit_is_accepted_however_many_connections_try_at_once(guarded: Guarded) -> None:
     answers = at_once(MOST * 2, lambda: guarded.send("cara"))
-    assert sum(map(accepted, answers)) == MOST, answers
-    assert all("may send 5 messages in 10 minutes; again at" in one for one in answers if not accepted(one))
+    assert sum(map(is_accepted, answers)) == MOST, answers
+    assert all("may send 5 messages in 10 minutes; again at" in one for one in answers if not is_accepted(one))
     assert guarded.used("cara") == MOST
 
 
 def test_without_the_guard_in_main_cf_everything_is_accepted(guarded: Guarded) -> None:
     with without(guarded, "guard ="):
-        assert all(map(accepted, at_once(MOST * 2, lambda: guarded.send("dora"))))
+        assert all(map(is_accepted, at_once(MOST * 2, lambda: guarded.send("dora"))))
     assert guarded.used("dora") == 0
 
 
@@ -149,12 +149,12 @@ def test_a_message_counts_as_its_recipients_and_a_refused_one_as_none(guarded: G
     sender = address("emil")
     with guarded.session("emil") as session:
         recipients = [f"emil{n}@outside.test" for n in range(RECIPIENTS + 1)]
-        assert session.sendmail(sender, recipients[:5], message(sender, OUTSIDE, "five")) == {}
-        answers = [ask(session, *envelope(sender, recipients[5]))]
-        answers += [ask(session, f"RCPT TO:<{one}>") for one in recipients[6:]]
+        assert session.sendmail(sender, recipients[:5], compose_message(sender, OUTSIDE, "five")) == {}
+        answers = [send_commands(session, *envelope_commands(sender, recipients[5]))]
+        answers += [send_commands(session, f"RCPT TO:<{one}>") for one in recipients[6:]]
         assert [answer[:3] for answer in answers] == ["250", "250", "250", "450"]
         session.rset()
-        assert session.sendmail(sender, recipients[5:8], message(sender, OUTSIDE, "three")) == {}
+        assert session.sendmail(sender, recipients[5:8], compose_message(sender, OUTSIDE, "three")) == {}
     assert guarded.used("emil", "recipients_per_10_minutes") == RECIPIENTS
 
 
@@ -166,7 +166,7 @@ def test_what_could_not_be_signed_does_not_count_and_neither_do_its_retries(guar
         assert guarded.used("fritz") == 0
     finally:
         guarded.server.run("systemctl reset-failed opendkim; systemctl start opendkim")
-    assert accepted(guarded.send("fritz"))
+    assert is_accepted(guarded.send("fritz"))
     assert guarded.used("fritz") == 1
 
 
@@ -180,7 +180,7 @@ def test_programs_on_the_server_have_a_limit_too_and_what_is_over_it_waits(guard
 
 
 def test_another_limit_reloads_the_guard_which_forgets_nothing(guarded: Guarded) -> None:
-    assert accepted(guarded.send("gerd"))
+    assert is_accepted(guarded.send("gerd"))
     process = guarded.server.run("systemctl show -P MainPID mailkeep-guard").stdout
     declared = yaml.safe_load(guarded.site.settings_file.read_text())
     limits = {"messages_per_10_minutes": 2}
@@ -190,7 +190,7 @@ def test_another_limit_reloads_the_guard_which_forgets_nothing(guarded: Guarded)
     assert said.code == 0, said.output
     assert said.changed == ["Files: checked, then put in place", "guard: services"]
     assert guarded.server.run("systemctl show -P MainPID mailkeep-guard").stdout == process
-    assert [accepted(guarded.send("gerd")) for _ in range(2)] == [True, False]
+    assert [is_accepted(guarded.send("gerd")) for _ in range(2)] == [True, False]
 
 
 # --- whom a message says to be from -----------------------------------------------------------------------------------
@@ -219,19 +219,19 @@ def test_an_account_does_not_write_as_somebody_else_in_the_from_line(guarded: Gu
 
 def test_a_foreign_sender_counts_as_soon_as_it_is_said(guarded: Guarded) -> None:
     sessions = [guarded.session("nora") for _ in range(5)]
-    answers = [ask(one, "MAIL FROM:<anna@example.test>") for one in sessions for _ in range(2)]
+    answers = [send_commands(one, "MAIL FROM:<anna@example.test>") for one in sessions for _ in range(2)]
     assert {answer[:40] for answer in answers} == {"553 5.7.1 nora@example.test does not own"}
     poll(lambda: guarded.frozen("nora"), 2, "not frozen while its sessions are open")
     guarded.ctl("thaw", "nora")
 
 
 def test_it_writes_as_itself_with_a_name_and_an_extension(guarded: Guarded) -> None:
-    assert accepted(guarded.send("ida", header="=?utf-8?q?Ida_=C3=9Cber?= <Ida+shop@example.test>"))
+    assert is_accepted(guarded.send("ida", header="=?utf-8?q?Ida_=C3=9Cber?= <Ida+shop@example.test>"))
 
 
 def test_without_the_milter_it_would(guarded: Guarded) -> None:
     with without(guarded, "submission_milters = $signing_milter"):
-        assert accepted(guarded.send("ida", header="anna@example.test"))
+        assert is_accepted(guarded.send("ida", header="anna@example.test"))
 
 
 # --- freezes ----------------------------------------------------------------------------------------------------------
@@ -243,43 +243,43 @@ def test_who_goes_on_over_the_limit_is_frozen_and_nobody_else_is(guarded: Guarde
     assert guarded.frozen("jan")
     assert "is frozen since" in answers[-1]
     assert "Ask postmaster@mail.example.test" in answers[-1]
-    poll(lambda: not accepted(guarded.login("jan", IMAPS)), 2, "still logs in")
-    assert not accepted(guarded.login("jan", SUBMISSION))
-    assert accepted(guarded.login("karl", SUBMISSION))
-    assert accepted(guarded.send("karl"))
+    poll(lambda: not is_accepted(guarded.login("jan", IMAPS)), 2, "still logs in")
+    assert not is_accepted(guarded.login("jan", SUBMISSION))
+    assert is_accepted(guarded.login("karl", SUBMISSION))
+    assert is_accepted(guarded.send("karl"))
 
 
 def test_a_freeze_by_hand_cuts_sessions_holds_the_queue_survives_a_reboot_and_ends(guarded: Guarded) -> None:
     name, other, waiting = "lena", "mia", "defer@outside.test"
-    assert accepted(guarded.send(name, waiting))
-    assert accepted(guarded.send(other, waiting))
+    assert is_accepted(guarded.send(name, waiting))
+    assert is_accepted(guarded.send(other, waiting))
     poll(lambda: all(" deferred " in guarded.ctl("queue", one) for one in (name, other)), 20, "nothing waits")
-    mailbox, session = imap(guarded.ip), guarded.session(name)
+    mailbox, session = open_imap(guarded.ip), guarded.session(name)
     mailbox.login(address(name), guarded.password)
 
     guarded.server.run("systemctl stop mailkeep-watch")  # which would be at it too, and leave less to do
     start = time.monotonic()
     said = guarded.ctl("freeze --why 'sends spam'", name)
     assert "1 message put on hold, 1 session cut." in said
-    assert heard(lambda: str(mailbox.noop())).startswith("dropped")
-    assert heard(lambda: ask(session, *envelope(address(name), OUTSIDE))).startswith("521")
-    assert heard(lambda: ask(session, "NOOP")).startswith("dropped")
+    assert catch_answer(lambda: str(mailbox.noop())).startswith("dropped")
+    assert catch_answer(lambda: send_commands(session, *envelope_commands(address(name), OUTSIDE))).startswith("521")
+    assert catch_answer(lambda: send_commands(session, "NOOP")).startswith("dropped")
     assert time.monotonic() - start < 4
-    poll(lambda: not accepted(guarded.login(name, IMAPS)), 2, "still logs in")
+    poll(lambda: not is_accepted(guarded.login(name, IMAPS)), 2, "still logs in")
     assert "sends spam" in guarded.ctl("status")
     sample = guarded.server.run(f"cat /var/lib/mailkeep-watch/samples/{address(name)}/*").stdout
     assert f"from {name}" in sample
 
     guarded.server.restart()
-    assert not accepted(guarded.login(name, IMAPS))
-    assert not accepted(guarded.send(name))
-    assert accepted(guarded.login(other, IMAPS))
+    assert not is_accepted(guarded.login(name, IMAPS))
+    assert not is_accepted(guarded.send(name))
+    assert is_accepted(guarded.login(other, IMAPS))
     assert guarded.ctl("queue", name).count(" hold ") == 1
     assert guarded.ctl("queue", other).count(" hold ") == 0
 
     assert "1 message of it still held, to 1 recipient" in guarded.ctl("thaw", name)
-    poll(lambda: accepted(guarded.login(name, IMAPS)), 5, "does not log in")
-    assert accepted(guarded.send(name))
+    poll(lambda: is_accepted(guarded.login(name, IMAPS)), 5, "does not log in")
+    assert is_accepted(guarded.send(name))
     assert "1 message on its way" in guarded.ctl("release", name)
     assert "1 message deleted" in guarded.ctl("delete", other)
     assert "0 messages" in guarded.ctl("queue", other)
@@ -323,13 +323,13 @@ def test_without_the_guard_nobody_sends_and_everybody_receives(guarded: Guarded,
         answer = guarded.send("karl")
         assert answer[:1] == "4" or answer.startswith("dropped"), answer
         assert time.monotonic() - start < 10
-        text = message(STRANGER, address("karl"), "while it is down").encode()
+        text = compose_message(STRANGER, address("karl"), "while it is down").encode()
         assert guarded.outside.send(STRANGER, address("karl"), guarded.ip, text).code == 250
-    poll(lambda: accepted(guarded.send("mia")), 10, "does not come back")
+    poll(lambda: is_accepted(guarded.send("mia")), 10, "does not come back")
 
 
 def test_a_guard_that_is_killed_is_back_at_once_and_knows_what_was_sent(guarded: Guarded) -> None:
     before = guarded.used("karl")
     guarded.server.run("systemctl kill --signal=KILL mailkeep-guard")
-    assert accepted(guarded.send("karl"))  # Postfix waits at the sockets meanwhile
+    assert is_accepted(guarded.send("karl"))  # Postfix waits at the sockets meanwhile
     assert guarded.used("karl") == before + 1

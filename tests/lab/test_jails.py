@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from clients import IMAP, SMTP, SUBMISSION, accepted, besiege, envelope, greeting, log_in, run_on, talk, try_again
+from clients import (
+    IMAP,
+    SMTP,
+    SUBMISSION,
+    await_greeting,
+    besiege_port,
+    envelope_commands,
+    is_accepted,
+    log_in,
+    run_on,
+    talk_smtp,
+    try_again,
+)
 
 from mailkeep.lab import Attacker, Lab, Server, poll
 from mailkeep.lab.site import Site
@@ -58,7 +70,7 @@ class Fortress:
 
     def besieged(self, door: str, version: int) -> dict[str, Any]:
         host, source = self.address(version), self.source(version, door)
-        return run_on(self.attacker, besiege, host, DOORS[door], door, source, MAXRETRY, PATIENCE, source=source)
+        return run_on(self.attacker, besiege_port, host, DOORS[door], door, source, MAXRETRY, PATIENCE, source=source)
 
     def patiently(self, door: str, version: int) -> list[str]:
         host, source = self.address(version), self.source(version, door, patient=True)
@@ -116,7 +128,7 @@ def outcome(fortress: Fortress, lab: Lab) -> Mapping[tuple[str, int], dict[str, 
         ]
         sieges = [pool.submit(fortress.besieged, *case) for case in CASES]
         for done in (*few, *own):
-            assert not any(map(accepted, done.result()))
+            assert not any(map(is_accepted, done.result()))
         return dict(zip(CASES, [siege.result() for siege in sieges], strict=True))
 
 
@@ -125,7 +137,7 @@ def test_who_fails_too_often_is_no_longer_spoken_to(
     outcome: Mapping[tuple[str, int], dict[str, Any]], door: str, version: int
 ) -> None:
     siege = outcome[door, version]
-    assert not any(map(accepted, siege["tries"]))
+    assert not any(map(is_accepted, siege["tries"]))
     assert "timed out" in siege["after"]
     assert "timed out" in siege["before"], "a connection that was open still is"
 
@@ -159,7 +171,7 @@ def test_without_the_firewalls_rules_who_is_banned_is_spoken_to(fortress: Fortre
     for door, version in CASES:
         source = fortress.source(version, door)
         assert source in banned
-        said = run_on(fortress.attacker, greeting, fortress.address(version), DOORS[door], 5, source=source)
+        said = run_on(fortress.attacker, await_greeting, fortress.address(version), DOORS[door], 5, source=source)
         assert said == "OK"
     fortress.server.run("nft -f -", stdin=rules)
 
@@ -170,7 +182,7 @@ def test_who_is_frozen_or_refused_too_much_is_no_attacker(fortress: Fortress) ->
     ben, anna = ((user, fortress.passphrases[user]) for user in (BEN, ANNA))
     host = fortress.address(4)
     fortress.server.run(f"mailkeepctl freeze {BEN}")
-    many = envelope(ANNA, *["nobody@example.test"] * 8)
+    many = envelope_commands(ANNA, *["nobody@example.test"] * 8)
     attacker, times = fortress.attacker, MAXRETRY + 1
     with ThreadPoolExecutor() as pool:  # each server lets them wait for a while
         logins = [
@@ -179,10 +191,10 @@ def test_who_is_frozen_or_refused_too_much_is_no_attacker(fortress: Fortress) ->
             for _ in range(times)
         ]
         talks = [
-            pool.submit(run_on, attacker, talk, host, SUBMISSION, many, source=refused, login=anna, insist=True)
+            pool.submit(run_on, attacker, talk_smtp, host, SUBMISSION, many, source=refused, login=anna, insist=True)
             for _ in range(times)
         ]
-    assert not any(accepted(login.result()) for login in logins)
+    assert not any(is_accepted(login.result()) for login in logins)
     assert all("dropped" in answer.result() for answer in talks)
     fortress.server.run(f"mailkeepctl thaw {BEN}")
     fortress.guess(guesser)  # what comes after them is noticed: so would they have been
@@ -234,7 +246,7 @@ def test_a_ban_lasts_longer_each_time_and_who_is_banned_again_and_again_loses_ev
     sentences = [("dovecot", first), ("postfix", first), ("postfix", 2 * first)]
     assert fortress.sentences(offender) == [*sentences, ("recidive", week)]
     for port in DOORS.values():
-        assert "timed out" in run_on(fortress.attacker, greeting, fortress.address(4), port, source=offender)
+        assert "timed out" in run_on(fortress.attacker, await_greeting, fortress.address(4), port, source=offender)
 
 
 @pytest.mark.usefixtures("outcome")
@@ -245,4 +257,4 @@ def test_without_fail2ban_nobody_is_stopped(fortress: Fortress) -> None:
     assert not fortress.server.run("nft list tables | grep f2b", check=False).stdout
     for door, port in DOORS.items():
         source = fortress.source(4, door, patient=True)
-        assert run_on(fortress.attacker, greeting, fortress.address(4), port, 5, source=source) == "OK"
+        assert run_on(fortress.attacker, await_greeting, fortress.address(4), port, 5, source=source) == "OK"

@@ -17,12 +17,12 @@ from clients import (
     STRANGER,
     SUBMISSION,
     SUBMISSIONS,
-    accepted,
-    deliver,
-    envelope,
-    mails,
-    message,
-    talk,
+    compose_message,
+    deliver_message,
+    envelope_commands,
+    is_accepted,
+    read_mailbox,
+    talk_smtp,
 )
 
 from mailkeep.dns.records import own_zone_records
@@ -62,11 +62,13 @@ class Post:
     def submit(self, subject: str, *headers: str, recipient: str = OUTSIDE, port: int = SUBMISSION) -> str:
         """Anna sends a message."""
         login = ANNA, self.site.passphrases[ANNA]
-        return deliver(self.ip, port, ANNA, [recipient], message(ANNA, recipient, subject, *headers), login=login)
+        return deliver_message(
+            self.ip, port, ANNA, [recipient], compose_message(ANNA, recipient, subject, *headers), login=login
+        )
 
     def receive(self, subject: str, recipient: str) -> None:
         """Somebody outside sends a message, over IPv6 where he can."""
-        text = message(STRANGER, recipient, subject).encode()
+        text = compose_message(STRANGER, recipient, subject).encode()
         reply = self.outside.send(STRANGER, recipient, self.server.ip, text)
         assert reply.code == 250, reply
 
@@ -77,7 +79,7 @@ class Post:
         """The message in a mailbox, once it is there."""
 
         def there() -> list[EmailMessage]:
-            raw = mails(self.ip, port, owner, self.site.passphrases[owner], folder)
+            raw = read_mailbox(self.ip, port, owner, self.site.passphrases[owner], folder)
             parsed = [message_from_bytes(one, policy=policy.default) for one in raw]
             return [one for one in parsed if subject in str(one["Subject"])]
 
@@ -140,7 +142,7 @@ def without(post: Post) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.parametrize("port", [SUBMISSION, SUBMISSIONS])
 def test_what_an_account_sends_arrives_with_a_signature_that_the_printed_record_verifies(post: Post, port: int) -> None:
-    assert accepted(post.submit(f"signed-{port}", port=port))
+    assert is_accepted(post.submit(f"signed-{port}", port=port))
     received = post.arrived(f"signed-{port}")
     assert (received.sender, received.recipients) == (ANNA, (OUTSIDE,))
     assert received.tls == "TLSv1.3"
@@ -195,7 +197,7 @@ def test_nothing_leaves_unsigned_while_the_signer_is_down(post: Post, without: C
 
     without("postconf -e milter_default_action=accept")
     post.server.run(KILL_SIGNER)
-    assert accepted(post.submit("unsigned"))
+    assert is_accepted(post.submit("unsigned"))
     assert not post.arrived("unsigned").message["DKIM-Signature"]
 
 
@@ -250,7 +252,7 @@ def test_mail_from_outside_is_neither_signed_nor_completed(post: Post) -> None:
 
 
 def test_mail_between_accounts_arrives(post: Post) -> None:
-    assert accepted(post.submit("among us", recipient=BEN))
+    assert is_accepted(post.submit("among us", recipient=BEN))
     assert post.found("among us", BEN)["From"] == ANNA
 
 
@@ -273,7 +275,7 @@ def test_a_catch_all_takes_what_nobody_else_does(boot_copy: Callable[[str], Site
     post.receive("for anna", ANNA)
     assert post.found("for nobody", BEN)
     assert post.found("for anna", ANNA)
-    assert talk(post.ip, 25, envelope(STRANGER, "nobody@example-two.test")).startswith("550 5.1.1")
+    assert talk_smtp(post.ip, 25, envelope_commands(STRANGER, "nobody@example-two.test")).startswith("550 5.1.1")
 
 
 def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_waits(
@@ -286,7 +288,7 @@ def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_w
     post = Post(deployed(site), internet)
     assert post.server.run("stat -c '%a %U' /etc/postfix/relay_password").stdout == "600 root\n"
 
-    assert accepted(post.submit("relayed"))
+    assert is_accepted(post.submit("relayed"))
     waits = poll(lambda: post.server.run("postqueue -j | grep -i certificate", check=False).stdout, 15, "not deferred")
     assert "not trusted" in waits or "not verified" in waits
     assert not [m for m in internet.read_messages() if m.message["Subject"] == "relayed"]
@@ -307,9 +309,9 @@ systemctl stop postfix
 mkdir /small; mount -t tmpfs -o size=400M tmpfs /small; cp -a {queue}/. /small; mount --bind /small {queue}
 systemctl restart dovecot postfix""")
     offer = [f"MAIL FROM:<{STRANGER}>"]
-    assert talk(str(server.ip), 25, offer).startswith("452 4.3.1 Insufficient system storage")
+    assert talk_smtp(str(server.ip), 25, offer).startswith("452 4.3.1 Insufficient system storage")
     server.run("postconf -e queue_minfree=0; systemctl restart postfix")
-    assert accepted(talk(str(server.ip), 25, offer))
+    assert is_accepted(talk_smtp(str(server.ip), 25, offer))
 
 
 # --- a reboot
@@ -324,7 +326,7 @@ def test_after_a_reboot_every_unit_runs_and_mail_flows(post: Post) -> None:
     assert before - after <= {unit for unit in before if "@" in unit or unit.startswith(("session", "apt-"))}
     assert post.server.run("nft list table inet mailkeep").stdout
     poll(lambda: post.server.run("nft list table inet f2b-table", check=False).stdout, 20, "fail2ban has no table")
-    assert accepted(post.submit("after the reboot"))
+    assert is_accepted(post.submit("after the reboot"))
     assert post.verifies(post.arrived("after the reboot").data)
     post.receive("back again", ANNA)
     assert post.found("back again", ANNA)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import yaml
-from clients import OUTSIDE, SUBMISSIONS, accepted, deliver, message
+from clients import OUTSIDE, SUBMISSIONS, compose_message, deliver_message, is_accepted
 
 from mailkeep.inventory import passwords
 from mailkeep.inventory.credentials import save_shared_store_password
@@ -39,8 +39,8 @@ class Pair:
 
     def send(self, name: str, server: Server) -> str:
         sender = address(name)
-        text = message(sender, OUTSIDE, f"from {name}")
-        return deliver(str(server.ip), SUBMISSIONS, sender, [OUTSIDE], text, login=(sender, self.password))
+        text = compose_message(sender, OUTSIDE, f"from {name}")
+        return deliver_message(str(server.ip), SUBMISSIONS, sender, [OUTSIDE], text, login=(sender, self.password))
 
     def events(self, server: Server) -> list[str]:
         events = json.loads(server.run("mailkeepctl events --json").stdout)["events"]
@@ -82,7 +82,7 @@ def at_both(pair: Pair, name: str, times: int) -> int:
     """How many of so many messages at each server are accepted, all sent at once."""
     with ThreadPoolExecutor(2 * times) as pool:
         sent = [pool.submit(pair.send, name, server) for server in pair.servers for _ in range(times)]
-        return sum(accepted(one.result()) for one in sent)
+        return sum(is_accepted(one.result()) for one in sent)
 
 
 def test_exactly_the_limit_is_accepted_at_both_together(pair: Pair) -> None:
@@ -124,7 +124,7 @@ def test_without_the_store_each_counts_for_itself_and_the_operator_is_told(pair:
     pair.store.run("systemctl stop valkey-server")
     try:
         start = time.monotonic()
-        assert accepted(pair.send("emil", pair.servers[0]))
+        assert is_accepted(pair.send("emil", pair.servers[0]))
         assert time.monotonic() - start < 10
         assert at_both(pair, "emil", MOST + 1) == 2 * MOST - 1
         assert "goes by its own count" in pair.events(pair.servers[0])[-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import IMAPS, STRANGER, SUBMISSIONS, accepted, deliver, imap, mails, message
+from clients import IMAPS, STRANGER, SUBMISSIONS, compose_message, deliver_message, is_accepted, open_imap, read_mailbox
 
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.internet import DIRECTORY
@@ -150,11 +150,11 @@ def live(site: Site, internet: Internet) -> None:
     """Mail comes in, more waits to go out, an account is frozen with a message in the queue, an address is banned."""
     address = str(site.server.ip)
     for recipient in (ANNA, BEN):
-        mail = message(STRANGER, recipient, "before the upgrade").encode()
+        mail = compose_message(STRANGER, recipient, "before the upgrade").encode()
         assert internet.send(STRANGER, recipient, address, mail).code == 250
     for sender in (ANNA, ANNA, BEN):
-        text, login = message(sender, WAITS, "waits"), (sender, site.passphrases[sender])
-        assert accepted(deliver(address, SUBMISSIONS, sender, [WAITS], text, login=login))
+        text, login = compose_message(sender, WAITS, "waits"), (sender, site.passphrases[sender])
+        assert is_accepted(deliver_message(address, SUBMISSIONS, sender, [WAITS], text, login=login))
     poll(lambda: len(read_queue(site.server, "deferred")) == 3, 30, "the messages do not wait")
     poll(lambda: len(site.server.run(READ_MAILBOXES).stdout.splitlines()) == 2, 30, "no mail in the mailboxes")
     site.server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
@@ -165,9 +165,9 @@ def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
     """Of what the accounts have sent: alerts of the watch come and go."""
     messages = map(json.loads, server.run("postqueue -j").stdout.splitlines())
     return {
-        message["queue_id"]: (message["sender"], message["queue_name"])
-        for message in messages
-        if message["sender"] in (ANNA, BEN) and (not queues or message["queue_name"] in queues)
+        entry["queue_id"]: (entry["sender"], entry["queue_name"])
+        for entry in messages
+        if entry["sender"] in (ANNA, BEN) and (not queues or entry["queue_name"] in queues)
     }
 
 
@@ -243,7 +243,7 @@ def test_no_mail_is_lost_from_the_mailboxes_or_the_queue(upgrade: Upgrade) -> No
     assert upgrade.after.mailboxes == upgrade.before.mailboxes
     assert sorted(upgrade.before.queue.values()) == [(ANNA, "deferred"), (ANNA, "deferred"), (BEN, "hold")]
     assert upgrade.after.queue == upgrade.before.queue
-    inbox = mails(str(upgrade.site.server.ip), IMAPS, ANNA, upgrade.site.passphrases[ANNA])
+    inbox = read_mailbox(str(upgrade.site.server.ip), IMAPS, ANNA, upgrade.site.passphrases[ANNA])
     assert [b"Subject: before the upgrade" in mail for mail in inbox] == [True]
 
 
@@ -282,4 +282,4 @@ def test_the_frozen_account_is_thawed_and_its_held_mail_released(upgrade: Upgrad
     server, passphrase = upgrade.site.server, upgrade.site.passphrases[BEN]
     assert "1 message of it still held" in server.run(f"mailkeepctl thaw {BEN}").stdout
     assert "1 message on its way" in server.run(f"mailkeepctl release {BEN}").stdout
-    imap(str(server.ip)).login(BEN, passphrase)
+    open_imap(str(server.ip)).login(BEN, passphrase)

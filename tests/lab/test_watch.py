@@ -21,12 +21,12 @@ from clients import (
     STRANGER,
     SUBMISSION,
     TIMEOUT,
-    deliver,
-    heard,
-    imap,
+    catch_answer,
+    compose_message,
+    deliver_message,
     log_in,
-    message,
-    reach,
+    open_imap,
+    reach_socket,
     run_on,
 )
 
@@ -80,7 +80,7 @@ class Operator:
         requests: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [(one["time"], one["body"]) for one in requests if one["status"] < 300 and one["time"] > self.since]
 
-    def heard(self, text: str, way: str, patience: float = SOON + 10) -> float:
+    def catch_answer(self, text: str, way: str, patience: float = SOON + 10) -> float:
         """How many seconds after it had happened the operator heard of it."""
         look = self.mails if way == "mail" else self.posts
         found = poll(lambda: [at for at, said in look() if text in said], patience, f"no alert by {way}: {text}", 0.3)
@@ -257,11 +257,11 @@ def test_it_is_small(repaired: Operator) -> None:
 def test_a_freeze_is_carried_out_within_two_seconds_and_told(repaired: Operator) -> None:
     server = repaired.server
     passphrase = repaired.site.passphrases[BEN]
-    session = imap(str(server.ip))
+    session = open_imap(str(server.ip))
     session.login(BEN, passphrase)
     repaired.begin()
     with frozen(server, BEN):
-        poll(lambda: not heard(lambda: session.noop()[0]).startswith("OK"), 5, "the session goes on", 0.2)
+        poll(lambda: not catch_answer(lambda: session.noop()[0]).startswith("OK"), 5, "the session goes on", 0.2)
         assert time.time() - repaired.since < 3  # writing the file included
         assert repaired.heard(f"{BEN} is frozen by guard: 30 tries", "webhook") < SOON
         assert repaired.heard("1 session cut", "mail") < SOON
@@ -284,7 +284,9 @@ def test_an_account_that_nears_its_limit_and_goes_over_it_is_told(repaired: Oper
     login = ANNA, repaired.site.passphrases[ANNA]
     repaired.begin()
     answers = [
-        deliver(str(repaired.server.ip), SUBMISSION, ANNA, [OUTSIDE], message(ANNA, OUTSIDE, "x"), login=login)
+        deliver_message(
+            str(repaired.server.ip), SUBMISSION, ANNA, [OUTSIDE], compose_message(ANNA, OUTSIDE, "x"), login=login
+        )
         for _ in range(5)
     ]
     assert [answer[:1] for answer in answers] == ["2", "2", "2", "2", "4"]
@@ -393,7 +395,7 @@ def test_an_alert_still_goes_when_the_disk_has_no_room_for_other_mail(repaired: 
     more_than_is_free = 10**18  # bytes: as if the disk were full
     server.run(f"postconf -e queue_minfree={more_than_is_free} && postfix reload")
     try:
-        refused = deliver(str(server.ip), SMTP, STRANGER, [ANNA], message(STRANGER, ANNA, "x"))
+        refused = deliver_message(str(server.ip), SMTP, STRANGER, [ANNA], compose_message(STRANGER, ANNA, "x"))
         assert refused.startswith("452 4.3.1"), refused
         assert next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
         server.run("postconf -PX alerts/unix/queue_minfree && postfix reload")
@@ -424,7 +426,7 @@ def test_mail_of_the_watch_is_signed(repaired: Operator) -> None:
 def test_the_path_of_alerts_takes_mail_to_administrators_only(repaired: Operator) -> None:
     said = repaired.server.run(f"python3 -B - {ALERTS} {ADMIN} {ANNA} stranger@outside.test", stdin=ASK_THE_PATH)
     assert said.stdout.split() == ["250", "554", "554"]
-    assert "Permission denied" in run_on(repaired.server, reach, ALERTS, user="nobody")
+    assert "Permission denied" in run_on(repaired.server, reach_socket, ALERTS, user="nobody")
 
 
 def test_no_secret_of_the_webhook_is_in_the_journal_or_a_process_list(repaired: Operator) -> None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from clients import accepted, https, log_in, mails, open_ports, run_on
+from clients import is_accepted, log_in, open_ports, read_mailbox, request_https, run_on
 
 from mailkeep.dns import client, judge, observe
 from mailkeep.dns.formats import format_zone_file
@@ -87,7 +87,7 @@ def get(one: web.Page, method: str = "GET", *, path: str = "", host: str = "", b
 
 def served(site: Site, one: web.Page, request: str = "") -> bool:
     """Whether who asks for this page is given it."""
-    answer = https(str(site.server.ip), one.name, request or get(one))
+    answer = request_https(str(site.server.ip), one.name, request or get(one))
     head, _, body = answer.partition("\r\n\r\n")
     return (
         head.startswith("HTTP/1.1 200 ") and f"Content-Type: {one.media_type}" in head and body == one.content.decode()
@@ -100,7 +100,7 @@ def served(site: Site, one: web.Page, request: str = "") -> bool:
 def test_every_declared_text_is_served_over_both_protocols(serving: Site) -> None:
     for one in web.list_pages(serving.settings):
         assert served(serving, one)
-        assert https(str(serving.server.ip6), one.name, get(one)).endswith(one.content.decode())
+        assert request_https(str(serving.server.ip6), one.name, get(one)).endswith(one.content.decode())
 
 
 def test_the_live_check_finds_the_policy_and_every_record(
@@ -180,7 +180,7 @@ def test_an_independent_client_takes_the_policy_and_postfix_delivers_by_it(
     said = sender("by the policy")
     assert "Verified TLS connection established to mail.example.test" in said
     assert "status=sent" in said
-    inbox = partial(mails, str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA])
+    inbox = partial(read_mailbox, str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA])
     poll(lambda: any(b"Subject: by the policy" in mail for mail in inbox()), 10, "it is not in the mailbox")
 
     # That it is the policy which they go by: with another server in it, none of ours will do.
@@ -193,7 +193,9 @@ def test_an_independent_client_takes_the_policy_and_postfix_delivers_by_it(
 
 def test_thunderbird_is_told_where_one_can_log_in(serving: Site) -> None:
     one = page(serving, "autoconfig")
-    answer = https(str(serving.server.ip), one.name, get(one, path=f"{one.path}?emailaddress=anna%40example.test"))
+    answer = request_https(
+        str(serving.server.ip), one.name, get(one, path=f"{one.path}?emailaddress=anna%40example.test")
+    )
     provider = ElementTree.fromstring(answer.partition("\r\n\r\n")[2])[0]  # noqa: S314 - of our own server
     servers = [*provider.findall("incomingServer"), *provider.findall("outgoingServer")]
     assert len(servers) == 4
@@ -201,7 +203,7 @@ def test_thunderbird_is_told_where_one_can_log_in(serving: Site) -> None:
         assert server.findtext("hostname") == serving.settings.host.name
         user = str(server.findtext("username")).replace("%EMAILADDRESS%", ANNA)
         port = int(str(server.findtext("port")))
-        assert accepted(log_in(str(serving.server.ip), port, user, serving.passphrases[ANNA]))
+        assert is_accepted(log_in(str(serving.server.ip), port, user, serving.passphrases[ANNA]))
 
 
 # As Outlook asks ([MS-OXDSCLI] section 4.1), in its spelling of the path.
@@ -219,7 +221,7 @@ def test_outlook_is_told_where_one_can_log_in(serving: Site) -> None:
     for protocol in ElementTree.fromstring(one.content).findall(".//{*}Protocol"):  # noqa: S314 - our own
         user = f"anna@{protocol.findtext('{*}DomainName')}"
         port = int(str(protocol.findtext("{*}Port")))
-        assert accepted(log_in(str(serving.server.ip), port, user, serving.passphrases[ANNA]))
+        assert is_accepted(log_in(str(serving.server.ip), port, user, serving.passphrases[ANNA]))
 
 
 # --- who should not
@@ -229,29 +231,31 @@ def test_everything_else_is_hung_up_on(serving: Site) -> None:
     ip = str(serving.server.ip)
     policy, config, outlook = (page(serving, kind) for kind in ("mta-sts", "autoconfig", "autodiscover"))
     refused = {
-        "no name": https(ip, "", get(policy)),
-        "the host's name": https(ip, "mail.example.test", get(policy, host="mail.example.test")),
-        "a mail domain": https(ip, "example.test", get(policy, host="example.test")),
-        "another host": https(ip, policy.name, get(policy, host="mail.example.test")),
-        "the address as host": https(ip, policy.name, get(policy, host=ip)),
-        "no host": https(ip, policy.name, f"GET {policy.path} HTTP/1.0\r\n\r\n"),
-        "two hosts": https(ip, policy.name, f"GET {policy.path} HTTP/1.1\r\nHost: {policy.name}\r\nHost: x\r\n\r\n"),
-        "another's path": https(ip, policy.name, get(policy, path=config.path)),
-        "the root": https(ip, policy.name, get(policy, path="/")),
-        "another spelling": https(ip, policy.name, get(policy, path=policy.path.upper())),
-        "a path that leads out": https(ip, policy.name, get(policy, path=f"{policy.path}/../../../nginx.conf")),
-        "a path out of the root": https(ip, policy.name, get(policy, path="/../../etc/passwd")),
-        "what nginx uses itself": https(ip, outlook.name, get(outlook, path="/answer")),
+        "no name": request_https(ip, "", get(policy)),
+        "the host's name": request_https(ip, "mail.example.test", get(policy, host="mail.example.test")),
+        "a mail domain": request_https(ip, "example.test", get(policy, host="example.test")),
+        "another host": request_https(ip, policy.name, get(policy, host="mail.example.test")),
+        "the address as host": request_https(ip, policy.name, get(policy, host=ip)),
+        "no host": request_https(ip, policy.name, f"GET {policy.path} HTTP/1.0\r\n\r\n"),
+        "two hosts": request_https(
+            ip, policy.name, f"GET {policy.path} HTTP/1.1\r\nHost: {policy.name}\r\nHost: x\r\n\r\n"
+        ),
+        "another's path": request_https(ip, policy.name, get(policy, path=config.path)),
+        "the root": request_https(ip, policy.name, get(policy, path="/")),
+        "another spelling": request_https(ip, policy.name, get(policy, path=policy.path.upper())),
+        "a path that leads out": request_https(ip, policy.name, get(policy, path=f"{policy.path}/../../../nginx.conf")),
+        "a path out of the root": request_https(ip, policy.name, get(policy, path="/../../etc/passwd")),
+        "what nginx uses itself": request_https(ip, outlook.name, get(outlook, path="/answer")),
         **{
-            f"{method} of {one.name}": https(ip, one.name, get(one, method))
+            f"{method} of {one.name}": request_https(ip, one.name, get(one, method))
             for one, methods in ((policy, "POST PUT HEAD OPTIONS DELETE TRACE"), (outlook, "PUT HEAD OPTIONS"))
             for method in methods.split()
         },
-        "a large body": https(ip, outlook.name, get(outlook, "POST", body="x" * 20_000)),
-        "a large header": https(ip, policy.name, get(policy)[:-2] + f"X: {'x' * 9000}\r\n\r\n"),
-        "not HTTP": https(ip, policy.name, "EHLO mx.evil.test\r\n\r\n"),
-        "HTTP/2": https(ip, policy.name, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-        "no TLS": https(ip, None, get(policy)),
+        "a large body": request_https(ip, outlook.name, get(outlook, "POST", body="x" * 20_000)),
+        "a large header": request_https(ip, policy.name, get(policy)[:-2] + f"X: {'x' * 9000}\r\n\r\n"),
+        "not HTTP": request_https(ip, policy.name, "EHLO mx.evil.test\r\n\r\n"),
+        "HTTP/2": request_https(ip, policy.name, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        "no TLS": request_https(ip, None, get(policy)),
     }
     assert {asked: answer for asked, answer in refused.items() if answer} == {}
     assert served(serving, policy)
@@ -391,7 +395,7 @@ def test_a_new_certificate_and_less_to_serve_are_a_reload(serving: Site, interne
     hello = f"openssl s_client -connect {serving.server.ip}:443 -servername mta-sts.example.test < /dev/null"
     shown = f"{hello} 2> /dev/null | openssl x509"
     poll(lambda: internet.run(shown, check=False).stdout == brought, 10, "another certificate is shown")
-    assert poll(lambda: not https(str(serving.server.ip), config.name, get(config)), 5, "it is still served")
+    assert poll(lambda: not request_https(str(serving.server.ip), config.name, get(config)), 5, "it is still served")
     assert served(serving, page(serving, "mta-sts"))
     assert process(serving) == before
 
@@ -404,8 +408,8 @@ def test_a_reboot_brings_it_back(serving: Site) -> None:
 
 def test_mail_does_not_depend_on_it(serving: Site) -> None:
     serving.server.run(f"systemctl stop {web.SERVICE}; rm /usr/sbin/nginx; systemctl restart postfix dovecot")
-    assert accepted(log_in(str(serving.server.ip), 465, ANNA, serving.passphrases[ANNA]))
-    assert accepted(log_in(str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA]))
+    assert is_accepted(log_in(str(serving.server.ip), 465, ANNA, serving.passphrases[ANNA]))
+    assert is_accepted(log_in(str(serving.server.ip), 993, ANNA, serving.passphrases[ANNA]))
     serving.server.run("apt-get -qq install --reinstall -y nginx 2>&1")
     succeeded(serving.deploy())
     assert served(serving, page(serving, "mta-sts"))

@@ -1,4 +1,4 @@
-"""A resolver that is far away."""
+"""A resolver whose answers come late, as over a long distance."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ import dns.message
 
 
 @contextlib.contextmanager
-def slow(resolver: str, seconds: float) -> Iterator[tuple[str, list[bytes]]]:
-    """A resolver whose answers come so much later than those of `resolver`, and the questions that it was asked."""
+def slow_resolver(resolver: str, seconds: float) -> Iterator[tuple[str, list[bytes]]]:
+    """Yields a resolver (ADDRESS@PORT) that answers as `resolver` does, but later, and the list of its questions."""
     relay = _Relay(resolver, seconds)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -39,9 +39,9 @@ class _Relay(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, address: object) -> None:
         self.asked.append(data)
-        self.answering.add(asyncio.get_running_loop().create_task(self._answer(data, address)))
+        self.answering.add(asyncio.get_running_loop().create_task(self._send_answer(data, address)))
 
-    async def _answer(self, question: bytes, client: object) -> None:
+    async def _send_answer(self, question: bytes, client: object) -> None:
         await asyncio.sleep(self.seconds)
         reply = await dns.asyncquery.udp(dns.message.from_wire(question), self.address, port=int(self.port), timeout=9)
         self.transport.sendto(reply.to_wire(), client)
