@@ -1,4 +1,4 @@
-"""A valid mail.yml with everything in it, and what to do to it."""
+"""Valid mail.yml files in which every setting occurs, and what tests do with one."""
 
 from pathlib import Path
 
@@ -11,8 +11,59 @@ from mailkeep.settings.yaml_reader import Problem, SettingsError
 SALT_AND_DIGEST = "2b4fYwrsusIjrfimc3MFvw$MiGIqKV9aEP4koUvcuIkQpdtKftJqMrZnwq2+tdVtCg"
 HASH = f"{{ARGON2ID}}$argon2id$v=19$m=19456,t=2,p=1${SALT_AND_DIGEST}"
 
+ACCOUNT_LIMITS = """\
+    limits:
+      messages_per_10_minutes: 25
+      messages_per_hour: 70
+      messages_per_day: 350
+      recipients_per_10_minutes: 65
+      recipients_per_hour: 160
+      recipients_per_day: 1000
+      new_recipients_per_day: 250
+      networks_per_hour: 10
+"""
+BY_ACME = """\
+tls:
+  mode: acme
+  acme:
+    directory: https://acme-staging-v02.api.letsencrypt.org/directory
+    contact: certificates@example.com
+    challenge: dns-01
+    provider: rfc2136
+"""
+BY_FILES = """\
+tls:
+  mode: files
+  certificate: chain.pem
+"""
+GUARD = """\
+guard:
+  mode: learn
+  limits:
+    messages_per_10_minutes: 15
+    messages_per_hour: 50
+    messages_per_day: 250
+    recipients_per_10_minutes: 50
+    recipients_per_hour: 120
+    recipients_per_day: 400
+    new_recipients_per_day: 150
+    networks_per_hour: 6
+  server: {recipients_per_hour: 1500, recipients_per_day: 8000}
+  local: {recipients_per_hour: 60, recipients_per_day: 300}
+  freeze:
+    refused_tries: 20
+    foreign_senders: 5
+    networks: 9
+    new_recipients: 200
+  shared_store:
+    host: valkey.example.org
+    port: 6380
+    tls: no
+    user: mailkeep
+"""
+
 COMPLETE = f"""\
-# all that can be set
+# every section; of `tls`, the settings for certificates by ACME
 host:
   name: mail.example.org
   addresses: [203.0.113.25, "2001:db8::25"]
@@ -25,6 +76,7 @@ accounts:
     name: Anna Example
     quota: 2G
     send_as: [info@example.org, team@example.net]
+{ACCOUNT_LIMITS}\
   - address: bert@example.net   # the second
     password: '{HASH}'
 aliases:
@@ -48,9 +100,7 @@ relay:
   host: smtp.example.com
   port: submission
   user: anna
-tls:
-  mode: files
-  certificate: chain.pem
+{BY_ACME}\
 dns:
   dmarc: quarantine
   reports: reports@elsewhere.example
@@ -73,12 +123,15 @@ firewall:
   block: [198.51.100.128/25]
   open: [https, 8443]
 local_senders: [root, www-data]
+{GUARD}\
 message_size: 30M
 """
+COMPLETE_WITH_FILES = COMPLETE.replace(BY_ACME, BY_FILES)
+WITHOUT_GUARD = COMPLETE.replace(GUARD, "")
 
 
 class Inventory:
-    """A mail.yml to write, load and look at."""
+    """A mail.yml to write and load."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,10 +140,10 @@ class Inventory:
         self.path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return self
 
-    def change(self, old: str, new: str) -> "Inventory":
-        """The complete file with `old`, which is there once, replaced."""
-        assert COMPLETE.count(old) == 1, f"{old!r} is in the file {COMPLETE.count(old)} times"
-        return self.write(COMPLETE.replace(old, new))
+    def change(self, old: str, new: str, text: str = COMPLETE) -> "Inventory":
+        """Writes `text` with `old`, which occurs in it once, replaced."""
+        assert text.count(old) == 1, f"{old!r} is in the file {text.count(old)} times"
+        return self.write(text.replace(old, new))
 
     def load(self) -> Settings:
         return load_settings(self.path)
@@ -101,7 +154,7 @@ class Inventory:
         return raised.value.problems
 
     def problem(self) -> Problem:
-        """The only problem, and what its message says is so."""
+        """The only problem."""
         (problem,) = self.problems()
         return problem
 
@@ -113,5 +166,5 @@ class Inventory:
 
 def line_of(text: str, fragment: str) -> int:
     """The number of the only line that holds `fragment`."""
-    (number,) = [n for n, line in enumerate(text.splitlines(), 1) if fragment in line]
+    (number,) = [number for number, line in enumerate(text.splitlines(), 1) if fragment in line]
     return number

@@ -9,7 +9,7 @@ from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import LETS_ENCRYPT
 
 
-def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any) -> Settings:
+def parse_acme(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any) -> Settings:
     return Settings.model_validate(
         {
             "host": {"name": "mail.example.org", "addresses": ["203.0.113.25"]},
@@ -22,9 +22,9 @@ def declared(acme: dict[str, str] | None = None, mode: str = "acme", **more: Any
 
 
 def test_one_word_is_enough() -> None:
-    tls = declared().tls
+    tls = parse_acme().tls
     assert (tls.acme.directory, tls.acme.challenge, tls.answers_on_port_80) == (LETS_ENCRYPT, "http-01", True)
-    assert declared().certificate_names == ("mail.example.org",)
+    assert parse_acme().certificate_names == ("mail.example.org",)
 
 
 DNS_01 = {"challenge": "dns-01"}
@@ -46,18 +46,18 @@ REFUSED: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("acme", "more", "field", "want"), REFUSED, ids=[row[2] + "-" + row[3] for row in REFUSED])
+@pytest.mark.parametrize(("acme", "more", "field", "expected"), REFUSED, ids=[row[2] + "-" + row[3] for row in REFUSED])
 def test_what_does_not_fit_is_told_at_its_place(
-    acme: tuple[Any, ...], more: dict[str, Any], field: str, want: str
+    acme: tuple[Any, ...], more: dict[str, Any], field: str, expected: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:
-        declared(*acme, **more)
-    told = {".".join(map(str, error["loc"])): error["msg"] for error in refused.value.errors()}
-    assert want in told[field]
+        parse_acme(*acme, **more)
+    messages = {".".join(map(str, error["loc"])): error["msg"] for error in refused.value.errors()}
+    assert expected in messages[field]
 
 
 def test_who_has_a_web_server_on_port_80_uses_the_dns() -> None:
-    tls = declared(DNS_01 | {"provider": "rfc2136"}, ssh={"port": 80}, firewall={"open": ["https"]}).tls
+    tls = parse_acme(DNS_01 | {"provider": "rfc2136"}, ssh={"port": 80}, firewall={"open": ["https"]}).tls
     assert not tls.answers_on_port_80
 
 
@@ -70,5 +70,5 @@ def test_who_has_a_web_server_on_port_80_uses_the_dns() -> None:
     ],
 )
 def test_the_issuer_is_known_by_the_host_of_its_directory(directory: str, issuer: str) -> None:
-    assert declared({"directory": directory}).tls.issuer == issuer
-    assert declared(mode="self-signed").tls.issuer == ""
+    assert parse_acme({"directory": directory}).tls.issuer == issuer
+    assert parse_acme(mode="self-signed").tls.issuer == ""

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from settings_samples import COMPLETE, HASH, Inventory, line_of
 
@@ -26,13 +26,13 @@ LEAST = (
 ITEM = f"  - address: carl@example.org\n    password: '{OTHER}'\n"
 
 
-def refused(file: Inventory, *arguments: str, call: object = edit_accounts.add_account) -> str:
+def refuse(file: Inventory, *arguments: str, call: object = edit_accounts.add_account) -> str:
     before = file.path.read_bytes()
     assert callable(call)
     with pytest.raises(UserError) as raised:
         call(file.path, *arguments)
     assert file.path.read_bytes() == before
-    assert [each.name for each in file.path.parent.iterdir()] == [file.path.name]
+    assert [entry.name for entry in file.path.parent.iterdir()] == [file.path.name]
     return str(raised.value)
 
 
@@ -116,7 +116,7 @@ def test_line_ends_and_byte_order_mark_are_kept(mail_yml: Inventory, break_: str
 def test_what_would_not_be_valid_is_not_added(
     mail_yml: Inventory, address: str, hash_: str, name: str, quota: str, why: str
 ) -> None:
-    message = refused(mail_yml, address, hash_, name, quota)
+    message = refuse(mail_yml, address, hash_, name, quota)
     assert why in message
     assert "hunter2" not in message
     assert HASH not in message
@@ -124,7 +124,7 @@ def test_what_would_not_be_valid_is_not_added(
 
 def test_a_file_that_is_wrong_already_is_told_as_it_is(mail_yml: Inventory) -> None:
     broken = mail_yml.change("quota: 2G", "quota: 2 gigs")
-    assert f"{mail_yml.path}:{line_of(COMPLETE, 'quota: 2G')}: accounts[0].quota" in refused(
+    assert f"{mail_yml.path}:{line_of(COMPLETE, 'quota: 2G')}: accounts[0].quota" in refuse(
         broken, "carl@example.org", OTHER
     )
 
@@ -146,13 +146,13 @@ def test_an_account_may_be_what_the_file_was_wrong_without(mail_yml: Inventory) 
 )
 def test_a_layout_that_cannot_be_edited_in_place_is_refused_with_advice(mail_yml: Inventory, text: str) -> None:
     mail_yml.write(text).load()
-    assert "`- address: …` lines, or the change made by hand" in refused(mail_yml, "carl@example.org", OTHER)
+    assert "`- address: …` lines, or the change made by hand" in refuse(mail_yml, "carl@example.org", OTHER)
 
 
 @pytest.mark.parametrize("accounts_", ["text", "{a: b}", "[text]", "[[a]]", "\n  - text"])
 def test_accounts_that_are_none_are_refused_as_load_does(mail_yml: Inventory, accounts_: str) -> None:
     mail_yml.write(f"{LEAST}accounts: {accounts_}\n")
-    assert refused(mail_yml, "carl@example.org", OTHER) == mail_yml.message()
+    assert refuse(mail_yml, "carl@example.org", OTHER) == mail_yml.message()
 
 
 # Changing
@@ -185,13 +185,13 @@ def test_whatever_the_password_was_the_new_one_takes_its_place(mail_yml: Invento
 
 
 def test_the_password_of_nobody_is_refused_with_the_nearest_address(mail_yml: Inventory) -> None:
-    assert "Did you mean anna@example.org?" in refused(
+    assert "Did you mean anna@example.org?" in refuse(
         mail_yml, "ana@example.org", OTHER, call=edit_accounts.set_password
     )
 
 
 def test_clear_text_does_not_become_a_password(mail_yml: Inventory) -> None:
-    message = refused(mail_yml, "anna@example.org", "hunter2", call=edit_accounts.set_password)
+    message = refuse(mail_yml, "anna@example.org", "hunter2", call=edit_accounts.set_password)
     assert "hunter2" not in message
     assert "never clear text" in message
 
@@ -207,7 +207,7 @@ def test_an_account_is_removed_and_nothing_else(mail_yml: Inventory) -> None:
 
 
 def test_an_account_that_something_leads_to_stays(mail_yml: Inventory) -> None:
-    message = refused(mail_yml, "anna@example.org", call=edit_accounts.remove_account)
+    message = refuse(mail_yml, "anna@example.org", call=edit_accounts.remove_account)
     assert message.startswith("anna@example.org is not removed, the file is as it was.")
     assert f"{mail_yml.path}: aliases[info@example.org][0]" in message
 
@@ -236,7 +236,7 @@ ITEMS = st.sampled_from(
 
 
 @st.composite
-def files(draw: st.DrawFn) -> tuple[str, int]:
+def draw_files(draw: st.DrawFn) -> tuple[str, int]:
     """A mail.yml of some layout, and how many accounts user0@, user1@ … it has."""
     indent = draw(st.sampled_from(["", "  ", "      "]))
     items = draw(st.lists(ITEMS, min_size=1, max_size=4))
@@ -253,8 +253,8 @@ def files(draw: st.DrawFn) -> tuple[str, int]:
     return (text.rstrip("\r\n ") if draw(st.booleans()) else text), len(items)
 
 
-@settings(max_examples=80)
-@given(files())
+@hypothesis.settings(max_examples=80)
+@hypothesis.given(draw_files())
 def test_adding_and_removing_gives_back_the_same_bytes(mail_yml: Inventory, file: tuple[str, int]) -> None:
     text, number = file
     mail_yml.write(text)
@@ -265,8 +265,8 @@ def test_adding_and_removing_gives_back_the_same_bytes(mail_yml: Inventory, file
     assert mail_yml.path.read_bytes() == text.encode()
 
 
-@settings(max_examples=50)
-@given(files(), st.integers(0, 3))
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(draw_files(), st.integers(0, 3))
 def test_every_change_keeps_all_other_lines(mail_yml: Inventory, file: tuple[str, int], which: int) -> None:
     text, number = file
     before = mail_yml.write(text).load()
@@ -291,7 +291,7 @@ def test_the_mode_is_kept_and_no_other_file_is_left(mail_yml: Inventory, mode: i
     mail_yml.path.chmod(mode)
     edit_accounts.add_account(mail_yml.path, "carl@example.org", OTHER)
     assert stat.S_IMODE(mail_yml.path.stat().st_mode) == mode
-    assert [each.name for each in mail_yml.path.parent.iterdir()] == ["mail.yml"]
+    assert [entry.name for entry in mail_yml.path.parent.iterdir()] == ["mail.yml"]
 
 
 def test_a_symbolic_link_stays_one(mail_yml: Inventory) -> None:
@@ -314,7 +314,7 @@ def test_a_directory_that_takes_no_file_is_told(mail_yml: Inventory, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert "No space left on device" in refused(mail_yml, "carl@example.org", OTHER)
+    assert "No space left on device" in refuse(mail_yml, "carl@example.org", OTHER)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -326,14 +326,14 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory) -> None:
-    listed = edit_accounts.list_accounts(mail_yml.load())
-    assert listed == [
+    rows = edit_accounts.list_accounts(mail_yml.load())
+    assert rows == [
         AccountRow(
             "anna@example.org", "Anna Example", "2G", ("info@example.org", "team@example.net"), ("info@example.org",)
         ),
         AccountRow("bert@example.net", "", "", (), ()),
     ]
-    assert HASH not in repr(listed)
+    assert HASH not in repr(rows)
 
 
 # At the same time

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example
 from hypothesis import strategies as st
 from settings_samples import COMPLETE
 
@@ -39,17 +40,17 @@ def check_message(path: Path, message: str) -> None:
     if re.fullmatch(r"… and [0-9]+ more", lines[-1]):
         lines.pop()
     assert len(lines) % 3 == 0
-    for place, found, want in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+    for place, actual, expected in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
         assert re.match(re.escape(f"{path}") + r"(:[1-9][0-9]*)?: .", place), place
-        assert re.match(r"  found  .", found), found
-        assert re.match(r"  want   .", want), want
+        assert re.match(r"  found  .", actual), actual
+        assert re.match(r"  want   .", expected), expected
 
 
 Loads = Callable[[bytes], Settings | SettingsError]
 
 
-@settings(max_examples=200)
-@given(st.binary(max_size=300))
+@hypothesis.settings(max_examples=200)
+@hypothesis.given(st.binary(max_size=300))
 def test_any_bytes(loads: Loads, content: bytes) -> None:
     assert isinstance(loads(content), SettingsError)
 
@@ -60,8 +61,8 @@ YAML_TEXT = st.text(
 )
 
 
-@settings(max_examples=300)
-@given(YAML_TEXT)
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(YAML_TEXT)
 @example("\ufeff")
 @example("\ufeff\ufeffa: 1")
 @example("%YAML 9.9\n---\na: 1")
@@ -96,8 +97,8 @@ VALUES = st.recursive(
 PARTS = re.split(r"(\W)", COMPLETE)
 
 
-@settings(max_examples=120)
-@given(st.data())
+@hypothesis.settings(max_examples=120)
+@hypothesis.given(st.data())
 def test_a_valid_document_with_any_value_anywhere(loads: Loads, data: st.DataObject) -> None:
     document = yaml.safe_load(COMPLETE)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -114,8 +115,8 @@ def test_a_valid_document_with_any_value_anywhere(loads: Loads, data: st.DataObj
     loads(yaml.safe_dump(document, allow_unicode=data.draw(st.booleans())).encode())
 
 
-@settings(max_examples=300)
-@given(
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
     st.lists(
         st.tuples(st.integers(0, len(PARTS) - 1), st.one_of(st.sampled_from(PARTS), YAML_TEXT)), min_size=1, max_size=3
     )

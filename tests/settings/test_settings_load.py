@@ -1,6 +1,7 @@
 """What is valid loads, and means what it says."""
 
 import time
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 from pydantic import ValidationError
-from settings_samples import COMPLETE, HASH, Inventory
+from settings_samples import ACCOUNT_LIMITS, COMPLETE, COMPLETE_WITH_FILES, HASH, WITHOUT_GUARD, Inventory
 
 from mailkeep.settings import reference
 from mailkeep.settings.load import load_settings
@@ -50,7 +51,18 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
         587,
         "anna",
     )
-    assert (settings.tls.mode, settings.tls.certificate) == ("files", "chain.pem")
+    acme = settings.tls.acme
+    assert (settings.tls.mode, acme.challenge, acme.provider) == ("acme", "dns-01", "rfc2136")
+    assert (acme.directory, acme.contact) == (
+        "https://acme-staging-v02.api.letsencrypt.org/directory",
+        "certificates@example.com",
+    )
+    guard, store = settings.guard, settings.guard.shared_store
+    assert (guard.mode, guard.limits.networks_per_hour, guard.freeze.networks) == ("learn", 6, 9)
+    assert guard.server.model_dump() == {"recipients_per_hour": 1500, "recipients_per_day": 8000}
+    assert guard.local.model_dump() == {"recipients_per_hour": 60, "recipients_per_day": 300}
+    assert store is not None
+    assert (store.host, store.port, store.tls, store.user) == ("valkey.example.org", 6380, False, "mailkeep")
     assert (settings.retention.journal, settings.retention.queue_days, settings.retention.trash_days) == (
         100 * 2**20,
         3,
@@ -64,6 +76,29 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
     assert settings.message_size == 30 * 2**20
 
 
+def test_a_certificate_of_ones_own_reaches_the_model_too(mail_yml: Inventory) -> None:
+    tls = mail_yml.write(COMPLETE_WITH_FILES).load().tls
+    assert (tls.mode, tls.certificate) == ("files", "chain.pem")
+
+
+def list_paths(data: object, path: str = "") -> Iterator[str]:
+    """The settings that a file names, as `SectionReference.path` and name write them."""
+    for item in data if isinstance(data, list) else []:
+        yield from list_paths(item, f"{path}[]")
+    for name, value in data.items() if isinstance(data, dict) else []:
+        yield f"{path}.{name}".removeprefix(".")
+        yield from list_paths(value, f"{path}.{name}".removeprefix("."))
+
+
+def test_the_samples_have_every_section_and_every_setting() -> None:
+    by_acme, with_files = ({*list_paths(yaml.safe_load(text))} for text in (COMPLETE, COMPLETE_WITH_FILES))
+    sections = reference.list_sections()
+    absent = [section.path for section in sections if section.path and section.path.removesuffix("[]") not in by_acme]
+    assert absent == [], "sections that COMPLETE lacks; the fuzzing does not reach them"
+    names = [f"{section.path}.{setting.name}".removeprefix(".") for section in sections for setting in section.settings]
+    assert [name for name in names if name not in by_acme | with_files] == [], "settings that no sample has"
+
+
 def test_the_example_to_read_loads_and_says_what_makes_an_inventory_of_ones_own() -> None:
     example = ROOT / "inventories/example/mail.yml"
     assert load_settings(example).accounts == ()
@@ -71,7 +106,7 @@ def test_the_example_to_read_loads_and_says_what_makes_an_inventory_of_ones_own(
 
 
 def test_one_number_of_a_ceiling_leaves_the_other_at_its_default(mail_yml: Inventory) -> None:
-    guard = mail_yml.write(COMPLETE + "guard: {server: {recipients_per_day: 20000}, local: {}}\n").load().guard
+    guard = mail_yml.write(WITHOUT_GUARD + "guard: {server: {recipients_per_day: 20000}, local: {}}\n").load().guard
     assert guard.server.model_dump() == {"recipients_per_hour": 2000, "recipients_per_day": 20_000}
     assert guard.local.model_dump() == {"recipients_per_hour": 100, "recipients_per_day": 500}
 
@@ -139,14 +174,14 @@ def test_settings_cannot_be_changed_after_they_were_checked(mail_yml: Inventory)
 
 
 def test_an_accounts_limits_are_its_own_then_those_of_all_then_a_persons(mail_yml: Inventory) -> None:
-    text = COMPLETE.replace("    quota: 2G\n", "    limits: {messages_per_hour: 100}\n")
+    text = WITHOUT_GUARD.replace(ACCOUNT_LIMITS, "    limits: {messages_per_hour: 100}\n")
     settings = mail_yml.write(f"{text}guard: {{limits: {{messages_per_hour: 70, messages_per_day: 400}}}}\n").load()
     anna, other = (settings.effective_limits(account.limits) for account in settings.accounts[:2])
     assert anna == DEFAULT_LIMITS | {"messages_per_hour": 100, "messages_per_day": 400}
     assert other == DEFAULT_LIMITS | {"messages_per_hour": 70, "messages_per_day": 400}
 
 
-def many_accounts(number: int) -> str:
+def format_many_accounts(number: int) -> str:
     account = "  - address: user{0}@example.org\n    password: '" + HASH.replace("{", "{{").replace("}", "}}") + "'\n"
     account += "    name: User {0}\n    quota: 1G\n    send_as: [alias{0}@example.org]\n"
     head, tail = COMPLETE.split("accounts:\n")[0], COMPLETE[COMPLETE.index("admin:") :]
@@ -155,14 +190,14 @@ def many_accounts(number: int) -> str:
 
 
 def test_ten_thousand_accounts_load_within_seconds_and_in_linear_time(mail_yml: Inventory) -> None:
-    took = []
+    seconds = []
     for number in (1_000, 10_000):
-        mail_yml.write(many_accounts(number))
+        mail_yml.write(format_many_accounts(number))
         start = time.process_time()
         assert len(mail_yml.load().accounts) == number
-        took.append(time.process_time() - start)
-    assert took[1] < 6, f"{took[1]:.1f} s"
-    assert took[1] < 30 * took[0], took
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 6, f"{seconds[1]:.1f} s"
+    assert seconds[1] < 30 * seconds[0], seconds
 
 
 def test_a_long_chain_of_aliases_loads(mail_yml: Inventory) -> None:
@@ -176,7 +211,12 @@ def test_a_long_chain_of_aliases_loads(mail_yml: Inventory) -> None:
 
 def test_the_schema_takes_what_loads_and_editors_read_alike(mail_yml: Inventory) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    for text in (COMPLETE, (ROOT / "inventories/example/mail.yml").read_text(), many_accounts(3)):
+    for text in (
+        COMPLETE,
+        COMPLETE_WITH_FILES,
+        (ROOT / "inventories/example/mail.yml").read_text(),
+        format_many_accounts(3),
+    ):
         mail_yml.write(text).load()
         VALIDATOR.validate(yaml.safe_load(text))
 
@@ -191,7 +231,7 @@ def test_the_schema_takes_what_loads_and_editors_read_alike(mail_yml: Inventory)
         ("port: 2222", "port: 99999"),
         ("[https, 8443]", "[imap3]"),
         (f"'{HASH}'\n    name", "hunter2\n    name"),
-        ("mode: files", "mode: [files]"),
+        ("mode: acme", "mode: [acme]"),
         ("  name: mail.example.org\n", ""),
         ("queue_days: 3", "queue_days: 6"),
         ("192.0.2.0/24", "everywhere"),
@@ -208,32 +248,32 @@ def test_the_schema_takes_an_empty_optional_setting() -> None:
     VALIDATOR.validate({**yaml.safe_load(COMPLETE), "relay": None, "aliases": None})
 
 
-def every_property() -> list[tuple[str, str]]:
+def list_properties() -> list[tuple[str, str]]:
     models = {"Settings": SCHEMA, **SCHEMA["$defs"]}
     return [(model, name) for model in models for name in models[model]["properties"]]
 
 
-@pytest.mark.parametrize(("model", "name"), every_property())
+@pytest.mark.parametrize(("model", "name"), list_properties())
 def test_every_setting_is_described_and_its_example_is_valid(model: str, name: str) -> None:
-    described = (SCHEMA if model == "Settings" else SCHEMA["$defs"][model])["properties"][name]
-    referred = described.get("anyOf", [described])[0].get("$ref", "")  # a section may be described where it is defined
-    description = described.get("description") or SCHEMA["$defs"][referred.rpartition("/")[2]]["description"]
+    setting = (SCHEMA if model == "Settings" else SCHEMA["$defs"][model])["properties"][name]
+    reference_ = setting.get("anyOf", [setting])[0].get("$ref", "")  # a section may be described where it is defined
+    description = setting.get("description") or SCHEMA["$defs"][reference_.rpartition("/")[2]]["description"]
     assert description.endswith(".")
     if (model, name) != ("Account", "password"):  # a hash in full would be copied
-        for example in described.get("examples", []):
-            VALIDATOR.evolve(schema={**described, "$defs": SCHEMA["$defs"]}).validate(example)
+        for example in setting.get("examples", []):
+            VALIDATOR.evolve(schema={**setting, "$defs": SCHEMA["$defs"]}).validate(example)
 
 
 # Reference
 
 
 def test_the_reference_is_what_the_models_say() -> None:
-    assert reference.TARGET.read_text() == reference.render_reference(), "run: python -m mailkeep.reference"
+    assert reference.TARGET.read_text() == reference.render_reference(), "run: python -m mailkeep.settings.reference"
 
 
 def test_the_reference_names_every_setting() -> None:
     text = reference.render_reference()
-    assert [name for _, name in every_property() if f"| `{name}` |" not in text] == []
+    assert [name for _, name in list_properties() if f"| `{name}` |" not in text] == []
 
 
 def test_a_size_is_written_as_it_is_read() -> None:

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from settings_samples import COMPLETE, HASH, Inventory, line_of
+from settings_samples import BY_ACME, COMPLETE, COMPLETE_WITH_FILES, HASH, Inventory, line_of
 
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.yaml_reader import MAX_SHOWN_PROBLEMS, SettingsError
@@ -13,7 +13,7 @@ from mailkeep.settings.yaml_reader import MAX_SHOWN_PROBLEMS, SettingsError
 # The file
 
 
-def found_in(path: Path) -> str:
+def actual_in(path: Path) -> str:
     with pytest.raises(SettingsError) as raised:
         load_settings(path)
     (problem,) = raised.value.problems
@@ -22,23 +22,23 @@ def found_in(path: Path) -> str:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert found_in(tmp_path / "mail.yml") == "no such file or directory"
+    assert actual_in(tmp_path / "mail.yml") == "no such file or directory"
 
 
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
-    assert found_in(tmp_path) == "a directory"
+    assert actual_in(tmp_path) == "a directory"
 
 
 def test_a_socket_or_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "not a regular file" in found_in(tmp_path / "pipe")
+    assert "not a regular file" in actual_in(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
-        assert "not a regular file" in found_in(tmp_path / "socket")
+        assert "not a regular file" in actual_in(tmp_path / "socket")
 
 
 def test_a_path_through_a_file_is_told(mail_yml: Inventory) -> None:
-    assert found_in(mail_yml.path / "mail.yml") == "not a directory"
+    assert actual_in(mail_yml.path / "mail.yml") == "not a directory"
 
 
 def test_a_file_beyond_ten_megabytes_is_not_read(mail_yml: Inventory) -> None:
@@ -48,7 +48,7 @@ def test_a_file_beyond_ten_megabytes_is_not_read(mail_yml: Inventory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "found"),
+    ("content", "line", "actual"),
     [
         (b"", 0, "an empty file"),
         (b"# nothing but this\n", 0, "an empty file"),
@@ -71,10 +71,10 @@ def test_a_file_beyond_ten_megabytes_is_not_read(mail_yml: Inventory) -> None:
     ],
 )
 def test_what_is_no_settings_file_is_told_with_its_line(
-    mail_yml: Inventory, content: bytes, line: int, found: str
+    mail_yml: Inventory, content: bytes, line: int, actual: str
 ) -> None:
     problem = mail_yml.write(content).problem()
-    assert (problem.line, problem.actual) == (line, found)
+    assert (problem.line, problem.actual) == (line, actual)
 
 
 def test_aliases_that_would_fill_the_memory_are_refused_at_the_first(mail_yml: Inventory) -> None:
@@ -254,9 +254,7 @@ REFUSED = [
     ("  host: smtp.example.com", "  host: mail.example.org", "relay.host", "mail.example.org", "another host"),
     ("port: submission", "port: 0", "relay.port", '"0"', "from 1 to 65535"),
     ("user: anna", "user: 'anna:x'", "relay.user", "anna:x", "colons"),
-    ("mode: files", "mode: letsencrypt", "tls.mode", '"letsencrypt"', "'self-signed', 'files' or 'acme'"),
-    ("certificate: chain.pem", "certificate: ../chain.pem", "tls.certificate", "../chain.pem", "beside mail.yml"),
-    ("certificate: chain.pem", "certificate: /etc/shadow", "tls.certificate", "/etc/shadow", "beside mail.yml"),
+    ("mode: acme", "mode: letsencrypt", "tls.mode", '"letsencrypt"', "'self-signed', 'files' or 'acme'"),
     ("format: slack", "format: teams", "alerts.webhook.format", '"teams"', "'ntfy', 'slack' or 'matrix'"),
     ('"{title}: {text}"', "{text}", "alerts.webhook.template", "no JSON", "placeholders inside of quotes"),
     ('"{title}: {text}"', '"hello"', "alerts.webhook.template", "hello", "a template with {text} or {title} in it"),
@@ -279,47 +277,65 @@ REFUSED = [
 ]
 
 
-TOLD_ELSEWHERE = [
+REFUSED_FILES = [
+    ("certificate: chain.pem", "certificate: ../chain.pem", "../chain.pem", "beside mail.yml", "certificate:"),
+    ("certificate: chain.pem", "certificate: /etc/shadow", "/etc/shadow", "beside mail.yml", "certificate:"),
+    ("  certificate: chain.pem\n", "", "nothing", "beside mail.yml", "tls:\n"),
+    ("mode: files", "mode: self-signed", "chain.pem", "mode: files", "certificate:"),
+]
+
+
+REFUSED_ELSEWHERE = [
     ("  name: mail.example.org\n", "", "host.name", "nothing", "fully qualified name", "host:\n"),
     ("name: mail.example.org", "name: example.net", "domains[1]", "host.name", "mail domains only", "- example.net"),
-    ("  certificate: chain.pem\n", "", "tls.certificate", "nothing", "beside mail.yml", "tls:\n"),
-    ("mode: files", "mode: self-signed", "tls.certificate", "chain.pem", "mode: files", "certificate:"),
     ("  port: 2222\n  passwords: no", "  - port", "ssh", "a list", "setting: value", "ssh:\n"),
 ]
 
 
-def check(changed: Inventory, line: int, field: str, found: str, want: str) -> None:
+def check_problem(changed: Inventory, line: int, field: str, actual: str, expected: str) -> None:
     problem = next(problem for problem in changed.problems() if problem.field == field)
     assert problem.line == line
-    assert found in problem.actual
-    assert want in problem.expected
+    assert actual in problem.actual
+    assert expected in problem.expected
     block = f"{changed.path}:{line}: {field}\n  found  {problem.actual}\n  want   {problem.expected}"
     assert block in changed.message()
 
 
-@pytest.mark.parametrize(("old", "new", "field", "found", "want"), REFUSED, ids=[f"{r[2]}-{r[3]}" for r in REFUSED])
+@pytest.mark.parametrize(
+    ("old", "new", "field", "actual", "expected"), REFUSED, ids=[f"{row[2]}-{row[3]}" for row in REFUSED]
+)
 def test_each_mistake_is_told_on_its_line_with_what_would_do(
-    mail_yml: Inventory, old: str, new: str, field: str, found: str, want: str
+    mail_yml: Inventory, old: str, new: str, field: str, actual: str, expected: str
 ) -> None:
     changed = mail_yml.change(old, new)
     lines = zip(COMPLETE.splitlines(), changed.path.read_text().splitlines(), strict=True)
-    check(changed, [before == after for before, after in lines].index(False) + 1, field, found, want)
+    check_problem(changed, [before == after for before, after in lines].index(False) + 1, field, actual, expected)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "field", "found", "want", "line"), TOLD_ELSEWHERE, ids=[r[2] for r in TOLD_ELSEWHERE]
+    ("old", "new", "field", "actual", "expected", "line"), REFUSED_ELSEWHERE, ids=[row[2] for row in REFUSED_ELSEWHERE]
 )
 def test_what_is_missing_or_clashes_is_told_at_the_nearest_line_there_is(
-    mail_yml: Inventory, old: str, new: str, field: str, found: str, want: str, line: str
+    mail_yml: Inventory, old: str, new: str, field: str, actual: str, expected: str, line: str
 ) -> None:
     changed = mail_yml.change(old, new)
     text = changed.path.read_text()
     assert text.count(line) == 1
-    check(changed, text[: text.index(line)].count("\n") + 1, field, found, want)
+    check_problem(changed, text[: text.index(line)].count("\n") + 1, field, actual, expected)
+
+
+@pytest.mark.parametrize(("old", "new", "actual", "expected", "line"), REFUSED_FILES)
+def test_a_certificate_of_ones_own_is_a_file_beside_mail_yml_with_mode_files(
+    mail_yml: Inventory, old: str, new: str, actual: str, expected: str, line: str
+) -> None:
+    changed = mail_yml.change(old, new, text=COMPLETE_WITH_FILES)
+    text = changed.path.read_text()
+    assert text.count(line) == 1
+    check_problem(changed, text[: text.index(line)].count("\n") + 1, "tls.certificate", actual, expected)
 
 
 def test_what_is_served_over_https_needs_a_certificate_that_the_world_trusts(mail_yml: Inventory) -> None:
-    untrusted = COMPLETE.replace("tls:\n  mode: files\n  certificate: chain.pem\n", "")
+    untrusted = COMPLETE.replace(BY_ACME, "")
     for mode in ("testing", "enforce"):
         problems = mail_yml.write(untrusted.replace("mta_sts: enforce", f"mta_sts: {mode}")).problems()
         assert [problem.field for problem in problems] == ["dns.mta_sts", "web.autoconfig"]
