@@ -15,7 +15,7 @@ from mailkeep.inventory.dkim_keys import generate_dkim_pem
 from mailkeep.inventory.vault import Vault
 from mailkeep.lab import Attacker, Internet, Lab, LabError, Server
 
-KEYS = 12  # more than any test needs, so that none meets one twice
+KEYS = 12  # more than any test needs, so that no test gets a key twice
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
@@ -35,7 +35,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lab_schedule
 
 @pytest.fixture(scope="session", autouse=True)
 def dkim_keys() -> Iterator[None]:
-    """Real keys of the tests' own, handed out in turn: to make one anew for each test takes longer than the tests."""
+    """Real keys, handed out in turn: creating one for each test would take longer than the tests."""
     keys = cycle([generate_dkim_pem() for _ in range(KEYS)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mailkeep.inventory.dkim_keys.generate_dkim_pem", lambda: next(keys))
@@ -44,36 +44,36 @@ def dkim_keys() -> Iterator[None]:
 
 @pytest.fixture
 def killed_after() -> Callable[[int], AbstractContextManager[None]]:
-    """Within it so many changes of a vault go well; the next one is a KeyboardInterrupt, before it is made."""
-    return _killed_after
+    """A context in which so many changes of a vault succeed; the next raises KeyboardInterrupt and changes nothing."""
+    return interrupt_after
 
 
 @contextmanager
-def _killed_after(changes: int) -> Iterator[None]:
-    left = [changes]
+def interrupt_after(changes: int) -> Iterator[None]:
+    remaining = [changes]
 
-    def dying(change: Callable[..., None]) -> Callable[..., None]:
-        def until_then(self: Vault, *arguments: object) -> None:
-            left[0] -= 1
-            if left[0] < 0:
+    def interrupt_change(change: Callable[..., None]) -> Callable[..., None]:
+        def change_or_interrupt(self: Vault, *arguments: object) -> None:
+            remaining[0] -= 1
+            if remaining[0] < 0:
                 raise KeyboardInterrupt
             change(self, *arguments)
 
-        return until_then
+        return change_or_interrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Vault, "write", dying(Vault.write))
-        patch.setattr(Vault, "delete", dying(Vault.delete))
+        patch.setattr(Vault, "write", interrupt_change(Vault.write))
+        patch.setattr(Vault, "delete", interrupt_change(Vault.delete))
         yield
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """An empty lab of this test run's own; with pytest-xdist, of this worker's own."""
+    """An empty lab for this test run alone; with pytest-xdist, for this worker alone."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     lab = Lab(f"{_run_prefix()}-{worker}" if worker else _run_prefix())
     try:
-        lab.destroy()  # what a killed run left
+        lab.destroy()  # a killed run may have left machines
     except LabError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     yield lab
@@ -82,7 +82,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def run_lab() -> Lab:
-    """The lab of the whole run, which owns what its workers share."""
+    """The lab of the whole run, which owns the images that its workers share."""
     return Lab(_run_prefix())
 
 
@@ -108,13 +108,13 @@ def attacker(lab: Lab) -> Attacker:
 
 @pytest.fixture
 def base_server(lab: Lab) -> Iterator[Callable[..., Server]]:
-    """Boots fresh servers, with the arguments of `Lab.server`; they are gone after the test."""
-    booted: list[Server] = []
+    """Boots fresh servers, with the arguments of `Lab.boot_server`; they are removed after the test."""
+    servers: list[Server] = []
 
-    def boot(name: str = "mail", **options: str) -> Server:
-        booted.append(lab.boot_server(name, **options))
-        return booted[-1]
+    def boot_server(name: str = "mail", **options: str) -> Server:
+        servers.append(lab.boot_server(name, **options))
+        return servers[-1]
 
-    yield boot
-    for server in booted:
+    yield boot_server
+    for server in servers:
         server.remove()

@@ -1,6 +1,6 @@
-"""`deploy.py` with other contents for some files: host data `broken` names a JSON file, {path: content}.
+"""`deploy.py` with other contents for some files; the host data `broken` is the path of a JSON file {path: content}.
 
-The parts are data, so a test can say what a wrong template would have made of them.
+Parts are data, so a test can put in them the output of a wrong template.
 """
 
 import json
@@ -15,19 +15,21 @@ from mailkeep.parts import mail_server
 from mailkeep.parts.model import File, Part
 from mailkeep.settings.load import load_settings
 
-broken: dict[str, str] = json.loads(Path(host.data.broken).read_text())
+contents: dict[str, str] = json.loads(Path(host.data.broken).read_text())
 
 
-def spoil(file: File) -> File:
-    return replace(file, content=broken[file.path].encode()) if file.path in broken else file
+def spoil_file(file: File) -> File:
+    return replace(file, content=contents[file.path].encode()) if file.path in contents else file
 
 
-def spoilt(part: Part) -> Part:
-    return replace(part, files=tuple(spoil(file) for file in part.files))
+def spoil_part(part: Part) -> Part:
+    return replace(part, files=tuple(spoil_file(file) for file in part.files))
 
 
 mail_yml = Path(host.data.mailkeep)
-declared = load_settings(mail_yml)
+settings = load_settings(mail_yml)
 converge_host(
-    tuple(spoilt(part) for part in mail_server.build_parts(declared, secrets.load_secrets(declared, mail_yml.parent)))
+    tuple(
+        spoil_part(part) for part in mail_server.build_parts(settings, secrets.load_secrets(settings, mail_yml.parent))
+    )
 )

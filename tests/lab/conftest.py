@@ -1,4 +1,4 @@
-"""A server that Mailkeep built, once for the whole run. Tests that break things get a fresh copy of it."""
+"""A server that Mailkeep built once for the whole run. Tests that break things get a fresh copy of it."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ from mailkeep.lab.site import DeployResult, Site, create_site
 
 @pytest.fixture(scope="session")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that all workers of this run share."""
+    """The directory that all workers of this run share."""
     directory = tmp_path_factory.getbasetemp()
     return directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory
 
@@ -25,8 +25,8 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first_build(lab: Lab, internet: Internet, run_lab: Lab, run_directory: Path) -> tuple[Site, DeployResult]:
     """A built server, and the result of the first deploy to a bare machine.
 
-    One worker of the run builds it. The others wait, boot its disk in their labs and deploy their own inventories:
-    ten seconds instead of a minute.
+    One worker of the run builds it. The others wait, boot its disk in their labs and deploy their own inventories,
+    which takes ten seconds instead of a minute.
     """
     image, result_file = f"localhost/{run_lab.prefix}:first-build", run_directory / "first-build.json"
     with (run_directory / "first-build.lock").open("w") as lock:
@@ -61,19 +61,19 @@ def first_deploy(first_build: tuple[Site, DeployResult]) -> DeployResult:
 
 @pytest.fixture(scope="session")
 def built_site(first_build: tuple[Site, DeployResult]) -> Site:
-    """The built server, for tests that leave it as they found it."""
+    """The built server, for tests that do not change it."""
     return first_build[0]
 
 
 @pytest.fixture(scope="session")
 def built_image(built_site: Site) -> str:
-    """The built server's disk as an image."""
+    """The name of an image of the built server's disk."""
     return built_site.server.bake("built")
 
 
 @pytest.fixture
 def boot_copy(lab: Lab, built_site: Site, built_image: str) -> Iterator[Callable[[str], Site]]:
-    """Boots a copy of the built server, with a copy of its inventory, to be broken at will; gone after the test."""
+    """Boots copies of the built server, each with a copy of its inventory; they are removed after the test."""
     sites: list[Site] = []
 
     def boot_site(name: str = "copy") -> Site:

@@ -1,6 +1,7 @@
-"""A webhook's other end: writes down each request as a line of JSON, and answers with the status in a file.
+"""The receiver of a webhook: it records each request as a line of JSON, and answers with the status from a file.
 
-Runs in the internet container, as `receiver.py PORT DIRECTORY`.
+It runs in the internet container as `receiver.py PORT DIRECTORY`; the directory holds the files `requests` and
+`status`.
 """
 
 import json
