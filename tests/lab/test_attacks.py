@@ -1,5 +1,7 @@
-"""The built server is attacked, from outside and from within. Each attack is refused, and succeeds as soon as the
-hardening that stops it is taken away: so it is that hardening which stops it, and the attack is one."""
+"""The built server is attacked from outside and from within, and refuses each attack.
+
+Each attack succeeds once its hardening is removed. That proves that the attack works, and that this hardening stops it.
+"""
 
 import json
 import re
@@ -43,11 +45,11 @@ from mailkeep.parts.dovecot import MAX_FOLDERS
 ANNA, BEN, CARL, DORA = "anna@example.test", "ben@example-two.test", "carl@example.test", "dora@example.test"
 ALIAS = "sales@example-two.test"  # of Ben
 HOST = "mail.example.test"
-INTRUDER, KNOWN = "test", "test"  # the Linux account of incident A, and its password
+INTRUDER, INTRUDER_PASSWORD = "test", "test"  # the Linux account of incident A
 FULL = 1 << 20  # bytes: Ben's quota
 TOO_LARGE = 27 << 20  # bytes
-FREE_FOLDERS = 10  # Dora has all others already
-FORGOTTEN = 8080  # a port
+FREE_FOLDERS = 10  # that Dora may still create
+FORGOTTEN = 8080  # the port of a program that an administrator started and forgot
 ECHO = f"""
 import socket
 echo = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -60,7 +62,10 @@ LINE = "x" * 70 + "\r\n"
 
 @dataclass(frozen=True)
 class Target:
-    """A server of Mailkeep's, to be attacked and then broken, and those around it; `sources` are unused addresses."""
+    """The server to be attacked and then weakened, and the machines around it.
+
+    `sources` are addresses of the attacker that no test has used.
+    """
 
     site: Site
     attacker: Attacker
@@ -73,28 +78,28 @@ class Target:
 
     @property
     def ip(self) -> str:
-        return self.address(4)
+        return self.address_of(4)
 
-    def address(self, version: int) -> str:
+    def address_of(self, version: int) -> str:
         return str(self.server.ip if version == 4 else self.server.ip6)
 
     def from_one_network(self, *talks: list[str]) -> str:
-        """The answer to the last of these, each from another address of one IPv6 /64."""
+        """Hold these SMTP sessions, each from another address of one IPv6 /64; the answer to the last."""
         answer = ""
         for number, commands in enumerate(talks):
             source = self.attacker.ip6 + ((number + 1) << 48)
             self.attacker.run(f"ip -6 addr replace {source}/64 dev eth0 nodad")
-            answer = run_on(self.attacker, talk_smtp, self.address(6), SMTP, commands, source=source)
+            answer = run_on(self.attacker, talk_smtp, self.address_of(6), SMTP, commands, source=source)
         return answer
 
     @property
     def anna(self) -> tuple[str, str]:
-        """Her login, which an attacker has learned."""
+        """Anna's login, which an attacker has learned."""
         return ANNA, self.site.passphrases[ANNA]
 
     @property
     def carl(self) -> tuple[str, str]:
-        """Who has her password, and a small mailbox; so has Dora."""
+        """Carl's login; he and Dora have Anna's password and a small mailbox."""
         return CARL, self.site.passphrases[ANNA]
 
     @property
@@ -104,53 +109,53 @@ class Target:
 
 @dataclass(frozen=True)
 class Attack:
-    what: str
+    description: str
     act: Callable[[Target], str]  # the server's last answer
-    refusal: str  # how that begins: a regular expression
-    without: str = ""  # the shell command that takes the hardening away; none where it is a part of the protocol
+    refusal: str  # a regular expression for the start of that answer
+    without: str = ""  # the shell command that removes the hardening; empty if the protocol itself refuses the attack
 
 
-# --- hardening, taken away
+# --- commands that remove a hardening
 
 
-def main_cf(*settings: str) -> str:
+def edit_main_cf(*settings: str) -> str:
     return f"postconf -e {shlex.join(settings)}"
 
 
-def submission(*settings: str) -> str:
+def edit_submission(*settings: str) -> str:
     services = ("submission", "submissions")
     edits = shlex.join(f"{service}/inet/{setting}" for service in services for setting in settings)
     return f"postconf -P {edits}"
 
 
-def dovecot(text: str) -> str:
+def append_to_dovecot_conf(text: str) -> str:
     return f"cat >> /etc/dovecot/dovecot.conf <<'END'\n{text}\nEND\n"
 
 
-SYSTEM_ACCOUNTS = dovecot(  # as Debian ships it
+SYSTEM_ACCOUNTS = append_to_dovecot_conf(  # as Debian ships it
     "passdb pam {\n}\nuserdb passwd {\n}\nservice auth-worker {\n  user = root\n}"
 )
-NO_LOGIN_MAP = submission("smtpd_sender_restrictions=", "smtpd_milters=$signing_milter")  # nor the guard's eye on it
-ANY_SENDER = main_cf("smtpd_sender_restrictions=")
-OPEN_RELAY = main_cf(
+NO_LOGIN_MAP = edit_submission("smtpd_sender_restrictions=", "smtpd_milters=$signing_milter")  # nor the guard's check
+ANY_SENDER = edit_main_cf("smtpd_sender_restrictions=")
+OPEN_RELAY = edit_main_cf(
     "mynetworks=0.0.0.0/0 [::]/0",
     "smtpd_relay_restrictions=permit_mynetworks, reject",
     "smtpd_recipient_restrictions=",
     "smtpd_reject_unlisted_recipient=no",
     "allow_percent_hack=yes",
 )
-ANY_RECIPIENT = main_cf("smtpd_reject_unlisted_recipient=no", "smtpd_recipient_restrictions=")
+ANY_RECIPIENT = edit_main_cf("smtpd_reject_unlisted_recipient=no", "smtpd_recipient_restrictions=")
 OLD_TLS = (
-    main_cf(
+    edit_main_cf(
         "smtpd_tls_protocols=>=TLSv1",
         "smtpd_tls_mandatory_protocols=>=TLSv1",
         "tls_high_cipherlist=ALL:@SECLEVEL=0",
         "smtpd_tls_exclude_ciphers=",
     )
     + "\n"
-    + dovecot("ssl_min_protocol = TLSv1\nssl_cipher_list = ALL:@SECLEVEL=0")
+    + append_to_dovecot_conf("ssl_min_protocol = TLSv1\nssl_cipher_list = ALL:@SECLEVEL=0")
 )
-LAX_PROTOCOL = main_cf(
+LAX_PROTOCOL = edit_main_cf(
     "smtpd_sasl_auth_enable=yes",
     "smtpd_discard_ehlo_keywords=",
     "smtpd_helo_required=no",
@@ -162,7 +167,7 @@ LAX_PROTOCOL = main_cf(
     "message_size_limit=0",
     "authorized_submit_users=static:anyone",
 )
-NO_LIMITS = main_cf(
+NO_LIMITS = edit_main_cf(
     "smtpd_client_connection_count_limit=0",
     "smtpd_client_connection_rate_limit=0",
     "smtpd_client_message_rate_limit=0",
@@ -186,30 +191,30 @@ def from_inside(host: str, *commands: str, user: str = "root") -> Callable[[Targ
     return lambda at: run_on(at.server, talk_smtp, host, SMTP, commands, user=user)
 
 
-def logins() -> Iterator[Attack]:
+def login_attacks() -> Iterator[Attack]:
     for name, port in {"IMAP": IMAP, "IMAPS": IMAPS, "submission": SUBMISSION, "submissions": SUBMISSIONS}.items():
         yield Attack(
             f"a Linux account logs in at {name} with its password",
-            lambda at, port=port: log_in(at.ip, port, INTRUDER, KNOWN),
+            lambda at, port=port: log_in(at.ip, port, INTRUDER, INTRUDER_PASSWORD),
             "535 5.7.8|NO .*AUTHENTICATIONFAILED",
             SYSTEM_ACCOUNTS,
         )
         yield Attack(
             f"a Linux account logs in at {name} with a wrong password",
             lambda at, port=port: log_in(at.ip, port, INTRUDER, "wrong"),
-            "535 5.7.8|NO .*AUTHENTICATIONFAILED",  # the same: nothing tells which password is right
+            "535 5.7.8|NO .*AUTHENTICATIONFAILED",  # the same answer: it must not tell which password is right
         )
     yield Attack(
         "a password is taken in clear at submission",
         lambda at: log_in(at.ip, SUBMISSION, *at.anna, tls=False),
         "530 5.7.0 Must issue a STARTTLS",
-        submission("smtpd_tls_security_level=may", "smtpd_tls_auth_only=no"),
+        edit_submission("smtpd_tls_security_level=may", "smtpd_tls_auth_only=no"),
     )
     yield Attack(
         "a password is taken in clear at IMAP",
         lambda at: log_in(at.ip, IMAP, *at.anna, tls=False),
         "NO .*PRIVACYREQUIRED",
-        dovecot("ssl = yes\nauth_allow_cleartext = yes"),
+        append_to_dovecot_conf("ssl = yes\nauth_allow_cleartext = yes"),
     )
     yield Attack(
         "passwords can be tried on port 25",
@@ -244,10 +249,10 @@ SPOOFED = {
 }
 
 
-def spoofs() -> Iterator[Attack]:
-    for what, sender in SPOOFED.items():
+def spoof_attacks() -> Iterator[Attack]:
+    for variant, sender in SPOOFED.items():
         yield Attack(
-            f"Anna's login sends as {what}",
+            f"Anna's login sends as {variant}",
             on_port(SUBMISSION, *envelope_commands(sender, OUTSIDE), login=True),
             "55[34] 5.7.1|504 5.5.2|501 5.1.7",
             NO_LOGIN_MAP,
@@ -258,9 +263,12 @@ def spoofs() -> Iterator[Attack]:
         "553 5.7.1",
         NO_LOGIN_MAP,
     )
-    for what, sender in {"a null byte": "anna\0@example.test", "an overlong domain": f"anna@{'a' * 300}.test"}.items():
+    for variant, sender in {
+        "a null byte": "anna\0@example.test",
+        "an overlong domain": f"anna@{'a' * 300}.test",
+    }.items():
         yield Attack(
-            f"Anna's login sends as an address with {what}",
+            f"Anna's login sends as an address with {variant}",
             on_port(SUBMISSION, *envelope_commands(sender, OUTSIDE), login=True),
             "501 5.1.7",
         )
@@ -268,7 +276,7 @@ def spoofs() -> Iterator[Attack]:
         "mail is submitted without a login",
         on_port(SUBMISSION, *envelope_commands(STRANGER, OUTSIDE)),
         "554 5.7.1 .*Client host rejected",
-        main_cf(
+        edit_main_cf(
             "mynetworks=0.0.0.0/0",
             "submission_client_restrictions=",
             "submission_relay_restrictions=permit_mynetworks, reject",
@@ -292,10 +300,10 @@ OURS = {
 }
 
 
-def strangers() -> Iterator[Attack]:
-    for what, sender in OURS.items():
+def stranger_attacks() -> Iterator[Attack]:
+    for variant, sender in OURS.items():
         yield Attack(
-            f"a stranger sends us mail as {what}",
+            f"a stranger sends us mail as {variant}",
             on_port(SMTP, *envelope_commands(sender, ANNA)),
             "554 5.7.1 .*Log in on a submission port|450 4.1.8|504 5.5.2",
             ANY_SENDER,
@@ -330,7 +338,7 @@ RELAYED = {
 }
 
 
-def relays() -> Iterator[Attack]:
+def relay_attacks() -> Iterator[Attack]:
     for how, recipient in RELAYED.items():
         yield Attack(
             f"a stranger relays {how}",
@@ -347,15 +355,15 @@ def relays() -> Iterator[Attack]:
         )
 
 
-def recipients() -> Iterator[Attack]:
+def recipient_attacks() -> Iterator[Attack]:
     unlisted = {
         "an unknown address": "unknown@example.test",
         "an account of another domain of ours": "anna@example-two.test",
     }
     system = {"a Linux account": f"{INTRUDER}@{HOST}", "a file": f"/var/x@{HOST}", "a program": f'"|id"@{HOST}'}
-    for what, recipient in (unlisted | system).items():
+    for variant, recipient in (unlisted | system).items():
         yield Attack(
-            f"mail to {what} is taken",
+            f"mail to {variant} is taken",
             on_port(SMTP, *envelope_commands(STRANGER, recipient)),
             "550 5.1.1",
             ANY_RECIPIENT,
@@ -372,30 +380,33 @@ def recipients() -> Iterator[Attack]:
         "552 5.2.2",
         ": > /etc/dovecot/aliases",
     )
-    for what, byte in {"a control character": "\x01", "a delete": "\x7f", "a tab": "\t"}.items():
+    for variant, byte in {"a control character": "\x01", "a delete": "\x7f", "a tab": "\t"}.items():
         yield Attack(
-            f"mail is taken for an address with {what}, which Dovecot's LMTP does not take",
+            f"mail is taken for an address with {variant}, which Dovecot's LMTP does not take",
             on_port(SMTP, *envelope_commands(STRANGER, f'"anna+{byte}"@example.test')),
             "500 5.5.2",
-            main_cf("smtpd_command_filter="),
+            edit_main_cf("smtpd_command_filter="),
         )
     yield Attack(
-        "a notification of success is sent to whoever is named",
+        "a notification of success is sent to any address",
         on_port(SMTP, f"MAIL FROM:<{STRANGER}>", f"RCPT TO:<{ANNA}> NOTIFY=SUCCESS"),
         "501 5.7.1 DSN support is disabled",
         LAX_PROTOCOL,
     )
 
 
-def smuggling(end: str) -> Callable[[Target], str]:
-    """One message, as a careless server hands it on (CVE-2023-51764); the answer to a second one that is in it."""
+def smuggle_message(end: str) -> Callable[[Target], str]:
+    """Send a message with a second one inside, as a careless server forwards it (CVE-2023-51764).
+
+    The attack returns the answer to the second message.
+    """
     commands = ["EHLO mx.outside.test", *envelope_commands(STRANGER, ANNA), "DATA"]
     second = "\r\n".join([*envelope_commands("smuggled@outside.test", ANNA), "BDAT 14 LAST", "Subject: two\r\n"])
     whole = f"Subject: one\r\n\r\none{end}{second}\r\n.\r\n"
     return lambda at: send_raw(at.ip, SMTP, *(f"{command}\r\n" for command in commands), whole, "", "", "")
 
 
-def protocol() -> Iterator[Attack]:
+def protocol_attacks() -> Iterator[Attack]:
     greeting = envelope_commands(STRANGER, ANNA)
     yield Attack(
         "a client does not say who it is",
@@ -403,9 +414,9 @@ def protocol() -> Iterator[Attack]:
         "503 5.5.1",
         LAX_PROTOCOL,
     )
-    for what, helo in {"no name": "a_b", "a name without a domain": "friend"}.items():
+    for variant, helo in {"no name": "a_b", "a name without a domain": "friend"}.items():
         yield Attack(
-            f"a client says {what}",
+            f"a client says {variant}",
             on_port(SMTP, *greeting, helo=helo),
             "50[14] 5.5.2 .*Helo command rejected",
             LAX_PROTOCOL,
@@ -431,7 +442,7 @@ def protocol() -> Iterator[Attack]:
     for name, end in {"LF . CR LF": "\n.\r\n", "LF . LF": "\n.\n", "CR LF . LF": "\r\n.\n"}.items():
         yield Attack(
             f"a second message is smuggled behind {name}",
-            smuggling(end),
+            smuggle_message(end),
             "550 5.5.2 .*bare <LF>",
             LAX_PROTOCOL,
         )
@@ -457,34 +468,34 @@ def protocol() -> Iterator[Attack]:
     )
 
 
-def floods() -> Iterator[Attack]:
-    """Each from an address of its own: what is limited is the client."""
+def flood_attacks() -> Iterator[Attack]:
+    """Each comes from another address, because the limits are per client."""
 
-    def flood(act: Callable[..., str], *arguments: object, times: int = 1) -> Callable[[Target], str]:
+    def from_new_address(act: Callable[..., str], *arguments: object, times: int = 1) -> Callable[[Target], str]:
         return lambda at: run_on(at.attacker, act, at.ip, SMTP, *arguments, times=times, source=next(at.sources))
 
     mail, recipient = envelope_commands(STRANGER, ANNA)
     yield Attack(
         "one address connects more than 60 times a minute",
-        flood(connect_often, 61, False),
+        from_new_address(connect_often, 61, False),
         "421 4.7.0 .*too many connections",
         NO_LIMITS,
     )
     yield Attack(
         "one address holds more than 20 connections",
-        flood(connect_often, 21, True),
+        from_new_address(connect_often, 21, True),
         "421 4.7.0 .*too many connections",
         NO_LIMITS,
     )
     yield Attack(
         "one address sends more than 100 messages a minute",
-        flood(talk_smtp, [mail, "RSET"] * 17, times=6),
+        from_new_address(talk_smtp, [mail, "RSET"] * 17, times=6),
         "450 4.7.1 .*too much mail",
         NO_LIMITS,
     )
     yield Attack(
         "one address sends to more than 300 recipients a minute",
-        flood(talk_smtp, [mail, *[recipient] * 75, "RSET"] * 4 + [mail, recipient]),
+        from_new_address(talk_smtp, [mail, *[recipient] * 75, "RSET"] * 4 + [mail, recipient]),
         "450 4.7.1 .*too many recipients",
         NO_LIMITS,
     )
@@ -492,7 +503,7 @@ def floods() -> Iterator[Attack]:
         "two addresses of one /64 send to more than 300 recipients a minute",
         lambda at: at.from_one_network([mail, *[recipient] * 75, "RSET"] * 4, [mail, recipient]),
         "450 4.7.1 .*too many recipients",
-        main_cf("smtpd_client_ipv6_prefix_length=84"),
+        edit_main_cf("smtpd_client_ipv6_prefix_length=84"),
     )
     yield Attack(
         "one address logs in more than 20 times a minute",
@@ -502,8 +513,8 @@ def floods() -> Iterator[Attack]:
     )
 
 
-def mailboxes() -> Iterator[Attack]:
-    """By whoever has an account, past its quota in bytes."""
+def mailbox_attacks() -> Iterator[Attack]:
+    """By the owner of an account, whose quota in bytes does not stop them."""
     yield Attack(
         "a mailbox takes messages without end, if they are small",
         lambda at: append_messages(at.ip, *at.carl, 140),
@@ -514,11 +525,11 @@ def mailboxes() -> Iterator[Attack]:
         "a mailbox takes folders without end",
         lambda at: make_folders(at.ip, *at.dora, 2 * FREE_FOLDERS),
         "NO .*LIMIT",
-        dovecot("quota_mailbox_count = 5000"),
+        append_to_dovecot_conf("quota_mailbox_count = 5000"),
     )
 
 
-def handshakes() -> Iterator[Attack]:
+def handshake_attacks() -> Iterator[Attack]:
     weak = {
         "TLS 1.0": ("TLSv1", "ALL"),
         "TLS 1.1": ("TLSv1_1", "ALL"),
@@ -526,20 +537,20 @@ def handshakes() -> Iterator[Attack]:
         "CBC and SHA-1": ("TLSv1_2", "ECDHE+SHA1"),
     }
     for port in (SMTP, SUBMISSION, SUBMISSIONS, IMAP, IMAPS):
-        for what, (version, ciphers) in weak.items():
+        for variant, (version, ciphers) in weak.items():
             yield Attack(
-                f"port {port} agrees to {what}",
+                f"port {port} agrees to {variant}",
                 lambda at, tls=(port, version, ciphers): shake_hands(at.ip, *tls),
                 "dropped: .*(ALERT_PROTOCOL_VERSION|HANDSHAKE_FAILURE)",
                 OLD_TLS,
             )
 
 
-def from_within() -> Iterator[Attack]:
-    """By a Linux user of the server whom nobody has listed as a sender."""
+def inside_attacks() -> Iterator[Attack]:
+    """By a Linux user of the server who is not among the local senders."""
     yield Attack(
         "an unlisted Linux user sends with sendmail",
-        lambda at: sendmail(at, INTRUDER),
+        lambda at: run_sendmail(at, INTRUDER),
         "exit 75",
         LAX_PROTOCOL,
     )
@@ -553,21 +564,23 @@ def from_within() -> Iterator[Attack]:
             NO_FIREWALL,
         )
         yield Attack(
-            f"a program that somebody has started is reached over IPv{version}",
+            f"a forgotten program is reached over IPv{version}",
             lambda at, version=version: reach_program(at, version),
             "dropped: .*timed out",
             NO_FIREWALL,
         )
     unused = {"lmtp": "lmtp", "indexer": "indexer", "imap-urlauth-login": "imap-urlauth", "dns-client": "dns-client"}
     sockets = {
-        f"/run/dovecot/{socket}": dovecot(
+        f"/run/dovecot/{socket}": append_to_dovecot_conf(
             f"service {service} {{\n  unix_listener {socket} {{\n    mode = 0666\n  }}\n}}"
         )
         for service, socket in unused.items()
     } | {
         "/run/opendkim/opendkim.sock": "chmod o+x /run/opendkim; chmod o+w /run/opendkim/opendkim.sock",
         "/var/spool/postfix/private/auth": "chmod o+x /var/spool/postfix/private\n"
-        + dovecot("service auth {\n  unix_listener /var/spool/postfix/private/auth {\n    mode = 0666\n  }\n}"),
+        + append_to_dovecot_conf(
+            "service auth {\n  unix_listener /var/spool/postfix/private/auth {\n    mode = 0666\n  }\n}"
+        ),
     }
     for path, without in sockets.items():
         yield Attack(
@@ -585,33 +598,46 @@ def from_within() -> Iterator[Attack]:
     ):
         yield Attack(
             f"a Linux user reads {path}",
-            lambda at, path=path: readable(at, path),
+            lambda at, path=path: find_readable(at, path),
             "nothing",
             f"chmod -R a+rX {path}",
         )
 
 
 def reach_program(at: Target, version: int) -> str:
-    """Over TCP and UDP, what somebody has started and forgotten."""
-    found = run_on(at.attacker, open_ports, at.address(version), FORGOTTEN, FORGOTTEN)
-    answer = run_on(at.attacker, ask_over_udp, at.address(version), FORGOTTEN)
-    return "OK" if found or is_accepted(answer) else answer
+    """Reach the forgotten program over TCP and UDP; "OK" if either works."""
+    ports = run_on(at.attacker, open_ports, at.address_of(version), FORGOTTEN, FORGOTTEN)
+    answer = run_on(at.attacker, ask_over_udp, at.address_of(version), FORGOTTEN)
+    return "OK" if ports or is_accepted(answer) else answer
 
 
-def sendmail(at: Target, user: str) -> str:
-    mail = compose_message(ANNA, OUTSIDE, f"by {user}").replace("\r", "")
-    done = at.server.run(f"runuser -u {user} -- sendmail -f {ANNA} {OUTSIDE}", stdin=mail, check=False)
-    return f"exit {done.returncode}: {done.stderr}" if done.returncode else "OK"
+def run_sendmail(at: Target, user: str) -> str:
+    text = compose_message(ANNA, OUTSIDE, f"by {user}").replace("\r", "")
+    process = at.server.run(f"runuser -u {user} -- sendmail -f {ANNA} {OUTSIDE}", stdin=text, check=False)
+    return f"exit {process.returncode}: {process.stderr}" if process.returncode else "OK"
 
 
-def readable(at: Target, path: str) -> str:
-    found = at.server.run(f"runuser -u {INTRUDER} -- find {path} -readable ! -type l -print -quit", check=False).stdout
-    return f"OK {found}" if found else "nothing"
+def find_readable(at: Target, path: str) -> str:
+    path_read = at.server.run(
+        f"runuser -u {INTRUDER} -- find {path} -readable ! -type l -print -quit", check=False
+    ).stdout
+    return f"OK {path_read}" if path_read else "nothing"
 
 
 ATTACKS = [
     attack
-    for kind in (logins, spoofs, strangers, relays, recipients, protocol, floods, mailboxes, handshakes, from_within)
+    for kind in (
+        login_attacks,
+        spoof_attacks,
+        stranger_attacks,
+        relay_attacks,
+        recipient_attacks,
+        protocol_attacks,
+        flood_attacks,
+        mailbox_attacks,
+        handshake_attacks,
+        inside_attacks,
+    )
     for attack in kind()
 ]
 
@@ -624,21 +650,21 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built_site: Site, b
     """A copy of the built server with a Linux account whose password is known, and a full mailbox."""
     server = lab.boot_server("attacked", hostname=HOST, image=built_image)
     site = built_site.copy_for(server)
-    declared = yaml.safe_load(site.settings_file.read_text())
-    accounts = {account["address"]: account for account in declared["accounts"]}
+    settings = yaml.safe_load(site.settings_file.read_text())
+    accounts = {account["address"]: account for account in settings["accounts"]}
     accounts[ANNA]["send_as"] = ["info@example.test"]
     accounts[BEN]["quota"] = FULL
-    small = {"password": accounts[ANNA]["password"], "quota": FULL}
-    declared["accounts"] += [{"address": CARL} | small, {"address": DORA} | small]
-    declared["aliases"][ALIAS] = BEN
-    declared["guard"] = {"freeze": {"foreign_senders": 1000}}  # else the first ten end it all
-    site.settings_file.write_text(yaml.safe_dump(declared))
-    deployed = site.deploy()
-    assert deployed.code == 0, deployed.output
+    small_mailbox = {"password": accounts[ANNA]["password"], "quota": FULL}
+    settings["accounts"] += [{"address": CARL} | small_mailbox, {"address": DORA} | small_mailbox]
+    settings["aliases"][ALIAS] = BEN
+    settings["guard"] = {"freeze": {"foreign_senders": 1000}}  # else the account is frozen after ten attacks
+    site.settings_file.write_text(yaml.safe_dump(settings))
+    result = site.deploy()
+    assert result.code == 0, result.output
     for listener in (f"-m http.server --bind :: {FORGOTTEN}", shlex.join(["-c", ECHO])):
         server.run(f"systemd-run --quiet python3 {listener}")
-    server.run(f"useradd --create-home --shell /bin/bash {INTRUDER} && echo {INTRUDER}:{KNOWN} | chpasswd")
-    for _ in range(2):  # a message may exceed the quota, if it has not been reached (quota_storage_grace)
+    server.run(f"useradd --create-home --shell /bin/bash {INTRUDER} && echo {INTRUDER}:{INTRUDER_PASSWORD} | chpasswd")
+    for _ in range(2):  # a message may exceed a quota that is not yet reached (quota_storage_grace)
         server.run(f"/usr/lib/dovecot/dovecot-lda -d {BEN}", stdin="Subject: much\n\n" + LINE * (FULL // len(LINE)))
     folders = f"/var/vmail/example.test/dora/Maildir/.folder-{{1..{MAX_FOLDERS - FREE_FOLDERS}}}/{{cur,new,tmp}}"
     server.run(f"runuser -u vmail -- bash -c 'umask 077; mkdir -p {folders}'")
@@ -648,30 +674,30 @@ def target(lab: Lab, internet: Internet, attacker: Attacker, built_site: Site, b
 
 @pytest.fixture(scope="module")
 def answers(target: Target) -> Mapping[str, Future[str]]:
-    """What the server says to each attack; most of the time it lets a client wait, so they all come at once."""
+    """The answer to each attack, by its description. All run at once, because the server delays most answers."""
     target.outside.clear_messages()
     with ThreadPoolExecutor(12) as pool:
-        return {attack.what: pool.submit(attack.act, target) for attack in ATTACKS}
+        return {attack.description: pool.submit(attack.act, target) for attack in ATTACKS}
 
 
 @pytest.fixture(scope="module")
-def weakened(target: Target, answers: object) -> Callable[[str], None]:
-    """Takes a hardening away, when all attacks on the whole server are over; what was taken before is given back."""
+def remove_hardening(target: Target, answers: object) -> Callable[[str], None]:
+    """Removes a hardening and restores the one removed before; all attacks on the whole server are over by then."""
     assert answers
     target.server.run("tar -cf /root/etc.tar /etc/postfix /etc/dovecot /etc/opendkim /etc/mailkeep")
-    taken = ""
+    removed = ""
 
-    def take(hardening: str) -> None:
-        nonlocal taken
-        if hardening != taken:
+    def remove(command: str) -> None:
+        nonlocal removed
+        if command != removed:
             edited = {"postfix": "postconf ", "dovecot": "/etc/dovecot/"}
-            services = " ".join(name for name, sign in edited.items() if sign in taken + hardening)
-            # Not a reload, which lets old processes serve on. reset-failed: systemd counts restarts.
+            services = " ".join(name for name, sign in edited.items() if sign in removed + command)
+            # A reload would let old processes serve on. reset-failed, because systemd limits the number of restarts.
             restart = f"systemctl reset-failed; systemctl restart {services}" if services else ""
-            target.server.run(f"tar -xpf /root/etc.tar -C /; nft -f /etc/nftables.conf\n{hardening}\n{restart}")
-            taken = hardening
+            target.server.run(f"tar -xpf /root/etc.tar -C /; nft -f /etc/nftables.conf\n{command}\n{restart}")
+            removed = command
 
-    return take
+    return remove
 
 
 @pytest.mark.parametrize(
@@ -686,41 +712,49 @@ def test_an_account_sends_as_itself(target: Target, port: int, sender: str) -> N
 
 def test_ports_that_are_open_are_those_of_ssh_and_mail_and_no_other(target: Target) -> None:
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda version: run_on(target.attacker, open_ports, target.address(version)), (4, 6))
-        assert list(found) == [[22, SMTP, IMAP, SUBMISSIONS, SUBMISSION, IMAPS]] * 2
+        ports = pool.map(lambda version: run_on(target.attacker, open_ports, target.address_of(version)), (4, 6))
+        assert list(ports) == [[22, SMTP, IMAP, SUBMISSIONS, SUBMISSION, IMAPS]] * 2
 
 
 def test_authentication_is_offered_only_where_it_is_encrypted_and_never_on_port_25(target: Target) -> None:
-    def offered(port: int, tls: bool) -> bool:
+    def offers_auth(port: int, tls: bool) -> bool:
         with open_smtp(target.ip, port, tls=tls) as connection:
             return connection.has_extn("auth")
 
-    asked = {(SMTP, False), (SMTP, True), (SUBMISSION, False), (SUBMISSION, True), (SUBMISSIONS, True)}
-    assert {door for door in asked if offered(*door)} == {(SUBMISSION, True), (SUBMISSIONS, True)}
+    sessions = {(SMTP, False), (SMTP, True), (SUBMISSION, False), (SUBMISSION, True), (SUBMISSIONS, True)}
+    assert {session for session in sessions if offers_auth(*session)} == {(SUBMISSION, True), (SUBMISSIONS, True)}
 
 
-def named(attack: Attack) -> str:
-    return attack.what
+def attack_name(attack: Attack) -> str:
+    return attack.description
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=named)
+@pytest.mark.parametrize("attack", ATTACKS, ids=attack_name)
 def test_it_is_refused_that(attack: Attack, answers: Mapping[str, Future[str]]) -> None:
-    assert re.match(attack.refusal, answers[attack.what].result())
+    assert re.match(attack.refusal, answers[attack.description].result())
 
 
 def test_what_is_refused_leaves_nothing_in_the_queue_and_bounces_to_nobody(target: Target, answers: object) -> None:
     assert answers
-    told = ["operator@outside.test"]  # by the watch, which tells Anna too
+    operator = ["operator@outside.test"]  # who gets the watch's alerts, as Anna does
     queued = [json.loads(line) for line in target.server.run("postqueue -j").stdout.splitlines()]
-    ours = [one for one in queued if one["sender"] == f"postmaster@{HOST}"]
-    assert all({to["address"] for to in one["recipients"]} <= {*told, ANNA} for one in ours)
-    assert [one for one in queued if one not in ours] == []
-    left = [m for m in target.outside.read_messages() if m.peer in (target.address(4), target.address(6))]
-    assert [m for m in left if list(m.recipients) != told] == []
+    bounces = [message for message in queued if message["sender"] == f"postmaster@{HOST}"]
+    assert all(
+        {recipient["address"] for recipient in message["recipients"]} <= {*operator, ANNA} for message in bounces
+    )
+    assert [message for message in queued if message not in bounces] == []
+    left = [
+        message
+        for message in target.outside.read_messages()
+        if message.peer in (target.address_of(4), target.address_of(6))
+    ]
+    assert [message for message in left if list(message.recipients) != operator] == []
 
 
-@pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.without], ids=named)
-def test_without_its_hardening_it_happens_that(attack: Attack, target: Target, weakened: Callable[[str], None]) -> None:
-    weakened(attack.without)
+@pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.without], ids=attack_name)
+def test_without_its_hardening_it_happens_that(
+    attack: Attack, target: Target, remove_hardening: Callable[[str], None]
+) -> None:
+    remove_hardening(attack.without)
     answer = attack.act(target)
     assert is_accepted(answer), answer
