@@ -63,7 +63,7 @@ class JudgeSetup:
     def __init__(self, directory: Path, **changes: Any) -> None:
         self.now = NOON
         self.frozen_file = directory / "frozen" / "accounts"
-        self.frozen_file.parent.mkdir()
+        self.frozen_file.parent.mkdir(exist_ok=True)
         self._directory, self._serial = directory, itertools.count(1)
         config_file = directory / "guard.json"
         config_file.write_text(json.dumps(build_config(**changes)))
