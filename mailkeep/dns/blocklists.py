@@ -14,9 +14,9 @@ import dns.resolver
 
 from mailkeep.dns.client import Answers, Client, Question
 from mailkeep.settings.models import Settings
-from mailkeep_server import dns_monitor
+from mailkeep_server.common.dnsbl import ListingState, judge_listing
 
-State = dns_monitor.ListingState | Literal["trusted"]
+State = ListingState | Literal["trusted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def entry_name(blocklist: Blocklist, subject: str) -> str:
 def _build_entry(blocklist: Blocklist, subject: str, answers: Answers, reasons: Answers) -> BlocklistEntry:
     names = [entry_name(blocklist, name) for name in (subject, blocklist.must_list, blocklist.must_not_list)]
     results = [answers[Question(name, "A")] for name in names]
-    state = dns_monitor.judge_listing(*(None if result.error else list(result.values) for result in results))
+    state = judge_listing(*(None if result.error else list(result.values) for result in results))
     if state == "listed":
         reason = " ".join(reasons[Question(names[0], "TXT")].values)
         text = f"{', '.join(results[0].values)} {reason}".strip()

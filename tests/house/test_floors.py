@@ -48,6 +48,16 @@ def test_the_server_needs_the_standard_library_only() -> None:
     assert foreign == set()
 
 
+def test_the_operators_side_takes_from_the_server_only_what_both_need() -> None:
+    """`mailkeep_server` itself names the package that is copied, and `common` holds constants and judgements."""
+    taken = {
+        edge.imported
+        for edge in read_imports()
+        if edge.importer.startswith("mailkeep.") and edge.imported.startswith("mailkeep_server")
+    }
+    assert {module for module in taken if not module.startswith("mailkeep_server.common")} == {"mailkeep_server"}
+
+
 def test_the_picture_shows_the_floors_of_today() -> None:
     assert PICTURE.read_text() == draw(), f"run `python tests/house/draw_floors.py` in {ROOT.name}"
 

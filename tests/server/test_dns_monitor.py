@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from mailkeep_server import dns_monitor
+from mailkeep_server.common.dnsbl import ListingState, Values, judge_listing
 from mailkeep_server.dns_monitor import (
-    ListingState,
     Question,
-    Values,
     check_records,
     find_changes,
     find_listings,
     find_unanswered,
-    judge_listing,
 )
 
 MX = "example.org MX"
