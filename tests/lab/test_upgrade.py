@@ -156,7 +156,7 @@ def live(site: Site, internet: Internet) -> None:
         text, login = compose_message(sender, WAITS, "waits"), (sender, site.passphrases[sender])
         assert is_accepted(deliver_message(address, SUBMISSIONS, sender, [WAITS], text, login=login))
     poll(lambda: len(read_queue(site.server, "deferred")) == 3, 30, "the messages do not wait")
-    poll(lambda: len(site.server.run(READ_MAILBOXES).stdout.splitlines()) == 2, 30, "no mail in the mailboxes")
+    poll(lambda: site.server.run("grep -rl 'before the upgrade' /var/vmail | wc -l").stdout == "2\n", 30, "no mail")
     site.server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
     site.server.run(f"fail2ban-client set dovecot banip {BANNED}")
 
@@ -239,12 +239,12 @@ def test_no_file_unit_or_directory_is_there_that_this_version_would_not_make(upg
 
 
 def test_no_mail_is_lost_from_the_mailboxes_or_the_queue(upgrade: Upgrade) -> None:
-    assert len(upgrade.before.mailboxes) == 2
-    assert upgrade.after.mailboxes == upgrade.before.mailboxes
+    assert upgrade.before.mailboxes
+    assert set(upgrade.before.mailboxes) <= set(upgrade.after.mailboxes)  # Anna gets alerts by mail, too
     assert sorted(upgrade.before.queue.values()) == [(ANNA, "deferred"), (ANNA, "deferred"), (BEN, "hold")]
     assert upgrade.after.queue == upgrade.before.queue
     inbox = read_mailbox(str(upgrade.site.server.ip), IMAPS, ANNA, upgrade.site.passphrases[ANNA])
-    assert [b"Subject: before the upgrade" in mail for mail in inbox] == [True]
+    assert sum(b"Subject: before the upgrade" in mail for mail in inbox) == 1
 
 
 def test_counters_freezes_samples_and_bans_are_kept(upgrade: Upgrade) -> None:
@@ -265,8 +265,8 @@ def test_the_certificate_and_the_baseline_of_the_dns_are_kept(upgrade: Upgrade) 
     assert upgrade.after.dns == upgrade.before.dns
     server = upgrade.site.server
     server.run("systemctl start mailkeep-certificate mailkeep-dns")
-    journal = "journalctl --sync; journalctl --unit=mailkeep-certificate --output=cat --lines=6"
-    assert "Nothing to do." in server.run(journal).stdout
+    journal = "journalctl --sync; journalctl --unit=mailkeep-certificate --output=cat --lines=12"
+    assert "No new certificate is needed." in server.run(journal).stdout
     assert json.loads(server.run("cat /var/lib/mailkeep-dns/troubles.json").stdout)["troubles"] == {}
     assert read_dns_baseline(server) == upgrade.before.dns
 

@@ -80,7 +80,7 @@ class Operator:
         requests: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [(one["time"], one["body"]) for one in requests if one["status"] < 300 and one["time"] > self.since]
 
-    def catch_answer(self, text: str, way: str, patience: float = SOON + 10) -> float:
+    def wait_for_alert(self, text: str, way: str, patience: float = SOON + 10) -> float:
         """How many seconds after it had happened the operator heard of it."""
         look = self.mails if way == "mail" else self.posts
         found = poll(lambda: [at for at, said in look() if text in said], patience, f"no alert by {way}: {text}", 0.3)
@@ -173,7 +173,7 @@ def broken(operator: Operator) -> Operator:
 
 @pytest.mark.parametrize("what", TOLD)
 def test_what_is_amiss_is_told_by_webhook_within_ten_seconds(broken: Operator, what: str) -> None:
-    assert broken.heard(TOLD[what][0], "webhook") < SOON
+    assert broken.wait_for_alert(TOLD[what][0], "webhook") < SOON
 
 
 def test_fail2ban_itself_finds_nothing_wrong_with_the_dead_jail(broken: Operator) -> None:
@@ -187,7 +187,7 @@ def test_it_is_told_once_and_in_few_letters(broken: Operator) -> None:
 
 
 def test_mail_of_it_goes_out_unsigned_rather_than_not_at_all(broken: Operator) -> None:
-    broken.heard("opendkim.service is down", "mail", 30)
+    broken.wait_for_alert("opendkim.service is down", "mail", 30)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def repaired(broken: Operator) -> Operator:
 @pytest.mark.usefixtures("repaired")
 @pytest.mark.parametrize("what", TOLD)
 def test_that_it_is_over_is_told_too(operator: Operator, what: str) -> None:
-    assert operator.heard(TOLD[what][1], "webhook") < SOON
+    assert operator.wait_for_alert(TOLD[what][1], "webhook") < SOON
 
 
 # --- the watch itself
@@ -209,16 +209,16 @@ def test_that_it_is_over_is_told_too(operator: Operator, what: str) -> None:
 
 def test_a_watch_that_is_killed_is_told_of_and_knows_what_it_has_told(repaired: Operator) -> None:
     repaired.server.run("systemctl stop opendkim")
-    repaired.heard("opendkim.service is down", "webhook")
+    repaired.wait_for_alert("opendkim.service is down", "webhook")
     # A letter that was taken in the last half second would go out again: better twice than never.
     sent = "grep -q '\"notifications\": \\[\\]' /var/lib/mailkeep-watch/state.json"
     poll(lambda: not repaired.server.run(sent, check=False).returncode, SOON, "letters are left")
     repaired.begin()
     repaired.server.run("systemctl kill --signal=KILL mailkeep-watch")
-    assert repaired.heard("The watch has ended (signal)", "webhook") < SOON
-    assert repaired.heard("The watch has ended (signal)", "mail") < SOON
+    assert repaired.wait_for_alert("The watch has ended (signal)", "webhook") < SOON
+    assert repaired.wait_for_alert("The watch has ended (signal)", "mail") < SOON
     repaired.server.run("systemctl start opendkim")
-    repaired.heard("opendkim.service runs again", "webhook")
+    repaired.wait_for_alert("opendkim.service runs again", "webhook")
     assert not any("opendkim.service is down" in text for _, text in repaired.posts())
 
 
@@ -263,9 +263,9 @@ def test_a_freeze_is_carried_out_within_two_seconds_and_told(repaired: Operator)
     with frozen(server, BEN):
         poll(lambda: not catch_answer(lambda: session.noop()[0]).startswith("OK"), 5, "the session goes on", 0.2)
         assert time.time() - repaired.since < 3  # writing the file included
-        assert repaired.heard(f"{BEN} is frozen by guard: 30 tries", "webhook") < SOON
-        assert repaired.heard("1 session cut", "mail") < SOON
-    repaired.heard(f"{BEN} is no longer frozen", "webhook")
+        assert repaired.wait_for_alert(f"{BEN} is frozen by guard: 30 tries", "webhook") < SOON
+        assert repaired.wait_for_alert("1 session cut", "mail") < SOON
+    repaired.wait_for_alert(f"{BEN} is no longer frozen", "webhook")
 
 
 @contextmanager
@@ -290,18 +290,18 @@ def test_an_account_that_nears_its_limit_and_goes_over_it_is_told(repaired: Oper
         for _ in range(5)
     ]
     assert [answer[:1] for answer in answers] == ["2", "2", "2", "2", "4"]
-    assert repaired.heard(f"{ANNA} has sent 4 of 4 messages in 10 minutes", "webhook") < SOON
-    assert repaired.heard(f"{ANNA} is over a limit: may send 4 messages in 10 minutes", "mail") < SOON
+    assert repaired.wait_for_alert(f"{ANNA} has sent 4 of 4 messages in 10 minutes", "webhook") < SOON
+    assert repaired.wait_for_alert(f"{ANNA} is over a limit: may send 4 messages in 10 minutes", "mail") < SOON
 
 
 def test_a_guard_that_is_killed_or_stopped_is_told(repaired: Operator) -> None:
     repaired.begin()
     repaired.server.run("systemctl kill --signal=KILL mailkeep-guard")
-    assert repaired.heard("mailkeep-guard.service ended, and systemd restarted it", "webhook") < SOON
+    assert repaired.wait_for_alert("mailkeep-guard.service ended, and systemd restarted it", "webhook") < SOON
     repaired.begin()
     repaired.server.run("systemctl stop mailkeep-guard.socket mailkeep-guard")
     repaired.happened()
-    assert repaired.heard("mailkeep-guard.service is down", "webhook") < SOON
+    assert repaired.wait_for_alert("mailkeep-guard.service is down", "webhook") < SOON
     repaired.server.run("systemctl start mailkeep-guard.socket mailkeep-guard")
 
 
@@ -314,12 +314,12 @@ def test_a_login_from_a_new_network_and_failures_that_soar_are_told(repaired: Op
     repaired.begin()
     source = attacker.sources6[0]
     assert run_on(attacker, log_in, str(server.ip6), IMAPS, ANNA, passphrase, source=source) == "OK"
-    assert repaired.heard(f"{ANNA} has read mail from a network that is new to it: {source}", "webhook") < SOON
+    assert repaired.wait_for_alert(f"{ANNA} has read mail from a network that is new to it: {source}", "webhook") < SOON
     repaired.begin()
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda _: log_in(str(server.ip), IMAPS, ANNA, "wrong"), range(12)))
     repaired.happened()
-    assert repaired.heard("Somebody guesses passwords", "webhook") < SOON
+    assert repaired.wait_for_alert("Somebody guesses passwords", "webhook") < SOON
 
 
 # --- the ways
@@ -334,7 +334,7 @@ def test_that_mail_does_not_reach_the_mailboxes_is_told(repaired: Operator) -> N
         reply = repaired.internet.send(OUTSIDE, ANNA, server.ip, b"Subject: x\r\n\r\nx\r\n")
         assert reply.code == 250, reply
     server.run("postqueue -f")  # all at once: after five failures at the same time qmgr tries the others no more
-    repaired.heard("Mail is not delivered to the mailboxes, and waits in the queue: ", "webhook")
+    repaired.wait_for_alert("Mail is not delivered to the mailboxes, and waits in the queue: ", "webhook")
     server.run("systemctl start dovecot && postsuper -d ALL deferred")
 
 
@@ -346,7 +346,9 @@ def test_that_nobody_gets_in_any_more_is_told(repaired: Operator) -> None:
     with ExitStack() as held:
         for _ in range(6):
             held.enter_context(socket.create_connection((str(server.ip), IMAPS), TIMEOUT))
-        repaired.heard("Dovecot's imap-login accepts no more connections: process_limit (2) reached", "webhook")
+        repaired.wait_for_alert(
+            "Dovecot's imap-login accepts no more connections: process_limit (2) reached", "webhook"
+        )
     server.run(f"mv {conf}.before {conf} && systemctl restart dovecot")
 
 
@@ -355,19 +357,19 @@ def test_each_way_is_told_to_be_dead_by_the_other(repaired: Operator) -> None:
     repaired.webhook_answers(500)
     repaired.begin()
     server.run("systemctl stop opendkim")
-    assert repaired.heard("Alerts cannot be sent by webhook: HTTP 500", "mail") < 2 * SOON
+    assert repaired.wait_for_alert("Alerts cannot be sent by webhook: HTTP 500", "mail") < 2 * SOON
     repaired.webhook_answers(200)
-    repaired.heard("opendkim.service is down", "webhook", 30)
+    repaired.wait_for_alert("opendkim.service is down", "webhook", 30)
     server.run("systemctl start opendkim")
     repaired.begin()
     server.run("systemctl stop postfix")
     repaired.happened()
     try:
-        assert repaired.heard("postfix.service is down", "webhook") < SOON
-        repaired.heard("Alerts cannot be sent by mail", "webhook", 30)
+        assert repaired.wait_for_alert("postfix.service is down", "webhook") < SOON
+        repaired.wait_for_alert("Alerts cannot be sent by mail", "webhook", 30)
     finally:
         server.run("systemctl start postfix")
-    repaired.heard("postfix.service is down", "mail", 60)
+    repaired.wait_for_alert("postfix.service is down", "mail", 60)
 
 
 def test_alert_test_says_what_arrived(repaired: Operator) -> None:
@@ -382,8 +384,8 @@ def test_alert_test_says_what_arrived(repaired: Operator) -> None:
     )
     assert "status" not in mail.answer
     assert "250" in mail.answer
-    repaired.heard("This is a test", "mail", 1)
-    repaired.heard("This is a test", "webhook", 1)
+    repaired.wait_for_alert("This is a test", "mail", 1)
+    repaired.wait_for_alert("This is a test", "webhook", 1)
     repaired.webhook_answers(403)
     mail, webhook = alert_test.send_test_alerts(repaired.site.inventory)
     repaired.webhook_answers(200)
