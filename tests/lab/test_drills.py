@@ -1,4 +1,4 @@
-"""The incidents, replayed: who has the right password sends a few messages, and nobody else notices."""
+"""The incidents, replayed: a thief with the right password gets few messages out, and no other account is affected."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,17 +16,17 @@ from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
 
 QUICK_A = replace(ATTACKS["A"], pace=8.0)
-"""Three times as fast as it happened."""
+"""Incident A, three times as fast as it happened."""
 
 
 @pytest.fixture(scope="module")
 def drill_setup(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[DrillSetup]:
     server = lab.boot_server("drilled", hostname="mail.example.test", image=built_image)
-    copied = built_site.copy_for(server)
-    text = copied.settings_file.read_text().replace(str(built_site.server.ip), str(server.ip))
-    copied.settings_file.write_text(text.replace(str(built_site.server.ip6), str(server.ip6)))
-    assert copied.deploy().code == 0  # also its resolver: a copy boots with that of this machine
-    yield create_setup(lab, copied, internet)
+    site = built_site.copy_for(server)
+    text = site.settings_file.read_text().replace(str(built_site.server.ip), str(server.ip))
+    site.settings_file.write_text(text.replace(str(built_site.server.ip6), str(server.ip6)))
+    assert site.deploy().code == 0  # the deploy restores its resolver: a copy boots with the resolver of this machine
+    yield create_setup(lab, site, internet)
     server.remove()
 
 
@@ -41,7 +41,7 @@ def test_incident_a_ends_after_its_limit_with_a_freeze_and_an_alert(incident_a: 
     assert incident_a.on_hold > 0
 
 
-def test_a_drill_can_be_looked_at(incident_a: DrillResult, tmp_path: Path) -> None:
+def test_a_drill_has_a_picture(incident_a: DrillResult, tmp_path: Path) -> None:
     svg, png = picture.draw_results([incident_a], tmp_path / "a")
     assert "<svg" in svg.read_text()
     assert png.read_bytes().startswith(b"\x89PNG")
@@ -56,7 +56,7 @@ def test_a_botnet_of_200_networks_gets_no_further(drill_setup: DrillSetup) -> No
     )
 
 
-def test_without_the_guard_incident_a_goes_on(drill_setup: DrillSetup) -> None:
+def test_without_the_guard_incident_a_is_not_stopped(drill_setup: DrillSetup) -> None:
     with bypass_guard(drill_setup.server):
         result = replay_attack(drill_setup, replace(QUICK_A, tries=60))
     assert result.messages > MAX_MESSAGES_OUT
@@ -66,27 +66,29 @@ def test_without_the_guard_incident_a_goes_on(drill_setup: DrillSetup) -> None:
 
 def test_a_newsletter_to_200_is_one_message_where_mail_yml_allows_it(drill_setup: DrillSetup) -> None:
     drill_setup.prepare()
-    readers = [f"reader-{one}@outside.test" for one in range(200)]
-    mail = compose_message(STOLEN, readers[0], "newsletter")
+    readers = [f"reader-{number}@outside.test" for number in range(200)]
+    text = compose_message(STOLEN, readers[0], "newsletter")
 
-    def send() -> str:
+    def send_newsletter() -> str:
         login = (STOLEN, drill_setup.site.passphrases[STOLEN])
-        return deliver_message(str(drill_setup.server.ip), SUBMISSION, STOLEN, readers, mail, login=login)
+        return deliver_message(str(drill_setup.server.ip), SUBMISSION, STOLEN, readers, text, login=login)
 
-    assert send().startswith("450 4.7.1 <reader-60@outside.test>")
+    assert send_newsletter().startswith("450 4.7.1 <reader-60@outside.test>")
     with allow_newsletter(drill_setup.site):
-        assert send().startswith("250")
+        assert send_newsletter().startswith("250")
 
-    def reached() -> list[str]:
-        parts = [
-            one.recipients for one in drill_setup.internet.read_messages() if one.message["Subject"] == "newsletter"
+    def read_recipients() -> list[str]:
+        copies = [
+            received.recipients
+            for received in drill_setup.internet.read_messages()
+            if received.message["Subject"] == "newsletter"
         ]
-        return sorted(reader for part in parts for reader in part)
+        return sorted(recipient for recipients in copies for recipient in recipients)
 
-    poll(lambda: reached() == sorted(readers), 30, "not all arrived")
+    poll(lambda: read_recipients() == sorted(readers), 30, "not all arrived")
 
 
-def test_a_live_server_is_drilled_with_an_account_to_throw_away(drill_setup: DrillSetup) -> None:
+def test_a_live_server_is_drilled_with_a_throwaway_account(drill_setup: DrillSetup) -> None:
     drill_setup.prepare()
     password = drill_setup.site.passphrases[STOLEN]
     [outcome] = production.run_live_drill(drill_setup.site.inventory, "D", STOLEN, "friend@outside.test", password)
