@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from mailkeep.inventory import dkim_keys
 from mailkeep.parts import certificates, dns_watch, fail2ban, postfix, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.settings.models import Settings
@@ -63,6 +64,10 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "control_socket": paths.GUARD_CONTROL_SOCKET,
         "freeze_list": paths.FREEZE_LIST,
         "smtp_socket": postfix.ALERTS,
+        "unsigned_smtp_socket": postfix.UNSIGNED_ALERTS,
+        "signing_domains": list(dkim_keys.signing_domains(settings)),
+        "local_resolver": settings.resolver == "local",
+        "addresses": [str(address) for address in settings.host.addresses],
         "dns_troubles_file": dns_watch.TROUBLES if settings.resolver == "local" else "",
         "renewal_troubles_file": certificates.TROUBLES if settings.tls.mode == "acme" else "",
         "webhook": webhook

@@ -15,6 +15,7 @@ ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", 
 TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
 ALERTS = "/var/spool/postfix/private/alerts"
+UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
 
 Rows = Iterator[tuple[str, str]]
 

@@ -28,6 +28,7 @@ PRIVATE_SOCKETS = (
     "/var/spool/postfix/private/dovecot-lmtp",
     "/var/spool/postfix/private/quota-status",
     postfix.ALERTS,
+    postfix.UNSIGNED_ALERTS,
 )
 PACKAGES = {"probe": probe, "mailkeep_server": mailkeep_server, "mailkeep_server/common": common}
 MAX_ACCOUNTS = 50  # that the probe tries; all accounts are in the same tables
@@ -113,7 +114,7 @@ class Target:
             dkim=[[key.domain, key.selector] for key in self.secrets.dkim],
             outbound_target=list(_outbound_target(settings)),
             local_resolver=settings.resolver == "local",
-            alert_socket=postfix.ALERTS,
+            alert_sockets=[postfix.ALERTS, postfix.UNSIGNED_ALERTS],
             admins=list(settings.admin.addresses),
             web=[[page.name, page.path, "POST" if page.accepts_post else "GET"] for page in web.list_pages(settings)],
         )

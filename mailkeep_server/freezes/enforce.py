@@ -9,6 +9,7 @@ from pathlib import Path
 from mailkeep_server.common import paths
 from mailkeep_server.common.addresses import owner_address
 from mailkeep_server.common.commands import run, stream_output
+from mailkeep_server.common.wording import describe_error
 
 SAMPLE_DIRECTORY = Path(paths.FREEZE_SAMPLES)
 MAX_SAMPLE_MESSAGES = 20
@@ -73,7 +74,7 @@ def _collect_error(errors: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is, the next step is due
-        errors.append(f"{type(error).__name__}: {error}")
+        errors.append(describe_error(error))
 
 
 def cut_sessions(account: str) -> int:

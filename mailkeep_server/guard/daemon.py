@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mailkeep_server.common.systemd import notify
+from mailkeep_server.common.wording import describe_error
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard import config
 from mailkeep_server.guard.batch import Batch
@@ -133,5 +134,5 @@ async def _share_freezes(exchange: FreezeExchange) -> None:
         try:
             await exchange.exchange_once()
         except Exception as error:  # whatever it is, the next exchange is due
-            print(f"cannot share freezes, tries again: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"cannot share freezes, tries again: {describe_error(error)}", file=sys.stderr)
         await asyncio.sleep(1)

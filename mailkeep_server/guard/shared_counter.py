@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from secrets import token_hex
 from typing import NamedTuple
 
+from mailkeep_server.common.wording import describe_error
 from mailkeep_server.guard.config import SharedStoreConfig
 from mailkeep_server.guard.limits import ExceededLimit, Limit
 from mailkeep_server.guard.sliding_window import DAY, MAX_CLOCK_STEP, Usage
@@ -158,7 +159,7 @@ class SharedCounter:
             self._down_until = loop.time() + RETRY_SECONDS
             if not self._is_lost:
                 self._is_lost = True
-                self._on_lost(f"{type(error).__name__}: {error}")
+                self._on_lost(describe_error(error))
             raise SharedStoreError(str(error)) from None
         if is_down:
             raise SharedStoreError("it has just failed")

@@ -36,13 +36,28 @@ def send_notification(channel: str, notification: Notification, config: WatchCon
 
 
 def send_mail(notification: Notification, config: WatchConfig) -> str:
-    """Hands it to the smtpd that takes mail to administrators alone, whatever other limits stop other mail."""
+    """Hands it to the smtpd that takes mail to administrators alone, whatever other limits stop other mail.
+
+    If that one does not take it, because of OpenDKIM or a cleanup(8) that hangs, a second smtpd has neither: an alert
+    without a signature is better than none. A first one that answers too late delivers the alert twice.
+    """
+    try:
+        return _send_by(config.smtp_socket, notification, config)
+    except (NotSentError, OSError) as error:
+        try:
+            return _send_by(config.unsigned_smtp_socket, notification, config)
+        except (NotSentError, OSError):
+            raise error from None
+
+
+def _send_by(path: str, notification: Notification, config: WatchConfig) -> str:
+    """Raises NotSentError and OSError."""
     import smtplib
 
     from mailkeep_server.common.unix_smtp import UnixSmtp
 
     try:
-        with UnixSmtp(config.smtp_socket, local_hostname=config.host, timeout=TIMEOUT) as connection:
+        with UnixSmtp(path, local_hostname=config.host, timeout=TIMEOUT) as connection:
             connection.ehlo()
             _check_reply(connection.mail(f"postmaster@{config.host}"))
             refusals = [reply for admin in config.admins if (reply := connection.rcpt(admin))[0] >= 300]

@@ -47,6 +47,14 @@ class WatchConfig:
     freeze_list: str
     smtp_socket: str
     """Of the smtpd that takes mail to administrators alone."""
+    unsigned_smtp_socket: str
+    """Of another one, which asks no milter."""
+    signing_domains: list[str]
+    """Whose mail OpenDKIM signs."""
+    local_resolver: bool
+    """Whether unbound on this machine answers its questions."""
+    addresses: list[str]
+    """The server's public addresses."""
     dns_troubles_file: str
     """Empty where nothing checks the DNS records."""
     renewal_troubles_file: str

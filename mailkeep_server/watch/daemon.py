@@ -18,6 +18,7 @@ from typing import Any
 from mailkeep_server.common import paths
 from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.systemd import notify
+from mailkeep_server.common.wording import describe_error
 from mailkeep_server.freezes.enforce import enforce_freeze
 from mailkeep_server.watch import config, saved_state, sensors
 from mailkeep_server.watch.alert_queue import AlertQueue, Notification
@@ -28,11 +29,11 @@ from mailkeep_server.watch.guard_events import GuardEvents
 from mailkeep_server.watch.jail_proof import PROOF
 from mailkeep_server.watch.login_monitor import LoginMonitor
 from mailkeep_server.watch.outbox import Outbox
-from mailkeep_server.watch.sensors import Sensor
+from mailkeep_server.watch.sensor import Sensor
 
 REPORTS = Path(paths.SENSOR_REPORTS)
-"""By sensor: `at`, the time of its last sample (seconds since the epoch); `error`, if it failed; `troubles`, as texts.
-`mailkeep verify` reads it."""
+"""By sensor: `at`, the time of its last sample (seconds since the epoch), and the `interval` until the next; `error`,
+if it failed; `troubles`, as texts. `mailkeep verify` reads it."""
 LOOP_SECONDS = 0.5
 
 
@@ -89,10 +90,15 @@ class Watch:
             self.alerts.end_trouble(key)
             troubles = [present[name][0] for name in proven]
         except Exception as problem:
-            error, troubles = f"{type(problem).__name__}: {problem}", []
+            error, troubles = describe_error(problem), []
             text = f"The watch cannot check {sensor.name}: {error}"
             self.alerts.report_trouble(key, text, f"The watch can check {sensor.name} again")
-        self.reports[sensor.name] = {"at": time.time(), "error": error, "troubles": troubles}
+        self.reports[sensor.name] = {
+            "at": time.time(),
+            "interval": sensor.interval,
+            "error": error,
+            "troubles": troubles,
+        }
 
     def save_state(self) -> None:
         components = (self.alerts, self.outbox, self.logins)
@@ -109,7 +115,7 @@ class Watch:
         try:
             atomic_write(file, text, 0o600, durable=False)
         except OSError as error:
-            text = f"The watch cannot write {file}: {error}"
+            text = f"The watch cannot write {file}: {error.strerror}"
             self.alerts.report_trouble(f"write:{file}", text, f"The watch can write {file} again")
             return False
         self.alerts.end_trouble(f"write:{file}")
@@ -125,7 +131,7 @@ def build_watch(settings: WatchConfig, state: dict[str, Any]) -> Watch:
     try:
         return Watch(settings, state)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        print(f"{saved_state.FILE} is damaged, and starts anew: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{saved_state.FILE} is damaged, and starts anew: {describe_error(error)}", file=sys.stderr)
         return Watch(settings, {})
 
 
@@ -143,7 +149,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = config.load_config()
     except (OSError, ValueError, TypeError, KeyError) as error:
-        print(f"{config.FILE}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{config.FILE}: {describe_error(error)}", file=sys.stderr)
         return 1
     if arguments == ["--check"]:
         return 0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from mailkeep_server.common.wording import count_noun
+from mailkeep_server.common.wording import count_noun, describe_error
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.freezes.enforce import Enforcement
 from mailkeep_server.freezes.freeze_list import FreezeRecord
@@ -71,7 +71,7 @@ class FreezeEnforcer:
                 step()
                 self.alerts.end_trouble(f"freezes:{name}")
             except Exception as error:  # whatever it is, the next step is due
-                text = f"Freezes are not enforced: {type(error).__name__}: {error}"
+                text = f"Freezes are not enforced: {describe_error(error)}"
                 self.alerts.report_trouble(f"freezes:{name}", text, "Freezes are enforced again")
             time.sleep(LOOP_SECONDS)
 

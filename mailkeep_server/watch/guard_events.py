@@ -7,7 +7,7 @@ from typing import Any
 
 from mailkeep_server.common import unix_http
 from mailkeep_server.watch.alert_queue import Troubles
-from mailkeep_server.watch.sensors import Sensor, SensorEvent
+from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 ANSWER_TIMEOUT = 2.0  # seconds
 MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that starts

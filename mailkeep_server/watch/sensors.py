@@ -2,7 +2,8 @@
 
 An alert leaves within 10 s, 1 s of it for batching. One-sample sensors run every 5 s. Services and firewall restart now
 and then, by themselves or in a deploy: they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
-Two forks every 2 s (`systemctl show`, `nft list`) are all that this costs; the other sensors read a file or two.
+Starting programs is the cost. So `systemctl show` runs every 4 s only, or when a main process has gone; and `nft list`
+when the kernel's number of the ruleset has changed, or a minute is over. The other sensors read a file or two.
 """
 
 import json
@@ -11,31 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mailkeep_server.common import nft_ruleset
+from mailkeep_server.common import nft_generation, nft_ruleset
 from mailkeep_server.common.certificates import read_certificate
 from mailkeep_server.common.commands import run
 from mailkeep_server.watch.alert_queue import Troubles
+from mailkeep_server.watch.answer_sensors import build_answer_sensors
 from mailkeep_server.watch.config import WatchConfig
-
-SensorEvent = tuple[str, str, bool]
-"""Key, text, and whether it is urgent."""
-
-
-class Sensor:
-    """`find_troubles` gives all troubles of this moment, `take_events` the events since the last call. Either may raise
-    any exception."""
-
-    name = ""
-    interval = 5.0  # seconds between samples
-    samples = 1  # in a row that must show a trouble before it is reported
-
-    def find_troubles(self) -> Troubles:
-        raise NotImplementedError
-
-    def take_events(self) -> Iterator[SensorEvent]:
-        """Most sensors have none."""
-        yield from ()
-
+from mailkeep_server.watch.processes import ProcessSensor, read_process_state
+from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 PASSING_STATES = ("activating", "deactivating")
 
@@ -44,21 +28,47 @@ class UnitSensor(Sensor):
     """Whether systemd units run. systemd's count of restarts shows one that ended and is back between two samples."""
 
     name, interval, samples = "unit", 2.0, 3
-    PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic"
+    PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic,MainPID,ControlGroup"
+    MAX_CALM_SAMPLES = 1  # without `systemctl show`, while all units run and their main processes are the same
 
-    def __init__(self, units: list[str]) -> None:
-        self.units = units
+    def __init__(self, units: list[str], proc: Path = Path("/proc")) -> None:
+        self.units, self.proc = units, proc
         self.restarts: dict[str, int] = {}
         self.down: set[str] = set()
         self.restarted: list[str] = []
+        self.control_groups: dict[str, str] = {}
+        """By unit, as `systemctl show` says."""
+        self.main_processes: dict[str, str] = {}
+        """By number, its start time."""
+        self.calm_samples = self.MAX_CALM_SAMPLES
 
     def find_troubles(self) -> Troubles:
+        if not self.down and self.calm_samples < self.MAX_CALM_SAMPLES and self._main_processes_run():
+            self.calm_samples += 1
+            return {}
+        self.calm_samples = 0
+        return self._ask_systemd()
+
+    def _main_processes_run(self) -> bool:
+        states = {pid: read_process_state(self.proc / pid) for pid in self.main_processes}
+        return all(state and state[2] == self.main_processes[pid] for pid, state in states.items())
+
+    def _note_processes(self, unit: str, properties: Mapping[str, str]) -> None:
+        if group := properties.get("ControlGroup"):
+            self.control_groups[unit] = group
+        pid = properties.get("MainPID", "0")
+        if pid != "0" and (state := read_process_state(self.proc / pid)):
+            self.main_processes[pid] = state[2]
+
+    def _ask_systemd(self) -> Troubles:
         output = run("systemctl", "show", f"--property={self.PROPERTIES}", "--", *self.units)
         troubles, down = {}, set()
+        self.main_processes.clear()
         for block in output.strip().split("\n\n"):
             properties = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = properties["Id"]
             self._note_restarts(unit, int(properties.get("NRestarts") or 0))
+            self._note_processes(unit, properties)
             if is_running(properties):
                 continue
             down.add(unit)
@@ -93,11 +103,24 @@ class FirewallSensor(Sensor):
     """Whether nft's ruleset drops what nothing accepts, and has the sets and rules of each jail."""
 
     name, interval, samples = "firewall", 2.0, 3
+    RELIST_SECONDS = 60.0
 
     def __init__(self, jails: Mapping[str, list[int] | None]) -> None:
         self.jails = jails
+        self.generation: int | None = None
+        self.listed = 0.0
+        self.troubles: Troubles = {}
 
     def find_troubles(self) -> Troubles:
+        generation, now = nft_generation.read_generation(), time.monotonic()
+        is_known = generation is not None and generation == self.generation and now - self.listed < self.RELIST_SECONDS
+        if not is_known:
+            self.generation = None  # if the list cannot be read, it is read again
+            self.troubles = self._find_troubles()
+            self.generation, self.listed = generation, now
+        return self.troubles
+
+    def _find_troubles(self) -> Troubles:
         ruleset = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset"))
         troubles = {}
         if not nft_ruleset.drops_by_default(ruleset.chains):
@@ -250,8 +273,11 @@ class CertificateSensor(Sensor):
 
 def build_sensors(config: WatchConfig, jail_proof: Path) -> list[Sensor]:
     trouble_files = {"dns": config.dns_troubles_file, "renewal": config.renewal_troubles_file}
+    units = UnitSensor(config.units)
     return [
-        UnitSensor(config.units),
+        units,
+        ProcessSensor(units.control_groups),
+        *build_answer_sensors(config.signing_domains, local_resolver=config.local_resolver),
         FirewallSensor(config.jails),
         JailProofSensor(jail_proof),
         *(TroubleFile(name, Path(file)) for name, file in trouble_files.items() if file),

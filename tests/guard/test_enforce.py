@@ -102,9 +102,9 @@ def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: FakeQueu
 @pytest.mark.parametrize(
     ("name", "script", "error"),
     [
-        ("doveadm", "echo; echo gibberish", "ValueError: invalid literal for int()"),
-        ("doveadm", "exec sleep 60", "TimeoutExpired"),
-        ("postcat", f'test "$1" = -eq || exit 1; {PROGRAMS["postcat"]}', "RuntimeError: postcat -q A1: exit 1"),
+        ("doveadm", "echo; echo gibberish", "a number was expected, not"),
+        ("doveadm", "exec sleep 60", "did not end within"),
+        ("postcat", f'test "$1" = -eq || exit 1; {PROGRAMS["postcat"]}', "postcat -q A1: exit 1"),
     ],
 )
 def test_no_other_failure_keeps_mail_from_being_held(
@@ -123,7 +123,7 @@ def test_a_queue_that_cannot_be_listed_keeps_no_session_alive(queue: FakeQueue) 
     enforcement = enforce.enforce_freeze(ANNA, [])
     assert (enforcement.sessions_cut, enforcement.error) == (
         2,
-        "RuntimeError: postqueue -j: exit 69: mail system is down",
+        "postqueue -j: exit 69: mail system is down",
     )
 
 

@@ -20,8 +20,8 @@ import dns.rrset
 import pytest
 
 from mailkeep.verify import probe, target
-from mailkeep.verify.probe import bans, config, dns_client, watch
-from mailkeep_server.common import jail_canaries
+from mailkeep.verify.probe import bans, config, watch
+from mailkeep_server.common import dns_query, jail_canaries
 from mailkeep_server.watch import jail_proof
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
@@ -57,16 +57,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dns.message.Message
 
     thread = threading.Thread(target=answer_query)
     thread.start()
-    monkeypatch.setattr(dns_client.socket, "create_connection", connect_to_listener)  # only root may listen on port 53
+    monkeypatch.setattr(dns_query.socket, "create_connection", connect_to_listener)  # only root may listen on port 53
     yield queries
     thread.join()
     listener.close()
 
 
 def test_a_long_record_behind_an_alias_is_read_completely(server: list[dns.message.Message]) -> None:
-    answer = dns_client.query_server("127.0.0.1", "s1._domainkey.example.org", "TXT")
+    answer = dns_query.query_server("127.0.0.1", "s1._domainkey.example.org", "TXT", 10)
 
-    assert [dns_client.join_strings(data) for data in answer.data] == [LONG]
+    assert [dns_query.join_strings(data) for data in answer.data] == [LONG]
     assert (answer.code, answer.authentic) == (0, True)
     [query] = server
     assert query.question[0].to_text() == "s1._domainkey.example.org. IN TXT"

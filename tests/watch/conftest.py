@@ -49,6 +49,10 @@ def config(tmp_path: Path) -> WatchConfig:
         control_socket=str(tmp_path / "control"),
         freeze_list=str(tmp_path / "accounts"),
         smtp_socket=str(tmp_path / "smtp"),
+        unsigned_smtp_socket=str(tmp_path / "unsigned-smtp"),
+        signing_domains=["example.org", "mail.example.org"],
+        local_resolver=True,
+        addresses=["192.0.2.1"],
         dns_troubles_file=str(tmp_path / "dns.json"),
         renewal_troubles_file="",
     )

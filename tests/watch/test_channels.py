@@ -1,6 +1,7 @@
 """A notification reaches mail and webhooks in their formats; no secret is in the error when it does not."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from email import message_from_bytes, policy
@@ -12,6 +13,7 @@ from aiosmtpd.controller import UnixSocketController
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from watch_samples import NOTIFICATION, WebhookServer, serve_webhook
 
+from mailkeep_server.watch import channels
 from mailkeep_server.watch.channels import NotSentError, post_to_webhook, send_notification
 from mailkeep_server.watch.config import WatchConfig, WebhookConfig
 
@@ -133,6 +135,27 @@ def test_a_refused_administrator_does_not_keep_the_mail_from_the_others(postfix:
     postfix.refused = set(config.admins)
     with pytest.raises(NotSentError, match="554"):
         send_notification("mail", NOTIFICATION, config)
+
+
+def test_mail_that_is_refused_or_not_answered_goes_by_the_way_without_milters(
+    postfix: Postfix, config: WatchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when OpenDKIM refuses everything, or hangs."""
+    postfix.refused = set(config.admins)
+    second = Postfix()
+    controller: Any = UnixSocketController(second, unix_socket=config.unsigned_smtp_socket)
+    controller.start()
+    try:
+        assert send_notification("mail", NOTIFICATION, config) == "250 2.0.0 Ok: queued as 4XyZ"
+        monkeypatch.setattr(channels, "TIMEOUT", 0.2)
+        with socket.socket(socket.AF_UNIX) as hung:
+            hung.bind(f"{config.smtp_socket}-hung")
+            hung.listen()
+            send_notification("mail", NOTIFICATION, replace(config, smtp_socket=f"{config.smtp_socket}-hung"))
+    finally:
+        controller.stop()
+    assert [envelope.rcpt_tos for envelope in second.envelopes] == [config.admins] * 2
+    assert postfix.envelopes == []
 
 
 def test_without_postfix_the_error_says_so(config: WatchConfig) -> None:

@@ -236,12 +236,14 @@ def test_a_unit_runs_or_is_not_meant_to(properties: dict[str, str], runs: bool) 
 def test_a_unit_on_its_way_gets_a_sample_more(
     monkeypatch: pytest.MonkeyPatch, states: list[str], troubles: list[int]
 ) -> None:
+    monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
     sensor, coming = UnitSensor(["x.service"]), iter(states)
     monkeypatch.setattr(sensors, "run", lambda *_: f"Id=x.service\nNRestarts=0\nActiveState={next(coming)}\n")
     assert [len(sensor.find_troubles()) for _ in states] == troubles
 
 
 def test_a_unit_that_systemd_restarted_between_two_samples_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
     sensor, restarts = UnitSensor(["x.service"]), iter([3, 3, 4, 4])
     monkeypatch.setattr(sensors, "run", lambda *_: f"Id=x.service\nNRestarts={next(restarts)}\nActiveState=active\n")
     events = []
@@ -252,8 +254,11 @@ def test_a_unit_that_systemd_restarted_between_two_samples_is_an_event(monkeypat
     assert events == [[], [], [text], []]
 
 
-def test_a_unit_that_stays_on_its_way_is_reported_within_ten_seconds() -> None:
-    assert (UnitSensor.samples + 1) * UnitSensor.interval + alert_queue.BATCH_SECONDS < 10
+def test_a_unit_is_reported_within_ten_seconds() -> None:
+    """The main process of one on its way has gone, so the next sample asks systemd. One without is seen later, and has
+    no way to go."""
+    on_its_way, without_process = UnitSensor.samples + 1, UnitSensor.samples + UnitSensor.MAX_CALM_SAMPLES
+    assert max(on_its_way, without_process) * UnitSensor.interval + alert_queue.BATCH_SECONDS < 10
 
 
 # --- troubles that other programs have written down
@@ -270,6 +275,9 @@ def test_troubles_of_the_daily_dns_check_are_reported(tmp_path: Path) -> None:
 
 def test_every_bound_of_the_configuration_reaches_its_sensor(config: WatchConfig, tmp_path: Path) -> None:
     built = {sensor.name: sensor for sensor in build_sensors(config, tmp_path / "jails.json")}
-    assert {*built} == {"unit", "firewall", "proof", "dns", "disk", "queue", "certificate"}
+    assert {*built} == {
+        *("unit", "process", "signing", "resolver", "fail2ban", "logins", "firewall", "proof", "dns", "disk", "queue"),
+        "certificate",
+    }
     values = vars(built["disk"]) | vars(built["queue"]) | vars(built["certificate"])
     assert (values["max_percent"], values["max_messages"], values["min_days"]) == (85, 10, 14)

@@ -100,11 +100,13 @@ def test_the_resolver_validates_and_is_private(observed: ProbeResult, settings: 
     fail_if_any(
         [
             *(f"resolver in use: {server}" for server in resolver["servers"] if not server.startswith("127.")),
-            *(() if resolver["validates"] else ("an answer for the DNS root that is not validated",)),
+            *((resolver["fault"],) if resolver["fault"] else ()),
+            *(() if resolver["trusted"] else ("/etc/resolv.conf has no `options trust-ad`: Postfix does no DANE",)),
             *(f"it answers on {address}" for address in resolver["open"]),
         ],
         expected="127.0.0.1 only, with validated (AD) answers",
-        remedy=f"{deploy} restores unbound and /etc/resolv.conf; DNSSEC also needs the right time.",
+        remedy=f"{deploy} restores unbound and /etc/resolv.conf; DNSSEC also needs the right time. If it comes back, "
+        "find the program that writes /etc/resolv.conf (DHCP client, resolvconf, cloud-init), and turn that off.",
     )
 
 

@@ -23,7 +23,7 @@ class ProbeConfig:
     dkim: list[list[str]]  # (domain, selector)
     outbound_target: list[str]  # arguments of posttls-finger(1); empty: no target is known
     local_resolver: bool
-    alert_socket: str  # path of Postfix's socket for alerts
+    alert_sockets: list[str]  # paths of Postfix's sockets for alerts
     admins: list[str]
     web: list[list[str]]  # (name, path, method) of each text served over HTTPS
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from mailkeep_server.common.wording import describe_error
+
 from . import bans, dns_client, guard, login, machine, mail, milter, tls, watch, web
 from .config import ProbeConfig
 from .linux_account import linux_account, lock_probe, try_rights
@@ -64,7 +66,7 @@ def _run_area(area: Callable[[ProbeConfig], Any], config: ProbeConfig) -> dict[s
     try:
         return {"result": area(config)}
     except Exception as error:  # any error is reported, and the other areas go on
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": describe_error(error)}
 
 
 def main() -> None:

@@ -1,75 +1,14 @@
-"""Lets OpenDKIM sign a message that is never sent, over the milter protocol, as Postfix asks it.
+"""Lets OpenDKIM sign a message of each domain."""
 
-A packet (libmilter's mfdef.h) has a length of 4 bytes, a command of one byte, and data. OpenDKIM's answers: `c`
-continue, `i` insert a header, `h` add a header, `a` accept, `t` refuse for now, `r` refuse for good, `y` another reply.
-"""
+from dataclasses import asdict
 
-import socket
-import struct
+from mailkeep_server.common.signing import request_signature
 
 from .config import ProbeConfig
 
-SOCKET = "/run/opendkim/opendkim.sock"
 MILTER_TIMEOUT = 10.0
-ALL_ACTIONS = 0x1FF
-HEADERS = (("Subject", "signed"), ("Date", "Thu, 01 Jan 2026 00:00:00 +0000"), ("To", "you@example.net"))
-BODY = "Hello.\r\n"
 
 
 def request_signatures(config: ProbeConfig) -> dict[str, dict[str, str]]:
-    """By signing domain: the `message`, its `signature` (the DKIM-Signature header), and OpenDKIM's `verdict`."""
-    return {domain: _request_signature(f"probe@{domain}") for domain, _ in config.dkim}
-
-
-def _request_signature(author: str) -> dict[str, str]:
-    headers = (("From", author), *HEADERS)
-    message = "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n" + BODY
-    with socket.socket(socket.AF_UNIX) as milter:
-        milter.settimeout(MILTER_TIMEOUT)
-        milter.connect(SOCKET)
-        _ask(milter, b"O", struct.pack("!III", 6, ALL_ACTIONS, 0))
-        # The client of sendmail(1) on this host: OpenDKIM signs mail of 127.0.0.1.
-        _ask(milter, b"C", b"localhost\x004" + struct.pack("!H", 25) + b"127.0.0.1\x00")
-        _ask(milter, b"H", b"localhost\x00")
-        _send_packet(milter, b"D", b"Mi\x00VERIFY\x00")  # the queue ID (macro i), for OpenDKIM's log
-        _ask(milter, b"M", f"<{author}>\0".encode())
-        _ask(milter, b"R", b"<you@example.net>\x00")
-        for name, value in headers:
-            _ask(milter, b"L", f"{name}\0{value}\0".encode())
-        _ask(milter, b"N")
-        _ask(milter, b"B", BODY.encode())
-        inserted, verdict = _ask(milter, b"E")
-        _send_packet(milter, b"Q")
-    signature = inserted.get("DKIM-Signature", "")
-    return {"message": message, "signature": signature.replace("\r\n", "\n").replace("\n", "\r\n"), "verdict": verdict}
-
-
-def _send_packet(milter: socket.socket, command: bytes, data: bytes = b"") -> None:
-    milter.sendall(struct.pack("!I", 1 + len(data)) + command + data)
-
-
-def _ask(milter: socket.socket, command: bytes, data: bytes = b"") -> tuple[dict[str, str], str]:
-    """The inserted headers, and the final answer. Raises RuntimeError when OpenDKIM ends the message early."""
-    _send_packet(milter, command, data)
-    inserted: dict[str, str] = {}
-    while True:
-        length = struct.unpack("!I", _receive(milter, 4))[0]
-        packet = _receive(milter, length)
-        answer, rest = packet[:1].decode(), packet[1:]
-        if answer in "hi":  # an inserted header has an index before its name
-            name, value = rest[4 if answer == "i" else 0 :].split(b"\0")[:2]
-            inserted[name.decode()] = value.decode()
-        elif answer in "carty" or command == b"O":
-            if command not in (b"O", b"E") and answer != "c":
-                raise RuntimeError(f"OpenDKIM answers {command.decode()} with {answer}")
-            return inserted, answer
-
-
-def _receive(milter: socket.socket, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        more = milter.recv(length - len(data))
-        if not more:
-            raise RuntimeError("OpenDKIM closed the connection")
-        data += more
-    return data
+    """By signing domain, the fields of its SignedMessage."""
+    return {domain: asdict(request_signature(f"probe@{domain}", "VERIFY", MILTER_TIMEOUT)) for domain, _ in config.dkim}

@@ -64,11 +64,15 @@ def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
-def try_alert_recipients(config: ProbeConfig) -> dict[str, str]:
-    """The answer of the smtpd for alerts to each recipient. No message is sent."""
+def try_alert_recipients(config: ProbeConfig) -> dict[str, dict[str, str]]:
+    """By socket for alerts, the answer of its smtpd to each recipient. No message is sent."""
+    return {path: _try_recipients(path, config) for path in config.alert_sockets}
+
+
+def _try_recipients(path: str, config: ProbeConfig) -> dict[str, str]:
     others = [STRANGER, *(account for account in config.accounts if account not in config.admins)][:2]
     answers: dict[str, str] = {}
-    with UnixSmtp(config.alert_socket, local_hostname=config.host, timeout=ALERT_TIMEOUT) as connection:
+    with UnixSmtp(path, local_hostname=config.host, timeout=ALERT_TIMEOUT) as connection:
         connection.ehlo()
         connection.mail(f"postmaster@{config.host}")
         for recipient in (*config.admins, *others):

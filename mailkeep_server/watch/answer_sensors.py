@@ -1,0 +1,172 @@
+"""Sensors that ask the running services: a service that runs and does not answer, or answers wrongly, is of no use.
+
+Each question has a timeout of three seconds, so that a service that hangs delays the others' alerts no longer.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from mailkeep_server.common import dns_query, signing
+from mailkeep_server.common.wording import describe_error
+from mailkeep_server.watch.alert_queue import Troubles
+from mailkeep_server.watch.sensor import Sensor
+
+ANSWER_TIMEOUT = 3.0  # seconds
+FAIL2BAN_SOCKET = Path("/run/fail2ban/fail2ban.sock")
+FAIL2BAN_PING = b"\x80\x02]q\x00X\x04\x00\x00\x00pingq\x01a.<F2B_END_COMMAND>"  # ["ping"], pickled
+AUTH_SOCKET = Path("/var/spool/postfix/private/auth")
+
+
+class AskingSensor(Sensor):
+    """Asks again after a few seconds when an answer was wrong, so that a deploy's restart is no trouble."""
+
+    samples = 2
+    CALM_INTERVAL, DOUBT_INTERVAL = 25.0, 8.0  # seconds
+
+    @property
+    def interval(self) -> float:  # type: ignore[override]
+        return self.DOUBT_INTERVAL if self.has_doubt else self.CALM_INTERVAL
+
+    has_doubt = False
+
+    def find_troubles(self) -> Troubles:
+        self.has_doubt = True  # also if it raises
+        troubles = self.ask()
+        self.has_doubt = bool(troubles)
+        return troubles
+
+    def ask(self) -> Troubles:
+        raise NotImplementedError
+
+
+class SigningSensor(AskingSensor):
+    """Whether OpenDKIM signs mail of each domain. If it cannot, nobody can send: `On-Default tempfail`."""
+
+    name = "signing"
+    DOMAINS_PER_SAMPLE = 5
+
+    def __init__(self, domains: Sequence[str], path: str = signing.SOCKET) -> None:
+        self.domains, self.path = list(domains), path
+        self.faults: dict[str, str] = {}
+        self.next = 0
+
+    def ask(self) -> Troubles:
+        for domain in self._choose_domains():
+            self.faults[domain] = self._find_fault(domain)
+        faults = {domain: fault for domain, fault in self.faults.items() if fault}
+        if not faults:
+            return {}
+        names = ", ".join(islice(faults, 3)) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+        text = (
+            f"Mail from {names} is not signed, and cannot be sent: OpenDKIM {next(iter(faults.values()))}. "
+            "`journalctl -u opendkim` says why; a deploy restores its keys, tables and their owners"
+        )
+        return {"unsigned": (text, "OpenDKIM signs again")}
+
+    def _choose_domains(self) -> list[str]:
+        """The faulty ones, and those whose turn it is: a signature costs a millisecond, and a line of the log."""
+        count = min(self.DOMAINS_PER_SAMPLE, len(self.domains))
+        turn = [self.domains[(self.next + n) % len(self.domains)] for n in range(count)]
+        self.next += count
+        faulty = [domain for domain, fault in self.faults.items() if fault]
+        return list(dict.fromkeys((*faulty[: self.DOMAINS_PER_SAMPLE], *turn)))
+
+    def _find_fault(self, domain: str) -> str:
+        try:
+            signed = signing.request_signature(f"postmaster@{domain}", "WATCH", ANSWER_TIMEOUT, self.path)
+        except TimeoutError:
+            return f"does not answer within {ANSWER_TIMEOUT:.0f} seconds"
+        except OSError as error:
+            return f"cannot be asked: {describe_error(error)}"
+        except (RuntimeError, ValueError) as error:
+            return f"gives no signature: {error}"
+        return signing.find_signing_fault(domain, signed)
+
+
+class ResolverSensor(AskingSensor):
+    """Whether this machine asks its own resolver, and that one validates. Else mail goes out without DANE."""
+
+    name = "resolver"
+
+    def __init__(self, file: Path = dns_query.RESOLV_CONF, query: Callable[..., dns_query.DnsReply] | None = None):
+        self.file, self.query = file, query or dns_query.query_server
+
+    def ask(self) -> Troubles:
+        troubles = {}
+        if fault := self._find_file_fault():
+            text = (
+                f"{self.file} {fault}: mail goes out without DANE, and blocklists may answer wrongly. A deploy "
+                "restores it; find the program that writes it"
+            )
+            troubles["file"] = text, f"{self.file} names this machine's own resolver again"
+        if fault := self._find_answer_fault():
+            text = f"The resolver (unbound) {fault}: mail may wait, or go out without DANE"
+            troubles["answer"] = text, "The resolver answers again, and validates"
+        return troubles
+
+    def _find_file_fault(self) -> str:
+        try:
+            strangers = [name for name in dns_query.read_nameservers(self.file) if not name.startswith("127.")]
+            if strangers:
+                return f"names {', '.join(strangers)}, not this machine's own resolver"
+            return "" if dns_query.trusts_ad(self.file) else "has no `options trust-ad`"
+        except OSError as error:
+            return f"cannot be read ({describe_error(error)})"
+
+    def _find_answer_fault(self) -> str:
+        try:
+            reply = self.query("127.0.0.1", ".", "SOA", ANSWER_TIMEOUT)
+        except TimeoutError:
+            return f"does not answer within {ANSWER_TIMEOUT:.0f} seconds"
+        except (OSError, ValueError) as error:
+            return f"does not answer: {describe_error(error)}"
+        if reply.code:
+            return f"cannot look up the DNS root (error {reply.code})"
+        return "" if reply.authentic else "does not validate: its answer for the DNS root is not authentic"
+
+
+class AnswerSensor(AskingSensor):
+    """Whether a service answers on its Unix-domain socket."""
+
+    def __init__(self, name: str, unit: str, path: Path, question: bytes, answer: bytes, consequence: str) -> None:
+        self.name, self.unit, self.path = name, unit, path
+        self.question, self.answer, self.consequence = question, answer, consequence
+
+    def ask(self) -> Troubles:
+        fault = self._find_fault()
+        if not fault:
+            return {}
+        text = f"{self.unit} {fault}: {self.consequence}. `systemctl restart {self.unit}` starts it anew"
+        return {"silent": (text, f"{self.unit} answers again")}
+
+    def _find_fault(self) -> str:
+        try:
+            with socket.socket(socket.AF_UNIX) as service:
+                service.settimeout(ANSWER_TIMEOUT)
+                service.connect(str(self.path))
+                service.sendall(self.question)
+                received = b""
+                while self.answer not in received:
+                    if not (more := service.recv(4096)):
+                        return "answers with something else than usual"
+                    received = (received + more)[-8192:]
+        except TimeoutError:
+            return f"does not answer within {ANSWER_TIMEOUT:.0f} seconds"
+        except OSError as error:
+            return f"cannot be asked ({describe_error(error)})"
+        return ""
+
+
+def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool) -> list[Sensor]:
+    hello = f"VERSION\t1\t2\nCPID\t{os.getpid()}\n".encode()  # as Postfix greets it (Dovecot's auth protocol)
+    return [
+        SigningSensor(signing_domains),
+        *([ResolverSensor()] if local_resolver else ()),
+        AnswerSensor(
+            "fail2ban", "fail2ban.service", FAIL2BAN_SOCKET, FAIL2BAN_PING, b"pong", "nobody is banned meanwhile"
+        ),
+        AnswerSensor("logins", "dovecot.service", AUTH_SOCKET, hello, b"VERSION\t", "nobody can log in meanwhile"),
+    ]
