@@ -72,6 +72,10 @@ def _render_main_cf(settings: Settings) -> bytes:
         host=settings.host.name,
         domains=settings.domains,
         protocols={frozenset({4}): "ipv4", frozenset({6}): "ipv6"}.get(frozenset(versions), "all"),
+        source_addresses={
+            version: next((address for address in settings.host.addresses if address.version == version), "")
+            for version in (4, 6)
+        },
         local_senders=settings.local_senders,
         admin_networks=settings.admin.networks,
         message_size=settings.message_size,

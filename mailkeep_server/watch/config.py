@@ -55,6 +55,8 @@ class WatchConfig:
     """Whether unbound on this machine answers its questions."""
     addresses: list[str]
     """The server's public addresses."""
+    relay: bool
+    """Whether a relay host takes all outgoing mail."""
     dns_troubles_file: str
     """Empty where nothing checks the DNS records."""
     renewal_troubles_file: str

@@ -28,6 +28,7 @@ from mailkeep_server.watch.freeze_enforcer import FreezeEnforcer
 from mailkeep_server.watch.guard_events import GuardEvents
 from mailkeep_server.watch.jail_proof import PROOF
 from mailkeep_server.watch.login_monitor import LoginMonitor
+from mailkeep_server.watch.mail_flow import DeliverySensor
 from mailkeep_server.watch.outbox import Outbox
 from mailkeep_server.watch.sensor import Sensor
 
@@ -42,10 +43,11 @@ class Watch:
         """Raises TypeError, KeyError, ValueError or AttributeError for a damaged state."""
         self.alerts = AlertQueue(settings.host, state)
         self.outbox = Outbox(settings.channels, partial(_send, settings), self.alerts, state)
-        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state)
+        self.deliveries = DeliverySensor(state, relay=settings.relay)
+        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self.deliveries.read_message)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))
-        self.sensors = sensors.build_sensors(settings, PROOF)
+        self.sensors = sensors.build_sensors(settings, PROOF, self.deliveries)
         if paths.GUARD_SERVICE in settings.units:
             self.sensors.append(self.guard_events)
         self.due = dict.fromkeys(self.sensors, 0.0)
@@ -101,7 +103,7 @@ class Watch:
         }
 
     def save_state(self) -> None:
-        components = (self.alerts, self.outbox, self.logins)
+        components = (self.alerts, self.outbox, self.logins, self.deliveries)
         state = {name: value for component in components for name, value in component.export_state().items()}
         text = json.dumps(state | {"last_event": self.guard_events.last_id})
         if text != self.saved_text and self.write_file(saved_state.FILE, text):

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mailkeep_server.common.networks import network_of
@@ -33,7 +33,9 @@ DELIVERY_SUSPENDED = re.compile(
 )
 JOURNAL_COMMAND = (
     *("journalctl", "--follow", "--no-tail", "--output=json", "--output-fields=MESSAGE"),
-    *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service", "SYSLOG_IDENTIFIER=postfix/error"),
+    *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service"),
+    # Of one field, any of several values.
+    *(f"SYSLOG_IDENTIFIER=postfix/{agent}" for agent in ("error", "smtp", "lmtp")),
 )
 REPEAT_SECONDS = 1800.0  # until a condition that has a line for each connection or message is reported again
 REREAD_SECONDS = 30.0  # of the journal that a starting watch reads: the last one may have died meanwhile
@@ -67,7 +69,15 @@ class FailureCounter:
 class LoginMonitor:
     """Follows the journal in a thread of its own."""
 
-    def __init__(self, alerts: AlertQueue, max_failures: int, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        alerts: AlertQueue,
+        max_failures: int,
+        state: Mapping[str, Any] | None = None,
+        read_delivery: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """`read_delivery` gets the lines of Postfix's delivery agents."""
+        self.read_delivery = read_delivery
         self.alerts, self.max_failures = alerts, max_failures
         self.networks: dict[str, list[str]] = dict((state or {}).get("networks", {}))
         self.failures, self.are_soaring = FailureCounter(), False
@@ -117,6 +127,8 @@ class LoginMonitor:
         elif match := DELIVERY_SUSPENDED.match(text):
             text = f"Mail is not delivered to the mailboxes, and waits in the queue: {match[1]}"
             self._report_lasting("suspended", text)
+        else:
+            self.read_delivery(text)
 
     def _report_lasting(self, key: str, text: str) -> None:
         now = self.alerts.clock()

@@ -18,6 +18,8 @@ from mailkeep_server.common.commands import run
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.answer_sensors import build_answer_sensors
 from mailkeep_server.watch.config import WatchConfig
+from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
+from mailkeep_server.watch.mail_flow import DeliverySensor, QueueSensor
 from mailkeep_server.watch.processes import ProcessSensor, read_process_state
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
@@ -212,44 +214,6 @@ def measure_disk(path: str) -> tuple[str, float, float]:
     return str(device), space, inodes
 
 
-class QueueSensor(Sensor):
-    """How many messages wait. Held ones do not count: they stay, and their freeze was reported."""
-
-    name = "queue"
-    SPOOL = Path("/var/spool/postfix")
-    QUEUES = ("maildrop", "incoming", "active", "deferred")
-    MAX_COUNTED = 100_000  # a longer count would take longer than the interval
-
-    def __init__(self, max_messages: int) -> None:
-        self.max_messages, self.is_long = max_messages, False
-
-    def find_troubles(self) -> Troubles:
-        counts = {queue: count_files(self.SPOOL / queue, self.MAX_COUNTED) for queue in self.QUEUES}
-        total = sum(counts.values())
-        self.is_long = total > (self.max_messages // 2 if self.is_long else self.max_messages)
-        if not self.is_long:
-            return {}
-        by_queue = ", ".join(f"{number} {queue}" for queue, number in counts.items() if number)
-        text = f"The mail queue is long: {by_queue}; `postqueue -p` shows it"
-        return {"long": (text, "The mail queue is short again")}
-
-
-def count_files(directory: Path, limit: int) -> int:
-    """Files in a directory and below, up to about `limit`. Postfix moves them about meanwhile."""
-    count, directories = 0, [str(directory)]
-    while directories and count < limit:
-        try:
-            with os.scandir(directories.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        directories.append(entry.path)
-                    else:
-                        count += 1
-        except FileNotFoundError:
-            continue
-    return count
-
-
 class CertificateSensor(Sensor):
     """How long the certificate lasts. The file is read again only after a change."""
 
@@ -271,7 +235,7 @@ class CertificateSensor(Sensor):
         return {"end": (text, "The certificate was renewed")}
 
 
-def build_sensors(config: WatchConfig, jail_proof: Path) -> list[Sensor]:
+def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySensor) -> list[Sensor]:
     trouble_files = {"dns": config.dns_troubles_file, "renewal": config.renewal_troubles_file}
     units = UnitSensor(config.units)
     return [
@@ -282,6 +246,9 @@ def build_sensors(config: WatchConfig, jail_proof: Path) -> list[Sensor]:
         JailProofSensor(jail_proof),
         *(TroubleFile(name, Path(file)) for name, file in trouble_files.items() if file),
         DiskSensor(config.max_disk_percent),
-        QueueSensor(config.max_queued_messages),
+        QueueSensor(config.max_queued_messages, deliveries),
+        deliveries,
+        MailboxSensor(),
+        AddressSensor(config.addresses),
         CertificateSensor(Path(config.certificate_file), config.min_certificate_days),
     ]

@@ -21,7 +21,7 @@ import pytest
 
 from mailkeep.verify import probe, target
 from mailkeep.verify.probe import bans, config, watch
-from mailkeep_server.common import dns_query, jail_canaries
+from mailkeep_server.common import dns_query, jail_canaries, own_addresses
 from mailkeep_server.watch import jail_proof
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
@@ -120,8 +120,8 @@ def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
 
 
 def test_an_address_is_local_only_if_it_can_be_bound() -> None:
-    assert config.is_local_address("127.0.0.1")
-    assert not config.is_local_address("192.0.2.1")
+    assert own_addresses.is_local_address("127.0.0.1")
+    assert not own_addresses.is_local_address("192.0.2.1")
 
 
 def test_unused_client_addresses_are_on_loopback_and_differ() -> None:

@@ -11,41 +11,16 @@ import pytest
 
 from mailkeep_server.watch import alert_queue, sensors
 from mailkeep_server.watch.config import WatchConfig
+from mailkeep_server.watch.mail_flow import DeliverySensor
 from mailkeep_server.watch.sensors import (
     CertificateSensor,
     DiskSensor,
     JailProofSensor,
-    QueueSensor,
     TroubleFile,
     UnitSensor,
     build_sensors,
     is_running,
 )
-
-
-def test_the_queue_is_counted_without_held_messages_and_reported_with_slack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(QueueSensor, "SPOOL", tmp_path)
-    sensor = QueueSensor(4)
-    assert sensor.find_troubles() == {}
-
-    def add_messages(*names: str) -> None:
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-
-    held = [f"hold/{n}" for n in range(9)]
-    add_messages("deferred/A/A1", "deferred/B/B1", "active/C1", "incoming/D1", *held)
-    assert sensor.find_troubles() == {}
-    add_messages("maildrop/E1")
-    assert "1 maildrop, 1 incoming, 1 active, 2 deferred" in sensor.find_troubles()["long"][0]
-    (tmp_path / "maildrop/E1").unlink()
-    assert sensor.find_troubles(), "only at half its length is it short again"
-    (tmp_path / "active/C1").unlink()
-    (tmp_path / "incoming/D1").unlink()
-    assert sensor.find_troubles() == {}
-
 
 # --- disks
 
@@ -274,10 +249,10 @@ def test_troubles_of_the_daily_dns_check_are_reported(tmp_path: Path) -> None:
 
 
 def test_every_bound_of_the_configuration_reaches_its_sensor(config: WatchConfig, tmp_path: Path) -> None:
-    built = {sensor.name: sensor for sensor in build_sensors(config, tmp_path / "jails.json")}
+    built = {sensor.name: sensor for sensor in build_sensors(config, tmp_path / "jails.json", DeliverySensor())}
     assert {*built} == {
         *("unit", "process", "signing", "resolver", "fail2ban", "logins", "firewall", "proof", "dns", "disk", "queue"),
-        "certificate",
+        *("delivery", "mailbox", "address", "certificate"),
     }
     values = vars(built["disk"]) | vars(built["queue"]) | vars(built["certificate"])
     assert (values["max_percent"], values["max_messages"], values["min_days"]) == (85, 10, 14)

@@ -79,6 +79,15 @@ def _find_refused_postmasters(observed: ProbeResult, domains: Iterable[str]) -> 
     return [_format_reply(reply) for reply in replies if reply["code"] // 100 != 2]
 
 
+def test_every_mailbox_can_be_written(observed: ProbeResult) -> None:
+    """Every mailbox belongs to vmail, so that mail can be stored."""
+    fail_if_any(
+        observed["mailboxes"],
+        expected="all directories of a mailbox owned by vmail, with mode 700",
+        remedy="`chown -R vmail:vmail PATH` and `chmod -R u+rwX PATH` on the server; `postqueue -f` delivers then.",
+    )
+
+
 def test_addresses_cannot_be_harvested(observed: ProbeResult, deploy: str) -> None:
     """VRFY, EXPN and ETRN do not reveal which addresses exist."""
     fail_if_any(

@@ -53,6 +53,21 @@ def test_mail_is_served_on_every_declared_address(observed: ProbeResult, setting
     )
 
 
+def test_the_server_has_the_declared_addresses(observed: ProbeResult, deploy: str) -> None:
+    """Mail leaves from the declared addresses, which SPF names.
+
+    Postfix binds to the first one of each family. The kernel chooses another one if the machine does not have it.
+    """
+    fail_if_any(
+        (
+            f"{address}: this machine does not have it; mail leaves from {source or 'nowhere'}"
+            for address, source in observed["addresses"].items()
+        ),
+        expected="every address of `host.addresses` on the machine, or NAT",
+        remedy=f"Give the machine the address (`ip address` shows those it has), or correct mail.yml and {deploy}.",
+    )
+
+
 def test_the_firewall_lets_in_the_declared_ports_only(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """The firewall lets in SSH, mail and what mail.yml opens, nothing else."""
     loaded = observed["firewall"]

@@ -2,10 +2,11 @@
 
 import json
 import random
-import socket
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from mailkeep_server.common.own_addresses import find_source_address, is_local_address
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,11 @@ class ProbeConfig:
     def address(self) -> str:
         """The IPv4 address that clients reach: the public one, or behind NAT the source address of packets."""
         local = [address for address in self.addresses if ":" not in address and is_local_address(address)]
-        return local[0] if local else source_address()
+        return local[0] if local else find_source_address(4) or "127.0.0.1"
 
     @cached_property
     def address6(self) -> str | None:
         return next((address for address in self.addresses if ":" in address and is_local_address(address)), None)
-
-
-def is_local_address(address: str) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as candidate:
-        try:
-            candidate.bind((address, 0))
-        except OSError:
-            return False
-    return True
-
-
-def source_address() -> str:
-    """The IPv4 address from which packets to the Internet leave."""
-    with socket.socket(type=socket.SOCK_DGRAM) as udp:
-        udp.connect(("192.0.2.1", 9))  # UDP: looks up the route, and sends nothing
-        return str(udp.getsockname()[0])
 
 
 def unused_client_address() -> str:

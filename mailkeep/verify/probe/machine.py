@@ -2,11 +2,15 @@
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import time
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
+
+from mailkeep_server.common import mailboxes
 
 from .commands import run_command
 from .config import ProbeConfig
@@ -15,6 +19,8 @@ PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,ConditionResult,Co
 JOURNAL_USAGE = "ec387f577b844b8fa948f33cad9a75e6"  # systemd's SD_MESSAGE_JOURNAL_USAGE
 DIRECTORIES = ("/", "/var", "/var/log", "/var/spool/postfix", "/var/vmail")
 OUTBOUND_TIMEOUT = 10.0
+MAX_MAILBOXES = 10  # that are named
+MAILBOX_SECONDS = 5.0  # some 10,000 mailboxes; the watch looks at all of them, one after another
 
 
 def read_units(config: ProbeConfig) -> dict[str, Any]:
@@ -126,6 +132,18 @@ def count_queued_messages() -> dict[str, int]:
         name = json.loads(line)["queue_name"]
         counts[name] = counts.get(name, 0) + 1
     return counts
+
+
+def find_unwritable_mailboxes() -> list[str]:
+    """A sentence for each mailbox that Dovecot's delivery cannot write, up to MAX_MAILBOXES of them."""
+    uid = pwd.getpwnam(mailboxes.USER).pw_uid
+    faults = (
+        mailboxes.find_home_fault(path, uid) if mailboxes.is_home(path) else mailboxes.find_fault(path, uid)
+        for path in mailboxes.list_homes()
+    )
+    deadline = time.monotonic() + MAILBOX_SECONDS
+    within_time = takewhile(lambda _: time.monotonic() < deadline, faults)
+    return list(islice(filter(None, within_time), MAX_MAILBOXES))
 
 
 def examine_clock() -> dict[str, bool]:

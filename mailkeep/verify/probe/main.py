@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from mailkeep_server.common.own_addresses import find_missing_addresses
 from mailkeep_server.common.wording import describe_error
 
 from . import bans, dns_client, guard, login, machine, mail, milter, tls, watch, web
@@ -37,6 +38,8 @@ AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "disks": lambda _: machine.read_disk_usage(),
     "journal": lambda _: machine.read_journal_size(),
     "queue": lambda _: machine.count_queued_messages(),
+    "mailboxes": lambda _: machine.find_unwritable_mailboxes(),
+    "addresses": lambda config: find_missing_addresses(config.addresses),
     "clock": lambda _: machine.examine_clock(),
     "upgrades": lambda _: machine.examine_upgrades(),
     "outbound": machine.try_outbound,

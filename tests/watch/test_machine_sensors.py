@@ -1,0 +1,87 @@
+"""A mailbox that cannot be written, and a declared address that the machine does not have, are troubles."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mailkeep_server.common import own_addresses
+from mailkeep_server.watch import machine_sensors
+from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
+
+
+@pytest.fixture
+def vmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    user = SimpleNamespace(pw_uid=os.getuid())
+    monkeypatch.setattr(machine_sensors.pwd, "getpwnam", lambda _: user)
+    for name in ("anna", "ben"):
+        for folder in ("cur", "new", "tmp", ".Sent/cur"):
+            (tmp_path / "example.org" / name / "Maildir" / folder).mkdir(parents=True)
+        (tmp_path / "example.org" / name / "Maildir/cur/1.M1.mail:2,S").touch(0o400)
+        (tmp_path / "example.org" / name / "Maildir/dovecot-uidlist").touch(0o600)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "example.org", *(f"example.org/ben{path}" for path in ("", "/Maildir", "/Maildir/.Sent/cur"))]
+)
+def test_a_directory_that_delivery_cannot_write_is_a_trouble_until_it_can(vmail: Path, path: str) -> None:
+    sensor = MailboxSensor(str(vmail))
+    assert sensor.find_troubles() == {}
+    (vmail / path).chmod(0o500)
+    sensor.unread = []
+    text, _ = sensor.find_troubles()["owner"]
+    assert text.startswith(f"Mail cannot be stored: {(vmail / path)} has mode 500, and vmail cannot write it")
+    (vmail / path).chmod(0o700)
+    assert sensor.find_troubles() == {}
+
+
+def test_a_mailbox_of_another_owner_is_a_trouble(vmail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_sensors.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid() + 1))
+    assert (
+        f"{vmail} belongs to user {os.getuid()}, not to vmail" in MailboxSensor(str(vmail)).find_troubles()["owner"][0]
+    )
+
+
+def test_dovecots_own_files_must_be_writable_and_messages_need_not(vmail: Path) -> None:
+    sensor = MailboxSensor(str(vmail))
+    assert sensor.find_troubles() == {}
+    (vmail / "example.org/ben/Maildir/dovecot-uidlist").chmod(0o400)
+    sensor.unread = []
+    assert "Maildir/dovecot-uidlist has mode 400" in sensor.find_troubles()["owner"][0]
+
+
+def test_many_mailboxes_are_looked_at_in_turns_and_faulty_ones_each_time(
+    vmail: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MailboxSensor, "HOMES_PER_SAMPLE", 2)
+    sensor = MailboxSensor(str(vmail))
+    (vmail / "example.org/ben").chmod(0o500)
+    assert [len(sensor.find_troubles()) for _ in range(4)] == [0, 1, 1, 1]
+    (vmail / "example.org/ben").chmod(0o700)
+    assert sensor.find_troubles() == {}
+
+
+def test_a_home_that_is_created_by_the_first_mail_is_no_trouble_before(vmail: Path) -> None:
+    (vmail / "example.net").mkdir()
+    assert MailboxSensor(str(vmail)).find_troubles() == {}
+    assert MailboxSensor(str(vmail / "none")).find_troubles() == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "end"),
+    [
+        ("198.51.100.60", "mail leaves from 198.51.100.60, and SPF may fail"),
+        ("", "nobody reaches it there"),
+        ("10.0.0.5", None),
+        ("100.64.0.1", None),
+    ],
+)
+def test_a_declared_address_that_is_not_there_is_a_trouble_except_behind_nat(
+    monkeypatch: pytest.MonkeyPatch, source: str, end: str | None
+) -> None:
+    monkeypatch.setattr(own_addresses, "find_source_address", lambda _: source or None)
+    troubles = AddressSensor(["127.0.0.1", "192.0.2.1"]).find_troubles()
+    assert {*troubles} == ({"192.0.2.1"} if end else set())
+    assert not end or end in troubles["192.0.2.1"][0]

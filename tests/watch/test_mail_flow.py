@@ -1,0 +1,197 @@
+"""Mail that does not flow is a trouble: none that leaves, a mailbox that takes none, a message that waits too long."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from mailkeep_server.watch.mail_flow import MIN_FAILING, WINDOW, DeliverySensor, QueueSensor, read_arrival
+
+TIMED_OUT = "connect to mx.{domain}[192.0.2.27]:25: Connection timed out"
+
+
+def log_line(recipient: str, status: str, reason: str, relay: str = "none") -> str:
+    """As Postfix writes it."""
+    return (
+        f"4XyZ1bcd: to=<{recipient}>, orig_to=<info@example.org>, relay={relay}, conn_use=2, delay=30, "
+        f"delays=0.03/0/30/0, dsn=4.4.1, status={status} ({reason})"
+    )
+
+
+def fail(sensor: DeliverySensor, domain: str, status: str = "deferred") -> None:
+    sensor.read_message(log_line(f"x@{domain}", status, TIMED_OUT.format(domain=domain)))
+
+
+def send(sensor: DeliverySensor, domain: str) -> None:
+    sensor.read_message(log_line(f"x@{domain}", "sent", "250 2.0.0 Ok", f"mx.{domain}[192.0.2.27]:25"))
+
+
+def test_when_no_delivery_succeeds_it_is_a_trouble_until_one_does() -> None:
+    sensor = DeliverySensor()
+    for _ in range(3):
+        fail(sensor, "example.net")
+    assert sensor.find_troubles() == {}, "it may be this domain's server that is down"
+    fail(sensor, "example.com")
+    text, end_text = sensor.find_troubles()["stalled"]
+    assert text.startswith("No mail leaves this server; all deliveries fail: connect to mx.example.com[192.0.2.27]:25:")
+    assert end_text == "Mail leaves again"
+    restarted = DeliverySensor(sensor.export_state())
+    assert "stalled" in restarted.find_troubles()
+    restarted.recent.clear()
+    assert "stalled" in restarted.find_troubles(), "silence is no proof that mail leaves"
+    send(restarted, "example.net")
+    assert restarted.find_troubles() == {}
+
+
+def test_failures_beside_successes_are_others_troubles() -> None:
+    sensor = DeliverySensor()
+    send(sensor, "example.org")
+    for domain in ("example.net", "example.com", "example.edu"):
+        fail(sensor, domain)
+    assert sensor.find_troubles() == {}
+
+
+def test_with_a_relay_host_one_domain_is_enough() -> None:
+    sensor = DeliverySensor(relay=True)
+    for count in range(3):
+        assert sensor.find_troubles() == {}, count
+        fail(sensor, "example.net")
+    assert "stalled" in sensor.find_troubles()
+
+
+def test_a_large_share_of_failures_is_a_trouble_whatever_they_are() -> None:
+    """As for an address on a blocklist, or a taken-over account whose recipients do not exist."""
+    sensor = DeliverySensor()
+    for number in range(4):
+        send(sensor, f"s{number}.example")
+    for number in range(MIN_FAILING):
+        fail(sensor, f"d{number % 7}.example", ("deferred", "bounced")[number % 2])
+    assert f"{MIN_FAILING} of {MIN_FAILING + 4} deliveries in 15 minutes failed" in sensor.find_troubles()["failing"][0]
+    send(sensor, "example.org")
+    send(sensor, "example.org")
+    assert sensor.find_troubles() == {}
+
+
+def test_old_failures_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = DeliverySensor()
+    fail(sensor, "example.net")
+    fail(sensor, "example.com")
+    now = time.time() + WINDOW + 1
+    monkeypatch.setattr(time, "time", lambda: now)
+    fail(sensor, "example.net")
+    assert sensor.find_troubles() == {}
+
+
+def test_a_mailbox_that_takes_no_mail_is_a_trouble_until_it_does() -> None:
+    sensor = DeliverySensor()
+    dovecot = "mail.example.org[private/dovecot-lmtp]"
+    answer = f"host {dovecot} said: 451 4.2.0 <ben@example.org> Internal error occurred"
+    sensor.read_message(log_line("ben@example.org", "deferred", answer, dovecot))
+    assert (
+        "Mail to ben@example.org cannot be stored, and waits in the queue: host" in sensor.find_troubles()["mailbox"][0]
+    )
+    sensor.read_message(log_line("anna@example.org", "deferred", answer, dovecot))
+    sensor.read_message(log_line("bea@example.org", "deferred", answer, dovecot))
+    assert "Mail to bea@example.org and 2 other addresses cannot" in sensor.find_troubles()["mailbox"][0]
+    assert "mailbox" in DeliverySensor(sensor.export_state()).find_troubles()
+    for name in ("anna", "ben", "bea"):
+        sensor.read_message(log_line(f"{name}@example.org", "sent", "250 2.0.0 Saved", dovecot))
+    assert sensor.find_troubles() == {}
+
+
+def test_a_dovecot_that_is_down_is_not_the_mailboxes_trouble() -> None:
+    sensor = DeliverySensor()
+    dovecot = "mail.example.org[private/dovecot-lmtp]"
+    sensor.read_message(log_line("ben@example.org", "deferred", f"connect to {dovecot}: Connection refused", dovecot))
+    assert sensor.find_troubles() == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "4XyZ: removed", "4XyZ: to=<a@b>, relay=none, status=deferred", "imap-login: x: to=<a@b>, relay=none, x (y)"],
+)
+def test_other_lines_are_ignored(line: str) -> None:
+    sensor = DeliverySensor()
+    sensor.read_message(line)
+    assert not sensor.recent
+
+
+# --- the queue
+
+
+def test_the_queue_is_counted_without_held_messages_and_reported_with_slack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QueueSensor, "SPOOL", tmp_path)
+    sensor = QueueSensor(4)
+    assert sensor.find_troubles() == {}
+
+    def add_messages(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+    held = [f"hold/{n}" for n in range(9)]
+    add_messages("deferred/A/A1", "deferred/B/B1", "active/C1", "incoming/D1", *held)
+    assert sensor.find_troubles() == {}
+    add_messages("maildrop/E1")
+    assert "1 maildrop, 1 incoming, 1 active, 2 deferred" in sensor.find_troubles()["long"][0]
+    (tmp_path / "maildrop/E1").unlink()
+    assert sensor.find_troubles(), "only at half its length is it short again"
+    (tmp_path / "active/C1").unlink()
+    (tmp_path / "incoming/D1").unlink()
+    assert sensor.find_troubles() == {}
+
+
+def record(kind: str, data: bytes) -> bytes:
+    return kind.encode() + bytes([len(data)]) + data
+
+
+@pytest.fixture
+def deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(QueueSensor, "SPOOL", tmp_path)
+    (tmp_path / "deferred/A").mkdir(parents=True)
+    return tmp_path / "deferred/A"
+
+
+def write_message(file: Path, age: float, sender: str = "anna@example.org") -> None:
+    """As cleanup(8) writes a queue file; the attribute is longer than 127 bytes."""
+    attribute = b"A" + bytes([0xC8, 0x01]) + b"x" * 200
+    file.write_bytes(
+        record("C", b"            600") + record("T", f"{int(time.time() - age)} 123".encode()) + attribute
+        + record("S", sender.encode()) + record("R", b"x@example.net")
+    )  # fmt: skip
+
+
+def test_mail_that_waits_for_four_hours_is_a_trouble(deferred: Path) -> None:
+    sensor = QueueSensor(100)
+    write_message(deferred / "A1", 4 * 3600 - 60)
+    assert sensor.find_troubles() == {}
+    write_message(deferred / "A2", 4 * 3600 + 60)
+    assert "the oldest of 2 deferred messages came at" in sensor.find_troubles()["old"][0]
+    (deferred / "A2").unlink()
+    assert sensor.find_troubles() == {}
+
+
+def test_mail_that_waits_for_an_hour_is_a_trouble_if_nothing_has_left_meanwhile(deferred: Path) -> None:
+    deliveries = DeliverySensor()
+    sensor = QueueSensor(100, deliveries)
+    write_message(deferred / "A1", 3700)
+    assert sensor.find_troubles() == {}
+    deliveries.last_sent = time.time() - 3650
+    assert sensor.find_troubles()["old"]
+    deliveries.last_sent = time.time() - 3750
+    assert "and no other has left meanwhile" in sensor.find_troubles()["old"][0]
+
+
+def test_a_notification_that_nobody_takes_is_none(deferred: Path) -> None:
+    """As to the forged sender of spam."""
+    write_message(deferred / "A1", 20 * 3600, sender="")
+    assert QueueSensor(100).find_troubles() == {}
+
+
+def test_files_that_are_no_messages_have_no_age(deferred: Path) -> None:
+    for number, content in enumerate((b"", b"C", b"T\xff", b"\0" * 5000, record("T", b"x") + record("S", b"a"))):
+        (deferred / str(number)).write_bytes(content)
+        assert read_arrival(str(deferred / str(number))) == float("inf")
+    assert read_arrival(str(deferred / "none")) == float("inf")
