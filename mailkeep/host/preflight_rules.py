@@ -16,6 +16,7 @@ MIN_DISK, MIN_DISK_RERUN = 2048, 256  # MiB; for the packages and their download
 MIN_INODES = 20_000
 MAX_CLOCK_OFFSET = 60.0  # seconds
 RESOLVER_PORT = 53
+DHCP_CLIENT_PORTS = (68, 546)  # the answers to DHCP clients are let in
 
 OUR_DAEMONS = {"master", "dovecot", "imap-login", "unbound", "lego"}
 WEB_SERVER = "nginx"  # ours only if our unit exists: it may as well be the operator's own web server
@@ -180,6 +181,7 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
             f"Its hostname is {facts.hostname}, but mail.yml says {settings.host.name}. If this is the right machine, "
             f"run `hostnamectl set-hostname {settings.host.name}`."
         )
+    yield from _cut_off_warnings(settings, facts)
     if facts.listeners is None:
         yield "Mailkeep cannot tell whether the mail ports are free: ss is missing (`apt-get install iproute2`)."
     if not facts.passed_before:
@@ -189,6 +191,55 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
                     f"{file} will be replaced; a copy goes to {BACKUPS}. The mailboxes of that Dovecot stay where they "
                     "are, but the new one does not read them."
                 )
+
+
+def _listeners_cut_off(settings: Settings, facts: HostFacts) -> list[Listener]:
+    """Those that strangers reach until the first deploy, and that its firewall or configuration will cut off."""
+    if facts.is_built:
+        return []
+    return [listener for listener in facts.listeners or () if _is_cut_off(settings, listener)]
+
+
+def _is_cut_off(settings: Settings, listener: Listener) -> bool:
+    if _is_loopback(listener.address) or set(listener.programs) & OTHER_DAEMONS:
+        return False
+    if listener.protocol == "udp":
+        return listener.port not in DHCP_CLIENT_PORTS
+    return listener.port not in firewall.open_ports(settings) or _loses_service(listener)
+
+
+def _loses_service(listener: Listener) -> bool:
+    """A Dovecot's POP3 or ManageSieve: Mailkeep's configuration serves IMAP only, whatever the firewall lets in."""
+    return "dovecot" in listener.programs and listener.port not in firewall.MAIL_PORTS
+
+
+def _is_loopback(address: str) -> bool:
+    name, _, interface = address.strip("[]").partition("%")
+    return name == "::1" or name.startswith("127.") or interface.rstrip("]") == "lo"
+
+
+def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    listeners = _listeners_cut_off(settings, facts)
+    for reason, remedy, group in (
+        (
+            "Mailkeep's Dovecot serves IMAP only",
+            "Tell its users to change to IMAP before you deploy.",
+            [listener for listener in listeners if _loses_service(listener)],
+        ),
+        (
+            "the firewall lets in SSH, mail and the ports of `firewall.open` only",
+            "To keep one, name its port under `firewall.open` in mail.yml before you deploy; else stop it.",
+            [listener for listener in listeners if listener.protocol == "tcp" and not _loses_service(listener)],
+        ),
+        (
+            "the firewall lets in no UDP",
+            "Move it to another machine, or do not deploy here.",
+            [listener for listener in listeners if listener.protocol == "udp"],
+        ),
+    ):
+        if group:
+            names = ", ".join(dict.fromkeys(map(str, group)))
+            yield f"After the deploy, nobody reaches from outside: {names}. The reason: {reason}. {remedy}"
 
 
 def closed_port_warning(peer: OutboundPeer) -> str:

@@ -108,6 +108,49 @@ def test_a_harmless_difference_passes(change: dict[str, object]) -> None:
     assert judge_host(make_settings(), ROOT, replace(FRESH, **change)).problems == ()
 
 
+@pytest.mark.parametrize(
+    ("listener", "text"),
+    [
+        (Listener("tcp", "*", 80, ("nginx",)), "nginx (tcp *:80). The reason: the firewall lets in SSH"),
+        (Listener("tcp", "[::]", 8080, ("java",)), "java (tcp [::]:8080)"),
+        (
+            Listener("tcp", "*", 995, ("dovecot",)),
+            "dovecot (tcp *:995). The reason: Mailkeep's Dovecot serves IMAP only",
+        ),
+        (Listener("tcp", "*", 4190, ("dovecot",)), "dovecot (tcp *:4190). The reason: Mailkeep's Dovecot serves IMAP"),
+        (
+            Listener("udp", "*", 51820, ()),
+            "a program (udp *:51820). The reason: the firewall lets in no UDP",
+        ),
+    ],
+)
+def test_a_program_that_will_be_cut_off_is_named_before_the_first_deploy(listener: Listener, text: str) -> None:
+    verdict = judge_host(make_settings(), ROOT, replace(FRESH, listeners=(listener,)))
+    assert verdict.problems == ()
+    (warning,) = verdict.warnings
+    assert warning.startswith("After the deploy, nobody reaches from outside: ")
+    assert text in warning
+    built = replace(FRESH, listeners=(listener,), is_built=True)
+    assert judge_host(make_settings(), ROOT, built).warnings == (), "it has been cut off long ago"
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [
+        Listener("tcp", "127.0.0.1", 3306, ("mariadbd",)),
+        Listener("tcp", "[::1]", 631, ("cupsd",)),
+        Listener("udp", "127.0.0.53%lo", 53, ("systemd-resolve",)),
+        Listener("udp", "*", 68, ("dhcpcd",)),
+        Listener("udp", "192.0.2.1%eth0", 68, ("systemd-network",)),
+        Listener("tcp", "*", 8443, ("java",)),
+        Listener("tcp", "*", 25, ("master",)),
+    ],
+)
+def test_a_program_that_is_opened_or_not_reached_anyway_is_not_named(listener: Listener) -> None:
+    settings = make_settings(firewall={"open": [8443]})
+    assert judge_host(settings, ROOT, replace(FRESH, listeners=(listener,))).warnings == ()
+
+
 def test_all_problems_are_in_one_message() -> None:
     bad = replace(
         FRESH,
@@ -154,7 +197,8 @@ def test_a_login_on_another_port_than_the_firewall_opens_is_refused() -> None:
     (problem,) = judge_host(make_settings(), Login(0, "root", port=2222), FRESH).problems
     assert "2222" in problem
     assert "ssh.port: 22." in problem
-    assert judge_host(make_settings(ssh={"port": 2222}), Login(0, "root", port=2222), FRESH) == Verdict()
+    fresh = replace(FRESH, listeners=(Listener("tcp", "*", 2222, ("sshd",)),))
+    assert judge_host(make_settings(ssh={"port": 2222}), Login(0, "root", port=2222), fresh) == Verdict()
 
 
 @pytest.mark.parametrize("client", ["198.51.100.7", "2001:db8:5::7"])
