@@ -6,8 +6,8 @@ yet.
 
 import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from shlex import quote
 
 import dns.exception
@@ -89,7 +89,9 @@ class HostFacts:
     configuration files of mail servers that Mailkeep did not write, `other_mtas` the packages of other mail servers.
     `passed_before`: PASSED_MARK exists. `is_built`: Postfix has our configuration. `has_our_web`: our web
     server's unit exists. `has_our_resolver`: /etc/resolv.conf is ours. `has_key`: the login can come back without a
-    password. `listeners` is None without ss(8).
+    password. `listeners` is None without ss(8). `nft_ruleset` is nft's in JSON, empty without nft, and `iptables_rules`
+    has the lines of each iptables-save program. `interface` is that of the default route. `jail_files` are fail2ban's
+    files that Mailkeep did not write, by path and text.
     """
 
     system: str
@@ -108,6 +110,11 @@ class HostFacts:
     other_mtas: tuple[str, ...] = ()
     listeners: tuple[Listener, ...] | None = ()
     has_key: bool = True
+    nft_ruleset: str = ""
+    iptables_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    running_firewalls: tuple[str, ...] = ()
+    interface: str = ""
+    jail_files: tuple[tuple[str, str], ...] = ()
 
 
 _READ_STATE = f"""
@@ -129,6 +136,22 @@ ss -Hlntup >/dev/null && {{ echo 'has listeners'; ss -Hlntup | sed 's/^/listener
 [ -d {PASSED_MARK} ] && echo 'has passed'
 [ -e {web.UNIT} ] && echo 'has web'
 grep -qs '{FILE_MARK}' /etc/resolv.conf && echo 'has resolver'
+nft -j -t list ruleset | sed 's/^/nft /'
+for program in iptables-nft-save ip6tables-nft-save; do $program | sed "s/^/$program /"; done
+if [ -s /proc/net/ip_tables_names ] || [ -s /proc/net/ip6_tables_names ]; then
+  for program in iptables-legacy-save ip6tables-legacy-save; do $program | sed "s/^/$program /"; done
+fi
+for unit in ufw firewalld csf shorewall; do
+  case $unit in
+    ufw) grep -qsx 'ENABLED=yes' /etc/ufw/ufw.conf && systemctl --quiet is-active ufw && echo "firewall ufw" ;;
+    *) systemctl --quiet is-active $unit && echo "firewall $unit" ;;
+  esac
+done
+echo "interface $(ip route show default | sed -n 's/.* dev \\([^ ]*\\).*/\1/p' | head -n 1)"
+for file in /etc/fail2ban/jail.local /etc/fail2ban/jail.d/*; do
+  case $file in */mailkeep.local | */defaults-debian.conf) continue ;; esac
+  [ ! -f "$file" ] || {{ echo "jailfile $file"; sed 's/^/jailline =/' "$file"; }}
+done
 home=$(getent passwd "$user" | cut -d: -f6)
 if grep -qs '^ *[^# ]' "$home/.ssh/authorized_keys" ||
   sshd -T | grep -Eq '^(authorizedkeyscommand|trustedusercakeys) /'; then echo 'has key'; fi
@@ -155,6 +178,7 @@ class PreflightFact(FactBase[HostFacts | None]):
 def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
     """Parse the output of _READ_STATE, run between `start` and `end` (seconds since the epoch, this machine's
     clock)."""
+    lines = list(lines)
     values = _values_by_key(lines)
     flags = set(values.get("has", ()))
 
@@ -178,7 +202,30 @@ def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
         other_mtas=tuple(values.get("mta", ())),
         listeners=tuple(map(_parse_listener, values.get("listener", ()))) if "listeners" in flags else None,
         has_key="key" in flags,
+        nft_ruleset=first("nft"),
+        iptables_rules={
+            program: tuple(values[program])
+            for kind in ("nft", "legacy")
+            for family in ("ip", "ip6")
+            if (program := f"{family}tables-{kind}-save") in values
+        },
+        running_firewalls=tuple(values.get("firewall", ())),
+        interface=first("interface"),
+        jail_files=tuple(_read_jail_files(lines)),
     )
+
+
+def _read_jail_files(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(path, text) of each file, from lines `jailfile PATH` and `jailline =TEXT`."""
+    path, text = "", list[str]()
+    for line in (*lines, "jailfile "):
+        key, _, value = line.partition(" ")
+        if key == "jailfile":
+            if path:
+                yield path, "\n".join(text)
+            path, text = value, []
+        elif key == "jailline":
+            text.append(value.removeprefix("="))
 
 
 def _values_by_key(lines: Iterable[str]) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from mailkeep.host import foreign_firewalls
 from mailkeep.host.preflight_facts import CONNECT_TIMEOUT, HostFacts, Listener, Login, OutboundPeer
 from mailkeep.parts import firewall
 from mailkeep.parts.model import Part
@@ -184,6 +185,10 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
     yield from _cut_off_warnings(settings, facts)
     if facts.listeners is None:
         yield "Mailkeep cannot tell whether the mail ports are free: ss is missing (`apt-get install iproute2`)."
+    yield from foreign_firewalls.describe_firewalls(
+        settings, facts.nft_ruleset, facts.iptables_rules, facts.running_firewalls, facts.interface
+    )
+    yield from foreign_firewalls.describe_jails(facts.jail_files)
     if not facts.passed_before:
         for file in facts.foreign_files:
             if file.startswith("/etc/dovecot"):

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from mailkeep.inventory import dkim_keys
-from mailkeep.parts import certificates, dns_watch, fail2ban, postfix, server_package
+from mailkeep.parts import certificates, dns_watch, fail2ban, firewall, postfix, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
@@ -55,6 +56,8 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "accounts": {account.address: (account.address, *account.send_as) for account in settings.accounts},
         "units": units,
         "jails": fail2ban.banned_ports_by_jail(settings),
+        "jail_rules": {jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},
+        "open_ports": sorted(firewall.open_ports(settings)),
         "never_ban": [str(network) for network in (*settings.host.addresses, *settings.admin.networks)],
         "certificate_file": certificates.PEM,
         "min_certificate_days": alerts.certificate_days,

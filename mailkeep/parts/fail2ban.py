@@ -5,9 +5,12 @@ from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
+from mailkeep_server.common.ban_proof import JailRules
 
 MAIL = ("smtp", "submissions", "submission", "imap", "imaps")
 MAXRETRY = 5
+FINDTIME, BANTIME = 3600, 900  # seconds
+RECIDIVE_MAXRETRY, RECIDIVE_FINDTIME, RECIDIVE_BANTIME = 3, 86400, 7 * 86400
 MAX_BAN = "4w"
 # Longer than the longest ban, so that an address that returns after it is still known.
 BAN_MEMORY = "8w"
@@ -20,6 +23,8 @@ FILTERS = {
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
 }
 DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
+CAPABILITIES = ("cap_net_admin", "cap_dac_read_search")
+"""Of fail2ban's process, as its drop-in says: to change the firewall, and to read logs of other users and groups."""
 
 
 def port_list(jail: str, names: tuple[str, ...]) -> str:
@@ -40,6 +45,15 @@ def banned_ports_by_jail(settings: Settings) -> dict[str, tuple[int, ...] | None
     return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": mail, "recidive": None}
 
 
+def rules_by_jail(settings: Settings) -> dict[str, JailRules]:
+    """What each jail does, and whom it never bans."""
+    ignored = ("127.0.0.0/8", "::1", *map(str, (*settings.host.addresses, *settings.admin.networks)))
+    numbers = dict.fromkeys(JAILS, (MAXRETRY, FINDTIME, BANTIME))
+    numbers["recidive"] = (RECIDIVE_MAXRETRY, RECIDIVE_FINDTIME, RECIDIVE_BANTIME)
+    ports = banned_ports_by_jail(settings)
+    return {jail: JailRules(ports[jail], *numbers[jail], ignored) for jail in JAILS}
+
+
 def _filter_path(name: str) -> str:
     return f"/etc/fail2ban/filter.d/mailkeep-{name}.conf"
 
@@ -53,16 +67,29 @@ def _filter_test(filter_file: str, message: str) -> str:
     )
 
 
+def _start_test() -> str:
+    """A command that fails unless fail2ban can start with all jails, the operator's own too: `fail2ban-client --test`
+    opens no log and compiles no pattern, and with one such fault in one jail, fail2ban starts none.
+
+    It runs with the rights that the service has, which sees files of its own in /tmp.
+    """
+    capabilities = ",".join(name.replace("cap_", "+") for name in CAPABILITIES)
+    program = render_template("fail2ban/start_test.py").decode()
+    return (
+        f"unshare --mount sh -euc 'mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /var/tmp; "
+        f"exec setpriv --bounding-set=-all,{capabilities} --no-new-privs python3 -I -' <<'PROGRAM'\n{program}PROGRAM"
+    )
+
+
 def build_part(settings: Settings) -> Part:
     jails = render_template(
         "fail2ban/jail.d/mailkeep.local",
-        never_banned=("127.0.0.0/8", "::1", *settings.host.addresses, *settings.admin.networks),
+        rules=rules_by_jail(settings),
         ports={
             "sshd": settings.ssh.port,
             "postfix": port_list("postfix", MAIL),
             "dovecot": port_list("dovecot", MAIL),
         },
-        maxretry=MAXRETRY,
         max_ban=MAX_BAN,
     )
     return Part(
@@ -80,11 +107,15 @@ def build_part(settings: Settings) -> Part:
                 File(_filter_path(name), render_template("fail2ban/filter.d/mailkeep-" + name + ".conf"))
                 for name in FILTERS
             ),
-            File(f"{DROP_IN}/mailkeep.conf", render_template("fail2ban/service.d/mailkeep.conf")),
+            File(
+                f"{DROP_IN}/mailkeep.conf",
+                render_template("fail2ban/service.d/mailkeep.conf", capabilities=CAPABILITIES),
+            ),
         ),
         units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN)),),
         checks=(
             Check("fail2ban-client --test", reads=("/etc/fail2ban/",)),
+            Check(_start_test(), reads=("/etc/fail2ban/", DROP_IN)),
             *(
                 Check(_filter_test(_filter_path(name), line), reads=(_filter_path(name),))
                 for name, line in FILTERS.items()

@@ -4,6 +4,7 @@ from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
 RULES = "/etc/nftables.conf"
 DROP_IN = f"{SYSTEMD}/nftables.service.d"
@@ -22,8 +23,9 @@ def owned_ports(settings: Settings) -> tuple[int, ...]:
     return (*published_ports(settings), *((HTTP,) if settings.tls.answers_on_port_80 else ()))
 
 
-def build_part(settings: Settings) -> Part:
-    rules = render_template(
+def build_rules(settings: Settings) -> bytes:
+    """The rules, for nft(8)."""
+    return render_template(
         "nftables/nftables.conf",
         ports=sorted(open_ports(settings)),
         blocked={
@@ -31,16 +33,22 @@ def build_part(settings: Settings) -> Part:
             for version in (4, 6)
         },
     )
+
+
+def build_part(settings: Settings) -> Part:
     return Part(
         name="firewall",
         packages=("nftables",),
         directories=(Directory(DROP_IN),),
         files=(
-            File(RULES, rules, mode=0o755),
-            File(f"{DROP_IN}/mailkeep.conf", render_template("nftables/service.d/mailkeep.conf")),
+            File(RULES, build_rules(settings), mode=0o755),
+            File(
+                f"{DROP_IN}/mailkeep.conf",
+                render_template("nftables/service.d/mailkeep.conf", loaded=paths.LOADED_FIREWALL),
+            ),
         ),
         # Reload, never restart: a reload is one transaction, so there is no moment without rules.
-        units=(Unit("nftables.service", reload_on=(RULES,)),),
+        units=(Unit("nftables.service", reload_on=(RULES, DROP_IN)),),
         checks=(
             Check(f"nft --check --file {RULES}", reads=(RULES,)),
             Check(_ssh_port_check(settings.ssh.port), reads=(RULES,)),

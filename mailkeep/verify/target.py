@@ -6,11 +6,13 @@ import json
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import mailkeep_server
+from mailkeep.host.preflight_facts import outbound_peer
 from mailkeep.host.remote import RemoteHost, UnreachableError, last_line
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
@@ -19,6 +21,7 @@ from mailkeep.parts.model import Part
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 from mailkeep.verify import probe
+from mailkeep.verify.knock import Knock, knock_at
 from mailkeep.verify.probe.config import ProbeConfig
 from mailkeep_server import common
 
@@ -86,17 +89,23 @@ class Target:
         return self.remote.name
 
     def run_probe(self) -> ProbeResult:
-        """Attack the server, by one command over SSH. Raises UnreachableError."""
+        """Attack the server, by one command over SSH, and knock at its addresses from here. Raises UnreachableError."""
         config = json.dumps(asdict(self.build_probe_config()))
         script = SCRIPT.format(program=base64.encodebytes(_build_zip_application()).decode(), config=config)
         shell, start = self.remote.connect(), time.time()
-        done = self.remote.run_mailkeep(script)
+        with ThreadPoolExecutor(1) as pool:
+            knocks = pool.submit(self._knock)
+            done = self.remote.run_mailkeep(script)
         try:
             areas = json.loads(done.stdout)
         except ValueError:
             remedy = f"`{shell.backend.typed_command}` must give you a shell on the server, as root or with sudo."
             raise UnreachableError(f"the probe did not run: {last_line(done)}", remedy) from None
-        return ProbeResult(areas, start)
+        return ProbeResult(areas | {"knocks": {"result": knocks.result()}}, start)
+
+    def _knock(self) -> list[Knock]:
+        addresses = map(str, self.settings.host.addresses)
+        return knock_at(addresses, firewall.published_ports(self.settings), outbound_peer(self.settings))
 
     def build_probe_config(self) -> ProbeConfig:
         settings = self.settings
@@ -107,7 +116,10 @@ class Target:
             catch_all=list(settings.catch_all),
             accounts=[account.address for account in settings.accounts[:MAX_ACCOUNTS]],
             ssh_port=settings.ssh.port,
-            jails=_jail_ports(settings),
+            jails={jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},
+            never_ban=[str(network) for network in (*settings.host.addresses, *settings.admin.networks)],
+            firewall_rules=firewall.build_rules(settings).decode(),
+            open_ports=sorted(firewall.open_ports(settings)),
             units=[unit.name for part in self.parts for unit in part.units],
             secret_paths=[*(file.path for part in self.parts for file in part.files if file.secret), dovecot.MAIL],
             sockets=list(PRIVATE_SOCKETS),
@@ -118,13 +130,6 @@ class Target:
             admins=list(settings.admin.addresses),
             web=[[page.name, page.path, "POST" if page.accepts_post else "GET"] for page in web.list_pages(settings)],
         )
-
-
-def _jail_ports(settings: Settings) -> dict[str, list[int] | None]:
-    """The ports that each jail must close, by the ports that services have (not by fail2ban's own configuration)."""
-    mail = sorted(firewall.MAIL_PORTS)
-    ports = {"sshd": [settings.ssh.port], "postfix": mail, "dovecot": mail, "recidive": None}
-    return {jail: ports[jail] for jail in fail2ban.JAILS}
 
 
 def _outbound_target(settings: Settings) -> Iterator[str]:

@@ -1,6 +1,9 @@
-"""The proof that fail2ban's jails ban: a canary is banned, looked for in nft's rules, and unbanned again.
+"""The proof that fail2ban's jails ban, from the service's log to the dropped packet.
 
-A jail can look healthy, list its bans and have no firewall rule: in one incident, one had been so for a year.
+A jail can look healthy, list its bans and have no firewall rule: in one incident, one had been so for a year. Another
+looks healthy and no longer reads the log. So a canary, an address that nobody has, is refused by the jail's service.
+The jail must notice it, ban it after as many failures as declared, and have its packets dropped.
+
 `mailkeep-jails.service` proves the jails every half hour, and `mailkeep verify` sends this package with its probe.
 
 Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), which no client has. None may come back
@@ -10,30 +13,24 @@ within a day: the recidive jail counts the bans of all other jails, and takes an
 import fcntl
 import ipaddress
 import os
-import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from mailkeep_server.common import nft_ruleset, paths
+from mailkeep_server.common import paths
+from mailkeep_server.common.ban_proof import COMMAND_TIMEOUT, ERRORS, BanProof, Canary, JailRules, read_fail2ban_log
 from mailkeep_server.common.commands import run
+from mailkeep_server.common.fail2ban_socket import list_jails
 from mailkeep_server.common.files import open_lock
 
 LOCK = Path(paths.JAIL_PROOF_LOCK)
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/64")
-COMMAND_TIMEOUT = 30.0  # seconds; fail2ban may be reading a flood of log lines before it answers
-BAN_TIMEOUT = 10.0  # seconds until a ban, or its end, must have reached nft
 RETRY_SECONDS = 0.5
 
-Canary = tuple[str, str]
-"""An IPv4 and an IPv6 address."""
-
-PortsByJail = Mapping[str, Sequence[int] | None]
-"""The ports that each jail closes to a banned address; None: all."""
-
-ERRORS = (OSError, RuntimeError, subprocess.TimeoutExpired)
+RulesByJail = Mapping[str, JailRules]
 
 
 @contextmanager
@@ -45,26 +42,30 @@ def lock_canaries() -> Iterator[None]:
 
 
 def prove_jails(
-    jails: PortsByJail,
+    jails: RulesByJail,
     first: int,
-    never_ban: Iterable[str],
+    never_ban: Sequence[str],
     recently_banned: Collection[str] = (),
     *,
     start_timeout: float,
 ) -> dict[str, list[str]]:
-    """By jail, what is wrong with it. The other parameters are those of `choose_canaries` and `wait_for_jails`.
+    """By jail, what is wrong with it. Jails that fail2ban runs and `jails` does not name are proven too, from the ban
+    on. A jail has `start_timeout` seconds to start, and as many to notice a failure.
 
     Raises one of ERRORS if fail2ban is stopped, and ValueError if there is no address for a canary.
     """
     running = wait_for_jails(jails, start_timeout)
-    canaries = choose_canaries(len(jails), first, never_ban, recently_banned)
-    faults = {}
-    for (jail, ports), canary in zip(jails.items(), canaries, strict=True):
-        if jail in running:
-            faults[jail] = list(find_ban_faults(jail, ports, canary))
-        else:
-            faults[jail] = [f"jail {jail}: fail2ban does not run it"]
-    return faults
+    names = [*jails, *(jail for jail in running if jail not in jails)]
+    canaries = choose_canaries(len(names), first, never_ban, recently_banned)
+
+    def prove(jail: str, canary: Canary) -> list[str]:
+        if jail not in running:
+            return [f"jail {jail}: fail2ban does not run it"]
+        proof = BanProof(jail, canary, _find_destinations(never_ban), start_timeout)
+        return list(proof.find_faults(jails[jail]) if jail in jails else proof.find_foreign_faults())
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(prove, names, canaries), strict=True))
 
 
 def choose_canaries(
@@ -91,9 +92,7 @@ def choose_canaries(
 def find_recent_canaries() -> set[str]:
     """The IPv4 canaries banned within a day, by fail2ban's journal; so far back the recidive jail counts."""
     prefixes = "|".join(network.rpartition(".")[0].replace(".", r"\.") for network in NETWORKS)
-    journal = ["journalctl", "--unit=fail2ban.service", "--output=cat", "--since=-1d", f"--grep= Ban ({prefixes})\\."]
-    # journalctl ends with exit code 1 if no line matches.
-    lines = subprocess.run(journal, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
+    lines = read_fail2ban_log("-1d", f" Ban ({prefixes})\\.")
     return {line.rpartition(" Ban ")[2].strip() for line in lines}
 
 
@@ -106,8 +105,7 @@ def wait_for_jails(jails: Iterable[str], timeout: float) -> list[str]:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            status = run("fail2ban-client", "status", timeout=COMMAND_TIMEOUT)
-            running = status.partition("Jail list:")[2].replace(",", " ").split()
+            running = list_jails(timeout=COMMAND_TIMEOUT)
         except ERRORS:
             if _is_stopped():
                 raise
@@ -126,41 +124,10 @@ def _is_stopped() -> bool:
     )
 
 
-def find_ban_faults(jail: str, ports: Sequence[int] | None, canary: Canary) -> Iterator[str]:
-    """What goes wrong when this jail bans the canary, and unbans it."""
-    try:
-        _run_client(jail, "banip", canary)
-        try:
-            sets = _wait_for_sets(canary, banned=True)
-            if len(sets) < len(canary):
-                yield f"jail {jail}: it bans {' and '.join(canary)}, nft has {' and '.join(sets) or 'no set'}"
-            ruleset = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset", timeout=COMMAND_TIMEOUT))
-            yield from nft_ruleset.find_rule_faults(jail, sets, ports, ruleset.rules, ruleset.chains)
-        finally:
-            _run_client(jail, "unbanip", canary)
-        if sets := _wait_for_sets(canary, banned=False):
-            yield f"jail {jail}: unbanned, and still in {' and '.join(sets)}"
-    except ERRORS as error:
-        yield f"jail {jail}: {error}"
-
-
-def _run_client(jail: str, action: str, canary: Canary) -> None:
-    run("fail2ban-client", "set", jail, action, *canary, timeout=COMMAND_TIMEOUT)
-
-
-def _wait_for_sets(canary: Canary, *, banned: bool) -> list[str]:
-    """Names of the nft sets that hold addresses of the canary, once there is one for each (`banned`) or none."""
-    deadline = time.monotonic() + BAN_TIMEOUT
-    while True:
-        listed_sets = nft_ruleset.parse_ruleset(run("nft", "-j", "list", "sets", timeout=COMMAND_TIMEOUT)).sets
-        names = [str(nft_set["name"]) for nft_set in listed_sets if set(canary) & _plain_elements(nft_set)]
-        if (len(names) >= len(canary) if banned else not names) or time.monotonic() >= deadline:
-            return names
-        time.sleep(0.1)
-
-
-def _plain_elements(nft_set: Mapping[str, object]) -> set[str]:
-    """The single addresses in a set; others of its elements may be ranges and prefixes, which are objects."""
-    elements = nft_set.get("elem", ())
-    assert isinstance(elements, Iterable)
-    return {element for element in elements if isinstance(element, str)}
+def _find_destinations(never_ban: Iterable[str]) -> dict[int, str]:
+    """By version, an address of this server."""
+    own = [address for address in never_ban if "/" not in address]
+    return {
+        4: next((address for address in own if ":" not in address), "127.0.0.1"),
+        6: next((address for address in own if ":" in address), "::1"),
+    }

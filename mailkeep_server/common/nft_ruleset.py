@@ -1,5 +1,6 @@
 """Judging nft's rules in their JSON form, as `nft -j list ruleset` prints them (libnftables-json(5))."""
 
+import difflib
 import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,40 @@ def parse_ruleset(text: str) -> Ruleset:
     items: list[dict[str, Any]] = json.loads(text)["nftables"]
     rules, chains, sets = ([item[kind] for item in items if kind in item] for kind in ("rule", "chain", "set"))
     return Ruleset(rules, chains, sets)
+
+
+def describe_rule(rule: Rule) -> str:
+    """A rule for people, nearly as nft writes it."""
+    return " ".join(text for part in rule["expr"] if (text := _describe_part(part)))
+
+
+def _describe_part(part: dict[str, Any]) -> str:
+    if "match" in part:
+        match = part["match"]
+        operator = f"{match['op']} " if match["op"] not in ("==", "in") else ""
+        return f"{_describe_field(match['left'])} {operator}{_describe_value(match['right'])}"
+    [(kind, detail)] = part.items()
+    if kind in ("jump", "goto"):
+        return f"{kind} {detail['target']}"
+    return kind if kind in ("accept", "drop", "reject", "return", "queue", "vmap", "limit", "masquerade") else ""
+
+
+def _describe_field(left: Any) -> str:
+    if isinstance(left, dict) and "payload" in left and "field" in left["payload"]:
+        return f"{left['payload']['protocol']} {left['payload']['field']}"
+    if isinstance(left, dict) and set(left) & {"meta", "ct"}:
+        [(kind, detail)] = left.items()
+        return f"{kind} {detail['key']}"
+    return "a condition"
+
+
+def _describe_value(right: Any) -> str:
+    if isinstance(right, dict) and "prefix" in right:
+        return f"{right['prefix']['addr']}/{right['prefix']['len']}"
+    if isinstance(right, dict) and "range" in right:
+        return "-".join(map(str, right["range"]))
+    elements = right["set"] if isinstance(right, dict) and "set" in right else right
+    return ", ".join(map(_describe_value, elements)) if isinstance(elements, list) else str(elements)
 
 
 def drops_by_default(chains: Iterable[Chain]) -> bool:
@@ -60,6 +95,29 @@ def _list_open_ports(rules: Iterable[Rule], ports: Collection[int] | None) -> st
     if ports is None:
         return "all ports but those it names"
     return ", ".join(str(port) for port in sorted(set(ports).difference(*filter(None, covered))))
+
+
+def compare_table(loaded: str, live: str) -> list[str]:
+    """The lines that a table has too much or too few, by `nft -s -t list table` then and now. `line` has come, `no
+    line` has gone; the order counts too."""
+    changes = difflib.ndiff(
+        [line.strip() for line in loaded.splitlines()], [line.strip() for line in live.splitlines()]
+    )
+    return [
+        f"{'no ' if change.startswith('-') else ''}`{change[2:]}`"
+        for change in changes
+        if change[:2] in ("- ", "+ ") and change[2:]
+    ]
+
+
+def list_passing_rules(ruleset: Ruleset) -> list[str]:
+    """Rules in fail2ban's table that may let a packet pass. fail2ban itself writes none."""
+    return [
+        describe_rule(rule)
+        for rule in ruleset.rules
+        if rule["table"] == "f2b-table"
+        and any(set(part) & {"accept", "return", "jump", "goto", "queue", "vmap"} for part in rule["expr"])
+    ]
 
 
 def drops_members_of(rule: Rule, set_name: str) -> bool:

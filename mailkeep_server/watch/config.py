@@ -34,6 +34,10 @@ class WatchConfig:
     """systemd units that must run."""
     jails: dict[str, list[int] | None]
     """Each with the ports that it closes to a banned address; None: all."""
+    jail_rules: dict[str, dict[str, Any]]
+    """Each jail's `mailkeep_server.common.ban_proof.JailRules`."""
+    open_ports: list[int]
+    """The TCP ports that mail.yml opens to everyone."""
     never_ban: list[str]
     """Addresses and networks, of the server and of its administrators."""
     certificate_file: str

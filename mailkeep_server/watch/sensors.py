@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mailkeep_server.common import nft_generation, nft_ruleset
 from mailkeep_server.common.certificates import read_certificate
 from mailkeep_server.common.commands import run
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.answer_sensors import build_answer_sensors
 from mailkeep_server.watch.config import WatchConfig
+from mailkeep_server.watch.firewall_sensors import FirewallSensor, JailProofSensor
 from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
 from mailkeep_server.watch.mail_flow import DeliverySensor, QueueSensor
 from mailkeep_server.watch.processes import ProcessSensor, read_process_state
@@ -101,69 +101,6 @@ def is_running(properties: Mapping[str, str]) -> bool:
     return is_unwanted or properties.get("ActiveState") in ("active", "reloading")
 
 
-class FirewallSensor(Sensor):
-    """Whether nft's ruleset drops what nothing accepts, and has the sets and rules of each jail."""
-
-    name, interval, samples = "firewall", 2.0, 3
-    RELIST_SECONDS = 60.0
-
-    def __init__(self, jails: Mapping[str, list[int] | None]) -> None:
-        self.jails = jails
-        self.generation: int | None = None
-        self.listed = 0.0
-        self.troubles: Troubles = {}
-
-    def find_troubles(self) -> Troubles:
-        generation, now = nft_generation.read_generation(), time.monotonic()
-        is_known = generation is not None and generation == self.generation and now - self.listed < self.RELIST_SECONDS
-        if not is_known:
-            self.generation = None  # if the list cannot be read, it is read again
-            self.troubles = self._find_troubles()
-            self.generation, self.listed = generation, now
-        return self.troubles
-
-    def _find_troubles(self) -> Troubles:
-        ruleset = nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset"))
-        troubles = {}
-        if not nft_ruleset.drops_by_default(ruleset.chains):
-            text = "The firewall is not loaded: every port that listens is open. `systemctl restart nftables` loads it"
-            troubles["input"] = text, "The firewall is loaded again"
-        for jail, ports in self.jails.items():
-            if faults := list(nft_ruleset.find_jail_faults(jail, ports, ruleset)):
-                text = f"The jail {jail} cannot ban: {_join_faults(faults)}. `systemctl restart fail2ban` may help"
-                troubles[f"jail {jail}"] = text, f"The jail {jail} can ban again"
-        return troubles
-
-
-def _join_faults(faults: list[str]) -> str:
-    """Without the jail's name, with which each begins."""
-    return "; ".join(fault.partition(": ")[2] for fault in faults)
-
-
-class JailProofSensor(Sensor):
-    """Whether the last proof of the jails (`mailkeep-jails.timer`) found them banning, and is recent."""
-
-    name = "proof"
-    MAX_AGE = 3 * 1800.0  # seconds: three intervals of the timer
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.start = file, time.time()
-
-    def find_troubles(self) -> Troubles:
-        try:
-            proven, content = self.file.stat().st_mtime, self.file.read_text()
-        except FileNotFoundError:
-            proven, content = self.start, "{}"
-        troubles = {}
-        if time.time() - max(proven, self.start) > self.MAX_AGE:
-            text = "No jail has been proven to ban for 90 minutes: `systemctl status mailkeep-jails.timer` says why"
-            troubles["silent"] = text, "The jails are proven again"
-        for jail, faults in json.loads(content).get("faults", {}).items():
-            text = f"The jail {jail} does not ban: {_join_faults(faults)}"
-            troubles[jail] = text, f"The jail {jail} bans again"
-        return troubles
-
-
 class TroubleFile(Sensor):
     """The troubles that another program has written down, by key: the daily check of DNS records and blocklists
     (`dns_monitor`), and the hourly one of the certificate (`certificate_renewal`)."""
@@ -242,7 +179,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         units,
         ProcessSensor(units.control_groups),
         *build_answer_sensors(config.signing_domains, local_resolver=config.local_resolver),
-        FirewallSensor(config.jails),
+        FirewallSensor(config.jails, config.addresses, config.open_ports),
         JailProofSensor(jail_proof),
         *(TroubleFile(name, Path(file)) for name, file in trouble_files.items() if file),
         DiskSensor(config.max_disk_percent),

@@ -35,15 +35,41 @@ def test_the_ssh_jail_guards_the_port_that_mail_yml_names(declared: dict[str, ob
 
 
 def test_the_operators_networks_and_the_machine_itself_are_never_banned(settings: Settings) -> None:
-    exempt = parse_jails(fail2ban.build_part(settings))["DEFAULT"]["ignoreip"].split()
-    assert {"127.0.0.0/8", "::1", "192.0.2.1", "2001:db8::1", "198.51.100.0/24", "2001:db8:5::/64"} == set(exempt)
+    jails = parse_jails(fail2ban.build_part(settings))
+    for jail in fail2ban.JAILS:
+        exempt = jails[jail]["ignoreip"].split()
+        assert {"127.0.0.0/8", "::1", "192.0.2.1", "2001:db8::1", "198.51.100.0/24", "2001:db8:5::/64"} == set(exempt)
+
+
+def test_no_default_of_ours_changes_the_operators_jails_and_none_of_theirs_ours(settings: Settings) -> None:
+    jails = parse_jails(fail2ban.build_part(settings))
+    assert dict(jails["DEFAULT"]) == {}
+    needed = {"ignoreself", "ignoreip", "ignorecommand", "usedns", "backend", "maxretry", "findtime", "bantime"}
+    assert all(needed | {"banaction", "action"} <= set(jails[jail]) for jail in fail2ban.JAILS)
+
+
+def test_fail2ban_runs_with_what_the_proof_expects(settings: Settings) -> None:
+    jails = parse_jails(fail2ban.build_part(settings))
+    for jail, rules in fail2ban.rules_by_jail(settings).items():
+        numbers = [int(jails[jail][name]) for name in ("maxretry", "findtime", "bantime")]
+        assert numbers == [rules.maxretry, rules.findtime, rules.bantime]
+
+
+def test_fail2ban_may_read_the_log_of_any_jail_and_its_start_is_tried_with_the_same_rights(settings: Settings) -> None:
+    part = fail2ban.build_part(settings)
+    drop_in = file_content(part, f"{fail2ban.DROP_IN}/mailkeep.conf")
+    assert "CapabilityBoundingSet=CAP_NET_ADMIN CAP_DAC_READ_SEARCH\n" in drop_in
+    assert "ProtectHome=read-only\n" in drop_in
+    [check] = [check for check in part.checks if "setpriv" in check.command]
+    assert "--bounding-set=-all,+net_admin,+dac_read_search " in check.command
+    assert set(check.reads) == {"/etc/fail2ban/", fail2ban.DROP_IN}
 
 
 def test_an_address_that_returns_after_the_longest_ban_is_still_known(settings: Settings) -> None:
     part = fail2ban.build_part(settings)
     database = RawConfigParser()
     database.read_string(file_content(part, "/etc/fail2ban/fail2ban.d/mailkeep.local"))
-    assert parse_weeks(database["DEFAULT"]["dbpurgeage"]) > parse_weeks(parse_jails(part)["DEFAULT"]["bantime.maxtime"])
+    assert parse_weeks(database["DEFAULT"]["dbpurgeage"]) > parse_weeks(parse_jails(part)["sshd"]["bantime.maxtime"])
 
 
 def parse_weeks(time: str) -> int:

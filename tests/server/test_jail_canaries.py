@@ -5,13 +5,14 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mailkeep_server.common import jail_canaries
+from mailkeep_server.common import ban_proof, jail_canaries, refused_logins
+from mailkeep_server.common.ban_proof import JailRules
 from mailkeep_server.common.files import open_lock
 from mailkeep_server.common.jail_canaries import NETWORKS, choose_canaries, prove_jails, wait_for_jails
 
@@ -71,98 +72,206 @@ def test_nobody_else_can_open_a_lock_and_so_hold_it(tmp_path: Path, exists: bool
         assert lock.stat().st_mode & 0o777 == 0o600
 
 
-# --- what a ban does
+# --- from the refused login to the dropped packet
+
+RULES = {
+    "sshd": JailRules([22], 5, 3600, 900, ["127.0.0.0/8", "198.51.100.74"]),
+    "recidive": JailRules(None, 3, 86400, 604800, ["127.0.0.0/8", "198.51.100.74"]),
+}
 
 
 @dataclass
+class Jail:
+    """A jail of fail2ban, and its rules in nft."""
+
+    ports: list[int] | None
+    settings: dict[str, Any]
+    notices: str | None = "Found"
+    """What it logs when the service refuses somebody; None: nothing."""
+    has_rules: bool = True
+    takes_bans: bool = True
+    ends_bans: bool = True
+    failures: dict[str, int] = field(default_factory=dict)
+    banned: set[str] = field(default_factory=set)
+
+
 class Server:
-    """fail2ban and nft: a ban puts addresses into the jail's sets, and rules drop what is in them."""
+    """fail2ban, a service and nft: failures lead to a ban, a ban into the jail's sets, and rules drop them."""
 
-    jails: dict[str, list[int] | None]
-    banned: dict[str, set[str]] = field(default_factory=dict)
-    commands: list[tuple[str, ...]] = field(default_factory=list)
-    ignores: set[tuple[str, str]] = field(default_factory=set)
-    """Jail and action that fail2ban confirms without any effect."""
-    unruled: set[str] = field(default_factory=set)
-    """Jails whose rules are missing."""
-    unready: int = 0
-    """How often fail2ban does not answer yet."""
-    job: str = "start"
-    """systemd's for fail2ban."""
+    def __init__(self, rules: dict[str, JailRules]) -> None:
+        self.jails = {
+            name: Jail(
+                list(rule.ports) if rule.ports else None,
+                {name: getattr(rule, name) for name in ("maxretry", "findtime", "bantime")}
+                | {"ignoreip": rule.ignoreip, "ignorecommand": ""},
+            )
+            for name, rule in rules.items()
+        }
+        self.log: list[str] = []
+        self.first_rules: list[dict[str, Any]] = []
+        self.drops = True
+        self.unready, self.job = 0, "start"
+        self.routed: set[str] = set()
 
-    def run(self, *command: str, timeout: float) -> str:
-        assert timeout == jail_canaries.COMMAND_TIMEOUT
-        self.commands.append(command)
+    def ask(self, *command: str, timeout: float) -> Any:
+        assert timeout == ban_proof.COMMAND_TIMEOUT
+        verb, jail, *rest = command
+        if verb == "get":
+            return self._get(self.jails[jail], *rest)
+        action, *addresses = rest
+        if action == "attempt":
+            self._fail(jail, addresses[0], len(addresses) - 1)
+        elif action == "banip":
+            for address in addresses:
+                self._ban(jail, address)
+        elif self.jails[jail].ends_bans:
+            self.jails[jail].banned -= set(addresses)
+        return None
+
+    def _get(self, jail: Jail, name: str, *rest: str) -> Any:
+        lists = {"actions": ["nftables"], "actionproperties": ["port"]}
+        return lists[name] if name in lists else jail.settings["port" if rest else name]
+
+    def refuse(self, jail: str, address: str) -> None:
+        assert address in self.routed, "nobody can connect from an address that is not routed"
+        if notice := self.jails[jail].notices:
+            self.log.append(f"INFO    [{jail}] {notice} {address} - 2026-11-28 16:00:00")
+            if notice == "Found":
+                self._fail(jail, address, 1)
+
+    def _fail(self, jail: str, address: str, times: int) -> None:
+        failures = self.jails[jail].failures
+        failures[address] = failures.get(address, 0) + times
+        if failures[address] >= self.jails[jail].settings["maxretry"]:
+            self._ban(jail, address)
+
+    def _ban(self, jail: str, address: str) -> None:
+        if self.jails[jail].takes_bans:
+            self.jails[jail].banned.add(address)
+        if jail != "recidive" and "recidive" in self.jails:
+            self.refuse("recidive", address)
+
+    def run(self, *command: str, **_: Any) -> str:
         match command:
-            case "fail2ban-client", "status":
-                return self._status()
-            case "fail2ban-client", "set", jail, action, *addresses:
-                self._set(jail, action, set(addresses))
-                return ""
             case "systemctl", *_:
                 return f"ActiveState=inactive\nJob={self.job}\n"
-            case "nft", "-j", "list", "sets":
-                return json.dumps({"nftables": [{"set": nft_set} for nft_set in self._sets()]})
-        assert command == ("nft", "-j", "-t", "list", "ruleset")
-        place = {"family": "inet", "table": "f2b-table"}
-        items = [{"chain": place | {"name": "f2b-chain", "hook": "input"}}, *({"rule": rule} for rule in self._rules())]
-        return json.dumps({"nftables": items})
+            case "nft", *_:
+                return json.dumps({"nftables": list(self._list_items())})
+            case "ip", _, "route", action, "local", address, "dev", "lo":
+                self.routed ^= {address.partition("/")[0]}
+                assert (address.partition("/")[0] in self.routed) == (action == "replace")
+        return ""
 
-    def _status(self) -> str:
+    def list_jails(self, **_: Any) -> list[str]:
         if self.unready:
             self.unready -= 1
             raise RuntimeError("fail2ban-client status: exit 255: no socket")
-        return f"Status\n|- Number of jail: {len(self.jails)}\n`- Jail list: {', '.join(self.jails)}\n"
+        return list(self.jails)
 
-    def _set(self, jail: str, action: str, addresses: set[str]) -> None:
-        if (jail, action) not in self.ignores:
-            before = self.banned.get(jail, set())
-            self.banned[jail] = before | addresses if action == "banip" else before - addresses
+    def is_dropped(self, address: str, port: int) -> bool:
+        return self.drops and any(
+            jail.has_rules and address in jail.banned and (jail.ports is None or port in jail.ports)
+            for jail in self.jails.values()
+        )
 
-    def _sets(self) -> Iterator[dict[str, Any]]:
-        for jail, addresses in self.banned.items():
-            for name, version in (("addr", 4), ("addr6", 6)):
-                elements = [address for address in addresses if ip_address(address).version == version]
+    def _list_items(self) -> Iterator[dict[str, Any]]:
+        place = {"family": "inet", "table": "f2b-table"}
+        yield {"chain": place | {"name": "f2b-chain", "hook": "input"}}
+        yield from ({"rule": place | {"chain": "f2b-chain"} | rule} for rule in self.first_rules)
+        for name, jail in self.jails.items():
+            for family, protocol, version in (("addr", "ip", 4), ("addr6", "ip6", 6)):
+                elements = [address for address in jail.banned if ip_address(address).version == version]
                 ranges = [{"range": ["192.0.2.1", "192.0.2.9"]}]
-                yield {"table": "f2b-table", "name": f"{name}-set-{jail}", "elem": [*elements, *ranges]}
-
-    def _rules(self) -> Iterator[dict[str, Any]]:
-        for jail, ports in self.jails.items():
-            for name in ("addr", "addr6"):
-                saddr = {"op": "==", "left": {"payload": {"field": "saddr"}}, "right": f"@{name}-set-{jail}"}
-                dport = {"op": "==", "left": {"payload": {"field": "dport"}}, "right": {"set": ports}}
-                matches = [{"match": saddr}, *([{"match": dport}] if ports else [])]
-                if jail not in self.unruled:
-                    place = {"family": "inet", "table": "f2b-table", "chain": "f2b-chain"}
-                    yield place | {"expr": [*matches, {"drop": None}]}
-
-
-JAILS: dict[str, list[int] | None] = {"sshd": [22], "recidive": None}
+                yield {"set": place | {"name": f"{family}-set-{name}", "elem": [*elements, *ranges]}}
+                saddr = {"op": "==", "left": {"payload": {"protocol": protocol, "field": "saddr"}}}
+                dport = {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}}
+                matches = [{"match": dport | {"right": {"set": jail.ports}}}] if jail.ports else []
+                matches.append({"match": saddr | {"right": f"@{family}-set-{name}"}})
+                if jail.has_rules:
+                    yield {"rule": place | {"chain": "f2b-chain", "expr": [*matches, {"drop": None}]}}
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    fake = Server(dict(JAILS))
-    monkeypatch.setattr(jail_canaries, "run", fake.run)
-    monkeypatch.setattr(jail_canaries, "BAN_TIMEOUT", 0.0)
+    fake = Server(RULES)
+    for module in (jail_canaries, ban_proof, refused_logins):
+        monkeypatch.setattr(module, "run", fake.run)
+    monkeypatch.setattr(jail_canaries, "list_jails", fake.list_jails)
     monkeypatch.setattr(jail_canaries, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(ban_proof, "ask_fail2ban", fake.ask)
+    monkeypatch.setattr(ban_proof, "read_fail2ban_log", lambda *_: fake.log)
+    monkeypatch.setattr(ban_proof, "BAN_TIMEOUT", 0.0)
+    monkeypatch.setattr(ban_proof, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(refused_logins, "has_ipv6", lambda: True)
+    monkeypatch.setattr(refused_logins, "is_dropped", fake.is_dropped)
+    monkeypatch.setattr(
+        refused_logins, "REFUSALS", {"sshd": lambda address, port: fake.refuse("sshd", address) if port == 22 else None}
+    )
     return fake
 
 
-def prove(jails: dict[str, list[int] | None] = JAILS, timeout: float = 0.0) -> dict[str, list[str]]:
-    return prove_jails(jails, 0, NEVER_BAN, start_timeout=timeout)
+def prove(jails: dict[str, JailRules] = RULES) -> dict[str, list[str]]:
+    return prove_jails(jails, 0, NEVER_BAN, start_timeout=0.3)
 
 
-def test_jails_that_ban_in_the_firewall_are_proven_and_no_canary_stays_banned(server: Server) -> None:
+def test_jails_are_proven_from_the_refused_login_on_and_nothing_is_left_behind(server: Server) -> None:
     assert prove() == {"sshd": [], "recidive": []}
-    assert server.banned == {"sshd": set(), "recidive": set()}
-    bans = [command[4:] for command in server.commands if command[3:4] == ("banip",)]
-    assert [tuple(ip_address(address).version for address in canary) for canary in bans] == [(4, 6), (4, 6)]
-    assert isinstance(ip_address(bans[0][0]), IPv4Address)
+    assert [jail.banned for jail in server.jails.values()] == [set(), set()]
+    assert server.routed == set()
+    for jail in ("sshd", "recidive"):
+        found = [line.split(" Found ")[1].split()[0] for line in server.log if f"[{jail}] Found" in line]
+        assert {ip_address(address).version for address in found} == {4, 6}
+
+
+def test_a_jail_that_does_not_see_its_service_refuse_somebody_is_a_fault(server: Server) -> None:
+    """As with inotify used up: jails are active, and every ban by hand reaches the firewall."""
+    server.jails["sshd"].notices = None
+    first, second = prove()["sshd"]
+    assert "jail sshd: it did not notice that the service refused 192.0.2.1, in 0 seconds" in first
+    assert "2001:db8:fa11:" in second
+    assert prove()["recidive"] == []
+
+
+def test_a_jail_that_exempts_strangers_is_a_fault(server: Server) -> None:
+    server.jails["sshd"].settings["ignoreip"] = ["127.0.0.0/8", "0.0.0.0/0"]
+    server.jails["sshd"].notices = "Ignore"
+    faults = prove()["sshd"]
+    assert faults[0] == "jail sshd: it never bans 0.0.0.0/0, which mail.yml does not name"
+    assert faults[1] == "jail sshd: it ignores 192.0.2.1, which mail.yml does not exempt"
+
+
+@pytest.mark.parametrize(("name", "value"), [("maxretry", 100_000), ("findtime", 1), ("bantime", 1)])
+def test_a_jail_that_runs_with_other_numbers_is_a_fault(server: Server, name: str, value: int) -> None:
+    declared = server.jails["sshd"].settings[name]
+    server.jails["sshd"].settings[name] = value
+    faults = prove()["sshd"]
+    assert faults[0] == f"jail sshd: it runs with {name} = {value}, not {declared}"
+    assert any("nft has no set" in fault for fault in faults) == (name == "maxretry"), "five failures ban nobody"
+
+
+def test_a_command_that_decides_who_is_exempt_is_a_fault(server: Server) -> None:
+    server.jails["sshd"].settings["ignorecommand"] = "/bin/true"
+    assert prove()["sshd"] == ["jail sshd: its ignorecommand decides who is never banned: /bin/true"]
+
+
+def test_an_accept_before_the_drop_is_a_fault_that_is_named(server: Server) -> None:
+    saddr = {"payload": {"protocol": "ip", "field": "saddr"}}
+    prefix = {"prefix": {"addr": "192.0.2.0", "len": 24}}
+    server.first_rules = [{"expr": [{"match": {"op": "==", "left": saddr, "right": prefix}}, {"accept": None}]}]
+    assert prove()["sshd"] == [
+        "jail sshd: packets of a banned address pass to port 22, by: ip saddr 192.0.2.0/24 accept"
+    ]
+
+
+def test_a_packet_that_is_answered_although_the_rules_drop_it_is_a_fault(server: Server) -> None:
+    server.drops = False
+    [fault] = prove()["sshd"]
+    assert fault.startswith("jail sshd: a packet of 192.0.2.1 and 2001:db8:fa11:")
+    assert fault.endswith("to port 22 is still answered")
 
 
 def test_a_ban_that_does_not_reach_the_firewall_is_a_fault(server: Server) -> None:
-    server.ignores.add(("sshd", "banip"))
+    server.jails["sshd"].takes_bans = False
     [fault] = prove()["sshd"]
     assert fault.startswith("jail sshd: it bans 192.0.2.1 and 2001:db8:fa11:")
     assert fault.endswith(", nft has no set")
@@ -170,40 +279,68 @@ def test_a_ban_that_does_not_reach_the_firewall_is_a_fault(server: Server) -> No
 
 
 def test_a_ban_that_does_not_end_is_a_fault(server: Server) -> None:
-    server.ignores.add(("sshd", "unbanip"))
+    server.jails["sshd"].ends_bans = False
     assert prove()["sshd"] == ["jail sshd: unbanned, and still in addr-set-sshd and addr6-set-sshd"]
 
 
 def test_a_jail_without_rules_or_whose_rules_leave_ports_open_is_a_fault(server: Server) -> None:
-    server.unruled.add("recidive")
-    server.jails["sshd"] = [2222]
-    assert prove() == {
-        "sshd": [f"jail sshd: the rule for {name}-set-sshd leaves open 22" for name in ("addr", "addr6")],
-        "recidive": [
-            f"jail recidive: nft has no rule that drops what is in {name}-set-recidive" for name in ("addr", "addr6")
-        ],
-    }
+    server.jails["recidive"].has_rules = False
+    server.jails["sshd"].ports = [2222]
+    faults = prove()
+    assert faults["sshd"][:2] == [
+        f"jail sshd: the rule for {name}-set-sshd leaves open 22" for name in ("addr", "addr6")
+    ]
+    assert faults["recidive"][:2] == [
+        f"jail recidive: nft has no rule that drops what is in {name}-set-recidive" for name in ("addr", "addr6")
+    ]
 
 
 def test_a_jail_that_fail2ban_does_not_run_is_a_fault(server: Server) -> None:
-    del server.jails["sshd"]
-    assert prove() == {"sshd": ["jail sshd: fail2ban does not run it"], "recidive": []}
+    del server.jails["recidive"]
+    assert prove() == {"recidive": ["jail recidive: fail2ban does not run it"], "sshd": []}
+
+
+def test_a_jail_of_the_operators_is_proven_too(server: Server) -> None:
+    server.jails["mine"] = Jail([8080], {"port": "8080"})
+    server.jails["dead"] = Jail([143], {"port": "imap3,imaps"}, has_rules=False)
+    server.jails["empty"] = Jail([8081], {"port": "8081"}, has_rules=False)
+    faults = prove()
+    assert (faults["mine"], faults["sshd"]) == ([], [])
+    assert faults["dead"] == ["jail dead: no service is called imap3, so nft refuses its rule"]
+    [fault] = faults["empty"]
+    assert fault.endswith("and no rule drops its packets to port 8081")
+    assert not any(jail.banned for jail in server.jails.values())
+
+
+def test_a_jail_of_the_operators_that_only_sends_mail_has_no_fault(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.jails["mine"] = Jail([8080], {"port": "8080"}, has_rules=False)
+    ask = server.ask
+
+    def answer(*command: str, timeout: float) -> Any:
+        is_mine = command[:3] == ("get", "mine", "actions")
+        return ["sendmail-whois"] if is_mine else ask(*command, timeout=timeout)
+
+    monkeypatch.setattr(ban_proof, "ask_fail2ban", answer)
+    assert prove()["mine"] == []
 
 
 def test_an_error_halfway_unbans_the_canary(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise RuntimeError("nft -j -t: exit 1")
 
-    monkeypatch.setattr(jail_canaries.nft_ruleset, "parse_ruleset", fail)
+    monkeypatch.setattr(ban_proof.nft_ruleset, "parse_ruleset", fail)
     assert prove()["sshd"] == ["jail sshd: nft -j -t: exit 1"]
-    assert server.banned["sshd"] == set()
+    assert server.jails["sshd"].banned == set()
+    assert server.routed == set()
 
 
 def test_a_fail2ban_that_starts_is_waited_for_and_one_that_is_stopped_is_not(server: Server) -> None:
     server.unready = 3
-    assert wait_for_jails(JAILS, 60) == list(JAILS)
+    assert wait_for_jails(RULES, 60) == list(RULES)
     server.unready, server.job = 1, ""
     with pytest.raises(RuntimeError, match="no socket"):
-        wait_for_jails(JAILS, 60)
+        wait_for_jails(RULES, 60)
     server.unready, server.job = 1, "start"
-    assert wait_for_jails(JAILS, 0) == []
+    assert wait_for_jails(RULES, 0) == []

@@ -110,7 +110,7 @@ def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
     monkeypatch.setattr(jail_canaries, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(bans, "find_recent_canaries", set)
     monkeypatch.setattr(bans, "prove_jails", prove)
-    server = SimpleNamespace(jails={}, address="192.0.2.1")
+    server = SimpleNamespace(jails={}, address="192.0.2.1", never_ban=[])
     with jail_proof.lock_canaries():
         thread = threading.Thread(target=bans.find_jail_faults, args=(server,))
         thread.start()

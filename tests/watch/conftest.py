@@ -40,6 +40,8 @@ def config(tmp_path: Path) -> WatchConfig:
         accounts={"anna@example.org": ["anna@example.org", "info@example.org"]},
         units=["postfix.service"],
         jails={"sshd": [22], "recidive": None},
+        jail_rules={},
+        open_ports=[22, 25],
         never_ban=["192.0.2.1", "198.51.100.0/24"],
         certificate_file=str(tmp_path / "certificate.pem"),
         min_certificate_days=14,

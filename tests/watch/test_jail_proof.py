@@ -12,6 +12,7 @@ from mailkeep_server.watch import jail_proof
 from mailkeep_server.watch.config import WatchConfig
 
 Proof = list[tuple[list[str], int]]
+RULES = {"ports": [22], "maxretry": 5, "findtime": 3600, "bantime": 900, "ignoreip": []}
 
 
 @pytest.fixture
@@ -22,12 +23,13 @@ def proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: WatchConfig)
     def prove(jails: Iterable[str], first: int, never_ban: list[str], *, start_timeout: float) -> dict[str, list[str]]:
         assert (never_ban, start_timeout) == (config.never_ban, jail_proof.START_TIMEOUT)
         proofs.append(([*jails], first))
-        return {jail: ["jail dovecot: dead"] if (jail, len(proofs)) == ("dovecot", 1) else [] for jail in jails}
+        names = [*jails, "mine"]
+        return {jail: ["jail dovecot: dead"] if (jail, len(proofs)) == ("dovecot", 1) else [] for jail in names}
 
     monkeypatch.setattr(jail_canaries, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(jail_proof, "PROOF", tmp_path / "jails.json")
     monkeypatch.setattr(
-        jail_proof.config, "load_config", lambda: replace(config, jails={"sshd": [22], "dovecot": [993]})
+        jail_proof.config, "load_config", lambda: replace(config, jail_rules={"sshd": RULES, "dovecot": RULES})
     )
     monkeypatch.setattr(jail_proof, "prove_jails", prove)
     return proofs
@@ -38,11 +40,12 @@ def read_proof() -> dict[str, object]:
     return proof
 
 
-def test_a_faulty_jail_is_proven_again_with_another_canary(proofs: Proof) -> None:
+def test_after_a_fault_the_jails_are_proven_again_with_other_canaries(proofs: Proof) -> None:
+    """A jail of the operator's takes a canary too."""
     jail_proof.PROOF.write_text('{"turn": 10, "faults": {}}')
     jail_proof.main([])
-    assert proofs == [(["sshd", "dovecot"], 10), (["dovecot"], 12)]
-    assert read_proof() == {"turn": 13, "faults": {}}
+    assert proofs == [(["sshd", "dovecot"], 10), (["sshd", "dovecot"], 13)]
+    assert read_proof() == {"turn": 16, "faults": {}, "foreign": ["mine"]}
     assert jail_proof.PROOF.stat().st_mode & 0o777 == 0o600
 
 
@@ -61,7 +64,7 @@ def test_a_fail2ban_that_does_not_run_is_a_fault_of_every_jail(proofs: Proof, mo
 def test_a_lost_number_of_the_last_canary_is_no_hindrance(proofs: Proof, state: str) -> None:
     jail_proof.PROOF.write_text(state)
     jail_proof.main([])
-    assert proofs[1][1] == proofs[0][1] + 2
+    assert proofs[1][1] == proofs[0][1] + 3
 
 
 @pytest.mark.usefixtures("proofs")

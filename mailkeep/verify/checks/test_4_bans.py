@@ -2,19 +2,45 @@
 
 from mailkeep.parts.fail2ban import JAILS
 from mailkeep.settings.models import Settings
-from mailkeep.verify.outcome import fail_if_any
+from mailkeep.verify.outcome import CheckSkippedError, fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult
 
 
 def test_every_jail_bans_in_the_firewall(observed: ProbeResult, deploy: str) -> None:
-    """A ban of every fail2ban jail reaches the firewall, and ends there too.
+    """Each jail of Mailkeep notices a refused login, and bans in the firewall.
 
     In one incident a jail with an invalid port name had banned nobody for a year, and looked healthy.
     """
     fail_if_any(
         [fault for jail in JAILS for fault in observed["jails"][jail]],
-        expected="a banned test address in nft's set, a rule that drops it, and both gone after the unban",
-        remedy=f"`journalctl -u fail2ban` says what nft refused; {deploy} restores the jails.",
+        expected="a test address that a service refuses is noticed, banned after the declared number of failures, "
+        "dropped by nft before anything accepts it, and let go after the unban",
+        remedy=f"`journalctl -u fail2ban` says what it noticed, and what nft refused. {deploy} restores the jails; "
+        "other files in /etc/fail2ban/jail.d may override them. `nft list table inet f2b-table` shows the rules.",
+    )
+
+
+def test_jails_of_the_operator_ban_too(observed: ProbeResult) -> None:
+    """The jails that are not Mailkeep's ban in the firewall, too."""
+    foreign = {jail: faults for jail, faults in observed["jails"].items() if jail not in JAILS}
+    if not foreign:
+        raise CheckSkippedError("fail2ban has no other jails")
+    warn_if_any(
+        [fault for faults in foreign.values() for fault in faults],
+        expected=f"a test address that {', '.join(foreign)} bans is dropped",
+        remedy="`journalctl -u fail2ban` says what failed. A port in the jail's file must be a number, or a name in "
+        "/etc/services.",
+    )
+
+
+def test_fail2ban_would_start_again(observed: ProbeResult) -> None:
+    """fail2ban can start again with all jails in its files."""
+    fault = observed["fail2ban start"]
+    fail_if_any(
+        [fault] if fault else [],
+        expected="`fail2ban-client --test` accepts the files in /etc/fail2ban",
+        remedy="Mend the jail that it names, or set `enabled = false` in its file. One such jail keeps all from "
+        "starting.",
     )
 
 

@@ -93,6 +93,62 @@ def test_the_firewall_lets_in_the_declared_ports_only(observed: ProbeResult, set
     )
 
 
+def test_the_firewall_is_exactly_as_declared(observed: ProbeResult, deploy: str) -> None:
+    """The loaded firewall has the declared rules, in their order, and no other."""
+    fail_if_any(
+        observed["firewall"]["changes"],
+        expected="the rules that mail.yml declares, as nft lists them",
+        remedy=f"Somebody or something has changed the table `inet mailkeep`. {deploy} restores its file, and "
+        "`systemctl reload nftables` its rules.",
+    )
+
+
+def test_nothing_passes_before_the_jails_drop_it(observed: ProbeResult) -> None:
+    """No rule accepts packets before fail2ban's rules drop them."""
+    fail_if_any(
+        observed["firewall"]["passing"],
+        expected="only rules that drop in the table inet f2b-table",
+        remedy="`systemctl restart fail2ban` makes the table anew. Never to ban a network, add it to `admin.networks`.",
+    )
+
+
+def test_no_other_firewall_closes_our_ports(observed: ProbeResult) -> None:
+    """No other firewall drops what Mailkeep's lets in."""
+    fail_if_any(
+        (
+            f"{chain['name']} drops packets to port {', '.join(map(str, chain['closed']))}"
+            for chain in observed["firewall"]["foreign"]
+            if chain["closed"]
+        ),
+        expected="no other chain that drops a stranger's packets to the declared ports",
+        remedy="Open these ports in that firewall too, or remove it (`ufw disable`, `systemctl disable --now "
+        "firewalld`): Mailkeep's own is enough.",
+    )
+
+
+def test_strangers_reach_every_service(observed: ProbeResult) -> None:
+    """Every mail service answers at every declared address, tried from here."""
+    knocks = observed["knocks"]
+    fail_if_any(
+        (f"{knock.address} port {knock.port}: {knock.error}" for knock in knocks if knock.error),
+        expected="each service greets this machine at the public addresses",
+        remedy="Something between here and the service drops it: another firewall on the server (`nft list ruleset`), "
+        "the provider's firewall or security group, NAT, or a wrong address in mail.yml. A firewall of this machine's "
+        "network may do so, too: try from elsewhere.",
+    )
+    untried = [f"{knock.address} port {knock.port}: {knock.untried}" for knock in knocks if knock.untried]
+    if len(untried) == len(knocks):
+        raise CheckSkippedError("; ".join(sorted({knock.untried for knock in knocks})))
+
+
+def test_what_cannot_be_tried_from_here_is_said(observed: ProbeResult) -> None:
+    """Every declared address and port can be tried from this machine."""
+    if untried := [
+        f"{knock.address} port {knock.port}: {knock.untried}" for knock in observed["knocks"] if knock.untried
+    ]:
+        raise CheckSkippedError("; ".join(untried))
+
+
 def test_blocked_networks_are_blocked(observed: ProbeResult, settings: Settings, deploy: str) -> None:
     """The firewall blocks the networks that mail.yml names, and no others."""
     declared = ruleset.parse_networks(str(network) for network in settings.firewall.block)

@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+from mailkeep_server.common.ban_proof import JailRules
 from mailkeep_server.common.jail_canaries import find_recent_canaries, lock_canaries, prove_jails
 
 from .commands import run_command
@@ -16,11 +17,19 @@ MAX_LOG_LINES = 50  # of each jail
 
 
 def find_jail_faults(config: ProbeConfig) -> dict[str, list[str]]:
-    """The faults of each jail when it bans a canary. Waits for the server's own proof (mailkeep-jails.service)."""
+    """The faults of each jail of fail2ban, with a canary. Waits for the server's own proof (mailkeep-jails.service)."""
+    jails = {jail: JailRules(**rules) for jail, rules in config.jails.items()}
     with lock_canaries():
         canaries = find_recent_canaries()
         first = int(time.time())
-        return prove_jails(config.jails, first, [config.address], canaries, start_timeout=FAIL2BAN_TIMEOUT)
+        never_ban = [config.address, *config.never_ban]
+        return prove_jails(jails, first, never_ban, canaries, start_timeout=FAIL2BAN_TIMEOUT)
+
+
+def find_start_fault() -> str:
+    """Why fail2ban would not start again, by its own test of the configuration; empty if it would."""
+    done = subprocess.run(["fail2ban-client", "--test"], capture_output=True, text=True, check=False, timeout=30)
+    return (done.stderr or done.stdout).strip()[-400:] if done.returncode else ""
 
 
 def guess_at_ssh(config: ProbeConfig) -> str:

@@ -17,7 +17,10 @@ class ProbeConfig:
     catch_all: list[str]
     accounts: list[str]
     ssh_port: int
-    jails: dict[str, list[int] | None]  # the ports that each jail closes to a banned address; None: all
+    jails: dict[str, dict[str, Any]]  # each jail's mailkeep_server.common.ban_proof.JailRules
+    never_ban: list[str]
+    firewall_rules: str  # of nft, as mail.yml declares them
+    open_ports: list[int]
     units: list[str]
     secret_paths: list[str]
     sockets: list[str]

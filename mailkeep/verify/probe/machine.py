@@ -10,7 +10,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from mailkeep_server.common import mailboxes
+from mailkeep_server.common import iptables_rules, mailboxes, nft_ruleset, packet_path
+from mailkeep_server.common.own_addresses import is_local_address
 
 from .commands import run_command
 from .config import ProbeConfig
@@ -79,14 +80,34 @@ def _parse_listener(columns: list[str]) -> dict[str, Any]:
     }
 
 
-def read_firewall() -> dict[str, Any]:
-    """nft's chains and rules, and the elements of Mailkeep's sets of blocked networks."""
-    items = json.loads(run_command("nft", "-j", "-t", "list", "ruleset"))["nftables"]
+def read_firewall(config: ProbeConfig) -> dict[str, Any]:
+    """nft's chains and rules, and the elements of Mailkeep's sets of blocked networks.
+
+    `changes` are lines of Mailkeep's table that mail.yml does not declare, or that are missing. `passing` are rules in
+    fail2ban's table that let packets pass. `foreign` are other firewalls' chains, with the ports that they close for
+    certain, and those that they may close.
+    """
+    text = run_command("nft", "-j", "-t", "list", "ruleset")
+    ruleset = nft_ruleset.parse_ruleset(text)
+    addresses = [address for address in config.addresses if is_local_address(address)] or [config.address]
+    explained = iptables_rules.explain_modules(ruleset)
+    foreign = packet_path.find_foreign_chains(explained, addresses, config.open_ports, packet_path.find_interface())
     return {
-        "chains": [item["chain"] for item in items if "chain" in item],
-        "rules": [item["rule"] for item in items if "rule" in item],
+        "chains": ruleset.chains,
+        "rules": ruleset.rules,
         "blocked": [element for name in ("blocked4", "blocked6") for element in _read_set(name)],
+        "changes": _compare_with_declared(config.firewall_rules),
+        "passing": nft_ruleset.list_passing_rules(ruleset),
+        "foreign": [{"name": str(chain), "closed": chain.closed, "doubtful": chain.doubtful} for chain in foreign],
     }
+
+
+def _compare_with_declared(rules: str) -> list[str]:
+    """nft itself says how it lists the declared rules: in a network namespace of their own, where they do nothing."""
+    list_table = "nft -s -t list table inet mailkeep"
+    declared = run_command("unshare", "--net", "sh", "-euc", f"nft -f -; {list_table}", stdin=rules)
+    done = subprocess.run(list_table.split(), capture_output=True, text=True, check=False)
+    return nft_ruleset.compare_table(declared, done.stdout)
 
 
 def _read_set(name: str) -> list[Any]:

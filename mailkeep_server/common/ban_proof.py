@@ -1,0 +1,269 @@
+"""The proof of one jail: a canary is refused by the jail's service, noticed, banned, and its packets are dropped."""
+
+import ipaddress
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from mailkeep_server.common import nft_ruleset, packet_path, refused_logins
+from mailkeep_server.common.commands import run
+from mailkeep_server.common.fail2ban_socket import ask_fail2ban
+from mailkeep_server.common.nft_ruleset import Ruleset
+from mailkeep_server.common.packet_path import Packet
+
+COMMAND_TIMEOUT = 30.0  # seconds; fail2ban may be reading a flood of log lines before it answers
+BAN_TIMEOUT = 10.0  # seconds until a ban, or its end, must have reached nft
+RETRY_SECONDS = 0.5
+RECIDIVE = "recidive"
+"""The jail that reads the log of fail2ban itself."""
+FIREWALL_ACTIONS = r"nftables|iptables|ip6tables|ipset|firewallcmd|ufw|shorewall|apf|route"
+"""fail2ban's actions that make a firewall drop packets, by the beginning of their names."""
+
+Canary = tuple[str, str]
+"""An IPv4 and an IPv6 address."""
+
+ERRORS = (OSError, RuntimeError, subprocess.TimeoutExpired)
+
+
+@dataclass(frozen=True)
+class JailRules:
+    """What `mail.yml` declares of a jail: the `ports` that it closes to a banned address (None: all), after how many
+    failures (`maxretry`) in how many seconds (`findtime`), for how many seconds at first (`bantime`), and the
+    addresses and networks that it never bans (`ignoreip`)."""
+
+    ports: Sequence[int] | None
+    maxretry: int
+    findtime: int
+    bantime: int
+    ignoreip: Sequence[str] = ()
+
+
+def read_fail2ban_log(since: str, pattern: str) -> list[str]:
+    """fail2ban's lines that match. journalctl ends with exit code 1 if there is none."""
+    journal = ["journalctl", "--unit=fail2ban.service", "--output=cat", f"--since={since}", f"--grep={pattern}"]
+    return subprocess.run(journal, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
+
+
+def find_setting_faults(jail: str, rules: JailRules) -> Iterator[str]:
+    """Settings with which the jail runs, and that are not as declared. Raises as `ask_fail2ban` does."""
+    for name in ("maxretry", "findtime", "bantime"):
+        declared, value = getattr(rules, name), ask_fail2ban("get", jail, name, timeout=COMMAND_TIMEOUT)
+        if int(value) != declared:
+            yield f"jail {jail}: it runs with {name} = {value}, not {declared}"
+    ignored = {_parse_network(text) for text in ask_fail2ban("get", jail, "ignoreip", timeout=COMMAND_TIMEOUT)}
+    if extra := ignored - {_parse_network(text) for text in rules.ignoreip}:
+        yield f"jail {jail}: it never bans {', '.join(sorted(map(str, extra)))}, which mail.yml does not name"
+    if command := ask_fail2ban("get", jail, "ignorecommand", timeout=COMMAND_TIMEOUT):
+        yield f"jail {jail}: its ignorecommand decides who is never banned: {command}"
+
+
+def _parse_network(text: str) -> object:
+    """A name, which fail2ban looks up, stays text."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return text
+
+
+@dataclass(frozen=True)
+class BanProof:
+    """One jail and its canary. `destinations` are the server's addresses by version, `notice_timeout` the seconds that
+    the jail has to notice a failure."""
+
+    jail: str
+    canary: Canary
+    destinations: Mapping[int, str]
+    notice_timeout: float
+
+    @property
+    def reachable(self) -> list[str]:
+        """The canary's addresses that the kernel can have."""
+        return list(self.canary if refused_logins.has_ipv6() else self.canary[:1])
+
+    def find_faults(self, rules: JailRules) -> Iterator[str]:
+        """What goes wrong on the way from a refused login to the dropped packet, and back."""
+        try:
+            yield from find_setting_faults(self.jail, rules)
+            with self._route():
+                noticed = self._fail_once(rules)
+                yield from self._describe_unnoticed(noticed)
+                try:
+                    for address in self.canary:
+                        failures = rules.maxretry - (1 if address in noticed else 0)
+                        self._ask("attempt", address, *["mailkeep"] * failures)
+                    yield from self._find_ban_faults(rules)
+                finally:
+                    self._ask("unbanip", *self.canary)
+                if sets := _wait_for_sets(self.canary, banned=False):
+                    yield f"jail {self.jail}: unbanned, and still in {' and '.join(sets)}"
+        except ERRORS as error:
+            yield f"jail {self.jail}: {error}"
+
+    def _fail_once(self, rules: JailRules) -> dict[str, str]:
+        """Has the service refuse the canary, and returns what fail2ban's log says of each address that it names."""
+        start = time.time()
+        if self.jail == RECIDIVE:
+            # The ban of another jail is what recidive reads.
+            ask_fail2ban("set", "sshd", "banip", *self.reachable, timeout=COMMAND_TIMEOUT)
+            try:
+                return self._wait_for_notice(start)
+            finally:
+                ask_fail2ban("set", "sshd", "unbanip", *self.reachable, timeout=COMMAND_TIMEOUT)
+        refuse = refused_logins.REFUSALS[self.jail]
+        port = {"sshd": (rules.ports or [22])[0], "postfix": refused_logins.SMTP, "dovecot": refused_logins.IMAPS}
+        with ThreadPoolExecutor(len(self.canary)) as pool:
+            refusals = [pool.submit(refuse, address, port[self.jail]) for address in self.reachable]
+            noticed = self._wait_for_notice(start)
+        if len(noticed) < len(self.reachable):
+            for refusal in refusals:
+                refusal.result()  # raises if the service could not be reached
+        return noticed
+
+    def _wait_for_notice(self, since: float) -> dict[str, str]:
+        deadline = time.monotonic() + self.notice_timeout
+        pattern = rf"\[{re.escape(self.jail)}\] (Found|Ignore) "
+        while True:
+            lines = read_fail2ban_log(f"@{since:.3f}", pattern)
+            noticed = {
+                address: line
+                for line in reversed(lines)
+                for address in self.reachable
+                if re.search(rf"\] (?:Found|Ignore) {re.escape(address)}(?= )", line)
+            }
+            if len(noticed) == len(self.reachable) or time.monotonic() >= deadline:
+                return noticed
+            time.sleep(RETRY_SECONDS)
+
+    def _describe_unnoticed(self, noticed: dict[str, str]) -> Iterator[str]:
+        for address in self.reachable:
+            if address not in noticed:
+                yield (
+                    f"jail {self.jail}: it did not notice that the service refused {address}, in "
+                    f"{self.notice_timeout:.0f} seconds"
+                )
+            elif "] Ignore " in noticed[address]:
+                del noticed[address]
+                yield f"jail {self.jail}: it ignores {address}, which mail.yml does not exempt"
+
+    def _find_ban_faults(self, rules: JailRules) -> Iterator[str]:
+        sets = _wait_for_sets(self.canary, banned=True)
+        if len(sets) < len(self.canary):
+            yield f"jail {self.jail}: it bans {' and '.join(self.canary)}, nft has {' and '.join(sets) or 'no set'}"
+        ruleset = _read_ruleset()
+        yield from nft_ruleset.find_rule_faults(self.jail, sets, rules.ports, ruleset.rules, ruleset.chains)
+        if not sets:
+            return
+        places = frozenset(("f2b-table", name) for name in sets)
+        ports = rules.ports or (refused_logins.SMTP, refused_logins.IMAPS)
+        passing = {port for address in self.canary for port in ports if self._passes(ruleset, address, port, places)}
+        if passing:
+            rules_before = "; ".join(nft_ruleset.list_passing_rules(ruleset)) or "a rule before the drop"
+            yield f"jail {self.jail}: packets of a banned address pass to {_join_ports(passing)}, by: {rules_before}"
+        elif answered := [address for address in self.reachable if not refused_logins.is_dropped(address, ports[-1])]:
+            yield f"jail {self.jail}: a packet of {' and '.join(answered)} to port {ports[-1]} is still answered"
+
+    def find_foreign_faults(self) -> Iterator[str]:
+        """What goes wrong with a ban by a jail that Mailkeep has not made; only its operator knows what it reads.
+
+        A jail whose actions only send mail, say, has nothing to do with a firewall, and no fault."""
+        try:
+            actions = ask_fail2ban("get", self.jail, "actions", timeout=COMMAND_TIMEOUT)
+            if not any(re.match(FIREWALL_ACTIONS, action) for action in actions):
+                return
+            ports, unknown = self._read_ports(actions)
+            yield from (f"jail {self.jail}: no service is called {name}, so nft refuses its rule" for name in unknown)
+            with self._route():
+                is_open = [port for port in ports[:5] if not refused_logins.is_dropped(self.canary[0], port)]
+                try:
+                    self._ask("banip", self.canary[0])
+                    if not unknown:
+                        yield from self._find_foreign_ban_faults(ports, is_open)
+                finally:
+                    self._ask("unbanip", self.canary[0])
+        except ERRORS as error:
+            yield f"jail {self.jail}: {error}"
+
+    def _find_foreign_ban_faults(self, ports: Sequence[int], open_ports: Sequence[int]) -> Iterator[str]:
+        address = self.canary[0]
+        deadline = time.monotonic() + BAN_TIMEOUT
+        while True:
+            ruleset = _read_ruleset(terse=False)
+            places = frozenset(
+                (nft_set["table"], nft_set["name"]) for nft_set in ruleset.sets if address in _plain_elements(nft_set)
+            )
+            passing = {port for port in ports or [0] if self._passes(ruleset, address, port, places)}
+            # Another firewall than nft may drop it: then no connection comes about where one did before.
+            if not passing or (open_ports and all(refused_logins.is_dropped(address, port) for port in open_ports)):
+                return
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(RETRY_SECONDS)
+        where = _join_ports(passing - {0}) if ports else "any port"
+        yield f"jail {self.jail}: it bans {address}, and no rule drops its packets to {where}"
+
+    def _read_ports(self, actions: Iterable[str]) -> tuple[list[int], list[str]]:
+        """The ports of the jail's actions, and the names among them that no service has."""
+        ports, unknown = set(), []
+        for action in actions:
+            properties = ask_fail2ban("get", self.jail, "actionproperties", action, timeout=COMMAND_TIMEOUT)
+            if "port" not in properties or "allports" in action:
+                continue
+            text = str(ask_fail2ban("get", self.jail, "action", action, "port", timeout=COMMAND_TIMEOUT))
+            for name in filter(None, re.split(r"[,\s]+", text)):
+                try:
+                    ports.add(_parse_port(name))
+                except OSError:
+                    unknown.append(name)
+        return sorted(ports), unknown
+
+    def _passes(self, ruleset: Ruleset, address: str, port: int, sets: frozenset[tuple[str, str]]) -> bool:
+        destination = self.destinations[6 if ":" in address else 4]
+        return packet_path.can_pass(ruleset, Packet(destination, port, source=address, source_sets=sets))
+
+    @contextmanager
+    def _route(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for address in self.reachable:
+                stack.enter_context(refused_logins.route_address(address))
+            yield
+
+    def _ask(self, action: str, *arguments: str) -> None:
+        ask_fail2ban("set", self.jail, action, *arguments, timeout=COMMAND_TIMEOUT)
+
+
+def _parse_port(name: str) -> int:
+    """The first port of a range stands for all. Raises OSError for a name that no service has."""
+    first = re.split("[:-]", name)[0] if name[:1].isdecimal() else name
+    return int(first) if first.isdecimal() else socket.getservbyname(first)
+
+
+def _join_ports(ports: Iterable[int]) -> str:
+    return "port " + ", ".join(map(str, sorted(ports)))
+
+
+def _read_ruleset(*, terse: bool = True) -> Ruleset:
+    options = ("-t",) if terse else ()
+    return nft_ruleset.parse_ruleset(run("nft", "-j", *options, "list", "ruleset", timeout=COMMAND_TIMEOUT))
+
+
+def _wait_for_sets(canary: Canary, *, banned: bool) -> list[str]:
+    """Names of the nft sets that hold addresses of the canary, once there is one for each (`banned`) or none."""
+    deadline = time.monotonic() + BAN_TIMEOUT
+    while True:
+        listed_sets = nft_ruleset.parse_ruleset(run("nft", "-j", "list", "sets", timeout=COMMAND_TIMEOUT)).sets
+        names = [str(nft_set["name"]) for nft_set in listed_sets if set(canary) & _plain_elements(nft_set)]
+        if (len(names) >= len(canary) if banned else not names) or time.monotonic() >= deadline:
+            return names
+        time.sleep(0.1)
+
+
+def _plain_elements(nft_set: Mapping[str, object]) -> set[str]:
+    """The single addresses in a set; others of its elements may be ranges and prefixes, which are objects."""
+    elements = nft_set.get("elem", ())
+    assert isinstance(elements, Iterable)
+    return {element for element in elements if isinstance(element, str)}

@@ -1,0 +1,150 @@
+"""Reads the output of iptables-save(8) into the form of nft's rules, for `packet_path`.
+
+nft lists the tables of iptables-nft too, but does not say what a module of iptables matches: a rule for established
+connections looks like one for all. Those of iptables-legacy it does not list.
+"""
+
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mailkeep_server.common.commands import run
+from mailkeep_server.common.nft_ruleset import Chain, Rule, Ruleset
+
+HOOKS = {"INPUT": "input", "PREROUTING": "prerouting"}
+TARGETS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject", "RETURN": "return", "NFQUEUE": "queue"}
+SILENT_TARGETS = ("LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "CT", "TRACE", "TCPMSS", "AUDIT", "SET")
+"""After these, the packet goes on."""
+UNKNOWN = {"xt": {"type": "match", "name": "unknown"}}
+
+
+def _match(left: dict[str, Any], right: Any) -> dict[str, Any]:
+    return {"match": {"op": "==", "left": left, "right": right}}
+
+
+def _address(field: str) -> Callable[[str, str], dict[str, Any]]:
+    def convert(value: str, family: str) -> dict[str, Any]:
+        addr, _, length = value.partition("/")
+        full = 32 if family == "ip" else 128
+        if not length.isdecimal() and length:
+            return UNKNOWN  # a mask of several numbers
+        left = {"payload": {"protocol": family, "field": field}}
+        return _match(left, {"prefix": {"addr": addr, "len": int(length or full)}})
+
+    return convert
+
+
+def _ports(value: str, _family: str) -> dict[str, Any]:
+    ranges = [
+        {"range": [int(first), int(last or 65535)]} if separator else int(first)
+        for first, separator, last in (part.partition(":") for part in value.split(","))
+    ]
+    return _match({"payload": {"protocol": "th", "field": "dport"}}, {"set": ranges})
+
+
+def _type(flag: str) -> Callable[[str, str], dict[str, Any]]:
+    return lambda value, _: _match({"fib": {"result": "type", "flags": [flag]}}, value.lower().split(","))
+
+
+OPTIONS: dict[str, Callable[[str, str], dict[str, Any]]] = {
+    "-s": _address("saddr"),
+    "-d": _address("daddr"),
+    "-i": lambda value, _: _match({"meta": {"key": "iifname"}}, value.replace("+", "*")),
+    "-o": lambda *_: _match({"payload": {"protocol": "udp", "field": "none"}}, 0),  # incoming packets have none
+    "-p": lambda value, _: _match({"meta": {"key": "l4proto"}}, value),
+    "--dport": _ports,
+    "--dports": _ports,
+    "--ctstate": lambda value, _: _match({"ct": {"key": "state"}}, value.lower().split(",")),
+    "--state": lambda value, _: _match({"ct": {"key": "state"}}, value.lower().split(",")),
+    "--dst-type": _type("daddr"),
+    "--src-type": _type("saddr"),
+    "--limit": lambda *_: {"limit": {}},
+    "--match-set": lambda value, family: _match({"payload": {"protocol": family, "field": "saddr"}}, f"@{value}"),
+}
+IGNORED_OPTIONS = ("--comment", "--limit-burst", "-m", "--reject-with", "--log-prefix", "--log-level", "--packet")
+"""They have one value, and do not matter to a new connection."""
+
+
+def parse_iptables(text: str, family: str) -> Ruleset:
+    """The chains and rules of all tables; `family` is `ip` or `ip6`."""
+    table, rules, chains = "", list[Rule](), list[Chain]()
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif line.startswith(":"):
+            name, policy, *_ = line[1:].split()
+            chain: Chain = {"family": family, "table": table, "name": name}
+            chains.append(chain | ({"hook": HOOKS[name], "policy": policy.lower()} if name in HOOKS else {}))
+        elif line.startswith("-A "):
+            _, name, *words = shlex.split(line)
+            rules.append({"family": family, "table": table, "chain": name, "expr": _parse_rule(words, family)})
+    return Ruleset(rules, chains, [])
+
+
+def _parse_rule(words: list[str], family: str) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    verdict: list[dict[str, Any]] = []
+    words, is_negated = list(words), False
+    while words:
+        option = words.pop(0)
+        if option == "!":
+            is_negated = True
+            continue
+        values = []
+        while words and not words[0].startswith("-") and words[0] != "!":
+            values.append(words.pop(0))
+        if option in ("-j", "-g"):
+            verdict = _parse_target(option, values[0])
+        elif option == "--tcp-flags":
+            parts.append(_negate(_parse_flags(*values), is_negated))
+        elif option in OPTIONS:
+            parts.append(_negate(OPTIONS[option](values[0], family), is_negated))
+        elif option not in IGNORED_OPTIONS and not verdict:
+            parts.append(UNKNOWN)
+        is_negated = False
+    return parts + verdict
+
+
+def _parse_target(option: str, target: str) -> list[dict[str, Any]]:
+    if target in TARGETS:
+        return [{TARGETS[target]: None}]
+    return [] if target in SILENT_TARGETS else [{"goto" if option == "-g" else "jump": {"target": target}}]
+
+
+def _parse_flags(mask: str, flags: str) -> dict[str, Any]:
+    left = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, mask.lower().split(",")]}
+    return _match(left, [] if flags == "NONE" else flags.lower().split(","))
+
+
+def _negate(part: dict[str, Any], is_negated: bool) -> dict[str, Any]:
+    return {"match": part["match"] | {"op": "!="}} if is_negated and "match" in part else part
+
+
+def merge_iptables(ruleset: Ruleset, saved: Iterable[Ruleset]) -> Ruleset:
+    """nft's ruleset, with the tables that iptables-save has printed in place of nft's words for them."""
+    saved = list(saved)
+    tables = {(chain["family"], chain["table"]) for other in saved for chain in other.chains}
+
+    def keep(item: dict[str, Any]) -> bool:
+        return (item["family"], item["table"]) not in tables
+
+    return Ruleset(
+        [*filter(keep, ruleset.rules), *(rule for other in saved for rule in other.rules)],
+        [*filter(keep, ruleset.chains), *(chain for other in saved for chain in other.chains)],
+        ruleset.sets,
+    )
+
+
+def explain_modules(ruleset: Ruleset) -> Ruleset:
+    """The ruleset, with rules that use modules of iptables as iptables-nft-save prints them, where it is installed."""
+    if not any("xt" in part for rule in ruleset.rules for part in rule["expr"]):
+        return ruleset
+    return merge_iptables(ruleset, filter(None, map(_save_rules, ("ip", "ip6"))))
+
+
+def _save_rules(family: str) -> Ruleset | None:
+    try:
+        return parse_iptables(run(f"{family}tables-nft-save"), family)
+    except (OSError, RuntimeError, subprocess.TimeoutExpired):
+        return None

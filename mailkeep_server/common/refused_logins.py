@@ -1,0 +1,130 @@
+"""Logins that a service refuses, from an address that nobody has: the beginning of the proof that a jail bans.
+
+A local route makes the address reachable for this machine alone, without giving it to an interface (ip-route(8), type
+`local`). So fail2ban does not take it for one of the server's own. The connection goes over loopback, through the same
+rules of nft as any other.
+"""
+
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from mailkeep_server.common.commands import run
+
+NAME = "mailkeep-canary"
+"""The login that is refused; no account can be called so, since it is no address."""
+SMTP, IMAPS = 25, 993
+IP_FREEBIND, IPV6_FREEBIND = 15, 78  # ip(7), and linux/in6.h: bind to an address that no interface has
+ANSWER_TIMEOUT = 6.0  # seconds; Dovecot answers a failure after two
+SSH_TIMEOUT = 10.0
+MAX_SSH_TRIES = 5
+DROP_TIMEOUT = 1.0  # seconds without an answer on loopback: the packet was dropped
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6, at least on loopback."""
+    with suppress(OSError), open("/proc/net/if_inet6") as file:  # noqa: PTH123 - /proc
+        return bool(file.read(1))
+    return False
+
+
+@contextmanager
+def route_address(address: str) -> Iterator[None]:
+    """While it lasts, this machine can bind to the address, and reach it over loopback. Raises as `run` does."""
+    family, length = ("-6", 128) if ":" in address else ("-4", 32)
+    route = ("local", f"{address}/{length}", "dev", "lo")
+    run("ip", family, "route", "replace", *route)
+    try:
+        yield
+    finally:
+        run("ip", family, "route", "del", *route, check=False)
+
+
+def refuse_imap_login(source: str, port: int = IMAPS) -> None:
+    """Dovecot's auth process logs a login of an unknown user."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # over loopback; judged elsewhere
+    with connect_from(source, port) as plain, context.wrap_socket(plain) as client:
+        client.recv(1024)
+        client.sendall(f"a LOGIN {NAME} {os.urandom(8).hex()}\r\n".encode())
+        client.recv(1024)
+
+
+def refuse_relaying(source: str, port: int = SMTP) -> None:
+    """Postfix logs that it does not relay for this client."""
+    with connect_from(source, port) as client, client.makefile("rb") as lines:
+        for command in ("", "EHLO canary.example.org", "MAIL FROM:<>", f"RCPT TO:<{NAME}@example.org>", "QUIT"):
+            if command:
+                client.sendall(f"{command}\r\n".encode())
+            while lines.readline()[3:4] == b"-":
+                pass
+
+
+def refuse_ssh_login(source: str, port: int = 22) -> None:
+    """sshd logs a login of an invalid user. When many clients connect, sshd hangs up on some at once (sshd_config(5),
+    MaxStartups). Then it is tried again."""
+    options = {
+        "BatchMode": "yes",
+        "BindAddress": source,
+        "ConnectTimeout": "5",
+        "LogLevel": "ERROR",
+        "PreferredAuthentications": "none",
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": "/dev/null",
+    }
+    flags = [f"-o{name}={value}" for name, value in options.items()]
+    command = ["ssh", "-F", "none", *flags, "-p", str(port), f"{NAME}@{_loopback(source)}", "true"]
+    for _ in range(MAX_SSH_TRIES):
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=SSH_TIMEOUT,
+        )
+        if "kex_exchange_identification" not in done.stderr:
+            return
+
+
+REFUSALS: Mapping[str, Callable[[str, int], None]] = {
+    "sshd": refuse_ssh_login,
+    "postfix": refuse_relaying,
+    "dovecot": refuse_imap_login,
+}
+"""By jail. recidive reads no service's log, but the bans of fail2ban itself."""
+
+
+def connect_from(source: str, port: int, timeout: float = ANSWER_TIMEOUT) -> socket.socket:
+    """A connection over loopback from a routed address. Raises OSError."""
+    is_v6 = ":" in source
+    client = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET)
+    try:
+        client.settimeout(timeout)
+        level, option = (socket.IPPROTO_IPV6, IPV6_FREEBIND) if is_v6 else (socket.IPPROTO_IP, IP_FREEBIND)
+        client.setsockopt(level, option, 1)
+        client.bind((source, 0))
+        client.connect((_loopback(source), port))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def is_dropped(source: str, port: int) -> bool:
+    """Whether a packet from a routed address to this port gets no answer. One that is rejected gets one, but no
+    connection either."""
+    try:
+        connect_from(source, port, DROP_TIMEOUT).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _loopback(source: str) -> str:
+    return "::1" if ":" in source else "127.0.0.1"
