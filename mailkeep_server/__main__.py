@@ -5,6 +5,7 @@ from importlib import import_module
 
 PROGRAMS = {
     "guard": "guard.daemon",
+    "guard-state": "guard.state_repair",
     "watch": "watch.daemon",
     "watch-failed": "watch.watch_failed",
     "jails": "watch.jail_proof",

@@ -172,6 +172,8 @@ def show_status(options: argparse.Namespace) -> None:
         return
     if status["mode"] == "learn":
         print("Mode learn: nothing is refused or frozen, only reported.\n")
+    if until := status.get("careful_until"):
+        print(f"Counts were lost: until {until}, each account may send half of its limits.\n")
     for account in status["accounts"]:
         fullest = sorted(account["limits"], key=lambda limit: -limit["used_fraction"])[:MAX_SHOWN_LIMITS]
         is_frozen = account["account"] in status["frozen"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mailkeep.host.snapshot import NEW_SUFFIX, POLICY_RC_D, PathState, Snapshot, UnitState
-from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User, unit_check
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, StateFile, Unit, User, unit_check
 
 UnitAction = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
 PendingAction = Literal["restart", "reload"]
@@ -124,11 +124,21 @@ def pending_action(unit: Unit, actual: Snapshot, changed: list[str]) -> PendingA
     """Restart or reload, if the unit must read changed files; else None."""
     if actual.units.get(unit.name, UnitState({})).is_skipped:
         return None
-    if f"{unit.name}.restart" in actual.pending or is_under(changed, unit.restart_on):
+    if f"{unit.name}.restart" in actual.pending or is_under(changed, unit.restart_on) or spoilt_state(unit, actual):
         return "restart"
     if f"{unit.name}.reload" in actual.pending or is_under(changed, unit.reload_on):
         return "reload"
     return None
+
+
+def spoilt_state(unit: Unit, actual: Snapshot) -> list[tuple[StateFile, PathState]]:
+    """The files of the unit's state with which the service cannot work, and what they are."""
+    present = [(file, actual.paths[file.path]) for file in unit.state if file.path in actual.paths]
+    return [
+        (file, state)
+        for file, state in present
+        if not state.kind.startswith("regular") or (state.owner, state.group) != (file.owner, file.group)
+    ]
 
 
 def _start_actions(state: UnitState, pending: PendingAction | None) -> list[UnitAction]:

@@ -101,6 +101,7 @@ def build_script(parts: tuple[Part, ...]) -> str:
     directories = [directory for part in parts for directory in part.directories]
     paths = [directory.path for directory in directories]
     purged = [directory.path for directory in directories if directory.purge_unmanaged]
+    state = [file.path for part in parts for unit in part.units for file in unit.state]
     packages = sorted({name for part in parts for name in part.packages})
     users = sorted({user.name for part in parts for user in part.users})
     groups = sorted({group for part in parts for _, group in part.memberships})
@@ -113,6 +114,8 @@ def build_script(parts: tuple[Part, ...]) -> str:
             "echo '== paths'",
             "stat -c '%F|%U|%G|%a|%n' -- \"$@\" 2>/dev/null",
             f'for file; do [ ! -e "$file{NEW_SUFFIX}" ] || stat -c \'%F|%U|%G|%a|%n\' -- "$file{NEW_SUFFIX}"; done',
+            # No digest: a service may write hundreds of megabytes.
+            f"stat -c '%F|%U|%G|%a|%n' -- {_quote_all(state)} 2>/dev/null" if state else ":",
             # -L: a directory may be a symbolic link to another disk.
             f"stat -L -c '%F|%U|%G|%a|%n' -- {_quote_all(paths)} 2>/dev/null" if paths else ":",
             f"find {_quote_all(purged)} {_FILES_BELOW} 2>/dev/null" if purged else ":",

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, StateFile, Unit, User
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import SharedStore
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
-USER = "mailkeep-guard"
+USER, READERS = "mailkeep-guard", "dovecot"
 SERVICE_FILE = f"{SYSTEMD}/{paths.GUARD_SERVICE}"
 SOCKET_FILE = f"{SYSTEMD}/mailkeep-guard.socket"
 
@@ -19,10 +19,13 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
     """`store_password` is needed when `guard.shared_store` is set."""
     store = settings.guard.shared_store
     store_files = [_build_store_file(store, store_password)] if store else []
-    service = render_template("guard/mailkeep-guard.service", user=USER, python=PYTHON, has_network=store is not None)
+    service = render_template(
+        "guard/mailkeep-guard.service", user=USER, readers=READERS, python=PYTHON, has_network=store is not None
+    )
     sockets = render_template(
         "guard/mailkeep-guard.socket", policy=paths.GUARD_POLICY_SOCKET, milter=paths.GUARD_MILTER_SOCKET
     )
+    frozen = Path(paths.FREEZE_LIST).parent
     return Part(
         name="guard",
         packages=("python3",),
@@ -30,8 +33,8 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
         directories=(
             Directory(paths.ETC),
             Directory(paths.GUARD_STATE, USER, USER, 0o711),
-            # setgid: Dovecot's auth process (group dovecot) reads the file that the guard replaces.
-            Directory(str(Path(paths.FREEZE_LIST).parent), USER, "dovecot", 0o2750),
+            # setgid: Dovecot's auth process reads the file that the guard replaces.
+            Directory(str(frozen), USER, READERS, 0o2750),
         ),
         files=(
             File(paths.GUARD_CONFIG, _build_config(settings), "root", USER, 0o640),
@@ -46,6 +49,10 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
                 paths.GUARD_SERVICE,
                 restart_on=(f"{DIRECTORY}/", paths.GUARD_SHARED_STORE, SERVICE_FILE),
                 reload_on=(paths.GUARD_CONFIG,),
+                state=(
+                    *(StateFile(f"{paths.GUARD_STATE}/{name}", USER, USER) for name in paths.GUARD_DATABASE_FILES),
+                    *(StateFile(str(frozen / name), USER, READERS) for name in ("accounts", "lock")),
+                ),
             ),
         ),
         checks=(Check(f"{PYTHON} guard --check {paths.GUARD_CONFIG}", reads=(f"{DIRECTORY}/", paths.GUARD_CONFIG)),),

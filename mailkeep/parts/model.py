@@ -43,15 +43,27 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class StateFile:
+    """A file that a service writes itself, if it exists. Its owner and group, as the service needs them."""
+
+    path: str
+    owner: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A systemd unit. `restart_on` and `reload_on` are path prefixes: the unit restarts (or reloads) when a managed
-    file of any part changes under one of them. A restart makes a reload unnecessary."""
+    file of any part changes under one of them. A restart makes a reload unnecessary.
+
+    The unit restarts too when a file of its `state` is no plain file or another user's: its start mends that."""
 
     name: str
     restart_on: tuple[str, ...] = ()
     reload_on: tuple[str, ...] = ()
     enabled: bool = True
     running: bool = True
+    state: tuple[StateFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

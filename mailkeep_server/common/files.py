@@ -1,31 +1,62 @@
 """Files on the server: replaced as a whole, and locked."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+MIN_SPARE_BYTES = 16_384
 
-def atomic_write(path: Path, content: str | bytes, mode: int = 0o644, *, durable: bool = True) -> None:
+
+def atomic_write(
+    path: Path, content: str | bytes, mode: int = 0o644, *, durable: bool = True, spare: Path | None = None
+) -> None:
     """Replaces `path` by rename(2): a reader sees the old or the new file, whole, and a failure leaves the old one.
 
     The new file has exactly this `mode`, whatever the umask. Its group is that of a setgid directory. With `durable`
     file and directory are flushed (fsync(2)), so that the content survives a power loss once this returns. Without it,
     a power loss may bring back the former file: enough for state that is rebuilt, or that lies on a tmpfs.
 
-    Two writers of one path must exclude each other: both would use `NAME.new`. Raises OSError.
+    Two writers of one path must exclude each other: both would use `NAME.new`. On a full disk, a `spare` that
+    `prepare_spare` has made becomes the new file: it has its inode and its blocks already. Raises OSError.
     """
     new = path.with_name(f"{path.name}.new")
+    data = content.encode() if isinstance(content, str) else content
     new.unlink(missing_ok=True)  # left by a run that was killed
     try:
-        _write_new(new, content.encode() if isinstance(content, str) else content, mode, durable)
+        _write_new(new, data, mode, durable)
         new.rename(path)
-    except OSError:
+    except OSError as error:
         new.unlink(missing_ok=True)  # a full disk gets its space back
-        raise
+        if spare is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _write_into_spare(spare, data, mode)
+        spare.rename(path)
     if durable:
         _sync_directory(path.parent)
+
+
+def prepare_spare(spare: Path, size: int) -> None:
+    """Makes a file of at least `size` bytes, into which `atomic_write` can write when the disk is full.
+
+    It is filled, not only allocated: writing to blocks that were never written can need a further one. Raises OSError.
+    """
+    size = max(size, MIN_SPARE_BYTES)
+    if spare.is_symlink() or not spare.is_file() or spare.stat().st_size < size:
+        atomic_write(spare, b"\0" * size, 0o600)
+
+
+def _write_into_spare(spare: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(spare, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        if os.fstat(descriptor).st_size < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.write(content)
+        file.truncate()
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
 
 
 def _write_new(new: Path, content: bytes, mode: int, durable: bool) -> None:

@@ -12,6 +12,8 @@ GUARD_SHARED_STORE = f"{ETC}/guard-store.json"
 """Address and password of the store that several servers count in; absent on a server that counts alone."""
 GUARD_STATE = "/var/lib/mailkeep-guard"
 FREEZE_LIST = f"{GUARD_STATE}/frozen/accounts"
+GUARD_DATABASE_FILES = ("guard.db", "guard.db-wal", "guard.db-shm", "guard.db-journal")
+"""The database and the files that SQLite may put beside it."""
 GUARD_POLICY_SOCKET = "/run/mailkeep-guard.policy"
 GUARD_MILTER_SOCKET = "/run/mailkeep-guard.milter"
 GUARD_CONTROL_SOCKET = "/run/mailkeep-guard/control"

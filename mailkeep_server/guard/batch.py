@@ -4,9 +4,11 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.database_recovery import is_spoilt
 
 
 class Respondent(Protocol):
@@ -33,6 +35,8 @@ class Batch:
         self.hold_back: Callable[[list[Answer]], list[Answer]] = lambda answers: answers
         """Keeps answers that must wait for more than the commit, and returns the others. Those it keeps are added again
         later, without a queue id."""
+        self.on_spoilt: Callable[[Exception], object] = lambda _: None
+        """Called when the database itself is at fault."""
         self.requests = self.commits = self.failures = 0
 
     def add_answer(self, respondent: Respondent, answer: bytes, queue_id: str = "") -> None:
@@ -58,7 +62,8 @@ class Batch:
         if self._has_failed:
             for respondent, _, queue_id in answers:
                 respondent.answer_unrecorded(queue_id)
-            self._database.rollback()
+            with suppress(sqlite3.Error):
+                self._database.rollback()
             self._has_failed = False
         else:
             for respondent, answer, _ in self.hold_back(answers):
@@ -69,4 +74,7 @@ class Batch:
         print(f"cannot record messages, so they are refused for now: {error}", file=sys.stderr)
         self.failures += 1
         self._has_failed = bool(self._answers)
-        self._database.rollback()
+        with suppress(sqlite3.Error):
+            self._database.rollback()
+        if is_spoilt(error):
+            self.on_spoilt(error)

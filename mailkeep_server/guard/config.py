@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -10,6 +10,8 @@ from mailkeep_server.guard.limits import AccountLimits, Ceiling
 
 Mode = Literal["enforce", "learn"]
 T = TypeVar("T")
+L = TypeVar("L", AccountLimits, Ceiling)
+_HALVED = ("messages", "recipients")
 
 
 class ConfigError(Exception):
@@ -48,6 +50,30 @@ class GuardConfig:
 
     def limits_of(self, account: str) -> AccountLimits:
         return self.overrides.get(account, self.limits)
+
+    def tighten(self) -> "GuardConfig":
+        """For a day after counts were lost: half of what may be sent.
+
+        An honest user meets the tighter limits too, and must not be frozen for it: twice as many tries are allowed.
+        First-time recipients are bounded as ever: of an account whose recipients were lost, all are first-time ones.
+        """
+        return replace(
+            self,
+            limits=_halve(self.limits),
+            overrides={name: _halve(limits) for name, limits in self.overrides.items()},
+            server_ceiling=_halve(self.server_ceiling),
+            local_ceiling=_halve(self.local_ceiling),
+            freeze_thresholds=replace(
+                self.freeze_thresholds,
+                refused_tries=2 * self.freeze_thresholds.refused_tries,
+                new_recipients=2 * self.freeze_thresholds.new_recipients,
+            ),
+        )
+
+
+def _halve(limits: L) -> L:
+    bounds = {limit.name: max(limit.maximum // 2, 1) for limit in limits.rate_limits if limit.column in _HALVED}
+    return replace(limits, **bounds)  # type: ignore[arg-type]
 
 
 def load_config(path: Path) -> GuardConfig:

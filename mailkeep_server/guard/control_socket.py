@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import heapq
 import json
+import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,16 +21,21 @@ MAX_REQUEST_BYTES = 4096
 REQUEST_TIMEOUT = 5.0
 """Seconds to send a request, and to take the answer."""
 MAX_SHOWN_ACCOUNTS = 1000
+_CLIENT_ERRORS = (OSError, ValueError, EOFError, asyncio.LimitOverrunError, sqlite3.Error)
 _ACCOUNTS_PER_TURN = 50
 """How many are looked at before requests of Postfix get their turn."""
 
 
 async def serve_control_socket(path: Path, judge: Judge, database: Database, batch: Batch) -> None:
     async def handle_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError, EOFError, asyncio.LimitOverrunError), contextlib.closing(writer):
+        with contextlib.suppress(*_CLIENT_ERRORS), contextlib.closing(writer):
             request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_TIMEOUT)
             _, target, *_ = request.decode().split(" ")
-            content_type, body = await _answer_request(target, judge, database, batch)
+            try:
+                content_type, body = await _answer_request(target, judge, database, batch)
+            except sqlite3.Error as error:  # what could not be written, as on a full disk, must not hide the rest
+                batch.fail_all(error)
+                content_type, body = await _answer_request(target, judge, database, batch)
             head = f"HTTP/1.0 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
@@ -62,6 +69,7 @@ async def build_status(judge: Judge, now: int) -> dict[str, Any]:
     ]
     return {
         "mode": judge.config.mode,
+        "careful_until": _format_time(judge.careful_until) if now < judge.careful_until else "",
         "server": _list_uses(judge.ledger.server, judge.config.server_ceiling, now),
         "local": _list_uses(judge.ledger.local, judge.config.local_ceiling, now),
         "accounts": shown,
@@ -69,6 +77,10 @@ async def build_status(judge: Judge, now: int) -> dict[str, Any]:
             name: {"at": record.at.isoformat(), "by": record.by, "why": record.why} for name, record in frozen.items()
         },
     }
+
+
+def _format_time(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 async def _list_fullest(judge: Judge, now: int) -> list[dict[str, Any]]:

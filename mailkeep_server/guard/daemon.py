@@ -11,12 +11,13 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from mailkeep_server.common.systemd import notify
 from mailkeep_server.common.wording import describe_error
 from mailkeep_server.freezes import freeze_list
-from mailkeep_server.guard import config
+from mailkeep_server.guard import config, database_recovery, state_repair
 from mailkeep_server.guard.batch import Batch
 from mailkeep_server.guard.connections import Connection, MilterConnection, PolicyConnection
 from mailkeep_server.guard.control_socket import serve_control_socket
@@ -39,6 +40,7 @@ class ServicePaths:
         self.shared_store = Path(environment["CONFIGURATION_DIRECTORY"]) / "guard-store.json"
         self.database = Path(environment["STATE_DIRECTORY"]) / "guard.db"
         self.freeze_list = Path(environment["STATE_DIRECTORY"]) / "frozen" / "accounts"
+        self.repair_report = Path(environment["RUNTIME_DIRECTORY"]) / "repairs"
         self.control_socket = Path(environment["RUNTIME_DIRECTORY"]) / "control"
 
 
@@ -55,17 +57,80 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     os.umask(0o027)
-    freeze_list.create_if_missing(paths.freeze_list)
-    asyncio.run(_serve_postfix(guard_config, shared_store, paths))
-    return 0
+    return asyncio.run(_serve_postfix(guard_config, shared_store, paths))
+
+
+def _open_state(guard_config: config.GuardConfig, paths: ServicePaths) -> tuple[Database, Judge]:
+    """The database and a judge that knows what is in it. What is spoilt is set aside, and told as an event."""
+    now = read_clock()
+    sentences = [*state_repair.take_report(paths.repair_report), *database_recovery.clear_way(paths.database)]
+    database, judge = _open_database(guard_config, paths, now)
+    for sentence in sentences:
+        database.add_event(now, "state", "", sentence)
+    try:
+        database.commit()
+        freeze_list.create_if_missing(paths.freeze_list)
+    except (OSError, sqlite3.Error) as error:  # as on a full disk: the housekeeping tries again
+        print(f"cannot write its state, tries again: {error}", file=sys.stderr)
+    return database, judge
+
+
+def _open_database(guard_config: config.GuardConfig, paths: ServicePaths, now: int) -> tuple[Database, Judge]:
+    make_database: Callable[[], Database] = partial(Database, paths.database)
+    if loss := database_recovery.describe_loss(paths.database):
+        make_database = partial(database_recovery.begin_anew, paths.database, now, ValueError(loss))
+    for salvage in (True, False):
+        database = None
+        try:
+            database = make_database()
+            return database, Judge(guard_config, database, paths.freeze_list, now)
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            if database:
+                database.abandon()
+            if not database_recovery.is_spoilt(error):
+                raise
+            print(f"{paths.database}: {error}; it is set aside", file=sys.stderr)
+            make_database = partial(database_recovery.begin_anew, paths.database, now, error, salvage=salvage)
+    database = make_database()
+    return database, Judge(guard_config, database, paths.freeze_list, now)
+
+
+class _End:
+    """The end of the service: by SIGTERM, or by a failure after which systemd starts it again, to mend its state."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.failure: Exception | None = None
+
+    def restart_for(self, error: Exception) -> bool:
+        self.failure = self.failure or error
+        self.event.set()
+        return True
+
+    def close_state(self, database: Database, path: Path) -> int:
+        """The exit code."""
+        if self.failure is None:
+            database.close()
+            return 0
+        print(f"spoilt state: {self.failure}; the guard starts again to have it mended", file=sys.stderr)
+        if isinstance(self.failure, sqlite3.Error):
+            database.abandon()
+            database_recovery.begin_anew(path, read_clock(), self.failure).close()
+        else:
+            database.close()
+        return 1
 
 
 async def _serve_postfix(
     guard_config: config.GuardConfig, shared_store: config.SharedStoreConfig | None, paths: ServicePaths
-) -> None:
-    loop = asyncio.get_running_loop()
-    database = Database(paths.database)
-    judge, batch = Judge(guard_config, database, paths.freeze_list, read_clock()), Batch(database, loop)
+) -> int:
+    """The exit code."""
+    loop, end = asyncio.get_running_loop(), _End()
+    database, judge = _open_state(guard_config, paths)
+    batch = Batch(database, loop)
+    batch.on_spoilt = end.restart_for
+    if os.environ.get("NOTIFY_SOCKET"):  # systemd has root mend it, and starts the guard again
+        judge.freezer.on_unreadable = end.restart_for
     tasks = [asyncio.create_task(keep_house(judge, database, batch))]
     if shared_store:
         exchange = FreezeExchange(SharedLimitCheck(judge, batch, shared_store).counter, paths.freeze_list)
@@ -74,14 +139,13 @@ async def _serve_postfix(
     for listener, connection in ((policy_socket, PolicyConnection), (milter_socket, MilterConnection)):
         await loop.create_unix_server(_factory_of(connection, judge, batch), sock=listener, backlog=SOCKET_BACKLOG)
     await serve_control_socket(paths.control_socket, judge, database, batch)
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, end.event.set)
     loop.add_signal_handler(signal.SIGHUP, _reload_config, judge, paths.config)
     notify("READY=1")
-    await stop.wait()
+    await end.event.wait()
     for task in tasks:
         task.cancel()
-    database.close()
+    return end.close_state(database, paths.database)
 
 
 def _factory_of(
@@ -99,7 +163,7 @@ def _take_sockets() -> tuple[socket.socket, socket.socket]:
 
 def _reload_config(judge: Judge, file: Path) -> None:
     try:
-        judge.config = config.load_config(file)
+        judge.set_config(config.load_config(file), read_clock())
     except config.ConfigError as error:
         print(f"{error}; the former configuration stays", file=sys.stderr)
 
@@ -111,6 +175,7 @@ async def keep_house(judge: Judge, database: Database, batch: Batch) -> None:
         now = read_clock()
         try:
             judge.ledger.correct_clock_step(now)
+            judge.end_care(now)
             judge.freezer.write_freezes(now)
             if abs(now - pruned_at) > PRUNE_SECONDS * 1000:
                 pruned_at = now

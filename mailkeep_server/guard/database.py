@@ -7,7 +7,8 @@ Postfix gets an answer only once what it counts is committed. One commit serves 
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,15 @@ CREATE TABLE IF NOT EXISTS events (
     detail TEXT NOT NULL
 );
 """
+
+TABLES: dict[str, tuple[type, ...]] = {
+    "sent": (int, int, str, int, int, str, str),
+    "tries": (int, int, str, str, str),
+    "events": (int, int, str, str, str),
+    "networks": (str, str, int),
+    "recipients": (str, int, int),
+}
+"""The columns of each table by type. The largest table is last."""
 
 
 class Message(NamedTuple):
@@ -89,9 +99,16 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.executescript(_SCHEMA)
-        self._wal = os.open(f"{path}-wal", os.O_RDONLY)
-        self._next_id: int = self._db.execute("SELECT ifnull(max(id), 0) + 1 FROM sent").fetchone()[0]
+        try:
+            self._db.executescript(_SCHEMA)
+            for table, types in TABLES.items():  # another program's, or one that was changed by hand
+                insert = f"EXPLAIN INSERT INTO {table} VALUES ({_marks_for(types)})"  # noqa: S608
+                self._db.execute(insert, [None] * len(types))
+            self._next_id: int = self._db.execute("SELECT ifnull(max(id), 0) + 1 FROM sent").fetchone()[0]
+            self._wal = os.open(f"{path}-wal", os.O_RDONLY)
+        except (sqlite3.Error, OSError):
+            self._db.close()  # else its locks would stay
+            raise
         self._unsynced = False
         self._rows: dict[str, list[tuple[object, ...]]] = {}
         """To be inserted, by statement: executemany() costs a fraction of single inserts."""
@@ -161,11 +178,17 @@ class Database:
         row = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return row[0] if row else 0
 
-    def accounts_last_frozen(self) -> set[str]:
-        """Accounts whose last event of this kind was a freeze. A thaw while the guard was down has no event yet."""
+    def last_freezes(self) -> list[Event]:
+        """The freeze of each account whose last event of this kind was one. A thaw while the guard was down has no
+        event yet."""
         # Beside max(), SQLite gives the other columns of the same row (sqlite.org/lang_select.html, bare columns).
-        query = "SELECT account, kind, max(id) FROM events WHERE kind IN ('frozen', 'thawed') GROUP BY account"
-        return {account for account, kind, _ in self._read(query) if kind == "frozen"}
+        query = """SELECT max(id), time, kind, account, detail FROM events
+            WHERE kind IN ('frozen', 'thawed') GROUP BY account"""
+        return [event for event in map(Event._make, self._read(query)) if event.kind == "frozen"]
+
+    def latest_event_time(self, kind: str) -> int:
+        """0 if there is none."""
+        return int(self._read("SELECT ifnull(max(time), 0) FROM events WHERE kind = ?", kind).fetchone()[0])
 
     # --- all of it ----------------------------------------------------------------------------------------------------
 
@@ -208,6 +231,19 @@ class Database:
         os.close(self._wal)
         self._db.close()
 
+    def abandon(self) -> None:
+        """Closes it without writing: it is spoilt."""
+        os.close(self._wal)
+        with suppress(sqlite3.Error):
+            self._db.close()
+
+    def insert_rows(self, table: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Rows of another database; those that are there already stay."""
+        self._write_rows()
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
+        self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks_for(TABLES[table])})", rows)  # noqa: S608
+
     def _add(self, statement: str, row: tuple[object, ...]) -> None:
         self._rows.setdefault(statement, []).append(row)
 
@@ -228,3 +264,7 @@ class Database:
             for statement, rows in self._rows.items():
                 self._db.executemany(statement, rows)
             self._rows = {}
+
+
+def _marks_for(types: tuple[type, ...]) -> str:
+    return ", ".join("?" * len(types))

@@ -1,20 +1,32 @@
 """Which accounts are frozen, and freezing those that do what no honest user does."""
 
+import errno
+import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mailkeep_server.common.spoilt_files import set_aside
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import FreezeThresholds, GuardConfig
-from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.database import Database, Event
 from mailkeep_server.guard.ledger import Ledger
 from mailkeep_server.guard.limits import WINDOW_NAMES
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
 
+_MISSING = (0, 0, 0, 0)
+_MAX_QUOTED, _MAX_NAMED = 100, 20
+"""Characters of a bad line, and accounts, that an event names."""
+
 
 class Freezer:
-    """`file` is the freeze list, which the operator and other servers' freezes change too."""
+    """`file` is the freeze list, which the operator and other servers' freezes change too.
+
+    A list that cannot be read freezes nobody anew and thaws nobody: who was frozen last stays so, by the memory or the
+    database. The list is set aside and written anew.
+    """
 
     def __init__(self, ledger: Ledger, database: Database, file: Path, now: int) -> None:
         self._ledger, self._database, self._file = ledger, database, file
@@ -22,8 +34,23 @@ class Freezer:
         self._file_status: tuple[int, ...] | None = None
         self._checked_at = 0
         self._unwritten: freeze_list.FrozenAccounts = {}
-        for name in database.accounts_last_frozen() - self.frozen_accounts(now).keys():
+        self._must_rewrite = False
+        self._last_failure = ""
+        self.on_unreadable: Callable[[OSError], bool] = lambda _: False
+        """Called when the list belongs to somebody else. Returns whether root will mend it."""
+        last_frozen = {event.account: event for event in database.last_freezes()}
+        if not self._is_readable():
+            self._frozen = {name: _restore_record(event) for name, event in last_frozen.items()}
+        for name in last_frozen.keys() - self.frozen_accounts(now).keys():
             self._note_thaw(now, name)
+
+    def _is_readable(self) -> bool:
+        """A list that is missing freezes nobody, but it is no way to thaw: Dovecot then refuses every login."""
+        try:
+            freeze_list.read_list(self._file)
+        except OSError:
+            return False
+        return self._file.exists()
 
     def frozen_accounts(self, now: int) -> freeze_list.FrozenAccounts:
         """Reads the file again when it has changed, which is checked at most once a millisecond."""
@@ -34,18 +61,54 @@ class Freezer:
 
     def _refresh(self, now: int) -> None:
         try:
-            status = self._file.stat()
-            identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+            identity = self._identify_file()
+            if identity != self._file_status:
+                if identity == _MISSING and self._frozen:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._file))
+                self._take_list(now, freeze_list.read_list(self._file))
+                self._file_status = identity
+        except OSError as error:
+            self._replace_list(now, error)
+
+    def _identify_file(self) -> tuple[int, ...]:
+        try:
+            status = self._file.lstat()
         except FileNotFoundError:
-            identity = (0, 0, 0)
-        if identity != self._file_status:
-            before, self._frozen = self._frozen, freeze_list.read_freezes(self._file)
-            for name in self._frozen.keys() - before.keys() if self._file_status else ():
-                record = self._frozen[name]
-                self._database.add_event(now, "frozen", name, f"by {record.by}: {record.why}")
-            for name in before.keys() - self._frozen.keys():
-                self._note_thaw(now, name)
-            self._file_status = identity
+            return _MISSING
+        return (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+
+    def _take_list(self, now: int, content: freeze_list.FreezeList) -> None:
+        before, self._frozen = self._frozen, content.accounts
+        for name in self._frozen.keys() - before.keys() if self._file_status else ():
+            record = self._frozen[name]
+            self._database.add_event(now, "frozen", name, f"by {record.by}: {record.why}")
+        for name in before.keys() - self._frozen.keys():
+            self._note_thaw(now, name)
+        for number, line in content.bad_lines:
+            detail = f"line {number} of {self._file} names no account and freezes nobody: {line[:_MAX_QUOTED]}"
+            self._database.add_event(now, "state", "", f"{detail}. `mailkeepctl freeze ACCOUNT` freezes")
+        self._must_rewrite = not content.is_canonical
+
+    def _replace_list(self, now: int, error: OSError) -> None:
+        """Without a readable list, Dovecot refuses every login."""
+        if str(error) != self._last_failure:
+            self._last_failure = str(error)
+            print(f"the freeze list cannot be read: {error}; who was frozen stays frozen", file=sys.stderr)
+        if isinstance(error, PermissionError) and not self._file.is_symlink() and self.on_unreadable(error):
+            return
+        try:
+            if self._file.parent.is_dir() and (self._file.is_symlink() or self._file.exists()):
+                kept = f"; it is kept as {set_aside(self._file).name}"
+            else:
+                kept = ""
+            freeze_list.restore_list(self._frozen, self._file)
+        except OSError as failure:
+            print(f"{self._file}: {failure}; tried again in a second", file=sys.stderr)
+            return
+        self._file_status, self._last_failure = self._identify_file(), ""
+        names = ", ".join(sorted(self._frozen)[:_MAX_NAMED]) or "nobody"
+        detail = f"{self._file} could not be read ({error}){kept}. Written anew, frozen as before: {names}"
+        self._database.add_event(now, "state", "", detail)
 
     def _note_thaw(self, now: int, name: str) -> None:
         self._ledger.reset_violations(now, name)
@@ -65,6 +128,8 @@ class Freezer:
 
     def write_freezes(self, now: int) -> None:
         """To be called regularly. A freeze that cannot be written, as on a full disk, holds in memory until it can."""
+        if self._must_rewrite:
+            self._rewrite_list()
         for name, record in [*self._unwritten.items()]:
             try:
                 freeze_list.freeze_account(name, record.by, record.why, record.at, self._file)
@@ -76,6 +141,20 @@ class Freezer:
                 return
             del self._unwritten[name]
         self._refresh(now)
+
+    def _rewrite_list(self) -> None:
+        """What a person wrote by hand, as Dovecot reads it: it would let `ANNA@example.org ` log in."""
+        try:
+            freeze_list.create_if_missing(self._file)
+            self._must_rewrite = False
+        except OSError as error:
+            print(f"{self._file}: {error}; until it can be written, Dovecot may not see all of it", file=sys.stderr)
+
+
+def _restore_record(event: Event) -> freeze_list.FreezeRecord:
+    """From the event of a freeze, whose detail is `by NAME: WHY`."""
+    by, _, why = event.detail.removeprefix("by ").partition(": ")
+    return freeze_list.FreezeRecord(datetime.fromtimestamp(event.time // 1000, UTC), by, why)
 
 
 def describe_abuse(now: int, account: Account, thresholds: FreezeThresholds) -> str | None:

@@ -14,6 +14,7 @@ from mailkeep_server.common.networks import network_of
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.database import NEW_NETWORK, NEW_RECIPIENT, OVER_LIMIT, UNOWNED_SENDER, Database
+from mailkeep_server.guard.database_recovery import LOST_COUNTS
 from mailkeep_server.guard.freezer import Freezer
 from mailkeep_server.guard.ledger import LOCAL, Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
@@ -31,14 +32,28 @@ class Judge:
     """`frozen_file` is the freeze list. All methods raise sqlite3.Error when something cannot be recorded."""
 
     def __init__(self, config: GuardConfig, database: Database, frozen_file: Path, now: int) -> None:
-        self.config = config
+        self._declared_config = self.config = config
+        """`config` is the tighter one while `careful_until` has not come."""
         self._database = database
+        lost_at = database.latest_event_time(LOST_COUNTS)
+        self.careful_until = lost_at + DAY if lost_at else 0
+        self.set_config(config, now)
         self.ledger = Ledger(database, now)
         self.freezer = Freezer(self.ledger, database, frozen_file, now)
         self._open: OrderedDict[str, dict[int, bool]] = OrderedDict()
         """By instance: the recipients so far (hashes), and whether the account writes to them for the first time."""
         self._refused: OrderedDict[str, None] = OrderedDict()
         """Instances or queue ids of messages whose refusal has been counted."""
+
+    def set_config(self, config: GuardConfig, now: int) -> None:
+        self._declared_config = config
+        self.config = config.tighten() if now < self.careful_until else config
+
+    def end_care(self, now: int) -> None:
+        """To be called regularly: a day after counts were lost, the declared limits hold again."""
+        if self.config is not self._declared_config and now >= self.careful_until:
+            self.config = self._declared_config
+            self._database.add_event(now, "state", "", "The limits of mail.yml hold again: a day is counted")
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Callers commit the database before Postfix hears the answer.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from mailkeep_server.guard.account import Account
@@ -68,7 +69,8 @@ class Ledger:
         time, name, kind, detail = violation
         account = self.get_account(name)
         if kind == NEW_RECIPIENT:
-            account.violations.new_recipients[int(detail)] = time
+            with suppress(ValueError):  # a damaged row
+                account.violations.new_recipients[int(detail)] = time
         elif kind == NEW_NETWORK:
             account.networks.setdefault(detail, -time)
         elif kind == UNOWNED_SENDER:

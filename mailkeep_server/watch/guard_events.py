@@ -11,7 +11,7 @@ from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 ANSWER_TIMEOUT = 2.0  # seconds
 MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that starts
-URGENT_KINDS = {"over", "spoof", "ceiling", "store"}
+URGENT_KINDS = {"over", "spoof", "ceiling", "store", "state", "counts-lost"}
 # The detail of these events is worded for the account.
 INTRODUCTIONS = {
     "over": "is over a limit: ",
@@ -30,14 +30,18 @@ class GuardEvents(Sensor):
 
     def find_troubles(self) -> Troubles:
         try:
-            target = f"/events?after={self.last_id}"
-            answer = json.loads(unix_http.get_body(self.control_socket, target, ANSWER_TIMEOUT))
+            answer = self._read_events(self.last_id)
+            if answer["last"] < self.last_id:  # of a new database, which begins to count anew
+                answer = self._read_events(0)
         except (OSError, ValueError) as error:
             text = f"The guard does not answer ({error}): nobody can send mail until it does"
             return {"silent": (text, "The guard answers again")}
         self.unreported += [event for event in answer["events"] if event["time"] > time.time() - MAX_EVENT_AGE]
         self.last_id = answer["last"]
         return {}
+
+    def _read_events(self, after: int) -> Any:
+        return json.loads(unix_http.get_body(self.control_socket, f"/events?after={after}", ANSWER_TIMEOUT))
 
     def take_events(self) -> Iterator[SensorEvent]:
         events, self.unreported = self.unreported, []

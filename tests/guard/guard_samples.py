@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
+import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import unix_http
-from mailkeep_server.guard import config
+from mailkeep_server.guard import config, state_repair
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
@@ -152,6 +155,7 @@ class GuardProcess:
         self.directory, self._process = directory, None
         for name in ("etc", "state", "run"):
             (directory / name).mkdir(parents=True)
+            (directory / name).chmod(0o755)
         (self.state / "frozen").mkdir()
         self.write_config(**changes)
         self._sockets = [_open_listener(directory / name) for name in ("policy", "milter")]
@@ -227,6 +231,98 @@ class GuardProcess:
         """Bytes."""
         lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
+
+
+# The modules are imported as root: another user may not be able to read them.
+_LAUNCH_AS = """
+import os, sys
+user, *descriptors = map(int, sys.argv[1:])
+for number, descriptor in enumerate(descriptors, 3):
+    os.dup2(descriptor, number)
+from mailkeep_server.guard import daemon
+import encodings.idna, concurrent.futures.thread
+os.setgroups([]); os.setgid(user); os.setuid(user)
+sys.exit(daemon.main([]))
+"""
+
+
+class SupervisedGuard(GuardProcess):
+    """As mailkeep-guard.service runs it: of another user's, restarted for ever, and root mends its state before."""
+
+    user, reader_group = 65_534, 12_345
+    restart_seconds = 0.2
+
+    def __init__(self, directory: Path, **changes: Any) -> None:
+        self.starts, self._is_paused, self._has_ended = 0, False, False
+        directory.mkdir()
+        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._systemd.bind(str(directory / "systemd"))
+        (directory / "systemd").chmod(0o666)
+        super().__init__(directory, **changes)
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+
+    def write_list(self, text: str) -> None:
+        """As a person with an editor would."""
+        (self.state / "frozen" / "accounts").write_text(text)
+
+    def start(self) -> None:
+        os.chown(self.directory / "run", self.user, self.user)
+        for path, group, mode in ((self.state, self.user, 0o711), (self.state / "frozen", self.reader_group, 0o2750)):
+            os.chown(path, self.user, group)
+            path.chmod(mode)
+        self._launch()
+        wait_until(self.is_answering)
+
+    def _launch(self) -> None:
+        self.starts += 1
+        sentences = [*state_repair.mend_state(self.state, self.user, self.user, self.reader_group)]
+        if sentences:
+            state_repair._write_report(self.directory / "run" / "repairs", sentences)
+        directories = {"CONFIGURATION_DIRECTORY": "etc", "STATE_DIRECTORY": "state", "RUNTIME_DIRECTORY": "run"}
+        descriptors = [listener.fileno() for listener in self._sockets]
+        environment = {name: str(self.directory / below) for name, below in directories.items()}
+        notifications = {"LISTEN_FDS": "2", "NOTIFY_SOCKET": str(self.directory / "systemd")}
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _LAUNCH_AS, str(self.user), *map(str, descriptors)],
+                env=environment | notifications,
+                cwd=REPOSITORY,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _supervise(self) -> None:
+        while not self._has_ended:
+            with contextlib.suppress(BlockingIOError):
+                self._systemd.recv(4096, socket.MSG_DONTWAIT)
+            if not self._is_paused and self._process.poll() is not None:
+                time.sleep(self.restart_seconds)
+                self._launch()
+            time.sleep(0.01)
+
+    def is_answering(self) -> bool:
+        try:
+            return bool(self.get_target("/status"))
+        except (OSError, ValueError):
+            return False
+
+    def pause(self) -> None:
+        """Stops the guard in order, and does not start it again."""
+        self._is_paused = True
+        self.kill(signal.SIGTERM)
+
+    def resume(self) -> None:
+        self._is_paused = False
+
+    def stop(self) -> None:
+        self._has_ended = True
+        if hasattr(self, "_supervisor"):
+            self._supervisor.join()
+        self._systemd.close()
+        super().stop()
 
 
 def _open_listener(path: Path) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import resource
@@ -193,13 +194,19 @@ def test_nobody_else_can_lock_the_database(start_guard: StartGuard) -> None:
         sqlite3.connect(running.state / "guard.db", timeout=0).execute("BEGIN IMMEDIATE")
 
 
-def test_a_freeze_that_a_full_disk_does_not_take_holds(start_guard: StartGuard) -> None:
+def test_a_freeze_that_cannot_be_written_holds_and_nobody_else_waits(start_guard: StartGuard) -> None:
+    """Somebody holds the lock of the list, such as a program that was stopped in the middle."""
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1}, freeze=FREEZE)
-    (running.state / "frozen" / "accounts.new").mkdir()  # what the file is written to first
     with running.open_connection() as client:
-        codes = [ask_guard(client, build_request())[:3] for _ in range(7)]
-        assert codes == ["DUN", "450", "450", "450", "450", "521", "521"]
-        (running.state / "frozen" / "accounts.new").rmdir()
+        with (running.state / "frozen" / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            codes = [ask_guard(client, build_request())[:3] for _ in range(7)]
+            assert codes == ["DUN", "450", "450", "450", "450", "521", "521"]
+            start = time.monotonic()
+            assert ask_guard(client, build_request(account=BERT)) == DUNNO
+            assert time.monotonic() - start < 2
+            assert "another program holds" in running.log.read_text()
+            assert ANNA not in freeze_list.read_freezes(running.state / "frozen" / "accounts")
         wait_until(lambda: ANNA in freeze_list.read_freezes(running.state / "frozen" / "accounts"))
         assert ask_guard(client, build_request()).startswith("521")
     running.kill()

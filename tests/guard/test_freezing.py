@@ -245,9 +245,20 @@ def test_no_link_makes_root_give_away_or_change_or_show_a_file(foreign_state: Pa
 
 def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
     file, target = tmp_path / "accounts", tmp_path / "target"
-    target.write_text("root:!:::secret::\n")
-    for put in (lambda: file.symlink_to(target), lambda: file.hardlink_to(target), lambda: os.mkfifo(file)):
+    target.write_text("anna@example.org:!:::secret::\n")
+    for put in (lambda: file.symlink_to(target), lambda: os.mkfifo(file), lambda: file.mkdir()):
         put()
         with pytest.raises(OSError):
             freeze_list.read_freezes(file)
-        file.unlink()
+        file.rmdir() if file.is_dir() else file.unlink()
+
+
+def test_a_file_with_another_name_is_read_if_it_is_the_guards(foreign_state: Path) -> None:
+    """A backup by hard links (`cp -al`) must not stop the guard. Another's file could be one of root's secrets."""
+    file, backup = foreign_state / "frozen" / "accounts", foreign_state / "backup"
+    backup.write_text("anna@example.org:!:::20251125T115500Z guard why::\n")
+    file.hardlink_to(backup)
+    with pytest.raises(PermissionError):
+        freeze_list.read_freezes(file)
+    os.chown(backup, NOBODY, -1)
+    assert list(freeze_list.read_freezes(file)) == [ANNA]

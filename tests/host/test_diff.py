@@ -8,7 +8,7 @@ import pytest
 from mailkeep.host import diff
 from mailkeep.host.diff import FileChange
 from mailkeep.host.snapshot import NEW_SUFFIX, POLICY_RC_D, PathState, Snapshot, UnitState
-from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, StateFile, Unit, User
 
 CONF = File("/etc/demo/demo.conf", b"port 25\n", mode=0o640, group="demo")
 DEMO = Part(
@@ -123,6 +123,23 @@ def test_an_absent_path_is_removed_and_counts_as_a_change() -> None:
 )
 def test_a_unit_reloads_or_restarts_when_its_files_change(changed: list[str], expected: list[str]) -> None:
     assert diff.unit_actions(DEMO.units[0], CONVERGED, changed) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, []),
+        (PathState("regular file", "demo", "demo", 0o600), []),
+        (PathState("regular empty file", "demo", "demo", 0o600), []),
+        (PathState("regular file", "root", "root", 0o600), ["restart"]),
+        (PathState("directory", "demo", "demo", 0o700), ["restart"]),
+        (PathState("symbolic link", "demo", "demo", 0o777), ["restart"]),
+    ],
+)
+def test_a_service_restarts_to_mend_its_spoilt_state(state: PathState | None, expected: list[str]) -> None:
+    unit = replace(DEMO.units[0], state=(StateFile("/var/lib/demo/db", "demo", "demo"),))
+    actual = with_path("/var/lib/demo/db", state) if state else CONVERGED
+    assert diff.unit_actions(unit, actual, []) == expected
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,9 @@ def test_a_restart_reports_no_freeze_twice_and_no_end_that_was_none(
 
 
 def test_a_list_that_cannot_be_read_is_an_error_each_time(enforcer: FreezeEnforcer) -> None:
-    enforcer.file.write_bytes(b"\xff\n")
+    enforcer.file.mkdir()
     for _ in range(2):
-        with pytest.raises(ValueError):
+        with pytest.raises(OSError):
             enforcer.read_freezes()
 
 

@@ -57,6 +57,17 @@ def test_a_new_watch_does_not_report_history(control_socket: Path, guard: GuardS
     assert list(sensor.take_events()) == []
 
 
+def test_events_of_a_new_database_are_reported_though_its_numbers_begin_anew(
+    control_socket: Path, guard: GuardServer
+) -> None:
+    sensor = GuardEvents(str(control_socket), 5000)
+    guard.add_event("counts-lost", "", "The guard's database could not be read", NOW)
+    assert sensor.find_troubles() == {}
+    assert list(sensor.take_events()) == [("counts-lost:", "The guard's database could not be read", True)]
+    sensor.find_troubles()
+    assert list(sensor.take_events()) == []
+
+
 def test_a_guard_that_is_gone_is_a_trouble_until_it_is_back(control_socket: Path) -> None:
     sensor = GuardEvents(str(control_socket), 0)
     assert "does not answer" in sensor.find_troubles()["silent"][0]

@@ -52,7 +52,7 @@ def test_who_is_frozen_cannot_log_in(observed: ProbeResult, deploy: str) -> None
 def test_nobody_is_frozen(observed: ProbeResult) -> None:
     """No account is frozen."""
     warn_if_any(
-        (f"{account}, since {reason}" for account, _, _, _, reason, *_ in observed["guard"]["freeze list"]),
+        (", since ".join((fields[0], *fields[4:5])) for fields in observed["guard"]["freeze list"]),
         expected="no frozen account",
         remedy="The account was taken over, or its limits are too low: see docs/after-a-break-in.md. "
         "After a new password, `mailkeep account thaw` ends the freeze.",

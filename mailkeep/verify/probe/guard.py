@@ -25,7 +25,7 @@ def examine_guard(config: ProbeConfig) -> dict[str, Any]:
         },
         "non_smtpd_milters": _expand_value("$non_smtpd_milters"),
         "first passdb": _read_first_passdb(),
-        "freeze list": [line.split(":") for line in Path(FREEZE_LIST).read_text().splitlines()],
+        "freeze list": [line.split(":") for line in Path(FREEZE_LIST).read_text(errors="replace").splitlines()],
     }
 
 
