@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mailkeep_server.common import nft_ruleset, packet_path, refused_logins
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.fail2ban_socket import ask_fail2ban
+from mailkeep_server.common.iptables_rules import explain_modules
 from mailkeep_server.common.nft_ruleset import Ruleset
 from mailkeep_server.common.packet_path import Packet
 
@@ -178,11 +179,11 @@ class BanProof:
             ports, unknown = self._read_ports(actions)
             yield from (f"jail {self.jail}: no service is called {name}, so nft refuses its rule" for name in unknown)
             with self._route():
-                is_open = [port for port in ports[:5] if not refused_logins.is_dropped(self.canary[0], port)]
+                open_ports = [port for port in ports[:5] if refused_logins.can_connect(self.canary[0], port)]
                 try:
                     self._ask("banip", self.canary[0])
                     if not unknown:
-                        yield from self._find_foreign_ban_faults(ports, is_open)
+                        yield from self._find_foreign_ban_faults(ports, open_ports)
                 finally:
                     self._ask("unbanip", self.canary[0])
         except ERRORS as error:
@@ -192,13 +193,15 @@ class BanProof:
         address = self.canary[0]
         deadline = time.monotonic() + BAN_TIMEOUT
         while True:
-            ruleset = _read_ruleset(terse=False)
+            ruleset = explain_modules(_read_ruleset(terse=False))
             places = frozenset(
                 (nft_set["table"], nft_set["name"]) for nft_set in ruleset.sets if address in _plain_elements(nft_set)
             )
             passing = {port for port in ports or [0] if self._passes(ruleset, address, port, places)}
             # Another firewall than nft may drop it: then no connection comes about where one did before.
-            if not passing or (open_ports and all(refused_logins.is_dropped(address, port) for port in open_ports)):
+            if not passing or (
+                open_ports and not any(refused_logins.can_connect(address, port) for port in open_ports)
+            ):
                 return
             if time.monotonic() >= deadline:
                 break

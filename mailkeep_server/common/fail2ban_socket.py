@@ -6,6 +6,7 @@ fail2ban-client takes a tenth of a second of processor time for each command. Th
 import io
 import pickle
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +14,7 @@ SOCKET = "/run/fail2ban/fail2ban.sock"
 END = b"<F2B_END_COMMAND>"
 CLOSE = b"<F2B_CLOSE_COMMAND>"
 MAX_ANSWER = 1 << 24  # bytes
+RETRY_SECONDS = 0.05
 
 
 def ask_fail2ban(*command: str, timeout: float = 30.0, path: str = SOCKET) -> Any:
@@ -20,7 +22,7 @@ def ask_fail2ban(*command: str, timeout: float = 30.0, path: str = SOCKET) -> An
     seconds, and RuntimeError with its words if it refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(timeout)
-        client.connect(path)
+        _connect(client, path, time.monotonic() + timeout)
         client.sendall(pickle.dumps(list(command)) + END)
         data = _read_answer(client)
         with suppress(OSError):
@@ -32,6 +34,19 @@ def ask_fail2ban(*command: str, timeout: float = 30.0, path: str = SOCKET) -> An
     if code:
         raise RuntimeError(f"fail2ban: {' '.join(command)}: {result}")
     return result
+
+
+def _connect(client: socket.socket, path: str, deadline: float) -> None:
+    """fail2ban lets a single client wait; unix(7) turns the next away with EAGAIN."""
+    while True:
+        try:
+            client.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+        else:
+            return
 
 
 def _read_answer(client: socket.socket) -> bytes:

@@ -115,8 +115,7 @@ def connect_from(source: str, port: int, timeout: float = ANSWER_TIMEOUT) -> soc
 
 
 def is_dropped(source: str, port: int) -> bool:
-    """Whether a packet from a routed address to this port gets no answer. One that is rejected gets one, but no
-    connection either."""
+    """Whether a packet from a routed address to this port gets no answer."""
     try:
         connect_from(source, port, DROP_TIMEOUT).close()
     except ConnectionRefusedError:
@@ -124,6 +123,15 @@ def is_dropped(source: str, port: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def can_connect(source: str, port: int) -> bool:
+    """Whether a connection from a routed address to this port comes about: it is neither dropped nor rejected."""
+    try:
+        connect_from(source, port, DROP_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _loopback(source: str) -> str:

@@ -204,6 +204,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(ban_proof, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(refused_logins, "has_ipv6", lambda: True)
     monkeypatch.setattr(refused_logins, "is_dropped", fake.is_dropped)
+    monkeypatch.setattr(refused_logins, "can_connect", lambda *door: not fake.is_dropped(*door))
     monkeypatch.setattr(
         refused_logins, "REFUSALS", {"sshd": lambda address, port: fake.refuse("sshd", address) if port == 22 else None}
     )
