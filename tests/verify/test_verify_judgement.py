@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailkeep.inventory import tls_certificate
 from mailkeep.inventory.tls_keys import TlsPair
+from mailkeep.parts.fail2ban import JAILS
+from mailkeep.verify.knock import Knock
 from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.session import judge_results
 from mailkeep.verify.target import ProbeResult, Target
@@ -91,6 +93,37 @@ def test_a_neighbour_who_guesses_is_not_taken_for_the_server(
     outcome = run_check("the_server_does_not_ban_itself", failures={"sshd": [line]}, address="203.0.113.2")
 
     assert outcome.status == status
+
+
+def test_what_a_stranger_does_not_reach_is_said_and_what_cannot_be_tried_is_skipped(run_check: RunCheck) -> None:
+    reached = Knock("192.0.2.1", 465)
+    untried = Knock("2001:db8::1", 465, untried="this machine has no IPv6")
+    dropped = Knock("192.0.2.1", 993, error="no answer within 5 seconds")
+    assert run_check("strangers_reach_every_service", knocks=[reached, untried]).status == "passed"
+    outcome = run_check("strangers_reach_every_service", knocks=[reached, dropped])
+    assert (outcome.status, outcome.observed) == ("failed", "192.0.2.1 port 993: no answer within 5 seconds")
+    assert run_check("strangers_reach_every_service", knocks=[untried]).status == "skipped"
+    outcome = run_check("what_cannot_be_tried_from_here_is_said", knocks=[reached, untried])
+    assert (outcome.status, outcome.observed) == ("skipped", "2001:db8::1 port 465: this machine has no IPv6")
+    assert run_check("what_cannot_be_tried_from_here_is_said", knocks=[reached]).status == "passed"
+
+
+def test_another_firewall_counts_only_if_it_closes_a_port_for_certain(run_check: RunCheck) -> None:
+    chain = {"name": "the chain INPUT in the table ip filter of ufw", "closed": [25, 465], "doubtful": []}
+    outcome = run_check("no_other_firewall_closes_our_ports", firewall={"foreign": [chain]})
+    assert outcome.status == "failed"
+    assert outcome.observed == "the chain INPUT in the table ip filter of ufw drops packets to port 25, 465"
+    doubtful = chain | {"closed": [], "doubtful": [25]}
+    assert run_check("no_other_firewall_closes_our_ports", firewall={"foreign": [doubtful]}).status == "passed"
+
+
+def test_a_jail_of_the_operators_that_bans_nobody_is_a_warning(run_check: RunCheck) -> None:
+    jails: dict[str, list[str]] = {jail: [] for jail in JAILS}
+    assert run_check("jails_of_the_operator_ban_too", jails=jails).status == "skipped"
+    assert run_check("jails_of_the_operator_ban_too", jails=jails | {"mine": []}).status == "passed"
+    dead = jails | {"mine": ["jail mine: no service is called imap3, so nft refuses its rule"]}
+    assert run_check("jails_of_the_operator_ban_too", jails=dead).status == "warning"
+    assert run_check("every_jail_bans_in_the_firewall", jails=dead).status == "passed"
 
 
 def test_a_4xx_is_no_refusal(run_check: RunCheck) -> None:
