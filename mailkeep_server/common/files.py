@@ -2,16 +2,17 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import TextIO
 
-MIN_SPARE_BYTES = 16_384
+MIN_SPARE_BYTES = 8192
 
 
 def atomic_write(
-    path: Path, content: str | bytes, mode: int = 0o644, *, durable: bool = True, spare: Path | None = None
+    path: Path, content: str | bytes, mode: int = 0o644, *, durable: bool = True, spares: Sequence[Path] = ()
 ) -> None:
     """Replaces `path` by rename(2): a reader sees the old or the new file, whole, and a failure leaves the old one.
 
@@ -19,8 +20,8 @@ def atomic_write(
     file and directory are flushed (fsync(2)), so that the content survives a power loss once this returns. Without it,
     a power loss may bring back the former file: enough for state that is rebuilt, or that lies on a tmpfs.
 
-    Two writers of one path must exclude each other: both would use `NAME.new`. On a full disk, a `spare` that
-    `prepare_spare` has made becomes the new file: it has its inode and its blocks already. Raises OSError.
+    Two writers of one path must exclude each other: both would use `NAME.new`. On a full disk, one of the `spares`
+    that `prepare_spares` has made becomes the new file: it has its inode and its blocks already. Raises OSError.
     """
     new = path.with_name(f"{path.name}.new")
     data = content.encode() if isinstance(content, str) else content
@@ -30,7 +31,8 @@ def atomic_write(
         new.rename(path)
     except OSError as error:
         new.unlink(missing_ok=True)  # a full disk gets its space back
-        if spare is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        spare = _find_spare(spares, len(data)) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        if spare is None:
             raise
         _write_into_spare(spare, data, mode)
         spare.rename(path)
@@ -38,21 +40,30 @@ def atomic_write(
         _sync_directory(path.parent)
 
 
-def prepare_spare(spare: Path, size: int) -> None:
-    """Makes a file of at least `size` bytes, into which `atomic_write` can write when the disk is full.
+def prepare_spares(spares: Iterable[Path], size: int) -> None:
+    """Makes files of at least `size` bytes, into which `atomic_write` can write when the disk is full: one a change.
 
-    It is filled, not only allocated: writing to blocks that were never written can need a further one. Raises OSError.
+    They are filled, not only allocated: writing to blocks that were never written can need a further one. Raises
+    OSError.
     """
     size = max(size, MIN_SPARE_BYTES)
-    if spare.is_symlink() or not spare.is_file() or spare.stat().st_size < size:
-        atomic_write(spare, b"\0" * size, 0o600)
+    for spare in spares:
+        if _find_spare([spare], size) is None:
+            atomic_write(spare, b"\0" * size, 0o600, durable=False)
+
+
+def _find_spare(spares: Iterable[Path], size: int) -> Path | None:
+    for spare in spares:
+        with suppress(OSError):
+            status = spare.lstat()
+            if S_ISREG(status.st_mode) and status.st_size >= size:
+                return spare
+    return None
 
 
 def _write_into_spare(spare: Path, content: bytes, mode: int) -> None:
     descriptor = os.open(spare, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "wb") as file:
-        if os.fstat(descriptor).st_size < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file.write(content)
         file.truncate()
         os.fchmod(descriptor, mode)

@@ -1,5 +1,6 @@
 """The part of a freeze that needs root: cut sessions; hold, show, release and delete an account's queued mail."""
 
+import errno
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def enforce_freeze(account: str, addresses: Iterable[str]) -> Enforcement:
     with _collect_error(errors):
         sessions_cut = cut_sessions(account)
     with _collect_error(errors):
-        sample = keep_sample(account, held)
+        sample = _keep_sample_if_room(account, held)
     return Enforcement(len(held), sessions_cut, sample, "; ".join(errors))
 
 
@@ -112,6 +113,16 @@ def release_messages(messages: Iterable[QueuedMessage]) -> None:
 
 def delete_messages(messages: Iterable[QueuedMessage]) -> None:
     _postsuper("-d", messages)
+
+
+def _keep_sample_if_room(account: str, messages: list[QueuedMessage]) -> str:
+    """Without a sample on a full disk: the messages themselves are held, and all else was done."""
+    try:
+        return keep_sample(account, messages)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return ""
 
 
 def keep_sample(account: str, messages: list[QueuedMessage]) -> str:

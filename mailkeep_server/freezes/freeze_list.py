@@ -17,7 +17,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from mailkeep_server.common import paths
-from mailkeep_server.common.files import atomic_write, prepare_spare
+from mailkeep_server.common.files import atomic_write, prepare_spares
 from mailkeep_server.common.spoilt_files import Access, describe_kind, mend_file, set_aside_unless_plain
 
 FILE = Path(paths.FREEZE_LIST)
@@ -27,6 +27,8 @@ _TIME = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 LOCK = "lock"
 LOCK_SECONDS = 0.5
+SPARES = 8
+"""Changes of the list that a full disk takes: each needs a file that was made before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ def _change(path: Path, change: Callable[[FrozenAccounts], FrozenAccounts]) -> b
         is_there = path.exists()
         if after != content.accounts or not is_there or not content.is_canonical:
             _write(path, _format_list(after), content)
+        with suppress(OSError):  # a full disk: the next change prepares them
+            prepare_spares(_spares_of(path), 2 * len(_format_list(after)))
         return after != content.accounts
 
 
@@ -168,10 +172,11 @@ def _write(path: Path, text: str, former: FreezeList) -> None:
     if former.bad_lines:  # whoever wrote them may have meant an account: keep them to be read
         with suppress(OSError):
             atomic_write(path.with_name(f"{path.name}.spoilt-lines"), path.read_bytes(), 0o600)
-    spare = path.with_name(f"{path.name}.spare")
-    atomic_write(path, text, _MODE, spare=spare)
-    with suppress(OSError):  # a full disk: the next change prepares it
-        prepare_spare(spare, 2 * len(text.encode()))
+    atomic_write(path, text, _MODE, spares=_spares_of(path))
+
+
+def _spares_of(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}.spare{number}") for number in range(SPARES)]
 
 
 def _mend_as_root(path: Path) -> None:
