@@ -6,7 +6,7 @@ have several ends. Judged are packets that open a TCP connection to this server.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ OWNERS = {
     "crowdsec": "crowdsec",
 }
 """By the beginning of a table's or chain's name in lower case, the program that makes it."""
+
+Place = tuple[str, str, str]
+"""Family, table and chain."""
 
 UNKNOWN = object()
 STRANGER = object()
@@ -73,20 +76,27 @@ def find_foreign_chains(
 ) -> list[ForeignChain]:
     """The base chains of other firewalls that drop, or may drop, a stranger's packets to these addresses and ports."""
     packets = [Packet(address, port, interface) for address in addresses for port in ports]
-    chains = []
+    ruleset, chains = leave_out_ours(ruleset), []
+    rules = _index_rules(ruleset)
     for chain in _list_base_chains(ruleset):
-        if (chain["family"], chain["table"]) in OUR_TABLES:
+        if chain.get("policy") != "drop" and _place_of(chain) not in rules:
             continue
-        ends = [
-            (packet.port, _Walk(ruleset, packet).end_in(chain)) for packet in packets if _sees(chain, packet.version)
-        ]
+        ends = [(packet.port, _Walk(rules, packet).end_in(chain)) for packet in packets if _sees(chain, packet.version)]
         closed = {port for port, end in ends if end == {"drop"}}
         doubtful = {port for port, end in ends if "drop" in end} - closed
         if closed or doubtful:
-            place = (chain["family"], chain["table"], chain["name"])
             owner = _find_owner(ruleset, chain)
-            chains.append(ForeignChain(*place, owner, tuple(sorted(closed)), tuple(sorted(doubtful))))
+            chains.append(ForeignChain(*_place_of(chain), owner, tuple(sorted(closed)), tuple(sorted(doubtful))))
     return chains
+
+
+def leave_out_ours(ruleset: Ruleset) -> Ruleset:
+    """The chains and rules of other firewalls."""
+    return Ruleset(
+        [rule for rule in ruleset.rules if (rule["family"], rule["table"]) not in OUR_TABLES],
+        [chain for chain in ruleset.chains if (chain["family"], chain["table"]) not in OUR_TABLES],
+        [],
+    )
 
 
 def find_interface(routes: Path = Path("/proc/net/route")) -> str:
@@ -100,8 +110,20 @@ def find_interface(routes: Path = Path("/proc/net/route")) -> str:
 
 def can_pass(ruleset: Ruleset, packet: Packet) -> bool:
     """Whether some packet of this kind gets past all chains."""
+    walk = _Walk(_index_rules(ruleset), packet)
     chains = [chain for chain in _list_base_chains(ruleset) if _sees(chain, packet.version)]
-    return all(_Walk(ruleset, packet).end_in(chain) != {"drop"} for chain in chains)
+    return all(walk.end_in(chain) != {"drop"} for chain in chains)
+
+
+def _place_of(chain: Chain) -> Place:
+    return (chain["family"], chain["table"], chain["name"])
+
+
+def _index_rules(ruleset: Ruleset) -> dict[Place, list[Rule]]:
+    rules: dict[Place, list[Rule]] = {}
+    for rule in ruleset.rules:
+        rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+    return rules
 
 
 def _list_base_chains(ruleset: Ruleset) -> Iterator[Chain]:
@@ -122,23 +144,18 @@ def _find_owner(ruleset: Ruleset, chain: Chain) -> str:
 
 @dataclass(frozen=True)
 class _Walk:
-    """A packet on its way."""
+    """A packet on its way through the rules of each chain."""
 
-    ruleset: Ruleset
+    rules: Mapping[Place, list[Rule]]
     packet: Packet
-    rules: dict[tuple[str, str, str], list[Rule]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for rule in self.ruleset.rules:
-            self.rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
 
     def end_in(self, base: Chain) -> set[str]:
         """`accept`, `drop` or both."""
-        ends = self._walk_chain((base["family"], base["table"], base["name"]), 0)
+        ends = self._walk_chain(_place_of(base), 0)
         policy = ENDS[base.get("policy", "accept")]
         return {policy if end == "return" else end for end in ends}
 
-    def _walk_chain(self, place: tuple[str, str, str], depth: int) -> set[str]:
+    def _walk_chain(self, place: Place, depth: int) -> set[str]:
         ends: set[str] = set()
         for rule in self.rules.get(place, ()):
             for applies, verdict in self._list_verdicts(rule):
@@ -148,9 +165,7 @@ class _Walk:
                     return ends
         return ends | {"return"}
 
-    def _follow_verdict(
-        self, verdict: Mapping[str, Any], place: tuple[str, str, str], depth: int
-    ) -> tuple[set[str], bool]:
+    def _follow_verdict(self, verdict: Mapping[str, Any], place: Place, depth: int) -> tuple[set[str], bool]:
         """The ends of a packet to which the verdict applies, and whether the next rule may see it."""
         for kind in ("jump", "goto"):
             if kind in verdict:
@@ -209,7 +224,7 @@ class _Walk:
         if kind == "meta":
             return self._read_meta(detail["key"])
         if kind == "ct":
-            return {"state": "new", "direction": "original"}.get(detail["key"], UNKNOWN)
+            return {"state": "new", "direction": "original", "status": "none"}.get(detail["key"], UNKNOWN)
         if kind == "fib":
             is_type = detail["result"] == "type"
             return True if not is_type else "local" if "daddr" in detail["flags"] else "unicast"

@@ -32,7 +32,9 @@ class FirewallSensor(Sensor):
         self.generation: int | None = None
         self.listed = 0.0
         self.troubles: Troubles = {}
-        self.foreign: set[str] | None = None
+        self.foreign: Ruleset | None = None
+        self.foreign_troubles: dict[str, tuple[str, str]] = {}
+        self.doubtful: set[str] | None = None
         self.new_foreign: list[ForeignChain] = []
 
     def find_troubles(self) -> Troubles:
@@ -41,7 +43,7 @@ class FirewallSensor(Sensor):
         # A reload of nftables writes down its rules a moment after nft has them.
         if not is_known or "rules" in self.troubles:
             self.generation = None  # if the list cannot be read, it is read again
-            self.troubles = self._judge(nft_ruleset.parse_ruleset(run("nft", "-j", "-t", "list", "ruleset")))
+            self.troubles = self._judge(nft_ruleset.parse_ruleset(run(*LIST_RULESET)))
             self.generation, self.listed = generation, now
         return self.troubles
 
@@ -87,12 +89,19 @@ class FirewallSensor(Sensor):
         return {"rules": (text, "The firewall's rules are as they were loaded again")}
 
     def _judge_foreign(self, ruleset: Ruleset) -> dict[str, tuple[str, str]]:
+        """Each ban changes the ruleset, but not these rules, which may be thousands."""
+        foreign = packet_path.leave_out_ours(ruleset)
+        if foreign != self.foreign:
+            self.foreign, self.foreign_troubles = foreign, self._find_foreign_troubles(foreign)
+        return self.foreign_troubles
+
+    def _find_foreign_troubles(self, ruleset: Ruleset) -> dict[str, tuple[str, str]]:
         ruleset = explain_modules(ruleset)
         chains = packet_path.find_foreign_chains(ruleset, self.addresses, self.open_ports, find_interface())
         doubtful = {str(chain): chain for chain in chains if not chain.closed}
-        if self.foreign is not None:
-            self.new_foreign += [chain for name, chain in doubtful.items() if name not in self.foreign]
-        self.foreign = set(doubtful)
+        if self.doubtful is not None:
+            self.new_foreign += [chain for name, chain in doubtful.items() if name not in self.doubtful]
+        self.doubtful = set(doubtful)
         return {
             f"foreign {chain.family} {chain.table} {chain.name}": (
                 f"Another firewall drops what Mailkeep's lets in: {chain}, at the ports {join_numbers(chain.closed)}. "
@@ -104,6 +113,8 @@ class FirewallSensor(Sensor):
         }
 
 
+LIST_RULESET = ("nft", "-j", "-s", "-t", "list", "ruleset")
+"""Without counters, which change all the time, and elements of sets, which may be many."""
 LIST_OWN_TABLE = ("nft", "-s", "-t", "list", "table", "inet", "mailkeep")
 
 

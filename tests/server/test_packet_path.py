@@ -118,6 +118,19 @@ def test_a_chain_of_one_family_closes_the_ports_of_its_addresses() -> None:
     assert find_foreign_chains(ruleset, ["192.0.2.1"], PORTS) == []
 
 
+def test_rules_of_firewalld_close_what_its_zone_does_not_allow() -> None:
+    dnat = [match_on({"ct": {"key": "status"}}, "dnat", "in"), ACCEPT]
+    zones = [[{"goto": {"target": "public"}}]]
+    public = [[{"jump": {"target": "allow"}}], [match_on(meta("l4proto"), {"set": ["icmp", "ipv6-icmp"]}), ACCEPT]]
+    state = match_on({"ct": {"key": "state"}}, {"set": ["new", "untracked"]})
+    allow = [[match_on(header("tcp", "dport"), 22), state, ACCEPT]]
+    end = [{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}]
+    others = {"zones": zones, "public": public, "allow": allow}
+    jump = [{"jump": {"target": "zones"}}]
+    ruleset = build_ruleset(ESTABLISHED, dnat, LOOPBACK, jump, end, table="firewalld", others=others)
+    assert find_ports(ruleset) == ((25, 465), ())
+
+
 def test_the_maker_of_a_chain_is_named() -> None:
     [chain] = find_foreign_chains(build_ruleset(policy="drop", table="firewalld"), ADDRESSES, PORTS)
     assert str(chain) == "the chain input in the table inet firewalld of firewalld"
