@@ -26,7 +26,7 @@ LONGEST_FIRST = (
     "lab/test_plan.py",
     "lab/test_shared_store.py",
 )
-ALONE = ("lab/test_verify.py", "lab/test_refusals.py", "lab/test_plan.py")
+ALONE = ("lab/test_verify.py", "lab/test_foreign_things.py", "lab/test_refusals.py", "lab/test_plan.py")
 """Files whose tests boot servers of their own: any worker may take any of them, which fills what gaps there are."""
 
 
