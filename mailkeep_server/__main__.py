@@ -9,13 +9,14 @@ PROGRAMS = {
     "watch": "watch.daemon",
     "watch-failed": "watch.watch_failed",
     "jails": "watch.jail_proof",
+    "relay": "watch.relay_sensor",
     "alert-test": "watch.alert_test",
     "dns-monitor": "dns_monitor",
     "certificate-renewal": "certificate_renewal",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""
-IMPORTED_LATE = ("common.unix_smtp",)
+IMPORTED_LATE = ("common.unix_smtp", "common.relay_login")
 """Modules that programs import only when they need them."""
 
 

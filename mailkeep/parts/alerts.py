@@ -69,7 +69,8 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "smtp_socket": postfix.ALERTS,
         "unsigned_smtp_socket": postfix.UNSIGNED_ALERTS,
         "signing_domains": list(dkim_keys.signing_domains(settings)),
-        "relay": settings.relay is not None,
+        "relay": settings.relay
+        and {"host": settings.relay.host, "port": settings.relay.port, "password_file": postfix.RELAY_PASSWORD},
         "local_resolver": settings.resolver == "local",
         "addresses": [str(address) for address in settings.host.addresses],
         "dns_troubles_file": dns_watch.TROUBLES if settings.resolver == "local" else "",

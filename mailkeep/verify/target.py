@@ -5,7 +5,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,7 +124,9 @@ class Target:
             secret_paths=[*(file.path for part in self.parts for file in part.files if file.secret), dovecot.MAIL],
             sockets=list(PRIVATE_SOCKETS),
             dkim=[[key.domain, key.selector] for key in self.secrets.dkim],
-            outbound_target=list(_outbound_target(settings)),
+            outbound_domain=_outbound_domain(settings),
+            relay=[settings.relay.host, str(settings.relay.port)] if settings.relay else [],
+            relay_password_file=postfix.RELAY_PASSWORD,
             local_resolver=settings.resolver == "local",
             alert_sockets=[postfix.ALERTS, postfix.UNSIGNED_ALERTS],
             admins=list(settings.admin.addresses),
@@ -132,15 +134,11 @@ class Target:
         )
 
 
-def _outbound_target(settings: Settings) -> Iterator[str]:
-    """Arguments of posttls-finger(1): the relay host, or the domain of the first foreign correspondent."""
-    if relay := settings.relay:
-        yield from ("-w",) if relay.port == 465 else ()
-        yield f"[{relay.host}]:{relay.port}"
-        return
+def _outbound_domain(settings: Settings) -> str:
+    """The domain of the first correspondent elsewhere; empty if mail.yml names none."""
     alias_targets = [target for targets in settings.aliases.values() for target in targets]
     domains = (address.rpartition("@")[2] for address in (*settings.admin.addresses, *alias_targets))
-    yield from [domain for domain in domains if domain not in (*settings.domains, settings.host.name)][:1]
+    return next((domain for domain in domains if domain not in (*settings.domains, settings.host.name)), "")
 
 
 def _build_zip_application() -> bytes:

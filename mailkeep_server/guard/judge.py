@@ -113,6 +113,8 @@ class Judge:
 
     def reject_unowned_sender(self, now: int, name: str, sender: str) -> str | None:
         """The refusal of a message whose envelope sender or From: the account does not own; None in mode `learn`."""
+        if name not in self.config.addresses:  # its own address is not known either: that is no spoof
+            return f"{_TRY_LATER} {name} is no account here"
         account = self.ledger.get_account(name)
         sender = "".join(letter if letter.isprintable() else "?" for letter in sender[:_MAX_QUOTED])
         account.violations.unowned_sender.append(now)

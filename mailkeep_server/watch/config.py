@@ -25,6 +25,15 @@ class WebhookConfig:
 
 
 @dataclass(frozen=True)
+class RelayConfig:
+    """`password_file` is Postfix's table; there is none where the relay host needs no login."""
+
+    host: str
+    port: int
+    password_file: str
+
+
+@dataclass(frozen=True)
 class WatchConfig:
     host: str
     admins: list[str]
@@ -59,12 +68,12 @@ class WatchConfig:
     """Whether unbound on this machine answers its questions."""
     addresses: list[str]
     """The server's public addresses."""
-    relay: bool
-    """Whether a relay host takes all outgoing mail."""
     dns_troubles_file: str
     """Empty where nothing checks the DNS records."""
     renewal_troubles_file: str
     """Empty where no certificate authority is asked."""
+    relay: RelayConfig | None = None
+    """The relay host that takes all outgoing mail, if there is one."""
     webhook: WebhookConfig | None = None
 
     @property
@@ -76,8 +85,12 @@ class WatchConfig:
 def load_config(file: Path = FILE) -> WatchConfig:
     """Raises OSError, ValueError, TypeError or KeyError for a file that is not as `mailkeep deploy` writes it."""
     fields: dict[str, Any] = json.loads(file.read_text())
-    webhook = fields.pop("webhook")
-    return WatchConfig(**fields, webhook=_load_webhook(webhook, file.parent) if webhook else None)
+    webhook, relay = fields.pop("webhook"), fields.pop("relay")
+    return WatchConfig(
+        **fields,
+        relay=RelayConfig(**relay) if relay else None,
+        webhook=_load_webhook(webhook, file.parent) if webhook else None,
+    )
 
 
 def _load_webhook(fields: Mapping[str, str], directory: Path) -> WebhookConfig:

@@ -43,7 +43,7 @@ class Watch:
         """Raises TypeError, KeyError, ValueError or AttributeError for a damaged state."""
         self.alerts = AlertQueue(settings.host, state)
         self.outbox = Outbox(settings.channels, partial(_send, settings), self.alerts, state)
-        self.deliveries = DeliverySensor(state, relay=settings.relay)
+        self.deliveries = DeliverySensor(state, relay=settings.relay is not None)
         self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self.deliveries.read_message)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))

@@ -20,7 +20,9 @@ from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.firewall_sensors import FirewallSensor, JailProofSensor
 from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
 from mailkeep_server.watch.mail_flow import DeliverySensor, QueueSensor
+from mailkeep_server.watch.mount_sensor import MountSensor
 from mailkeep_server.watch.processes import ProcessSensor, read_process_state
+from mailkeep_server.watch.relay_sensor import RelaySensor
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 PASSING_STATES = ("activating", "deactivating")
@@ -183,8 +185,10 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         JailProofSensor(jail_proof),
         *(TroubleFile(name, Path(file)) for name, file in trouble_files.items() if file),
         DiskSensor(config.max_disk_percent),
+        MountSensor(DiskSensor.DIRECTORIES),
         QueueSensor(config.max_queued_messages, deliveries),
         deliveries,
+        *([RelaySensor(config.relay.host)] if config.relay else ()),
         MailboxSensor(),
         AddressSensor(config.addresses),
         CertificateSensor(Path(config.certificate_file), config.min_certificate_days),

@@ -58,6 +58,16 @@ def test_unowned_senders_freeze(new_setup: NewSetup) -> None:
     assert setup.list_events("spoof") == [(ANNA, "tried to send as boss@example.org")]
 
 
+def test_an_account_that_was_removed_or_is_yet_to_come_does_not_spoof_itself(new_setup: NewSetup) -> None:
+    """As in a session that is open while a deploy removes it, or before a deploy has restarted the guard."""
+    setup = new_setup(freeze=NO_FREEZE | {"foreign_senders": 2})
+    for _ in range(3):
+        refusal = setup.judge.reject_unowned_sender(setup.now, "dora@example.org", "dora@example.org")
+        assert refusal == "450 4.7.1 dora@example.org is no account here"
+    assert setup.list_events("spoof") == []
+    assert not setup.freeze_reasons()
+
+
 def test_too_many_networks_freeze_and_a_single_one_that_insists_does_not(new_setup: NewSetup) -> None:
     setup = new_setup(limits=NO_LIMITS | {"networks_per_hour": 1}, freeze=NO_FREEZE | {"networks": 3})
     setup.send_message(client="192.0.2.1")

@@ -55,7 +55,6 @@ def config(tmp_path: Path) -> WatchConfig:
         signing_domains=["example.org", "mail.example.org"],
         local_resolver=True,
         addresses=["192.0.2.1"],
-        relay=False,
         dns_troubles_file=str(tmp_path / "dns.json"),
         renewal_troubles_file="",
     )

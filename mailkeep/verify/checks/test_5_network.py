@@ -182,14 +182,19 @@ def test_the_resolver_validates_and_is_private(observed: ProbeResult, settings: 
 
 
 def test_mail_gets_out(observed: ProbeResult, settings: Settings) -> None:
-    """The server reaches mail servers elsewhere."""
+    """The server reaches mail servers elsewhere, and its relay host lets it log in."""
     outbound = observed["outbound"]
     if not outbound["target"]:
         raise CheckSkippedError("mail.yml names no address elsewhere to try")
-    relay = f"The relay host {outbound['target']} must be reachable: see `relay` in mail.yml."
-    direct = "Many providers block outbound port 25 until asked. Ask yours, or set `relay` in mail.yml."
+    faults = [outbound["fault"]] if outbound["fault"] else []
+    if settings.relay:
+        fail_if_any(
+            faults,
+            expected=f"an encrypted connection and a login at the relay host {outbound['target']}",
+            remedy="No mail leaves meanwhile. See `relay` in mail.yml; `mailkeep relay` asks for the password.",
+        )
     warn_if_any(
-        [] if outbound["connected"] else [outbound["output"] or "no answer"],
+        faults,
         expected=f"a connection to the mail server of {outbound['target']}",
-        remedy=relay if settings.relay else direct,
+        remedy="Many providers block outbound port 25 until asked. Ask yours, or set `relay` in mail.yml.",
     )

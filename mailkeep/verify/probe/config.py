@@ -25,7 +25,9 @@ class ProbeConfig:
     secret_paths: list[str]
     sockets: list[str]
     dkim: list[list[str]]  # (domain, selector)
-    outbound_target: list[str]  # arguments of posttls-finger(1); empty: no target is known
+    outbound_domain: str  # of a correspondent elsewhere; empty: none is known
+    relay: list[str]  # host and port of the relay host; empty: there is none
+    relay_password_file: str
     local_resolver: bool
     alert_sockets: list[str]  # paths of Postfix's sockets for alerts
     admins: list[str]

@@ -12,6 +12,7 @@ from typing import Any
 
 from mailkeep_server.common import iptables_rules, mailboxes, nft_ruleset, packet_path
 from mailkeep_server.common.own_addresses import is_local_address
+from mailkeep_server.common.relay_login import find_relay_fault
 
 from .commands import run_command
 from .config import ProbeConfig
@@ -190,21 +191,26 @@ def examine_upgrades() -> dict[str, Any]:
     }
 
 
-def try_outbound(config: ProbeConfig) -> dict[str, Any]:
-    """Whether Postfix's own client reaches the relay host, or a correspondent's mail server."""
-    if not config.outbound_target:
-        return {"target": "", "connected": False, "output": ""}
-    command = ["posttls-finger", "-c", "-T", "5", "-t", "5", *config.outbound_target]
+def try_outbound(config: ProbeConfig) -> dict[str, str]:
+    """The relay host or a correspondent's domain as `target`, empty if there is neither; and the `fault`, if any."""
+    if config.relay:
+        host, port = config.relay
+        fault = find_relay_fault(host, int(port), config.relay_password_file, config.host, OUTBOUND_TIMEOUT)
+        return {"target": f"{host}:{port}", "fault": fault and f"{host} {fault}"}
+    domain = config.outbound_domain
+    return {"target": domain, "fault": domain and _find_exchanger_fault(domain)}
+
+
+def _find_exchanger_fault(domain: str) -> str:
+    """Why Postfix's own client reaches no mail server of a domain; empty if it does."""
+    command = ["posttls-finger", "-c", "-T", "5", "-t", "5", domain]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=OUTBOUND_TIMEOUT)
-        output = done.stdout + done.stderr
     except subprocess.TimeoutExpired:
-        output = f"no answer within {OUTBOUND_TIMEOUT:.0f} seconds"
-    return {
-        "target": config.outbound_target[-1],
-        "connected": "Connected to" in output or "TLS connection established" in output,
-        "output": output.strip()[-400:],
-    }
+        return f"no answer within {OUTBOUND_TIMEOUT:.0f} seconds"
+    output = done.stdout + done.stderr
+    is_connected = "Connected to" in output or "TLS connection established" in output
+    return "" if is_connected else output.strip()[-400:] or "no answer"
 
 
 def examine_login_map(config: ProbeConfig) -> dict[str, Any]:
