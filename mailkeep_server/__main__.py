@@ -13,6 +13,7 @@ PROGRAMS = {
     "alert-test": "watch.alert_test",
     "dns-monitor": "dns_monitor",
     "certificate-renewal": "certificate_renewal",
+    "root-access": "common.root_access",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""

@@ -20,12 +20,15 @@ from mailkeep.host import diff
 from mailkeep.host.diff import FileChange
 from mailkeep.host.preflight import needs_sudo
 from mailkeep.host.snapshot import NEW_SUFFIX, PENDING, POLICY_RC_D, RUN, Snapshot, SnapshotFact
+from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part
+from mailkeep_server.common.paths import KNOWN_ACCESS
 
 Commands = Generator[StringCommand, None, None]
 Parts = tuple[Part, ...]
 
 LEFTOVERS, PACKAGES, USERS = "Leftovers of an interrupted run", "Packages", "System users"
+ACCESS = "Who can become root"
 FILES = "Files: checked, then put in place"
 STAGE = f"{RUN}/stage"
 """Holds the changed files while they are checked. A tmpfs that only the committing process sees, and that ends with
@@ -44,6 +47,7 @@ def converge_host(parts: Parts) -> None:
     for part in parts:
         if part.units:
             activate_units(parts=parts, part=part, name=f"{part.name}: services", _sudo=sudo)
+    record_root_access(parts=parts, name=ACCESS, _sudo=sudo)
 
 
 def read_snapshot(parts: Parts) -> Snapshot:
@@ -294,6 +298,16 @@ def activate_units(parts: Parts, part: Part) -> Commands:
             "systemctl daemon-reload",  # NeedDaemonReload does not always show a unit file that was removed by hand
             *(f"act {action} {quote(unit.name)}" for action, unit in actions),
         )
+
+
+@operation()
+def record_root_access(parts: Parts) -> Commands:
+    """Once, last: what `mailkeep verify` names from then on is new. A later deploy must not take over an intruder's
+    key."""
+    if diff.lacks_access_record(parts, read_snapshot(parts)):
+        directory = KNOWN_ACCESS.rpartition("/")[0]
+        yield _script(_LOCK, f"install -d -m 755 {directory}", f"{server_package.PYTHON} root-access record")
+        forget_snapshot()
 
 
 _ACT = f"""

@@ -200,6 +200,12 @@ def list_changes(parts: Parts, actual: Snapshot, live: dict[str, bytes]) -> Iter
             yield Change(operations.USERS, f"add {user} to the group {group}")
     for part in parts:
         yield from _file_changes(part, actual, live)
+    yield from _service_changes(parts, actual)
+    if diff.lacks_access_record(parts, actual):
+        yield Change(operations.ACCESS, "record who and what can become root now; verify names what is added later")
+
+
+def _service_changes(parts: Parts, actual: Snapshot) -> Iterator[Change]:
     changed = diff.changed_paths(parts, actual)
     for part in parts:
         for unit in part.units:

@@ -12,6 +12,7 @@ from typing import Any
 from pyinfra.api import FactBase
 
 from mailkeep.parts.model import File, Part
+from mailkeep_server.common.paths import KNOWN_ACCESS
 
 RUN = "/run/mailkeep"
 PENDING = f"{RUN}/pending"
@@ -96,6 +97,7 @@ def build_script(parts: tuple[Part, ...]) -> str:
     """The shell script that prints a snapshot. Each section starts with a line `== NAME`."""
     files = [
         POLICY_RC_D.path,
+        KNOWN_ACCESS,
         *(path for part in parts for path in (*(file.path for file in part.files), *part.absent)),
     ]
     directories = [directory for part in parts for directory in part.directories]

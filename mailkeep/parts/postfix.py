@@ -14,6 +14,7 @@ QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that Mailkeep
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
 TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
+PORTS = {"smtp": 25, "submission": 587, "submissions": 465}
 ALERTS = "/var/spool/postfix/private/alerts"
 UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
 
@@ -52,6 +53,19 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             ),
         ),
     )
+
+
+def list_declared_sockets(parts: Iterable[Part]) -> tuple[list[int], list[str]]:
+    """What master listens on by the declared master.cf (master(5)): TCP ports, and stream sockets below its queue
+    directory, such as `private/alerts`."""
+    content = next(file.content for part in parts for file in part.files if file.path == f"{DIRECTORY}/master.cf")
+    lines = [line for line in content.decode().splitlines() if line and not line.startswith(("#", " "))]
+    services = [line.split() for line in lines]
+    ports = [PORTS[name] for name, kind, *_ in services if kind == "inet"]
+    sockets = [
+        f"{'public' if private == 'n' else 'private'}/{name}" for name, kind, private, *_ in services if kind == "unix"
+    ]
+    return ports, sockets
 
 
 def _list_lookup_tables() -> Iterator[str]:

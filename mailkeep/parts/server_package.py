@@ -6,6 +6,7 @@ import mailkeep_server
 from mailkeep.parts.model import Check, Directory, File, Part
 from mailkeep.templating import render_template
 
+NAME = "server package"
 DIRECTORY = "/usr/lib/mailkeep"
 CTL = "/usr/local/sbin/mailkeepctl"
 PYTHON = f"python3 -IB {DIRECTORY}"
@@ -22,7 +23,7 @@ def build_part() -> Part:
     }
     directories = sorted({DIRECTORY, *(str(Path(path).parent) for path in modules)})
     return Part(
-        name="server package",
+        name=NAME,
         packages=("python3",),
         directories=tuple(Directory(path, purge_unmanaged=True) for path in directories),
         files=(

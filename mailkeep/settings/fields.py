@@ -30,6 +30,7 @@ OWN_LOCAL_PART = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}[a-z0-9_-]|[a-z0-9]"
 HTTPS_URL = rf"https://{DOMAIN}(?::[0-9]{{1,5}})?/[A-Za-z0-9._~/-]*"
 DNS_PROVIDER = "[a-z0-9][a-z0-9-]{0,30}"
 USER_NAME = "[a-z_][a-z0-9_-]{0,31}"
+FINDING_NAME = r"[a-z0-9-]+:[^\s:][^\n]{0,300}"
 LOGIN = "[!-9;-~]{1,255}"  # printable ASCII but space and colon
 # Never in the public DNS: RFC 6761, RFC 6762, and the names that /etc/hosts gives the machine itself.
 LOCAL_NAMES = {"localhost", "localdomain", "local", "invalid"}
@@ -219,6 +220,13 @@ def parse_user_name(value: object) -> str:
     return name
 
 
+def parse_finding_name(value: object) -> str:
+    expected = "the name of a finding, as `mailkeep verify` shows it, such as job:/etc/cron.d/backup"
+    if not re.fullmatch(FINDING_NAME, require_text(value, expected)):
+        raise invalid(expected)
+    return str(value)
+
+
 def parse_login(value: object) -> str:
     expected = "a login name: printable ASCII without spaces or colons"
     if not re.fullmatch(LOGIN, require_text(value, expected)):
@@ -297,6 +305,7 @@ DisplayName = Annotated[str, BeforeValidator(parse_display_name), _text_schema("
 PublicAddress = Annotated[Address, BeforeValidator(parse_public_address)]
 AnyNetwork = Annotated[Network, BeforeValidator(parse_network), _text_schema(r"[0-9a-fA-F.:]+(?:/[0-9.]+)?")]
 UserName = Annotated[str, BeforeValidator(parse_user_name), _text_schema(USER_NAME)]
+FindingName = Annotated[str, BeforeValidator(parse_finding_name), _text_schema(FINDING_NAME)]
 Login = Annotated[str, BeforeValidator(parse_login), _text_schema(LOGIN)]
 JsonTemplate = Annotated[str, BeforeValidator(parse_json_template), WithJsonSchema({"type": "string"})]
 

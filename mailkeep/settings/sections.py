@@ -19,6 +19,7 @@ from mailkeep.settings.fields import (
     DnsProvider,
     Domain,
     FileBeside,
+    FindingName,
     HostName,
     HttpsUrl,
     JsonTemplate,
@@ -489,6 +490,14 @@ class UncheckedSettings(Model):
         examples=[["root"]],
     )
     guard: Guard = Field(default=Guard(), description="Limits the harm of a stolen password.")
+    accepted: tuple[FindingName, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="What `mailkeep verify` may find on the machine without a warning: accounts, keys, rules of sudo, "
+        "jobs and files of services that were added after the first deploy. Each by the name that verify shows; "
+        "without `@` and the digits after it, whatever the file holds.",
+        examples=[["job:/etc/cron.d/backup", "group:sudo:anna"]],
+    )
     message_size: Annotated[int, *size_between("1M", "150M")] = Field(
         default=25 * 2**20,
         description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",

@@ -17,7 +17,7 @@ from mailkeep.host.remote import RemoteHost, UnreachableError, last_line
 from mailkeep.inventory import secrets
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts import dovecot, fail2ban, firewall, mail_server, postfix, web
-from mailkeep.parts.model import Part
+from mailkeep.parts.model import File, Part
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 from mailkeep.verify import probe
@@ -88,6 +88,10 @@ class Target:
     def name(self) -> str:
         return self.remote.name
 
+    def find_file(self, path: str) -> File:
+        """Raises StopIteration if no part declares it."""
+        return next(file for part in self.parts for file in part.files if file.path == path)
+
     def run_probe(self) -> ProbeResult:
         """Attack the server, by one command over SSH, and knock at its addresses from here. Raises UnreachableError."""
         config = json.dumps(asdict(self.build_probe_config()))
@@ -130,6 +134,14 @@ class Target:
             local_resolver=settings.resolver == "local",
             alert_sockets=[postfix.ALERTS, postfix.UNSIGNED_ALERTS],
             admins=list(settings.admin.addresses),
+            files={file.path: [file.owner, file.group, file.mode] for part in self.parts for file in part.files},
+            directories={d.path: [d.owner, d.group, d.mode] for part in self.parts for d in part.directories},
+            reads={
+                unit.name: [list(unit.restart_on), list(unit.reload_on)]
+                for part in self.parts
+                for unit in part.units
+                if unit.running and (unit.restart_on or unit.reload_on)
+            },
             web=[[page.name, page.path, "POST" if page.accepts_post else "GET"] for page in web.list_pages(settings)],
         )
 

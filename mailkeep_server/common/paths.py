@@ -5,6 +5,8 @@ All are strings: parts and templates take them as they are.
 """
 
 ETC = "/etc/mailkeep"
+KNOWN_ACCESS = "/var/lib/mailkeep/root-access.json"
+"""Who and what could become root when the server was deployed first."""
 
 # The guard.
 GUARD_CONFIG = f"{ETC}/guard.json"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from mailkeep_server.common.guard_summary import summarise_config
 from mailkeep_server.guard.limits import AccountLimits, Ceiling
 
 Mode = Literal["enforce", "learn"]
@@ -104,6 +105,29 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
         local_ceiling=data.get_numbers("local", Ceiling),
         freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
     )
+
+
+def describe_config(config: GuardConfig) -> dict[str, str | int]:
+    """What the guard goes by, for `mailkeep verify` to compare with the declared file."""
+    accounts = {
+        name: {"addresses": addresses[1:], "limits": _list_numbers(config.limits_of(name))}
+        for name, addresses in config.addresses.items()
+    }
+    return summarise_config(
+        {
+            "mode": config.mode,
+            "contact": config.contact,
+            "limits": _list_numbers(config.limits),
+            "accounts": accounts,
+            "server": _list_numbers(config.server_ceiling),
+            "local": _list_numbers(config.local_ceiling),
+            "freeze": _list_numbers(config.freeze_thresholds),
+        }
+    )
+
+
+def _list_numbers(section: AccountLimits | Ceiling | FreezeThresholds) -> dict[str, int]:
+    return {spec.name: getattr(section, spec.name) for spec in fields(section) if spec.init}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The guard's control socket, for root: `GET /status`, `/events?after=ID`, `/metrics` in HTTP/1.0."""
+"""The guard's control socket, for root: `GET /status`, `/config`, `/events?after=ID`, `/metrics` in HTTP/1.0."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.batch import Batch
+from mailkeep_server.guard.config import describe_config
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.limits import RateLimits
@@ -54,6 +55,8 @@ async def _answer_request(target: str, judge: Judge, database: Database, batch: 
         return "application/json", json.dumps({"last": database.last_event_id(), "events": events}).encode()
     if url.path == "/status":
         return "application/json", json.dumps(await build_status(judge, read_clock())).encode()
+    if url.path == "/config":
+        return "application/json", json.dumps(describe_config(judge.config)).encode()
     if url.path == "/metrics":
         return "text/plain; version=0.0.4", format_metrics(judge, batch, read_clock()).encode()
     raise ValueError(url.path)

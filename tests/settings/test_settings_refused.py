@@ -273,6 +273,8 @@ REFUSED = [
     ("[root, www-data]", "[root, WWW]", "local_senders[1]", '"WWW"', "Linux user"),
     ("[root, www-data]", "[root, root]", "local_senders[1]", "again", "each once"),
     ("[root, www-data]", "root", "local_senders", "text", "a list"),
+    ("job:/etc/cron.d/backup", "backup", "accepted[0]", '"backup"', "name of a finding"),
+    ("job:/etc/cron.d/backup", "group:sudo:anna", "accepted[1]", "again", "each once"),
     ("message_size: 30M", "message_size: 10G", "message_size", '"10G"', "1M to 150M"),
 ]
 

@@ -1,8 +1,9 @@
 """Services and units. These checks come first: a stopped service breaks most other promises, too."""
 
 from mailkeep.host.snapshot import UnitState
-from mailkeep.parts.model import Unit
+from mailkeep.parts.model import SYSTEMD, Unit
 from mailkeep.verify.outcome import fail_if_any
+from mailkeep.verify.probe.hardening import SANDBOX
 from mailkeep.verify.target import ProbeResult, Target
 
 
@@ -43,3 +44,54 @@ def test_services_run_what_is_installed(observed: ProbeResult) -> None:
         expected="the installed programs and libraries, with their security fixes",
         remedy="`systemctl restart UNIT`, or reboot.",
     )
+
+
+def test_services_have_read_their_configuration(observed: ProbeResult, deploy: str) -> None:
+    """Every service has read its configuration since it last changed."""
+    fail_if_any(
+        (f"{service['unit']} is older than {', '.join(service['files'])}" for service in observed["stale services"]),
+        expected="a start or reload after the last change of each file",
+        remedy="Nobody knows what such a service does: it read the file before it changed. `systemctl reload UNIT` "
+        f"(`restart` for the guard, the watch and drop-ins); {deploy} restores a file that differs.",
+    )
+
+
+def test_services_have_their_sandboxes(observed: ProbeResult, target: Target, deploy: str) -> None:
+    """Every service runs in the sandbox that is declared for it."""
+    services = {service["properties"]["Id"]: service for service in observed["sandboxes"]}
+    fail_if_any(
+        [
+            *(
+                f"{unit}: {name}={services[unit]['properties'].get(name, '')}, declared {value}"
+                for unit, options in _declared_sandboxes(target).items()
+                if unit in services
+                for name, value in options.items()
+                if not _is_same(services[unit]["properties"].get(name, value), value)
+            ),
+            *(f"{unit} runs without {loss}" for unit, service in services.items() for loss in service["lacking"]),
+            *(
+                f"{unit}: systemd has not read its files again"
+                for unit, service in services.items()
+                if service["properties"].get("NeedDaemonReload") == "yes"
+            ),
+        ],
+        expected="what the unit files and drop-ins of Mailkeep say",
+        remedy=f"`systemctl cat UNIT` shows which file differs: remove it. {deploy} restores the others; then "
+        "`systemctl daemon-reload` and `systemctl restart UNIT`.",
+    )
+
+
+def _declared_sandboxes(target: Target) -> dict[str, dict[str, str]]:
+    """By unit, the sandbox options of its declared unit file and drop-ins; a later one counts (systemd.exec(5))."""
+    sandboxes: dict[str, dict[str, str]] = {}
+    for file in (file for part in target.parts for file in part.files if file.path.startswith(f"{SYSTEMD}/")):
+        unit = file.path.removeprefix(f"{SYSTEMD}/").partition("/")[0].removesuffix(".d")
+        lines = (line.partition("=") for line in file.content.decode().splitlines())
+        options = {name: value for name, _, value in lines if name in (*SANDBOX, "CapabilityBoundingSet")}
+        sandboxes.setdefault(unit, {}).update(options)
+    return sandboxes
+
+
+def _is_same(value: str, declared: str) -> bool:
+    """Whatever the order and case of the words: systemd prints sets its own way."""
+    return sorted(value.lower().split()) == sorted(declared.lower().split())

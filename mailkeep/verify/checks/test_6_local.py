@@ -1,8 +1,9 @@
 """What a Linux user with a shell on the server, but without rights, can do."""
 
+from mailkeep.parts import postfix
 from mailkeep.settings.models import Settings
 from mailkeep.verify.outcome import CheckFailedError, CheckSkippedError, fail_if_any
-from mailkeep.verify.target import ProbeResult
+from mailkeep.verify.target import ProbeResult, Target
 
 
 def test_local_programs_cannot_send(observed: ProbeResult, settings: Settings, deploy: str) -> None:
@@ -14,6 +15,27 @@ def test_local_programs_cannot_send(observed: ProbeResult, settings: Settings, d
             f"exit {sendmail['code']}: {sendmail['output'] or 'the message was accepted'}",
             f"authorized_submit_users must be `{', '.join(settings.local_senders)}`: {deploy} restores it.",
         )
+
+
+def test_postfix_serves_what_is_declared_only(observed: ProbeResult, target: Target, deploy: str) -> None:
+    """Postfix runs the declared services only, and none relays for local programs."""
+    listeners, ports, sockets = observed["postfix listeners"], *postfix.list_declared_sockets(target.parts)
+    fail_if_any(
+        [
+            *(f"undeclared: TCP port {port}" for port in listeners["ports"] if port not in ports),
+            *(f"undeclared: the socket {path}" for path in listeners["unix"] if path not in sockets),
+            *(f"does not run: TCP port {port}" for port in ports if port not in listeners["ports"]),
+            *(f"does not run: the socket {path}" for path in sockets if path not in listeners["unix"]),
+            *(
+                f"{attempt['address']} port {attempt['port']} ({attempt['process']}) accepts mail of an account from "
+                f"anybody: {attempt['code']} {attempt['text']}"
+                for attempt in listeners["attempts"]
+                if attempt["code"] // 100 == 2
+            ),
+        ],
+        expected="the services of the declared master.cf, each of which refuses who has not logged in",
+        remedy=f"Mail passes the guard there. {deploy} restores master.cf; then `systemctl restart postfix`.",
+    )
 
 
 def test_local_programs_cannot_reach_other_mail_servers(observed: ProbeResult, deploy: str) -> None:
@@ -59,3 +81,33 @@ def test_ssh_takes_no_passwords(observed: ProbeResult, settings: Settings, deplo
             answer,
             f"PasswordAuthentication and KbdInteractiveAuthentication must be `no`: {deploy} restores them.",
         )
+
+
+def test_every_way_into_ssh_needs_a_key(observed: ProbeResult, settings: Settings, deploy: str) -> None:
+    """No block of sshd's configuration lets anybody in without a key.
+
+    A `Match` block may do so for one user, or from one network.
+    """
+    forbidden = {"permitemptypasswords", "hostbasedauthentication"}
+    if not settings.ssh.passwords:
+        forbidden |= {"passwordauthentication", "kbdinteractiveauthentication"}
+    fail_if_any(
+        (
+            f"{name} {login['options'][name]} for {login['user']} from {login['address']}"
+            for login in observed["ssh options"]
+            for name in sorted(forbidden)
+            if login["options"][name] != "no"
+        ),
+        expected="keys only, for every user and from everywhere",
+        remedy="`sshd -T -C user=USER,host=ADDRESS,addr=ADDRESS` shows it. Remove the block from /etc/ssh, then "
+        f"`systemctl reload ssh`; {deploy} restores what Mailkeep wrote.",
+    )
+
+
+def test_only_root_changes_the_configuration(observed: ProbeResult, deploy: str) -> None:
+    """Nobody but root and the declared owners can write where configuration is."""
+    fail_if_any(
+        (f"{path}: {access}" for path, access in observed["loose paths"]),
+        expected="directories and files of root's that others cannot write to",
+        remedy=f"`chown root PATH; chmod go-w PATH`. Look who wrote there: `ls -la PATH`. {deploy} restores the files.",
+    )

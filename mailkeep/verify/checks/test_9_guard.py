@@ -1,7 +1,11 @@
 """Whether a stolen password is of little use."""
 
+import json
+
 from mailkeep.verify.outcome import fail_if_any, warn_if_any
-from mailkeep.verify.target import ProbeResult
+from mailkeep.verify.target import ProbeResult, Target
+from mailkeep_server.common.guard_summary import summarise_config
+from mailkeep_server.common.paths import GUARD_CONFIG
 
 GUARD_SOCKET = "/run/mailkeep-guard."
 
@@ -27,6 +31,22 @@ def test_the_guard_bounds_what_accounts_send(observed: ProbeResult, deploy: str)
 def _is_about_account(answer: str) -> bool:
     """Whether the guard knows the account: it has no objection, or the account is frozen or over a limit."""
     return answer in ("", "action=DUNNO") or "is frozen" in answer or " may send " in answer
+
+
+def test_the_guard_runs_as_declared(observed: ProbeResult, target: Target, deploy: str) -> None:
+    """The running guard has the mode, limits and accounts that mail.yml declares."""
+    declared = summarise_config(json.loads(target.find_file(GUARD_CONFIG).content))
+    running = observed["guard config"]
+    fail_if_any(
+        (
+            f"{name}: {running.get(name, 'unknown')}, declared {value}"
+            for name, value in declared.items()
+            if running.get(name) != value
+        ),
+        expected="the values of mail.yml",
+        remedy="`systemctl reload mailkeep-guard` makes it read its file again; if it differs still, look at "
+        f"`journalctl -u mailkeep-guard`. {deploy} restores the file.",
+    )
 
 
 def test_local_programs_have_a_limit(observed: ProbeResult, deploy: str) -> None:

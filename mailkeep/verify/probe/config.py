@@ -31,6 +31,9 @@ class ProbeConfig:
     local_resolver: bool
     alert_sockets: list[str]  # paths of Postfix's sockets for alerts
     admins: list[str]
+    files: dict[str, list[Any]]  # each declared file: owner, group and mode
+    directories: dict[str, list[Any]]  # each declared directory, likewise
+    reads: dict[str, list[list[str]]]  # by unit, the path prefixes that it reads at a start, and at a reload
     web: list[list[str]]  # (name, path, method) of each text served over HTTPS
 
     @classmethod

@@ -236,8 +236,14 @@ def examine_login_map(config: ProbeConfig) -> dict[str, Any]:
 
 
 def list_password_databases() -> list[str]:
-    """Dovecot's passdbs and userdbs as "passdb DRIVER". Without a `driver`, a database's name is its driver."""
+    """Dovecot's passdbs and userdbs as "passdb DRIVER PATH", in the order in which Dovecot asks them."""
     output = run_command("doveconf", "-n", "passdb", "userdb")
     blocks = re.findall(r"^(passdb|userdb) (\S+) \{\n((?: .*\n)*)", output, re.MULTILINE)
-    drivers = [(kind, re.search(r"^  driver = (\S+)", body, re.MULTILINE), name) for kind, name, body in blocks]
-    return [f"{kind} {driver[1] if driver else name}" for kind, driver, name in drivers]
+    return [f"{kind} {_describe_database(name, body)}" for kind, name, body in blocks]
+
+
+def _describe_database(name: str, body: str) -> str:
+    """Without a `driver`, a database's name is its driver."""
+    driver = re.search(r"^  driver = (\S+)", body, re.MULTILINE)
+    path = re.search(r"^  passwd_file_path = (\S+)", body, re.MULTILINE)
+    return f"{driver[1] if driver else name} {path[1] if path else ''}".strip()

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from mailkeep_server.common import root_access
 from mailkeep_server.common.own_addresses import find_missing_addresses
 from mailkeep_server.common.wording import describe_error
 
-from . import bans, dns_client, guard, login, machine, mail, milter, tls, watch, web
+from . import bans, dns_client, guard, hardening, login, machine, mail, milter, running, tls, watch, web
 from .config import ProbeConfig
 from .linux_account import linux_account, lock_probe, try_rights
 
@@ -49,6 +50,13 @@ AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "watch": lambda _: watch.examine_watch(),
     "alert recipients": watch.try_alert_recipients,
     "web": web.try_requests,
+    "guard config": lambda _: running.read_guard_config(),
+    "postfix listeners": running.examine_postfix_listeners,
+    "root access": lambda _: root_access.compare_with_record(),
+    "ssh options": hardening.examine_sshd_options,
+    "sandboxes": hardening.examine_sandboxes,
+    "loose paths": hardening.find_loose_paths,
+    "stale services": running.find_stale_services,
     "password databases": lambda _: machine.list_password_databases(),
 }
 MAX_THREADS = 10  # a server with one processor serves its users meanwhile

@@ -1,0 +1,21 @@
+"""The guard's configuration in few lines, to compare the running guard's with the declared one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SECTIONS = ("limits", "server", "local", "freeze")
+
+
+def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
+    """`config` is as in guard.json. Returns single values by name (`limits.messages_per_day`), and under `accounts` and
+    `of accounts` the number of accounts and a digest of the addresses and limits of each."""
+    numbers = {f"{name}.{key}": value for name in SECTIONS for key, value in config[name].items()}
+    accounts = {
+        name.lower(): [sorted(map(str.lower, account["addresses"])), account.get("limits", config["limits"])]
+        for name, account in config["accounts"].items()
+    }
+    digest = hashlib.sha256(json.dumps(accounts, sort_keys=True).encode()).hexdigest()
+    scalars = {"mode": config["mode"], "contact": config["contact"]}
+    return {**scalars, **numbers, "accounts": len(accounts), "of accounts": digest}
