@@ -19,48 +19,48 @@ SILENT_TARGETS = ("LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "CT", "TRACE", "TC
 UNKNOWN = {"xt": {"type": "match", "name": "unknown"}}
 
 
-def _match(left: dict[str, Any], right: Any) -> dict[str, Any]:
+def _build_match(left: dict[str, Any], right: Any) -> dict[str, Any]:
     return {"match": {"op": "==", "left": left, "right": right}}
 
 
-def _address(field: str) -> Callable[[str, str], dict[str, Any]]:
-    def convert(value: str, family: str) -> dict[str, Any]:
+def _match_address(field: str) -> Callable[[str, str], dict[str, Any]]:
+    def convert_address(value: str, family: str) -> dict[str, Any]:
         addr, _, length = value.partition("/")
         full = 32 if family == "ip" else 128
         if not length.isdecimal() and length:
             return UNKNOWN  # a mask of several numbers
         left = {"payload": {"protocol": family, "field": field}}
-        return _match(left, {"prefix": {"addr": addr, "len": int(length or full)}})
+        return _build_match(left, {"prefix": {"addr": addr, "len": int(length or full)}})
 
-    return convert
+    return convert_address
 
 
-def _ports(value: str, _family: str) -> dict[str, Any]:
+def _match_ports(value: str, _family: str) -> dict[str, Any]:
     ranges = [
         {"range": [int(first), int(last or 65535)]} if separator else int(first)
         for first, separator, last in (part.partition(":") for part in value.split(","))
     ]
-    return _match({"payload": {"protocol": "th", "field": "dport"}}, {"set": ranges})
+    return _build_match({"payload": {"protocol": "th", "field": "dport"}}, {"set": ranges})
 
 
-def _type(flag: str) -> Callable[[str, str], dict[str, Any]]:
-    return lambda value, _: _match({"fib": {"result": "type", "flags": [flag]}}, value.lower().split(","))
+def _match_type(flag: str) -> Callable[[str, str], dict[str, Any]]:
+    return lambda value, _: _build_match({"fib": {"result": "type", "flags": [flag]}}, value.lower().split(","))
 
 
 OPTIONS: dict[str, Callable[[str, str], dict[str, Any]]] = {
-    "-s": _address("saddr"),
-    "-d": _address("daddr"),
-    "-i": lambda value, _: _match({"meta": {"key": "iifname"}}, value.replace("+", "*")),
-    "-o": lambda *_: _match({"payload": {"protocol": "udp", "field": "none"}}, 0),  # incoming packets have none
-    "-p": lambda value, _: _match({"meta": {"key": "l4proto"}}, value),
-    "--dport": _ports,
-    "--dports": _ports,
-    "--ctstate": lambda value, _: _match({"ct": {"key": "state"}}, value.lower().split(",")),
-    "--state": lambda value, _: _match({"ct": {"key": "state"}}, value.lower().split(",")),
-    "--dst-type": _type("daddr"),
-    "--src-type": _type("saddr"),
+    "-s": _match_address("saddr"),
+    "-d": _match_address("daddr"),
+    "-i": lambda value, _: _build_match({"meta": {"key": "iifname"}}, value.replace("+", "*")),
+    "-o": lambda *_: _build_match({"payload": {"protocol": "udp", "field": "none"}}, 0),  # incoming packets have none
+    "-p": lambda value, _: _build_match({"meta": {"key": "l4proto"}}, value),
+    "--dport": _match_ports,
+    "--dports": _match_ports,
+    "--ctstate": lambda value, _: _build_match({"ct": {"key": "state"}}, value.lower().split(",")),
+    "--state": lambda value, _: _build_match({"ct": {"key": "state"}}, value.lower().split(",")),
+    "--dst-type": _match_type("daddr"),
+    "--src-type": _match_type("saddr"),
     "--limit": lambda *_: {"limit": {}},
-    "--match-set": lambda value, family: _match({"payload": {"protocol": family, "field": "saddr"}}, f"@{value}"),
+    "--match-set": lambda value, family: _build_match({"payload": {"protocol": family, "field": "saddr"}}, f"@{value}"),
 }
 IGNORED_OPTIONS = ("--comment", "--limit-burst", "-m", "--reject-with", "--log-prefix", "--log-level", "--packet")
 """They have one value, and do not matter to a new connection."""
@@ -114,7 +114,7 @@ def _parse_target(option: str, target: str) -> list[dict[str, Any]]:
 
 def _parse_flags(mask: str, flags: str) -> dict[str, Any]:
     left = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, mask.lower().split(",")]}
-    return _match(left, [] if flags == "NONE" else flags.lower().split(","))
+    return _build_match(left, [] if flags == "NONE" else flags.lower().split(","))
 
 
 def _negate(part: dict[str, Any], is_negated: bool) -> dict[str, Any]:
@@ -126,12 +126,12 @@ def merge_iptables(ruleset: Ruleset, saved: Iterable[Ruleset]) -> Ruleset:
     saved = list(saved)
     tables = {(chain["family"], chain["table"]) for other in saved for chain in other.chains}
 
-    def keep(item: dict[str, Any]) -> bool:
+    def is_kept(item: dict[str, Any]) -> bool:
         return (item["family"], item["table"]) not in tables
 
     return Ruleset(
-        [*filter(keep, ruleset.rules), *(rule for other in saved for rule in other.rules)],
-        [*filter(keep, ruleset.chains), *(chain for other in saved for chain in other.chains)],
+        [*filter(is_kept, ruleset.rules), *(rule for other in saved for rule in other.rules)],
+        [*filter(is_kept, ruleset.chains), *(chain for other in saved for chain in other.chains)],
         ruleset.sets,
     )
 

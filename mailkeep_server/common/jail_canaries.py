@@ -126,8 +126,8 @@ def _is_stopped() -> bool:
 
 def _find_destinations(never_ban: Iterable[str]) -> dict[int, str]:
     """By version, an address of this server."""
-    own = [address for address in never_ban if "/" not in address]
+    server_addresses = [address for address in never_ban if "/" not in address]
     return {
-        4: next((address for address in own if ":" not in address), "127.0.0.1"),
-        6: next((address for address in own if ":" in address), "::1"),
+        4: next((address for address in server_addresses if ":" not in address), "127.0.0.1"),
+        6: next((address for address in server_addresses if ":" in address), "::1"),
     }

@@ -81,7 +81,11 @@ def find_foreign_chains(
     for chain in _list_base_chains(ruleset):
         if chain.get("policy") != "drop" and _place_of(chain) not in rules:
             continue
-        ends = [(packet.port, _Walk(rules, packet).end_in(chain)) for packet in packets if _sees(chain, packet.version)]
+        ends = [
+            (packet.port, _Walk(rules, packet).end_in(chain))
+            for packet in packets
+            if _sees_version(chain, packet.version)
+        ]
         closed = {port for port, end in ends if end == {"drop"}}
         doubtful = {port for port, end in ends if "drop" in end} - closed
         if closed or doubtful:
@@ -111,7 +115,7 @@ def find_interface(routes: Path = Path("/proc/net/route")) -> str:
 def can_pass(ruleset: Ruleset, packet: Packet) -> bool:
     """Whether some packet of this kind gets past all chains."""
     walk = _Walk(_index_rules(ruleset), packet)
-    chains = [chain for chain in _list_base_chains(ruleset) if _sees(chain, packet.version)]
+    chains = [chain for chain in _list_base_chains(ruleset) if _sees_version(chain, packet.version)]
     return all(walk.end_in(chain) != {"drop"} for chain in chains)
 
 
@@ -130,7 +134,7 @@ def _list_base_chains(ruleset: Ruleset) -> Iterator[Chain]:
     return (chain for chain in ruleset.chains if chain.get("hook") in INPUT_HOOKS)
 
 
-def _sees(chain: Chain, version: int) -> bool:
+def _sees_version(chain: Chain, version: int) -> bool:
     return chain["family"] in ("inet", "netdev", "ip" if version == 4 else "ip6")
 
 

@@ -23,11 +23,12 @@ printf '[Service]\\nSystemCallFilter=~inotify_init inotify_init1\\nSystemCallErr
     >/etc/systemd/system/fail2ban.service.d/zz-blind.conf
 systemctl daemon-reload; systemctl restart fail2ban"""
 OVERRIDDEN = {
-    "ignoreip": f"printf '[dovecot]\\nignoreip = 0.0.0.0/0 ::/0\\n' >{JAILS}/zz.local; systemctl restart fail2ban",
-    "maxretry": f"printf '[dovecot]\\nmaxretry = 100000\\n' >{JAILS}/zz.local; systemctl restart fail2ban",
-    "bantime": "fail2ban-client set dovecot bantime 1",
-    "findtime": "fail2ban-client set dovecot findtime 1",
-    "192.0.0.0/8 accept": "nft insert rule inet f2b-table f2b-chain ip saddr 192.0.0.0/8 accept; "
+    "never bans 0.0.0.0/0": f"printf '[dovecot]\\nignoreip = 0.0.0.0/0 ::/0\\n' >{JAILS}/zz.local; "
+    "systemctl restart fail2ban",
+    "maxretry = 100000": f"printf '[dovecot]\\nmaxretry = 100000\\n' >{JAILS}/zz.local; systemctl restart fail2ban",
+    "bantime = 1": "fail2ban-client set dovecot bantime 1",
+    "findtime = 1": "fail2ban-client set dovecot findtime 1",
+    "/8 accept": "nft insert rule inet f2b-table f2b-chain ip saddr 192.0.0.0/8 accept; "
     "nft insert rule inet f2b-table f2b-chain ip saddr 203.0.0.0/8 accept; "
     "nft insert rule inet f2b-table f2b-chain ip saddr 198.0.0.0/8 accept",
 }
@@ -88,13 +89,13 @@ def test_a_fail2ban_that_reads_no_journal_is_told_by_verify_and_by_the_servers_o
     wait_for_trouble(site, "The jail dovecot does not ban: it did not notice")
 
 
-@pytest.mark.parametrize("what", OVERRIDDEN)
-def test_a_jail_that_bans_nobody_although_its_file_is_right_is_told(boot_copy: Boot, what: str) -> None:
+@pytest.mark.parametrize("sign", OVERRIDDEN)
+def test_a_jail_that_bans_nobody_although_its_file_is_right_is_told(boot_copy: Boot, sign: str) -> None:
     site = boot_copy()
-    site.server.run(OVERRIDDEN[what])
+    site.server.run(OVERRIDDEN[sign])
     outcome = verify(site)["every_jail_bans_in_the_firewall"]
     assert outcome.status == "failed"
-    assert what.split()[0].removeprefix("192.0.0.0/8") in outcome.observed or "accept" in outcome.observed
+    assert sign in outcome.observed
     assert read_proof(site)["dovecot"]
 
 

@@ -220,8 +220,8 @@ def test_jails_are_proven_from_the_refused_login_on_and_nothing_is_left_behind(s
     assert [jail.banned for jail in server.jails.values()] == [set(), set()]
     assert server.routed == set()
     for jail in ("sshd", "recidive"):
-        found = [line.split(" Found ")[1].split()[0] for line in server.log if f"[{jail}] Found" in line]
-        assert {ip_address(address).version for address in found} == {4, 6}
+        noticed = [line.split(" Found ")[1].split()[0] for line in server.log if f"[{jail}] Found" in line]
+        assert {ip_address(address).version for address in noticed} == {4, 6}
 
 
 def test_a_jail_that_does_not_see_its_service_refuse_somebody_is_a_fault(server: Server) -> None:
