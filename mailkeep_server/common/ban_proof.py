@@ -118,7 +118,10 @@ class BanProof:
         refuse = refused_logins.REFUSALS[self.jail]
         port = {"sshd": (rules.ports or [22])[0], "postfix": refused_logins.SMTP, "dovecot": refused_logins.IMAPS}
         with ThreadPoolExecutor(len(self.canary)) as pool:
-            refusals = [pool.submit(refuse, address, port[self.jail]) for address in self.reachable]
+            refusals = [
+                pool.submit(refuse, address, self._destination_of(address), port[self.jail])
+                for address in self.reachable
+            ]
             noticed = self._wait_for_notice(start)
         if len(noticed) < len(self.reachable):
             for refusal in refusals:
@@ -165,7 +168,7 @@ class BanProof:
         if passing:
             rules_before = "; ".join(nft_ruleset.list_passing_rules(ruleset)) or "a rule before the drop"
             yield f"jail {self.jail}: packets of a banned address pass to {_join_ports(passing)}, by: {rules_before}"
-        elif answered := [address for address in self.reachable if not refused_logins.is_dropped(address, ports[-1])]:
+        elif answered := [address for address in self.reachable if not self._is_dropped(address, ports[-1])]:
             yield f"jail {self.jail}: a packet of {' and '.join(answered)} to port {ports[-1]} is still answered"
 
     def find_foreign_faults(self) -> Iterator[str]:
@@ -179,7 +182,7 @@ class BanProof:
             ports, unknown = self._read_ports(actions)
             yield from (f"jail {self.jail}: no service is called {name}, so nft refuses its rule" for name in unknown)
             with self._route():
-                open_ports = [port for port in ports[:5] if refused_logins.can_connect(self.canary[0], port)]
+                open_ports = [port for port in ports[:5] if self._can_connect(self.canary[0], port)]
                 try:
                     self._ask("banip", self.canary[0])
                     if not unknown:
@@ -199,9 +202,7 @@ class BanProof:
             )
             passing = {port for port in ports or [0] if self._passes(ruleset, address, port, places)}
             # Another firewall than nft may drop it: then no connection comes about where one did before.
-            if not passing or (
-                open_ports and not any(refused_logins.can_connect(address, port) for port in open_ports)
-            ):
+            if not passing or (open_ports and not any(self._can_connect(address, port) for port in open_ports)):
                 return
             if time.monotonic() >= deadline:
                 break
@@ -225,8 +226,17 @@ class BanProof:
         return sorted(ports), unknown
 
     def _passes(self, ruleset: Ruleset, address: str, port: int, sets: frozenset[tuple[str, str]]) -> bool:
-        destination = self.destinations[6 if ":" in address else 4]
-        return packet_path.can_pass(ruleset, Packet(destination, port, source=address, source_sets=sets))
+        packet = Packet(self._destination_of(address), port, source=address, source_sets=sets)
+        return packet_path.can_pass(ruleset, packet)
+
+    def _is_dropped(self, address: str, port: int) -> bool:
+        return refused_logins.is_dropped(address, self._destination_of(address), port)
+
+    def _can_connect(self, address: str, port: int) -> bool:
+        return refused_logins.can_connect(address, self._destination_of(address), port)
+
+    def _destination_of(self, address: str) -> str:
+        return self.destinations[6 if ":" in address else 4]
 
     @contextmanager
     def _route(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from mailkeep_server.common.ban_proof import COMMAND_TIMEOUT, ERRORS, BanProof, 
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.fail2ban_socket import list_jails
 from mailkeep_server.common.files import open_lock
+from mailkeep_server.common.own_addresses import is_local_address
 
 LOCK = Path(paths.JAIL_PROOF_LOCK)
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
@@ -125,8 +126,8 @@ def _is_stopped() -> bool:
 
 
 def _find_destinations(never_ban: Iterable[str]) -> dict[int, str]:
-    """By version, an address of this server."""
-    server_addresses = [address for address in never_ban if "/" not in address]
+    """By version, an address of this machine: a public one, if it has that itself, or loopback."""
+    server_addresses = [address for address in never_ban if "/" not in address and is_local_address(address)]
     return {
         4: next((address for address in server_addresses if ":" not in address), "127.0.0.1"),
         6: next((address for address in server_addresses if ":" in address), "::1"),

@@ -2,7 +2,7 @@
 
 A local route makes the address reachable for this machine alone, without giving it to an interface (ip-route(8), type
 `local`). So fail2ban does not take it for one of the server's own. The connection goes over loopback, through the same
-rules of nft as any other.
+rules of nft as any other. Its `destination` is an address of this machine, of the same family.
 """
 
 import os
@@ -43,19 +43,19 @@ def route_address(address: str) -> Iterator[None]:
         run("ip", family, "route", "del", *route, check=False)
 
 
-def refuse_imap_login(source: str, port: int = IMAPS) -> None:
+def refuse_imap_login(source: str, destination: str, port: int = IMAPS) -> None:
     """Dovecot's auth process logs a login of an unknown user."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # over loopback; judged elsewhere
-    with connect_from(source, port) as plain, context.wrap_socket(plain) as client:
+    with connect_from(source, destination, port) as plain, context.wrap_socket(plain) as client:
         client.recv(1024)
         client.sendall(f"a LOGIN {NAME} {os.urandom(8).hex()}\r\n".encode())
         client.recv(1024)
 
 
-def refuse_relaying(source: str, port: int = SMTP) -> None:
+def refuse_relaying(source: str, destination: str, port: int = SMTP) -> None:
     """Postfix logs that it does not relay for this client."""
-    with connect_from(source, port) as client, client.makefile("rb") as lines:
+    with connect_from(source, destination, port) as client, client.makefile("rb") as lines:
         for command in ("", "EHLO canary.example.org", "MAIL FROM:<>", f"RCPT TO:<{NAME}@example.org>", "QUIT"):
             if command:
                 client.sendall(f"{command}\r\n".encode())
@@ -63,9 +63,9 @@ def refuse_relaying(source: str, port: int = SMTP) -> None:
                 pass
 
 
-def refuse_ssh_login(source: str, port: int = 22) -> None:
+def refuse_ssh_login(source: str, destination: str, port: int = 22) -> None:
     """sshd logs a login of an invalid user. When many clients connect, sshd hangs up on some at once (sshd_config(5),
-    MaxStartups). Then it is tried again."""
+    MaxStartups). Then it is tried again. Raises ConnectionError if sshd cannot be reached."""
     options = {
         "BatchMode": "yes",
         "BindAddress": source,
@@ -76,7 +76,7 @@ def refuse_ssh_login(source: str, port: int = 22) -> None:
         "UserKnownHostsFile": "/dev/null",
     }
     flags = [f"-o{name}={value}" for name, value in options.items()]
-    command = ["ssh", "-F", "none", *flags, "-p", str(port), f"{NAME}@{_loopback(source)}", "true"]
+    command = ["ssh", "-F", "none", *flags, "-p", str(port), f"{NAME}@{destination}", "true"]
     for _ in range(MAX_SSH_TRIES):
         done = subprocess.run(
             command,
@@ -86,11 +86,13 @@ def refuse_ssh_login(source: str, port: int = 22) -> None:
             stdin=subprocess.DEVNULL,
             timeout=SSH_TIMEOUT,
         )
+        if "connect to host" in done.stderr:
+            raise ConnectionError(done.stderr.strip())
         if "kex_exchange_identification" not in done.stderr:
             return
 
 
-REFUSALS: Mapping[str, Callable[[str, int], None]] = {
+REFUSALS: Mapping[str, Callable[[str, str, int], None]] = {
     "sshd": refuse_ssh_login,
     "postfix": refuse_relaying,
     "dovecot": refuse_imap_login,
@@ -98,7 +100,7 @@ REFUSALS: Mapping[str, Callable[[str, int], None]] = {
 """By jail. recidive reads no service's log, but the bans of fail2ban itself."""
 
 
-def connect_from(source: str, port: int, timeout: float = ANSWER_TIMEOUT) -> socket.socket:
+def connect_from(source: str, destination: str, port: int, timeout: float = ANSWER_TIMEOUT) -> socket.socket:
     """A connection over loopback from a routed address. Raises OSError."""
     is_v6 = ":" in source
     client = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET)
@@ -107,17 +109,17 @@ def connect_from(source: str, port: int, timeout: float = ANSWER_TIMEOUT) -> soc
         level, option = (socket.IPPROTO_IPV6, IPV6_FREEBIND) if is_v6 else (socket.IPPROTO_IP, IP_FREEBIND)
         client.setsockopt(level, option, 1)
         client.bind((source, 0))
-        client.connect((_loopback(source), port))
+        client.connect((destination, port))
     except BaseException:
         client.close()
         raise
     return client
 
 
-def is_dropped(source: str, port: int) -> bool:
+def is_dropped(source: str, destination: str, port: int) -> bool:
     """Whether a packet from a routed address to this port gets no answer."""
     try:
-        connect_from(source, port, DROP_TIMEOUT).close()
+        connect_from(source, destination, port, DROP_TIMEOUT).close()
     except ConnectionRefusedError:
         return False
     except OSError:
@@ -125,14 +127,10 @@ def is_dropped(source: str, port: int) -> bool:
     return False
 
 
-def can_connect(source: str, port: int) -> bool:
+def can_connect(source: str, destination: str, port: int) -> bool:
     """Whether a connection from a routed address to this port comes about: it is neither dropped nor rejected."""
     try:
-        connect_from(source, port, DROP_TIMEOUT).close()
+        connect_from(source, destination, port, DROP_TIMEOUT).close()
     except OSError:
         return False
     return True
-
-
-def _loopback(source: str) -> str:
-    return "::1" if ":" in source else "127.0.0.1"

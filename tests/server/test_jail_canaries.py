@@ -168,7 +168,7 @@ class Server:
             raise RuntimeError("fail2ban-client status: exit 255: no socket")
         return list(self.jails)
 
-    def is_dropped(self, address: str, port: int) -> bool:
+    def is_dropped(self, address: str, _destination: str, port: int) -> bool:
         return self.drops and any(
             jail.has_rules and address in jail.banned and (jail.ports is None or port in jail.ports)
             for jail in self.jails.values()
@@ -206,7 +206,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(refused_logins, "is_dropped", fake.is_dropped)
     monkeypatch.setattr(refused_logins, "can_connect", lambda *door: not fake.is_dropped(*door))
     monkeypatch.setattr(
-        refused_logins, "REFUSALS", {"sshd": lambda address, port: fake.refuse("sshd", address) if port == 22 else None}
+        refused_logins,
+        "REFUSALS",
+        {"sshd": lambda address, _, port: fake.refuse("sshd", address) if port == 22 else None},
     )
     return fake
 
