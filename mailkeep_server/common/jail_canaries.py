@@ -28,6 +28,8 @@ from mailkeep_server.common.own_addresses import is_local_address
 
 LOCK = Path(paths.JAIL_PROOF_LOCK)
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+USED_ELSEWHERE = ("192.0.2.1",)
+"""The probe and the watch ask by which way a packet to this address would leave; a canary's packets stay here."""
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/64")
 RETRY_SECONDS = 0.5
 
@@ -81,7 +83,8 @@ def choose_canaries(
     excluded = [ipaddress.ip_network(network) for network in never_ban]
     networks = [ipaddress.IPv4Network(network) for network in NETWORKS]
     free = [network for network in networks if not any(network.overlaps(other) for other in excluded)]
-    addresses = [str(address) for network in free for address in network.hosts()]
+    hosts = [str(address) for network in free for address in network.hosts()]
+    addresses = [address for address in hosts if address not in USED_ELSEWHERE]
     if not addresses:
         raise ValueError("no documentation address is left for a canary")
     row = [addresses[(first + n) % len(addresses)] for n in range(len(addresses))]

@@ -28,6 +28,11 @@ def test_canaries_are_of_the_documentation_networks_and_none_of_ours() -> None:
         assert ip_address(v6) in ip_network("2001:db8::/32")
 
 
+def test_the_address_by_which_others_look_for_the_way_out_is_no_canary() -> None:
+    """With a route to itself, a packet to it would not leave the machine."""
+    assert "192.0.2.1" not in {v4 for v4, _ in choose_canaries(1000, 0, [])}
+
+
 def test_no_canary_comes_back_within_a_day() -> None:
     proofs, jails = 48, 4  # every half hour
     row = [choose_canaries(jails, turn * jails, NEVER_BAN) for turn in range(proofs)]
@@ -40,7 +45,7 @@ def test_no_canary_of_a_proof_is_used_twice() -> None:
 
 
 def test_no_canary_of_the_last_day_comes_again_while_there_are_others() -> None:
-    recently_banned = {v4 for v4, _ in choose_canaries(500, 0, ["203.0.113.7"])}
+    recently_banned = {v4 for v4, _ in choose_canaries(499, 0, ["203.0.113.7"])}
     assert {v4 for v4, _ in choose_canaries(8, 0, ["203.0.113.7"], recently_banned)}.isdisjoint(recently_banned)
     assert len(choose_canaries(9, 0, ["203.0.113.7"], recently_banned)) == 9
 
@@ -230,7 +235,7 @@ def test_a_jail_that_does_not_see_its_service_refuse_somebody_is_a_fault(server:
     """As with inotify used up: jails are active, and every ban by hand reaches the firewall."""
     server.jails["sshd"].notices = None
     first, second = prove()["sshd"]
-    assert "jail sshd: it did not notice that the service refused 192.0.2.1, in 0 seconds" in first
+    assert "jail sshd: it did not notice that the service refused 192.0.2.2, in 0 seconds" in first
     assert "2001:db8:fa11:" in second
     assert prove()["recidive"] == []
 
@@ -240,7 +245,7 @@ def test_a_jail_that_exempts_strangers_is_a_fault(server: Server) -> None:
     server.jails["sshd"].notices = "Ignore"
     faults = prove()["sshd"]
     assert faults[0] == "jail sshd: it never bans 0.0.0.0/0, which mail.yml does not name"
-    assert faults[1] == "jail sshd: it ignores 192.0.2.1, which mail.yml does not exempt"
+    assert faults[1] == "jail sshd: it ignores 192.0.2.2, which mail.yml does not exempt"
 
 
 @pytest.mark.parametrize(("name", "value"), [("maxretry", 100_000), ("findtime", 1), ("bantime", 1)])
@@ -269,14 +274,14 @@ def test_an_accept_before_the_drop_is_a_fault_that_is_named(server: Server) -> N
 def test_a_packet_that_is_answered_although_the_rules_drop_it_is_a_fault(server: Server) -> None:
     server.drops = False
     [fault] = prove()["sshd"]
-    assert fault.startswith("jail sshd: a packet of 192.0.2.1 and 2001:db8:fa11:")
+    assert fault.startswith("jail sshd: a packet of 192.0.2.2 and 2001:db8:fa11:")
     assert fault.endswith("to port 22 is still answered")
 
 
 def test_a_ban_that_does_not_reach_the_firewall_is_a_fault(server: Server) -> None:
     server.jails["sshd"].takes_bans = False
     [fault] = prove()["sshd"]
-    assert fault.startswith("jail sshd: it bans 192.0.2.1 and 2001:db8:fa11:")
+    assert fault.startswith("jail sshd: it bans 192.0.2.2 and 2001:db8:fa11:")
     assert fault.endswith(", nft has no set")
     assert prove()["recidive"] == []
 
