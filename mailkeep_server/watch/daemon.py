@@ -36,6 +36,7 @@ REPORTS = Path(paths.SENSOR_REPORTS)
 """By sensor: `at`, the time of its last sample (seconds since the epoch), and the `interval` until the next; `error`,
 if it failed; `troubles`, as texts. `mailkeep verify` reads it."""
 LOOP_SECONDS = 0.5
+SAVE_SECONDS = 2.0  # between two looks whether the state has changed; a loss costs an alert sent twice
 
 
 class Watch:
@@ -54,7 +55,7 @@ class Watch:
         self.consecutive: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
         """By sensor and key, in how many samples in a row a trouble showed."""
         self.reports: dict[str, dict[str, Any]] = {}
-        self.saved_text = ""
+        self.saved_text, self.saved = "", float("-inf")
 
     def run(self) -> None:
         for component in (self.outbox, self.logins, self.freezes):
@@ -76,7 +77,9 @@ class Watch:
             self.logins.check_failures()
         if notification := self.alerts.next_notification():
             self.outbox.add_notification(notification)
-        self.save_state()
+        if notification or not 0 <= now - self.saved < SAVE_SECONDS:
+            self.saved = now
+            self.save_state()
 
     def check_sensor(self, sensor: Sensor) -> None:
         """Takes a sample. If the sensor raises, its open troubles stay open, and the failure is one more."""

@@ -55,6 +55,7 @@ class FreezeEnforcer:
         self.cases: dict[str, FreezeCase] = {}
         self.file_identity: tuple[int, int, int] | None = (0, 0, 0)
         self.lock = threading.Lock()
+        self.changed = threading.Event()
         self.last_steps = dict.fromkeys(("read", "enforce"), time.monotonic())
 
     def is_stuck(self, now: float) -> bool:
@@ -62,10 +63,13 @@ class FreezeEnforcer:
         return now - min(self.last_steps.values()) > STUCK_SECONDS
 
     def start(self) -> None:
-        for name, step in (("read", self.read_freezes), ("enforce", self.enforce_due)):
-            threading.Thread(target=self._repeat, args=(name, step), name=name, daemon=True).start()
+        for name, step, pause in (
+            ("read", self.read_freezes, lambda: time.sleep(LOOP_SECONDS)),
+            ("enforce", self.enforce_due, self.await_due),
+        ):
+            threading.Thread(target=self._repeat, args=(name, step, pause), name=name, daemon=True).start()
 
-    def _repeat(self, name: str, step: Callable[[], None]) -> None:
+    def _repeat(self, name: str, step: Callable[[], None], pause: Callable[[], None]) -> None:
         while True:
             try:
                 step()
@@ -73,7 +77,14 @@ class FreezeEnforcer:
             except Exception as error:  # whatever it is, the next step is due
                 text = f"Freezes are not enforced: {describe_error(error)}"
                 self.alerts.report_trouble(f"freezes:{name}", text, "Freezes are enforced again")
-            time.sleep(LOOP_SECONDS)
+            pause()
+
+    def await_due(self) -> None:
+        """Until an enforcement is due, or the list has changed: on most days there is none."""
+        self.changed.clear()
+        with self.lock:
+            due = min((case.due for case in self.cases.values()), default=float("inf"))
+        self.changed.wait(max(LOOP_SECONDS, min(due - time.monotonic(), LATER_INTERVAL)))
 
     def read_freezes(self) -> None:
         """Which accounts are frozen now. Raises OSError and UnicodeDecodeError."""
@@ -85,6 +96,7 @@ class FreezeEnforcer:
                 kept = {account: case for account, case in self.cases.items() if account in freezes}
                 new = {account: FreezeCase(freeze, now) for account, freeze in freezes.items() if account not in kept}
                 self.cases = kept | new
+            self.changed.set()
         self._report(now)
 
     def _report(self, now: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 from watch_samples import Clock
 
 from mailkeep_server.freezes.enforce import Enforcement
+from mailkeep_server.watch import freeze_enforcer
 from mailkeep_server.watch.alert_queue import AlertQueue
 from mailkeep_server.watch.freeze_enforcer import STUCK_SECONDS, FreezeEnforcer
 
@@ -154,3 +155,21 @@ def test_a_hang_of_either_thread_is_noticed_and_slow_work_on_many_accounts_is_no
         monotonic.now += STUCK_SECONDS + 1
         step()
         assert enforcer.is_stuck(monotonic.now)
+
+
+def test_a_new_freeze_is_enforced_at_once_and_nothing_wakes_without_one(
+    enforcer: FreezeEnforcer, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeze_enforcer, "LOOP_SECONDS", 0.01)
+    steps: list[float] = []
+    enforce_due = enforcer.enforce_due
+    monkeypatch.setattr(enforcer, "enforce_due", lambda: (steps.append(0.0), enforce_due())[1])
+    enforcer.start()
+    time.sleep(0.3)
+    assert len(steps) <= 2, "it waits"
+    enforcer.file.write_text(LINE)
+    for _ in range(200):
+        if recorder.calls:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the freeze was not enforced within two seconds")
