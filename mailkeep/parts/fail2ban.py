@@ -25,6 +25,8 @@ FILTERS = {
 DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
 CAPABILITIES = ("cap_net_admin", "cap_dac_read_search")
 """Of fail2ban's process, as its drop-in says: to change the firewall, and to read logs of other users and groups."""
+LOG_GROUP = "adm"
+"""Debian's group for logs. In a container, the second capability may be missing."""
 
 
 def port_list(jail: str, names: tuple[str, ...]) -> str:
@@ -75,9 +77,10 @@ def _start_test() -> str:
     """
     capabilities = ",".join(name.replace("cap_", "+") for name in CAPABILITIES)
     program = render_template("fail2ban/start_test.py").decode()
+    rights = f"--bounding-set=-all,{capabilities} --groups root,{LOG_GROUP} --no-new-privs"
     return (
         f"unshare --mount sh -euc 'mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /var/tmp; "
-        f"exec setpriv --bounding-set=-all,{capabilities} --no-new-privs python3 -I -' <<'PROGRAM'\n{program}PROGRAM"
+        f"exec setpriv {rights} python3 -I -' <<'PROGRAM'\n{program}PROGRAM"
     )
 
 
@@ -109,7 +112,7 @@ def build_part(settings: Settings) -> Part:
             ),
             File(
                 f"{DROP_IN}/mailkeep.conf",
-                render_template("fail2ban/service.d/mailkeep.conf", capabilities=CAPABILITIES),
+                render_template("fail2ban/service.d/mailkeep.conf", capabilities=CAPABILITIES, group=LOG_GROUP),
             ),
         ),
         units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN)),),

@@ -59,9 +59,11 @@ def test_fail2ban_may_read_the_log_of_any_jail_and_its_start_is_tried_with_the_s
     part = fail2ban.build_part(settings)
     drop_in = file_content(part, f"{fail2ban.DROP_IN}/mailkeep.conf")
     assert "CapabilityBoundingSet=CAP_NET_ADMIN CAP_DAC_READ_SEARCH\n" in drop_in
+    assert "SupplementaryGroups=adm\n" in drop_in
     assert "ProtectHome=read-only\n" in drop_in
     [check] = [check for check in part.checks if "setpriv" in check.command]
     assert "--bounding-set=-all,+net_admin,+dac_read_search " in check.command
+    assert "--groups root,adm " in check.command
     assert set(check.reads) == {"/etc/fail2ban/", fail2ban.DROP_IN}
 
 
