@@ -63,11 +63,7 @@ def _read_rules(ruleset: str, iptables: Mapping[str, Iterable[str]]) -> Ruleset:
         for program, lines in iptables.items()
     }
     parsed = iptables_rules.merge_iptables(parsed, [rules for program, rules in saved.items() if "-nft-" in program])
-    legacy = [rules for program, rules in saved.items() if "-legacy-" in program]  # beside nft's, in the same kernel
-    for rules in legacy:
-        for item in (*rules.rules, *rules.chains):
-            item["table"] += " (iptables-legacy)"
-    return iptables_rules.merge_iptables(parsed, legacy)
+    return iptables_rules.add_legacy(parsed, [rules for program, rules in saved.items() if "-legacy-" in program])
 
 
 def describe_jails(files: Iterable[tuple[str, str]]) -> Iterator[str]:

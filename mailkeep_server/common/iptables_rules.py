@@ -7,6 +7,7 @@ connections looks like one for all. Those of iptables-legacy it does not list.
 import shlex
 import subprocess
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common.commands import run
@@ -143,8 +144,30 @@ def explain_modules(ruleset: Ruleset) -> Ruleset:
     return merge_iptables(ruleset, filter(None, map(_save_rules, ("ip", "ip6"))))
 
 
-def _save_rules(family: str) -> Ruleset | None:
+def add_legacy(ruleset: Ruleset, saved: Iterable[Ruleset]) -> Ruleset:
+    """The ruleset, and beside it the tables of iptables-legacy: the same kernel asks both."""
+    saved = list(saved)
+    for other in saved:
+        for item in (*other.rules, *other.chains):
+            item["table"] += " (iptables-legacy)"
+    return merge_iptables(ruleset, saved)
+
+
+def read_legacy() -> list[Ruleset]:
+    """The tables of iptables-legacy. It needs the right to open raw sockets."""
+    families = [family for family in ("ip", "ip6") if _has_legacy_tables(family)]
+    return [*filter(None, (_save_rules(family, "legacy") for family in families))]
+
+
+def _has_legacy_tables(family: str) -> bool:
     try:
-        return parse_iptables(run(f"{family}tables-nft-save"), family)
+        return bool(Path(f"/proc/net/{family}_tables_names").read_text())
+    except OSError:
+        return False
+
+
+def _save_rules(family: str, kind: str = "nft") -> Ruleset | None:
+    try:
+        return parse_iptables(run(f"{family}tables-{kind}-save"), family)
     except (OSError, RuntimeError, subprocess.TimeoutExpired):
         return None

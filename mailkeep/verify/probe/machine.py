@@ -91,7 +91,7 @@ def read_firewall(config: ProbeConfig) -> dict[str, Any]:
     text = run_command("nft", "-j", "-t", "list", "ruleset")
     ruleset = nft_ruleset.parse_ruleset(text)
     addresses = [address for address in config.addresses if is_local_address(address)] or [config.address]
-    explained = iptables_rules.explain_modules(ruleset)
+    explained = iptables_rules.add_legacy(iptables_rules.explain_modules(ruleset), iptables_rules.read_legacy())
     foreign = packet_path.find_foreign_chains(explained, addresses, config.open_ports, packet_path.find_interface())
     return {
         "chains": ruleset.chains,
