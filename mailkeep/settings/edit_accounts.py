@@ -125,7 +125,8 @@ class _File:
         if not isinstance(self.accounts, list) or not all(isinstance(account, dict) for account in self.accounts):
             parse_settings(path, self.content)  # raises: such accounts are not valid
         self.addresses = [account.get("address") for account in self.accounts]
-        root: Any = yaml.compose(text, Loader=yaml.CSafeLoader)
+        with yaml_reader.paused_collection():
+            root: Any = yaml.compose(text, Loader=yaml.CSafeLoader)
         self.root = root
         pairs: dict[str, tuple[Any, Any]] = {key.value: (key, value) for key, value in root.value}
         self.key, self.value = pairs.get("accounts", (None, None))

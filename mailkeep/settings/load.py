@@ -35,10 +35,10 @@ def load_settings(path: Path) -> Settings:
 
 def parse_settings(path: Path, content: str) -> Settings:
     """The settings in `content`; `path` is for the messages. SettingsError lists all problems."""
-    document = yaml_reader.parse_document(path, content)
-    problems = renamed_keys.move_renamed_keys(document)
+    document, problems = renamed_keys.move_renamed_keys(yaml_reader.parse_document(path, content))
     try:
-        settings = Settings.model_validate(document.data)
+        with yaml_reader.paused_collection():
+            settings = Settings.model_validate(document.data)
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if not _is_consequence(detail)]
         raise SettingsError(path, [*problems, *(_to_problem(document, detail) for detail in details)]) from None

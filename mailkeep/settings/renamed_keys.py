@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 from mailkeep.settings import yaml_reader
@@ -13,9 +14,12 @@ RENAMED_KEYS: dict[Loc, str] = {
 """The old key, as a path from the top, and its new name in the same section."""
 
 
-def move_renamed_keys(document: Document) -> list[Problem]:
-    """Puts what stands behind an old key behind the new one, in place; a problem for each file that has both."""
-    problems = []
+def move_renamed_keys(document: Document) -> tuple[Document, list[Problem]]:
+    """A document in which the new keys stand for the old ones; a problem for each file that has both."""
+    problems: list[Problem] = []
+    if not any(old[-1] in _section_of(document, old) for old in RENAMED_KEYS):
+        return document, problems
+    document = deepcopy(document)
     for old, name in RENAMED_KEYS.items():
         section = _section_of(document, old)
         if old[-1] not in section:
@@ -28,7 +32,7 @@ def move_renamed_keys(document: Document) -> list[Problem]:
         else:
             section[name] = value
             _move_lines(document.lines, old, new)
-    return problems
+    return document, problems
 
 
 def describe_renamed_keys(path: Path) -> list[str]:
