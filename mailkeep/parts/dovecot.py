@@ -1,6 +1,7 @@
 """Dovecot: IMAP, delivery, and the accounts, which Postfix uses too. Linux accounts are not among them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from mailkeep.parts import certificates, postfix
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
@@ -42,7 +43,7 @@ def build_part(settings: Settings) -> Part:
         name="dovecot",
         packages=("dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve"),
         users=(User("vmail", home=MAIL),),
-        directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(DROP_IN)),
+        directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(str(Path(CONF).parent)), Directory(DROP_IN)),
         files=(
             File(CONF, conf),
             # Dovecot rereads both by itself when their time of change differs.

@@ -99,7 +99,7 @@ def build_part(settings: Settings) -> Part:
         name="fail2ban",
         # Bans need nftables, which fail2ban only recommends.
         packages=("fail2ban", "nftables"),
-        directories=(Directory(DROP_IN),),
+        directories=(Directory("/etc/fail2ban"), Directory("/etc/fail2ban/jail.d"), Directory(DROP_IN)),
         files=(
             File(
                 "/etc/fail2ban/fail2ban.d/mailkeep.local",

@@ -18,7 +18,7 @@ def build_part(settings: Settings) -> Part:
     return Part(
         name="resolver",
         packages=("dns-root-data", "unbound"),
-        directories=(Directory(DROP_IN),),
+        directories=(Directory("/etc/unbound"), Directory("/etc/unbound/unbound.conf.d"), Directory(DROP_IN)),
         files=(
             File(CONFIG, render_template("unbound/unbound.conf.d/mailkeep.conf")),
             File(f"{DROP_IN}/mailkeep.conf", render_template("unbound/service.d/mailkeep.conf")),

@@ -1,6 +1,6 @@
 """sshd: keys instead of passwords. The user who deploys can still log in afterwards."""
 
-from mailkeep.parts.model import Check, File, Part, Unit
+from mailkeep.parts.model import Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 
@@ -16,6 +16,7 @@ def build_part(settings: Settings) -> Part:
     return Part(
         name="ssh",
         packages=("openssh-server",),
+        directories=(Directory("/etc/ssh"), Directory("/etc/ssh/sshd_config.d")),
         files=(File(CONFIG, config),),
         # If ssh.socket listens, starting ssh.service stops it (Conflicts=) and leaves its sessions alone.
         units=(Unit("ssh.service", reload_on=(CONFIG,)),),

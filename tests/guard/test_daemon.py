@@ -169,6 +169,14 @@ def test_a_broken_configuration_keeps_the_former_one(start_guard: StartGuard) ->
         assert [ask_guard(client, build_request())[:5] for _ in range(2)] == ["DUNNO", "450 4"]
 
 
+def test_the_control_socket_tells_the_configuration_that_runs(start_guard: StartGuard) -> None:
+    """The file may be another by now."""
+    running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 7})
+    running.write_config('{"mode": "learn"}')
+    config = running.get_target("/config")
+    assert (config["mode"], config["limits.messages_per_hour"]) == ("enforce", 7)
+
+
 # --- the disk ---------------------------------------------------------------------------------------------------------
 
 

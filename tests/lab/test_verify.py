@@ -38,6 +38,8 @@ PRELUDE = """
 set -eu
 dovecot=/etc/dovecot/dovecot.conf
 main() { for setting; do echo "$setting" >>/run/main.cf; done; }
+keep() { cp -a "$1" "/run/${1##*/}"; }
+put_back() { cat "/run/${1##*/}" >"$1"; touch -r "/run/${1##*/}" "$1"; }
 """
 SMTP_AND_LOGIN = {
     "linux_accounts_cannot_log_in passwords_are_looked_up_in_the_accounts_file_only": (
@@ -51,7 +53,8 @@ SMTP_AND_LOGIN = {
         sed -i 's/smtpd_tls_security_level=encrypt/smtpd_tls_security_level=may/' /etc/postfix/master.cf
         sed -i 's/^auth_allow_cleartext.*/auth_allow_cleartext = yes/; s/^ssl = required/ssl = yes/' $dovecot""",
     "accounts_send_as_themselves_only": "main submission_sender_restrictions=permit_sasl_authenticated",
-    "nobody_relays": "main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination",
+    "nobody_relays postfix_serves_what_is_declared_only": """
+        main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination""",
     "our_names_are_not_spoofed": "main smtpd_sender_restrictions=",
     "unknown_recipients_are_refused": "main smtpd_recipient_restrictions= smtpd_reject_unlisted_recipient=no",
     "addresses_cannot_be_harvested": "main disable_vrfy_command=no",
@@ -95,7 +98,7 @@ THE_REST = {
         nft add rule inet other input iif != lo tcp dport 993 drop""",
     # Twice: the first may only have waited for the end of one that began before.
     "jails_are_proven_by_themselves": "systemctl start mailkeep-jails; systemctl start mailkeep-jails",
-    "the_watch_looks_at_everything": """
+    "the_watch_looks_at_everything nothing_was_added_to_the_services?": """
         mkdir /run/systemd/system/mailkeep-watch.service.d
         printf '[Service]\\nInaccessiblePaths=/usr/sbin/nft\\n' >/run/systemd/system/mailkeep-watch.service.d/blind.conf
         systemctl daemon-reload; systemctl restart mailkeep-watch""",
@@ -121,7 +124,7 @@ THE_REST = {
         openssl req -quiet -x509 -newkey rsa:2048 -nodes -subj /CN=mail.example.test \\
             -keyout - -out - >/etc/mailkeep/tls/server.pem
         systemctl reload postfix dovecot""",
-    "ssh_takes_no_passwords": """
+    "ssh_takes_no_passwords every_way_into_ssh_needs_a_key": """
         sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' /etc/ssh/sshd_config.d/10-mailkeep.conf
         systemctl reload ssh""",
     "services_run_and_start_at_boot": "systemctl disable --quiet --now logrotate.timer",
@@ -130,7 +133,7 @@ THE_REST = {
         cp /usr/bin/sleep /usr/bin/old-sleep
         systemd-run --quiet --unit=old --service-type=exec /usr/bin/old-sleep infinity
         rm /usr/bin/old-sleep""",
-    "security_fixes_come_by_themselves": """
+    "security_fixes_come_by_themselves nobody_new_can_become_root?": """
         echo 'APT::Periodic::Unattended-Upgrade "0";' >/etc/apt/apt.conf.d/99off""",
     "no_reboot_is_due?": "touch /run/reboot-required",
     "the_logs_cannot_fill_the_disk": """
@@ -139,7 +142,7 @@ THE_REST = {
     "the_disks_have_room": """
         mount -t tmpfs -o size=1M,mode=700 tmpfs /var/vmail
         head -c 1000000 /dev/zero >/var/vmail/full""",
-    "the_queue_is_short?": """
+    "the_queue_is_short? the_guard_runs_as_declared": """
         postconf -e 'defer_transports = lmtp' authorized_submit_users=root
         systemctl reload postfix
         sed -i 's/"recipients_per_hour": 100,/"recipients_per_hour": 1000,/' /etc/mailkeep/guard.json
@@ -149,9 +152,90 @@ THE_REST = {
     "the_watch_finds_nothing_amiss?": """
         until grep -q 'queue is long' /run/mailkeep-watch/looked.json; do sleep 0.2; done""",
 }
+# The files are as declared again, or never were Mailkeep's. What runs, and what was added, is not.
+RUNNING = {
+    "the_guard_runs_as_declared services_have_read_their_configuration": """
+        keep /etc/mailkeep/guard.json
+        sed -i 's/"mode": "enforce"/"mode": "learn"/' /etc/mailkeep/guard.json
+        systemctl reload mailkeep-guard
+        until mailkeepctl status --json | grep -q '"mode": "learn"'; do sleep 0.1; done
+        put_back /etc/mailkeep/guard.json
+        keep $dovecot
+        printf 'passdb more {\\n  driver = passwd-file\\n  passwd_file_path = /etc/dovecot/more\\n}\\n' >>$dovecot
+        systemctl reload dovecot
+        put_back $dovecot""",
+    "postfix_serves_what_is_declared_only": """
+        keep /etc/postfix/master.cf
+        printf '127.0.0.1:10026 inet n - n - - smtpd\\n  -o mynetworks=127.0.0.0/8 -o smtpd_sender_restrictions=\\n' \\
+            >>/etc/postfix/master.cf
+        printf '  -o smtpd_recipient_restrictions=permit_mynetworks,reject\\n' >>/etc/postfix/master.cf
+        printf '  -o smtpd_relay_restrictions=permit_mynetworks,reject\\n' >>/etc/postfix/master.cf
+        systemctl reload postfix
+        until ss -Hltn | grep -q 127.0.0.1:10026; do sleep 0.1; done
+        put_back /etc/postfix/master.cf""",
+    "every_way_into_ssh_needs_a_key nothing_was_added_to_the_services?": """
+        printf 'Match User anna\\n  PasswordAuthentication yes\\n' >/etc/ssh/sshd_config.d/20-more.conf""",
+    "nobody_new_can_become_root?": """
+        printf 'AuthorizedKeysFile .ssh/authorized_keys /etc/more_keys\\n' >/etc/ssh/sshd_config.d/05-keys.conf
+        ssh-keygen -q -t ed25519 -N '' -C second -f /run/second && cat /run/second.pub >/etc/more_keys
+        ssh-keygen -q -t ed25519 -N '' -C third -f /run/third && cat /run/third.pub >>/root/.ssh/authorized_keys
+        useradd --non-unique --uid 0 --no-create-home toor
+        useradd --no-create-home --groups disk carl
+        echo 'carl ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/carl
+        mkdir -p /etc/cron.d && echo '0 3 * * * root date | sendmail you@outside.test' >/etc/cron.d/report
+        printf '[Service]\\nExecStart=/usr/bin/sleep infinity\\n' >/etc/systemd/system/more.service
+        install -m 4755 /usr/bin/id /usr/local/bin/more""",
+    "services_have_their_sandboxes nothing_was_added_to_the_services?": """
+        mkdir -p /etc/systemd/system/mailkeep-watch.service.d /run/systemd/system/opendkim.service.d
+        printf '[Service]\\nProtectSystem=no\\n' >/etc/systemd/system/mailkeep-watch.service.d/zz.conf
+        printf '[Service]\\nNoNewPrivileges=no\\nCapabilityBoundingSet=~\\n' \\
+            >/run/systemd/system/opendkim.service.d/zz.conf
+        systemctl daemon-reload; systemctl restart mailkeep-watch opendkim
+        rm /run/systemd/system/opendkim.service.d/zz.conf
+        systemctl daemon-reload""",
+    "only_root_changes_the_configuration": "chmod 777 /etc/dovecot",
+    "passwords_are_looked_up_in_the_accounts_file_only": """
+        printf 'passdb other {\\n  driver = passwd-file\\n  passwd_file_path = /etc/dovecot/other\\n}\\n' >>$dovecot""",
+}
+ADDITIONS = (
+    "uid0:toor",
+    "group:disk:carl",
+    "sudo:/etc/sudoers.d/carl@",
+    "job:/etc/cron.d/report@",
+    "unit:/etc/systemd/system/more.service@",
+    "setuid:/usr/local/bin/more@",
+    "sshd:authorizedkeysfile:.ssh/authorized_keys /etc/more_keys",
+    "second, in /etc/more_keys",
+    "third, in /root/.ssh/authorized_keys",
+)
 
 
-@pytest.mark.parametrize("breakages", [SMTP_AND_LOGIN, THE_REST], ids=["smtp-and-login", "the-rest"])
+def test_each_way_to_become_root_that_was_added_is_a_line_until_it_is_accepted(boot_copy: Boot) -> None:
+    site = boot_copy()
+    site.server.run(PRELUDE + RUNNING["nobody_new_can_become_root?"])
+
+    outcome = outcome_of_check(site, "nobody_new_can_become_root")
+
+    assert outcome.status == "warning"
+    assert [text for text in ADDITIONS if text not in outcome.observed] == []
+    names = [line.partition("  ")[0] for line in outcome.observed.splitlines()]
+    accepted = "".join(f"  - {json.dumps(name)}\n" for name in names)
+    site.settings_file.write_text(f"{site.settings_file.read_text()}\naccepted:\n{accepted}")
+    assert outcome_of_check(site, "nobody_new_can_become_root").status == "passed"
+
+    # A deploy does not take them over either.
+    assert site.deploy().code == 0
+    site.settings_file.write_text(site.settings_file.read_text().partition("\naccepted:")[0])
+    assert outcome_of_check(site, "nobody_new_can_become_root").observed == outcome.observed
+
+
+def outcome_of_check(site: Site, check: str) -> Outcome:
+    return next(outcome for outcome in verify_inventory(site.inventory) if outcome.check == check)
+
+
+@pytest.mark.parametrize(
+    "breakages", [SMTP_AND_LOGIN, THE_REST, RUNNING], ids=["smtp-and-login", "the-rest", "what-runs"]
+)
 def test_exactly_the_checks_fail_whose_hardening_was_removed(boot_copy: Boot, breakages: dict[str, str]) -> None:
     site = with_a_correspondent(boot_copy())
     site.server.run(PRELUDE + "\n".join(breakages.values()))
@@ -165,7 +249,10 @@ def test_exactly_the_checks_fail_whose_hardening_was_removed(boot_copy: Boot, br
 
 def test_every_check_is_broken_by_some_test(built_site: Site) -> None:
     broken = {
-        name.removesuffix("?") for group in (SMTP_AND_LOGIN, THE_REST) for names in group for name in names.split()
+        name.removesuffix("?")
+        for group in (SMTP_AND_LOGIN, THE_REST, RUNNING)
+        for names in group
+        for name in names.split()
     }
     assert {one.check for one in verify_inventory(built_site.inventory)} == broken | BROKEN_ELSEWHERE
 

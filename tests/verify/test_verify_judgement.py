@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -142,3 +143,10 @@ def test_every_promise_fits_a_line_and_says_what_holds(target: Target) -> None:
     assert [
         outcome.promise for outcome in outcomes if len(outcome.promise) > 76 or outcome.promise == outcome.check
     ] == []
+
+
+def test_the_documentation_says_of_each_promise_from_where_it_is_looked_at(target: Target) -> None:
+    outcomes = judge_results([(target, ProbeResult({}, START))])
+    table = (Path(__file__).parents[2] / "docs" / "how-it-is-built.md").read_text().partition("| looked at from |")[2]
+    rows = {row.split(" | ")[0] for row in table.partition("\n\n")[0].splitlines()[2:]}
+    assert rows == {f"| {outcome.promise}" for outcome in outcomes}
