@@ -14,7 +14,7 @@ RENAMED_KEYS: dict[Loc, str] = {
 
 
 def move_renamed_keys(document: Document) -> list[Problem]:
-    """Puts what stands behind an old key behind the new one, in place; a problem for each file that has both."""
+    """Moves the value of each old key to its new key, in place. A problem for each pair of which both are written."""
     problems = []
     for old, name in RENAMED_KEYS.items():
         section = _section_of(document, old)

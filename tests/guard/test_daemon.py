@@ -1,4 +1,4 @@
-"""The running guard: in parallel, killed, reloaded, with a full disk, and given malformed or too many requests."""
+"""The running guard: in parallel, killed, reloaded, with a full disk, and under malformed or too many requests."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_nobody_else_can_lock_the_database(start_guard: StartGuard) -> None:
 
 def test_a_freeze_that_a_full_disk_does_not_take_holds(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1}, freeze=FREEZE)
-    (running.state / "frozen" / "accounts.new").mkdir()  # what the file is written to first
+    (running.state / "frozen" / "accounts.new").mkdir()  # atomic_write() writes there first
     with running.open_connection() as client:
         codes = [ask_guard(client, build_request())[:3] for _ in range(7)]
         assert codes == ["DUN", "450", "450", "450", "450", "521", "521"]
@@ -216,7 +216,7 @@ def test_a_freeze_by_hand_is_an_event_within_two_seconds(start_guard: StartGuard
 
 
 def test_a_commit_is_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power loss takes what was not flushed: `sync_to_disk` flushes the WAL of the commits, once for each."""
+    """A power loss takes commits that were not flushed: `sync_to_disk` flushes the WAL, once after each."""
     synced: list[str] = []
     monkeypatch.setattr(
         os, "fdatasync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
