@@ -260,7 +260,12 @@ class Retention(Model):
 class Ssh(Model):
     """How you log in to the server."""
 
-    port: Port = Field(default=22, description="The port that sshd listens on.", examples=[22])
+    port: Port = Field(
+        default=22,
+        description="The port on which sshd listens already. The firewall opens it and fail2ban watches it; sshd "
+        "itself keeps its port.",
+        examples=[22],
+    )
     passwords: Switch = Field(
         default=False, description="Whether a password is enough to log in, without a key.", examples=[False]
     )

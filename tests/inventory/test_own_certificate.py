@@ -48,6 +48,18 @@ def test_what_was_imported_is_what_the_server_gets(
     assert secrets.load_secrets(FILES, furnished).tls == TlsPair(chain, key_pem(key))
 
 
+def test_the_chain_is_read_from_the_file_that_tls_certificate_names(
+    furnished: Path, incoming: tuple[Path, Path], issuer: Authority
+) -> None:
+    key = new_key()
+    bring(furnished, incoming, issuer.issue(HOST, key=key), key_pem(key))
+    renewed = issuer.issue(HOST, key=key, end=timedelta(days=90))
+    (furnished / "renewed.pem").write_bytes(renewed)
+    other_file = settings(host=HOST, tls={"mode": "files", "certificate": "renewed.pem"})
+    assert secrets.load_secrets(other_file, furnished).tls.certificate == renewed
+    assert secrets.load_secrets(FILES, furnished).tls.certificate != renewed
+
+
 def test_what_is_served_over_https_must_be_covered_too(
     furnished: Path, incoming: tuple[Path, Path], issuer: Authority
 ) -> None:
