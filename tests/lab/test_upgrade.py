@@ -32,8 +32,8 @@ dns: {{mta_sts: testing}}
 HOSTS = """\
 from pathlib import Path
 
-here = Path(__file__).resolve().parent
-hosts = [("{name}", {{"mailkeep": str(here / "mail.yml"), "ssh_config_file": "{ssh_config}"}})]
+directory = Path(__file__).resolve().parent
+hosts = [("{name}", {{"mailkeep": str(directory / "mail.yml"), "ssh_config_file": "{ssh_config}"}})]
 """
 CREATE_INVENTORY = """\
 import sys
@@ -103,7 +103,7 @@ def run_former(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def create_former_inventory(tree: Path, lab: Lab, server: Server) -> Site:
-    """An inventory for `server` that version 0.1.0 has made, with ACME and the HTTPS server: every part is there."""
+    """An inventory for `server` that version 0.1.0 creates, with every part: ACME and the HTTPS server too."""
     source, target = lab.state / "former-declared", lab.state / "former-inventory"
     source.mkdir(parents=True)
     text = (tree / "inventories" / "demo" / "mail.yml").read_text() + SETTINGS
@@ -127,7 +127,7 @@ def list_paths(server: Server) -> set[str]:
 
 
 def build_new(site: Site, lab: Lab, internet: Internet, image: str) -> set[str]:
-    """Deploy this version, with a copy of the inventory, to a server that it built. Returns the paths there."""
+    """Deploy this version, with a copy of the inventory, to a server that it built; the server's paths."""
     server = boot_upgraded(lab, internet, ip=site.server.ip, image=image)
     server.run("chown unbound: /var/lib/unbound/root.key; systemctl restart unbound")
     result = site.deploy()
