@@ -133,7 +133,7 @@ def staging_directory(target: Path) -> Iterator[Path]:
                 yield stage
             undo.pop_all()
     except OSError as error:
-        raise UserError(f"{target}: cannot be made: {error.strerror}.") from error
+        raise UserError(f"{target}: cannot be created: {error.strerror}.") from error
 
 
 def parse_new_settings(text: bytes) -> Settings:

@@ -119,7 +119,7 @@ def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         ("hosts = []", "it names no host"),
         ('hosts = "mail.example.org"', "it names no host"),
@@ -129,10 +129,10 @@ def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
         ("import sys; sys.exit(3)", "this program fails: SystemExit: 3"),
     ],
 )
-def test_hosts_that_will_not_do_are_told(root: Path, written: str, told: str) -> None:
+def test_hosts_that_will_not_do_are_told(root: Path, written: str, message: str) -> None:
     directory = root / "inventories" / "first"
     (directory / "inventory.py").write_text(f"{written}\n")
-    with pytest.raises(UserError, match=re.escape(told)) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         hosts.read_hosts(directory)
     assert "inventory.py" in str(error.value)
 

@@ -21,7 +21,7 @@ from mailkeep.settings.fields import ARGON2ID
 DOMAINS = ("example.org", "mail.example.org")
 
 
-def refusal(password: str, address: str = "anna@example.org") -> str:
+def read_refusal(password: str, address: str = "anna@example.org") -> str:
     with pytest.raises(UserError) as raised:
         check_password(password, address=address, domains=DOMAINS)
     assert len(password) < 3 or password not in str(raised.value)
@@ -54,13 +54,13 @@ def refusal(password: str, address: str = "anna@example.org") -> str:
     ],
 )
 def test_a_weak_password_is_refused_with_the_reason(password: str, reason: str) -> None:
-    assert reason in refusal(password)
+    assert reason in read_refusal(password)
 
 
 def test_the_passwords_of_the_incidents_are_refused_for_their_accounts() -> None:
     for account in ("test", "android", "steam", "alarm"):
-        assert refusal(account, f"{account}@example.org")
-        assert f"{account!r}" in refusal(f"x7Kq-{account}-2mPz9w", f"{account}@example.org")
+        assert read_refusal(account, f"{account}@example.org")
+        assert f"{account!r}" in read_refusal(f"x7Kq-{account}-2mPz9w", f"{account}@example.org")
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_the_longest_password_is_judged_at_once() -> None:
     assert time.process_time() - start < 0.5
 
 
-def test_a_made_password_has_77_bits_is_easy_to_type_and_judged_good() -> None:
-    made = {generate_password() for _ in range(200)}
-    assert len(made) == 200
-    assert {len(password) for password in made} == {19}
-    assert set("".join(made)) == {*passwords.ALPHABET, "-"}
+def test_a_generated_password_has_77_bits_is_easy_to_type_and_strong() -> None:
+    generated = {generate_password() for _ in range(200)}
+    assert len(generated) == 200
+    assert {len(password) for password in generated} == {19}
+    assert set("".join(generated)) == {*passwords.ALPHABET, "-"}
     assert 16 * math.log2(len(set(passwords.ALPHABET))) >= 77
     assert not set(passwords.ALPHABET) & set("01loi")
-    for password in made:
+    for password in generated:
         check_password(password, address="somebody@example.org", domains=DOMAINS)
 
 
@@ -178,13 +178,13 @@ def test_no_usable_answer_is_an_error_and_not_a_clean_bill(range_api: RangeServe
 def test_what_is_no_http_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer() -> None:
+        def answer_once() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(4096)
                 connection.sendall(b"220 not http\r\n")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer_once)
         thread.start()
         with pytest.raises(UserError, match="no usable answer"):
             count_breaches(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
