@@ -21,8 +21,8 @@ from mailkeep_server.common.jail_canaries import LOCK
 
 Boot = Callable[[], Site]
 
-# tests/verify breaks the checks of the clock (a container's clock is its host's) and of the certificate's end.
-# test_web breaks those of HTTPS, which the built server does not serve.
+# Checks of the clock are broken in tests/verify, because a container's clock is its host's. So is the check of the
+# certificate's end. Checks of HTTPS are broken in test_web, because the built server has no web server.
 HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
 BROKEN_ELSEWHERE = {"the_clock_is_right", "the_clock_is_kept", "the_certificate_lasts", *HTTPS}
 
