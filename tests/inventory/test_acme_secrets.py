@@ -23,7 +23,9 @@ def create_key(inventory: Path, declared: Settings) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def test_a_key_is_missed_made_once_and_never_replaced_by_another_host_name(inventory: Path, vault: Vault) -> None:
+def test_a_missing_key_is_reported_created_once_and_kept_when_the_host_is_renamed(
+    inventory: Path, vault: Vault
+) -> None:
     declared = make_settings(**BY_HTTP)
     assert any("mailkeep keys" in line for line in secrets.list_missing(declared, inventory))
     key = create_key(inventory, declared)
@@ -35,7 +37,7 @@ def test_a_key_is_missed_made_once_and_never_replaced_by_another_host_name(inven
     assert [name for name in vault.names() if name.startswith("tls/")] == ["tls/acme"]
 
 
-def test_keys_under_way_are_published_and_have_their_use(inventory: Path, vault: Vault) -> None:
+def test_next_and_former_keys_are_published_and_count_as_used(inventory: Path, vault: Vault) -> None:
     declared = make_settings(**BY_HTTP)
     create_key(inventory, declared)
     for state in (".next", ".from-202611251908", ".former"):
@@ -63,7 +65,7 @@ def test_credentials_for_a_dns_provider_are_needed_for_dns_01_alone(inventory: P
 @pytest.mark.parametrize(
     "lines", ["", "\n", "hunter2", "token=hunter2", "TOKEN hunter2", "T=hunter2\nT=x", "T=hünter2"]
 )
-def test_what_is_no_such_line_is_refused_and_not_shown(inventory: Path, lines: str) -> None:
+def test_a_line_of_another_form_is_refused_and_not_shown(inventory: Path, lines: str) -> None:
     with pytest.raises(UserError, match="RFC2136_NAMESERVER=") as refused:
         save_dns_credentials(inventory, lines)
     assert "unter2" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""What `mailkeep init` promises: a complete inventory or nothing, and nothing of anybody's overwritten."""
+"""`mailkeep init` creates a complete inventory or nothing, and overwrites nothing."""
 
 import dataclasses
 import re
@@ -71,7 +71,7 @@ def test_a_new_inventory_is_complete(inventory: NewInventory) -> None:
     assert len(inventory.keys) == 3
 
 
-def test_it_declares_what_was_asked_for(root: Path) -> None:
+def test_the_settings_are_those_of_the_arguments(root: Path) -> None:
     result = create(
         root,
         domains=["example.net", "example.com"],
@@ -134,7 +134,7 @@ def test_the_identity_can_be_put_elsewhere(root: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
-def test_what_exists_is_never_overwritten(root: Path, kind: str) -> None:
+def test_an_existing_target_is_never_overwritten(root: Path, kind: str) -> None:
     target = root / "clone" / "inventories" / "first"
     if kind == "directory":
         target.mkdir()
@@ -197,7 +197,7 @@ def test_a_name_that_is_hard_to_type_or_hidden_is_refused(root: Path, name: str)
         create_inventory(root / "clone" / "inventories" / name, **ARGUMENTS)  # type: ignore[arg-type]
 
 
-def test_a_parent_that_is_not_there_is_named(root: Path) -> None:
+def test_a_missing_parent_directory_is_named(root: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         create_inventory(root / "nowhere" / "first", **ARGUMENTS)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no such directory"):
@@ -265,7 +265,7 @@ def test_the_next_steps_name_the_backup_the_records_and_the_commands_in_their_or
     assert order == sorted(order)
 
 
-def test_whatever_the_comments_offer_is_valid_when_uncommented(inventory: NewInventory) -> None:
+def test_every_commented_setting_is_valid_when_uncommented(inventory: NewInventory) -> None:
     path = inventory.directory / "mail.yml"
     offered = re.compile(r"^( *)# ( *[a-z_]+(?:@?[a-z]+\.[a-z]+)?:(?: .*)?)$", re.MULTILINE)
     text = path.read_text()

@@ -1,4 +1,4 @@
-"""The demonstration: what is public in git, what is made where it is used, and that this happens once."""
+"""The demonstration's inventory: settings are public in git; accounts and keys are created once, where it is used."""
 
 import re
 import shutil
@@ -147,7 +147,7 @@ def test_a_failure_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("content", [None, "nonsense", "[]"])
-def test_lost_passphrases_are_told_of(target: Path, content: str | None) -> None:
+def test_lost_passphrases_are_reported(target: Path, content: str | None) -> None:
     (target / "logins.json").unlink()
     if content:
         (target / "logins.json").write_text(content)

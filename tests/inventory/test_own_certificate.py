@@ -1,4 +1,4 @@
-"""Certificates and keys of the operator's own: what will do, and what is refused before a server gets it."""
+"""Certificates and keys that the operator brings: bad ones are refused before a server gets them."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ def read_files(inventory: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("name", [HOST, "MAIL.example.org", "*.example.org"])
-def test_what_was_imported_is_what_the_server_gets(
+def test_the_server_gets_the_imported_pair(
     complete_inventory: Path, incoming: tuple[Path, Path], issuer: Authority, name: str
 ) -> None:
     key = new_key()
@@ -60,7 +60,7 @@ def test_the_chain_is_read_from_the_file_that_tls_certificate_names(
     assert secrets.load_secrets(FILES, complete_inventory).tls.certificate != renewed
 
 
-def test_what_is_served_over_https_must_be_covered_too(
+def test_the_certificate_must_cover_names_served_over_https(
     complete_inventory: Path, incoming: tuple[Path, Path], issuer: Authority
 ) -> None:
     key = new_key()
@@ -92,7 +92,7 @@ def test_the_imported_key_is_nowhere_in_clear_text(
     assert not any(b"PRIVATE KEY" in content for content in read_files(complete_inventory).values())
 
 
-def test_another_key_is_told_for_its_record_must_be_seen_first(
+def test_another_key_is_reported_because_its_record_comes_first(
     complete_inventory: Path, incoming: tuple[Path, Path], issuer: Authority
 ) -> None:
     key = new_key()
@@ -120,7 +120,7 @@ def test_importing_for_a_self_signed_server_says_what_to_write_in_mail_yml(
 
 
 def make_bad_pairs() -> dict[str, tuple[bytes, bytes, str]]:
-    """By what is wrong: chain, key, and what the message must say."""
+    """By fault: chain, key, and the words of the message."""
     above, key, other = create_root(), new_key(), new_key()
     issuer = create_intermediate(above)
     good = issuer.issue_certificate(HOST, key=key)

@@ -1,4 +1,4 @@
-"""Weak passwords never get in, hashes are what Dovecot verifies, and a breach check gives nothing away."""
+"""Weak passwords are refused, Dovecot verifies the hashes, and a breach check gives nothing away."""
 
 import hashlib
 import http.server
@@ -66,7 +66,7 @@ def test_the_passwords_of_the_incidents_are_refused_for_their_accounts() -> None
 @pytest.mark.parametrize(
     "password", ["x7Kq-2mPz9wRt5", "reef lantern oboe thicket", "Größe sei häufig Übermaß", "k7fh-x2qe-9xqm-ab4d"]
 )
-def test_a_strong_password_is_taken(password: str) -> None:
+def test_a_strong_password_is_accepted(password: str) -> None:
     check_password(password, address="anna@example.org", domains=DOMAINS)
 
 
@@ -87,7 +87,7 @@ def test_a_generated_password_has_77_bits_is_easy_to_type_and_strong() -> None:
         check_password(password, address="somebody@example.org", domains=DOMAINS)
 
 
-def test_a_hash_is_one_that_settings_take_and_never_the_same_twice() -> None:
+def test_a_hash_is_valid_in_settings_and_never_the_same_twice() -> None:
     first, second = hash_password("x7Kq-2mPz9wRt5"), hash_password("x7Kq-2mPz9wRt5")
     assert first != second
     assert ARGON2ID.fullmatch(first)
@@ -175,7 +175,7 @@ def test_no_usable_answer_is_an_error_and_not_a_clean_bill(range_api: RangeServe
         count_breaches(PASSWORD, url=range_api.url)
 
 
-def test_what_is_no_http_is_an_error() -> None:
+def test_an_answer_that_is_no_http_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer_once() -> None:
@@ -191,7 +191,7 @@ def test_what_is_no_http_is_an_error() -> None:
         thread.join()
 
 
-def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "RANGE_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(UserError, match="timed out"):
         count_breaches(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")

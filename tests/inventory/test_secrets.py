@@ -1,4 +1,4 @@
-"""The keys a server needs: made once, found again, reported when missing, shown to nobody."""
+"""The keys of a server are created once, found again, reported when missing, and never shown."""
 
 import base64
 import time
@@ -44,7 +44,7 @@ def test_the_public_half_verifies_what_the_private_half_signs(complete_inventory
     assert public.key_size == 2048
 
 
-def test_generating_says_what_it_made_and_the_second_time_makes_nothing(inventory: Path) -> None:
+def test_created_keys_are_reported_and_a_second_call_creates_none(inventory: Path) -> None:
     lines = secrets.create_missing_keys(make_settings(), inventory, TODAY)
     assert [line.split(",")[0] for line in lines] == [
         "DKIM key for example.org",
@@ -177,7 +177,7 @@ def test_a_damaged_dkim_key_is_named(complete_inventory: Path) -> None:
         secrets.load_secrets(make_settings(), complete_inventory)
 
 
-def test_what_has_no_use_any_more_is_reported_and_harmless(inventory: Path, vault: Vault) -> None:
+def test_unused_secrets_are_reported_and_harmless(inventory: Path, vault: Vault) -> None:
     both = make_settings("example.org", "example.net", relay=RELAY)
     secrets.create_missing_keys(both, inventory, TODAY)
     save_relay_password(inventory, "relay-password")

@@ -1,4 +1,4 @@
-"""What the vault promises about secrets at rest, and says when it cannot be opened."""
+"""Secrets at rest are encrypted and never lost; a vault that cannot be opened says why."""
 
 import os
 import stat
@@ -138,7 +138,7 @@ def test_a_missing_secret_is_named(vault: Vault) -> None:
             method("relay")
 
 
-def test_all_of_a_team_can_read_what_one_wrote(vault: Vault, tmp_path: Path) -> None:
+def test_every_recipient_can_read_a_secret(vault: Vault, tmp_path: Path) -> None:
     colleague = pyrage.x25519.Identity.generate()
     identity = tmp_path / "colleague"
     write_private_file(identity, f"{colleague}\n".encode())
@@ -155,7 +155,7 @@ def test_all_of_a_team_can_read_what_one_wrote(vault: Vault, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [None, "", "# nobody\n\n"])
-def test_nothing_is_written_for_nobody(vault: Vault, content: str | None) -> None:
+def test_no_secret_is_written_without_recipients(vault: Vault, content: str | None) -> None:
     recipients = vault.directory / "recipients.txt"
     recipients.unlink()
     if content is not None:

@@ -1,4 +1,4 @@
-"""What is not valid is refused with file, line, field, what was found and what would do; all at once."""
+"""Invalid files are refused with all problems at once: file, line, setting, the actual value and a valid one."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
     assert actual_in(tmp_path) == "a directory"
 
 
-def test_a_socket_or_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_socket_or_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in actual_in(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -37,7 +37,7 @@ def test_a_socket_or_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         assert "not a regular file" in actual_in(tmp_path / "socket")
 
 
-def test_a_path_through_a_file_is_told(mail_yml: Inventory) -> None:
+def test_a_path_through_a_file_is_refused(mail_yml: Inventory) -> None:
     assert actual_in(mail_yml.path / "mail.yml") == "not a directory"
 
 
@@ -70,7 +70,7 @@ def test_a_file_beyond_ten_megabytes_is_not_read(mail_yml: Inventory) -> None:
         (b"a: " + b"{b: " * 5_000, 1, "deep nesting"),
     ],
 )
-def test_what_is_no_settings_file_is_told_with_its_line(
+def test_a_file_of_another_kind_is_refused_with_the_line(
     mail_yml: Inventory, content: bytes, line: int, actual: str
 ) -> None:
     problem = mail_yml.write(content).problem()
@@ -84,7 +84,7 @@ def test_aliases_that_would_fill_the_memory_are_refused_at_the_first(mail_yml: I
     assert mail_yml.write(laughs).problem().actual == "a YAML anchor (&)"
 
 
-def test_a_tab_in_the_indentation_is_called_by_its_name(mail_yml: Inventory) -> None:
+def test_a_tab_in_the_indentation_is_named(mail_yml: Inventory) -> None:
     problem = mail_yml.change("  name: mail.example.org", "\tname: mail.example.org").problem()
     assert problem.line == line_of(COMPLETE, "name: mail.example.org")
     assert "a tab" in problem.expected
@@ -104,9 +104,7 @@ def test_a_syntax_error_names_its_line(mail_yml: Inventory) -> None:
         ("resolver: system", 'resolver: "system'),
     ],
 )
-def test_a_bracket_or_a_quote_that_is_left_open_is_told_where_it_begins(
-    mail_yml: Inventory, whole: str, open_: str
-) -> None:
+def test_an_unclosed_bracket_or_quote_is_reported_where_it_begins(mail_yml: Inventory, whole: str, open_: str) -> None:
     text = COMPLETE.replace(whole, open_)
     problem = mail_yml.write(text).problem()
     assert (problem.line, problem.field) == (line_of(text, open_), "not YAML")
@@ -115,7 +113,7 @@ def test_a_bracket_or_a_quote_that_is_left_open_is_told_where_it_begins(
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
 @pytest.mark.parametrize("marks", [("<<<<<<< HEAD", "=======", ">>>>>>> other"), ("=======",), (">>>>>>> 1a2b3c",)])
-def test_a_merge_conflict_is_called_by_its_name(mail_yml: Inventory, marks: tuple[str, ...], line_break: str) -> None:
+def test_a_merge_conflict_is_named(mail_yml: Inventory, marks: tuple[str, ...], line_break: str) -> None:
     text = COMPLETE.replace("resolver: system\n", "\n".join((*marks, "resolver: system\n")))
     problem = mail_yml.write(text.replace("\n", line_break)).problem()
     assert problem.line == line_of(text, marks[0])
@@ -123,7 +121,7 @@ def test_a_merge_conflict_is_called_by_its_name(mail_yml: Inventory, marks: tupl
     assert marks[0] in problem.actual
 
 
-def test_a_hash_without_its_quotes_gets_told_about_them(mail_yml: Inventory) -> None:
+def test_a_hash_without_quotes_is_reported_as_that(mail_yml: Inventory) -> None:
     problem = mail_yml.change(f"'{HASH}'\n    name", f"{HASH}\n    name").problem()
     assert problem.line == line_of(COMPLETE, "address: anna@") + 1
     assert "quotes" in problem.expected
@@ -137,7 +135,7 @@ def test_a_second_key_of_the_same_name_is_refused_with_both_lines(mail_yml: Inve
     assert port.field == "ssh.port"
 
 
-# Fields: the line of the change, what was found, and what would do
+# Fields: old text, new text, setting, actual value, expected value
 
 AWAY = "away@example.org: someone@elsewhere.example"
 BERT = "address: bert@example.net "
@@ -304,7 +302,7 @@ def check_problem(changed: Inventory, line: int, field: str, actual: str, expect
 @pytest.mark.parametrize(
     ("old", "new", "field", "actual", "expected"), REFUSED, ids=[f"{row[2]}-{row[3]}" for row in REFUSED]
 )
-def test_each_mistake_is_told_on_its_line_with_what_would_do(
+def test_each_mistake_is_reported_on_its_line_with_a_valid_value(
     mail_yml: Inventory, old: str, new: str, field: str, actual: str, expected: str
 ) -> None:
     changed = mail_yml.change(old, new)
@@ -315,7 +313,7 @@ def test_each_mistake_is_told_on_its_line_with_what_would_do(
 @pytest.mark.parametrize(
     ("old", "new", "field", "actual", "expected", "line"), REFUSED_ELSEWHERE, ids=[row[2] for row in REFUSED_ELSEWHERE]
 )
-def test_what_is_missing_or_clashes_is_told_at_the_nearest_line_there_is(
+def test_a_missing_or_conflicting_setting_is_reported_at_the_nearest_line(
     mail_yml: Inventory, old: str, new: str, field: str, actual: str, expected: str, line: str
 ) -> None:
     changed = mail_yml.change(old, new)
@@ -325,7 +323,7 @@ def test_what_is_missing_or_clashes_is_told_at_the_nearest_line_there_is(
 
 
 @pytest.mark.parametrize(("old", "new", "actual", "expected", "line"), REFUSED_FILES)
-def test_a_certificate_of_ones_own_is_a_file_beside_mail_yml_with_mode_files(
+def test_a_certificate_needs_mode_files_and_a_file_beside_mail_yml(
     mail_yml: Inventory, old: str, new: str, actual: str, expected: str, line: str
 ) -> None:
     changed = mail_yml.change(old, new, text=COMPLETE_WITH_FILES)
@@ -334,7 +332,7 @@ def test_a_certificate_of_ones_own_is_a_file_beside_mail_yml_with_mode_files(
     check_problem(changed, text[: text.index(line)].count("\n") + 1, "tls.certificate", actual, expected)
 
 
-def test_what_is_served_over_https_needs_a_certificate_that_the_world_trusts(mail_yml: Inventory) -> None:
+def test_pages_over_https_need_a_certificate_that_the_world_trusts(mail_yml: Inventory) -> None:
     untrusted = COMPLETE.replace(BY_ACME, "")
     for mode in ("testing", "enforce"):
         problems = mail_yml.write(untrusted.replace("mta_sts: enforce", f"mta_sts: {mode}")).problems()
@@ -351,14 +349,14 @@ def test_what_is_served_over_https_needs_a_certificate_that_the_world_trusts(mai
         ("- example.net", "- example.net\n  - autodiscover.example.net", "web.autoconfig"),
     ],
 )
-def test_a_name_that_answers_over_https_is_no_name_that_sends(
+def test_a_name_of_a_page_is_neither_a_host_nor_a_mail_domain(
     mail_yml: Inventory, old: str, new: str, field: str
 ) -> None:
     problems = mail_yml.change(old, new).problems()
     assert [problem.field for problem in problems if "for this alone" in problem.expected] == [field]
 
 
-def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> None:
+def test_all_problems_are_reported_at_once_on_one_screen(mail_yml: Inventory) -> None:
     bad = "".join(f"  - address: user{n}@example.org\n    password: hunter2\n" for n in range(30))
     changed = mail_yml.change("accounts:\n", f"accounts:\n{bad}")
     assert len(changed.problems()) == 30
@@ -369,7 +367,7 @@ def test_all_problems_are_told_at_once_on_one_screen(mail_yml: Inventory) -> Non
 
 
 def test_one_mistake_is_one_problem(mail_yml: Inventory) -> None:
-    # Without anna's address the aliases to it lead nowhere, and a list of one bad item has no good one.
+    # Without anna's address, aliases to it would lead nowhere; a list whose only item is bad would be too short.
     assert mail_yml.change("address: anna@example.org", "address: Anna@example.org").problem()
     assert mail_yml.change("[you@example.com]", "[You]").problem()
 
@@ -387,7 +385,7 @@ def test_long_or_hostile_text_cannot_garble_the_screen(mail_yml: Inventory) -> N
 # Aliases
 
 
-def test_a_loop_of_aliases_is_told_once_with_its_members(mail_yml: Inventory) -> None:
+def test_a_loop_of_aliases_is_reported_once_with_its_members(mail_yml: Inventory) -> None:
     changed = mail_yml.change(
         AWAY,
         "away@example.org: [x@elsewhere.example, away2@example.org]\n  away2@example.org: away@example.org",
@@ -402,7 +400,7 @@ def test_a_loop_through_a_plus_address_or_a_catch_all_is_a_loop(mail_yml: Invent
     assert "a loop" in mail_yml.write(caught).problem().actual
 
 
-def test_a_long_loop_is_told_in_short_and_in_time(mail_yml: Inventory) -> None:
+def test_a_long_loop_is_shortened_and_found_in_time(mail_yml: Inventory) -> None:
     chain = "".join(f"  a{n}@example.org: a{(n + 1) % 5000}@example.org\n" for n in range(5000))
     problem = mail_yml.change("aliases:\n", f"aliases:\n{chain}").problem()
     assert problem.actual.startswith("a loop: a0@example.org → … → ")
@@ -445,7 +443,7 @@ def phc(parameters: str, rest: str = SALT_AND_DIGEST) -> str:
         phc("m=99999999999999,t=2,p=1"),
     ],
 )
-def test_what_is_no_sound_hash_is_refused_unseen_with_the_command_to_set_it(mail_yml: Inventory, password: str) -> None:
+def test_an_unsound_hash_is_refused_unseen_with_the_command_to_set_it(mail_yml: Inventory, password: str) -> None:
     quoted = '"' + password.replace("\n", "\\n") + '"'
     changed = mail_yml.change(f"'{HASH}'\n    name", f"{quoted}\n    name")
     assert changed.problem().field == "accounts[0].password"
@@ -456,7 +454,7 @@ def test_what_is_no_sound_hash_is_refused_unseen_with_the_command_to_set_it(mail
 
 
 @pytest.mark.parametrize("parameters", ["m=7168,t=5,p=1", "m=19456,t=2,p=1", "m=65536,t=2,p=1", "m=47104,t=1,p=4"])
-def test_the_choices_of_owasp_and_libsodium_are_taken(mail_yml: Inventory, parameters: str) -> None:
+def test_the_parameters_of_owasp_and_libsodium_are_accepted(mail_yml: Inventory, parameters: str) -> None:
     changed = mail_yml.change(f"'{HASH}'\n    name", f"'{phc(parameters)}'\n    name")
     assert changed.load().accounts[0].password == phc(parameters)
 
