@@ -734,7 +734,7 @@ def test_it_is_refused_that(attack: Attack, answers: Mapping[str, Future[str]]) 
     assert re.match(attack.refusal, answers[attack.description].result())
 
 
-def test_what_is_refused_leaves_nothing_in_the_queue_and_bounces_to_nobody(target: Target, answers: object) -> None:
+def test_refused_mail_leaves_nothing_in_the_queue_and_no_bounces(target: Target, answers: object) -> None:
     assert answers
     operator = ["operator@outside.test"]  # who gets the watch's alerts, as Anna does
     queued = [json.loads(line) for line in target.server.run("postqueue -j").stdout.splitlines()]

@@ -260,7 +260,7 @@ def test_the_internet_container_survives_a_reboot(internet: Internet) -> None:
 # --- the attacker
 
 
-def test_connections_of_the_attacker_arrive_from_the_address_it_chose(attacker: Attacker, internet: Internet) -> None:
+def test_connections_of_the_attacker_arrive_from_the_chosen_address(attacker: Attacker, internet: Internet) -> None:
     script = """
 import smtplib, sys
 with smtplib.SMTP(sys.argv[1], timeout=10) as smtp:

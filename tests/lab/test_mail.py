@@ -150,7 +150,7 @@ def remove_hardening(mail_server: MailServer) -> Iterator[Callable[[str], None]]
 
 
 @pytest.mark.parametrize("port", [SUBMISSION, SUBMISSIONS])
-def test_what_an_account_sends_arrives_with_a_signature_that_the_printed_record_verifies(
+def test_an_accounts_mail_arrives_with_a_signature_that_the_printed_record_verifies(
     mail_server: MailServer, port: int
 ) -> None:
     assert is_accepted(mail_server.submit_message(f"signed-{port}", port=port))

@@ -218,7 +218,7 @@ def upgraded(lab: Lab, internet: Internet, built_site: Site, built_image: str, f
     site.server.remove()
 
 
-def test_version_0_1_0_is_what_was_there_before(former_tree: Path) -> None:
+def test_the_server_before_the_upgrade_is_built_by_version_0_1_0(former_tree: Path) -> None:
     program = "import mailkeep, sys; print(mailkeep.__file__)"
     where = run_former(former_tree, sys.executable, "-c", program).stdout
     assert Path(where.strip()).is_relative_to(former_tree)

@@ -21,8 +21,8 @@ from mailkeep_server.common.jail_canaries import LOCK
 
 Boot = Callable[[], Site]
 
-# Checks of the clock are broken in tests/verify, because a container's clock is its host's. So is the check of the
-# certificate's end. Checks of HTTPS are broken in test_web, because the built server has no web server.
+# tests/verify breaks three checks: a container's clock is its host's, and no certificate ends within a test. test_web
+# breaks the checks of HTTPS, because the built server has no web server.
 HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
 BROKEN_ELSEWHERE = {"the_clock_is_right", "the_clock_is_kept", "the_certificate_lasts", *HTTPS}
 
@@ -288,7 +288,7 @@ def test_a_warning_breaks_no_promise(boot_copy: Boot) -> None:
     assert verify_and_report(site.inventory)
 
 
-def test_it_runs_from_any_directory_whatever_pytest_is_configured_to_do_there(built_site: Site, tmp_path: Path) -> None:
+def test_verify_runs_from_any_directory_with_any_pytest_configuration(built_site: Site, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
     program = (
