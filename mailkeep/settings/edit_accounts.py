@@ -66,7 +66,7 @@ def add_account(path: Path, address: str, password_hash: str, name: str = "", qu
     """Adds an account after the last; `quota` as in `mail.yml` (`2G`). Raises UserError, changing nothing."""
     fields = {"address": address, "password": password_hash, "name": name, "quota": quota}
     account: dict[str, Any] = {key: value for key, value in fields.items() if value}
-    with _opened(path) as file:
+    with _locked_file(path) as file:
         if address in file.addresses:
             raise UserError(f"{address} is already an account in {path}. A new password: mailkeep account passwd")
         file.append_item([f"{key}: {_quote_scalar(key, value)}" for key, value in account.items()])
@@ -75,7 +75,7 @@ def add_account(path: Path, address: str, password_hash: str, name: str = "", qu
 
 def set_password(path: Path, address: str, password_hash: str) -> None:
     """Replaces the account's hash. Raises UserError, changing nothing."""
-    with _opened(path) as file:
+    with _locked_file(path) as file:
         index = file.find_account(address)
         file.set_field(index, "password", _quote_scalar("password", password_hash))
         changed = {**file.accounts[index], "password": password_hash}
@@ -85,7 +85,7 @@ def set_password(path: Path, address: str, password_hash: str) -> None:
 
 def remove_account(path: Path, address: str) -> None:
     """Removes an account; its mail on the server stays. Raises UserError, changing nothing."""
-    with _opened(path) as file:
+    with _locked_file(path) as file:
         index = file.find_account(address)
         file.remove_item(index)
         file.save([*file.accounts[:index], *file.accounts[index + 1 :]], f"{address} is not removed")
@@ -100,7 +100,7 @@ def _quote_scalar(key: str, value: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_File]:
+def _locked_file(path: Path) -> Iterator[_File]:
     """Locks out other edits by Mailkeep. The lock is on the directory, because each edit replaces the file."""
     directory = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -171,7 +171,7 @@ class _File:
     def save(self, accounts: list[dict[str, Any]], failure: str) -> None:
         """Replaces the file if the new one is valid and differs from the old one in these accounts only."""
         new = self.content[: self.content.startswith(BYTE_ORDER_MARK)] + "".join(self.lines)
-        if not self._holds(new, accounts):
+        if not self._has_accounts(new, accounts):
             line = self.key.start_mark.line + 1 if self.key else 0
             expected = "accounts as a list of `- address: …` lines, or the change made by hand"
             layout = Problem(line, "accounts", "a layout that cannot be edited in place", expected)
@@ -179,20 +179,20 @@ class _File:
         try:
             parse_settings(self.path, new)
         except SettingsError as error:
-            raise UserError(f"{failure}, the file is as it was.\n{self._explain(error)}") from None
+            raise UserError(f"{failure}, the file is as it was.\n{self._new_problems(error)}") from None
         if yaml_reader.read_text(self.path) != self.content:
             raise UserError(
                 f"{failure}: somebody else has just changed {self.path}. Their version stays; run this again."
             )
-        _replace(self.path, new.encode())
+        _replace_file(self.path, new.encode())
 
-    def _holds(self, new: str, accounts: list[dict[str, Any]]) -> bool:
+    def _has_accounts(self, new: str, accounts: list[dict[str, Any]]) -> bool:
         try:
             return yaml_reader.parse_document(self.path, new).data == {**self.data, "accounts": accounts}
         except SettingsError:
             return False
 
-    def _explain(self, error: SettingsError) -> SettingsError:
+    def _new_problems(self, error: SettingsError) -> SettingsError:
         """The problems that the change would add; if it adds none, those of the file as it is."""
         old: tuple[Problem, ...] = ()
         try:
@@ -249,7 +249,7 @@ def _format_item(column: int, fields: list[str]) -> list[str]:
     return [" " * column + ("  " if number else "- ") + field for number, field in enumerate(fields)]
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace_file(path: Path, content: bytes) -> None:
     target = path.resolve()  # a symbolic link stays one
     try:
         write_atomically(target, content, status=target.stat())
