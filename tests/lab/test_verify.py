@@ -21,8 +21,8 @@ from mailkeep_server.common.jail_canaries import LOCK
 
 Boot = Callable[[], Site]
 
-# tests/verify breaks three checks: a container's clock is its host's, and no certificate ends within a test. test_web
-# breaks the checks of HTTPS, because the built server has no web server.
+# tests/verify breaks three checks: a container's clock is its host's, and no certificate ends within a test. The checks
+# of HTTPS are broken in test_web, because the built server has no web server.
 HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
 BROKEN_ELSEWHERE = {"the_clock_is_right", "the_clock_is_kept", "the_certificate_lasts", *HTTPS}
 
