@@ -1,5 +1,6 @@
 """Any file becomes settings or a SettingsError, in seconds and without a traceback."""
 
+import copy
 import os
 import random
 import re
@@ -95,12 +96,13 @@ VALUES = st.recursive(
     SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(SCALARS, v, max_size=3), max_leaves=6
 )
 PARTS = re.split(r"(\W)", COMPLETE)
+DOCUMENT = yaml.safe_load(COMPLETE)
 
 
 @hypothesis.settings(max_examples=120)
 @hypothesis.given(st.data())
 def test_a_valid_document_with_any_value_anywhere_loads_or_is_refused(loads: Loads, data: st.DataObject) -> None:
-    document = yaml.safe_load(COMPLETE)
+    document = copy.deepcopy(DOCUMENT)
     for _ in range(data.draw(st.integers(1, 3))):
         node = document
         while True:

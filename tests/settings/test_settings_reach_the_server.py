@@ -6,6 +6,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +232,17 @@ def render_places(settings: Settings, secrets: Secrets) -> dict[str, object]:
     return places
 
 
+@cache
+def parse_sample(text: str) -> dict[str, Any]:
+    """Cached, as it takes longer than all else that a test here does."""
+    sample: dict[str, Any] = yaml.safe_load(text)
+    return sample
+
+
 def find_changed_places(path: str, secrets: Secrets) -> set[str]:
     """The places that the example of this setting changes."""
     example = EXAMPLES[path]
-    before = yaml.safe_load(example.text)
+    before = copy.deepcopy(parse_sample(example.text))
     for other, value in example.base.items():
         change_setting(before, other, value)
     after = copy.deepcopy(before)
