@@ -1,5 +1,5 @@
 # The two commands: `make demo` builds, verifies and shows a server in containers; `make test` runs everything.
-.PHONY: demo drills test test-fast lint bench down
+.PHONY: demo drills test test-fast lint manual bench down
 
 # Python keeps what it has compiled, whatever the environment says: the next run of the tests is faster for it.
 export PYTHONDONTWRITEBYTECODE =
@@ -23,6 +23,11 @@ lint: bootstrap
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# The manual pages, and docs/settings.md, from the sources of the command's help and of the settings.
+manual: bootstrap
+	.venv/bin/python -m mailkeep.settings.reference
+	.venv/bin/python scripts/make_manual.py
 
 bench: bootstrap
 	.venv/bin/python bench/build.py

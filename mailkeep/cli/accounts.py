@@ -61,7 +61,7 @@ def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = Non
 def add_account(
     name: InventoryName,
     address: Address,
-    person: Annotated[str, typer.Option("--name", metavar="NAME", help="The person's name.")] = "",
+    person: Annotated[str, typer.Option("--name", metavar="NAME", help="The person's name, for your records.")] = "",
     quota: Annotated[
         str | None, typer.Option(metavar="SIZE", help="The mailbox's maximum size, such as 2G. Default: 1G.")
     ] = None,
