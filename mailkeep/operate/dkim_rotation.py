@@ -1,7 +1,7 @@
 """New DKIM keys in place of the current ones, so that every message can be verified: `mailkeep dkim rotate`.
 
-A next key signs once its record is seen. The record of a former key stays until its `.until-DAY`, and at least for a
-week after the servers began to sign with the current key: mail that the former key signed may still be under way.
+A next key signs once its record is seen. The record of a former key stays until its `.until-DAY`: at least for a
+week after the servers sign with the current key. Mail that the former key signed may still be under way.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,5 +1,6 @@
-"""A new TLS key in place of the current one, so that senders who check TLSA records (DANE) always find the server's
-key among them (RFC 7671 §8.1): `mailkeep tls rotate`.
+"""`mailkeep tls rotate`: a new TLS key in place of the current one.
+
+Senders who check TLSA records (DANE) always find the server's key among them (RFC 7671 §8.1).
 
 Once the record of the next key is seen, that key is `.from-TIME`: until then some resolvers keep an older answer. The
 record of the former key stays until the server shows the current one.

@@ -4,7 +4,7 @@ A jail can look healthy, list its bans and have no firewall rule: in one inciden
 `mailkeep-jails.service` proves the jails every half hour, and `mailkeep verify` sends this package with its probe.
 
 Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), which no client has. None may come back
-within a day: the recidive jail counts the bans of all other jails, and takes an address for an offender after three.
+within a day. The recidive jail counts the bans of all other jails, and takes an address for an offender after three.
 """
 
 import fcntl

@@ -1,7 +1,7 @@
 """The watch's sensors: what each looks at, and how often.
 
 An alert leaves within 10 s, 1 s of it for batching. One-sample sensors run every 5 s. Services and firewall restart now
-and then, by themselves or in a deploy: they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
+and then, by themselves or in a deploy. So they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
 Two forks every 2 s (`systemctl show`, `nft list`) are all that this costs; the other sensors read a file or two.
 """
 
@@ -82,7 +82,7 @@ class UnitSensor(Sensor):
 
 
 def is_running(properties: Mapping[str, str]) -> bool:
-    """Whether a unit runs, by systemd's properties, or is not meant to: a condition that is not met says so, as that of
+    """Whether a unit runs, by systemd's properties, or is not meant to. A condition that is not met says so, as that of
     time synchronisation in a container."""
     was_tried = properties.get("ConditionTimestampMonotonic", "0") != "0"
     is_unwanted = was_tried and properties.get("ConditionResult") == "no"
@@ -140,8 +140,8 @@ class JailProofSensor(Sensor):
 
 
 class TroubleFile(Sensor):
-    """The troubles that another program has written down, by key: the daily check of DNS records and blocklists
-    (`dns_monitor`), and the hourly one of the certificate (`certificate_renewal`)."""
+    """The troubles that another program has written down, by key. `dns_monitor` checks DNS records and blocklists
+    daily, `certificate_renewal` the certificate hourly."""
 
     def __init__(self, name: str, file: Path) -> None:
         self.name, self.file = name, file
