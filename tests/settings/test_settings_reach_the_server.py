@@ -39,8 +39,10 @@ TRUSTED_NETWORK_FILES = (JAILS, SSHD, WATCH, MAIN_CF)
 class Example:
     """Another valid `value`, and the `places` that it must change.
 
-    Places are paths of files, `part NAME` for all else of a part, `DNS TYPE` or `DNS v=…` for records. `elsewhere` is the part of its description that says that it changes none.
-    `base` is set both before and after the change, `also` only with it."""
+    Places are paths of files, `part NAME` for all else of a part, `DNS TYPE` or `DNS v=…` for records. `elsewhere` is
+    the part of its description that says that it changes none. `base` is set both before and after the change, `also`
+    only with it.
+    """
 
     value: object
     places: tuple[str, ...]
