@@ -9,7 +9,7 @@ MAX_WORDS = 25
 WRITTEN = [name for name in DOCUMENTS if name != "settings.md"]  # which the models' descriptions make
 _HEADING = re.compile(r"^#.*$", re.MULTILINE)
 _ITEM = re.compile(r"\n\s*\n|\n(?=- |\d+\. |\|)")
-_END = re.compile(r"(?<=[.:;?!])\s+")
+_END = re.compile(r"(?<=[.:;?!])\**\s+")
 
 
 def split_sentences(document: str) -> list[str]:
