@@ -58,161 +58,164 @@ def make_pages() -> dict[str, str]:
 
 
 def command_page() -> Iterator[str]:
-    yield from _head("mailkeep", 1, "build, verify and rebuild a hardened Debian mail server")
+    yield from _format_head("mailkeep", 1, "build, verify and rebuild a hardened Debian mail server")
     yield from (".SH SYNOPSIS", ".B mailkeep", ".I COMMAND", "[\\fIOPTIONS\\fR] [\\fIARGUMENTS\\fR]")
     yield ".SH DESCRIPTION"
-    yield from _paragraphs(
+    yield from _format_paragraphs(
         "Mailkeep builds a mail server on Debian 13 from one YAML file, `mail.yml`. The same command rebuilds it on "
         "another machine, and a rerun changes nothing. Then it attacks the server that it has built, and reports what "
         "withstood.\n\nAn inventory is a directory with the settings, the hosts and the keys of a server."
     )
     yield ".SH COMMANDS"
     root = typer.main.get_command(app)
-    for path, command in _commands("mailkeep", root):
-        yield from _command(path, command)
-    yield from _list("EXIT STATUS", EXIT_CODES)
-    yield from _list("ENVIRONMENT", ENVIRONMENT)
-    yield from _list("FILES", FILES)
+    for path, command in _list_commands("mailkeep", root):
+        yield from _format_command(path, command)
+    yield from _format_list("EXIT STATUS", EXIT_CODES)
+    yield from _format_list("ENVIRONMENT", ENVIRONMENT)
+    yield from _format_list("FILES", FILES)
     yield ".SH EXAMPLES"
-    yield from _paragraphs(str(getattr(root, "epilog", "")))
-    yield from _see_also(("mail.yml", 5), ("mailkeepctl", 8))
+    yield from _format_paragraphs(str(getattr(root, "epilog", "")))
+    yield from _format_see_also(("mail.yml", 5), ("mailkeepctl", 8))
 
 
-def _commands(path: str, group: Any) -> Iterator[tuple[str, Any]]:
+def _list_commands(path: str, group: Any) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            yield from _commands(f"{path} {name}", command)
+            yield from _list_commands(f"{path} {name}", command)
         elif not command.hidden:
             yield f"{path} {name}", command
 
 
-def _command(path: str, command: Any) -> Iterator[str]:
+def _format_command(path: str, command: Any) -> Iterator[str]:
     parameters = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
     arguments = [parameter for parameter in parameters if parameter.param_type_name == "argument"]
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
-    usage = [path, *(f"\\fI{_escape(argument.metavar)}\\fB" for argument in arguments)]
-    yield f".SS {' '.join([_literal(path), *usage[1:]])}"
-    yield from _paragraphs(command.help)
+    usage = [_escape_literal(path), *(f"\\fI{_escape_text(argument.metavar)}\\fB" for argument in arguments)]
+    yield f".SS {' '.join(usage)}"
+    yield from _format_paragraphs(command.help)
     for argument in arguments:
-        yield from _item(f"\\fI{_escape(argument.metavar)}\\fR", argument.help)
+        yield from _format_item(f"\\fI{_escape_text(argument.metavar)}\\fR", argument.help)
     for option in options:
-        value = "" if option.is_flag else f" \\fI{_escape(option.metavar or option.type.name.upper())}\\fR"
-        yield from _item(f"\\fB{_literal(', '.join(option.opts))}\\fR{value}", option.help)
+        value = "" if option.is_flag else f" \\fI{_escape_text(option.metavar or option.type.name.upper())}\\fR"
+        yield from _format_item(f"\\fB{_escape_literal(', '.join(option.opts))}\\fR{value}", option.help)
     if command.epilog:
-        yield from _paragraphs(command.epilog)
+        yield from _format_paragraphs(command.epilog)
 
 
 def ctl_page() -> Iterator[str]:
     parser = build_parser()
-    yield from _head("mailkeepctl", 8, "freeze and thaw accounts of a mail server, and see what they send")
+    yield from _format_head("mailkeepctl", 8, "freeze and thaw accounts of a mail server, and see what they send")
     yield from (".SH SYNOPSIS", ".B mailkeepctl", ".I COMMAND", "[\\fIOPTIONS\\fR] [\\fIARGUMENTS\\fR]")
     yield ".SH DESCRIPTION"
-    yield from _paragraphs(parser.description or "")
-    yield from _paragraphs("It runs on a mail server that mailkeep(1) built, as root.")
+    yield from _format_paragraphs(parser.description or "")
+    yield from _format_paragraphs("It runs on a mail server that mailkeep(1) built, as root.")
     yield ".SH COMMANDS"
     [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     for name, command in commands.choices.items():
-        yield from _ctl_command(name, command)
+        yield from _format_ctl_command(name, command)
     yield ".SH EXAMPLES"
-    yield from (".nf", *(_literal(line) for line in _examples(parser.epilog or "")), ".fi")
-    yield from _list("EXIT STATUS", CTL_EXIT_CODES)
-    yield from _list("FILES", CTL_FILES)
-    yield from _see_also(("mailkeep", 1), ("mail.yml", 5))
+    yield from (".nf", *(_escape_literal(line) for line in _list_examples(parser.epilog or "")), ".fi")
+    yield from _format_list("EXIT STATUS", CTL_EXIT_CODES)
+    yield from _format_list("FILES", CTL_FILES)
+    yield from _format_see_also(("mailkeep", 1), ("mail.yml", 5))
 
 
-def _examples(epilog: str) -> Iterator[str]:
+def _list_examples(epilog: str) -> Iterator[str]:
     for line in epilog.splitlines():
         if line.startswith("  "):
             yield line.strip()
 
 
-def _ctl_command(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
+def _format_ctl_command(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
     shown = [
         action
         for action in command._actions
         if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
     ]
     arguments = [action for action in shown if not action.option_strings]
-    usage = [_literal(f"mailkeepctl {name}"), *(f"\\fI{argument.dest.upper()}\\fB" for argument in arguments)]
+    usage = [_escape_literal(f"mailkeepctl {name}"), *(f"\\fI{argument.dest.upper()}\\fB" for argument in arguments)]
     yield f".SS {' '.join(usage)}"
-    yield from _paragraphs(command.description or "")
+    yield from _format_paragraphs(command.description or "")
     for action in shown:
-        value = "" if action.nargs == 0 else f"\\fI{_escape(str(action.metavar or action.dest.upper()))}\\fR"
-        option = f"\\fB{_literal(', '.join(action.option_strings))}\\fR" if action.option_strings else ""
-        yield from _item(" ".join(filter(None, (option, value))), action.help or "")
-    yield from _paragraphs(command.epilog or "")
+        value = "" if action.nargs == 0 else f"\\fI{_escape_text(str(action.metavar or action.dest.upper()))}\\fR"
+        option = f"\\fB{_escape_literal(', '.join(action.option_strings))}\\fR" if action.option_strings else ""
+        yield from _format_item(" ".join(filter(None, (option, value))), action.help or "")
+    yield from _format_paragraphs(command.epilog or "")
 
 
 def settings_page() -> Iterator[str]:
-    yield from _head("mail.yml", 5, "the settings of a mail server that mailkeep(1) builds")
+    yield from _format_head("mail.yml", 5, "the settings of a mail server that mailkeep(1) builds")
     yield ".SH DESCRIPTION"
-    yield from _paragraphs(
+    yield from _format_paragraphs(
         "`inventories/NAME/mail.yml` says in YAML what a mail server should be. `mailkeep init` writes one to begin "
         "with, `mailkeep check` says what is wrong with it, and `mailkeep schema` prints its JSON Schema for editors."
     )
     for rule in RULES:
         yield ".IP \\(bu 2"
-        yield _text(rule)
+        yield format_text(rule)
     for section in list_sections():
-        yield f".SH {_literal(section.path) if section.path else 'SETTINGS AT THE TOP'}"
-        yield from _paragraphs(section.description)
+        yield f".SH {_escape_literal(section.path) if section.path else 'SETTINGS AT THE TOP'}"
+        yield from _format_paragraphs(section.description)
         for setting in section.settings:
-            yield from _item(f"\\fB{_literal(setting.name)}\\fR (\\fI{setting.type}\\fR)", _describe(setting))
-    yield from _see_also(("mailkeep", 1), ("mailkeepctl", 8))
+            yield from _format_item(
+                f"\\fB{_escape_literal(setting.name)}\\fR (\\fI{setting.type}\\fR)", _describe_setting(setting)
+            )
+    yield from _format_see_also(("mailkeep", 1), ("mailkeepctl", 8))
 
 
-def _describe(setting: SettingReference) -> str:
+def _describe_setting(setting: SettingReference) -> str:
     words = {None: "Required.", "": "", SEE_BELOW: "Its section is below."}
     default = words.get(setting.default, f"Default: `{setting.default}`.")
     example = f"Example: `{setting.example}`." if setting.example else ""
     return " ".join(filter(None, (setting.description, default, example)))
 
 
-def _head(name: str, section: int, summary: str) -> Iterator[str]:
+def _format_head(name: str, section: int, summary: str) -> Iterator[str]:
     yield '.\\" Written by scripts/make_manual.py; changes are lost.'
     yield f'.TH {name.upper()} {section} "" "Mailkeep {mailkeep.__version__}" "Mailkeep"'
     yield from (".nh", ".ad l")  # what is to be copied stays in one piece
     yield ".SH NAME"
-    yield f"{_literal(name)} \\- {_text(summary)}"
+    yield f"{_escape_literal(name)} \\- {format_text(summary)}"
 
 
-def _see_also(*pages: tuple[str, int]) -> Iterator[str]:
+def _format_see_also(*pages: tuple[str, int]) -> Iterator[str]:
     yield ".SH SEE ALSO"
     for number, (name, section) in enumerate(pages, 1):
-        yield f".BR {_literal(name)} ({section}){',' if number < len(pages) else ''}"
+        yield f".BR {_escape_literal(name)} ({section}){',' if number < len(pages) else ''}"
 
 
-def _list(title: str, entries: Mapping[str, str]) -> Iterator[str]:
+def _format_list(title: str, entries: Mapping[str, str]) -> Iterator[str]:
     yield f".SH {title}"
     for name, text in entries.items():
-        yield from _item(f"\\fB{_literal(name)}\\fR", text)
+        yield from _format_item(f"\\fB{_escape_literal(name)}\\fR", text)
 
 
-def _item(tag: str, text: str) -> Iterator[str]:
-    yield from (".TP", tag, _text(text))
+def _format_item(tag: str, text: str) -> Iterator[str]:
+    yield from (".TP", tag, format_text(text))
 
 
-def _paragraphs(text: str) -> Iterator[str]:
+def _format_paragraphs(text: str) -> Iterator[str]:
     for paragraph in re.split(r"\n\s*\n", text.strip()):
-        yield from (".PP", _text(paragraph))
+        yield from (".PP", format_text(paragraph))
 
 
-def _text(markdown: str) -> str:
+def format_text(markdown: str) -> str:
     """One paragraph: code in bold, links as their words. A line that begins like a request is shielded."""
     words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(markdown.split()))
     pieces = re.split(r"`([^`]+)`", words)
     text = "".join(
-        f"\\fB{_literal(piece)}\\fR" if number % 2 else _escape(piece) for number, piece in enumerate(pieces)
+        f"\\fB{_escape_literal(piece)}\\fR" if number % 2 else _escape_text(piece)
+        for number, piece in enumerate(pieces)
     )
     return f"\\&{text}" if text.startswith((".", "'")) else text
 
 
-def _literal(text: str) -> str:
+def _escape_literal(text: str) -> str:
     """What is typed: its hyphens are to be copied."""
-    return _escape(text).replace("-", "\\-")
+    return _escape_text(text).replace("-", "\\-")
 
 
-def _escape(text: str) -> str:
+def _escape_text(text: str) -> str:
     escaped = text.replace("\\", "\\e").replace("~", "\\(ti").replace("^", "\\(ha")
     return "".join(character if ord(character) < 128 else f"\\[u{ord(character):04X}]" for character in escaped)
 

@@ -15,9 +15,10 @@ commands = typer.Typer()
 
 
 @commands.command(
-    epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`"
+    "init",
+    epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`",
 )
-def init(
+def create_inventory(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The new inventory's name: it is created as inventories/NAME.")
     ],
@@ -77,8 +78,8 @@ def init(
         out.print(line, markup=False)
 
 
-@commands.command(epilog="Example: `mailkeep check home`")
-def check(name: InventoryName, home: Home = None) -> None:
+@commands.command("check", epilog="Example: `mailkeep check home`")
+def check_inventory(name: InventoryName, home: Home = None) -> None:
     """Check mail.yml and the vault. Connects to no host."""
     from mailkeep.inventory import secrets
 
@@ -92,8 +93,8 @@ def check(name: InventoryName, home: Home = None) -> None:
     print_notes(directory)
 
 
-@commands.command(epilog="Example: `mailkeep schema > mail.schema.json`")
-def schema() -> None:
+@commands.command("schema", epilog="Example: `mailkeep schema > mail.schema.json`")
+def print_schema() -> None:
     """Print the JSON Schema of mail.yml, for editors that check and complete it."""
     from mailkeep.settings.schema import build_json_schema
 

@@ -59,4 +59,4 @@ def test_the_server_gets_the_page_of_its_command() -> None:
     ],
 )
 def test_text_stays_text(text: str, roff: str) -> None:
-    assert make_manual._text(text) == roff
+    assert make_manual.format_text(text) == roff
