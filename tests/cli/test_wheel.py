@@ -26,8 +26,12 @@ pytestmark = pytest.mark.wheel
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository: setuptools would leave its build/ in it, and take stale files from there."""
-    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "mailkeep", symlinks=True, ignore=IGNORED))
+    """A copy of the repository, with a module that is no more and that an earlier build has left."""
+    source = Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "mailkeep", symlinks=True, ignore=IGNORED))
+    stale = source / "build" / "lib" / "mailkeep_server" / "stale.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    return source
 
 
 @pytest.fixture(scope="module")
