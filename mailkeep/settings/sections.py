@@ -213,8 +213,8 @@ class Tls(Model):
     )
     certificate: FileBeside | None = Field(
         default=None,
-        description="With `files`: the file beside mail.yml with the certificate chain (PEM). `mailkeep tls` writes "
-        "it, and puts its key into the vault.",
+        description="With `files`: the file beside mail.yml with the certificate chain (PEM). `mailkeep tls "
+        "import` writes it, and puts its key into the vault.",
         examples=["chain.pem"],
     )
     acme: Acme = Field(default=Acme(), description="With `acme`: the authority, and how it checks your names.")

@@ -201,7 +201,7 @@ def test_a_deleted_firewall_is_noticed(boot_copy: Boot) -> None:
     assert "the_firewall_lets_in_the_declared_ports_only" in group_by_status(verify_inventory(site.inventory))["failed"]
 
 
-def test_services_that_are_down_break_promises_rather_than_the_program(
+def test_services_that_are_down_fail_checks_rather_than_the_program(
     boot_copy: Boot, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = boot_copy()
@@ -214,7 +214,7 @@ def test_services_that_are_down_break_promises_rather_than_the_program(
     output = capsys.readouterr().out
     assert "✗ Every service runs, and will after a reboot" in output
     assert "postfix.service: inactive, enabled" in output
-    assert "✗ Nobody relays who has not logged in" in output  # a promise that cannot be tried is not kept
+    assert "✗ Nobody relays who has not logged in" in output  # a check that cannot be tried fails
     assert "✓ No other Linux user reads keys" in output
     assert "Traceback" not in output
 
@@ -282,7 +282,7 @@ def test_the_json_report_has_all_that_the_text_shows(boot_copy: Boot, capsys: py
     assert "mailkeep deploy" in failed["remedy"]
 
 
-def test_a_warning_breaks_no_promise(boot_copy: Boot) -> None:
+def test_a_warning_is_no_failure(boot_copy: Boot) -> None:
     site = boot_copy()
     site.server.run("touch /run/reboot-required")
     assert verify_and_report(site.inventory)
