@@ -35,7 +35,9 @@ def create_inventory(
     ],
     domain: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN", help="A mail domain; repeat it for several. Default: that of the host name."),
+        typer.Option(
+            metavar="DOMAIN", help="A mail domain; repeat it for several. Default: the host name less its first label."
+        ),
     ] = None,
     network: Annotated[
         list[str] | None,
