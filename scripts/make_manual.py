@@ -6,18 +6,20 @@ mail.yml(5) from the descriptions of `mailkeep.settings`. The language is that o
 
 import argparse
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
-import mailkeep
 from mailkeep.cli.app import app
 from mailkeep.settings.reference import RULES, SEE_BELOW, SettingReference, list_sections
 from mailkeep_server.ctl import build_parser
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "man"
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "man"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 EXIT_CODES = {
     "0": "Done. For plan: there is nothing to do.",
@@ -172,7 +174,7 @@ def _describe_setting(setting: SettingReference) -> str:
 
 def _format_head(name: str, section: int, summary: str) -> Iterator[str]:
     yield '.\\" Written by scripts/make_manual.py; changes are lost.'
-    yield f'.TH {name.upper()} {section} "" "Mailkeep {mailkeep.__version__}" "Mailkeep"'
+    yield f'.TH {name.upper()} {section} "" "Mailkeep {VERSION}" "Mailkeep"'
     yield from (".nh", ".ad l")  # what is to be copied stays in one piece
     yield ".SH NAME"
     yield f"{_escape_literal(name)} \\- {format_text(summary)}"
