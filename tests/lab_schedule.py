@@ -16,6 +16,8 @@ LONGEST_FIRST = (
     "lab/test_attacks.py",
     "lab/test_certificates.py",
     "lab/test_watch.py",
+    "cli/test_wheel.py",
+    "lab/test_molecule.py",
     "lab/test_guard.py",
     "lab/test_jails.py",
     "lab/test_web.py",

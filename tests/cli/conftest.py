@@ -5,15 +5,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
 from cli_samples import INIT, MAILKEEP, SSH, CommandResult, Run, environment, write_program
 
 from mailkeep.cli import app
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
+def parser_built_once() -> Iterator[None]:
+    """typer builds the parser of all commands anew for each run, which takes longer than most runs do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.main.get_command", cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture(scope="session")
 def first_inventory(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A directory with an inventory, and the output of the `init` that created it."""
     root = tmp_path_factory.mktemp("first")
