@@ -231,6 +231,7 @@ class CertificateSensor(Sensor):
     """How long the certificate lasts. The file is read again only after a change."""
 
     name = "certificate"
+    READ_TIMEOUT = 5.0  # seconds; all sensors run in one loop, which systemd's watchdog bounds by 30
 
     def __init__(self, file: Path, min_days: int) -> None:
         self.file, self.min_days = file, min_days
@@ -239,7 +240,7 @@ class CertificateSensor(Sensor):
     def find_troubles(self) -> Troubles:
         version = self.file.stat().st_mtime_ns
         if version != self.read_version:
-            self.not_after = read_certificate(self.file.read_text()).not_after
+            self.not_after = read_certificate(self.file.read_text(), self.READ_TIMEOUT).not_after
             self.read_version = version
         days = (self.not_after - time.time()) / 86400
         if days >= self.min_days:

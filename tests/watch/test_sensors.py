@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mailkeep_server.common.certificates import CertificateError
 from mailkeep_server.watch import alert_queue, sensors
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.sensors import (
@@ -189,6 +190,20 @@ def test_an_expired_certificate_is_a_trouble(tmp_path: Path) -> None:
 
 
 # --- jails
+
+
+def test_an_openssl_that_hangs_does_not_hold_up_the_other_sensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CertificateSensor.READ_TIMEOUT <= 5, "the loop must come round before systemd's watchdog ends it (30 s)"
+    (tmp_path / "openssl").write_text("#!/bin/sh\nexec sleep 30\n")
+    (tmp_path / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(CertificateSensor, "READ_TIMEOUT", 0.1)
+    file = tmp_path / "server.pem"
+    file.write_text("")
+    with pytest.raises(CertificateError, match="did not end"):
+        CertificateSensor(file, 14).find_troubles()
 
 
 def test_faults_of_the_jails_and_the_absence_of_proofs_are_troubles(tmp_path: Path) -> None:
