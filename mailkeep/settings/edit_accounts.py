@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,13 +62,26 @@ def list_accounts(settings: Settings) -> list[AccountRow]:
     )
 
 
+def check_account_is_new(path: Path, addresses: Collection[object], address: str) -> None:
+    """Raises UserError if `addresses`, those of mail.yml's accounts, have it."""
+    if address in addresses:
+        raise UserError(f"{address} is already an account in {path}. `mailkeep account passwd` sets a new password.")
+
+
+def check_account_exists(path: Path, addresses: Collection[object], address: str) -> None:
+    """Raises UserError if `addresses`, those of mail.yml's accounts, do not have it."""
+    if address not in addresses:
+        similar = get_close_matches(address, map(str, addresses), n=1)
+        hint = f"Did you mean {similar[0]}?" if similar else "`mailkeep account list` lists them."
+        raise UserError(f"{address} is no account in {path}. {hint}")
+
+
 def add_account(path: Path, address: str, password_hash: str, name: str = "", quota: str | None = None) -> None:
     """Adds an account after the last; `quota` as in `mail.yml` (`2G`). Raises UserError, changing nothing."""
     fields = {"address": address, "password": password_hash, "name": name, "quota": quota}
     account: dict[str, Any] = {key: value for key, value in fields.items() if value}
     with _locked_file(path) as file:
-        if address in file.addresses:
-            raise UserError(f"{address} is already an account in {path}. A new password: mailkeep account passwd")
+        check_account_is_new(path, file.addresses, address)
         file.append_item([f"{key}: {_quote_scalar(key, value)}" for key, value in account.items()])
         file.save([*file.accounts, account], f"{address} is not added")
 
@@ -132,10 +145,7 @@ class _File:
 
     def find_account(self, address: str) -> int:
         """The index of the account with this address."""
-        if address not in self.addresses:
-            similar = get_close_matches(address, [str(known) for known in self.addresses], n=1)
-            hint = f"Did you mean {similar[0]}?" if similar else "The accounts: mailkeep account list"
-            raise UserError(f"{address} is no account in {self.path}. {hint}")
+        check_account_exists(self.path, self.addresses, address)
         return self.addresses.index(address)
 
     def append_item(self, fields: list[str]) -> None:

@@ -247,7 +247,8 @@ def _describe_syntax_error(error: yaml.YAMLError, content: str) -> Problem:
         actual = f"{format_value(conflict[0])}: a merge conflict is left in the file"
         return Problem(line, "not YAML", actual, "one side of the conflict, or both merged, without git's marks")
     assert isinstance(error, yaml.MarkedYAMLError)
-    actual, line = error.problem or "a syntax error", _line_of_mark(error.problem_mark)
+    # The message begins with "found" itself.
+    actual, line = (error.problem or "a syntax error").removeprefix("found "), _line_of_mark(error.problem_mark)
     start = _line_of_mark(error.context_mark)
     if error.context in _LEFT_OPEN and start < line:
         actual, line = f"{actual} up to line {line}", start

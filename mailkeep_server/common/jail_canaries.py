@@ -73,7 +73,7 @@ def choose_canaries(
     """The canaries number `first` and following of an endless row, which repeats after some hundred IPv4 addresses.
 
     None is in a documentation network that overlaps with `never_ban` (addresses and networks; in a lab, the server's
-    own are documentation addresses too): fail2ban bans by hand any address that it is told to. `recently_banned` ones
+    own are documentation addresses too): fail2ban bans by hand any address that a command names. `recently_banned` ones
     are skipped as long as there are others. Raises ValueError if no address is left.
     """
     excluded = [ipaddress.ip_network(network) for network in never_ban]

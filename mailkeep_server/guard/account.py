@@ -8,7 +8,7 @@ K = TypeVar("K")
 
 
 class Violations:
-    """Why and when an account was refused, and when the operator was last told."""
+    """Why and when an account was refused, and when that was last reported."""
 
     __slots__ = ("last_notified", "new_recipients", "over_limit", "unowned_sender")
 

@@ -37,7 +37,7 @@ class Ledger:
         self.server, self.local = SendHistory(), SendHistory()
         """Of all senders together, and of programs on the server."""
         self.notices = Account()
-        """When the operator was last told of a limit that concerns no single account."""
+        """When a limit that concerns no single account was last reported."""
         self.on_uncounted: Callable[[Message], None] = lambda _: None
         """Called with each message that was counted and then dropped."""
         self._pending: OrderedDict[str, PendingMessage] = OrderedDict()

@@ -1,9 +1,9 @@
 """One count for several mail servers, in Valkey or Redis: each message is charged there before it is accepted.
 
 Every guard counts the messages of its own server. Where `guard.shared_store` is set, a message that fits is charged to
-the shared count too. One script checks all limits and adds the message, so that no two servers take the last place.
+the shared count too. One script checks all limits and adds the message, so two servers cannot both take the last place.
 When the store does not answer within a second, each server goes by its own count until it does. Limits then hold for
-each server alone, and the operator is told. Freezes are shared too (`shared_freezes`).
+each server alone, and an alert reports it. Freezes are shared too (`shared_freezes`).
 """
 
 import asyncio

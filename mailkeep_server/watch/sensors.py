@@ -134,7 +134,7 @@ class JailProofSensor(Sensor):
             text = "No jail has been proven to ban for 90 minutes: `systemctl status mailkeep-jails.timer` says why"
             troubles["silent"] = text, "The jails are proven again"
         for jail, faults in json.loads(content).get("faults", {}).items():
-            text = f"The jail {jail} does not ban: {_join_faults(faults)}"
+            text = f"The jail {jail} does not ban: {_join_faults(faults)}. `systemctl restart fail2ban` may help"
             troubles[jail] = text, f"The jail {jail} bans again"
         return troubles
 
@@ -174,7 +174,8 @@ class DiskSensor(Sensor):
                 continue
             bound = self.max_percent - (self.SLACK if device in self.full else 0)
             if max(space, inodes) >= bound:
-                text = f"The disk of {path} is {space:.0f} % full, and {inodes:.0f} % of its inodes are used"
+                used = f"{space:.0f} % full, and {inodes:.0f} % of its inodes are used"
+                text = f"The disk of {path} is {used}: `du -xh {path} | sort -h | tail` shows by what"
                 troubles[device] = text, f"The disk of {path} has room again"
         self.full = set(troubles)
         return troubles
@@ -246,7 +247,7 @@ class CertificateSensor(Sensor):
         if days >= self.min_days:
             return {}
         text = f"The certificate ends in {days:.0f} days" if days > 0 else "The certificate has expired"
-        return {"end": (text, "The certificate was renewed")}
+        return {"end": (f"{text}: docs/certificates.md says how to renew it", "The certificate was renewed")}
 
 
 def build_sensors(config: WatchConfig, jail_proof: Path) -> list[Sensor]:

@@ -1,4 +1,4 @@
-"""The operator is alerted to each fault within ten seconds, once, by mail and webhook, and told when it ends."""
+"""The operator is alerted to each fault within ten seconds, once, by mail and webhook, and to its end."""
 
 import json
 import re

@@ -23,6 +23,9 @@ from mailkeep_server.watch.sensors import (
     is_running,
 )
 
+SHOWS = ": `du -xh / | sort -h | tail` shows by what"
+RENEW = ": docs/certificates.md says how to renew it"
+
 
 def test_the_queue_is_counted_without_held_messages_and_reported_with_slack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +104,7 @@ def test_a_disk_is_a_trouble_at_its_bound_and_not_below(root: Disk) -> None:
     assert sensor.find_troubles() == {}
     root.used_blocks = 720
     assert sensor.find_troubles() == {
-        "1": ("The disk of / is 80 % full, and 0 % of its inodes are used", "The disk of / has room again")
+        "1": (f"The disk of / is 80 % full, and 0 % of its inodes are used{SHOWS}", "The disk of / has room again")
     }
     root.used_blocks = 900
     assert "100 % full" in sensor.find_troubles()["1"][0]
@@ -126,7 +129,7 @@ def test_used_up_inodes_fill_a_disk_too(root: Disk) -> None:
     root.used_inodes = 799
     assert sensor.find_troubles() == {}
     root.used_inodes = 800
-    assert sensor.find_troubles()["1"][0] == "The disk of / is 0 % full, and 80 % of its inodes are used"
+    assert sensor.find_troubles()["1"][0] == f"The disk of / is 0 % full, and 80 % of its inodes are used{SHOWS}"
     root.used_inodes = 781
     assert sensor.find_troubles(), "the slack holds for inodes as well"
     root.used_inodes = 779
@@ -164,7 +167,7 @@ def test_the_disks_of_mail_and_logs_are_measured() -> None:
 # --- certificate
 
 
-@pytest.mark.parametrize(("days", "text"), [(100, ""), (5, "The certificate ends in 5 days")])
+@pytest.mark.parametrize(("days", "text"), [(100, ""), (5, f"The certificate ends in 5 days{RENEW}")])
 def test_the_certificate_is_read_again_when_it_has_changed(tmp_path: Path, days: int, text: str) -> None:
     file = tmp_path / "certificate.pem"
     sensor = CertificateSensor(file, 14)
@@ -186,7 +189,7 @@ def test_an_expired_certificate_is_a_trouble(tmp_path: Path) -> None:
     file.touch()
     sensor = CertificateSensor(file, 14)
     sensor.read_version, sensor.not_after = file.stat().st_mtime_ns, time.time() - 1
-    assert sensor.find_troubles()["end"] == ("The certificate has expired", "The certificate was renewed")
+    assert sensor.find_troubles()["end"] == (f"The certificate has expired{RENEW}", "The certificate was renewed")
 
 
 # --- jails
@@ -210,7 +213,9 @@ def test_faults_of_the_jails_and_the_absence_of_proofs_are_troubles(tmp_path: Pa
     sensor = JailProofSensor(tmp_path / "jails.json")
     assert sensor.find_troubles() == {}
     sensor.file.write_text(json.dumps({"turn": 4, "faults": {"dovecot": ["jail dovecot: it bans x, nft has no set"]}}))
-    assert sensor.find_troubles()["dovecot"][0] == "The jail dovecot does not ban: it bans x, nft has no set"
+    assert sensor.find_troubles()["dovecot"][0] == (
+        "The jail dovecot does not ban: it bans x, nft has no set. `systemctl restart fail2ban` may help"
+    )
     sensor.file.write_text(json.dumps({"turn": 8, "faults": {}}))
     assert sensor.find_troubles() == {}
     sensor.start -= 2 * JailProofSensor.MAX_AGE
