@@ -12,6 +12,7 @@ drills: bootstrap
 
 test: test-fast
 	.venv/bin/pytest -m "lab or wheel" -n 3 --dist loadfile --durations 12
+	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
 	.venv/bin/python -m slipcover --source mailkeep,mailkeep_server --json --out .coverage.json \

@@ -17,7 +17,6 @@ LONGEST_FIRST = (
     "lab/test_certificates.py",
     "lab/test_watch.py",
     "cli/test_wheel.py",
-    "lab/test_molecule.py",
     "lab/test_guard.py",
     "lab/test_jails.py",
     "lab/test_web.py",
