@@ -156,7 +156,7 @@ def simulate_use(site: Site, internet: Internet) -> None:
         text, login = compose_message(sender, WAITS, "waits"), (sender, site.passphrases[sender])
         assert is_accepted(deliver_message(address, SUBMISSIONS, sender, [WAITS], text, login=login))
     poll(lambda: len(read_queue(site.server, "deferred")) == 3, 30, "the messages do not wait")
-    poll(lambda: site.server.run("grep -rl 'before the upgrade' /var/vmail | wc -l").stdout == "2\n", 30, "no mail")
+    poll(lambda: len(site.server.run(READ_MAILBOXES).stdout.splitlines()) == 2, 30, "the mail has not arrived")
     site.server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
     site.server.run(f"fail2ban-client set dovecot banip {BANNED}")
 
@@ -200,22 +200,24 @@ def upgraded(lab: Lab, internet: Internet, built_site: Site, built_image: str, f
     internet.start_authority()
     site = create_former_inventory(former_tree, lab, boot_upgraded(lab, internet))
     site.publish(internet)
-    new_paths = build_new(site, lab, internet, built_image)
+    try:
+        new_paths = build_new(site, lab, internet, built_image)
 
-    boot_upgraded(lab, internet, ip=site.server.ip)  # a bare machine in its place
-    pyinfra = str(Path(sys.executable).with_name("pyinfra"))
-    former = run_former(former_tree, pyinfra, str(site.inventory / "inventory.py"), "deploy.py", "-y")
-    assert former.returncode == 0, former.stdout + former.stderr
-    run_timers(site)
-    simulate_use(site, internet)
-    before = read_state(site.server)
+        boot_upgraded(lab, internet, ip=site.server.ip)  # a bare machine in its place
+        pyinfra = str(Path(sys.executable).with_name("pyinfra"))
+        former = run_former(former_tree, pyinfra, str(site.inventory / "inventory.py"), "deploy.py", "-y")
+        assert former.returncode == 0, former.stdout + former.stderr
+        run_timers(site)
+        simulate_use(site, internet)
+        before = read_state(site.server)
 
-    result = site.deploy()
-    run_timers(site)
-    yield Upgrade(site, result, before, read_state(site.server), new_paths, list_paths(site.server))
-    internet.run("systemctl stop authority")
-    built_site.publish(internet)
-    site.server.remove()
+        result = site.deploy()
+        run_timers(site)
+        yield Upgrade(site, result, before, read_state(site.server), new_paths, list_paths(site.server))
+    finally:  # the other tests of this worker need their own records
+        internet.run("systemctl stop authority")
+        built_site.publish(internet)
+        site.server.remove()
 
 
 def test_the_server_before_the_upgrade_is_built_by_version_0_1_0(former_tree: Path) -> None:
