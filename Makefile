@@ -1,5 +1,5 @@
 # The two commands: `make demo` builds, verifies and shows a server in containers; `make test` runs everything.
-.PHONY: demo drills test test-fast lint bench down
+.PHONY: demo drills test test-fast lint manual bench down
 
 # Python keeps what it has compiled, whatever the environment says: the next run of the tests is faster for it.
 export PYTHONDONTWRITEBYTECODE =
@@ -11,16 +11,23 @@ drills: bootstrap
 	@.venv/bin/mailkeep drill all
 
 test: test-fast
-	.venv/bin/pytest -m lab -n 3 --dist loadfile --durations 12
+	.venv/bin/pytest -m "lab or wheel" -n 3 --dist loadfile --durations 12
 	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
-	.venv/bin/pytest -m "not lab" -n 3 --dist worksteal
+	.venv/bin/python -m slipcover --source mailkeep,mailkeep_server --json --out .coverage.json \
+	  -m pytest -m "not lab and not wheel" -n 3 --dist worksteal
+	@.venv/bin/python scripts/print_coverage.py .coverage.json
 
 lint: bootstrap
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# The manual pages, and docs/settings.md, from the sources of the command's help and of the settings.
+manual: bootstrap
+	.venv/bin/python -m mailkeep.settings.reference
+	.venv/bin/python scripts/make_manual.py
 
 bench: bootstrap
 	.venv/bin/python bench/build.py

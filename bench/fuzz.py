@@ -2,8 +2,8 @@
 """A million malformed requests, to the policy service and to the milter of a running guard, in each of its modes.
 
 They are real requests and packets, broken in every way that a byte can be; the seed, which is printed first, decides
-how. After each connection the guard must still answer an honest request, count exactly what it accepted, have no
-traceback in its log, and have stayed small. At the first failure it prints the case, to be kept in
+how. After each connection the guard must still answer an honest request. Its counts must be exact, its log without
+a traceback, its memory small. At the first failure it prints the case, to be kept in
 tests/guard/test_fuzz.py, and exits with 1.
 
     python bench/fuzz.py [--requests N] [--seed N]

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """How fast the guard answers, beside Debian's rate-limiting policy services, and what it costs Postfix.
 
-In a bare Debian 13 of the lab, the guard in its own systemd units, postfwd1, postfwd2 and policyd-rate-limit (SQLite)
-keep the same limits: messages and recipients in 10 minutes, an hour and a day, too high to trigger. In turn, each
-freshly started, they are asked about messages of 1,000 accounts over 20 persistent connections. Then each has one
-message of each of 100,000 accounts, and memory is the PSS of its processes. At last, Postfix takes mail from
-smtp-source and discards it, in turn with and without the guard as policy service and milter, and with a policy service
-that does nothing. Prints medians and ratios.
+The guard runs in its own systemd units, on a bare Debian 13 in the lab, beside postfwd1, postfwd2 and
+policyd-rate-limit (SQLite). All keep the same limits, too high to trigger: messages and recipients in 10 minutes, an
+hour and a day.
+
+speed: in turn, freshly started, each is asked about messages of 1,000 accounts over 20 persistent connections.
+memory: each counts one message of each of 100,000 accounts; its memory is the PSS of its processes.
+postfix: Postfix takes mail from smtp-source and discards it. In turn it asks the guard as policy service and milter,
+the policy service alone, a policy service that does nothing, and nobody.
+
+Prints medians and ratios.
 
     python bench/policy.py [speed] [memory] [postfix] [--rounds N] [--seconds N] [--accounts N] [--messages N]
 """
@@ -50,7 +54,7 @@ class PolicyService:
     state: str
     """The protocol_state at which it counts."""
     reset_command: str = "true"
-    """Deletes what it has counted."""
+    """Deletes its counts."""
 
 
 GUARD = PolicyService(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the guard costs a mail server whose users send all at once.
+"""How much the guard slows a mail server whose users all send at once.
 
 The demonstration's server is built in the lab, and gets a second submission port that does not ask the guard. Twenty
 clients at a time send through both ports in turn. Each message goes over a connection of its own, with TLS and a login;

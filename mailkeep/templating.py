@@ -9,7 +9,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 @cache
-def _environment() -> Environment:
+def _create_environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -21,5 +21,5 @@ def _environment() -> Environment:
 
 
 def render_template(template: str, **values: object) -> bytes:
-    """The text of `templates/TEMPLATE.j2` with these values; an undefined name is an error."""
-    return _environment().get_template(template + ".j2").render(**values).encode()
+    """`templates/TEMPLATE.j2` with these values. Raises jinja2.UndefinedError for a name without a value."""
+    return _create_environment().get_template(template + ".j2").render(**values).encode()

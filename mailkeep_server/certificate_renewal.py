@@ -32,7 +32,7 @@ from mailkeep_server.common.files import atomic_write
 
 RENEW_BELOW = 1 / 3  # of the lifetime: a certificate of 90 days is renewed when 30 are left
 HOST_ALONE_BELOW = 1 / 6  # of the lifetime: then a certificate for the host name alone is better than none
-REPORT_AFTER = 86_400.0  # seconds of failed tries, one each hour, until the operator is told
+REPORT_AFTER = 86_400.0  # seconds of failed tries, one each hour, until an alert
 
 
 class RenewalError(Exception):
@@ -105,7 +105,7 @@ def list_attempts(config: RenewalConfig, present: Certificate, now: float) -> li
 
 
 def must_report(config: RenewalConfig, present: Certificate, failing_since: float, now: float) -> bool:
-    """Whether the operator is told of a failure: at once if clients notice it, else once it has lasted a day."""
+    """Whether a failure is reported: at once if clients notice it, else once it has lasted a day."""
     is_good = present.is_accepted_for(config.host, now) and set(config.names) <= present.names
     return not is_good or now - failing_since >= REPORT_AFTER
 

@@ -37,7 +37,7 @@ def query_values(question: Question) -> Values:
 def find_changes(baseline: dict[str, list[str]], current: dict[str, Values]) -> dict[str, str]:
     """Troubles by name and type: records whose values differ from the `baseline`.
 
-    A record that the baseline lacks, or has as missing, counts as right from now on and is added to it: it may have
+    A record that the baseline lacks, or has as missing, counts as right from now on and is added to it. It may have
     been published only after the deploy.
     """
     troubles = {}

@@ -11,20 +11,22 @@ from xdist.scheduler import LoadFileScheduling
 LONGEST_FIRST = (
     "docs/test_server_commands.py",
     "lab/test_reruns.py",
+    "lab/test_lab.py",  # not that long, but it needs no built server: the worker need not wait for the first one
+    "lab/test_upgrade.py",
     "lab/test_attacks.py",
-    "lab/test_watch.py",
-    "lab/test_guard.py",
-    "lab/test_verify.py",
-    "lab/test_jails.py",
     "lab/test_certificates.py",
-    "lab/test_mail.py",
+    "lab/test_watch.py",
+    "cli/test_wheel.py",
+    "lab/test_guard.py",
+    "lab/test_jails.py",
     "lab/test_web.py",
     "lab/test_drills.py",
-    "lab/test_lab.py",
+    "lab/test_mail.py",
     "lab/test_dns.py",
-    "lab/test_refusals.py",
-    "lab/test_plan.py",
     "lab/test_shared_store.py",
+    "lab/test_verify.py",
+    "lab/test_plan.py",
+    "lab/test_refusals.py",
 )
 ALONE = ("lab/test_verify.py", "lab/test_foreign_things.py", "lab/test_refusals.py", "lab/test_plan.py")
 """Files whose tests boot servers of their own: any worker may take any of them, which fills what gaps there are."""

@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-_here = Path(__file__).resolve().parent
-_lab = _here.parent / os.environ.get("MAILKEEP_LAB", "mailkeep")
+_inventory = Path(__file__).resolve().parent
+_lab = _inventory.parent / os.environ.get("MAILKEEP_LAB", "mailkeep")
 
 hosts = [
     (
         "mail",
         {
-            "mailkeep": str(_here / "mail.yml"),
+            "mailkeep": str(_inventory / "mail.yml"),
             "ssh_config_file": str(_lab / "mail.ssh_config"),
         },
     ),

@@ -67,7 +67,7 @@ def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = Non
 def add_account(
     name: InventoryName,
     address: Address,
-    person: Annotated[str, typer.Option("--name", metavar="NAME", help="The person's name.")] = "",
+    person: Annotated[str, typer.Option("--name", metavar="NAME", help="The person's name, for your records.")] = "",
     quota: Annotated[
         str | None, typer.Option(metavar="SIZE", help="The mailbox's maximum size, such as 2G. Default: 1G.")
     ] = None,
@@ -81,6 +81,7 @@ def add_account(
 
     directory, settings = open_inventory(name, home)
     label = hosts.inventory_label(directory)
+    edit_accounts.check_account_is_new(directory / hosts.SETTINGS_FILE, settings.account_addresses, address)
     password = _new_password(settings, address, generate, check_breaches)
     password_hash = passwords.hash_password(password)
     edit_accounts.add_account(directory / hosts.SETTINGS_FILE, address, password_hash, person, quota)
@@ -102,6 +103,7 @@ def change_password(
 
     directory, settings = open_inventory(name, home)
     label = hosts.inventory_label(directory)
+    edit_accounts.check_account_exists(directory / hosts.SETTINGS_FILE, settings.account_addresses, address)
     password = _new_password(settings, address, generate, check_breaches)
     edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password))
     outcome = f"{address} has a new password in mail.yml. Run `mailkeep deploy {label}` to change it on the server."

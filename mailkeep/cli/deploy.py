@@ -19,8 +19,8 @@ Adopt = Annotated[
 ]
 
 
-@commands.command(epilog="Example: `mailkeep plan home`")
-def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, home: Home = None) -> None:
+@commands.command("plan", epilog="Example: `mailkeep plan home`")
+def plan_deploy(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, home: Home = None) -> None:
     """Show what a deploy would change, with diffs. Changes nothing.
 
     Exit code 0: no changes; 2: changes; 1: an error."""
@@ -34,10 +34,11 @@ def plan(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, hom
 
 
 @commands.command(
+    "deploy",
     epilog="Example: `mailkeep deploy home`. In a clone of Mailkeep, pyinfra does the same: "
-    "`pyinfra inventories/home/inventory.py deploy.py`."
+    "`pyinfra inventories/home/inventory.py deploy.py`.",
 )
-def deploy(
+def deploy_inventory(
     name: InventoryName,
     as_json: AsJson = False,
     adopt: Adopt = False,
@@ -69,7 +70,7 @@ def deploy(
         host_plan.explain_failure(directory, json=as_json and not process.stdout)
         raise typer.Exit(process.returncode)
     if not no_verify and not as_json:
-        verify(name, home=home)
+        verify_servers(name, home=home)
         dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {hosts.inventory_label(directory)} --check")
 
 
@@ -84,8 +85,8 @@ def refuse_nameless_user() -> None:
         ) from None
 
 
-@commands.command(epilog="Example: `mailkeep verify home`")
-def verify(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
+@commands.command("verify", epilog="Example: `mailkeep verify home`")
+def verify_servers(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
     """Attack the running server, and report what it withstood. Exit code 1: a check failed."""
     from mailkeep.verify.verification import verify_and_report
 
@@ -94,8 +95,8 @@ def verify(name: InventoryName, as_json: AsJson = False, home: Home = None) -> N
         raise typer.Exit(1)
 
 
-@commands.command(epilog="Example: `mailkeep render home /tmp/mail.example.org`")
-def render(
+@commands.command("render", epilog="Example: `mailkeep render home /tmp/mail.example.org`")
+def render_files(
     name: InventoryName,
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
     home: Home = None,

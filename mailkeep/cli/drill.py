@@ -33,10 +33,11 @@ def send_test_alerts(name: InventoryName, as_json: AsJson = False, home: Home = 
 
 
 @commands.command(
+    "drill",
     epilog="Examples: `mailkeep drill A`, `mailkeep drill all`; on a live server: `mailkeep drill A --inventory home "
-    "--i-mean-it --account drill@example.org --to you@example.net`"
+    "--i-mean-it --account drill@example.org --to you@example.net`",
 )
-def drill(
+def run_drills(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="A to F, week, or all.")],
     as_json: AsJson = False,
     picture: Annotated[

@@ -15,9 +15,10 @@ commands = typer.Typer()
 
 
 @commands.command(
-    epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`"
+    "init",
+    epilog="Example: `mailkeep init home --host mail.example.org --address 203.0.113.25 --admin you@example.org`",
 )
-def init(
+def create_inventory(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The new inventory's name: it is created as inventories/NAME.")
     ],
@@ -34,7 +35,9 @@ def init(
     ],
     domain: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN", help="A mail domain; repeat it for several. Default: that of the host name."),
+        typer.Option(
+            metavar="DOMAIN", help="A mail domain; repeat it for several. Default: the host name less its first label."
+        ),
     ] = None,
     network: Annotated[
         list[str] | None,
@@ -77,8 +80,8 @@ def init(
         out.print(line, markup=False)
 
 
-@commands.command(epilog="Example: `mailkeep check home`")
-def check(name: InventoryName, home: Home = None) -> None:
+@commands.command("check", epilog="Example: `mailkeep check home`")
+def check_inventory(name: InventoryName, home: Home = None) -> None:
     """Check mail.yml and the vault. Connects to no host."""
     from mailkeep.inventory import secrets
 
@@ -92,8 +95,8 @@ def check(name: InventoryName, home: Home = None) -> None:
     print_notes(directory)
 
 
-@commands.command(epilog="Example: `mailkeep schema > mail.schema.json`")
-def schema() -> None:
+@commands.command("schema", epilog="Example: `mailkeep schema > mail.schema.json`")
+def print_schema() -> None:
     """Print the JSON Schema of mail.yml, for editors that check and complete it."""
     from mailkeep.settings.schema import build_json_schema
 

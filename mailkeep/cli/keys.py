@@ -41,8 +41,8 @@ commands.add_typer(tls, name="tls")
 StartNow = Annotated[bool, typer.Option("--now", help="Start even if the current key is less than 30 days old.")]
 
 
-@commands.command(epilog="Example, after adding a domain to mail.yml: `mailkeep keys home`")
-def keys(
+@commands.command("keys", epilog="Example, after adding a domain to mail.yml: `mailkeep keys home`")
+def create_keys(
     name: InventoryName,
     reencrypt: Annotated[
         bool, typer.Option("--reencrypt", help="Also encrypt the vault again, for the recipients in recipients.txt.")

@@ -11,40 +11,42 @@ from mailkeep.inventory import hosts
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: `mailkeep acme home`, then `mailkeep deploy home`")
-def acme(name: InventoryName, home: Home = None) -> None:
+@commands.command("acme", epilog="Example: `mailkeep acme home`, then `mailkeep deploy home`")
+def save_dns_credentials(name: InventoryName, home: Home = None) -> None:
     """Store the DNS provider's credentials in the vault, for `challenge: dns-01`. Asks, or reads standard input.
 
     A line NAME=value each; `lego dnshelp -c PROVIDER` lists the names."""
-    from mailkeep.inventory.credentials import save_dns_credentials
+    from mailkeep.inventory import credentials
 
     directory, _ = open_inventory(name, home)
-    names = save_dns_credentials(directory, ask_lines("NAME=value (an empty line ends)"))
+    names = credentials.save_dns_credentials(directory, ask_lines("NAME=value (an empty line ends)"))
     _print_stored(", ".join(names), directory)
 
 
-@commands.command(epilog="Example: `mailkeep relay home`, then `mailkeep deploy home`")
-def relay(name: InventoryName, home: Home = None) -> None:
+@commands.command("relay", epilog="Example: `mailkeep relay home`, then `mailkeep deploy home`")
+def save_relay_password(name: InventoryName, home: Home = None) -> None:
     """Store the relay host's password in the vault. Asks for it, or reads it from standard input."""
-    from mailkeep.inventory.credentials import save_relay_password
+    from mailkeep.inventory import credentials
 
     directory, _ = open_inventory(name, home)
-    save_relay_password(directory, ask_secret("Password of the relay host"))
+    credentials.save_relay_password(directory, ask_secret("Password of the relay host"))
     _print_stored("the relay host's password", directory)
 
 
-@commands.command(epilog="Example: `mailkeep store home`, then `mailkeep deploy home`")
-def store(name: InventoryName, home: Home = None) -> None:
+@commands.command("store", epilog="Example: `mailkeep store home`, then `mailkeep deploy home`")
+def save_store_password(name: InventoryName, home: Home = None) -> None:
     """Store the password of the guard's shared store in the vault. Asks for it, or reads it from standard input."""
-    from mailkeep.inventory.credentials import save_shared_store_password
+    from mailkeep.inventory import credentials
 
     directory, _ = open_inventory(name, home)
-    save_shared_store_password(directory, ask_secret("Password of the guard's shared store"))
+    credentials.save_shared_store_password(directory, ask_secret("Password of the guard's shared store"))
     _print_stored("the shared store's password", directory)
 
 
-@commands.command(epilog="Example: `mailkeep webhook home`, then `mailkeep deploy home` and `mailkeep alert-test home`")
-def webhook(
+@commands.command(
+    "webhook", epilog="Example: `mailkeep webhook home`, then `mailkeep deploy home` and `mailkeep alert-test home`"
+)
+def save_webhook(
     name: InventoryName,
     token: Annotated[
         bool, typer.Option("--token", help="Ask for a token as well (sent as Authorization: Bearer).")
@@ -52,10 +54,12 @@ def webhook(
     home: Home = None,
 ) -> None:
     """Store the URL of the alerts' webhook in the vault. Asks for it, or reads it from standard input."""
-    from mailkeep.inventory.credentials import save_webhook
+    from mailkeep.inventory import credentials
 
     directory, _ = open_inventory(name, home)
-    save_webhook(directory, ask_secret("URL of the webhook"), ask_secret("Token of the webhook") if token else "")
+    credentials.save_webhook(
+        directory, ask_secret("URL of the webhook"), ask_secret("Token of the webhook") if token else ""
+    )
     _print_stored("the webhook's URL", directory)
 
 

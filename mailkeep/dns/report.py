@@ -53,9 +53,9 @@ def print_findings(findings: list[Finding]) -> None:
     for finding in findings:
         out.print(Text.assemble((finding.level, _STYLES[finding.level]), f"  {finding.name}  {finding.type}"))
         out.print(Text(f"  {finding.problem}"))
-        for label, text in (("seen", finding.observed), ("do", finding.advice)):
+        for label, text in (("observed", finding.observed), ("to do", finding.advice)):
             if text:
-                out.print(Text.assemble((f"  {label:4}  ", "dim"), text))
+                out.print(Text.assemble((f"  {label:8}  ", "dim"), text))
         out.print()
     out.print(Text(_summarise(findings), "bold"))
 

@@ -14,6 +14,8 @@ from mailkeep.lab.demo_server import Stopwatch, start_demo_server
 
 def run_in_lab(names: list[str], picture: Path | None, as_json: bool, without_guard: bool) -> bool:
     """Run drills on the demonstration's server, which is built if it does not exist. Returns whether all passed."""
+    if picture:
+        report.check_picture_can_be_drawn()
     console = Console(soft_wrap=True, highlight=False, stderr=as_json)
     lab, internet, site, _ = start_demo_server(Stopwatch(console))
     setup = in_lab.create_setup(lab, site, internet)

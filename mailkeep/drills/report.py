@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mailkeep.drills import picture
 from mailkeep.drills.in_lab import run_drill
 from mailkeep.drills.replay import DrillSetup
 from mailkeep.drills.result import DrillResult, format_seconds
 from mailkeep.drills.simulated_days import SimulatedDaysResult
+from mailkeep.errors import UserError
 from mailkeep.locations import state_directory
 
 PICTURES = state_directory() / "pictures"
@@ -41,9 +42,31 @@ def run_drills(
     print_results(results, console)
     attacks = [result for result in results if isinstance(result, DrillResult)]
     if attacks:
-        for file in picture.draw_results(attacks, picture_file):
-            console.print(f"picture: {file}", markup=False)
+        _draw(attacks, picture_file, console)
     return results
+
+
+def check_picture_can_be_drawn() -> None:
+    """UserError without matplotlib, which is half of an installation: pictures are an extra."""
+    if not _has_matplotlib():
+        raise UserError(
+            "A picture needs matplotlib, which is not installed. Install Mailkeep with it "
+            "(`pipx install 'mailkeep[drills]'`), or leave out --picture."
+        )
+
+
+def _draw(attacks: Sequence[DrillResult], file: Path, console: Console) -> None:
+    if not _has_matplotlib():
+        console.print("no picture: it needs matplotlib, which the extra mailkeep[drills] installs", markup=False)
+        return
+    from mailkeep.drills import picture
+
+    for written in picture.draw_results(attacks, file):
+        console.print(f"picture: {written}", markup=False)
+
+
+def _has_matplotlib() -> bool:
+    return find_spec("matplotlib") is not None
 
 
 def print_results(results: Sequence[DrillResult | SimulatedDaysResult], console: Console) -> None:

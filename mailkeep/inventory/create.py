@@ -58,6 +58,8 @@ def create_inventory(
     """
     identity = vault.identity_path(target)
     _check_target(target, identity)
+    if not domains and "." not in host:  # else each text that is made from the domain would be an error, too
+        raise UserError(f"--host (host.name) is {host!r}. Expected a full name such as mail.example.org.")
     domains = tuple(domains) or (host.partition(".")[2],)
     address = account or _choose_first_account(admin, domains)
     passphrase = passwords.generate_password()
@@ -133,7 +135,7 @@ def staging_directory(target: Path) -> Iterator[Path]:
                 yield stage
             undo.pop_all()
     except OSError as error:
-        raise UserError(f"{target}: cannot be made: {error.strerror}.") from error
+        raise UserError(f"{target}: cannot be created: {error.strerror}.") from error
 
 
 def parse_new_settings(text: bytes) -> Settings:

@@ -15,6 +15,8 @@ SETTINGS_FILE = "mail.yml"
 HOSTS_FILE = "inventory.py"
 DEPLOY = "mailkeep.deploy.deploy_host"
 """The function that pyinfra runs for each host."""
+RUN_PYINFRA = "from pyinfra_cli.main import main; main()"
+"""As its program does, which is not always beside Python's: `pip install --user` puts it elsewhere."""
 
 
 def find_inventory(name_or_path: str, home: Path | None = None) -> Path:
@@ -49,8 +51,8 @@ def inventory_label(directory: Path) -> str:
 def pyinfra_command(directory: Path, *options: str, deploy: str = DEPLOY) -> list[str]:
     """The pyinfra command that deploys this inventory. It reads no config.py that happens to be in the working
     directory: a plan would not know of it."""
-    program = Path(sys.executable).parent / "pyinfra"
-    return [str(program), "--config", "/dev/null", str(directory.resolve() / HOSTS_FILE), deploy, "-y", *options]
+    program = [sys.executable, "-P", "-c", RUN_PYINFRA, "--config", "/dev/null"]
+    return [*program, str(directory.resolve() / HOSTS_FILE), deploy, "-y", *options]
 
 
 def read_hosts(directory: Path) -> dict[str, dict[str, object]]:

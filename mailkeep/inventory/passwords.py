@@ -7,10 +7,9 @@ import http.client
 import secrets
 import urllib.request
 from collections.abc import Iterable
+from functools import cache
 
 from argon2 import PasswordHasher
-from zxcvbn import zxcvbn
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from mailkeep.errors import UserError
 
@@ -30,8 +29,6 @@ RANGE_API = "https://api.pwnedpasswords.com/range/"
 RANGE_TIMEOUT = 10  # seconds
 MAX_RANGE_BYTES = 2**20  # an answer has some 40 kB
 
-_COMMON = frozenset(FREQUENCY_LISTS["passwords"])
-
 
 def check_password(password: str, *, address: str, domains: Iterable[str]) -> None:
     """UserError, with the reason, unless `password` will do for `address`.
@@ -44,8 +41,10 @@ def check_password(password: str, *, address: str, domains: Iterable[str]) -> No
         )
     if not password.isprintable() or password != password.strip():
         raise UserError("The password must have printable characters only, and no space at its beginning or end.")
+    from zxcvbn import zxcvbn  # its word lists take a tenth of the start of every command, and few commands need them
+
     lowered = password.lower()
-    if lowered in _COMMON or _strip_decoration(password) in _COMMON:
+    if lowered in _common_passwords() or _strip_decoration(password) in _common_passwords():
         raise UserError("The password is one of the most common ones, which attackers try first.")
     names = _forbidden_names(address, domains)
     if name := next((name for name in names if name in lowered), None):
@@ -55,6 +54,13 @@ def check_password(password: str, *, address: str, domains: Iterable[str]) -> No
         feedback = estimate["feedback"]
         advice = " ".join(text for text in (feedback["warning"], *feedback["suggestions"]) if text)
         raise UserError(f"The password is too easy to guess. {advice}".rstrip())
+
+
+@cache
+def _common_passwords() -> frozenset[str]:
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+    return frozenset(FREQUENCY_LISTS["passwords"])
 
 
 def _strip_decoration(password: str) -> str:

@@ -102,8 +102,8 @@ def dns_names(leaf: x509.Certificate) -> list[str]:
 def check_certificate(
     chain_file: str, chain_pem: bytes, key_file: str, key_pem: bytes, hosts: tuple[str, ...], now: datetime
 ) -> None:
-    """UserError unless the key belongs to the first certificate, each is issued by the next, the first covers
-    these host names, and all are valid now."""
+    """UserError unless the key belongs to the first certificate, which covers these host names. Each certificate must
+    be issued by the next, and all must be valid now."""
     if _PRIVATE.search(chain_pem):
         raise UserError(
             f"{chain_file}: this file holds a private key in clear text. Take the key out of it; "

@@ -49,7 +49,7 @@ def has_valid_certificate(settings: Settings, vault: Vault) -> bool:
 
 
 def create_certificate(settings: Settings, vault: Vault, today: date) -> str:
-    """Creates a self-signed certificate for the host, and describes it. The vault's key is kept if there is one: TLSA
+    """Creates a self-signed certificate for the host, and describes it. The vault's key is kept if there is one. TLSA
     records name it, so neither a new host name nor an expired certificate may replace it."""
     name = CREATED_ENTRIES[settings.tls.mode]
     kept_key = _read_created_key(vault, name) if name in vault.names() else None

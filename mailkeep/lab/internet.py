@@ -103,7 +103,7 @@ class Internet(Container):
         Its certificates are valid for `seconds`. It issues none for the names in `refuses`.
         """
         self.run(shlex.join(["/opt/outside/authority", str(seconds), f"{self.ip}:5353", *refuses]))
-        poll(lambda: self.run("ss -Hltn 'sport = :14000'").stdout, 10, "the certificate authority does not listen")
+        poll(lambda: self.run("ss -Hltn 'sport = :14000'").stdout, 30, "the certificate authority does not listen")
 
     def trust_authority(self, server: Container) -> None:
         """Let every program on `server` trust the certificate with which the authority serves DIRECTORY."""

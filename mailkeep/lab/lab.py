@@ -132,7 +132,11 @@ class Lab:
         self._create_ssh_key()
         number = int(ip) - int(self.network[0])
         machine = kind(self.prefix, name, hostname, ip, self.ipv6_address(number), self.state)
-        machine.boot(image, self.prefix, find_nameservers(self.ipv4_address(1)))
+        try:
+            machine.boot(image, self.prefix, find_nameservers(self.ipv4_address(1)))
+        except BaseException:
+            machine.remove()  # else it keeps its address and its inotify instances from all that boot later
+            raise
         return machine
 
     def _create_network(self, network: IPv4Network) -> bool:

@@ -44,7 +44,9 @@ def poll(condition: Callable[[], T | None], timeout: float, failure: str, interv
 def as_root(*command: str) -> list[str]:
     """The command line that runs `command` as root."""
     if shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
-        raise LabError(f"lab: {command[0]} is not installed; run scripts/bootstrap")
+        raise LabError(
+            f"lab: {command[0]} is not installed. Labs and drills in them need it; in a clone, run scripts/bootstrap."
+        )
     return list(command) if os.geteuid() == 0 else ["sudo", *command]
 
 

@@ -30,10 +30,13 @@ def send_test_alerts(inventory: Path) -> Iterator[AlertTest]:
 
 def _send_from(host: RemoteHost) -> list[AlertTest]:
     done = host.run_mailkeep(f"{PYTHON} alert-test")
+    deploy = f"`mailkeep deploy {host.inventory_label}`"
     try:
         return [AlertTest(host.name, **fields) for fields in json.loads(done.stdout)]
-    except (ValueError, TypeError):  # TypeError: the fields of an older version
+    except TypeError:  # version 0.1.0 has other fields
+        reason = "the server tried to send alerts, but its Mailkeep is too old to say which arrived"
+        raise UserError(f"{reason}. {deploy} upgrades it.") from None
+    except ValueError:
         lines = (done.stderr or done.stdout).strip().splitlines()
         reason = lines[-1] if lines else f"exit {done.rc}"
-        deploy = f"`mailkeep deploy {host.inventory_label}`"
         raise UserError(f"no alert was sent: {reason}. {deploy} sets alerts up.") from None

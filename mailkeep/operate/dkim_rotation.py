@@ -1,7 +1,7 @@
 """New DKIM keys in place of the current ones, so that every message can be verified: `mailkeep dkim rotate`.
 
-A next key signs once its record is seen. The record of a former key stays until its `.until-DAY`, and at least for a
-week after the servers began to sign with the current key: mail that the former key signed may still be under way.
+A next key signs once its record is seen. The record of a former key stays until its `.until-DAY`: at least for a
+week after the servers sign with the current key. Mail that the former key signed may still be under way.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,12 +58,12 @@ class DkimRotation(KeyRotation):
         self.find_unpublished, self.find_signing_since = find_unpublished, find_signing_since
 
     def has_next(self) -> bool:
-        return bool(self._entries("next"))
+        return bool(self._list_entries("next"))
 
     def has_former(self) -> bool:
-        return bool(self._entries("former"))
+        return bool(self._list_entries("former"))
 
-    def create(self) -> Iterator[str]:
+    def create_next(self) -> Iterator[str]:
         domains, selectors = signing_domains(self.settings), current_selectors(self.vault)
         created = {domain: DkimEntry(domain, selectors[domain]).created_on for domain in domains if domain in selectors}
         due = [domain for domain, day in created.items() if self.is_due(day, self.today)]
@@ -75,8 +75,8 @@ class DkimRotation(KeyRotation):
             yield format_record(records.dkim_record(read_dkim_key(self.vault, entry)))
         yield f"Then run {self.next_call}: the new keys sign once their records are published."
 
-    def switch(self) -> Iterator[str]:
-        keys = {read_dkim_key(self.vault, entry): entry for entry in self._entries("next")}
+    def switch_to_next(self) -> Iterator[str]:
+        keys = {read_dkim_key(self.vault, entry): entry for entry in self._list_entries("next")}
         unpublished = self.find_unpublished(list(keys))
         for key, reason in unpublished.items():
             yield f"{_record_name(keys[key])} is not published yet: {reason}."
@@ -84,7 +84,7 @@ class DkimRotation(KeyRotation):
         published = [entry for key, entry in keys.items() if key not in unpublished]
         for entry in published:
             current = DkimEntry(entry.domain, selectors[entry.domain])
-            self._replace(current, current.as_former(self.today + FORMER_PERIOD), entry)
+            self._replace_current(current, current.as_former(self.today + FORMER_PERIOD), entry)
             yield f"{entry.domain}: {entry.selector} replaces {current.selector} with the next deploy."
         if published:
             yield f"Run {self.deploy_command} now. Leave the former records published for a week after that."
@@ -92,8 +92,8 @@ class DkimRotation(KeyRotation):
             yield f"Publish what is missing; {self.dns_command} prints it."
         yield f"Then run {self.next_call}."
 
-    def retire(self) -> Iterator[str]:
-        former, selectors = self._entries("former"), current_selectors(self.vault)
+    def retire_former(self) -> Iterator[str]:
+        former, selectors = self._list_entries("former"), current_selectors(self.vault)
         successors = {
             entry: DkimEntry(entry.domain, selectors[entry.domain]) for entry in former if entry.until_day <= self.today
         }
@@ -111,9 +111,9 @@ class DkimRotation(KeyRotation):
                 continue
             self.vault.delete(entry.name)
             retired.append(entry)
-        yield from self._report(retired, needed_until, len(former))
+        yield from self._report_former(retired, needed_until, len(former))
 
-    def _report(self, retired: list[DkimEntry], needed_until: list[date], former_count: int) -> Iterator[str]:
+    def _report_former(self, retired: list[DkimEntry], needed_until: list[date], former_count: int) -> Iterator[str]:
         if retired:
             yield "Nothing needs these former keys any more, and they are gone from the vault:"
             yield from (f"  {_record_name(entry)}" for entry in retired)
@@ -128,8 +128,8 @@ class DkimRotation(KeyRotation):
         yield f"{start}, run {self.next_call}."
 
     def finish_switch(self) -> None:
-        """An interrupted `_replace` leaves a key in two states. A key that signs is current alone; a former key that
-        signs no more is former alone."""
+        """An interrupted `_replace_current` leaves a key in two states. A key that signs is only current; a former key
+        that no longer signs is only former."""
         entries, selectors = list_dkim_entries(self.vault), current_selectors(self.vault)
         former = {(entry.domain, entry.selector) for entry in entries if entry.state == "former"}
         for entry in entries:
@@ -138,14 +138,14 @@ class DkimRotation(KeyRotation):
             if is_leftover:
                 self.vault.delete(entry.name)
 
-    def _replace(self, current: DkimEntry, former: DkimEntry, next_: DkimEntry) -> None:
+    def _replace_current(self, current: DkimEntry, former: DkimEntry, next_: DkimEntry) -> None:
         """Interrupted anywhere in between, no key is lost, and `finish_switch` does the rest."""
         self.vault.write(former.name, self.vault.read(current.name))
         self.vault.write(DkimEntry(next_.domain, next_.selector).name, self.vault.read(next_.name))
         self.vault.delete(current.name)
         self.vault.delete(next_.name)
 
-    def _entries(self, state: KeyState) -> list[DkimEntry]:
+    def _list_entries(self, state: KeyState) -> list[DkimEntry]:
         domains = signing_domains(self.settings)
         return [entry for entry in list_dkim_entries(self.vault) if entry.state == state and entry.domain in domains]
 

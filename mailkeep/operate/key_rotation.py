@@ -40,10 +40,10 @@ class KeyRotation(ABC):
         """Does what is possible by now; returns what was done and what to do next, a line each."""
         self.finish_switch()
         if self.has_next():
-            return [*self.switch()]
+            return [*self.switch_to_next()]
         if self.has_former():
-            return [*self.retire()]
-        return [*self.create()]
+            return [*self.retire_former()]
+        return [*self.create_next()]
 
     def is_due(self, created: date, today: date) -> bool:
         """A key of today is never due: the names of keys, and of their states, hold a day."""
@@ -60,13 +60,13 @@ class KeyRotation(ABC):
     def has_former(self) -> bool: ...
 
     @abstractmethod
-    def create(self) -> Iterator[str]: ...
+    def create_next(self) -> Iterator[str]: ...
 
     @abstractmethod
-    def switch(self) -> Iterator[str]: ...
+    def switch_to_next(self) -> Iterator[str]: ...
 
     @abstractmethod
-    def retire(self) -> Iterator[str]: ...
+    def retire_former(self) -> Iterator[str]: ...
 
 
 def describe_age(created: date) -> str:

@@ -1,5 +1,6 @@
-"""A new TLS key in place of the current one, so that senders who check TLSA records (DANE) always find the server's
-key among them (RFC 7671 §8.1): `mailkeep tls rotate`.
+"""`mailkeep tls rotate`: a new TLS key in place of the current one.
+
+Senders who check TLSA records (DANE) always find the server's key among them (RFC 7671 §8.1).
 
 Once the record of the next key is seen, that key is `.from-TIME`: until then some resolvers keep an older answer. The
 record of the former key stays until the server shows the current one.
@@ -67,24 +68,24 @@ class TlsRotation(KeyRotation):
     def has_former(self) -> bool:
         return FORMER in self.vault.names()
 
-    def create(self) -> Iterator[str]:
+    def create_next(self) -> Iterator[str]:
         # A certificate is dated a day back, for clocks that are slow.
-        created = self._leaf(CURRENT).not_valid_before_utc.date() + timedelta(days=1)
+        created = self._read_certificate(CURRENT).not_valid_before_utc.date() + timedelta(days=1)
         if not self.is_due(created, self.now.date()):
             yield describe_age(created)
             return
         self.vault.write(NEXT, tls_certificate.create_self_signed(self.settings.host.name, self.now.date()))
         yield "A new key is in the vault. The server does not use it yet. Publish its record beside the current one:"
-        yield f"{format_record(self._record(CURRENT))}  (published already)"
-        yield format_record(self._record(NEXT))
+        yield f"{format_record(self._build_record(CURRENT))}  (published already)"
+        yield format_record(self._build_record(NEXT))
         yield f"Then run {self.next_call}: it checks that both are published."
 
-    def switch(self) -> Iterator[str]:
+    def switch_to_next(self) -> Iterator[str]:
         confirmed = self._confirmed_next()
         return self._confirm_next() if confirmed is None else self._use_next(confirmed)
 
     def _confirm_next(self) -> Iterator[str]:
-        servers, ttl = self.find_unpublished(self._record(NEXT))
+        servers, ttl = self.find_unpublished(self._build_record(NEXT))
         if servers:
             yield f"The new key's record is not published yet: {'; '.join(servers)}."
             yield f"Publish it ({self.dns_command} prints it), then run {self.next_call}."
@@ -100,18 +101,18 @@ class TlsRotation(KeyRotation):
         if self.now < start:
             yield f"Resolvers may still keep an older answer. From {start:%Y-%m-%d %H:%M} UTC on, run {self.next_call}."
             return
-        servers, _ = self.find_unpublished(self._record(confirmed.name))
+        servers, _ = self.find_unpublished(self._build_record(confirmed.name))
         if servers:
             yield f"The new key's record is gone again: {'; '.join(servers)}."
             yield f"Publish it ({self.dns_command} prints it), then run {self.next_call}."
             return
-        self._replace(confirmed.name)
+        self._replace_current(confirmed.name)
         yield "The new key is now the current one in the vault."
         yield f"Run {self.deploy_command} now: the server gets a certificate for it. Leave both records published."
         yield f"Then run {self.next_call}."
 
-    def retire(self) -> Iterator[str]:
-        current, former = self._record(CURRENT), self._record(FORMER)
+    def retire_former(self) -> Iterator[str]:
+        current, former = self._build_record(CURRENT), self._build_record(FORMER)
         served = self.read_served_records(self.settings)
         if not served:
             yield f"The server does not answer on port {IMAPS_PORT} of any address. Run this where it does."
@@ -138,7 +139,7 @@ class TlsRotation(KeyRotation):
         if self.vault.read(confirmed.name) == self.vault.read(CURRENT):
             self.vault.delete(confirmed.name)
 
-    def _replace(self, next_name: str) -> None:
+    def _replace_current(self, next_name: str) -> None:
         """Interrupted anywhere in between, no key is lost, and `finish_switch` does the rest."""
         self.vault.write(FORMER, self.vault.read(CURRENT))
         self.vault.write(CURRENT, self.vault.read(next_name))
@@ -148,11 +149,11 @@ class TlsRotation(KeyRotation):
         """The next key whose record was seen."""
         return next((entry for entry in list_acme_tls_entries(self.vault) if entry.usable_from), None)
 
-    def _leaf(self, name: str) -> x509.Certificate:
+    def _read_certificate(self, name: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self.vault.read(name))
 
-    def _record(self, name: str) -> Record:
-        return records.tlsa_record(self.settings.host.name, self._leaf(name))
+    def _build_record(self, name: str) -> Record:
+        return records.tlsa_record(self.settings.host.name, self._read_certificate(name))
 
 
 def find_unpublished(record: Record, resolver: dns.resolver.Resolver) -> tuple[list[str], int]:

@@ -1,4 +1,4 @@
-"""`mailkeep_server`, copied to the server as it is, and `mailkeepctl`, which calls it there."""
+"""`mailkeep_server`, copied to the server as it is; `mailkeepctl`, which calls it there, and its manual page."""
 
 from pathlib import Path
 
@@ -9,10 +9,12 @@ from mailkeep.templating import render_template
 NAME = "server package"
 DIRECTORY = "/usr/lib/mailkeep"
 CTL = "/usr/local/sbin/mailkeepctl"
+MAN_DIRECTORY = "/usr/local/share/man/man8"
 PYTHON = f"python3 -IB {DIRECTORY}"
 """The command that runs one of the package's programs; the program's name and arguments follow."""
 FORMER = (f"{DIRECTORY}/guard", "/usr/lib/mailkeep-acme", "/usr/lib/mailkeep-dns")
 """The places of this code in version 0.1.0."""
+MANUAL = Path(__file__).resolve().parents[1] / "man" / "mailkeepctl.8"
 
 
 def build_part() -> Part:
@@ -25,11 +27,15 @@ def build_part() -> Part:
     return Part(
         name=NAME,
         packages=("python3",),
-        directories=tuple(Directory(path, purge_unmanaged=True) for path in directories),
+        directories=(
+            *(Directory(path, purge_unmanaged=True) for path in directories),
+            Directory(MAN_DIRECTORY),
+        ),
         files=(
             *(File(path, content) for path, content in modules.items()),
             File(f"{DIRECTORY}/__main__.py", render_template("server_package/__main__.py")),
             File(CTL, render_template("server_package/mailkeepctl", python=PYTHON), mode=0o755),
+            File(f"{MAN_DIRECTORY}/{MANUAL.name}", MANUAL.read_bytes()),
         ),
         absent=FORMER,
         checks=(

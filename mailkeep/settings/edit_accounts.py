@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,20 +62,33 @@ def list_accounts(settings: Settings) -> list[AccountRow]:
     )
 
 
+def check_account_is_new(path: Path, addresses: Collection[object], address: str) -> None:
+    """Raises UserError if `addresses`, those of mail.yml's accounts, have it."""
+    if address in addresses:
+        raise UserError(f"{address} is already an account in {path}. `mailkeep account passwd` sets a new password.")
+
+
+def check_account_exists(path: Path, addresses: Collection[object], address: str) -> None:
+    """Raises UserError if `addresses`, those of mail.yml's accounts, do not have it."""
+    if address not in addresses:
+        similar = get_close_matches(address, map(str, addresses), n=1)
+        hint = f"Did you mean {similar[0]}?" if similar else "`mailkeep account list` lists them."
+        raise UserError(f"{address} is no account in {path}. {hint}")
+
+
 def add_account(path: Path, address: str, password_hash: str, name: str = "", quota: str | None = None) -> None:
     """Adds an account after the last; `quota` as in `mail.yml` (`2G`). Raises UserError, changing nothing."""
     fields = {"address": address, "password": password_hash, "name": name, "quota": quota}
     account: dict[str, Any] = {key: value for key, value in fields.items() if value}
-    with _opened(path) as file:
-        if address in file.addresses:
-            raise UserError(f"{address} is already an account in {path}. A new password: mailkeep account passwd")
+    with _locked_file(path) as file:
+        check_account_is_new(path, file.addresses, address)
         file.append_item([f"{key}: {_quote_scalar(key, value)}" for key, value in account.items()])
         file.save([*file.accounts, account], f"{address} is not added")
 
 
 def set_password(path: Path, address: str, password_hash: str) -> None:
     """Replaces the account's hash. Raises UserError, changing nothing."""
-    with _opened(path) as file:
+    with _locked_file(path) as file:
         index = file.find_account(address)
         file.set_field(index, "password", _quote_scalar("password", password_hash))
         changed = {**file.accounts[index], "password": password_hash}
@@ -85,7 +98,7 @@ def set_password(path: Path, address: str, password_hash: str) -> None:
 
 def remove_account(path: Path, address: str) -> None:
     """Removes an account; its mail on the server stays. Raises UserError, changing nothing."""
-    with _opened(path) as file:
+    with _locked_file(path) as file:
         index = file.find_account(address)
         file.remove_item(index)
         file.save([*file.accounts[:index], *file.accounts[index + 1 :]], f"{address} is not removed")
@@ -100,7 +113,7 @@ def _quote_scalar(key: str, value: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_File]:
+def _locked_file(path: Path) -> Iterator[_File]:
     """Locks out other edits by Mailkeep. The lock is on the directory, because each edit replaces the file."""
     directory = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -133,10 +146,7 @@ class _File:
 
     def find_account(self, address: str) -> int:
         """The index of the account with this address."""
-        if address not in self.addresses:
-            similar = get_close_matches(address, [str(known) for known in self.addresses], n=1)
-            hint = f"Did you mean {similar[0]}?" if similar else "The accounts: mailkeep account list"
-            raise UserError(f"{address} is no account in {self.path}. {hint}")
+        check_account_exists(self.path, self.addresses, address)
         return self.addresses.index(address)
 
     def append_item(self, fields: list[str]) -> None:
@@ -172,7 +182,7 @@ class _File:
     def save(self, accounts: list[dict[str, Any]], failure: str) -> None:
         """Replaces the file if the new one is valid and differs from the old one in these accounts only."""
         new = self.content[: self.content.startswith(BYTE_ORDER_MARK)] + "".join(self.lines)
-        if not self._holds(new, accounts):
+        if not self._has_accounts(new, accounts):
             line = self.key.start_mark.line + 1 if self.key else 0
             expected = "accounts as a list of `- address: …` lines, or the change made by hand"
             layout = Problem(line, "accounts", "a layout that cannot be edited in place", expected)
@@ -180,20 +190,20 @@ class _File:
         try:
             parse_settings(self.path, new)
         except SettingsError as error:
-            raise UserError(f"{failure}, the file is as it was.\n{self._explain(error)}") from None
+            raise UserError(f"{failure}, the file is as it was.\n{self._new_problems(error)}") from None
         if yaml_reader.read_text(self.path) != self.content:
             raise UserError(
                 f"{failure}: somebody else has just changed {self.path}. Their version stays; run this again."
             )
-        _replace(self.path, new.encode())
+        _replace_file(self.path, new.encode())
 
-    def _holds(self, new: str, accounts: list[dict[str, Any]]) -> bool:
+    def _has_accounts(self, new: str, accounts: list[dict[str, Any]]) -> bool:
         try:
             return yaml_reader.parse_document(self.path, new).data == {**self.data, "accounts": accounts}
         except SettingsError:
             return False
 
-    def _explain(self, error: SettingsError) -> SettingsError:
+    def _new_problems(self, error: SettingsError) -> SettingsError:
         """The problems that the change would add; if it adds none, those of the file as it is."""
         old: tuple[Problem, ...] = ()
         try:
@@ -250,7 +260,7 @@ def _format_item(column: int, fields: list[str]) -> list[str]:
     return [" " * column + ("  " if number else "- ") + field for number, field in enumerate(fields)]
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace_file(path: Path, content: bytes) -> None:
     target = path.resolve()  # a symbolic link stays one
     try:
         write_atomically(target, content, status=target.stat())

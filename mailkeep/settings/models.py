@@ -1,4 +1,7 @@
-"""`Settings`: all that the operator declares in `mail.yml`, with its sections checked against each other."""
+"""`Settings`: a whole `mail.yml`, its sections checked against each other.
+
+The class stands apart from its fields (`sections`), because the checks (`cross_checks`) need those.
+"""
 
 from __future__ import annotations
 

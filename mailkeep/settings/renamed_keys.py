@@ -1,4 +1,4 @@
-"""Keys of mail.yml that have another name today. The old one is still read; `mailkeep check` and `deploy` note it."""
+"""Keys of mail.yml that were renamed. The old name still works; `mailkeep check` and `deploy` note it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RENAMED_KEYS: dict[Loc, str] = {
 
 
 def move_renamed_keys(document: Document) -> tuple[Document, list[Problem]]:
-    """A document in which the new keys stand for the old ones; a problem for each file that has both."""
+    """A document in which each old key's value has its new key; a problem for each pair of which both are written."""
     problems: list[Problem] = []
     if not any(old[-1] in _section_of(document, old) for old in RENAMED_KEYS):
         return document, problems
@@ -36,7 +36,7 @@ def move_renamed_keys(document: Document) -> tuple[Document, list[Problem]]:
 
 
 def describe_renamed_keys(path: Path) -> list[str]:
-    """A line for each old key in the file, for the operator. Raises SettingsError where it is not YAML."""
+    """A note to the operator for each old key in the file. Raises SettingsError if the file is no YAML."""
     document = yaml_reader.parse_document(path, yaml_reader.read_text(path))
     renamed = [(old, (*old[:-1], name)) for old, name in RENAMED_KEYS.items() if old[-1] in _section_of(document, old)]
     return [
@@ -46,7 +46,7 @@ def describe_renamed_keys(path: Path) -> list[str]:
 
 
 def _section_of(document: Document, key: Loc) -> dict[str | int, object]:
-    """The mapping that holds the key; an empty one where something else stands, which the models complain of."""
+    """The mapping that holds the key. Empty if its section is no mapping, which the models report."""
     section: object = document.data
     for name in key[:-1]:
         section = section.get(name) if isinstance(section, dict) else None

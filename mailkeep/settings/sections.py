@@ -214,8 +214,8 @@ class Tls(Model):
     )
     certificate: FileBeside | None = Field(
         default=None,
-        description="With `files`: the file beside mail.yml with the certificate chain (PEM). `mailkeep tls` writes "
-        "it, and puts its key into the vault.",
+        description="With `files`: the file beside mail.yml with the certificate chain (PEM). `mailkeep tls "
+        "import` writes it, and puts its key into the vault.",
         examples=["chain.pem"],
     )
     acme: Acme = Field(default=Acme(), description="With `acme`: the authority, and how it checks your names.")
@@ -261,7 +261,12 @@ class Retention(Model):
 class Ssh(Model):
     """How you log in to the server."""
 
-    port: Port = Field(default=22, description="The port that sshd listens on.", examples=[22])
+    port: Port = Field(
+        default=22,
+        description="The port on which sshd listens already. The firewall opens it and fail2ban watches it; sshd "
+        "itself keeps its port.",
+        examples=[22],
+    )
     passwords: Switch = Field(
         default=False, description="Whether a password is enough to log in, without a key.", examples=[False]
     )

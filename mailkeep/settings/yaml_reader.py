@@ -94,7 +94,7 @@ def format_value(value: object) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
-    return _escape(json.dumps(_shorten(value), ensure_ascii=False) if isinstance(value, str) else str(value))
+    return _escape(json.dumps(_shorten_text(value), ensure_ascii=False) if isinstance(value, str) else str(value))
 
 
 def format_kind(value: object) -> str:
@@ -107,10 +107,10 @@ def format_path(loc: Loc) -> str:
     if "password" in loc:  # the rest may be a clear text password that happens to be YAML
         loc = loc[: loc.index("password") + 1]
     steps = (f".{step}" if isinstance(step, str) and step.isidentifier() else f"[{step}]" for step in loc)
-    return _escape("".join(_shorten(step, 80) for step in steps)).removeprefix(".")
+    return _escape("".join(_shorten_text(step, 80) for step in steps)).removeprefix(".")
 
 
-def _shorten(text: str, length: int = 60) -> str:
+def _shorten_text(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -266,23 +266,23 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    _refuse(event, (), "a second document (---)", "one document in the file")
+                    _refuse_event(event, (), "a second document (---)", "one document in the file")
                 data = self._build_value(next(events), ())
         return data
 
     def _build_value(self, event: yaml.Event, loc: Loc) -> object:
         if isinstance(event, yaml.AliasEvent):
-            _refuse(event, loc, "a YAML alias (*)", "the value itself, in quotes if it begins with *")
+            _refuse_event(event, loc, "a YAML alias (*)", "the value itself, in quotes if it begins with *")
         assert isinstance(event, yaml.NodeEvent)
         if event.anchor is not None:
-            _refuse(event, loc, "a YAML anchor (&)", "the value itself, in quotes if it begins with &")
+            _refuse_event(event, loc, "a YAML anchor (&)", "the value itself, in quotes if it begins with &")
         if getattr(event, "tag", None) is not None:
-            _refuse(event, loc, "a YAML tag (!)", "the value itself, in quotes if it begins with !")
+            _refuse_event(event, loc, "a YAML tag (!)", "the value itself, in quotes if it begins with !")
         self.values += 1
         if self.values > MAX_VALUES:
-            _refuse(event, loc[:1], f"more than {MAX_VALUES:,} values", "fewer")
+            _refuse_event(event, loc[:1], f"more than {MAX_VALUES:,} values", "fewer")
         if len(loc) > MAX_NESTING:
-            _refuse(event, loc[:3], "deep nesting", f"at most {MAX_NESTING} levels")
+            _refuse_event(event, loc[:3], "deep nesting", f"at most {MAX_NESTING} levels")
         if isinstance(event, yaml.MappingStartEvent):
             return self._build_mapping(loc)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -308,7 +308,7 @@ class _Builder:
 
     def _read_key(self, event: yaml.Event, loc: Loc) -> str:
         if not isinstance(event, yaml.ScalarEvent):
-            _refuse(event, loc, "a key that is a list, a mapping or an alias", "text as the key")
+            _refuse_event(event, loc, "a key that is a list, a mapping or an alias", "text as the key")
         self._build_value(event, loc)
         return str(event.value)
 
@@ -323,7 +323,7 @@ class _Builder:
         return items
 
 
-def _refuse(event: yaml.Event, loc: Loc, actual: str, expected: str) -> NoReturn:
+def _refuse_event(event: yaml.Event, loc: Loc, actual: str, expected: str) -> NoReturn:
     raise _RefusedError(Problem(_line_of(event), format_path(loc) or "YAML", actual, expected))
 
 
@@ -345,14 +345,15 @@ def _describe_syntax_error(error: yaml.YAMLError, content: str) -> Problem:
         actual = f"{format_value(conflict[0])}: a merge conflict is left in the file"
         return Problem(line, "not YAML", actual, "one side of the conflict, or both merged, without git's marks")
     assert isinstance(error, yaml.MarkedYAMLError)
-    actual, line = error.problem or "a syntax error", _line_of_mark(error.problem_mark)
+    # The message begins with "found" itself.
+    actual, line = (error.problem or "a syntax error").removeprefix("found "), _line_of_mark(error.problem_mark)
     start = _line_of_mark(error.context_mark)
     if error.context in _LEFT_OPEN and start < line:
         actual, line = f"{actual} up to line {line}", start
-    return Problem(line, "not YAML", actual, _advise(content, line))
+    return Problem(line, "not YAML", actual, _suggest_remedy(content, line))
 
 
-def _advise(content: str, line: int) -> str:
+def _suggest_remedy(content: str, line: int) -> str:
     """The mistake that this line suggests."""
     lines = content.splitlines()
     text = lines[line - 1] if 0 < line <= len(lines) else ""

@@ -8,7 +8,7 @@ Status = Literal["passed", "failed", "warning", "skipped"]
 
 
 class CheckFailedError(AssertionError):
-    """The promise is broken. `remedy` tells the operator what to do."""
+    """The server does not do what the check expects. `remedy` is the operator's next step."""
 
     def __init__(self, expected: str, observed: str, remedy: str) -> None:
         super().__init__(f"expected {expected}, observed {observed}")
@@ -16,11 +16,11 @@ class CheckFailedError(AssertionError):
 
 
 class CheckWarningError(CheckFailedError):
-    """No promise is broken, but the operator should have a look."""
+    """No attack gets through, but the operator should have a look."""
 
 
 class CheckSkippedError(Exception):
-    """The promise does not apply to this server; the message says why."""
+    """The check does not apply to this server; the message says why."""
 
 
 def fail_if_any(problems: Iterable[object], *, expected: str, remedy: str) -> None:
@@ -37,7 +37,7 @@ def warn_if_any(problems: Iterable[object], *, expected: str, remedy: str) -> No
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a check on a host. For a skipped check, `observed` is the reason."""
+    """The outcome of a check on a host. `promise` is the sentence that it proves. If skipped, `observed` says why."""
 
     host: str
     check: str
@@ -61,4 +61,4 @@ def outcome_of(host: str, check: str, promise: str, error: BaseException | None)
         status: Status = "warning" if isinstance(error, CheckWarningError) else "failed"
         return Outcome(host, check, promise, status, error.expected, error.observed, error.remedy)
     remedy = "Run it again. If it fails again, look at what the message names: `systemctl status`, `journalctl`."
-    return Outcome(host, check, promise, "failed", "an observation", str(error) or repr(error), remedy)
+    return Outcome(host, check, promise, "failed", "an answer to judge", str(error) or repr(error), remedy)

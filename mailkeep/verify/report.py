@@ -1,4 +1,4 @@
-"""Prints outcomes for people: a line for each promise, and for a broken one what was seen and what to do."""
+"""Prints outcomes for people: a line for each check. One that failed shows what was observed, and what to do."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -36,8 +36,8 @@ def print_outcomes(outcomes: Iterable[Outcome], seconds: float) -> None:
             _print_outcome(console, outcome)
     counts = Counter(outcome.status for outcome in outcomes)
     console.print(
-        f"{count_noun(counts['passed'], 'promise')} kept, {counts['failed']} broken, "
-        f"{count_noun(counts['warning'], 'warning')}, {counts['skipped']} not for this server; {seconds:.1f} s"
+        f"{count_noun(counts['passed'], 'check')} passed, {counts['failed']} failed, "
+        f"{count_noun(counts['warning'], 'warning')}, {counts['skipped']} skipped; {seconds:.1f} s"
     )
 
 
@@ -53,7 +53,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
 
 def _details_table(outcome: Outcome) -> Table:
     table = Table.grid(padding=(0, 2))
-    details = (("expected", outcome.expected), ("seen", _shorten(outcome.observed)), ("to do", outcome.remedy))
+    details = (("expected", outcome.expected), ("observed", _shorten(outcome.observed)), ("to do", outcome.remedy))
     for name, text in details:
         table.add_row(Text(name, style="dim"), Text(_printable(text)))
     return table

@@ -21,7 +21,7 @@ T = TypeVar("T")
 def verify_and_report(inventory: Path, *, as_json: bool = False, hosts: Collection[str] = ()) -> bool:
     """Verify the hosts of an inventory directory (`hosts`, by default all), and print the outcomes as text or JSON.
 
-    Returns whether no promise is broken on any host; a warning breaks none. Raises UserError, before any host is
+    Returns whether no check failed on any host; a warning is no failure. Raises UserError, before any host is
     touched, when the inventory is wrong.
     """
     targets = _load_targets(inventory, hosts)

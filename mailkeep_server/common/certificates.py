@@ -40,11 +40,10 @@ class Certificate:
         return not self.self_signed and host in self.names and self.remaining_fraction(now) > 0
 
 
-def read_certificate(pem: str) -> Certificate:
-    """The first certificate of a PEM text. Raises CertificateError if there is none."""
-    output = run_openssl(
-        "x509", "-noout", "-pubkey", "-subject", "-issuer", "-dates", "-ext", "subjectAltName", *_FORMATS, stdin=pem
-    )
+def read_certificate(pem: str, timeout: float = OPENSSL_TIMEOUT) -> Certificate:
+    """The first certificate of a PEM text. Raises CertificateError if there is none, or after `timeout` seconds."""
+    fields_shown = ("-pubkey", "-subject", "-issuer", "-dates", "-ext", "subjectAltName")
+    output = run_openssl("x509", "-noout", *fields_shown, *_FORMATS, stdin=pem, timeout=timeout)
     key, _, rest = output.partition(_END_OF_KEY)
     fields = dict(line.split("=", 1) for line in rest.splitlines() if re.match(r"\w+=", line))
     return Certificate(
@@ -74,14 +73,14 @@ def build_signing_request(key_file: Path, names: list[str]) -> str:
     )
 
 
-def run_openssl(*arguments: str, stdin: str = "") -> str:
+def run_openssl(*arguments: str, stdin: str = "", timeout: float = OPENSSL_TIMEOUT) -> str:
     """Its standard output. Raises CertificateError."""
     try:
         done = subprocess.run(
-            ["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=OPENSSL_TIMEOUT
+            ["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=timeout
         )
     except subprocess.TimeoutExpired:
-        raise CertificateError(f"openssl {arguments[0]} did not end within {OPENSSL_TIMEOUT:.0f} s") from None
+        raise CertificateError(f"openssl {arguments[0]} did not end within {timeout:.0f} s") from None
     if done.returncode:
         raise CertificateError(f"openssl {arguments[0]}: {' '.join(done.stderr.split())[:MAX_ERROR_CHARS]}")
     return done.stdout

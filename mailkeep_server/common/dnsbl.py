@@ -9,8 +9,8 @@ ListingState = Literal["listed", "clear", "refused", "gone", "unknown"]
 def judge_listing(entry: Values, must_list: Values, must_not_list: Values) -> ListingState:
     """Whether a list has an entry, by its answers for that entry and for its two test entries.
 
-    A list without the test entry that it must have, with the one that it must not have, or with an answer outside of
-    127.0.0.0/8 no longer works (RFC 5782 §2.1, §5).
+    A list no longer works if it lacks the test entry that it must have, or has the one that it must not have (RFC 5782
+    §5). An answer outside of 127.0.0.0/8 says the same (§2.1).
     """
     values = [value for answer in (entry, must_list, must_not_list) for value in answer or ()]
     if any(map(is_refusal, values)):

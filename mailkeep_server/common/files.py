@@ -91,7 +91,7 @@ def _sync_directory(directory: Path) -> None:
 
 @contextmanager
 def open_lock(path: Path) -> Iterator[TextIO]:
-    """A file for flock(2) that only its owner can open, even if it was there with another mode: whoever can open a lock
+    """A file for flock(2) that only its owner can open, even if it was there with another mode. Whoever can open a lock
     file can hold it, and so block others."""
     with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         os.fchmod(file.fileno(), 0o600)

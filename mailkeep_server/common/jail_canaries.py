@@ -7,7 +7,7 @@ The jail must notice it, ban it after as many failures as declared, and have its
 `mailkeep-jails.service` proves the jails every half hour, and `mailkeep verify` sends this package with its probe.
 
 Canaries are addresses of the documentation networks (RFC 5737, RFC 3849), which no client has. None may come back
-within a day: the recidive jail counts the bans of all other jails, and takes an address for an offender after three.
+within a day. The recidive jail counts the bans of all other jails, and takes an address for an offender after three.
 """
 
 import fcntl
@@ -77,7 +77,7 @@ def choose_canaries(
     """The canaries number `first` and following of an endless row, which repeats after some hundred IPv4 addresses.
 
     None is in a documentation network that overlaps with `never_ban` (addresses and networks; in a lab, the server's
-    own are documentation addresses too): fail2ban bans by hand any address that it is told to. `recently_banned` ones
+    own are documentation addresses too): fail2ban bans by hand any address that a command names. `recently_banned` ones
     are skipped as long as there are others. Raises ValueError if no address is left.
     """
     excluded = [ipaddress.ip_network(network) for network in never_ban]

@@ -65,8 +65,8 @@ def drops_by_default(chains: Iterable[Chain]) -> bool:
 
 
 def find_jail_faults(jail: str, ports: Collection[int] | None, ruleset: Ruleset) -> Iterator[str]:
-    """What a jail lacks in nft: its sets of banned IPv4 and IPv6 addresses, and for each a rule that drops them on
-    `ports` (None: on all)."""
+    """What a jail lacks in nft. It needs sets of banned IPv4 and IPv6 addresses, and for each a rule that drops them
+    on `ports` (None: on all)."""
     loaded = {nft_set["name"] for nft_set in ruleset.sets if nft_set["table"] == "f2b-table"}
     for name in (f"addr-set-{jail}", f"addr6-set-{jail}"):
         if name in loaded:

@@ -11,8 +11,8 @@ MAX_ANSWER_BYTES = 4 << 20
 def get_body(socket_path: str, target: str, timeout: float) -> bytes:
     """The body of the answer to `GET target`. `timeout` bounds each step, in seconds.
 
-    Raises OSError if nobody answers in time, and ValueError for an answer that is not HTTP, has another status than
-    200, or is longer than MAX_ANSWER_BYTES.
+    Raises OSError if nobody answers in time. Raises ValueError for an answer that is not HTTP, has another status
+    than 200, or is longer than MAX_ANSWER_BYTES.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)

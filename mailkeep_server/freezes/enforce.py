@@ -41,7 +41,7 @@ class QueuedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Enforcement:
-    """What enforcing a freeze did this time, and what failed."""
+    """The result of enforcing a freeze, this time."""
 
     messages_held: int
     sessions_cut: int
@@ -54,7 +54,7 @@ def enforce_freeze(account: str, addresses: Iterable[str]) -> Enforcement:
     """Puts the account's queued mail on hold, cuts its sessions and keeps a sample. Safe to repeat.
 
     Mail is held first, since it must not leave while a sample is taken. Each step is done even if another fails.
-    `addresses` are those the account may send from.
+    `addresses`: all that the account may send from.
     """
     held: list[QueuedMessage] = []
     sessions_cut, sample, errors = 0, "", list[str]()
@@ -85,7 +85,7 @@ def cut_sessions(account: str) -> int:
 
 
 def read_queue(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
-    """The queued messages that this login submitted. `addresses` are those it may send from."""
+    """The queued messages that this login submitted. `addresses`: all it may send from."""
     return [message for batch in _sent_by(account, _queued_from(account, addresses)) for message in batch]
 
 
@@ -126,7 +126,7 @@ def _keep_sample_if_room(account: str, messages: list[QueuedMessage]) -> str:
 
 
 def keep_sample(account: str, messages: list[QueuedMessage]) -> str:
-    """Copies the beginning of the first messages, to see later what was sent. Returns the directory, or "" if empty."""
+    """Copies the beginning of the first messages, as evidence. Returns the directory, or "" if empty."""
     directory = SAMPLE_DIRECTORY / account
     kept = len(list(directory.iterdir())) if directory.is_dir() else 0
     for message in messages[: max(MAX_SAMPLE_MESSAGES - kept, 0)]:

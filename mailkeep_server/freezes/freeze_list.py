@@ -1,4 +1,4 @@
-"""The frozen accounts: one file, which is the truth for the guard, for Dovecot and for the operator.
+"""The freeze list: one file, in which the guard, Dovecot and the operator see the frozen accounts.
 
 It is a passwd-file of Dovecot, whose passdb with `deny = yes` refuses every login listed in it. A line is
 `ACCOUNT:!:::WHEN BY WHY::`, with WHEN in UTC as 20261125T160000Z. A line written by hand may be the address alone.
@@ -146,7 +146,7 @@ def create_if_missing(path: Path = FILE) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without what a passwd-file's field cannot hold: colons and control characters."""
+    """Without colons and control characters, which a field of a passwd-file cannot hold."""
     return "".join(letter if letter.isprintable() and letter != ":" else " " for letter in text)
 
 
@@ -191,9 +191,9 @@ def _mend_as_root(path: Path) -> None:
 
 @contextmanager
 def _as_owner_of(directory: Path) -> Iterator[None]:
-    """Root acts as the guard's user: no link that this user has put there gives it more than it can do itself.
+    """Root acts as the guard's user, so that a link planted by this user gives it no more than its own rights.
 
-    Files made meanwhile are that user's, so that it is not locked out. `directory` is one that the user cannot replace.
+    New files belong to that user, which is thus not locked out. The user must not be able to replace `directory`.
     """
     if os.geteuid() != 0:
         yield

@@ -8,7 +8,7 @@ K = TypeVar("K")
 
 
 class Violations:
-    """What an account was refused for, and when the operator was last told of it."""
+    """Why and when an account was refused, and when that was last reported."""
 
     __slots__ = ("last_notified", "new_recipients", "over_limit", "unowned_sender")
 
@@ -56,7 +56,7 @@ class Account:
         return True
 
     def reset_violations(self, now: int) -> None:
-        """After a thaw. What it has sent still counts."""
+        """After a thaw. Its messages still count."""
         self.networks = self.used_networks(now)
         violations = self.violations
         violations.over_limit, violations.unowned_sender, violations.new_recipients = [], [], {}
@@ -72,7 +72,7 @@ class Account:
             violations.last_notified = _clamp_values(violations.last_notified, now)
 
     def forget_expired(self, now: int) -> bool:
-        """Drops what is older than its window. Returns whether anything is left."""
+        """Drops all entries older than their window. Returns whether anything is left."""
         self.networks = {name: time for name, time in self.networks.items() if abs(time) > now - HOUR}
         if violations := self._violations:
             violations.over_limit = [time for time in violations.over_limit if time > now - TEN_MINUTES]

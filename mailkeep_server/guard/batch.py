@@ -1,4 +1,4 @@
-"""Answers to Postfix that wait for one commit: what they count must be recorded first."""
+"""Answers to Postfix that wait for one commit: messages must be recorded before Postfix hears of them."""
 
 import asyncio
 import sqlite3
@@ -33,7 +33,7 @@ class Batch:
         self._answers: list[Answer] = []
         self._has_failed = False
         self.hold_back: Callable[[list[Answer]], list[Answer]] = lambda answers: answers
-        """Keeps answers that must wait for more than the commit, and returns the others. Those it keeps are added again
+        """Takes the answers that must wait for more than the commit, and returns the others. It adds the answers again
         later, without a queue id."""
         self.on_spoilt: Callable[[Exception], object] = lambda _: None
         """Called when the database itself is at fault."""

@@ -37,7 +37,7 @@ class FreezeThresholds:
 class GuardConfig:
     mode: Mode
     contact: str
-    """The address that a refused or frozen user is told to ask."""
+    """The address in refusals, for a refused or frozen user to ask."""
     limits: AccountLimits
     overrides: Mapping[str, AccountLimits]
     """Limits of accounts that have their own."""

@@ -24,7 +24,7 @@ _BUFFER = memoryview(bytearray(65_536))
 
 
 class Connection(asyncio.BufferedProtocol, ABC):
-    """What both kinds share: a maximum number, timeouts, back pressure."""
+    """Base of both kinds: a maximum number, timeouts, back pressure."""
 
     open: ClassVar[set["Connection"]] = set()
 

@@ -29,7 +29,7 @@ from mailkeep_server.guard.sliding_window import read_clock
 
 SOCKET_BACKLOG = 512
 PRUNE_SECONDS = 600
-"""Between two sweeps for what no longer counts."""
+"""Between two sweeps for expired entries."""
 
 
 class ServicePaths:
@@ -187,7 +187,7 @@ async def keep_house(judge: Judge, database: Database, batch: Batch) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(None, database.sync_to_disk)
         except OSError as error:
-            print(f"cannot bring what was sent to the disk, tries again: {error}", file=sys.stderr)
+            print(f"cannot flush the database to the disk, tries again: {error}", file=sys.stderr)
         Connection.abort_idle(time.monotonic())
         notify("WATCHDOG=1")
         await asyncio.sleep(1)

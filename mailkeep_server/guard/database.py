@@ -1,6 +1,6 @@
-"""What the guard must not forget, in SQLite: messages, violations, known recipients and networks, events.
+"""The guard's lasting memory, in SQLite: messages, violations, known recipients and networks, events.
 
-Postfix gets an answer only once what it counts is committed. One commit serves all requests that arrived together
+Postfix gets an answer only once the message is committed. One commit serves all requests that arrived together
 (`Batch`). A commit is in the kernel's hands at once, so nothing is lost when the guard is killed. Once a second
 `sync_to_disk` brings it to the disk, in case the power fails.
 """
@@ -92,7 +92,7 @@ class Event(NamedTuple):
 
 
 class Database:
-    """Later reads see what was written at once; `commit` keeps it. All methods raise sqlite3.Error, as on a full disk.
+    """Reads see uncommitted writes; `commit` keeps them. All methods raise sqlite3.Error, as on a full disk.
 
     Times are milliseconds since the epoch.
     """
@@ -221,7 +221,7 @@ class Database:
             self._db.execute("ROLLBACK")
 
     def sync_to_disk(self) -> None:
-        """Flushes what is committed. Slow, so for another thread. Raises OSError."""
+        """Flushes all commits. Slow, so for another thread. Raises OSError."""
         if self._unsynced:
             self._unsynced = False
             os.fdatasync(self._wal)

@@ -1,4 +1,4 @@
-"""Which accounts are frozen, and freezing those that do what no honest user does."""
+"""The frozen accounts, and the decision to freeze one: it has done something that no honest user does."""
 
 import errno
 import os

@@ -19,7 +19,7 @@ MAX_LENGTH = 1000
 """Characters of all these lines together, names included. email's parser takes quadratic time: 20 ms for this many."""
 
 _AT_SIGN = re.compile(r"([\s'()>]*@<?[\s'()>@]*)")
-"""An at sign with what may stand around it in an address as mail programs read it: spaces, quotes, brackets."""
+"""An at sign with the spaces, quotes and brackets around it that mail programs may accept in an address."""
 _WORD_END = re.compile(r"[\s<>(),;:]")
 _PLAIN_QUOTES = {"Ps": "(", "Pe": ")", "Pi": "'", "Pf": "'"}
 """Brackets and quotes of all scripts, by Unicode category."""

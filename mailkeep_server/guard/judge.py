@@ -1,7 +1,7 @@
-"""Decides whether a message may go: limits, freezes, and what the operator is told of both.
+"""Decides whether a message may go, by limits and freezes, and notes events for the operator.
 
 All decisions are made one after another in one thread, from the messages and violations so far. Time comes in as an
-argument; what must survive goes to the database, which the caller commits before it answers.
+argument; everything that must survive goes to the database, which the caller commits before it answers.
 """
 
 from collections import OrderedDict
@@ -24,7 +24,7 @@ from mailkeep_server.guard.sliding_window import DAY, HOUR, Usage
 _MAX_QUOTED = 200
 """Characters of a foreign sender that a refusal quotes."""
 _TRY_LATER = "450 4.7.1"
-# 521 also ends the connection (access(5)): a frozen account is not to try out what else is possible.
+# 521 also ends the connection (access(5)): a frozen account must not go on trying.
 _FROZEN = "521 5.7.1"
 
 
@@ -135,7 +135,7 @@ class Judge:
     # --- the shared store ---------------------------------------------------------------------------------------------
 
     def refuse_over_shared_limit(self, now: int, queue_id: str, exceeded: ExceededLimit) -> str | None:
-        """The refusal of a message that fits here, but not into what all servers together have counted."""
+        """The refusal of a message that fits here, but not into the count of all servers."""
         if not (message := self.ledger.pending_message(queue_id)):
             return None  # dropped meanwhile
         account = self.ledger.get_account(message.account)
@@ -244,5 +244,5 @@ class Judge:
 
 
 def hash_recipient(recipient: str) -> int:
-    """64 bits suffice to recognise a recipient, and tell nobody who it is."""
+    """64 bits suffice to recognise a recipient, and do not reveal the address."""
     return int.from_bytes(blake2b(recipient.lower().encode(), digest_size=8).digest(), signed=True)

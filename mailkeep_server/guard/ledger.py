@@ -1,4 +1,4 @@
-"""What counts: messages sent, by account and in all, and violations. Kept in memory, and in the database for restarts.
+"""The counts: messages sent, by account and in all, and violations. In memory, and in the database for restarts.
 
 Callers commit the database before Postfix hears the answer.
 """
@@ -38,7 +38,7 @@ class Ledger:
         self.server, self.local = SendHistory(), SendHistory()
         """Of all senders together, and of programs on the server."""
         self.notices = Account()
-        """When the operator was last told of something that concerns no single account."""
+        """When a limit that concerns no single account was last reported."""
         self.on_uncounted: Callable[[Message], None] = lambda _: None
         """Called with each message that was counted and then dropped."""
         self._pending: OrderedDict[str, PendingMessage] = OrderedDict()
@@ -52,7 +52,7 @@ class Ledger:
         for message in self._database.messages_since(now - DAY):
             self._restore_message(message)
             if message.time > now - _RETRY_MILLISECONDS:
-                # Without its recipients, who stay new: Postfix refuses messages in transfer when the milter is gone.
+                # Without its recipients, which stay new: Postfix refuses messages in transfer when the milter is gone.
                 self._add_pending(PendingMessage(message))
         for violation in self._database.violations_since(now - DAY):
             self._restore_violation(violation)
@@ -127,7 +127,7 @@ class Ledger:
     # --- violations ---------------------------------------------------------------------------------------------------
 
     def reset_violations(self, now: int, name: str) -> None:
-        """After a thaw: the account is not frozen again for the same violations. What it has sent still counts."""
+        """After a thaw: the account is not frozen again for the same violations. Its messages still count."""
         self.get_account(name).reset_violations(now)
         self._database.reset_violations(name)
 

@@ -8,7 +8,7 @@ from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, SendHis
 WINDOWS = {"10_minutes": TEN_MINUTES, "hour": HOUR, "day": DAY}
 WINDOW_NAMES = {TEN_MINUTES: "10 minutes", HOUR: "an hour", DAY: "a day"}
 NEAR_FRACTION = 0.8
-"""The fraction of a limit from which on the operator is told."""
+"""The fraction of a limit from which on the operator gets an alert."""
 
 _UNLIMITED = 1 << 62
 _NO_USAGE = Usage(0, 0, 0)

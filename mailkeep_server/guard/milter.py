@@ -1,6 +1,6 @@
 """The milter protocol, version 6, as Postfix speaks it (MILTER_README, Sendmail's libmilter/mfdef.h).
 
-A milter sees what a policy service does not: the From: line, and whether the message was accepted in the end. This one
+Unlike a policy service, a milter sees the From: line, and whether the message was accepted in the end. This one
 changes nothing in a message. It must be the last in smtpd_milters: once it has accepted a message, no other milter
 refuses it.
 """

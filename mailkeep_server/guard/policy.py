@@ -18,7 +18,7 @@ class MalformedError(Exception):
 
 
 class PolicyRequest(NamedTuple):
-    """What Postfix says of a recipient or a message (SMTPD_POLICY_README)."""
+    """The attributes of a recipient or a message that the guard uses (SMTPD_POLICY_README)."""
 
     account: str
     """The SASL login, lower case; empty without one."""

@@ -1,9 +1,9 @@
 """One count for several mail servers, in Valkey or Redis: each message is charged there before it is accepted.
 
-Every guard counts what its own server accepts. Where `guard.shared_store` is set, a message that fits is then charged
-to the shared count. One script checks all limits and adds the message, so that no two servers take the last one.
-When the store does not answer within a second, each server goes by its own count until it does: limits hold for each
-server, and the operator is told. Freezes are shared too (`shared_freezes`).
+Every guard counts the messages of its own server. Where `guard.shared_store` is set, a message that fits is charged to
+the shared count too. One script checks all limits and adds the message, so two servers cannot both take the last place.
+When the store does not answer within a second, each server goes by its own count until it does. Limits then hold for
+each server alone, and an alert reports it. Freezes are shared too (`shared_freezes`).
 """
 
 import asyncio
@@ -27,8 +27,8 @@ _RUN_ID = token_hex(6)
 """Tells this guard's messages from those of other servers, and of an earlier run, which also number from 1."""
 
 # KEYS[1]: the account's messages, a sorted set by time of ID:RECIPIENTS:NEW.
-# ARGV: now, id, recipients, new recipients, how long a message counts, and how far ahead of now a time is wrong
-# (MAX_CLOCK_STEP); then for each limit its window, its column in (messages, recipients, new recipients), its maximum.
+# ARGV: now, id, recipients, new recipients, how long a message counts, and MAX_CLOCK_STEP: a time further ahead is
+# wrong. Then for each limit its window, its column in (messages, recipients, new recipients), its maximum.
 # Returns nothing when the message fits and is added, or was before. Else the place of the limit that keeps it out for
 # longest (from 0), and when that ends.
 _CHARGE = """

@@ -8,14 +8,14 @@ from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard.shared_counter import SharedCounter, SharedStoreError
 
 THAWED = "thawed "
-"""Before the entry of a freeze that is over. A thaw is always written: a list that has lost a freeze, as when the store
-comes back empty or as it was yesterday, thaws nobody."""
+"""Before the entry of a freeze that is over. A missing entry thaws nobody: the store may have come back empty, or as it
+was yesterday."""
 
 
 class FreezeExchange:
     """Keeps this server's freeze list and the store's list in step.
 
-    The entries on which both last agreed tell what has changed here since. They are kept in a file, through restarts.
+    The difference to the entries on which both last agreed is the change on this server. They are kept in a file.
     """
 
     def __init__(self, counter: SharedCounter, file: Path) -> None:

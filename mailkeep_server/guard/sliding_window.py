@@ -32,7 +32,7 @@ class Usage(NamedTuple):
 
 
 class SendHistory:
-    """What an account has sent, in about 100 bytes and 32 a message.
+    """The messages of an account, in about 100 bytes and 32 a message.
 
     One flat array of rows (time, messages, recipients, new recipients). The last three are totals since the start, so
     that the usage in a window is the difference of two rows. The first row is the total before all windows.

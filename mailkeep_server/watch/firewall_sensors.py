@@ -148,6 +148,6 @@ class JailProofSensor(Sensor):
         proof = json.loads(content)
         for jail, faults in proof.get("faults", {}).items():
             name = f"{jail}, which is not Mailkeep's," if jail in proof.get("foreign", ()) else jail
-            text = f"The jail {name} does not ban: {_join_faults(faults)}"
+            text = f"The jail {name} does not ban: {_join_faults(faults)}. `systemctl restart fail2ban` may help"
             troubles[jail] = text, f"The jail {jail} bans again"
         return troubles

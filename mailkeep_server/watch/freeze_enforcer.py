@@ -1,7 +1,7 @@
 """Enforces freezes: cuts sessions and holds mail at once, every two seconds in the first minute, then every minute.
 
 A thread of its own reads the list of frozen accounts twice a second. Another enforces the freezes, which may take long
-on a full queue. The operator is told the result, or after a few seconds that the enforcement is under way.
+on a full queue. An alert reports the result, or after a few seconds that the enforcement is under way.
 """
 
 import threading
@@ -44,7 +44,8 @@ class FreezeCase:
         result = f"{held} held, {cut} cut" if self.was_enforced else "Its mail is being held"
         sample = f"; a sample is in {self.sample}" if self.sample else ""
         error = f"; NOT ALL was done: {self.error}" if self.error else ""
-        return f"{account} is frozen by {self.freeze.by}: {self.freeze.why}. {result}{sample}{error}"
+        next_step = "docs/after-a-break-in.md says what to do"
+        return f"{account} is frozen by {self.freeze.by}: {self.freeze.why}. {result}{sample}{error}. {next_step}"
 
 
 class FreezeEnforcer:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mailkeep_server.common import unix_http
+from mailkeep_server.common import paths, unix_http
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
@@ -34,7 +34,8 @@ class GuardEvents(Sensor):
             if answer["last"] < self.last_id:  # of a new database, which begins to count anew
                 answer = self._read_events(0)
         except (OSError, ValueError) as error:
-            text = f"The guard does not answer ({error}): nobody can send mail until it does"
+            hint = f"`systemctl status {paths.GUARD_SERVICE}` says why"
+            text = f"The guard does not answer ({error}), so nobody can send mail: {hint}"
             return {"silent": (text, "The guard answers again")}
         self.unreported += [event for event in answer["events"] if event["time"] > time.time() - MAX_EVENT_AGE]
         self.last_id = answer["last"]

@@ -1,7 +1,7 @@
 """Logins as Dovecot's journal shows them: from networks that are new to an account, and failures that soar. Also lines
 that say that Dovecot accepts no more connections, or no mail.
 
-Nothing is decided here; the operator is told. An attacker chooses the user name in these lines; only that of a
+Nothing is decided here, only reported. An attacker chooses the user name in these lines; only that of a
 successful login is an account's. The address after it is Dovecot's own word.
 """
 
@@ -126,7 +126,7 @@ class LoginMonitor:
             )
         elif match := DELIVERY_SUSPENDED.match(text):
             text = f"Mail is not delivered to the mailboxes, and waits in the queue: {match[1]}"
-            self._report_lasting("suspended", text)
+            self._report_lasting("suspended", f"{text}; `systemctl status dovecot` says why")
         else:
             self.read_delivery(text)
 
@@ -144,7 +144,8 @@ class LoginMonitor:
             others = [other for other in known if other != network]
             self.networks[account] = [*others, network][-MAX_NETWORKS:]
         if known and network not in known:
-            text = f"{account} has read mail from a network that is new to it: {address}"
+            advice = f"if that is somebody else, `mailkeepctl freeze {account}`"
+            text = f"{account} has read mail from a network that is new to it: {address}; {advice}"
             self.alerts.report_event(f"network:{account}", text)
 
     def check_failures(self) -> None:
@@ -153,7 +154,8 @@ class LoginMonitor:
             count, addresses = self.failures.count_recent(time.time())
         self.are_soaring = count > (self.max_failures // 2 if self.are_soaring else self.max_failures)
         if self.are_soaring:
-            text = f"Somebody guesses passwords: {count} logins failed in ten minutes, from {addresses} addresses"
+            failures = f"{count} logins failed in ten minutes, from {addresses} addresses"
+            text = f"Somebody guesses passwords: {failures}; `fail2ban-client banned` shows the bans"
             self.alerts.report_trouble("failures", text, "Few logins fail again")
         else:
             self.alerts.end_trouble("failures")

@@ -1,7 +1,7 @@
 """Notifications on their way out, with a thread for each channel: none waits for another, nor the watch for any.
 
-A notification that could not be sent is tried again, first after a second, then less and less often, for as long as it
-is worth knowing. A channel that fails repeatedly is a trouble, which the other channel reports.
+A notification that could not be sent is tried again, first after a second, then less and less often. It is dropped
+once it is no longer worth knowing. A channel that fails repeatedly is a trouble, which the other channel reports.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """The watch's sensors: what each looks at, and how often.
 
 An alert leaves within 10 s, 1 s of it for batching. One-sample sensors run every 5 s. Services and firewall restart now
-and then, by themselves or in a deploy: they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
+and then, by themselves or in a deploy. So they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
 Starting programs is the cost. So `systemctl show` runs every 4 s only, or when a main process has gone; and `nft list`
 when the kernel's number of the ruleset has changed, or a minute is over. The other sensors read a file or two.
 """
@@ -96,7 +96,7 @@ class UnitSensor(Sensor):
 
 
 def is_running(properties: Mapping[str, str]) -> bool:
-    """Whether a unit runs, by systemd's properties, or is not meant to: a condition that is not met says so, as that of
+    """Whether a unit runs, by systemd's properties, or is not meant to. A condition that is not met says so, as that of
     time synchronisation in a container."""
     was_tried = properties.get("ConditionTimestampMonotonic", "0") != "0"
     is_unwanted = was_tried and properties.get("ConditionResult") == "no"
@@ -104,8 +104,8 @@ def is_running(properties: Mapping[str, str]) -> bool:
 
 
 class TroubleFile(Sensor):
-    """The troubles that another program has written down, by key: the daily check of DNS records and blocklists
-    (`dns_monitor`), and the hourly one of the certificate (`certificate_renewal`)."""
+    """The troubles that another program has written down, by key. `dns_monitor` checks DNS records and blocklists
+    daily, `certificate_renewal` the certificate hourly."""
 
     def __init__(self, name: str, file: Path) -> None:
         self.name, self.file = name, file
@@ -138,7 +138,8 @@ class DiskSensor(Sensor):
                 continue
             bound = self.max_percent - (self.SLACK if device in self.full else 0)
             if max(space, inodes) >= bound:
-                text = f"The disk of {path} is {space:.0f} % full, and {inodes:.0f} % of its inodes are used"
+                used = f"{space:.0f} % full, and {inodes:.0f} % of its inodes are used"
+                text = f"The disk of {path} is {used}: `du -xh {path} | sort -h | tail` shows by what"
                 troubles[device] = text, f"The disk of {path} has room again"
         self.full = set(troubles)
         return troubles
@@ -157,6 +158,7 @@ class CertificateSensor(Sensor):
     """How long the certificate lasts. The file is read again only after a change."""
 
     name = "certificate"
+    READ_TIMEOUT = 5.0  # seconds; all sensors run in one loop, which systemd's watchdog bounds by 30
 
     def __init__(self, file: Path, min_days: int) -> None:
         self.file, self.min_days = file, min_days
@@ -165,13 +167,13 @@ class CertificateSensor(Sensor):
     def find_troubles(self) -> Troubles:
         version = self.file.stat().st_mtime_ns
         if version != self.read_version:
-            self.not_after = read_certificate(self.file.read_text()).not_after
+            self.not_after = read_certificate(self.file.read_text(), self.READ_TIMEOUT).not_after
             self.read_version = version
         days = (self.not_after - time.time()) / 86400
         if days >= self.min_days:
             return {}
         text = f"The certificate ends in {days:.0f} days" if days > 0 else "The certificate has expired"
-        return {"end": (text, "The certificate was renewed")}
+        return {"end": (f"{text}: docs/certificates.md says how to renew it", "The certificate was renewed")}
 
 
 def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySensor) -> list[Sensor]:

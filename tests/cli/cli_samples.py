@@ -1,4 +1,4 @@
-"""What the tests of the command share."""
+"""Samples and helpers that the tests of the command line share."""
 
 import os
 import pty
@@ -17,76 +17,76 @@ MAILKEEP = Path(sys.executable).parent / "mailkeep"
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     code: int
     out: str = field(repr=False)
     err: str = field(repr=False)
 
 
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Of a user without identities or preferences of their own."""
-    kept = {name: os.environ[name] for name in ("PATH",)}
-    return {**kept, "HOME": str(root / "user"), "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100"}
+    """The environment of a user without age identities or preferences."""
+    inherited = {name: os.environ[name] for name in ("PATH",)}
+    return {**inherited, "HOME": str(root / "user"), "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100"}
 
 
 class Terminal:
-    """`mailkeep …` at a terminal of its own."""
+    """`mailkeep …` at its own terminal."""
 
     def __init__(self, root: Path, *arguments: str) -> None:
-        self.ours, theirs = pty.openpty()
+        self.terminal, process_side = pty.openpty()
         self.process = subprocess.Popen(
             [MAILKEEP, *arguments],
             cwd=root,
             env=environment(root),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=process_side,
+            stdout=process_side,
+            stderr=process_side,
             start_new_session=True,
         )
-        os.close(theirs)
-        self.seen = ""
+        os.close(process_side)
+        self.output = ""
 
-    def until(self, text: str) -> None:
-        while text not in self.seen:
-            assert self._more(), f"no {text!r} in {self.seen!r}"
+    def wait_for(self, text: str) -> None:
+        while text not in self.output:
+            assert self.read_more(), f"no {text!r} in {self.output!r}"
 
-    def type(self, text: str) -> None:
-        os.write(self.ours, text.encode())
+    def type_text(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
 
-    def end(self) -> int:
-        while self._more():
+    def wait_for_end(self) -> int:
+        while self.read_more():
             pass
-        os.close(self.ours)
+        os.close(self.terminal)
         return self.process.wait(timeout=30)
 
-    def _more(self) -> bool:
-        assert select.select([self.ours], [], [], 30)[0], f"silent for 30 s after {self.seen!r}"
+    def read_more(self) -> bool:
+        assert select.select([self.terminal], [], [], 30)[0], f"silent for 30 s after {self.output!r}"
         try:
-            found = os.read(self.ours, 65536).decode()
-        except OSError:  # EIO: the other side is closed
+            text = os.read(self.terminal, 65536).decode()
+        except OSError:  # EIO: the process has closed its side
             return False
-        self.seen += found
-        return bool(found)
+        self.output += text
+        return bool(text)
 
 
-def program(file: Path, text: str) -> None:
+def write_program(file: Path, text: str) -> None:
     file.write_text(text)
     file.chmod(0o755)
 
 
 SSH = """\
 #!/bin/sh
-# ssh to a machine that is this one: the last argument is the command, the one before it the host's name.
+# ssh that runs commands on this machine: the last argument is the command, the one before it the host's name.
 while [ $# -gt 2 ]; do shift; done
 [ "$1" != gone ] || { echo "ssh: connect to host gone port 22: Connection refused" >&2; exit 255; }
 MACHINE=$1 exec sh -c "$2"
 """
 SUDO = """\
 #!/bin/sh
-# sudo that wants the password `open sesame`, on standard input.
+# sudo that asks for the password `open sesame`, on standard input.
 [ "$1" != -n ] || { echo "sudo: a password is required" >&2; exit 1; }
 while [ "$1" != /bin/sh ]; do shift; done
 IFS= read -r password

@@ -1,4 +1,4 @@
-"""What still works but should be changed in mail.yml is noted where the operator looks, and stops nothing."""
+"""A deprecated setting in mail.yml is noted by the commands, and stops none of them."""
 
 from pathlib import Path
 

@@ -160,14 +160,14 @@ def test_the_worked_example_is_a_part_like_the_others(tmp_path: Path, monkeypatc
     (tmp_path / "chrony").mkdir()
     (tmp_path / "chrony" / "chrony.conf.j2").write_text(template.text)
     monkeypatch.setattr(templating, "TEMPLATES", tmp_path)
-    templating._environment.cache_clear()
+    templating._create_environment.cache_clear()
     try:
         names: dict[str, object] = {}
         exec(module.text, names)  # noqa: S102 - our own documentation
         part = names["build_part"]()  # type: ignore[operator]
     finally:
         monkeypatch.undo()
-        templating._environment.cache_clear()
+        templating._create_environment.cache_clear()
     assert isinstance(part, Part)
     assert b"\npool pool.ntp.org iburst\n" in part.files[0].content
     assert "chronyd" in part.checks[0].command

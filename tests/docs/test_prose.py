@@ -9,11 +9,11 @@ MAX_WORDS = 25
 WRITTEN = [name for name in DOCUMENTS if name != "settings.md"]  # which the models' descriptions make
 _HEADING = re.compile(r"^#.*$", re.MULTILINE)
 _ITEM = re.compile(r"\n\s*\n|\n(?=- |\d+\. |\|)")
-_END = re.compile(r"(?<=[.:;?!])\s+")
+_END = re.compile(r"(?<=[.;?!])\**\s+")
 
 
 def split_sentences(document: str) -> list[str]:
-    """A colon or semicolon ends a sentence too. A cell of a table is one, an inline code is one word."""
+    """A semicolon ends a sentence too. A cell of a table is one, an inline code is one word."""
     prose = re.sub(r"\]\([^)]*\)", "]", _HEADING.sub("\n\n", read_prose(document)))
     prose = re.sub(r"`[^`]*`", "CODE", prose)
     cells = [cell for item in _ITEM.split(prose) for cell in (item.split("|") if item.startswith("|") else [item])]

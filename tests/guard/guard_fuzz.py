@@ -89,7 +89,7 @@ class Fuzzer:
         self.requests = self.ended = self._accepted = self._log_position = 0
 
     def send_requests(self, requests: int, report: Callable[[int], None] = lambda _: None) -> None:
-        """Raises AssertionError with the last requests when the guard is not what it was."""
+        """Raises AssertionError with the last requests when a check of the guard fails."""
         while self.requests < requests:
             kind = self._random.choice(("policy", "milter"))
             cases = list(self._break_requests() if kind == "policy" else self._break_packets())

@@ -1,4 +1,4 @@
-"""The running guard: in parallel, killed, reloaded, with a full disk, and given malformed or too many requests."""
+"""The running guard: in parallel, killed, reloaded, with a full disk, and under malformed or too many requests."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_freeze_by_hand_is_an_event_within_two_seconds(start_guard: StartGuard
 
 
 def test_a_commit_is_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power loss takes what was not flushed: `sync_to_disk` flushes the WAL of the commits, once for each."""
+    """A power loss takes commits that were not flushed: `sync_to_disk` flushes the WAL, once after each."""
     synced: list[str] = []
     monkeypatch.setattr(
         os, "fdatasync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)

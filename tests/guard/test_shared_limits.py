@@ -1,4 +1,4 @@
-"""What several servers share: freezes hold whatever becomes of the store, and a store that hangs keeps nobody waiting.
+"""The shared store: freezes hold whatever becomes of it, and if it hangs, nobody waits long.
 
 That the count is exact, in a real store, is in tests/lab/test_shared_store.py.
 """

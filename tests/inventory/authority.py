@@ -37,7 +37,7 @@ class Authority:
     key: ec.EllipticCurvePrivateKey
     pem: bytes = b""
 
-    def issue(
+    def issue_certificate(
         self,
         *names: str,
         key: Key,
@@ -48,8 +48,8 @@ class Authority:
     ) -> bytes:
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_name(subject))
-            .issuer_name(_name(self.name))
+            .subject_name(_common_name(subject))
+            .issuer_name(_common_name(self.name))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(NOW + start)
@@ -62,17 +62,17 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def root() -> Authority:
+def create_root() -> Authority:
     authority = Authority("root", new_key())
-    authority.pem = authority.issue(key=authority.key, subject="root", authority=True)
+    authority.pem = authority.issue_certificate(key=authority.key, subject="root", authority=True)
     return authority
 
 
-def intermediate(above: Authority) -> Authority:
+def create_intermediate(above: Authority) -> Authority:
     authority = Authority("intermediate", new_key())
-    authority.pem = above.issue(key=authority.key, subject="intermediate", authority=True)
+    authority.pem = above.issue_certificate(key=authority.key, subject="intermediate", authority=True)
     return authority
 
 
-def _name(text: str) -> x509.Name:
+def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])

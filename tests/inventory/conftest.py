@@ -2,10 +2,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from inventory_samples import TODAY, settings
+from inventory_samples import TODAY, make_settings
 
-from mailkeep.inventory import secrets, vault
-from mailkeep.inventory.vault import open_vault
+from mailkeep.inventory.secrets import create_missing_keys
+from mailkeep.inventory.vault import IDENTITY, Vault, create_vault, identity_path, open_vault
 
 
 @pytest.fixture(autouse=True)
@@ -21,25 +21,25 @@ def inventory(tmp_path: Path) -> Path:
     """An inventory with an empty vault."""
     directory = tmp_path / "inventories" / "first"
     directory.mkdir(parents=True)
-    vault.create_vault(directory / "secrets", vault.identity_path(directory))
+    create_vault(directory / "secrets", identity_path(directory))
     return directory
 
 
 @pytest.fixture
-def safe(inventory: Path) -> vault.Vault:
+def vault(inventory: Path) -> Vault:
     return open_vault(inventory)
 
 
 @pytest.fixture(scope="session")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All keys for `settings()`; not to be changed."""
-    directory = tmp_path_factory.mktemp("generated")
-    vault.create_vault(directory / "secrets", directory / vault.IDENTITY)
-    secrets.create_missing_keys(settings(), directory, TODAY)
+def keys_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All keys for `make_settings()`; not to be changed."""
+    directory = tmp_path_factory.mktemp("keys")
+    create_vault(directory / "secrets", directory / IDENTITY)
+    create_missing_keys(make_settings(), directory, TODAY)
     return directory
 
 
 @pytest.fixture
-def furnished(generated: Path, tmp_path: Path) -> Path:
-    """An inventory with all keys for `settings()`."""
-    return shutil.copytree(generated, tmp_path / "furnished")
+def complete_inventory(keys_directory: Path, tmp_path: Path) -> Path:
+    """An inventory with all keys for `make_settings()`."""
+    return shutil.copytree(keys_directory, tmp_path / "complete")

@@ -6,7 +6,7 @@ TODAY = date.today()
 SELECTOR = f"s{TODAY:%Y%m%d}"
 
 
-def settings(*domains: str, host: str = "mail.example.org", **more: object) -> Settings:
+def make_settings(*domains: str, host: str = "mail.example.org", **more: object) -> Settings:
     return Settings.model_validate(
         {
             "host": {"name": host, "addresses": ["192.0.2.1"]},

@@ -1,4 +1,4 @@
-"""What `mailkeep init` promises: a complete inventory or nothing, and nothing of anybody's overwritten."""
+"""`mailkeep init` creates a complete inventory or nothing, and overwrites nothing."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ ARGUMENTS = {
 }
 
 
-def enter(root: Path, patch: pytest.MonkeyPatch) -> None:
+def enter_clone(root: Path, patch: pytest.MonkeyPatch) -> None:
     """A clone with no inventory in it; identities go to `config` beside it."""
     patch.delenv("MAILKEEP_IDENTITY", raising=False)
     patch.setenv("XDG_CONFIG_HOME", str(root / "config"))
@@ -33,46 +33,46 @@ def enter(root: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    enter(tmp_path, monkeypatch)
+    enter_clone(tmp_path, monkeypatch)
     return tmp_path
 
 
-def make(root: Path, **changed: object) -> NewInventory:
+def create(root: Path, **changed: object) -> NewInventory:
     return create_inventory(root / "clone" / "inventories" / "first", **(ARGUMENTS | changed))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NewInventory]:
-    """Where a result was made, and the result; not to be changed."""
-    root = tmp_path_factory.mktemp("once")
+def first_inventory(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NewInventory]:
+    """Where a result was created, and the result; not to be changed."""
+    root = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
-        enter(root, patch)
-        return root, make(root)
+        enter_clone(root, patch)
+        return root, create(root)
 
 
 @pytest.fixture
-def made(once: tuple[Path, NewInventory], root: Path) -> NewInventory:
-    """The result of `make(root)`."""
-    first, result = once
+def inventory(first_inventory: tuple[Path, NewInventory], root: Path) -> NewInventory:
+    """The result of `create(root)`."""
+    first, result = first_inventory
     shutil.copytree(first, root, dirs_exist_ok=True)
-    there = {name: root / getattr(result, name).relative_to(first) for name in ("directory", "identity")}
-    return dataclasses.replace(result, **there)
+    paths = {name: root / getattr(result, name).relative_to(first) for name in ("directory", "identity")}
+    return dataclasses.replace(result, **paths)
 
 
-def everything(root: Path) -> dict[Path, bytes | None]:
+def read_tree(root: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
-def test_a_new_inventory_is_complete(made: NewInventory) -> None:
-    declared = load_settings(made.directory / "mail.yml")
-    loaded = secrets.load_secrets(declared, made.directory)
+def test_a_new_inventory_is_complete(inventory: NewInventory) -> None:
+    declared = load_settings(inventory.directory / "mail.yml")
+    loaded = secrets.load_secrets(declared, inventory.directory)
     assert {key.domain for key in loaded.dkim} == {"example.org", "mail.example.org"}
     assert {key.selector for key in loaded.dkim} == {f"s{date.today():%Y%m%d}"}
-    assert len(made.keys) == 3
+    assert len(inventory.keys) == 3
 
 
-def test_it_declares_what_was_asked_for(root: Path) -> None:
-    result = make(
+def test_the_settings_are_those_of_the_arguments(root: Path) -> None:
+    result = create(
         root,
         domains=["example.net", "example.com"],
         admin=["boss@example.edu"],
@@ -99,42 +99,42 @@ def test_it_declares_what_was_asked_for(root: Path) -> None:
     ],
 )
 def test_the_first_account_is_the_admins_own_or_the_postmasters(root: Path, admin: list[str], account: str) -> None:
-    result = make(root, admin=admin)
+    result = create(root, admin=admin)
     declared = load_settings(result.directory / "mail.yml")
     assert result.account == account
     assert [account.address for account in declared.accounts] == [account]
 
 
 def test_the_passphrase_opens_the_account_and_is_in_no_file_nor_in_the_results_repr(
-    made: NewInventory, root: Path
+    inventory: NewInventory, root: Path
 ) -> None:
-    result = made
+    result = inventory
     declared = load_settings(result.directory / "mail.yml")
     PasswordHasher().verify(declared.accounts[0].password.removeprefix("{ARGON2ID}"), result.passphrase)
-    for content in everything(root).values():
+    for content in read_tree(root).values():
         assert result.passphrase.encode() not in (content or b"")
     assert result.passphrase not in repr(result)
     assert result.passphrase not in "\n".join((*result.keys, *result.next_steps))
 
 
-def test_the_identity_lies_outside_the_inventory_and_no_private_key_in_it(made: NewInventory, root: Path) -> None:
-    assert made.identity == root / "config" / "mailkeep" / "first.age-identity"
-    assert made.identity.stat().st_mode & 0o777 == 0o600
-    for content in everything(root / "clone").values():
+def test_the_identity_lies_outside_the_inventory_and_no_private_key_in_it(inventory: NewInventory, root: Path) -> None:
+    assert inventory.identity == root / "config" / "mailkeep" / "first.age-identity"
+    assert inventory.identity.stat().st_mode & 0o777 == 0o600
+    for content in read_tree(root / "clone").values():
         assert b"PRIVATE KEY" not in (content or b"")
         assert b"AGE-SECRET-KEY" not in (content or b"")
 
 
 def test_the_identity_can_be_put_elsewhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILKEEP_IDENTITY", str(root / "stick" / "key"))
-    result = make(root)
+    result = create(root)
     assert result.identity == root / "stick" / "key"
     assert not (root / "config").exists()
     secrets.load_secrets(load_settings(result.directory / "mail.yml"), result.directory)
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
-def test_what_exists_is_never_overwritten(root: Path, kind: str) -> None:
+def test_an_existing_target_is_never_overwritten(root: Path, kind: str) -> None:
     target = root / "clone" / "inventories" / "first"
     if kind == "directory":
         target.mkdir()
@@ -142,24 +142,24 @@ def test_what_exists_is_never_overwritten(root: Path, kind: str) -> None:
         target.write_text("mine")
     else:
         target.symlink_to("nowhere")
-    before = everything(root)
+    before = read_tree(root)
     with pytest.raises(UserError, match="exists already"):
-        make(root)
-    assert everything(root) == before
+        create(root)
+    assert read_tree(root) == before
 
 
 def test_an_identity_that_exists_is_never_overwritten(root: Path) -> None:
     identity = root / "config" / "mailkeep" / "first.age-identity"
     identity.parent.mkdir(parents=True)
     identity.write_text("the only key to something")
-    before = everything(root)
+    before = read_tree(root)
     with pytest.raises(UserError, match=str(identity)):
-        make(root)
-    assert everything(root) == before
+        create(root)
+    assert read_tree(root) == before
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("arguments", "message"),
     [
         ({"host": "mail"}, "host.name"),
         ({"host": "mail.example.org: x\nadmin: {}"}, "host.name"),
@@ -182,13 +182,13 @@ def test_an_identity_that_exists_is_never_overwritten(root: Path) -> None:
         ({"ssh_host": "root@mail.example.org:2222"}, "a port or a jump host belongs there"),
     ],
 )
-def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, wrong: dict[str, object], told: str) -> None:
-    before = everything(root)
+def test_a_bad_argument_is_named_and_nothing_is_written(root: Path, arguments: dict[str, object], message: str) -> None:
+    before = read_tree(root)
     with pytest.raises(UserError) as error:
-        make(root, **wrong)
-    assert told in str(error.value)
+        create(root, **arguments)
+    assert message in str(error.value)
     assert str(root) not in str(error.value)
-    assert everything(root) == before
+    assert read_tree(root) == before
 
 
 @pytest.mark.parametrize("name", ["..", "../h", ".hidden", "a b", "-n", "a\nb"])
@@ -197,7 +197,7 @@ def test_a_name_that_is_hard_to_type_or_hidden_is_refused(root: Path, name: str)
         create_inventory(root / "clone" / "inventories" / name, **ARGUMENTS)  # type: ignore[arg-type]
 
 
-def test_a_parent_that_is_not_there_is_named(root: Path) -> None:
+def test_a_missing_parent_directory_is_named(root: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         create_inventory(root / "nowhere" / "first", **ARGUMENTS)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no such directory"):
@@ -228,45 +228,45 @@ def test_a_failure_halfway_leaves_nothing(root: Path, monkeypatch: pytest.Monkey
             real(*arguments, **options)
         raise Interruption
 
-    before = everything(root)
+    before = read_tree(root)
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, fails_after_its_work)
         with pytest.raises(Interruption):
-            make(root)
-    assert everything(root) == before
-    make(root)
+            create(root)
+    assert read_tree(root) == before
+    create(root)
 
 
 def test_pyinfra_finds_the_host_and_its_settings(root: Path) -> None:
-    result = make(root, ssh_host="operator@203.0.113.25")
+    result = create(root, ssh_host="operator@203.0.113.25")
     data = {"mailkeep": str(result.directory / "mail.yml"), "ssh_user": "operator", "_sudo": True}
     assert hosts.read_hosts(result.directory) == {"203.0.113.25": data}
 
 
 @pytest.mark.parametrize("ssh_host", [None, "root@mail.example.org", "alias", "2001:db8::1"])
 def test_root_needs_no_sudo(root: Path, ssh_host: str | None) -> None:
-    ((host, data),) = hosts.read_hosts(make(root, ssh_host=ssh_host).directory).items()
+    ((host, data),) = hosts.read_hosts(create(root, ssh_host=ssh_host).directory).items()
     assert host == (ssh_host or "mail.example.org").removeprefix("root@")
     assert "_sudo" not in data
 
 
-def test_the_inventory_can_be_moved(made: NewInventory, root: Path) -> None:
-    moved = made.directory.rename(root / "moved")
+def test_the_inventory_can_be_moved(inventory: NewInventory, root: Path) -> None:
+    moved = inventory.directory.rename(root / "moved")
     assert hosts.read_hosts(moved)["mail.example.org"]["mailkeep"] == str(moved / "mail.yml")
 
 
 def test_the_next_steps_name_the_backup_the_records_and_the_commands_in_their_order(
-    once: tuple[Path, NewInventory],
+    first_inventory: tuple[Path, NewInventory],
 ) -> None:
-    _, result = once
+    _, result = first_inventory
     text = "\n".join(result.next_steps)
     assert str(result.identity) in text
     order = [text.index(f"mailkeep {command} first") for command in ("dns", "plan", "deploy", "verify")]
     assert order == sorted(order)
 
 
-def test_whatever_the_comments_offer_is_valid_when_uncommented(made: NewInventory) -> None:
-    path = made.directory / "mail.yml"
+def test_every_commented_setting_is_valid_when_uncommented(inventory: NewInventory) -> None:
+    path = inventory.directory / "mail.yml"
     offered = re.compile(r"^( *)# ( *[a-z_]+(?:@?[a-z]+\.[a-z]+)?:(?: .*)?)$", re.MULTILINE)
     text = path.read_text()
     names = {match[2].split(":")[0].strip() for match in offered.finditer(text)}
@@ -278,23 +278,23 @@ def test_whatever_the_comments_offer_is_valid_when_uncommented(made: NewInventor
     assert declared.tls.mode == "files"
 
 
-def test_the_settings_offer_every_top_level_setting(made: NewInventory) -> None:
-    text = (made.directory / "mail.yml").read_text()
+def test_the_settings_offer_every_top_level_setting(inventory: NewInventory) -> None:
+    text = (inventory.directory / "mail.yml").read_text()
     assert [name for name in models.Settings.model_fields if not re.search(rf"^(# )?{name}:", text, re.M)] == []
 
 
 def test_a_place_that_cannot_be_written_to_is_named(root: Path) -> None:
-    with pytest.raises(UserError, match=r"/proc/first: cannot be made: .*\."):
+    with pytest.raises(UserError, match=r"/proc/first: cannot be created: .*\."):
         create_inventory(Path("/proc/first"), **ARGUMENTS)  # type: ignore[arg-type]
     (root / "config").write_text("a file where the directory should be")
-    before = everything(root)
+    before = read_tree(root)
     with pytest.raises(UserError, match=r"first\.age-identity: cannot be written: Not a directory"):
-        make(root)
-    assert everything(root) == before
+        create(root)
+    assert read_tree(root) == before
 
 
-def test_accounts_can_be_added_to_what_was_written(made: NewInventory) -> None:
-    path = made.directory / "mail.yml"
+def test_accounts_can_be_added_to_what_was_written(inventory: NewInventory) -> None:
+    path = inventory.directory / "mail.yml"
     first = load_settings(path).accounts[0]
     edit_accounts.add_account(path, "bert@example.org", first.password, name="Bert")
     edit_accounts.set_password(path, first.address, hash_password("another passphrase"))

@@ -1,4 +1,4 @@
-"""The demonstration: what is public in git, what is made where it is used, and that this happens once."""
+"""The demonstration's inventory: settings are public in git; accounts and keys are created once, where it is used."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed."""
     target = tmp_path_factory.mktemp("lab") / ".lab" / "demo"
     create_demo_inventory(SOURCE, target)
@@ -32,11 +32,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def target(made: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made, tmp_path / ".lab" / "demo")
+def target(demo: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(demo, tmp_path / ".lab" / "demo")
 
 
-def everything(root: Path) -> dict[Path, tuple[bytes | None, int]]:
+def read_tree(root: Path) -> dict[Path, tuple[bytes | None, int]]:
     return {path: (path.read_bytes() if path.is_file() else None, path.stat().st_mtime_ns) for path in root.rglob("*")}
 
 
@@ -77,18 +77,18 @@ def test_the_users_own_identities_play_no_part(config: Path, tmp_path: Path) -> 
 
 
 def test_a_second_call_changes_nothing_and_knows_the_passphrases(target: Path) -> None:
-    before = everything(target)
+    before = read_tree(target)
     first = create_demo_inventory(SOURCE, target)
     assert create_demo_inventory(SOURCE, target) == first
-    assert everything(target) == before
+    assert read_tree(target) == before
 
 
 def test_what_the_user_added_to_the_copy_stays(target: Path) -> None:
     with (target / "mail.yml").open("a") as file:
         file.write("  # a note\n")
-    before = everything(target)
+    before = read_tree(target)
     create_demo_inventory(SOURCE, target)
-    assert everything(target) == before
+    assert read_tree(target) == before
 
 
 def test_a_changed_source_reaches_the_copy_which_keeps_its_keys_and_passphrases(target: Path, tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_a_takeover_that_was_interrupted_is_completed_by_the_next_call(
     (changed / "inventory.py").write_text("hosts = []\n")
     real = vault.write_private_file
 
-    def interrupted(path: Path, data: bytes, *, replace: bool = True) -> None:
+    def write_or_stop(path: Path, data: bytes, *, replace: bool = True) -> None:
         if path.name.endswith(suffix):
             raise KeyboardInterrupt
         real(path, data, replace=replace)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vault, "write_private_file", interrupted)
+        patch.setattr(vault, "write_private_file", write_or_stop)
         with pytest.raises(KeyboardInterrupt):
             create_demo_inventory(changed, target)
     create_demo_inventory(changed, target)
@@ -137,17 +137,17 @@ def test_a_takeover_that_was_interrupted_is_completed_by_the_next_call(
 
 
 def test_a_failure_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(secrets, "create_missing_keys", fails)
+    monkeypatch.setattr(secrets, "create_missing_keys", stop)
     with pytest.raises(KeyboardInterrupt):
         create_demo_inventory(SOURCE, tmp_path / ".lab" / "demo")
     assert [*(tmp_path / ".lab").iterdir()] == []
 
 
 @pytest.mark.parametrize("content", [None, "nonsense", "[]"])
-def test_lost_passphrases_are_told_of(target: Path, content: str | None) -> None:
+def test_lost_passphrases_are_reported(target: Path, content: str | None) -> None:
     (target / "logins.json").unlink()
     if content:
         (target / "logins.json").write_text(content)

@@ -1,4 +1,4 @@
-"""Finding an inventory by what the user types."""
+"""An inventory is found by the name or path that the user types."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("typed", ["first", "inventories/first", "inventories/first/", "inventories/first/mail.yml"])
-def test_a_name_a_directory_and_its_file_all_do(root: Path, typed: str) -> None:
+def test_an_inventory_is_found_by_name_directory_or_file(root: Path, typed: str) -> None:
     assert hosts.find_inventory(typed) == root / "inventories" / "first"
     assert hosts.find_inventory(str(root / "inventories" / "first")) == root / "inventories" / "first"
 
@@ -74,7 +74,7 @@ def test_a_clone_keeps_the_state_of_labs_in_itself(monkeypatch: pytest.MonkeyPat
         assert state_directory() == Path(expected)
 
 
-def test_where_there_is_none_that_is_said(tmp_path: Path) -> None:
+def test_no_inventory_at_all_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There are none below"):
         hosts.find_inventory("first", tmp_path)
 
@@ -119,7 +119,7 @@ def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         ("hosts = []", "it names no host"),
         ('hosts = "mail.example.org"', "it names no host"),
@@ -129,15 +129,15 @@ def test_hosts_says_which_file_is_missing_or_cannot_be_read(root: Path) -> None:
         ("import sys; sys.exit(3)", "this program fails: SystemExit: 3"),
     ],
 )
-def test_hosts_that_will_not_do_are_told(root: Path, written: str, told: str) -> None:
+def test_unusable_hosts_are_reported_with_the_reason(root: Path, written: str, message: str) -> None:
     directory = root / "inventories" / "first"
     (directory / "inventory.py").write_text(f"{written}\n")
-    with pytest.raises(UserError, match=re.escape(told)) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         hosts.read_hosts(directory)
     assert "inventory.py" in str(error.value)
 
 
-def test_pyinfra_alone_is_told_too_where_a_mail_yml_is_missing(root: Path) -> None:
+def test_pyinfra_alone_reports_a_missing_mail_yml_too(root: Path) -> None:
     file = root / "inventories" / "first" / "inventory.py"
     file.write_text('hosts = ["@local"]\n')
     pyinfra = Path(sys.executable).parent / "pyinfra"

@@ -1,4 +1,4 @@
-"""Weak passwords never get in, hashes are what Dovecot verifies, and a breach check gives nothing away."""
+"""Weak passwords are refused, Dovecot verifies the hashes, and a breach check gives nothing away."""
 
 import hashlib
 import http.server
@@ -21,7 +21,7 @@ from mailkeep.settings.fields import ARGON2ID
 DOMAINS = ("example.org", "mail.example.org")
 
 
-def refusal(password: str, address: str = "anna@example.org") -> str:
+def read_refusal(password: str, address: str = "anna@example.org") -> str:
     with pytest.raises(UserError) as raised:
         check_password(password, address=address, domains=DOMAINS)
     assert len(password) < 3 or password not in str(raised.value)
@@ -54,19 +54,19 @@ def refusal(password: str, address: str = "anna@example.org") -> str:
     ],
 )
 def test_a_weak_password_is_refused_with_the_reason(password: str, reason: str) -> None:
-    assert reason in refusal(password)
+    assert reason in read_refusal(password)
 
 
 def test_the_passwords_of_the_incidents_are_refused_for_their_accounts() -> None:
     for account in ("test", "android", "steam", "alarm"):
-        assert refusal(account, f"{account}@example.org")
-        assert f"{account!r}" in refusal(f"x7Kq-{account}-2mPz9w", f"{account}@example.org")
+        assert read_refusal(account, f"{account}@example.org")
+        assert f"{account!r}" in read_refusal(f"x7Kq-{account}-2mPz9w", f"{account}@example.org")
 
 
 @pytest.mark.parametrize(
     "password", ["x7Kq-2mPz9wRt5", "reef lantern oboe thicket", "Größe sei häufig Übermaß", "k7fh-x2qe-9xqm-ab4d"]
 )
-def test_a_strong_password_is_taken(password: str) -> None:
+def test_a_strong_password_is_accepted(password: str) -> None:
     check_password(password, address="anna@example.org", domains=DOMAINS)
 
 
@@ -76,18 +76,18 @@ def test_the_longest_password_is_judged_at_once() -> None:
     assert time.process_time() - start < 0.5
 
 
-def test_a_made_password_has_77_bits_is_easy_to_type_and_judged_good() -> None:
-    made = {generate_password() for _ in range(200)}
-    assert len(made) == 200
-    assert {len(password) for password in made} == {19}
-    assert set("".join(made)) == {*passwords.ALPHABET, "-"}
+def test_a_generated_password_has_77_bits_is_easy_to_type_and_strong() -> None:
+    generated = {generate_password() for _ in range(200)}
+    assert len(generated) == 200
+    assert {len(password) for password in generated} == {19}
+    assert set("".join(generated)) == {*passwords.ALPHABET, "-"}
     assert 16 * math.log2(len(set(passwords.ALPHABET))) >= 77
     assert not set(passwords.ALPHABET) & set("01loi")
-    for password in made:
+    for password in generated:
         check_password(password, address="somebody@example.org", domains=DOMAINS)
 
 
-def test_a_hash_is_one_that_settings_take_and_never_the_same_twice() -> None:
+def test_a_hash_is_valid_in_settings_and_never_the_same_twice() -> None:
     first, second = hash_password("x7Kq-2mPz9wRt5"), hash_password("x7Kq-2mPz9wRt5")
     assert first != second
     assert ARGON2ID.fullmatch(first)
@@ -175,23 +175,23 @@ def test_no_usable_answer_is_an_error_and_not_a_clean_bill(range_api: RangeServe
         count_breaches(PASSWORD, url=range_api.url)
 
 
-def test_what_is_no_http_is_an_error() -> None:
+def test_an_answer_that_is_no_http_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer() -> None:
+        def answer_once() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(4096)
                 connection.sendall(b"220 not http\r\n")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer_once)
         thread.start()
         with pytest.raises(UserError, match="no usable answer"):
             count_breaches(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
         thread.join()
 
 
-def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "RANGE_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(UserError, match="timed out"):
         count_breaches(PASSWORD, url=f"http://127.0.0.1:{listener.getsockname()[1]}/")

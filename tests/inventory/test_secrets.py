@@ -1,4 +1,4 @@
-"""The keys a server needs: made once, found again, reported when missing, shown to nobody."""
+"""The keys of a server are created once, found again, reported when missing, and never shown."""
 
 import base64
 import time
@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key
-from inventory_samples import SELECTOR, TODAY, settings
+from inventory_samples import SELECTOR, TODAY, make_settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets
@@ -22,21 +22,21 @@ RELAY = {"host": "smtp.example.net", "user": "us"}
 
 
 def test_every_mail_domain_and_the_host_get_a_dkim_key_dated_today(inventory: Path) -> None:
-    ours = settings("example.org", "example.net")
-    secrets.create_missing_keys(ours, inventory, TODAY)
-    keys = secrets.load_secrets(ours, inventory).dkim
+    declared = make_settings("example.org", "example.net")
+    secrets.create_missing_keys(declared, inventory, TODAY)
+    keys = secrets.load_secrets(declared, inventory).dkim
     assert [key.domain for key in keys] == ["example.org", "example.net", "mail.example.org"]
     assert {key.selector for key in keys} == {SELECTOR}
     assert len({key.private_pem for key in keys}) == 3
 
 
 def test_a_host_name_that_is_a_mail_domain_has_one_key() -> None:
-    declared = settings().model_copy(update={"domains": ("mail.example.org",)})
+    declared = make_settings().model_copy(update={"domains": ("mail.example.org",)})
     assert signing_domains(declared) == ("mail.example.org",)
 
 
-def test_the_public_half_verifies_what_the_private_half_signs(furnished: Path) -> None:
-    key = secrets.load_secrets(settings(), furnished).dkim[0]
+def test_the_public_half_verifies_what_the_private_half_signs(complete_inventory: Path) -> None:
+    key = secrets.load_secrets(make_settings(), complete_inventory).dkim[0]
     private = load_pem_private_key(key.private_pem, None)
     signature = private.sign(b"mail", padding.PKCS1v15(), hashes.SHA256())
     public = load_der_public_key(base64.b64decode(key.public, validate=True))
@@ -44,38 +44,38 @@ def test_the_public_half_verifies_what_the_private_half_signs(furnished: Path) -
     assert public.key_size == 2048
 
 
-def test_generating_says_what_it_made_and_the_second_time_makes_nothing(inventory: Path) -> None:
-    made = secrets.create_missing_keys(settings(), inventory, TODAY)
-    assert [line.split(",")[0] for line in made] == [
+def test_created_keys_are_reported_and_a_second_call_creates_none(inventory: Path) -> None:
+    lines = secrets.create_missing_keys(make_settings(), inventory, TODAY)
+    assert [line.split(",")[0] for line in lines] == [
         "DKIM key for example.org",
         "DKIM key for mail.example.org",
         "self-signed certificate for mail.example.org",
     ]
-    first = secrets.load_secrets(settings(), inventory)
-    assert secrets.create_missing_keys(settings(), inventory, TODAY + timedelta(days=1)) == []
-    assert secrets.load_secrets(settings(), inventory) == first
+    first = secrets.load_secrets(make_settings(), inventory)
+    assert secrets.create_missing_keys(make_settings(), inventory, TODAY + timedelta(days=1)) == []
+    assert secrets.load_secrets(make_settings(), inventory) == first
 
 
 def test_a_new_domain_gets_a_key_and_the_others_keep_theirs(inventory: Path) -> None:
-    secrets.create_missing_keys(settings(), inventory, TODAY)
-    before = secrets.load_secrets(settings(), inventory)
-    both = settings("example.org", "example.net")
+    secrets.create_missing_keys(make_settings(), inventory, TODAY)
+    before = secrets.load_secrets(make_settings(), inventory)
+    both = make_settings("example.org", "example.net")
     assert len(secrets.create_missing_keys(both, inventory, TODAY + timedelta(days=1))) == 1
     after = {key.domain: key for key in secrets.load_secrets(both, inventory).dkim}
     assert after["example.net"].selector == f"s{TODAY + timedelta(days=1):%Y%m%d}"
     assert all(after[key.domain] == key for key in before.dkim)
 
 
-def test_of_several_selectors_the_newest_signs(furnished: Path) -> None:
-    pem = secrets.load_secrets(settings(), furnished).dkim[0].private_pem
+def test_of_several_selectors_the_newest_signs(complete_inventory: Path) -> None:
+    pem = secrets.load_secrets(make_settings(), complete_inventory).dkim[0].private_pem
     newest = f"s{TODAY.year + 1}0301"
     for selector in (newest, "s20251231", "other"):
-        open_vault(furnished).write(f"dkim/example.org/{selector}", pem)
-    assert secrets.load_secrets(settings(), furnished).dkim[0].selector == newest
+        open_vault(complete_inventory).write(f"dkim/example.org/{selector}", pem)
+    assert secrets.load_secrets(make_settings(), complete_inventory).dkim[0].selector == newest
 
 
-def test_the_self_signed_certificate_satisfies_a_client_that_trusts_it(furnished: Path) -> None:
-    tls = secrets.load_secrets(settings(), furnished).tls
+def test_the_self_signed_certificate_satisfies_a_client_that_trusts_it(complete_inventory: Path) -> None:
+    tls = secrets.load_secrets(make_settings(), complete_inventory).tls
     leaf = x509.load_pem_x509_certificate(tls.certificate)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["mail.example.org"]
@@ -88,34 +88,35 @@ def test_the_self_signed_certificate_satisfies_a_client_that_trusts_it(furnished
     assert private.public_key() == leaf.public_key()
 
 
-def test_a_new_host_name_needs_a_new_certificate(furnished: Path) -> None:
-    renamed = settings(host="mx.example.org")
-    assert any("certificate for mx.example.org" in line for line in secrets.list_missing(renamed, furnished))
+def test_a_new_host_name_needs_a_new_certificate(complete_inventory: Path) -> None:
+    renamed = make_settings(host="mx.example.org")
+    assert any("certificate for mx.example.org" in line for line in secrets.list_missing(renamed, complete_inventory))
     assert any(
-        "certificate for mx.example.org" in line for line in secrets.create_missing_keys(renamed, furnished, TODAY)
+        "certificate for mx.example.org" in line
+        for line in secrets.create_missing_keys(renamed, complete_inventory, TODAY)
     )
-    assert secrets.list_missing(renamed, furnished) == []
+    assert secrets.list_missing(renamed, complete_inventory) == []
 
 
-def test_a_host_that_is_renamed_there_and_back_keeps_its_tls_key(furnished: Path) -> None:
-    before = secrets.load_secrets(settings(), furnished).tls
+def test_a_host_that_is_renamed_there_and_back_keeps_its_tls_key(complete_inventory: Path) -> None:
+    before = secrets.load_secrets(make_settings(), complete_inventory).tls
     for host in ("mx.example.org", "mail.example.org"):
-        secrets.create_missing_keys(settings(host=host), furnished, TODAY)
-        after = secrets.load_secrets(settings(host=host), furnished).tls
+        secrets.create_missing_keys(make_settings(host=host), complete_inventory, TODAY)
+        after = secrets.load_secrets(make_settings(host=host), complete_inventory).tls
         assert after.key == before.key
         assert after.certificate != before.certificate
 
 
 def test_an_expired_self_signed_certificate_counts_as_missing(inventory: Path) -> None:
-    secrets.create_missing_keys(settings(), inventory, TODAY - timedelta(days=3660))
-    assert any("certificate" in line for line in secrets.list_missing(settings(), inventory))
-    secrets.create_missing_keys(settings(), inventory, TODAY)
-    assert secrets.list_missing(settings(), inventory) == []
+    secrets.create_missing_keys(make_settings(), inventory, TODAY - timedelta(days=3660))
+    assert any("certificate" in line for line in secrets.list_missing(make_settings(), inventory))
+    secrets.create_missing_keys(make_settings(), inventory, TODAY)
+    assert secrets.list_missing(make_settings(), inventory) == []
 
 
 def test_loading_an_empty_vault_says_all_that_is_missing_and_what_to_run(inventory: Path) -> None:
     with pytest.raises(UserError) as error:
-        secrets.load_secrets(settings(relay=RELAY), inventory)
+        secrets.load_secrets(make_settings(relay=RELAY), inventory)
     text = str(error.value)
     assert "DKIM key for example.org, mail.example.org" in text
     assert "self-signed certificate for mail.example.org" in text
@@ -124,44 +125,44 @@ def test_loading_an_empty_vault_says_all_that_is_missing_and_what_to_run(invento
 
 
 def test_a_dkim_key_that_is_lost_is_restored_and_a_new_one_published_first(inventory: Path) -> None:
-    secrets.create_missing_keys(settings(), inventory, TODAY)
+    secrets.create_missing_keys(make_settings(), inventory, TODAY)
     open_vault(inventory).delete(f"dkim/example.org/{SELECTOR}")
-    [line] = secrets.list_missing(settings(), inventory)
-    said = [line.index(text) for text in ("restore it from git", "mailkeep keys", "mailkeep dns", "then deploy")]
-    assert said == sorted(said)
+    [line] = secrets.list_missing(make_settings(), inventory)
+    positions = [line.index(text) for text in ("restore it from git", "mailkeep keys", "mailkeep dns", "then deploy")]
+    assert positions == sorted(positions)
 
 
 def test_commands_name_an_inventory_as_the_user_would(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(inventory.parent.parent)
     with pytest.raises(UserError, match="`mailkeep keys first`"):
-        secrets.load_secrets(settings(), Path("inventories/first"))
+        secrets.load_secrets(make_settings(), Path("inventories/first"))
 
 
 def test_the_relay_password_is_needed_only_with_a_relay_user(inventory: Path) -> None:
-    secrets.create_missing_keys(settings(), inventory, TODAY)
-    assert secrets.load_secrets(settings(relay={"host": "smtp.example.net"}), inventory).relay_password is None
+    secrets.create_missing_keys(make_settings(), inventory, TODAY)
+    assert secrets.load_secrets(make_settings(relay={"host": "smtp.example.net"}), inventory).relay_password is None
     with pytest.raises(UserError, match="relay"):
-        secrets.load_secrets(settings(relay=RELAY), inventory)
+        secrets.load_secrets(make_settings(relay=RELAY), inventory)
     password = "pass word ü:%"  # noqa: S105
     save_relay_password(inventory, password)
-    assert secrets.load_secrets(settings(relay=RELAY), inventory).relay_password == password
+    assert secrets.load_secrets(make_settings(relay=RELAY), inventory).relay_password == password
 
 
 @pytest.mark.parametrize("password", ["", " ", "two\nlines", "trailing\n", "nul\0", " leading", "\x1b[0m"])
 def test_a_password_that_no_password_map_can_carry_is_refused_and_not_repeated(
-    inventory: Path, safe: Vault, password: str
+    inventory: Path, vault: Vault, password: str
 ) -> None:
     with pytest.raises(UserError) as error:
         save_relay_password(inventory, password)
     assert not password.strip() or repr(password)[1:-1] not in repr(str(error.value))
-    assert safe.names() == []
+    assert vault.names() == []
 
 
 def test_no_repr_shows_private_material(inventory: Path) -> None:
-    ours = settings(relay=RELAY)
-    secrets.create_missing_keys(ours, inventory, TODAY)
+    declared = make_settings(relay=RELAY)
+    secrets.create_missing_keys(declared, inventory, TODAY)
     save_relay_password(inventory, "relay-password")
-    loaded = secrets.load_secrets(ours, inventory)
+    loaded = secrets.load_secrets(declared, inventory)
     private = [*(key.private_pem for key in loaded.dkim), loaded.tls.key]
     lines = [line for pem in private for line in pem.decode().splitlines()] + ["relay-password"]
     for shown in (repr(loaded), str(loaded), f"{loaded.dkim} {loaded.tls}"):
@@ -169,32 +170,32 @@ def test_no_repr_shows_private_material(inventory: Path) -> None:
     assert "example.org" in repr(loaded)
 
 
-def test_a_damaged_dkim_key_is_named(furnished: Path) -> None:
-    safe = open_vault(furnished)
-    safe.write(f"dkim/example.org/{SELECTOR}", b"nonsense")
-    with pytest.raises(UserError, match=str(safe.directory / f"dkim/example.org/{SELECTOR}.age")):
-        secrets.load_secrets(settings(), furnished)
+def test_a_damaged_dkim_key_is_named(complete_inventory: Path) -> None:
+    vault = open_vault(complete_inventory)
+    vault.write(f"dkim/example.org/{SELECTOR}", b"nonsense")
+    with pytest.raises(UserError, match=str(vault.directory / f"dkim/example.org/{SELECTOR}.age")):
+        secrets.load_secrets(make_settings(), complete_inventory)
 
 
-def test_what_has_no_use_any_more_is_reported_and_harmless(inventory: Path, safe: Vault) -> None:
-    both = settings("example.org", "example.net", relay=RELAY)
+def test_unused_secrets_are_reported_and_harmless(inventory: Path, vault: Vault) -> None:
+    both = make_settings("example.org", "example.net", relay=RELAY)
     secrets.create_missing_keys(both, inventory, TODAY)
     save_relay_password(inventory, "relay-password")
-    safe.write("notes", b"by hand")
+    vault.write("notes", b"by hand")
     assert secrets.list_unused(both, inventory) == ["notes"]
-    assert secrets.list_unused(settings(), inventory) == [f"dkim/example.net/{SELECTOR}", "notes", "relay"]
-    assert [key.domain for key in secrets.load_secrets(settings(), inventory).dkim] == [
+    assert secrets.list_unused(make_settings(), inventory) == [f"dkim/example.net/{SELECTOR}", "notes", "relay"]
+    assert [key.domain for key in secrets.load_secrets(make_settings(), inventory).dkim] == [
         "example.org",
         "mail.example.org",
     ]
 
 
-def test_twenty_domains_load_in_no_time(furnished: Path) -> None:
-    pem = secrets.load_secrets(settings(), furnished).dkim[0].private_pem
-    ours = settings(*(f"d{number}.example.org" for number in range(20)))
-    for domain in ours.domains:
-        open_vault(furnished).write(f"dkim/{domain}/{SELECTOR}", pem)
+def test_twenty_domains_load_in_no_time(complete_inventory: Path) -> None:
+    pem = secrets.load_secrets(make_settings(), complete_inventory).dkim[0].private_pem
+    declared = make_settings(*(f"d{number}.example.org" for number in range(20)))
+    for domain in declared.domains:
+        open_vault(complete_inventory).write(f"dkim/{domain}/{SELECTOR}", pem)
     start = time.perf_counter()
-    loaded = secrets.load_secrets(ours, furnished)
+    loaded = secrets.load_secrets(declared, complete_inventory)
     assert time.perf_counter() - start < 0.5
     assert len(loaded.dkim) == 21

@@ -196,7 +196,7 @@ def read_alerts(certified: CertifiedServer) -> str:
     return certified.site.server.run("journalctl --unit=mailkeep-watch --output=cat").stdout
 
 
-def test_when_the_authority_is_down_the_operator_hears_of_it_after_a_day(certified: CertifiedServer) -> None:
+def test_an_authority_that_is_down_for_a_day_is_reported_to_the_operator(certified: CertifiedServer) -> None:
     certified.internet.run("systemctl stop authority")
     assert_check_fails(certified, "connection refused")
     assert certified.read_trouble() == ""
@@ -252,7 +252,7 @@ def test_a_certificate_for_another_key_is_not_installed(certified: CertifiedServ
 # --- renewal
 
 
-def test_it_is_renewed_in_time_with_the_same_key_and_services_reload_once(certified: CertifiedServer) -> None:
+def test_a_certificate_is_renewed_in_time_with_the_same_key_and_one_reload(certified: CertifiedServer) -> None:
     certified.start_authority(seconds=10)
     certified.require_renewal()
     assert certified.check_certificate() == "inactive"

@@ -148,7 +148,7 @@ def test_an_invalid_dnssec_signature_is_distinguished_from_a_failing_server(worl
     assert asyncio.run(ask_for("example.test")).authentic
 
 
-def test_spf_is_evaluated_with_all_that_it_includes(world: World) -> None:
+def test_spf_is_evaluated_with_its_includes_and_redirects(world: World) -> None:
     def find_problems(spf: str, more_records: str = "") -> str:
         rest = [
             record for record in world.zone_records() if (record.name, record.value[:6]) != ("example.test", "v=spf1")
@@ -398,7 +398,7 @@ def test_a_new_dkim_key_signs_only_once_its_record_is_published_whole(world: Wor
     assert signing_selectors() == {selector}
 
 
-def test_a_server_signs_with_a_key_that_it_has_and_that_its_signer_has_loaded(world: World) -> None:
+def test_a_server_signs_with_a_key_only_once_its_signer_has_loaded_it(world: World) -> None:
     site = world.site
     [present] = [DkimEntry(key.domain, key.selector) for key in site.secrets.dkim if key.domain == "example.test"]
     file = opendkim.key_path(present.domain, present.selector)

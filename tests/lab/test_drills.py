@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from clients import SUBMISSION, compose_message, deliver_message
 
-from mailkeep.drills import picture, production
+from mailkeep.drills import production
 from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.in_lab import STOLEN, allow_newsletter, bypass_guard, create_setup
 from mailkeep.drills.replay import DrillSetup, replay_attack
@@ -42,6 +42,8 @@ def test_incident_a_ends_after_its_limit_with_a_freeze_and_an_alert(incident_a: 
 
 
 def test_a_drill_has_a_picture(incident_a: DrillResult, tmp_path: Path) -> None:
+    from mailkeep.drills import picture  # importing matplotlib takes half a second, which only this test needs
+
     svg, png = picture.draw_results([incident_a], tmp_path / "a")
     assert "<svg" in svg.read_text()
     assert png.read_bytes().startswith(b"\x89PNG")

@@ -163,7 +163,7 @@ def test_a_message_counts_as_its_recipients_and_a_refused_one_as_none(guarded: G
     assert guarded.count_used("emil", "recipients_per_10_minutes") == MAX_RECIPIENTS
 
 
-def test_what_could_not_be_signed_does_not_count_and_neither_do_its_retries(guarded: GuardedServer) -> None:
+def test_messages_refused_because_the_signer_is_down_do_not_count(guarded: GuardedServer) -> None:
     guarded.server.run("systemctl kill --signal=KILL opendkim; systemctl stop opendkim")
     try:
         answers = [guarded.send_message("fritz") for _ in range(3)]
@@ -175,7 +175,7 @@ def test_what_could_not_be_signed_does_not_count_and_neither_do_its_retries(guar
     assert guarded.count_used("fritz") == 1
 
 
-def test_programs_on_the_server_have_a_limit_too_and_what_is_over_it_waits(guarded: GuardedServer) -> None:
+def test_mail_of_local_programs_over_their_limit_waits(guarded: GuardedServer) -> None:
     send_one = f"printf 'Subject: local\\n\\nHello.\\n' | sendmail {OUTSIDE}"
     guarded.server.run(f"for n in $(seq {MAX_LOCAL_RECIPIENTS + 2}); do {send_one}; done")
     refused = "journalctl -u postfix -o cat -g 'milter-reject.* 4\\.7\\.1'"
@@ -342,7 +342,7 @@ def test_without_the_guard_nobody_sends_and_everybody_receives(guarded: GuardedS
     poll(lambda: is_accepted(guarded.send_message("mia")), 10, "does not come back")
 
 
-def test_a_guard_that_is_killed_is_back_at_once_and_knows_what_was_sent(guarded: GuardedServer) -> None:
+def test_a_killed_guard_is_back_at_once_with_its_counts(guarded: GuardedServer) -> None:
     before = guarded.count_used("karl")
     guarded.server.run("systemctl kill --signal=KILL mailkeep-guard")
     assert is_accepted(guarded.send_message("karl"))  # meanwhile Postfix waits at the guard's sockets

@@ -1,5 +1,7 @@
-"""Mail flows: out, signed and stripped of what is nobody's business; in, to whom it is for; and nothing is lost or
-leaves unsigned when a part is broken."""
+"""Mail leaves signed and without headers that reveal its author's network, and incoming mail reaches its recipient.
+
+No message is lost or leaves unsigned while a service is down.
+"""
 
 import json
 import re
@@ -33,20 +35,20 @@ from mailkeep.lab.site import Site
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 HOST = "mail.example.test"
-TELLING = (
+TELLTALE_HEADERS = (
     "Received: from [192.0.2.99] by laptop",
     "User-Agent: Gossip/1.0",
     "X-Mailer: Gossip",
     "X-Originating-IP: 192.0.2.99",
 )
 
-# It takes five seconds to stop by itself.
+# Killed, because OpenDKIM takes five seconds to stop.
 KILL_SIGNER = "systemctl kill --signal=KILL opendkim; systemctl stop opendkim; systemctl reset-failed"
 
 
 @dataclass(frozen=True)
-class Post:
-    """A server with mail to and from it."""
+class MailServer:
+    """A built server, with functions that send and read mail."""
 
     site: Site
     outside: Internet
@@ -59,46 +61,53 @@ class Post:
     def ip(self) -> str:
         return str(self.server.ip)
 
-    def submit(self, subject: str, *headers: str, recipient: str = OUTSIDE, port: int = SUBMISSION) -> str:
+    def submit_message(self, subject: str, *headers: str, recipient: str = OUTSIDE, port: int = SUBMISSION) -> str:
         """Anna sends a message."""
         login = ANNA, self.site.passphrases[ANNA]
         return deliver_message(
             self.ip, port, ANNA, [recipient], compose_message(ANNA, recipient, subject, *headers), login=login
         )
 
-    def receive(self, subject: str, recipient: str) -> None:
-        """Somebody outside sends a message, over IPv6 where he can."""
+    def receive_message(self, subject: str, recipient: str) -> None:
+        """Send a message from the internet to this server."""
         text = compose_message(STRANGER, recipient, subject).encode()
         reply = self.outside.send(STRANGER, recipient, self.server.ip, text)
         assert reply.code == 250, reply
 
-    def arrived(self, subject: str) -> Received:
+    def wait_outside(self, subject: str) -> Received:
         return self.outside.wait_for(lambda received: received.message["Subject"] == subject)
 
-    def found(self, subject: str, owner: str, folder: str = "INBOX", port: int = IMAPS) -> EmailMessage:
-        """The message in a mailbox, once it is there."""
+    def wait_in_mailbox(self, subject: str, owner: str, folder: str = "INBOX", port: int = IMAPS) -> EmailMessage:
+        """Wait for the message in a mailbox."""
 
-        def there() -> list[EmailMessage]:
-            raw = read_mailbox(self.ip, port, owner, self.site.passphrases[owner], folder)
-            parsed = [message_from_bytes(one, policy=policy.default) for one in raw]
-            return [one for one in parsed if subject in str(one["Subject"])]
+        def find_messages() -> list[EmailMessage]:
+            data = read_mailbox(self.ip, port, owner, self.site.passphrases[owner], folder)
+            parsed = [message_from_bytes(message, policy=policy.default) for message in data]
+            return [message for message in parsed if subject in str(message["Subject"])]
 
-        return poll(there, 15, f"{subject!r} is not in {folder} of {owner}")[0]
+        return poll(find_messages, 15, f"{subject!r} is not in {folder} of {owner}")[0]
 
-    def queued_from(self) -> set[str]:
-        """The senders of what is in the queue; a bounce's is MAILER-DAEMON."""
+    def queued_senders(self) -> set[str]:
+        """The senders of the queued messages; a bounce has MAILER-DAEMON."""
         return {json.loads(line)["sender"] for line in self.server.run("postqueue -j").stdout.splitlines()}
 
-    def record(self, name: bytes, timeout: int = 5) -> bytes | None:  # noqa: ARG002 - as dkimpy calls it
-        """A TXT record, of those that we tell operators to publish."""
+    def read_txt(self, name: bytes, timeout: int = 5) -> bytes | None:  # noqa: ARG002 - dkimpy passes it
+        """The value of a TXT record among those that operators are to publish."""
         printed = own_zone_records(self.site.settings, self.site.secrets)
-        return next((r.value.encode() for r in printed if r.type == "TXT" and f"{r.name}." == name.decode()), None)
+        return next(
+            (
+                record.value.encode()
+                for record in printed
+                if record.type == "TXT" and f"{record.name}." == name.decode()
+            ),
+            None,
+        )
 
-    def verifies(self, data: bytes) -> bool:
-        return dkim.verify(data, dnsfunc=self.record)
+    def is_signature_valid(self, data: bytes) -> bool:
+        return dkim.verify(data, dnsfunc=self.read_txt)
 
-    def verifies_at_opendkim(self, data: bytes) -> bool:
-        """As many receivers have it. dkimpy never lets a second From pass."""
+    def is_valid_for_opendkim(self, data: bytes) -> bool:
+        """Verify with OpenDKIM, as many receivers do; dkimpy never accepts a second From: line."""
         printed = own_zone_records(self.site.settings, self.site.secrets)
         keys = "".join(f"{record.name} {record.value}\n" for record in printed if "._domainkey." in record.name)
         self.server.unpack(
@@ -111,114 +120,124 @@ class Post:
         return "succeeded" in self.server.run("opendkim -x /root/verifier.conf -t /root/message").stdout
 
 
-def deployed(site: Site) -> Site:
-    said = site.deploy()
-    assert said.code == 0, said.output
+def deploy_site(site: Site) -> Site:
+    result = site.deploy()
+    assert result.code == 0, result.output
     return site
 
 
 @pytest.fixture(scope="module")
-def post(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[Post]:
+def mail_server(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[MailServer]:
     internet.clear_messages()
     server = lab.boot_server("post", hostname=HOST, image=built_image)
-    yield Post(deployed(built_site.copy_for(server)), internet)
+    yield MailServer(deploy_site(built_site.copy_for(server)), internet)
     server.remove()
 
 
 @pytest.fixture
-def without(post: Post) -> Iterator[Callable[[str], None]]:
-    """Takes something away from the server until the test is over."""
-    post.server.run("tar -cf /root/etc.tar /etc/postfix /etc/opendkim.conf")
+def remove_hardening(mail_server: MailServer) -> Iterator[Callable[[str], None]]:
+    """Runs a command that removes a hardening, and restores the configuration after the test."""
+    mail_server.server.run("tar -cf /root/etc.tar /etc/postfix /etc/opendkim.conf")
 
-    def take(command: str) -> None:
-        post.server.run(f"systemctl stop postfix; {KILL_SIGNER}\n{command}\nsystemctl start opendkim postfix")
+    def restart_after(command: str) -> None:
+        mail_server.server.run(f"systemctl stop postfix; {KILL_SIGNER}\n{command}\nsystemctl start opendkim postfix")
 
-    yield take
-    take("tar -xpf /root/etc.tar -C /")
+    yield restart_after
+    restart_after("tar -xpf /root/etc.tar -C /")
 
 
 # --- out
 
 
 @pytest.mark.parametrize("port", [SUBMISSION, SUBMISSIONS])
-def test_what_an_account_sends_arrives_with_a_signature_that_the_printed_record_verifies(post: Post, port: int) -> None:
-    assert is_accepted(post.submit(f"signed-{port}", port=port))
-    received = post.arrived(f"signed-{port}")
+def test_an_accounts_mail_arrives_with_a_signature_that_the_printed_record_verifies(
+    mail_server: MailServer, port: int
+) -> None:
+    assert is_accepted(mail_server.submit_message(f"signed-{port}", port=port))
+    received = mail_server.wait_outside(f"signed-{port}")
     assert (received.sender, received.recipients) == (ANNA, (OUTSIDE,))
     assert received.tls == "TLSv1.3"
     assert "d=example.test;" in received.message["DKIM-Signature"]
-    assert post.verifies(received.data)
-    assert not post.verifies(received.data.replace(b"Hello.", b"Hallo."))
+    assert mail_server.is_signature_valid(received.data)
+    assert not mail_server.is_signature_valid(received.data.replace(b"Hello.", b"Hallo."))
 
 
-def test_a_from_header_added_on_the_way_breaks_the_signature(post: Post, without: Callable[[str], None]) -> None:
-    def second_from_verifies(subject: str) -> bool:
-        post.submit(subject)
-        return post.verifies_at_opendkim(b"From: boss@bank.test\r\n" + post.arrived(subject).data)
-
-    assert not second_from_verifies("oversigned")
-    without("sed -i /^OversignHeaders/d /etc/opendkim.conf")
-    assert second_from_verifies("not oversigned")
-
-
-def test_what_leaves_does_not_tell_where_its_author_sits_or_with_which_program(
-    post: Post, lab: Lab, without: Callable[[str], None]
+def test_a_from_header_added_on_the_way_breaks_the_signature(
+    mail_server: MailServer, remove_hardening: Callable[[str], None]
 ) -> None:
-    def told(subject: str) -> set[str]:
-        post.submit(subject, *TELLING)
-        text = post.arrived(subject).data.decode()
+    def is_second_from_valid(subject: str) -> bool:
+        mail_server.submit_message(subject)
+        return mail_server.is_valid_for_opendkim(b"From: boss@bank.test\r\n" + mail_server.wait_outside(subject).data)
+
+    assert not is_second_from_valid("oversigned")
+    remove_hardening("sed -i /^OversignHeaders/d /etc/opendkim.conf")
+    assert is_second_from_valid("not oversigned")
+
+
+def test_outgoing_mail_reveals_neither_its_authors_network_nor_program(
+    mail_server: MailServer, lab: Lab, remove_hardening: Callable[[str], None]
+) -> None:
+    def list_hints(subject: str) -> set[str]:
+        mail_server.submit_message(subject, *TELLTALE_HEADERS)
+        text = mail_server.wait_outside(subject).data.decode()
         return {
             hint for hint in ("192.0.2.99", "laptop", "Gossip", str(lab.ipv4_address(1)), "Received:") if hint in text
         }
 
-    assert told("discreet") == set()
-    without("postconf -P submission-cleanup/unix/header_checks=")
-    assert told("indiscreet") == {"192.0.2.99", "laptop", "Gossip", str(lab.ipv4_address(1)), "Received:"}
+    assert list_hints("discreet") == set()
+    remove_hardening("postconf -P submission-cleanup/unix/header_checks=")
+    assert list_hints("indiscreet") == {"192.0.2.99", "laptop", "Gossip", str(lab.ipv4_address(1)), "Received:"}
 
 
-def test_what_leaves_has_a_date_and_a_message_id_and_keeps_its_own(post: Post) -> None:
-    post.submit("dated by us")
-    theirs = post.arrived("dated by us").message
+def test_outgoing_mail_gets_a_date_and_a_message_id_unless_it_has_them(mail_server: MailServer) -> None:
+    mail_server.submit_message("dated by us")
+    theirs = mail_server.wait_outside("dated by us").message
     assert theirs["Date"]
     assert theirs["Message-ID"].endswith(f"@{HOST}>")
-    own = ("Date: Thu, 01 Jan 2026 00:00:00 +0000", "Message-ID: <own@example.test>")
-    post.submit("dated by her", *own)
-    hers = post.arrived("dated by her").message
-    assert [f"{name}: {hers[name]}" for name in ("Date", "Message-ID")] == [*own]
+    headers = ("Date: Thu, 01 Jan 2026 00:00:00 +0000", "Message-ID: <own@example.test>")
+    mail_server.submit_message("dated by her", *headers)
+    hers = mail_server.wait_outside("dated by her").message
+    assert [f"{name}: {hers[name]}" for name in ("Date", "Message-ID")] == [*headers]
 
 
-def test_nothing_leaves_unsigned_while_the_signer_is_down(post: Post, without: Callable[[str], None]) -> None:
-    post.server.run(KILL_SIGNER)
-    assert re.match("45[14] 4", post.submit("refused"))
-    post.server.run(f"sendmail {OUTSIDE}", stdin="Subject: waits\n\nHello.\n")
-    post.server.run("systemctl start opendkim; postfix flush")
-    assert post.verifies(post.arrived("waits").data)
-    assert not [m for m in post.outside.read_messages() if m.message["Subject"] == "refused"]
+def test_nothing_leaves_unsigned_while_the_signer_is_down(
+    mail_server: MailServer, remove_hardening: Callable[[str], None]
+) -> None:
+    mail_server.server.run(KILL_SIGNER)
+    assert re.match("45[14] 4", mail_server.submit_message("refused"))
+    mail_server.server.run(f"sendmail {OUTSIDE}", stdin="Subject: waits\n\nHello.\n")
+    mail_server.server.run("systemctl start opendkim; postfix flush")
+    assert mail_server.is_signature_valid(mail_server.wait_outside("waits").data)
+    assert not [
+        received for received in mail_server.outside.read_messages() if received.message["Subject"] == "refused"
+    ]
 
-    without("postconf -e milter_default_action=accept")
-    post.server.run(KILL_SIGNER)
-    assert is_accepted(post.submit("unsigned"))
-    assert not post.arrived("unsigned").message["DKIM-Signature"]
+    remove_hardening("postconf -e milter_default_action=accept")
+    mail_server.server.run(KILL_SIGNER)
+    assert is_accepted(mail_server.submit_message("unsigned"))
+    assert not mail_server.wait_outside("unsigned").message["DKIM-Signature"]
 
 
-def test_what_the_host_itself_sends_is_signed_in_its_name(post: Post) -> None:
-    post.server.run(f"sendmail {OUTSIDE}", stdin="Subject: of the host\n\nHello.\n")
-    received = post.arrived("of the host")
+def test_mail_of_the_host_itself_is_signed_in_its_name(mail_server: MailServer) -> None:
+    mail_server.server.run(f"sendmail {OUTSIDE}", stdin="Subject: of the host\n\nHello.\n")
+    received = mail_server.wait_outside("of the host")
     assert received.sender == f"root@{HOST}"
     assert f"d={HOST};" in received.message["DKIM-Signature"]
-    assert post.verifies(received.data)
+    assert mail_server.is_signature_valid(received.data)
 
 
-def test_mail_for_root_reaches_the_administrator(post: Post) -> None:
-    post.server.run("sendmail root", stdin="Subject: for root\n\nHello.\n")
-    assert post.found("for root", ANNA)["To"] is None
+def test_mail_for_root_reaches_the_administrator(mail_server: MailServer) -> None:
+    mail_server.server.run("sendmail root", stdin="Subject: for root\n\nHello.\n")
+    assert mail_server.wait_in_mailbox("for root", ANNA)["To"] is None
 
 
-def test_what_the_host_cannot_deliver_comes_back_to_the_administrator_and_does_not_loop(post: Post) -> None:
-    post.server.run("sendmail refuse@outside.test", stdin="Subject: impossible\n\nHello.\n")
-    bounce = post.found("Undelivered Mail Returned", ANNA)
+def test_undeliverable_mail_of_the_host_bounces_to_the_administrator_and_does_not_loop(
+    mail_server: MailServer,
+) -> None:
+    mail_server.server.run("sendmail refuse@outside.test", stdin="Subject: impossible\n\nHello.\n")
+    bounce = mail_server.wait_in_mailbox("Undelivered Mail Returned", ANNA)
     assert "impossible" in bounce.as_string()
-    poll(lambda: post.queued_from() <= {ANNA}, 10, "something of the host is still queued")
+    poll(lambda: mail_server.queued_senders() <= {ANNA}, 10, "something of the host is still queued")
 
 
 # --- in
@@ -238,70 +257,74 @@ def test_what_the_host_cannot_deliver_comes_back_to_the_administrator_and_does_n
         ("postmaster", ANNA),
     ],
 )
-def test_mail_from_outside_is_read_over_imap_by_whom_it_is_for(
-    post: Post, recipient: str, owner: str, port: int
+def test_mail_from_outside_is_read_over_imap_by_its_recipient(
+    mail_server: MailServer, recipient: str, owner: str, port: int
 ) -> None:
-    post.receive(f"in-{recipient}-{port}", recipient)
-    assert post.found(f"in-{recipient}-{port}", owner, port=port)["Return-Path"] == f"<{STRANGER}>"
+    mail_server.receive_message(f"in-{recipient}-{port}", recipient)
+    assert mail_server.wait_in_mailbox(f"in-{recipient}-{port}", owner, port=port)["Return-Path"] == f"<{STRANGER}>"
 
 
-def test_mail_from_outside_is_neither_signed_nor_completed(post: Post) -> None:
-    post.receive("as it came", ANNA)
-    came = post.found("as it came", ANNA)
-    assert {name for name in ("DKIM-Signature", "Date", "Message-ID") if came[name]} == set()
+def test_mail_from_outside_gets_no_signature_and_no_headers(mail_server: MailServer) -> None:
+    mail_server.receive_message("as it came", ANNA)
+    message = mail_server.wait_in_mailbox("as it came", ANNA)
+    assert {name for name in ("DKIM-Signature", "Date", "Message-ID") if message[name]} == set()
 
 
-def test_mail_between_accounts_arrives(post: Post) -> None:
-    assert is_accepted(post.submit("among us", recipient=BEN))
-    assert post.found("among us", BEN)["From"] == ANNA
+def test_mail_between_accounts_arrives(mail_server: MailServer) -> None:
+    assert is_accepted(mail_server.submit_message("among us", recipient=BEN))
+    assert mail_server.wait_in_mailbox("among us", BEN)["From"] == ANNA
 
 
-def test_an_accounts_sieve_script_files_its_mail(post: Post) -> None:
+def test_an_accounts_sieve_script_files_its_mail(mail_server: MailServer) -> None:
     home = "/var/vmail/example-two.test/ben"
     script = 'require "fileinto";\nif header :contains "Subject" "sieved" { fileinto "Junk"; }\n'
-    post.server.run(f"install -d -o vmail -g vmail -m 700 {home} && cat > {home}/.dovecot.sieve", stdin=script)
-    post.receive("sieved", BEN)
-    assert post.found("sieved", BEN, "Junk")
+    mail_server.server.run(f"install -d -o vmail -g vmail -m 700 {home} && cat > {home}/.dovecot.sieve", stdin=script)
+    mail_server.receive_message("sieved", BEN)
+    assert mail_server.wait_in_mailbox("sieved", BEN, "Junk")
 
 
 # --- settings
 
 
-def test_a_catch_all_takes_what_nobody_else_does(boot_copy: Callable[[str], Site], internet: Internet) -> None:
+def test_a_catch_all_gets_the_mail_that_no_other_account_gets(
+    boot_copy: Callable[[str], Site], internet: Internet
+) -> None:
     site = boot_copy("catching")
     site.settings_file.write_text(site.settings_file.read_text() + f"\ncatch_all: {{example.test: {BEN}}}\n")
-    post = Post(deployed(site), internet)
-    post.receive("for nobody", "nobody@example.test")
-    post.receive("for anna", ANNA)
-    assert post.found("for nobody", BEN)
-    assert post.found("for anna", ANNA)
-    assert talk_smtp(post.ip, 25, envelope_commands(STRANGER, "nobody@example-two.test")).startswith("550 5.1.1")
+    mail_server = MailServer(deploy_site(site), internet)
+    mail_server.receive_message("for nobody", "nobody@example.test")
+    mail_server.receive_message("for anna", ANNA)
+    assert mail_server.wait_in_mailbox("for nobody", BEN)
+    assert mail_server.wait_in_mailbox("for anna", ANNA)
+    assert talk_smtp(mail_server.ip, 25, envelope_commands(STRANGER, "nobody@example-two.test")).startswith("550 5.1.1")
 
 
-def test_mail_leaves_through_the_relay_host_whose_certificate_is_good_and_else_waits(
+def test_mail_waits_until_the_relay_hosts_certificate_is_trusted_and_then_leaves_through_it(
     boot_copy: Callable[[str], Site], internet: Internet
 ) -> None:
     site = boot_copy("relayed")
     relay = f"\nrelay: {{host: relay.outside.test, port: 587, user: {RELAY_USER}}}\n"
     site.settings_file.write_text(site.settings_file.read_text() + relay)
     save_relay_password(site.inventory, RELAY_PASSWORD)
-    post = Post(deployed(site), internet)
-    assert post.server.run("stat -c '%a %U' /etc/postfix/relay_password").stdout == "600 root\n"
+    mail_server = MailServer(deploy_site(site), internet)
+    assert mail_server.server.run("stat -c '%a %U' /etc/postfix/relay_password").stdout == "600 root\n"
 
-    assert is_accepted(post.submit("relayed"))
-    waits = poll(lambda: post.server.run("postqueue -j | grep -i certificate", check=False).stdout, 15, "not deferred")
+    assert is_accepted(mail_server.submit_message("relayed"))
+    waits = poll(
+        lambda: mail_server.server.run("postqueue -j | grep -i certificate", check=False).stdout, 15, "not deferred"
+    )
     assert "not trusted" in waits or "not verified" in waits
-    assert not [m for m in internet.read_messages() if m.message["Subject"] == "relayed"]
+    assert not [received for received in internet.read_messages() if received.message["Subject"] == "relayed"]
 
     certificate = internet.run("cat /opt/outside/mx.pem").stdout
-    post.server.write("/usr/local/share/ca-certificates/relay.crt", certificate)
-    post.server.run("update-ca-certificates; systemctl restart postfix; postfix flush")
-    received = post.arrived("relayed")
+    mail_server.server.write("/usr/local/share/ca-certificates/relay.crt", certificate)
+    mail_server.server.run("update-ca-certificates; systemctl restart postfix; postfix flush")
+    received = mail_server.wait_outside("relayed")
     assert (received.listener, received.user, received.tls) == ("relay", RELAY_USER, "TLSv1.3")
-    assert post.verifies(received.data)
+    assert mail_server.is_signature_valid(received.data)
 
 
-def test_mail_is_refused_for_the_time_being_while_the_disk_is_nearly_full(boot_copy: Callable[[str], Site]) -> None:
+def test_mail_is_deferred_while_the_disk_is_nearly_full(boot_copy: Callable[[str], Site]) -> None:
     server = boot_copy("full").server
     queue = "/var/spool/postfix"
     server.run(f"""set -e
@@ -317,16 +340,18 @@ systemctl restart dovecot postfix""")
 # --- a reboot
 
 
-def test_after_a_reboot_every_unit_runs_and_mail_flows(post: Post) -> None:
+def test_after_a_reboot_every_unit_runs_and_mail_flows(mail_server: MailServer) -> None:
     running = "systemctl list-units --type=service --state=running --plain --no-legend | awk '{ print $1 }'"
-    before = set(post.server.run(running).stdout.split())
-    post.server.restart()
-    after = set(post.server.run(running).stdout.split())
+    before = set(mail_server.server.run(running).stdout.split())
+    mail_server.server.restart()
+    after = set(mail_server.server.run(running).stdout.split())
     assert {"postfix.service", "dovecot.service", "opendkim.service", "fail2ban.service", "unbound.service"} <= after
     assert before - after <= {unit for unit in before if "@" in unit or unit.startswith(("session", "apt-"))}
-    assert post.server.run("nft list table inet mailkeep").stdout
-    poll(lambda: post.server.run("nft list table inet f2b-table", check=False).stdout, 20, "fail2ban has no table")
-    assert is_accepted(post.submit("after the reboot"))
-    assert post.verifies(post.arrived("after the reboot").data)
-    post.receive("back again", ANNA)
-    assert post.found("back again", ANNA)
+    assert mail_server.server.run("nft list table inet mailkeep").stdout
+    poll(
+        lambda: mail_server.server.run("nft list table inet f2b-table", check=False).stdout, 20, "fail2ban has no table"
+    )
+    assert is_accepted(mail_server.submit_message("after the reboot"))
+    assert mail_server.is_signature_valid(mail_server.wait_outside("after the reboot").data)
+    mail_server.receive_message("back again", ANNA)
+    assert mail_server.wait_in_mailbox("back again", ANNA)

@@ -1,4 +1,4 @@
-"""A plan says exactly what a deploy then does, keeps secrets to itself, and touches nothing."""
+"""A plan says exactly what a deploy then does, shows no secrets, and touches nothing."""
 
 import json
 import re
@@ -22,7 +22,7 @@ Copy = Callable[[str], Site]
 Capture = pytest.CaptureFixture[str]
 
 POWERLESS = "ann is not root, and sudo says: sudo: a password is required"
-# All that is on the disk, and since when each unit is as it is; not what daemons write on their own at any time.
+# The files on the disk and the state of each unit with its time; files that daemons write at any time are left out.
 FINGERPRINT = """
 find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log \
   -o -path /var/lib/fail2ban -o -path /var/lib/unbound -o -path /var/lib/systemd -o -path /var/spool/postfix \
@@ -32,7 +32,7 @@ systemctl show --property=Id,ActiveState,StateChangeTimestampMonotonic,Invocatio
   grep -v -e session -e user@ -e ssh"""
 DRIFT = """
 set -e
-# Who writes down, and tells, what is amiss: nothing but the plan shall touch the server.
+# The watch and the proof of the jails write files when they see the drift; here only the plan may touch the server.
 systemctl stop mailkeep-watch mailkeep-jails.timer mailkeep-jails
 sed -i 's/^smtpd_banner = .*/smtpd_banner = drifted/' /etc/postfix/main.cf
 chmod 640 /etc/postfix/master.cf
@@ -46,29 +46,29 @@ gpasswd --delete postfix opendkim
 apt-get -qq remove -y fail2ban > /dev/null 2>&1"""
 
 
-def planned(on: Site, capture: Capture) -> tuple[int, dict[str, Any]]:
-    """Exit code and JSON for the inventory's one host."""
+def run_plan(on: Site, capture: Capture) -> tuple[int, dict[str, Any]]:
+    """The exit code of the plan, and its JSON for the inventory's only host."""
     capture.readouterr()
     code = print_plan(on.inventory, json=True)
     (host,) = json.loads(capture.readouterr().out)["hosts"].values()
     return code, host
 
 
-def operations(host: dict[str, Any]) -> set[str]:
+def list_operations(host: dict[str, Any]) -> set[str]:
     return {change["operation"] for change in host["changes"]}
 
 
-def files(host: dict[str, Any]) -> set[str]:
-    said = (change["action"] for change in host["changes"] if change["operation"].startswith("Files"))
-    return {what.split(":")[0] for what in said if not what.startswith("make ") and "/:" not in what}
+def list_files(host: dict[str, Any]) -> set[str]:
+    actions = (change["action"] for change in host["changes"] if change["operation"].startswith("Files"))
+    return {action.split(":")[0] for action in actions if not action.startswith("make ") and "/:" not in action}
 
 
-def deployed_files(said: DeployResult) -> set[str]:
-    return set(re.findall(r"(?:new|content|access) +(/\S+)", said.output))
+def list_deployed_files(result: DeployResult) -> set[str]:
+    return set(re.findall(r"(?:new|content|access) +(/\S+)", result.output))
 
 
-def private(on: Site) -> list[str]:
-    """Lines of every secret that the host gets."""
+def secret_lines(on: Site) -> list[str]:
+    """The lines of every secret file that the host gets."""
     secret = (file for part in mail_server.build_parts(on.settings, on.secrets) for file in part.files if file.secret)
     lines = (line for file in secret for line in file.content.decode().splitlines())
     return [line for line in lines if len(line) >= 16 and "PRIVATE KEY" not in line]
@@ -81,18 +81,19 @@ def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
     internet.resolve_for(server)
     bare = create_site(lab, server)
     before = server.run(FINGERPRINT).stdout
-    code, host = planned(bare, capsys)
+    code, host = run_plan(bare, capsys)
     assert server.run(FINGERPRINT).stdout == before
     assert (code, host["problems"]) == (2, [])
-    assert operations(host) == set(first_deploy.changed)
-    # Debian's package writes this one as it shall be while it is installed.
-    assert files(host) - {"/etc/mailname"} == deployed_files(first_deploy) - {"/etc/mailname"}
-    assert {"install postfix", "install dovecot-imapd", "add the user vmail"} <= {c["action"] for c in host["changes"]}
-    assert not [line for line in private(bare) if line in json.dumps(host)]
+    assert list_operations(host) == set(first_deploy.changed)
+    # Debian's package writes /etc/mailname at installation, with the declared content.
+    assert list_files(host) - {"/etc/mailname"} == list_deployed_files(first_deploy) - {"/etc/mailname"}
+    actions = {change["action"] for change in host["changes"]}
+    assert {"install postfix", "install dovecot-imapd", "add the user vmail"} <= actions
+    assert not [line for line in secret_lines(bare) if line in json.dumps(host)]
 
 
 def test_after_a_deploy_there_is_nothing_to_do(built_site: Site, capsys: Capture) -> None:
-    assert planned(built_site, capsys) == (0, {"error": "", "problems": [], "warnings": [], "changes": []})
+    assert run_plan(built_site, capsys) == (0, {"error": "", "problems": [], "warnings": [], "changes": []})
     assert print_plan(built_site.inventory) == 0
     assert capsys.readouterr().out == "mail: nothing to do\n"
 
@@ -105,12 +106,12 @@ def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(boot_copy: Cop
         text.replace("- address: anna@example.test\n", "- address: anna@example.test\n  quota: 3G\n")
     )
     before = drifted.server.run(FINGERPRINT).stdout
-    code, host = planned(drifted, capsys)
+    code, host = run_plan(drifted, capsys)
     print_plan(drifted.inventory)
     shown = capsys.readouterr().out
     assert drifted.server.run(FINGERPRINT).stdout == before
     assert code == 2
-    whats = {change["action"] for change in host["changes"]}
+    actions = {change["action"] for change in host["changes"]}
     assert {
         "install fail2ban",
         "add postfix to the group opendkim",
@@ -123,33 +124,33 @@ def test_the_plan_for_a_drifted_server_is_what_a_deploy_then_does(boot_copy: Cop
         "enable logrotate.timer",
         "start fail2ban.service",
         "reload postfix.service",
-    } <= whats
+    } <= actions
     diffs = {change["action"].split(":")[0]: change["diff"] for change in host["changes"] if change["diff"]}
     assert set(diffs) == {"/etc/postfix/main.cf", "/etc/resolv.conf"}  # a container's boot wrote the second
     assert "-smtpd_banner = drifted\n+smtpd_banner = $myhostname ESMTP\n" in diffs["/etc/postfix/main.cf"]
     assert "-smtpd_banner = drifted" in shown
     assert "\x1b" not in shown  # not a terminal
     key = drifted.server.run("cat /etc/opendkim/keys/example.test.*").stdout
-    for line in [*private(drifted), *key.splitlines()[1:-1]]:
+    for line in [*secret_lines(drifted), *key.splitlines()[1:-1]]:
         assert line not in shown
         assert line not in json.dumps(host)
     assert "argon2" not in shown + json.dumps(host)
 
-    said = drifted.deploy()
-    assert said.code == 0, said.output
-    assert operations(host) == set(said.changed)
-    assert files(host) == deployed_files(said)
-    assert planned(drifted, capsys)[0] == 0
+    result = drifted.deploy()
+    assert result.code == 0, result.output
+    assert list_operations(host) == set(result.changed)
+    assert list_files(host) == list_deployed_files(result)
+    assert run_plan(drifted, capsys)[0] == 0
 
 
-def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
+def test_a_host_that_a_deploy_would_refuse_is_an_error_with_its_reasons(
     lab: Lab, base_server: Boot, capsys: Capture
 ) -> None:
     refused = create_site(lab, base_server("refused", hostname="vps"))
     refused.settings_file.write_text(
         refused.settings_file.read_text() + "ssh:\n  port: 2222\nrelay:\n  host: relay.outside.test\n  port: 587\n"
     )
-    code, host = planned(refused, capsys)
+    code, host = run_plan(refused, capsys)
     assert (code, len(host["problems"]), host["changes"]) == (1, 2, [])
     assert print_plan(refused.inventory) == 1
     printed = capsys.readouterr()
@@ -158,9 +159,7 @@ def test_a_host_that_a_deploy_would_refuse_is_an_error_and_its_reasons_are_told(
     assert "relay.outside.test does not answer" in printed.err
 
 
-def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
-    boot_copy: Copy, tmp_path: Path, capsys: Capture
-) -> None:
+def test_hosts_that_cannot_be_read_are_named_with_a_remedy(boot_copy: Copy, tmp_path: Path, capsys: Capture) -> None:
     several = boot_copy("several")
     several.server.run(
         "useradd --create-home --shell /bin/bash ann && echo ann:correct-horse | chpasswd && usermod -aG sudo ann;"
@@ -171,47 +170,47 @@ def test_hosts_that_cannot_be_looked_at_are_named_with_what_would_do(
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
     config, ann = several.server.ssh_config, {"ssh_user": "ann", "ssh_password": "correct-horse"}
     known = {"mailkeep": str(several.settings_file), "ssh_config_file": str(config)}
-    own = re.search(r"Port (\d+)", config.read_text())
-    assert own
+    ssh_port = re.search(r"Port (\d+)", config.read_text())
+    assert ssh_port
     direct = {
         "mailkeep": str(several.settings_file),
         "ssh_config_file": "/dev/null",
         "ssh_known_hosts_file": "/dev/null",
     }
-    here = direct | {"ssh_hostname": "127.0.0.1", "ssh_port": int(own[1]), "ssh_look_for_keys": False}
+    localhost = direct | {"ssh_hostname": "127.0.0.1", "ssh_port": int(ssh_port[1]), "ssh_look_for_keys": False}
     hosts = [
         (several.server.name, known),
         ("unreachable", direct | {"ssh_hostname": "127.0.0.1", "ssh_port": port}),
         ("unknown", direct | {"ssh_hostname": "nowhere.invalid"}),
-        ("wrong-key", here | {"ssh_user": "root", "ssh_key": str(tmp_path / "key")}),
-        ("powerless", here | ann | {"ssh_allow_agent": False}),
+        ("wrong-key", localhost | {"ssh_user": "root", "ssh_key": str(tmp_path / "key")}),
+        ("powerless", localhost | ann | {"ssh_allow_agent": False}),
     ]
     (several.inventory / "inventory.py").write_text(f"hosts = {hosts!r}\n")
     assert print_plan(several.inventory) == 1
     printed = capsys.readouterr()
-    assert "reload ssh.service" in printed.out  # the others' trouble does not hide what would change on the first
-    told = dict(line.split(": ", 1) for line in printed.err.splitlines() if re.match(r"[\w-]+: ", line))
-    assert "Could not connect" in told["unreachable"]
-    assert "Could not resolve hostname" in told["unknown"]
-    assert "`ssh -F /dev/null nowhere.invalid` must log in without asking anything" in told["unknown"]
-    assert "Authentication error" in told["wrong-key"]
-    assert f"-l root -p {own[1]} -i {tmp_path}/key 127.0.0.1` must log in" in told["wrong-key"]
+    assert "reload ssh.service" in printed.out  # the errors of other hosts do not hide the changes on the first
+    errors = dict(line.split(": ", 1) for line in printed.err.splitlines() if re.match(r"[\w-]+: ", line))
+    assert "Could not connect" in errors["unreachable"]
+    assert "Could not resolve hostname" in errors["unknown"]
+    assert "`ssh -F /dev/null nowhere.invalid` must log in without asking anything" in errors["unknown"]
+    assert "Authentication error" in errors["wrong-key"]
+    assert f"-l root -p {ssh_port[1]} -i {tmp_path}/key 127.0.0.1` must log in" in errors["wrong-key"]
     assert POWERLESS in printed.err
     assert "Traceback" not in printed.err
 
-    # A deploy, too, says so where pyinfra would ask for a password and there is no terminal.
-    powerless = here | ann | {"ssh_allow_agent": False, "_sudo": True}
+    # Without a terminal a deploy says so too, where pyinfra would ask for a password.
+    powerless = localhost | ann | {"ssh_allow_agent": False, "_sudo": True}
     (several.inventory / "inventory.py").write_text(f"hosts = [('powerless', {powerless!r})]\n")
-    said = several.deploy()
-    assert said.code == 1
-    assert POWERLESS in said.output
-    assert "Traceback" not in said.output
+    result = several.deploy()
+    assert result.code == 1
+    assert POWERLESS in result.output
+    assert "Traceback" not in result.output
 
 
-def test_what_others_cannot_read_on_the_host_is_not_shown() -> None:
-    wanted = File("/etc/x.conf", b"a\n")
-    now = Snapshot(paths={"/etc/x.conf": PathState("regular file", "root", "root", 0o600, "digest")})
-    (change,) = list_changes((Part("x", files=(wanted,)),), now, {})
+def test_a_live_file_that_is_not_world_readable_is_not_shown() -> None:
+    file = File("/etc/x.conf", b"a\n")
+    actual = Snapshot(paths={"/etc/x.conf": PathState("regular file", "root", "root", 0o600, "digest")})
+    (change,) = list_changes((Part("x", files=(file,)),), actual, {})
     assert change == Change(
         "Files: checked, then put in place",
         "/etc/x.conf: content differs (not shown: it is not world-readable), root:root 0600 becomes root:root 0644",

@@ -1,4 +1,4 @@
-"""The preflight on real machines: what it sees, what it refuses, and that a refused host is left alone."""
+"""The preflight on real machines: the facts it reads, the hosts it refuses, and that it changes nothing on those."""
 
 import json
 import re
@@ -39,7 +39,7 @@ declared = load_settings(file)
 run_preflight(declared, mail_server.build_parts(declared, secrets.load_secrets(declared, file.parent)))
 """
 STATE = "find /etc /usr/local /var/lib/dpkg /var/lib/mailkeep /var/backups -printf '%p %m %u %s %T@ %C@\\n' 2>&1 | sort"
-DEBIANS_OWN = "compatibility_level = 3.10\nmyhostname = mail.example.test\nmydestination = localhost\n"
+DEBIANS_MAIN_CF = "compatibility_level = 3.10\nmyhostname = mail.example.test\nmydestination = localhost\n"
 
 
 def read_facts(server: Server) -> HostFacts:
@@ -47,56 +47,56 @@ def read_facts(server: Server) -> HostFacts:
     return fact.process(server.run(fact.command(user="root")).stdout.splitlines())
 
 
-def reaches(server: Server, address: str, port: int) -> bool:
+def can_reach(server: Server, address: str, port: int) -> bool:
     fact = ConnectFact()
     return fact.process(server.run(fact.command(address=address, port=port)).stdout.splitlines())
 
 
-def preflight(on: Site, *options: str) -> DeployResult:
-    """A run of pyinfra that does no more than the preflight."""
+def run_preflight_alone(on: Site, *options: str) -> DeployResult:
+    """Run the preflight with pyinfra, and no other operation."""
     alone = on.inventory / "preflight.py"
     alone.write_text(PREFLIGHT_ALONE)
     command = on.deploy_command(str(alone))
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=120)
-    report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
-    return DeployResult(done.returncode, report, done.stdout + done.stderr)
+    process = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=120)
+    report = json.loads(process.stdout) if process.stdout.startswith("{") else {}
+    return DeployResult(process.returncode, report, process.stdout + process.stderr)
 
 
-def listen(server: Server, port: int) -> None:
-    """Something that is not a mail server takes the port."""
+def start_listener(server: Server, port: int) -> None:
+    """Let a program that is no mail server listen on the port."""
     take = f"import socket,time; s=socket.create_server(('', {port})); time.sleep(600)"
     server.run(f'systemd-run --quiet --unit=taker-{port} python3 -c "{take}"')
     poll(lambda: f":{port} " in server.run("ss -Hlnt").stdout, 10, f"nothing listens on {port}")
 
 
-def test_a_fresh_machine_is_seen_as_it_is(base_server: Boot) -> None:
+def test_the_facts_of_a_fresh_machine_are_right(base_server: Boot) -> None:
     server = base_server("fresh", hostname="mail.example.test")
-    seen = read_facts(server)
-    assert (seen.is_supported, seen.hostname, seen.has_systemd, seen.can_overlay, seen.has_key) == (
+    facts = read_facts(server)
+    assert (facts.is_supported, facts.hostname, facts.has_systemd, facts.can_overlay, facts.has_key) == (
         True,
         server.hostname,
         True,
         True,
         True,
     )
-    assert (seen.passed_before, seen.is_built, seen.foreign_files, seen.other_mtas) == (False, False, (), ())
-    assert abs(seen.clock_offset) < 2
+    assert (facts.passed_before, facts.is_built, facts.foreign_files, facts.other_mtas) == (False, False, (), ())
+    assert abs(facts.clock_offset) < 2
     kib = int(server.run("awk '/^MemTotal/ {print $2}' /proc/meminfo").stdout)
-    assert seen.memory == kib // 1024
+    assert facts.memory == kib // 1024
     free = int(server.run("stat -f -c '%a * %S / 1048576' / | xargs expr").stdout)
-    assert [disk.mount for disk in seen.disks] == ["/"]
-    assert seen.disks[0].free == pytest.approx(free, rel=0.05)
-    assert seen.listeners is not None
-    assert ("sshd",) in [listener.programs for listener in seen.listeners if listener.port == 22]
+    assert [disk.mount for disk in facts.disks] == ["/"]
+    assert facts.disks[0].free == pytest.approx(free, rel=0.05)
+    assert facts.listeners is not None
+    assert ("sshd",) in [listener.programs for listener in facts.listeners if listener.port == 22]
 
 
-def test_what_cannot_mount_is_seen_before_a_deploy_needs_it(base_server: Boot) -> None:
+def test_a_machine_without_overlay_mounts_is_noticed(base_server: Boot) -> None:
     server = base_server("fresh")
     fact = PreflightFact()
     unprivileged = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin sh"
-    seen = fact.process(server.run(unprivileged, stdin=fact.command(user="root")).stdout.splitlines())
-    assert seen.has_systemd
-    assert not seen.can_overlay
+    facts = fact.process(server.run(unprivileged, stdin=fact.command(user="root")).stdout.splitlines())
+    assert facts.has_systemd
+    assert not facts.can_overlay
 
 
 def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alone(lab: Lab, base_server: Boot) -> None:
@@ -106,27 +106,27 @@ def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alon
     )
     server.write("/usr/local/bin/date", "#!/bin/sh\nexec /bin/date -d '10 minutes' \"$@\"\n", 0o755)
     server.run("mkdir /etc/postfix")
-    server.write("/etc/postfix/main.cf", DEBIANS_OWN)
-    listen(server, 25)
-    listen(server, 993)
+    server.write("/etc/postfix/main.cf", DEBIANS_MAIN_CF)
+    start_listener(server, 25)
+    start_listener(server, 993)
     wrong = create_site(lab, server)
     wrong.settings_file.write_text(wrong.settings_file.read_text() + "ssh:\n  port: 2222\n")
     before = server.run(STATE).stdout
     refused = wrong.deploy()
     assert refused.code == 1
     assert refused.changed == []
-    listed = "\n".join(re.findall(r"- (.*)", refused.output))
-    for told in (
+    problems = "\n".join(re.findall(r"- (.*)", refused.output))
+    for problem in (
         "It runs Debian 12\\.",
-        "(59[5-9]|600) s ahead",  # less the time that looking takes
+        "(59[5-9]|600) s ahead",  # minus the time that the facts take
         "'vps'",
         "/etc/postfix/main.cf exists",
         "Port 25 is taken by python3",
         "Port 993 is taken by python3",
         "port 22, but mail.yml says ssh.port: 2222",
     ):
-        assert re.search(told, listed)
-    assert len(listed.splitlines()) == 7
+        assert re.search(problem, problems)
+    assert len(problems.splitlines()) == 7
     assert "Traceback" not in refused.output
     assert server.run(STATE).stdout == before
 
@@ -137,12 +137,12 @@ def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: 
     poll(lambda: "exim4" in server.run("ss -Hlntp sport = 25").stdout, 20, "exim4 does not listen")
     server.run("echo '# mine' >> /etc/exim4/update-exim4.conf.conf")
     other = create_site(lab, server)
-    refused = preflight(other)
+    refused = run_preflight_alone(other)
     assert refused.code == 1
     assert "exim4-daemon-light, another mail server, is installed" in refused.output
     assert "exim4" in server.run("ss -Hlntp sport = 25").stdout
 
-    adopted = preflight(other, "--data", "adopt=true")
+    adopted = run_preflight_alone(other, "--data", "adopt=true")
     assert adopted.code == 0, adopted.output
     assert server.run("ss -Hlntp sport = 25").stdout == ""
     saved = server.run(f"cat {BACKUPS}/*/etc/exim4/update-exim4.conf.conf").stdout
@@ -151,57 +151,59 @@ def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: 
     assert server.run("systemctl is-enabled exim4", check=False).stdout == "disabled\n"
 
 
-def test_a_foreign_postfix_is_refused_and_an_interrupted_run_of_ours_is_not(boot_copy: Copy) -> None:
-    one = boot_copy("foreign")
-    one.server.write("/etc/postfix/main.cf", DEBIANS_OWN)
-    assert preflight(one).code == 0
+def test_a_foreign_postfix_is_refused_but_not_the_postfix_of_an_interrupted_deploy(boot_copy: Copy) -> None:
+    site = boot_copy("foreign")
+    site.server.write("/etc/postfix/main.cf", DEBIANS_MAIN_CF)
+    assert run_preflight_alone(site).code == 0
 
-    one.server.run(f"rmdir {PASSED_MARK}")  # nobody of ours was here
-    refused = one.deploy()
+    site.server.run(f"rmdir {PASSED_MARK}")  # as if Mailkeep had never run here
+    refused = site.deploy()
     assert refused.code == 1
     assert "/etc/postfix/main.cf exists and Mailkeep did not write it" in refused.output
-    assert one.server.run("cat /etc/postfix/main.cf").stdout == DEBIANS_OWN
+    assert site.server.run("cat /etc/postfix/main.cf").stdout == DEBIANS_MAIN_CF
 
-    adopted = one.deploy("--data", "adopt=true")
+    adopted = site.deploy("--data", "adopt=true")
     assert adopted.code == 0, adopted.output
-    assert one.server.run(f"cat {BACKUPS}/*/etc/postfix/main.cf").stdout == DEBIANS_OWN
-    assert "Written by Mailkeep" in one.server.run("head -1 /etc/postfix/main.cf").stdout
-    assert one.deploy().changed == []
+    assert site.server.run(f"cat {BACKUPS}/*/etc/postfix/main.cf").stdout == DEBIANS_MAIN_CF
+    assert "Written by Mailkeep" in site.server.run("head -1 /etc/postfix/main.cf").stdout
+    assert site.deploy().changed == []
 
 
-def test_a_closed_way_out_is_seen(internet: Internet, base_server: Boot) -> None:
+def test_a_blocked_port_25_to_the_outside_is_noticed(internet: Internet, base_server: Boot) -> None:
     server = base_server("fresh")
-    assert reaches(server, str(internet.ip), 25)
-    assert not reaches(server, str(internet.ip), 26)
+    assert can_reach(server, str(internet.ip), 25)
+    assert not can_reach(server, str(internet.ip), 26)
     server.run(f"ip route add blackhole {internet.ip}")
-    assert not reaches(server, str(internet.ip), 25)
+    assert not can_reach(server, str(internet.ip), 25)
 
 
-def test_the_way_out_is_tried_with_the_exchanger_of_somebody_elsewhere(internet: Internet, built_site: Site) -> None:
-    outside = dns.resolver.Resolver(configure=False)
-    outside.nameservers = [str(internet.ip)]
+def test_the_outbound_peer_is_the_mail_exchanger_of_an_administrator_elsewhere(
+    internet: Internet, built_site: Site
+) -> None:
+    resolver = dns.resolver.Resolver(configure=False)
+    resolver.nameservers = [str(internet.ip)]
     ours = built_site.settings
     theirs = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@outside.test",)})})
-    assert outbound_peer(theirs, outside) == OutboundPeer("mx.outside.test", str(internet.ip), 25, is_relay=False)
+    assert outbound_peer(theirs, resolver) == OutboundPeer("mx.outside.test", str(internet.ip), 25, is_relay=False)
     unknown = ours.model_copy(update={"admin": ours.admin.model_copy(update={"addresses": ("ann@nowhere.test",)})})
-    assert outbound_peer(unknown, outside) is None
+    assert outbound_peer(unknown, resolver) is None
 
 
-def test_looking_at_a_built_server_takes_less_than_a_fifth_of_a_second(built_site: Site) -> None:
-    look = PreflightFact().command(user="root")
+def test_the_facts_of_a_built_server_take_less_than_a_fifth_of_a_second(built_site: Site) -> None:
+    command = PreflightFact().command(user="root")
 
-    def once() -> float:
+    def time_facts() -> float:
         start = time.monotonic()
-        built_site.server.run(look)
+        built_site.server.run(command)
         return time.monotonic() - start
 
-    poll(lambda: once() < 0.2, 30, "no look was as fast")
+    poll(lambda: time_facts() < 0.2, 30, "no reading was as fast")
     assert read_facts(built_site.server).is_built
 
 
-def test_a_rerun_looks_with_one_command(built_site: Site) -> None:
-    said = preflight(built_site, "-vv")
-    assert said.code == 0, said.output
-    assert said.changed == []
-    loaded = re.findall(r"Loaded fact (\S+)", said.output)
+def test_a_rerun_reads_the_facts_with_one_command(built_site: Site) -> None:
+    result = run_preflight_alone(built_site, "-vv")
+    assert result.code == 0, result.output
+    assert result.changed == []
+    loaded = re.findall(r"Loaded fact (\S+)", result.output)
     assert loaded == ["mailkeep.host.preflight_facts.LoginFact", "mailkeep.host.preflight_facts.PreflightFact"]

@@ -1,5 +1,7 @@
-"""A rerun changes nothing; a small change stays small; a broken configuration reaches no service; and what was killed
-anywhere is finished by the next run."""
+"""A rerun changes nothing, and a small change stays small. A broken configuration reaches no service.
+
+A deploy that is killed anywhere is finished by the next one.
+"""
 
 import base64
 import difflib
@@ -30,17 +32,17 @@ from mailkeep.parts.model import File, Part
 Boot = Callable[..., Server]
 Copy = Callable[[str], Site]
 
-MOST_COMMANDS = 12
+MAX_COMMANDS = 12
 ANNA = "anna@example.test"
 BROKEN_DEPLOY = str(Path(__file__).with_name("broken_deploy.py"))
 
-# What each installation makes for itself; aliases and aliases.db only when postfix's postinst was never interrupted
-# (nothing here reads them); and mailboxes.
-OWN = """/etc/ssl /etc/aliases /etc/aliases.db /etc/hosts /etc/.pwd.lock /etc/passwd* /etc/group* /etc/shadow*
-/etc/gshadow* /etc/subuid* /etc/subgid* /etc/machine-id /var/vmail/*
+# Mailboxes, and files that differ with each installation. postfix's postinst creates aliases and aliases.db only if it
+# was never interrupted; no service here reads them.
+UNCOMPARED_PATHS = """/etc/ssl /etc/aliases /etc/aliases.db /etc/hosts /etc/.pwd.lock /etc/passwd* /etc/group*
+/etc/shadow* /etc/gshadow* /etc/subuid* /etc/subgid* /etc/machine-id /var/vmail/*
 /etc/ssh/ssh_host_* /etc/unbound/unbound.conf.d/lab.conf"""
 STATE = f"""
-prune="$(printf -- '-path %s -o ' {" ".join(f"'{path}'" for path in OWN.split())}) -false"
+prune="$(printf -- '-path %s -o ' {" ".join(f"'{path}'" for path in UNCOMPARED_PATHS.split())}) -false"
 set -f
 find /etc /usr/sbin/policy-rc.d /var/vmail -xdev '(' $prune ')' -prune -o -printf '%p %y %u:%g %m %l\\n' 2>&1 | sort
 find /etc -xdev '(' $prune ')' -prune -o -type f -exec sha256sum '{{}}' + | sort
@@ -58,20 +60,22 @@ systemctl list-units --failed --no-legend --plain
 UNITS = "systemctl show --property=Id,ActiveState,NeedDaemonReload -- "
 
 
-def declare(on: Site, **changes: Any) -> None:
-    """Other top-level settings in the site's mail.yml."""
+def change_settings(on: Site, **changes: Any) -> None:
+    """Replace top-level settings in the site's mail.yml."""
     on.settings_file.write_text(yaml.safe_dump(yaml.safe_load(on.settings_file.read_text()) | changes, sort_keys=False))
 
 
-def account(on: Site, address: str, **changes: Any) -> None:
-    declared = yaml.safe_load(on.settings_file.read_text())["accounts"]
-    declare(on, accounts=[one | changes if one["address"] == address else one for one in declared])
+def change_account(on: Site, address: str, **changes: Any) -> None:
+    accounts = yaml.safe_load(on.settings_file.read_text())["accounts"]
+    change_settings(
+        on, accounts=[account | changes if account["address"] == address else account for account in accounts]
+    )
 
 
-def succeeded(said: DeployResult) -> DeployResult:
-    assert said.code == 0, said.output
-    assert said.report["results"]["totals"]["error"] == 0
-    return said
+def assert_success(result: DeployResult) -> DeployResult:
+    assert result.code == 0, result.output
+    assert result.report["results"]["totals"]["error"] == 0
+    return result
 
 
 def server_parts(on: Site) -> tuple[Part, ...]:
@@ -82,34 +86,36 @@ def unit_names(on: Site) -> list[str]:
     return [unit.name for part in server_parts(on) for unit in part.units]
 
 
-def state(on: Site) -> list[str]:
-    """Everything on the machine that a deploy has a hand in, and what would be left of an interrupted one."""
-    said = on.server.run(STATE + UNITS + " ".join(unit_names(on)))
-    return said.stdout.splitlines()
+def read_state(on: Site) -> list[str]:
+    """The state of all that a deploy changes, and the remains that an interrupted deploy would leave."""
+    output = on.server.run(STATE + UNITS + " ".join(unit_names(on)))
+    return output.stdout.splitlines()
 
 
-def differences(one: list[str], other: list[str]) -> list[str]:
-    """As diff(1) shows them, without context."""
-    return [line for line in difflib.unified_diff(one, other, n=0, lineterm="") if not line.startswith("@@")]
+def diff_states(actual: list[str], expected: list[str]) -> list[str]:
+    """The lines that differ, as diff(1) shows them without context."""
+    return [line for line in difflib.unified_diff(actual, expected, n=0, lineterm="") if not line.startswith("@@")]
 
 
-def touched_since(on: Site, stamp: str) -> set[str]:
-    """Files below the places that are ours whose content, access or place changed after `stamp` was made."""
+def list_touched_since(on: Site, stamp: str) -> set[str]:
+    """Mailkeep's files whose content, access or path changed after the file `stamp` was created."""
     return set(on.server.run(f"find /etc /usr/sbin /var/vmail -xdev -newercc {stamp} ! -type d").stdout.split())
 
 
-def lives(on: Site) -> dict[str, str]:
-    """By service that runs: since when, and since when it is in its state, which a reload changes. Not looked at are
-    timers, which elapse by themselves, and what is not meant to run here, which systemd tries again now and then."""
+def read_service_states(on: Site) -> dict[str, str]:
+    """The invocation, process and time of the last state change (which a reload updates) of each running service.
+
+    Timers are left out, because they elapse by themselves; inactive services too, because systemd retries some of them.
+    """
     services = [name for name in unit_names(on) if name.endswith(".service")]
     show = "systemctl show --property=ActiveState,InvocationID,ExecMainPID,StateChangeTimestampMonotonic -- "
     blocks = on.server.run(show + " ".join(services)).stdout.split("\n\n")
-    named = zip(services, blocks, strict=True)
-    return {service: block for service, block in named if "ActiveState=inactive" not in block}
+    by_service = zip(services, blocks, strict=True)
+    return {service: block for service, block in by_service if "ActiveState=inactive" not in block}
 
 
 @pytest.fixture(scope="module")
-def machine(lab: Lab, built_site: Site, built_image: str) -> Iterator[Site]:
+def rerun_site(lab: Lab, built_site: Site, built_image: str) -> Iterator[Site]:
     """A copy of the built server for this module's tests, each of which leaves it whole."""
     server = lab.boot_server("rerun", hostname="mail.example.test", image=built_image)
     yield built_site.copy_for(server)
@@ -117,22 +123,22 @@ def machine(lab: Lab, built_site: Site, built_image: str) -> Iterator[Site]:
 
 
 @pytest.fixture
-def settled(machine: Site) -> Site:
-    """The module's server, with nothing left to do on it."""
-    succeeded(machine.deploy())
-    return machine
+def settled_site(rerun_site: Site) -> Site:
+    """The module's server after a successful deploy."""
+    assert_success(rerun_site.deploy())
+    return rerun_site
 
 
-# --- nothing to do --------------------------------------------------------------------------------------------------
+# --- no changes -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_without_changes_says_so_and_needs_few_remote_commands(settled: Site) -> None:
-    sessions.log_commands(settled.server)
-    before = sessions.count_commands(settled.server)
-    said = succeeded(settled.deploy())
-    used = sessions.count_commands(settled.server) - before
-    assert said.report["results"]["totals"]["success"] == 0, said.changed
-    assert 0 < used <= MOST_COMMANDS
+def test_a_run_without_changes_says_so_and_needs_few_remote_commands(settled_site: Site) -> None:
+    sessions.log_commands(settled_site.server)
+    before = sessions.count_commands(settled_site.server)
+    result = assert_success(settled_site.deploy())
+    used = sessions.count_commands(settled_site.server) - before
+    assert result.report["results"]["totals"]["success"] == 0, result.changed
+    assert 0 < used <= MAX_COMMANDS
 
 
 REMOVED_PACKAGE = """
@@ -150,67 +156,68 @@ dpkg-query -W -f='${db:Status-Abbrev}' gone | grep '^rc'
 """
 
 
-def test_what_an_operator_may_have_made_of_a_server_is_no_change(settled: Site) -> None:
-    """A removed package whose configuration is still there; mail on another disk, behind a symbolic link."""
-    settled.server.run(REMOVED_PACKAGE)
-    settled.server.run("mkdir /srv/disk && mv /var/vmail /srv/disk/ && ln -s /srv/disk/vmail /var/vmail")
-    assert succeeded(settled.deploy()).changed == []
+def test_an_operators_own_packages_and_disks_cause_no_change(settled_site: Site) -> None:
+    """A package that was removed but not purged; mail on another disk behind a symbolic link."""
+    settled_site.server.run(REMOVED_PACKAGE)
+    settled_site.server.run("mkdir /srv/disk && mv /var/vmail /srv/disk/ && ln -s /srv/disk/vmail /var/vmail")
+    assert assert_success(settled_site.deploy()).changed == []
 
 
-# --- one thing to do ------------------------------------------------------------------------------------------------
+# --- a single change ------------------------------------------------------------------------------------------------
 
 
-def test_another_quota_touches_the_accounts_files_and_nothing_else(settled: Site) -> None:
-    server = settled.server
-    before = lives(settled)
+def test_another_quota_touches_the_accounts_files_and_nothing_else(settled_site: Site) -> None:
+    server = settled_site.server
+    before = read_service_states(settled_site)
     server.run("touch /run/stamp")
-    account(settled, ANNA, quota="321M")
-    said = succeeded(settled.deploy())
-    assert touched_since(settled, "/run/stamp") == {"/etc/dovecot/users", "/etc/dovecot/aliases"}
-    assert lives(settled) == before  # Dovecot reads them by itself
-    assert len(said.changed) == 1
+    change_account(settled_site, ANNA, quota="321M")
+    result = assert_success(settled_site.deploy())
+    assert list_touched_since(settled_site, "/run/stamp") == {"/etc/dovecot/users", "/etc/dovecot/aliases"}
+    assert read_service_states(settled_site) == before  # Dovecot reads them by itself
+    assert len(result.changed) == 1
     assert str(321 * 1024) in server.run(f"doveadm quota get -u {ANNA}").stdout.split()
 
 
-def test_another_password_counts_from_now_on_though_its_hash_is_as_long(settled: Site) -> None:
-    def login(passphrase: str) -> int:
-        return settled.server.run(f"doveadm auth test {ANNA} '{passphrase}'", check=False).returncode
+def test_another_password_counts_at_once_though_its_hash_is_as_long(settled_site: Site) -> None:
+    def try_login(passphrase: str) -> int:
+        return settled_site.server.run(f"doveadm auth test {ANNA} '{passphrase}'", check=False).returncode
 
     new = passwords.generate_password()
-    assert login(settled.passphrases[ANNA]) == 0
-    account(settled, ANNA, password=passwords.hash_password(new))
-    succeeded(settled.deploy())
-    assert (login(settled.passphrases[ANNA]), login(new)) == (77, 0)
+    assert try_login(settled_site.passphrases[ANNA]) == 0
+    change_account(settled_site, ANNA, password=passwords.hash_password(new))
+    assert_success(settled_site.deploy())
+    assert (try_login(settled_site.passphrases[ANNA]), try_login(new)) == (77, 0)
 
 
-def test_another_message_size_reloads_postfix_alone(settled: Site) -> None:
-    before = lives(settled)
-    declare(settled, message_size="23M")
-    succeeded(settled.deploy())
-    after = lives(settled)
+def test_another_message_size_reloads_postfix_alone(settled_site: Site) -> None:
+    before = read_service_states(settled_site)
+    change_settings(settled_site, message_size="23M")
+    assert_success(settled_site.deploy())
+    after = read_service_states(settled_site)
     assert after.keys() == before.keys()
     assert [service for service in after if after[service] != before[service]] == ["postfix.service"]
-    assert offered_size(settled) == 23 * 2**20
+    assert read_offered_size(settled_site) == 23 * 2**20
 
 
-def offered_size(on: Site) -> int:
-    """SIZE, as a client hears it (RFC 1870)."""
+def read_offered_size(on: Site) -> int:
+    """The SIZE that the server offers in its EHLO response, in bytes (RFC 1870)."""
     with smtplib.SMTP(str(on.server.ip), 25, timeout=20) as client:
         client.ehlo()
         return int(client.esmtp_features["size"])
 
 
-# --- something broken -----------------------------------------------------------------------------------------------
+# --- broken files ---------------------------------------------------------------------------------------------------
 
-# No checker looks into these, and none could stop a service: their readers pass over what they do not understand.
+# No checker reads these files, and none could stop a service: their readers skip lines that they do not understand.
 HARMLESS = {
     "/etc/systemd/journald.conf.d/mailkeep.conf",
     "/etc/resolv.conf",
     "/etc/mailname",
     "/etc/dovecot/users",
     "/etc/dovecot/aliases",
+    "/usr/local/share/man/man8/mailkeepctl.8",
 }
-# What is spoilt, and what its checker says of it. One breakage hides another of the same service, hence the rounds.
+# How each file is spoilt, and the words of its checker. Several rounds, because a service's first fault hides others.
 ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
     {
         "/etc/apt/apt.conf.d/52mailkeep": (lambda text: text.replace('Enable "1";', "Enable"), "Syntax error"),
@@ -236,7 +243,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
     },
     {
         "/etc/mailkeep/tls/server.pem": (
-            lambda text: other_key() + text.partition("-----END PRIVATE KEY-----\n")[2],
+            lambda text: create_other_key() + text.partition("-----END PRIVATE KEY-----\n")[2],
             "its key is not the key of its certificate",
         ),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
@@ -284,135 +291,138 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
 )
 
 
-def other_key() -> str:
+def create_other_key() -> str:
     return subprocess.run(
         ["openssl", "genpkey", "-algorithm", "RSA"], capture_output=True, text=True, check=True
     ).stdout
 
 
 def declared_files(on: Site) -> dict[str, File]:
-    """The files by path; the path of a DKIM key without its dated selector, and one for all of the guard's program."""
+    """The declared files by path.
+
+    DKIM keys have a path without their dated selector, and all files of the server package share a single path.
+    """
     files = (file for part in server_parts(on) for file in part.files)
     return {re.sub(r"\.s\d{8}\.pem$|(?<=/mailkeep/mailkeep_server)/.*", "", file.path): file for file in files}
 
 
-def deploy_spoilt(on: Site, contents: dict[str, str]) -> DeployResult:
-    """A deploy whose templates give these files other contents."""
-    spoilt = on.inventory / "spoilt.json"
-    spoilt.write_text(json.dumps(contents))
+def deploy_with_contents(on: Site, contents: dict[str, str]) -> DeployResult:
+    """Deploy with other contents for these files, as if their templates were wrong."""
+    file = on.inventory / "spoilt.json"
+    file.write_text(json.dumps(contents))
     command = on.deploy_command(BROKEN_DEPLOY)
-    done = subprocess.run(
-        [*command, "--data", f"broken={spoilt}"], capture_output=True, text=True, check=False, timeout=300
+    process = subprocess.run(
+        [*command, "--data", f"broken={file}"], capture_output=True, text=True, check=False, timeout=300
     )
-    report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
-    return DeployResult(done.returncode, report, done.stdout + done.stderr)
+    report = json.loads(process.stdout) if process.stdout.startswith("{") else {}
+    return DeployResult(process.returncode, report, process.stdout + process.stderr)
 
 
 def test_every_file_that_could_break_a_service_is_broken_below(built_site: Site) -> None:
-    broken = {path for spoilt in ROUNDS for path in spoilt}
+    broken = {path for breakages in ROUNDS for path in breakages}
     assert broken | HARMLESS == set(declared_files(built_site))
 
 
-@pytest.mark.parametrize("spoilt", ROUNDS)
+@pytest.mark.parametrize("breakages", ROUNDS)
 def test_a_broken_configuration_reaches_no_service_and_a_good_run_heals(
-    machine: Site, spoilt: dict[str, tuple[Callable[[str], str], str]]
+    rerun_site: Site, breakages: dict[str, tuple[Callable[[str], str], str]]
 ) -> None:
-    files = declared_files(machine)
-    before, running = state(machine), lives(machine)
-    contents = {files[path].path: spoil(files[path].content.decode()) for path, (spoil, _) in spoilt.items()}
-    assert all(contents[files[path].path] != files[path].content.decode() for path in spoilt)
+    files = declared_files(rerun_site)
+    before, running = read_state(rerun_site), read_service_states(rerun_site)
+    contents = {files[path].path: spoil(files[path].content.decode()) for path, (spoil, _) in breakages.items()}
+    assert all(contents[files[path].path] != files[path].content.decode() for path in breakages)
 
-    said = deploy_spoilt(machine, contents)
+    result = deploy_with_contents(rerun_site, contents)
 
-    assert said.code != 0
-    for path, (_, checker) in spoilt.items():
-        assert files[path].path in said.output
-        assert checker in said.output, path
-    assert differences(state(machine), before) == []
-    assert lives(machine) == running
-    assert succeeded(machine.deploy()).changed == []
+    assert result.code != 0
+    for path, (_, checker) in breakages.items():
+        assert files[path].path in result.output
+        assert checker in result.output, path
+    assert diff_states(read_state(rerun_site), before) == []
+    assert read_service_states(rerun_site) == running
+    assert assert_success(rerun_site.deploy()).changed == []
 
 
-def test_a_full_disk_is_named_and_nothing_has_changed(settled: Site) -> None:
-    """A small one of its own below /etc, full when the last of several files comes to it."""
+def test_a_full_disk_is_named_and_nothing_has_changed(settled_site: Site) -> None:
+    """A small file system below /etc, which is full when the last of several files is staged there."""
     hooks = "/etc/dhcp/dhclient-enter-hooks.d"
-    settled.server.run(f"mount -t tmpfs -o size=64k,mode=755 tmpfs {hooks}")
+    settled_site.server.run(f"mount -t tmpfs -o size=64k,mode=755 tmpfs {hooks}")
     try:
-        succeeded(settled.deploy())
-        before, running = state(settled), lives(settled)
-        files = declared_files(settled)
+        assert_success(settled_site.deploy())
+        before, running = read_state(settled_site), read_service_states(settled_site)
+        files = declared_files(settled_site)
         grown = {path: files[path].content.decode() + "# more\n" for path in ("/etc/nftables.conf", "/etc/mailname")}
-        said = deploy_spoilt(settled, {**grown, f"{hooks}/mailkeep": "# more\n" * 20_000})
-        assert said.code != 0
-        assert f"{hooks}/mailkeep.mailkeep-new': No space left on device" in said.output
-        assert differences(state(settled), before) == []
-        assert lives(settled) == running
+        result = deploy_with_contents(settled_site, {**grown, f"{hooks}/mailkeep": "# more\n" * 20_000})
+        assert result.code != 0
+        assert f"{hooks}/mailkeep.mailkeep-new': No space left on device" in result.output
+        assert diff_states(read_state(settled_site), before) == []
+        assert read_service_states(settled_site) == running
     finally:
-        settled.server.run(f"umount {hooks}")
+        settled_site.server.run(f"umount {hooks}")
 
 
-def test_a_directory_where_a_file_belongs_is_named_and_nothing_has_changed(settled: Site) -> None:
-    settled.server.run("rm /etc/mailname && mkdir /etc/mailname")
-    before = state(settled)
-    declare(settled, message_size="24M")
-    said = settled.deploy()
-    assert said.code != 0
-    assert "/etc/mailname is a directory, but must be a file." in said.output
-    assert differences(state(settled), before) == []
-    settled.server.run("rmdir /etc/mailname")
-    succeeded(settled.deploy())
-    assert offered_size(settled) == 24 * 2**20
+def test_a_directory_where_a_file_belongs_is_named_and_nothing_has_changed(settled_site: Site) -> None:
+    settled_site.server.run("rm /etc/mailname && mkdir /etc/mailname")
+    before = read_state(settled_site)
+    change_settings(settled_site, message_size="24M")
+    result = settled_site.deploy()
+    assert result.code != 0
+    assert "/etc/mailname is a directory, but must be a file." in result.output
+    assert diff_states(read_state(settled_site), before) == []
+    settled_site.server.run("rmdir /etc/mailname")
+    assert_success(settled_site.deploy())
+    assert read_offered_size(settled_site) == 24 * 2**20
 
 
-def test_what_a_setting_brought_goes_with_it(settled: Site) -> None:
-    before, password = settled.settings_file.read_text(), "/etc/postfix/relay_password"
+def test_a_removed_setting_removes_its_files_and_units(settled_site: Site) -> None:
+    before, password = settled_site.settings_file.read_text(), "/etc/postfix/relay_password"
     retired = "/etc/opendkim/keys/former.test.s20200101.pem"
-    save_relay_password(settled.inventory, "password")
-    declare(settled, relay={"host": "relay.outside.test", "user": "mailkeep"})
-    settled.server.write(retired, "a key")
-    succeeded(settled.deploy())
-    assert there(settled, password, retired) == [password]
+    save_relay_password(settled_site.inventory, "password")
+    change_settings(settled_site, relay={"host": "relay.outside.test", "user": "mailkeep"})
+    settled_site.server.write(retired, "a key")
+    assert_success(settled_site.deploy())
+    assert list_existing(settled_site, password, retired) == [password]
 
-    settled.settings_file.write_text(before)
-    declare(settled, resolver="system")
-    assert "nameserver" in settled.deploy().output  # nobody knows what /etc/resolv.conf was before
-    assert there(settled, password) == [password], "and nothing has changed"
-    settled.server.run("sed -i '/Written by Mailkeep/d' /etc/resolv.conf; systemctl disable --now --quiet unbound")
-    succeeded(settled.deploy())
+    settled_site.settings_file.write_text(before)
+    change_settings(settled_site, resolver="system")
+    assert "nameserver" in settled_site.deploy().output  # the former content of /etc/resolv.conf is not known
+    assert list_existing(settled_site, password) == [password], "and nothing has changed"
+    settled_site.server.run("sed -i '/Written by Mailkeep/d' /etc/resolv.conf; systemctl disable --now --quiet unbound")
+    assert_success(settled_site.deploy())
     ours = ("/etc/unbound/unbound.conf.d/mailkeep.conf", "/etc/systemd/system/mailkeep-dns.timer")
-    assert there(settled, password, *ours) == []
-    assert settled.server.run("systemctl is-active mailkeep-dns.timer", check=False).stdout != "active\n"
-    assert succeeded(settled.deploy()).changed == []
+    assert list_existing(settled_site, password, *ours) == []
+    assert settled_site.server.run("systemctl is-active mailkeep-dns.timer", check=False).stdout != "active\n"
+    assert assert_success(settled_site.deploy()).changed == []
 
-    settled.settings_file.write_text(before)
-    succeeded(settled.deploy())
-    assert {*there(settled, *ours)} == {*ours}
+    settled_site.settings_file.write_text(before)
+    assert_success(settled_site.deploy())
+    assert {*list_existing(settled_site, *ours)} == {*ours}
 
 
-def there(on: Site, *paths: str) -> list[str]:
+def list_existing(on: Site, *paths: str) -> list[str]:
     return on.server.run(f"ls -d {' '.join(paths)}", check=False).stdout.split()
 
 
-def test_a_unit_that_does_not_start_shows_its_journal_and_is_started_by_the_next_run(settled: Site) -> None:
+def test_a_unit_that_does_not_start_shows_its_journal_and_is_started_by_the_next_run(settled_site: Site) -> None:
     drop_in = "/etc/systemd/system/unbound.service.d/zz-operator.conf"
-    settled.server.write(drop_in, "[Service]\nExecStartPre=/bin/sh -c 'echo out of cheese; exit 3'\n")
-    settled.server.run("systemctl daemon-reload; systemctl stop unbound")
-    said = settled.deploy()
-    assert said.code != 0
-    assert "unbound.service" in said.output
-    assert "out of cheese" in said.output
+    settled_site.server.write(drop_in, "[Service]\nExecStartPre=/bin/sh -c 'echo out of cheese; exit 3'\n")
+    settled_site.server.run("systemctl daemon-reload; systemctl stop unbound")
+    result = settled_site.deploy()
+    assert result.code != 0
+    assert "unbound.service" in result.output
+    assert "out of cheese" in result.output
 
-    def given_up() -> bool:
-        return settled.server.run("systemctl is-failed unbound", check=False).stdout == "failed\n"
+    def has_failed() -> bool:
+        return settled_site.server.run("systemctl is-failed unbound", check=False).stdout == "failed\n"
 
-    poll(given_up, 30, "systemd tries again for ever")
-    settled.server.run(f"rm {drop_in}")
-    succeeded(settled.deploy())
-    assert settled.server.run("systemctl is-active unbound").stdout == "active\n"
-    assert succeeded(settled.deploy()).changed == []
+    poll(has_failed, 30, "systemd tries again for ever")
+    settled_site.server.run(f"rm {drop_in}")
+    assert_success(settled_site.deploy())
+    assert settled_site.server.run("systemctl is-active unbound").stdout == "active\n"
+    assert assert_success(settled_site.deploy()).changed == []
 
 
-# --- something killed -----------------------------------------------------------------------------------------------
+# --- killed deploys -------------------------------------------------------------------------------------------------
 
 KILLS = random.Random(20260721)  # noqa: S311 - a seed makes the points the same in every run
 
@@ -423,8 +433,8 @@ for connection in $(pgrep -x sshd-session); do
 done; true"""
 
 
-class Run:
-    """A deploy at work in a process group of its own."""
+class RunningDeploy:
+    """A deploy that runs in its own process group."""
 
     def __init__(self, on: Site) -> None:
         self.on = on
@@ -432,52 +442,60 @@ class Run:
             on.deploy_command(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def ended_within(self, seconds: float) -> bool:
+    def has_ended_within(self, seconds: float) -> bool:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def kill_here(self) -> bool:
-        """What it has started over there goes on for a while."""
+    def kill_locally(self) -> bool:
+        """Kill the process group here; the commands on the server go on for a while."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         return True
 
-    def kill_there(self) -> bool:
-        """All processes of its SSH session at once, as soon as there are some: it may be between two commands."""
-        while not (killed := bool(self.on.server.run(KILL_SESSION).stdout)) and not self.ended_within(0.1):
+    def kill_session(self) -> bool:
+        """Kill all processes of its SSH session at once; wait for some if it is between two commands."""
+        while not (killed := bool(self.on.server.run(KILL_SESSION).stdout)) and not self.has_ended_within(0.1):
             pass
         self.process.wait(60)
         return killed
 
     def kill_machine(self) -> bool:
-        """The power goes, and comes back."""
+        """Cut the server's power, and start it again."""
         podman("kill", "--signal", "KILL", self.on.server.id)
-        self.kill_here()
+        self.kill_locally()
         self.on.server.start()
         return True
 
 
-def kill(on: Site, after: float, how: Callable[[Run], bool]) -> bool:
-    """Whether a deploy was still at work after so many seconds, when it was killed."""
-    run = Run(on)
-    return not run.ended_within(after) and how(run)
+def kill_deploy(on: Site, after: float, how: Callable[[RunningDeploy], bool]) -> bool:
+    """Kill a deploy after so many seconds; false if it had already ended."""
+    deploy = RunningDeploy(on)
+    return not deploy.has_ended_within(after) and how(deploy)
 
 
 def test_a_build_killed_five_times_ends_like_one_left_alone(base_server: Boot, built_site: Site) -> None:
-    """Most of them while packages are downloaded, unpacked or configured: that is what takes the time. This machine
-    knows nothing of the lab's DNS, as a real one."""
+    """Most kills hit the download, unpacking or configuration of packages, which take the most time.
+
+    The machine does not use the lab's DNS, as a real one does not.
+    """
     site = built_site.copy_for(base_server("killed", hostname="mail.example.test"))
-    for how in (Run.kill_there, Run.kill_there, Run.kill_there, Run.kill_there, Run.kill_here):
-        assert kill(site, KILLS.uniform(2, 6), how), "had ended by itself"
-    succeeded(site.deploy())
-    assert differences(state(site), state(built_site)) == []
-    assert succeeded(site.deploy()).changed == []
+    for how in (
+        RunningDeploy.kill_session,
+        RunningDeploy.kill_session,
+        RunningDeploy.kill_session,
+        RunningDeploy.kill_session,
+        RunningDeploy.kill_locally,
+    ):
+        assert kill_deploy(site, KILLS.uniform(2, 6), how), "had ended by itself"
+    assert_success(site.deploy())
+    assert diff_states(read_state(site), read_state(built_site)) == []
+    assert assert_success(site.deploy()).changed == []
 
 
-OTHERWISE: dict[str, Any] = {
+OTHER_SETTINGS: dict[str, Any] = {
     "message_size": "17M",
     "firewall": {"open": [8443]},
     "retention": {"trash_days": 17, "journal": "77M"},
@@ -485,166 +503,174 @@ OTHERWISE: dict[str, Any] = {
 }
 
 
-def effective(on: Site) -> list[str]:
-    """What the running services go by, as they say themselves."""
-    said = on.server.run(
+def read_effective(on: Site) -> list[str]:
+    """The settings that the running services report."""
+    output = on.server.run(
         "for n in $(seq 100); do fail2ban-client get sshd ignoreip > /dev/null 2>&1 && break; sleep 0.2; done; "
         "nft list chain inet mailkeep input | grep -o 8443; fail2ban-client get sshd ignoreip | tr -d '`|-'; "
         "doveconf -n | grep autoexpunge; "
         "journalctl --sync; journalctl --output=cat --unit=systemd-journald --grep='^System' | tail -n 1 "
         "| grep -o ' max [^,]*'"
     )
-    return sorted([*said.stdout.splitlines(), f"SIZE {offered_size(on)}"])
+    return sorted([*output.stdout.splitlines(), f"SIZE {read_offered_size(on)}"])
 
 
 @pytest.fixture(scope="module")
-def two_ways(machine: Site) -> dict[str, tuple[list[str], list[str]]]:
-    """The two declarations between which the tests below go, and how the machine is after undisturbed runs."""
-    succeeded(machine.deploy())
-    here = machine.settings_file.read_text()
-    found = {here: (state(machine), effective(machine))}
-    declare(machine, **OTHERWISE)
-    succeeded(machine.deploy())
-    found[machine.settings_file.read_text()] = (state(machine), effective(machine))
-    assert len({str(found[text]) for text in found}) == 2
-    return found
+def two_states(rerun_site: Site) -> dict[str, tuple[list[str], list[str]]]:
+    """Two versions of mail.yml, each with the server's state and effective settings after an undisturbed deploy."""
+    assert_success(rerun_site.deploy())
+    first = rerun_site.settings_file.read_text()
+    states = {first: (read_state(rerun_site), read_effective(rerun_site))}
+    change_settings(rerun_site, **OTHER_SETTINGS)
+    assert_success(rerun_site.deploy())
+    states[rerun_site.settings_file.read_text()] = (read_state(rerun_site), read_effective(rerun_site))
+    assert len({str(states[text]) for text in states}) == 2
+    return states
 
 
-def turn(on: Site, ways: dict[str, tuple[list[str], list[str]]]) -> tuple[list[str], list[str]]:
-    """Declare the other way; returns how the machine should be then."""
-    (other,) = (text for text in ways if text != on.settings_file.read_text())
+def switch_settings(on: Site, states: dict[str, tuple[list[str], list[str]]]) -> tuple[list[str], list[str]]:
+    """Write the other version of mail.yml; the state and effective settings that a deploy must reach."""
+    (other,) = (text for text in states if text != on.settings_file.read_text())
     on.settings_file.write_text(other)
-    return ways[other]
+    return states[other]
 
 
 @pytest.mark.parametrize("after", [round(KILLS.uniform(0.8, 3.5), 2) for _ in range(5)])
 def test_an_update_killed_at_a_random_point_is_finished_by_the_next_run(
-    machine: Site, two_ways: dict[str, tuple[list[str], list[str]]], after: float
+    rerun_site: Site, two_states: dict[str, tuple[list[str], list[str]]], after: float
 ) -> None:
-    goal = turn(machine, two_ways)
-    kill(machine, after, KILLS.choice((Run.kill_here, Run.kill_there, Run.kill_machine)))
-    succeeded(machine.deploy())
-    assert differences(state(machine), goal[0]) == []
-    assert effective(machine) == goal[1]
+    goal = switch_settings(rerun_site, two_states)
+    kill_deploy(
+        rerun_site,
+        after,
+        KILLS.choice((RunningDeploy.kill_locally, RunningDeploy.kill_session, RunningDeploy.kill_machine)),
+    )
+    assert_success(rerun_site.deploy())
+    assert diff_states(read_state(rerun_site), goal[0]) == []
+    assert read_effective(rerun_site) == goal[1]
 
 
 @pytest.mark.parametrize(("program", "call"), [("cp", 2), ("mv", 2), ("systemctl", 2)])
 def test_an_update_killed_between_two_of_its_steps_is_finished_by_the_next_run(
-    machine: Site, two_ways: dict[str, tuple[list[str], list[str]]], program: str, call: int
+    rerun_site: Site, two_states: dict[str, tuple[list[str], list[str]]], program: str, call: int
 ) -> None:
-    """A wrapper before the program in PATH kills what called it, after so many calls of the deploy's scripts: the
-    watch, too, calls systemctl."""
-    goal = turn(machine, two_ways)
+    """A wrapper, earlier in PATH than the program, kills its caller at this call.
+
+    It counts the calls of shell scripts alone, because the watch calls systemctl too.
+    """
+    goal = switch_settings(rerun_site, two_states)
     wrapper = f"/usr/local/bin/{program}"
-    machine.server.write(
+    rerun_site.server.write(
         wrapper,
         f'#!/bin/sh\n/usr/bin/{program} "$@"; done=$?\n[ "$(cat /proc/$PPID/comm)" = sh ] || exit $done\n'
         f"echo >> /run/calls; [ $(wc -l < /run/calls) -lt {call} ] || kill -KILL $PPID\nexit $done\n",
         mode=0o755,
     )
-    said = machine.deploy()
-    machine.server.run(f"/usr/bin/rm {wrapper} /run/calls")  # the file is there: the wrapper was called
-    assert said.code != 0
-    assert state(machine) != goal[0]
-    succeeded(machine.deploy())
-    assert differences(state(machine), goal[0]) == []
-    assert effective(machine) == goal[1]
-    assert succeeded(machine.deploy()).changed == []
+    result = rerun_site.deploy()
+    rerun_site.server.run(f"/usr/bin/rm {wrapper} /run/calls")  # rm would fail if the wrapper had not been called
+    assert result.code != 0
+    assert read_state(rerun_site) != goal[0]
+    assert_success(rerun_site.deploy())
+    assert diff_states(read_state(rerun_site), goal[0]) == []
+    assert read_effective(rerun_site) == goal[1]
+    assert assert_success(rerun_site.deploy()).changed == []
 
 
-# --- who deploys, and to how many -----------------------------------------------------------------------------------
+# --- users and hosts ------------------------------------------------------------------------------------------------
 
 
-def test_a_user_with_sudo_does(settled: Site) -> None:
-    settled.server.run(
+def test_a_user_with_sudo_can_deploy(settled_site: Site) -> None:
+    settled_site.server.run(
         "useradd --create-home --shell /bin/bash deployer && cp -r /root/.ssh /home/deployer/ && "
         "chown -R deployer: /home/deployer/.ssh && echo 'deployer ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/deployer"
     )
-    inventory = settled.inventory / "inventory.py"
+    inventory = settled_site.inventory / "inventory.py"
     as_root = inventory.read_text()
     inventory.write_text(as_root.replace('"ssh_config_file"', '"ssh_user": "deployer", "ssh_config_file"'))
     try:
-        account(settled, ANNA, quota="123M")
-        assert len(succeeded(settled.deploy()).changed) == 1
-        assert str(123 * 1024) in settled.server.run(f"doveadm quota get -u {ANNA}").stdout.split()
-        assert succeeded(settled.deploy()).changed == []
+        change_account(settled_site, ANNA, quota="123M")
+        assert len(assert_success(settled_site.deploy()).changed) == 1
+        assert str(123 * 1024) in settled_site.server.run(f"doveadm quota get -u {ANNA}").stdout.split()
+        assert assert_success(settled_site.deploy()).changed == []
         logins = "journalctl --sync; journalctl --quiet --output=cat --unit=ssh.service --grep='^Accepted'"
-        who = settled.server.run(logins).stdout
-        assert "for deployer" in who.splitlines()[-1]
+        accepted_logins = settled_site.server.run(logins).stdout
+        assert "for deployer" in accepted_logins.splitlines()[-1]
     finally:
         inventory.write_text(as_root)
 
 
-SPY = """
+COLLECT_ARGUMENTS = """
 import glob, os, time
-seen = set()
+texts = set()
 while not os.path.exists("/run/spied"):
     for process in glob.glob("/proc/[0-9]*"):
-        for what in ("cmdline", "environ"):
+        for file in ("cmdline", "environ"):
             try:
-                seen.add(open(process + "/" + what, "rb").read().replace(bytes(1), b" "))
-            except OSError:  # it has ended
+                texts.add(open(process + "/" + file, "rb").read().replace(bytes(1), b" "))
+            except OSError:  # the process has ended
                 pass
-print(*(text.decode(errors="replace") for text in seen), sep=chr(10))
+print(*(text.decode(errors="replace") for text in texts), sep=chr(10))
 """
 
 
 @contextmanager
-def spying(server: Server) -> Iterator[list[str]]:
-    """Collects every argument list and environment on the machine, as far as a busy look around sees them."""
-    seen: list[str] = []
+def spy_on(server: Server) -> Iterator[list[str]]:
+    """Collects the argument lists and environments of all processes on the machine, in a busy loop."""
+    collected: list[str] = []
     server.run("rm -f /run/spied")
-    spy = threading.Thread(target=lambda: seen.append(server.run("python3 -", stdin=SPY).stdout))
-    spy.start()
+    collector = threading.Thread(
+        target=lambda: collected.append(server.run("python3 -", stdin=COLLECT_ARGUMENTS).stdout)
+    )
+    collector.start()
     try:
-        yield seen
+        yield collected
     finally:
         server.run("touch /run/spied")
-        spy.join()
+        collector.join()
 
 
-def test_no_secret_is_in_any_output_or_argument_list(settled: Site) -> None:
-    secret = [file for part in server_parts(settled) for file in part.files if file.secret]
+def test_no_secret_is_in_any_output_or_argument_list(settled_site: Site) -> None:
+    secret = [file for part in server_parts(settled_site) for file in part.files if file.secret]
     lines = {line for file in secret for line in file.content.decode().splitlines() if len(line) > 30}
-    settled.server.run(f"rm {' '.join(file.path for file in secret)}")
-    with spying(settled.server) as seen:
-        said = succeeded(settled.deploy("--debug", "-vvv", "--diff"))
-    assert "Files" in " ".join(said.changed)
-    assert f"{secret[0].path}" in said.output
-    assert "/run/mailkeep/stage" in seen[0], "the spy has seen nothing of the deploy"
+    settled_site.server.run(f"rm {' '.join(file.path for file in secret)}")
+    with spy_on(settled_site.server) as collected:
+        result = assert_success(settled_site.deploy("--debug", "-vvv", "--diff"))
+    assert "Files" in " ".join(result.changed)
+    assert f"{secret[0].path}" in result.output
+    assert "/run/mailkeep/stage" in collected[0], "the spy has seen nothing of the deploy"
     encoded = {base64.b64encode(line.encode())[:-4].decode() for line in lines}
-    for text in (said.output, seen[0]):
+    for text in (result.output, collected[0]):
         assert not [line for line in lines | encoded if line in text]
 
 
-def test_hosts_of_one_inventory_are_deployed_to_in_parallel(settled: Site, boot_copy: Copy) -> None:
-    sites = [settled, boot_copy("twin")]
+def test_hosts_of_one_inventory_are_deployed_to_in_parallel(settled_site: Site, boot_copy: Copy) -> None:
+    sites = [settled_site, boot_copy("twin")]
     for site in sites:
         sessions.log_commands(site.server)
-        declare(site, message_size="19M")
+        change_settings(site, message_size="19M")
     rows = [
         f'("{site.server.name}", {{"mailkeep": "{site.settings_file}", "ssh_config_file": "{site.server.ssh_config}"}})'
         for site in sites
     ]
     (sites[0].inventory / "inventory.py").write_text(f"hosts = [{', '.join(rows)}]\n")
 
-    said = succeeded(sites[0].deploy())
+    result = assert_success(sites[0].deploy())
 
     names = {site.server.name for site in sites}
-    assert {name for one in said.report["results"]["operations"] for name in one["success"]} == names
-    assert [offered_size(site) for site in sites] == [19 * 2**20] * 2
-    (one_starts, one_ends), (two_starts, two_ends) = (busy(site.server) for site in sites)
-    assert one_starts < two_ends
-    assert two_starts < one_ends
+    assert {name for operation in result.report["results"]["operations"] for name in operation["success"]} == names
+    assert [read_offered_size(site) for site in sites] == [19 * 2**20] * 2
+    (first_starts, first_ends), (second_starts, second_ends) = (read_busy_period(site.server) for site in sites)
+    assert first_starts < second_ends
+    assert second_starts < first_ends
 
 
-def busy(server: Server) -> tuple[float, float]:
-    """When the first remote command of a deploy began, and when the last one did (seconds since the epoch)."""
-    said = server.run("journalctl --sync; journalctl --quiet --output=short-unix --unit=ssh.service").stdout
-    own = server.run('echo "$SSH_CONNECTION"').stdout.split()[1]
+def read_busy_period(server: Server) -> tuple[float, float]:
+    """The start of a deploy's first and last remote command, in seconds since the epoch."""
+    journal = server.run("journalctl --sync; journalctl --quiet --output=short-unix --unit=ssh.service").stdout
+    own_port = server.run('echo "$SSH_CONNECTION"').stdout.split()[1]
     times = [
         float(line.split()[0])
-        for line in said.splitlines()
-        if "Starting session: " in line and f" port {own} " not in line
+        for line in journal.splitlines()
+        if "Starting session: " in line and f" port {own_port} " not in line
     ]
     return times[0], times[-1]

@@ -1,4 +1,4 @@
-"""A deploy over a server of version 0.1.0 leaves none of its files behind, and loses nothing that the server holds.
+"""A deploy over a server of version 0.1.0 leaves none of its old files behind, and loses nothing that the server holds.
 
 Version 0.1.0 comes from the history of this clone and deploys with its own code, so these tests need a full clone.
 """
@@ -32,8 +32,8 @@ dns: {{mta_sts: testing}}
 HOSTS = """\
 from pathlib import Path
 
-here = Path(__file__).resolve().parent
-hosts = [("{name}", {{"mailkeep": str(here / "mail.yml"), "ssh_config_file": "{ssh_config}"}})]
+directory = Path(__file__).resolve().parent
+hosts = [("{name}", {{"mailkeep": str(directory / "mail.yml"), "ssh_config_file": "{ssh_config}"}})]
 """
 CREATE_INVENTORY = """\
 import sys
@@ -55,8 +55,8 @@ READ_MAILBOXES = "cd /var/vmail && find . -type f -path '*/new/*' -o -type f -pa
 
 
 @dataclass(frozen=True)
-class State:
-    """What a server holds, which no deploy may change."""
+class HeldState:
+    """The data of a server that no deploy may change."""
 
     mailboxes: list[str]
     queue: dict[str, tuple[str, str]]
@@ -77,10 +77,10 @@ class Upgrade:
 
     site: Site
     result: DeployResult
-    before: State
-    after: State
+    before: HeldState
+    after: HeldState
     new_paths: set[str]
-    """The paths, units and users on a server that this version alone has built, with the same inventory."""
+    """The paths, units and users of a server that this version built with the same inventory."""
     paths: set[str]
 
 
@@ -103,7 +103,7 @@ def run_former(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def create_former_inventory(tree: Path, lab: Lab, server: Server) -> Site:
-    """An inventory for `server` that version 0.1.0 has made, with ACME and the HTTPS server: every part is there."""
+    """An inventory for `server` that version 0.1.0 creates, with every part: ACME and the HTTPS server too."""
     source, target = lab.state / "former-declared", lab.state / "former-inventory"
     source.mkdir(parents=True)
     text = (tree / "inventories" / "demo" / "mail.yml").read_text() + SETTINGS
@@ -115,7 +115,7 @@ def create_former_inventory(tree: Path, lab: Lab, server: Server) -> Site:
     return Site(server, target, json.loads((target / "logins.json").read_text()))
 
 
-def boot(lab: Lab, internet: Internet, **options: Any) -> Server:
+def boot_upgraded(lab: Lab, internet: Internet, **options: Any) -> Server:
     server = lab.boot_server("upgraded", hostname=HOST, **options)
     internet.resolve_for(server)
     internet.trust_authority(server)
@@ -127,8 +127,8 @@ def list_paths(server: Server) -> set[str]:
 
 
 def build_new(site: Site, lab: Lab, internet: Internet, image: str) -> set[str]:
-    """Deploy this version, with a copy of the inventory, to a server that it built. Returns the paths there."""
-    server = boot(lab, internet, ip=site.server.ip, image=image)
+    """Deploy this version, with a copy of the inventory, to a server that it built; the server's paths."""
+    server = boot_upgraded(lab, internet, ip=site.server.ip, image=image)
     server.run("chown unbound: /var/lib/unbound/root.key; systemctl restart unbound")
     result = site.deploy()
     assert result.code == 0, result.output
@@ -137,7 +137,7 @@ def build_new(site: Site, lab: Lab, internet: Internet, image: str) -> set[str]:
 
 
 def run_timers(site: Site) -> None:
-    """What runs by itself hourly or daily has run, and a certificate is there."""
+    """Run the hourly and daily jobs, and wait for the certificate."""
     site.server.run("systemctl start mailkeep-certificate mailkeep-dns mailkeep-jails")
     poll(lambda: "Pebble" in read_issuer(site.server), 60, "there is no certificate")
 
@@ -146,8 +146,8 @@ def read_issuer(server: Server) -> str:
     return server.run("openssl x509 -noout -issuer -in /etc/mailkeep/tls/server.pem").stdout
 
 
-def live(site: Site, internet: Internet) -> None:
-    """Mail comes in, more waits to go out, an account is frozen with a message in the queue, an address is banned."""
+def simulate_use(site: Site, internet: Internet) -> None:
+    """Receive mail, queue more, freeze an account that has a message in the queue, and ban an address."""
     address = str(site.server.ip)
     for recipient in (ANNA, BEN):
         mail = compose_message(STRANGER, recipient, "before the upgrade").encode()
@@ -156,13 +156,13 @@ def live(site: Site, internet: Internet) -> None:
         text, login = compose_message(sender, WAITS, "waits"), (sender, site.passphrases[sender])
         assert is_accepted(deliver_message(address, SUBMISSIONS, sender, [WAITS], text, login=login))
     poll(lambda: len(read_queue(site.server, "deferred")) == 3, 30, "the messages do not wait")
-    poll(lambda: site.server.run("grep -rl 'before the upgrade' /var/vmail | wc -l").stdout == "2\n", 30, "no mail")
+    poll(lambda: len(site.server.run(READ_MAILBOXES).stdout.splitlines()) == 2, 30, "the mail has not arrived")
     site.server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
     site.server.run(f"fail2ban-client set dovecot banip {BANNED}")
 
 
 def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
-    """Of what the accounts have sent: alerts of the watch come and go."""
+    """The messages that the accounts have sent; the watch's alerts come and go."""
     messages = map(json.loads, server.run("postqueue -j").stdout.splitlines())
     return {
         entry["queue_id"]: (entry["sender"], entry["queue_name"])
@@ -171,9 +171,9 @@ def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def read_state(server: Server) -> State:
+def read_state(server: Server) -> HeldState:
     status = json.loads(server.run("mailkeepctl status --json").stdout)
-    return State(
+    return HeldState(
         mailboxes=server.run(READ_MAILBOXES).stdout.splitlines(),
         queue=read_queue(server),
         used={
@@ -196,90 +196,92 @@ def read_dns_baseline(server: Server) -> Any:
 
 
 @pytest.fixture(scope="module")
-def upgrade(lab: Lab, internet: Internet, built_site: Site, built_image: str, former_tree: Path) -> Iterator[Upgrade]:
+def upgraded(lab: Lab, internet: Internet, built_site: Site, built_image: str, former_tree: Path) -> Iterator[Upgrade]:
     internet.start_authority()
-    site = create_former_inventory(former_tree, lab, boot(lab, internet))
+    site = create_former_inventory(former_tree, lab, boot_upgraded(lab, internet))
     site.publish(internet)
-    new_paths = build_new(site, lab, internet, built_image)
+    try:
+        new_paths = build_new(site, lab, internet, built_image)
 
-    boot(lab, internet, ip=site.server.ip)  # a bare machine in its place
-    pyinfra = str(Path(sys.executable).with_name("pyinfra"))
-    former = run_former(former_tree, pyinfra, str(site.inventory / "inventory.py"), "deploy.py", "-y")
-    assert former.returncode == 0, former.stdout + former.stderr
-    run_timers(site)
-    live(site, internet)
-    before = read_state(site.server)
+        boot_upgraded(lab, internet, ip=site.server.ip)  # a bare machine in its place
+        pyinfra = str(Path(sys.executable).with_name("pyinfra"))
+        former = run_former(former_tree, pyinfra, str(site.inventory / "inventory.py"), "deploy.py", "-y")
+        assert former.returncode == 0, former.stdout + former.stderr
+        run_timers(site)
+        simulate_use(site, internet)
+        before = read_state(site.server)
 
-    result = site.deploy()
-    run_timers(site)
-    yield Upgrade(site, result, before, read_state(site.server), new_paths, list_paths(site.server))
-    internet.run("systemctl stop authority")
-    built_site.publish(internet)
-    site.server.remove()
+        result = site.deploy()
+        run_timers(site)
+        yield Upgrade(site, result, before, read_state(site.server), new_paths, list_paths(site.server))
+    finally:  # the other tests of this worker need their own records
+        internet.run("systemctl stop authority")
+        built_site.publish(internet)
+        site.server.remove()
 
 
-def test_version_0_1_0_is_what_was_there_before(former_tree: Path) -> None:
+def test_the_server_before_the_upgrade_is_built_by_version_0_1_0(former_tree: Path) -> None:
     program = "import mailkeep, sys; print(mailkeep.__file__)"
     where = run_former(former_tree, sys.executable, "-c", program).stdout
     assert Path(where.strip()).is_relative_to(former_tree)
     assert 'version = "0.1.0"' in (former_tree / "pyproject.toml").read_text()
 
 
-def test_the_deploy_succeeds_and_a_second_one_changes_nothing(upgrade: Upgrade) -> None:
-    assert upgrade.result.code == 0, upgrade.result.output
-    rerun = upgrade.site.deploy()
+def test_the_deploy_succeeds_and_a_second_one_changes_nothing(upgraded: Upgrade) -> None:
+    assert upgraded.result.code == 0, upgraded.result.output
+    rerun = upgraded.site.deploy()
     assert (rerun.code, rerun.changed) == (0, []), rerun.output
 
 
-def test_no_file_unit_or_directory_is_there_that_this_version_would_not_make(upgrade: Upgrade) -> None:
-    samples = {path for path in upgrade.paths if path.startswith("/var/lib/mailkeep-watch/samples")}
-    assert upgrade.paths - upgrade.new_paths - samples == set()
-    assert upgrade.new_paths - upgrade.paths == set()
-    assert not upgrade.paths & set(OLD_PLACES)
+def test_exactly_the_files_units_and_directories_of_this_version_exist(upgraded: Upgrade) -> None:
+    samples = {path for path in upgraded.paths if path.startswith("/var/lib/mailkeep-watch/samples")}
+    assert upgraded.paths - upgraded.new_paths - samples == set()
+    assert upgraded.new_paths - upgraded.paths == set()
+    assert not upgraded.paths & set(OLD_PLACES)
 
 
-def test_no_mail_is_lost_from_the_mailboxes_or_the_queue(upgrade: Upgrade) -> None:
-    assert upgrade.before.mailboxes
-    assert set(upgrade.before.mailboxes) <= set(upgrade.after.mailboxes)  # Anna gets alerts by mail, too
-    assert sorted(upgrade.before.queue.values()) == [(ANNA, "deferred"), (ANNA, "deferred"), (BEN, "hold")]
-    assert upgrade.after.queue == upgrade.before.queue
-    inbox = read_mailbox(str(upgrade.site.server.ip), IMAPS, ANNA, upgrade.site.passphrases[ANNA])
+def test_no_mail_is_lost_from_the_mailboxes_or_the_queue(upgraded: Upgrade) -> None:
+    assert upgraded.before.mailboxes
+    assert set(upgraded.before.mailboxes) <= set(upgraded.after.mailboxes)  # Anna gets alerts by mail, too
+    assert sorted(upgraded.before.queue.values()) == [(ANNA, "deferred"), (ANNA, "deferred"), (BEN, "hold")]
+    assert upgraded.after.queue == upgraded.before.queue
+    inbox = read_mailbox(str(upgraded.site.server.ip), IMAPS, ANNA, upgraded.site.passphrases[ANNA])
     assert sum(b"Subject: before the upgrade" in mail for mail in inbox) == 1
 
 
-def test_counters_freezes_samples_and_bans_are_kept(upgrade: Upgrade) -> None:
-    assert upgrade.before.used[ANNA]["messages_per_10_minutes"] == 2
-    assert upgrade.after.used == upgrade.before.used
-    assert BEN in upgrade.before.frozen
-    assert "sends spam" in upgrade.before.frozen
-    assert upgrade.after.frozen == upgrade.before.frozen
-    assert BEN in upgrade.before.samples
-    assert upgrade.after.samples == upgrade.before.samples
-    assert upgrade.after.banned == upgrade.before.banned
+def test_counters_freezes_samples_and_bans_are_kept(upgraded: Upgrade) -> None:
+    assert upgraded.before.used[ANNA]["messages_per_10_minutes"] == 2
+    assert upgraded.after.used == upgraded.before.used
+    assert BEN in upgraded.before.frozen
+    assert "sends spam" in upgraded.before.frozen
+    assert upgraded.after.frozen == upgraded.before.frozen
+    assert BEN in upgraded.before.samples
+    assert upgraded.after.samples == upgraded.before.samples
+    assert upgraded.after.banned == upgraded.before.banned
 
 
-def test_the_certificate_and_the_baseline_of_the_dns_are_kept(upgrade: Upgrade) -> None:
-    assert upgrade.after.certificate == upgrade.before.certificate
-    assert upgrade.after.renewal == upgrade.before.renewal
-    assert upgrade.before.dns
-    assert upgrade.after.dns == upgrade.before.dns
-    server = upgrade.site.server
+def test_the_certificate_and_the_baseline_of_the_dns_are_kept(upgraded: Upgrade) -> None:
+    assert upgraded.after.certificate == upgraded.before.certificate
+    assert upgraded.after.renewal == upgraded.before.renewal
+    assert upgraded.before.dns
+    assert upgraded.after.dns == upgraded.before.dns
+    server = upgraded.site.server
     server.run("systemctl start mailkeep-certificate mailkeep-dns")
     journal = "journalctl --sync; journalctl --unit=mailkeep-certificate --output=cat --lines=12"
     assert "No new certificate is needed." in server.run(journal).stdout
     assert json.loads(server.run("cat /var/lib/mailkeep-dns/troubles.json").stdout)["troubles"] == {}
-    assert read_dns_baseline(server) == upgrade.before.dns
+    assert read_dns_baseline(server) == upgraded.before.dns
 
 
-def test_every_promise_is_kept_and_the_frozen_account_alone_is_warned_of(upgrade: Upgrade) -> None:
-    outcomes = verify_inventory(upgrade.site.inventory)
+def test_verify_passes_and_warns_of_the_frozen_account_alone(upgraded: Upgrade) -> None:
+    outcomes = verify_inventory(upgraded.site.inventory)
     assert [(outcome.check, outcome.status) for outcome in outcomes if outcome.status in ("failed", "warning")] == [
         ("nobody_is_frozen", "warning")
     ]
 
 
-def test_the_frozen_account_is_thawed_and_its_held_mail_released(upgrade: Upgrade) -> None:
-    server, passphrase = upgrade.site.server, upgrade.site.passphrases[BEN]
+def test_the_frozen_account_is_thawed_and_its_held_mail_released(upgraded: Upgrade) -> None:
+    server, passphrase = upgraded.site.server, upgraded.site.passphrases[BEN]
     assert "1 message of it still held" in server.run(f"mailkeepctl thaw {BEN}").stdout
     assert "1 message on its way" in server.run(f"mailkeepctl release {BEN}").stdout
     open_imap(str(server.ip)).login(BEN, passphrase)

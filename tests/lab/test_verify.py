@@ -1,4 +1,4 @@
-"""`mailkeep verify` passes on what Mailkeep built, and each check fails when what it checks is taken away."""
+"""`mailkeep verify` passes on a server that Mailkeep built, and each check fails once its hardening is removed."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from mailkeep_server.common.jail_canaries import LOCK
 
 Boot = Callable[[], Site]
 
-# Checks that tests/verify breaks: the clock of a container is its host's, and a certificate runs out slowly. What is
-# about HTTPS, which the built server does not serve, is broken in test_web.
+# tests/verify breaks three checks: a container's clock is its host's, and no certificate ends within a test. The checks
+# of HTTPS are broken in test_web, because the built server has no web server.
 HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
 BROKEN_ELSEWHERE = {
     "the_clock_is_right",
@@ -32,8 +32,8 @@ BROKEN_ELSEWHERE = {
     *HTTPS,
 }
 
-# Shell scripts, by the names of the checks that each makes fail; a question mark: that warn. All of a group are applied
-# to one copy of the built server, and then exactly these checks fail there.
+# Shell scripts by the names of the checks that each makes fail; a check with a question mark warns. All scripts of a
+# group run on the same copy of the built server, and then exactly these checks fail there.
 PRELUDE = """
 set -eu
 dovecot=/etc/dovecot/dovecot.conf
@@ -72,7 +72,7 @@ SMTP_AND_LOGIN = {
 }
 THE_REST = {
     "the_postmaster_of_the_host_can_be_reached the_postmasters_of_the_domains_can_be_reached? "
-    # These need somebody who can be written to.
+    # These checks need an address that accepts mail.
     "our_names_are_not_spoofed no_mail_is_smuggled talking_out_of_turn_is_refused": """
         sed -i '/^postmaster/d' /etc/postfix/aliases
         systemctl restart postfix""",
@@ -96,7 +96,7 @@ THE_REST = {
         nft add table inet other
         nft "add chain inet other input { type filter hook input priority 10; }"
         nft add rule inet other input iif != lo tcp dport 993 drop""",
-    # Twice: the first may only have waited for the end of one that began before.
+    # Twice, because the first start may only join a proof that is already running.
     "jails_are_proven_by_themselves": "systemctl start mailkeep-jails; systemctl start mailkeep-jails",
     "the_watch_looks_at_everything nothing_was_added_to_the_services?": """
         mkdir /run/systemd/system/mailkeep-watch.service.d
@@ -148,7 +148,7 @@ THE_REST = {
         sed -i 's/"recipients_per_hour": 100,/"recipients_per_hour": 1000,/' /etc/mailkeep/guard.json
         systemctl reload mailkeep-guard
         for message in $(seq 210); do sendmail anna@example.test </dev/null; done""",
-    # Of the disk, the queue and the timer; it has told them when it has seen them twice.
+    # The watch reports the disk, the queue and the timer after seeing each twice.
     "the_watch_finds_nothing_amiss?": """
         until grep -q 'queue is long' /run/mailkeep-watch/looked.json; do sleep 0.2; done""",
 }
@@ -214,37 +214,37 @@ def test_each_way_to_become_root_that_was_added_is_a_line_until_it_is_accepted(b
     site = boot_copy()
     site.server.run(PRELUDE + RUNNING["nobody_new_can_become_root?"])
 
-    outcome = outcome_of_check(site, "nobody_new_can_become_root")
+    outcome = find_outcome(site, "nobody_new_can_become_root")
 
     assert outcome.status == "warning"
     assert [text for text in ADDITIONS if text not in outcome.observed] == []
     names = [line.partition("  ")[0] for line in outcome.observed.splitlines()]
     accepted = "".join(f"  - {json.dumps(name)}\n" for name in names)
     site.settings_file.write_text(f"{site.settings_file.read_text()}\naccepted:\n{accepted}")
-    assert outcome_of_check(site, "nobody_new_can_become_root").status == "passed"
+    assert find_outcome(site, "nobody_new_can_become_root").status == "passed"
 
     # A deploy does not take them over either.
     assert site.deploy().code == 0
     site.settings_file.write_text(site.settings_file.read_text().partition("\naccepted:")[0])
-    assert outcome_of_check(site, "nobody_new_can_become_root").observed == outcome.observed
+    assert find_outcome(site, "nobody_new_can_become_root").observed == outcome.observed
 
 
-def outcome_of_check(site: Site, check: str) -> Outcome:
+def find_outcome(site: Site, check: str) -> Outcome:
     return next(outcome for outcome in verify_inventory(site.inventory) if outcome.check == check)
 
 
 @pytest.mark.parametrize(
     "breakages", [SMTP_AND_LOGIN, THE_REST, RUNNING], ids=["smtp-and-login", "the-rest", "what-runs"]
 )
-def test_exactly_the_checks_fail_whose_hardening_was_removed(boot_copy: Boot, breakages: dict[str, str]) -> None:
-    site = with_a_correspondent(boot_copy())
+def test_exactly_the_checks_fail_whose_hardening_is_removed(boot_copy: Boot, breakages: dict[str, str]) -> None:
+    site = add_correspondent(boot_copy())
     site.server.run(PRELUDE + "\n".join(breakages.values()))
 
-    found = by_status(verify_inventory(site.inventory))
+    checks = group_by_status(verify_inventory(site.inventory))
 
     names = {name for names in breakages for name in names.split()}
-    assert found.get("failed", set()) == {name for name in names if not name.endswith("?")}
-    assert found.get("warning", set()) == {name.removesuffix("?") for name in names if name.endswith("?")}
+    assert checks.get("failed", set()) == {name for name in names if not name.endswith("?")}
+    assert checks.get("warning", set()) == {name.removesuffix("?") for name in names if name.endswith("?")}
 
 
 def test_every_check_is_broken_by_some_test(built_site: Site) -> None:
@@ -254,19 +254,19 @@ def test_every_check_is_broken_by_some_test(built_site: Site) -> None:
         for names in group
         for name in names.split()
     }
-    assert {one.check for one in verify_inventory(built_site.inventory)} == broken | BROKEN_ELSEWHERE
+    assert {outcome.check for outcome in verify_inventory(built_site.inventory)} == broken | BROKEN_ELSEWHERE
 
 
-def test_what_mailkeep_built_passes_and_is_left_as_it_was(built_site: Site) -> None:
+def test_a_built_server_passes_and_is_left_as_it_was(built_site: Site) -> None:
     traces = """
         getent passwd mailkeep-probe; getent group mailkeep-probe
         ls -A /tmp /var/mail; postqueue -j; nft list sets | grep elements"""
     before = built_site.server.run(traces, check=False).stdout
 
-    found = by_status(verify_inventory(built_site.inventory))
+    checks = group_by_status(verify_inventory(built_site.inventory))
 
-    assert found.keys() <= {"passed", "skipped"}, found
-    assert found["skipped"] == {"the_clock_is_kept", "jails_of_the_operator_ban_too", *HTTPS}
+    assert checks.keys() <= {"passed", "skipped"}, checks
+    assert checks["skipped"] == {"the_clock_is_kept", "jails_of_the_operator_ban_too", *HTTPS}
     assert built_site.server.run(traces, check=False).stdout == before
 
 
@@ -275,7 +275,7 @@ def test_an_account_that_an_earlier_run_left_is_removed(boot_copy: Boot) -> None
     site.server.run("useradd --system mailkeep-probe")
 
     assert verify_and_report(site.inventory)
-    assert not account_is_there(site)
+    assert not has_probe_account(site)
 
 
 def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
@@ -284,29 +284,29 @@ def test_an_interrupted_probe_cleans_up_and_the_next_waits_for_it(
     site = boot_copy()
     with ThreadPoolExecutor(1) as pool:
         interrupted = pool.submit(verify_inventory, site.inventory)
-        poll(lambda: account_is_there(site), 20, "the probe has made no account")
+        poll(lambda: has_probe_account(site), 20, "the probe has made no account")
         site.server.run("kill -HUP $(pgrep -f '[p]ython3 -I /tmp/')")
         assert verify_and_report(site.inventory), capsys.readouterr().out
-        [told] = interrupted.result()
+        [outcome] = interrupted.result()
 
-    assert (told.check, told.observed) == ("reachable", "the probe did not run: exit 1")
-    assert not account_is_there(site)
-    # Not while the server proves its jails by itself.
+    assert (outcome.check, outcome.observed) == ("reachable", "the probe did not run: exit 1")
+    assert not has_probe_account(site)
+    # Under the lock, because the server's own proof of its jails bans such addresses for a moment too.
     assert "fa11" not in site.server.run(f"flock {LOCK} nft list sets").stdout
 
 
-def test_mail_gets_out_is_tried_with_a_correspondent_elsewhere(boot_copy: Boot) -> None:
-    site = with_a_correspondent(boot_copy())
-    assert "mail_gets_out" in by_status(verify_inventory(site.inventory))["passed"]
+def test_outgoing_mail_is_tried_with_the_server_of_a_correspondent(boot_copy: Boot) -> None:
+    site = add_correspondent(boot_copy())
+    assert "mail_gets_out" in group_by_status(verify_inventory(site.inventory))["passed"]
 
 
-def test_a_firewall_that_is_gone_is_noticed(boot_copy: Boot) -> None:
+def test_a_deleted_firewall_is_noticed(boot_copy: Boot) -> None:
     site = boot_copy()
     site.server.run("nft delete table inet mailkeep")
-    assert "the_firewall_lets_in_the_declared_ports_only" in by_status(verify_inventory(site.inventory))["failed"]
+    assert "the_firewall_lets_in_the_declared_ports_only" in group_by_status(verify_inventory(site.inventory))["failed"]
 
 
-def test_services_that_are_down_break_promises_rather_than_the_program(
+def test_services_that_are_down_fail_checks_rather_than_the_program(
     boot_copy: Boot, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = boot_copy()
@@ -316,18 +316,18 @@ def test_services_that_are_down_break_promises_rather_than_the_program(
 
     assert not verify_and_report(site.inventory)
 
-    said = capsys.readouterr().out
-    assert "✗ Every service runs, and will after a reboot" in said
-    assert "postfix.service: inactive, enabled" in said
-    assert "✗ Nobody relays who has not logged in" in said  # what cannot be tried is not kept
-    assert "✓ No other Linux user reads keys" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().out
+    assert "✗ Every service runs, and will after a reboot" in output
+    assert "postfix.service: inactive, enabled" in output
+    assert "✗ Nobody relays who has not logged in" in output  # a check that cannot be tried fails
+    assert "✓ No other Linux user reads keys" in output
+    assert "Traceback" not in output
 
-    # As a deploy does, which then verifies: what was seen amiss while they were down is no news.
+    # As in a deploy, which verifies at its end: a fault that the proof saw while services were down is out of date.
     site.server.run("systemctl start mailkeep-jails")
     assert "fail2ban.sock" in site.server.run("cat /var/lib/mailkeep-watch/jails.json").stdout
     site.server.run(f"systemctl start {stopped}")
-    assert by_status(verify_inventory(site.inventory)).keys() == {"passed", "skipped"}
+    assert group_by_status(verify_inventory(site.inventory)).keys() == {"passed", "skipped"}
 
 
 def test_a_user_with_sudo_verifies_as_well_as_root(boot_copy: Boot) -> None:
@@ -336,7 +336,7 @@ def test_a_user_with_sudo_verifies_as_well_as_root(boot_copy: Boot) -> None:
         useradd --create-home --user-group deployer
         echo "deployer ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/deployer
         cp -r /root/.ssh /home/deployer/ && chown -R deployer: /home/deployer/.ssh""")
-    # The lab's own connections are root's, and ssh would share them.
+    # Without the Control options, because ssh would share the lab's connections, which are root's.
     config = site.inventory / "deployer.ssh_config"
     lines = site.server.ssh_config.read_text().replace("User root", "User deployer").splitlines(keepends=True)
     config.write_text("".join(line for line in lines if "Control" not in line))
@@ -352,7 +352,7 @@ def test_a_user_with_sudo_verifies_as_well_as_root(boot_copy: Boot) -> None:
     assert verify_and_report(site.inventory)
 
 
-def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
+def test_a_host_that_cannot_be_reached_fails_beside_the_others(
     built_site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [(name, data)] = read_hosts(built_site.inventory).items()
@@ -361,22 +361,22 @@ def test_a_host_that_cannot_be_reached_is_told_of_beside_the_others(
     (inventory / "inventory.py").write_text(f"hosts = [({name!r}, {data!r}), ('nowhere', {nowhere!r})]")
 
     assert not verify_and_report(inventory)
-    said = capsys.readouterr().out
-    assert "✗ The server can be reached" in said
-    assert "Connection refused" in said
-    assert "✓ Nobody relays" in said
+    output = capsys.readouterr().out
+    assert "✗ The server can be reached" in output
+    assert "Connection refused" in output
+    assert "✓ Nobody relays" in output
 
     assert verify_and_report(inventory, hosts=[name])
 
 
-def test_the_json_report_has_all_that_people_are_shown(boot_copy: Boot, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_report_has_all_that_the_text_shows(boot_copy: Boot, capsys: pytest.CaptureFixture[str]) -> None:
     site = boot_copy()
     site.server.run("touch /run/reboot-required; systemctl disable --quiet --now logrotate.timer")
 
     assert not verify_and_report(site.inventory, as_json=True)
 
     report = json.loads(capsys.readouterr().out)
-    outcomes = {one["check"]: one for one in report["outcomes"]}
+    outcomes = {outcome["check"]: outcome for outcome in report["outcomes"]}
     assert report["passed"] is False
     assert outcomes["nobody_relays"]["status"] == "passed"
     assert outcomes["no_reboot_is_due"]["status"] == "warning"
@@ -387,13 +387,13 @@ def test_the_json_report_has_all_that_people_are_shown(boot_copy: Boot, capsys: 
     assert "mailkeep deploy" in failed["remedy"]
 
 
-def test_a_warning_breaks_no_promise(boot_copy: Boot) -> None:
+def test_a_warning_is_no_failure(boot_copy: Boot) -> None:
     site = boot_copy()
     site.server.run("touch /run/reboot-required")
     assert verify_and_report(site.inventory)
 
 
-def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built_site: Site, tmp_path: Path) -> None:
+def test_verify_runs_from_any_directory_with_any_pytest_configuration(built_site: Site, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     (tmp_path / "conftest.py").write_text("raise RuntimeError\n")
     program = (
@@ -401,7 +401,7 @@ def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built_site: Si
         "sys.exit(not verify_and_report(pathlib.Path(sys.argv[1])))"
     )
 
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, str(built_site.inventory.resolve())],
         cwd=tmp_path,
         env={**os.environ, "PYTEST_ADDOPTS": "--no-such-option", "PYTEST_PLUGINS": "no.such.plugin"},
@@ -410,17 +410,19 @@ def test_it_runs_from_any_directory_whatever_pytest_is_told_there(built_site: Si
         check=False,
     )
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    assert "\x1b" not in done.stdout
-    marks = {line.strip()[0] for line in done.stdout.splitlines()[1:-1] if line.startswith("  ") and line[2] != " "}
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stderr == ""
+    assert "\x1b" not in process.stdout
+    marks = {line.strip()[0] for line in process.stdout.splitlines()[1:-1] if line.startswith("  ") and line[2] != " "}
     assert marks == {"✓", "-"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conftest.py", "pytest.ini"]
 
 
 def test_the_password_of_the_probe_is_in_no_process_list(built_site: Site) -> None:
-    """The kernel's audit of what is executed is not to be had in a container, so every command that the probe could
-    run is replaced by one that keeps its arguments."""
+    """The kernel's audit of executed programs is not available in a container.
+
+    So each command to which the probe could pass the password is replaced by one that records its arguments.
+    """
     built_site.server.run("""
         mkdir -p /run/spy && for name in useradd chpasswd userdel; do
             spy=/usr/local/sbin/$name
@@ -438,36 +440,36 @@ def test_the_password_of_the_probe_is_in_no_process_list(built_site: Site) -> No
 
 @pytest.fixture
 def boot_copy(boot_copy: Boot) -> Boot:
-    """As elsewhere, with the resolver that the built server has: a machine boots with the lab's."""
+    """As elsewhere, but with the built server's resolver: a machine boots with the lab's."""
 
     def boot_site() -> Site:
         site = boot_copy()
-        site.server.write("/etc/resolv.conf", file_of(site, "/etc/resolv.conf"))
+        site.server.write("/etc/resolv.conf", declared_content(site, "/etc/resolv.conf"))
         return site
 
     return boot_site
 
 
-def file_of(site: Site, path: str) -> bytes:
-    """What Mailkeep writes there."""
+def declared_content(site: Site, path: str) -> bytes:
+    """The declared content of the file at this path."""
     parts = mail_server.build_parts(site.settings, site.secrets)
     return next(file.content for part in parts for file in part.files if file.path == path)
 
 
-def account_is_there(site: Site) -> bool:
+def has_probe_account(site: Site) -> bool:
     return site.server.run("getent passwd mailkeep-probe", check=False).returncode == 0
 
 
-def with_a_correspondent(site: Site) -> Site:
-    """With somebody elsewhere whose mail server can be tried."""
+def add_correspondent(site: Site) -> Site:
+    """Declare an alias to an address elsewhere, whose mail server verify can try."""
     site.settings_file.write_text(
         site.settings_file.read_text().replace("\naliases:\n", "\naliases:\n  out@example.test: you@outside.test\n")
     )
     return site
 
 
-def by_status(outcomes: list[Outcome]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for one in outcomes:
-        found.setdefault(one.status, set()).add(one.check)
-    return found
+def group_by_status(outcomes: list[Outcome]) -> dict[str, set[str]]:
+    checks: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        checks.setdefault(outcome.status, set()).add(outcome.check)
+    return checks

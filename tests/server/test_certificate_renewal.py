@@ -1,4 +1,4 @@
-"""Whether a certificate is asked for, for which names, and whether the operator hears of a failure."""
+"""Certificates are requested when they are needed, for the right names, and failures are reported."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Certificates by ACME: what is declared fits together, and says what it wants where it does not."""
+"""Settings of certificates by ACME fit together; a conflict names the setting and the remedy."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def parse_acme(acme: dict[str, str] | None = None, mode: str = "acme", **more: A
     )
 
 
-def test_one_word_is_enough() -> None:
+def test_mode_acme_alone_means_lets_encrypt_over_http() -> None:
     tls = parse_acme().tls
     assert (tls.acme.directory, tls.acme.challenge, tls.answers_on_port_80) == (LETS_ENCRYPT, "http-01", True)
     assert parse_acme().certificate_names == ("mail.example.org",)
@@ -47,7 +47,7 @@ REFUSED: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("acme", "more", "field", "expected"), REFUSED, ids=[row[2] + "-" + row[3] for row in REFUSED])
-def test_what_does_not_fit_is_told_at_its_place(
+def test_a_conflict_names_its_setting_and_the_remedy(
     acme: tuple[Any, ...], more: dict[str, Any], field: str, expected: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_told_at_its_place(
     assert expected in messages[field]
 
 
-def test_who_has_a_web_server_on_port_80_uses_the_dns() -> None:
+def test_with_dns_01_port_80_is_free_for_other_programs() -> None:
     tls = parse_acme(DNS_01 | {"provider": "rfc2136"}, ssh={"port": 80}, firewall={"open": ["https"]}).tls
     assert not tls.answers_on_port_80
 
@@ -69,6 +69,6 @@ def test_who_has_a_web_server_on_port_80_uses_the_dns() -> None:
         ("https://letsencrypt.org.example.net/directory", ""),
     ],
 )
-def test_the_issuer_is_known_by_the_host_of_its_directory(directory: str, issuer: str) -> None:
+def test_the_issuer_follows_from_the_host_of_its_directory(directory: str, issuer: str) -> None:
     assert parse_acme({"directory": directory}).tls.issuer == issuer
     assert parse_acme(mode="self-signed").tls.issuer == ""

@@ -1,4 +1,4 @@
-"""Accounts are added, changed and removed in place: nothing else changes, and nothing at all when it would break."""
+"""Accounts are edited in place: nothing else changes, and nothing at all if the result would be invalid."""
 
 import re
 import stat
@@ -113,7 +113,7 @@ def test_line_ends_and_byte_order_mark_are_kept(mail_yml: Inventory, break_: str
         ("carl@example.org", OTHER, "", "2 gigs", "500M or 2G"),
     ],
 )
-def test_what_would_not_be_valid_is_not_added(
+def test_an_invalid_account_is_not_added(
     mail_yml: Inventory, address: str, hash_: str, name: str, quota: str, why: str
 ) -> None:
     message = refuse(mail_yml, address, hash_, name, quota)
@@ -122,14 +122,14 @@ def test_what_would_not_be_valid_is_not_added(
     assert HASH not in message
 
 
-def test_a_file_that_is_wrong_already_is_told_as_it_is(mail_yml: Inventory) -> None:
+def test_problems_that_the_file_has_already_are_reported_with_their_lines(mail_yml: Inventory) -> None:
     broken = mail_yml.change("quota: 2G", "quota: 2 gigs")
     assert f"{mail_yml.path}:{line_of(COMPLETE, 'quota: 2G')}: accounts[0].quota" in refuse(
         broken, "carl@example.org", OTHER
     )
 
 
-def test_an_account_may_be_what_the_file_was_wrong_without(mail_yml: Inventory) -> None:
+def test_a_file_that_only_lacks_the_new_account_can_be_edited(mail_yml: Inventory) -> None:
     changed = mail_yml.change("someone@elsewhere.example", "carl@example.org")
     assert changed.problem().field == "aliases[away@example.org][0]"
     edit_accounts.add_account(changed.path, "carl@example.org", OTHER)
@@ -150,7 +150,7 @@ def test_a_layout_that_cannot_be_edited_in_place_is_refused_with_advice(mail_yml
 
 
 @pytest.mark.parametrize("accounts_", ["text", "{a: b}", "[text]", "[[a]]", "\n  - text"])
-def test_accounts_that_are_none_are_refused_as_load_does(mail_yml: Inventory, accounts_: str) -> None:
+def test_accounts_of_another_kind_are_refused_with_the_message_of_load(mail_yml: Inventory, accounts_: str) -> None:
     mail_yml.write(f"{LEAST}accounts: {accounts_}\n")
     assert refuse(mail_yml, "carl@example.org", OTHER) == mail_yml.message()
 
@@ -177,14 +177,14 @@ def test_a_password_is_changed_and_nothing_else(mail_yml: Inventory, address: st
         (f"password:\n      # old\n      {HASH[10:]} # x\n", f"password:\n      # old\n      '{OTHER}' # x\n"),
     ],
 )
-def test_whatever_the_password_was_the_new_one_takes_its_place(mail_yml: Inventory, old: str, new: str) -> None:
+def test_the_new_password_replaces_the_old_one_however_it_was_written(mail_yml: Inventory, old: str, new: str) -> None:
     head = LEAST + "accounts:\n  - address: x@example.org\n    "
     mail_yml.write(head + old)
     edit_accounts.set_password(mail_yml.path, "x@example.org", OTHER)
     assert mail_yml.path.read_text() == head + new
 
 
-def test_the_password_of_nobody_is_refused_with_the_nearest_address(mail_yml: Inventory) -> None:
+def test_an_unknown_address_is_refused_with_the_nearest_known_one(mail_yml: Inventory) -> None:
     assert "Did you mean anna@example.org?" in refuse(
         mail_yml, "ana@example.org", OTHER, call=edit_accounts.set_password
     )
@@ -206,7 +206,7 @@ def test_an_account_is_removed_and_nothing_else(mail_yml: Inventory) -> None:
     assert mail_yml.path.read_text() == COMPLETE.replace("aliases:\n", ITEM.replace("carl", "dora") + "aliases:\n")
 
 
-def test_an_account_that_something_leads_to_stays(mail_yml: Inventory) -> None:
+def test_an_account_that_is_the_target_of_an_alias_stays(mail_yml: Inventory) -> None:
     message = refuse(mail_yml, "anna@example.org", call=edit_accounts.remove_account)
     assert message.startswith("anna@example.org is not removed, the file is as it was.")
     assert f"{mail_yml.path}: aliases[info@example.org][0]" in message
@@ -309,7 +309,7 @@ def test_the_file_is_replaced_and_never_written_to(mail_yml: Inventory) -> None:
     assert hard_link.read_text() == COMPLETE
 
 
-def test_a_directory_that_takes_no_file_is_told(mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_file(mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -339,7 +339,7 @@ def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory
 # At the same time
 
 
-def test_many_who_add_accounts_at_once_lose_none(mail_yml: Inventory) -> None:
+def test_accounts_added_by_many_processes_at_once_are_all_kept(mail_yml: Inventory) -> None:
     added = [f"new{number}@example.org" for number in range(12)]
     program = (
         "import sys; from pathlib import Path; from mailkeep.settings import edit_accounts; "
@@ -351,7 +351,7 @@ def test_many_who_add_accounts_at_once_lose_none(mail_yml: Inventory) -> None:
 
 
 @pytest.mark.parametrize("call", [edit_accounts.add_account, edit_accounts.set_password])
-def test_what_an_editor_saves_in_between_stays(
+def test_a_change_by_an_editor_in_between_is_kept(
     mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None]
 ) -> None:
     real = edit_accounts.parse_settings

@@ -1,4 +1,4 @@
-"""A key that has another name today goes on working under the old one, which is noted; both at once are refused."""
+"""A renamed key still works under its old name, which is noted; both at once are refused."""
 
 import pytest
 from settings_samples import WITHOUT_GUARD, Inventory, line_of

@@ -1,4 +1,4 @@
-"""What is valid loads, and means what it says."""
+"""Valid files load, and every value means what is written."""
 
 import time
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
     assert settings.message_size == 30 * 2**20
 
 
-def test_a_certificate_of_ones_own_reaches_the_model_too(mail_yml: Inventory) -> None:
+def test_a_certificate_of_the_operators_reaches_the_model_too(mail_yml: Inventory) -> None:
     tls = mail_yml.write(COMPLETE_WITH_FILES).load().tls
     assert (tls.mode, tls.certificate) == ("files", "chain.pem")
 
@@ -100,7 +100,7 @@ def test_the_samples_have_every_section_and_every_setting() -> None:
     assert [name for name in names if name not in by_acme | with_files] == [], "settings that no sample has"
 
 
-def test_the_example_to_read_loads_and_says_what_makes_an_inventory_of_ones_own() -> None:
+def test_the_example_loads_and_names_the_command_that_makes_an_inventory() -> None:
     example = ROOT / "inventories/example/mail.yml"
     assert load_settings(example).accounts == ()
     assert "`mailkeep init NAME" in example.read_text().splitlines()[0]
@@ -112,7 +112,7 @@ def test_one_number_of_a_ceiling_leaves_the_other_at_its_default(mail_yml: Inven
     assert guard.local.model_dump() == {"recipients_per_hour": 100, "recipients_per_day": 500}
 
 
-def test_what_is_left_out_or_left_empty_has_its_default(mail_yml: Inventory) -> None:
+def test_a_setting_that_is_absent_or_empty_has_its_default(mail_yml: Inventory) -> None:
     least = "host: {name: mail.example.org, addresses: [203.0.113.25]}\ndomains: [example.org]\n"
     least += "admin: {addresses: [you@example.com]}\n"
     settings = mail_yml.write(least).load()
@@ -137,7 +137,7 @@ def test_a_number_is_decimal_or_refused(mail_yml: Inventory, written: str, port:
         assert changed.load().ssh.port == port
 
 
-def test_settings_are_made_from_python_values_just_as_well(mail_yml: Inventory) -> None:
+def test_settings_can_be_made_from_python_values(mail_yml: Inventory) -> None:
     data = yaml.safe_load(COMPLETE)
     assert Settings.model_validate(data) == mail_yml.load()
     with pytest.raises(ValidationError, match="port"):
@@ -158,12 +158,12 @@ def test_line_ends_and_byte_order_mark_of_windows_make_no_difference(mail_yml: I
 @pytest.mark.parametrize(
     "address", ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "9.9.9.9", "2620:fe::9"]
 )
-def test_public_and_documentation_addresses_will_do_for_a_host(mail_yml: Inventory, address: str) -> None:
+def test_a_host_may_have_public_and_documentation_addresses(mail_yml: Inventory, address: str) -> None:
     changed = mail_yml.change("203.0.113.25", f'"{address}"')
     assert ip_address(address) in changed.load().host.addresses
 
 
-def test_a_hash_never_shows_in_what_settings_print(mail_yml: Inventory) -> None:
+def test_no_repr_of_settings_shows_a_hash(mail_yml: Inventory) -> None:
     settings = mail_yml.load()
     assert HASH not in repr(settings) + str(settings)
 
@@ -174,7 +174,7 @@ def test_settings_cannot_be_changed_after_they_were_checked(mail_yml: Inventory)
         settings.ssh.port = 25  # type: ignore[misc]
 
 
-def test_an_accounts_limits_are_its_own_then_those_of_all_then_a_persons(mail_yml: Inventory) -> None:
+def test_an_account_has_its_own_limits_then_those_of_all_then_the_defaults(mail_yml: Inventory) -> None:
     text = WITHOUT_GUARD.replace(ACCOUNT_LIMITS, "    limits: {messages_per_hour: 100}\n")
     settings = mail_yml.write(f"{text}guard: {{limits: {{messages_per_hour: 70, messages_per_day: 400}}}}\n").load()
     anna, other = (settings.effective_limits(account.limits) for account in settings.accounts[:2])
@@ -210,7 +210,7 @@ def test_a_long_chain_of_aliases_loads(mail_yml: Inventory) -> None:
 # JSON Schema
 
 
-def test_the_schema_takes_what_loads_and_editors_read_alike(mail_yml: Inventory) -> None:
+def test_the_schema_accepts_valid_files(mail_yml: Inventory) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for text in (
         COMPLETE,

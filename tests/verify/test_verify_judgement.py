@@ -72,7 +72,7 @@ def test_a_certificate_that_a_service_has_not_loaded_is_reported_by_port(run_che
     assert "port 25" not in outcome.observed
 
 
-def test_a_promise_that_could_not_be_observed_is_broken(target: Target) -> None:
+def test_a_check_that_could_observe_nothing_fails(target: Target) -> None:
     result = ProbeResult({"queue": {"error": "RuntimeError: postqueue: exit 69"}}, START)
 
     [outcome] = [outcome for outcome in judge_results([(target, result)]) if outcome.check == "the_queue_is_short"]

@@ -5,8 +5,8 @@ import pytest
 from mailkeep.verify import report
 from mailkeep.verify.outcome import Outcome
 
-KEPT = Outcome("mail", "a", "Nobody relays", "passed")
-BROKEN = Outcome("mail", "b", "No login on port 25", "failed", "no AUTH", "250 AUTH", "Run `mailkeep deploy home`.")
+PASSED = Outcome("mail", "a", "Nobody relays", "passed")
+FAILED = Outcome("mail", "b", "No login on port 25", "failed", "no AUTH", "250 AUTH", "Run `mailkeep deploy home`.")
 WARNING = Outcome("mail", "c", "No reboot is due", "warning", "none", "due for 3 days", "`systemctl reboot`.")
 SKIPPED = Outcome("mail", "d", "The clock is kept", "skipped", observed="in a container")
 
@@ -16,29 +16,29 @@ def print_report(capsys: pytest.CaptureFixture[str], *outcomes: Outcome) -> str:
     return capsys.readouterr().out
 
 
-def test_each_promise_has_a_line_and_a_broken_one_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.rstrip() for line in print_report(capsys, KEPT, BROKEN, WARNING, SKIPPED).splitlines()]
+def test_each_check_has_a_line_and_a_failed_one_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.rstrip() for line in print_report(capsys, PASSED, FAILED, WARNING, SKIPPED).splitlines()]
     assert lines == [
         "mail",
         "  ✓ Nobody relays",
         "  ✗ No login on port 25",
         "    expected  no AUTH",
-        "    seen      250 AUTH",
+        "    observed  250 AUTH",
         "    to do     Run `mailkeep deploy home`.",
         "  ! No reboot is due",
         "    expected  none",
-        "    seen      due for 3 days",
+        "    observed  due for 3 days",
         "    to do     `systemctl reboot`.",
         "  - The clock is kept (in a container)",
-        "1 promise kept, 1 broken, 1 warning, 1 not for this server; 1.3 s",
+        "1 check passed, 1 failed, 1 warning, 1 skipped; 1.3 s",
     ]
 
 
 def test_only_terminals_get_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "\x1b" not in print_report(capsys, KEPT, BROKEN)
+    assert "\x1b" not in print_report(capsys, PASSED, FAILED)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    assert "\x1b" in print_report(capsys, KEPT, BROKEN)
+    assert "\x1b" in print_report(capsys, PASSED, FAILED)
 
 
 def test_a_servers_output_neither_controls_the_terminal_nor_is_markup(capsys: pytest.CaptureFixture[str]) -> None:

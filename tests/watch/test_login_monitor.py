@@ -39,7 +39,8 @@ def test_a_login_from_a_new_network_is_reported_but_not_the_first_one(monitor: L
         monitor.read_message(login_line(address))
     (notification,) = wait(5)
     assert notification.text.count("\n") == 1
-    assert f"{ANNA} has read mail from a network that is new to it: 2001:db8::1" in notification.text
+    expected = f"{ANNA} has read mail from a network that is new to it: 2001:db8::1; if that is somebody else, "
+    assert f"{expected}`mailkeepctl freeze {ANNA}`" in notification.text
 
 
 def test_a_botnet_with_the_right_password_is_reported_a_few_times(monitor: LoginMonitor, wait: Wait) -> None:
@@ -132,7 +133,10 @@ def test_mail_that_does_not_reach_the_mailboxes_is_reported(monitor: LoginMonito
     for _ in range(200):
         monitor.read_message(deferred_line(LOST))
     text = join_texts(wait(3600))
-    assert f"Mail is not delivered to the mailboxes, and waits in the queue: {LOST}" in text
+    assert (
+        f"Mail is not delivered to the mailboxes, and waits in the queue: {LOST}; `systemctl status dovecot` says why"
+        in text
+    )
     assert text.count("\n") == 1, "though there is a line for each"
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mailkeep_server.common.certificates import CertificateError
 from mailkeep_server.watch import alert_queue, sensors
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.mail_flow import DeliverySensor
@@ -21,6 +22,9 @@ from mailkeep_server.watch.sensors import (
     build_sensors,
     is_running,
 )
+
+SHOWS = ": `du -xh / | sort -h | tail` shows by what"
+RENEW = ": docs/certificates.md says how to renew it"
 
 # --- disks
 
@@ -75,7 +79,7 @@ def test_a_disk_is_a_trouble_at_its_bound_and_not_below(root: Disk) -> None:
     assert sensor.find_troubles() == {}
     root.used_blocks = 720
     assert sensor.find_troubles() == {
-        "1": ("The disk of / is 80 % full, and 0 % of its inodes are used", "The disk of / has room again")
+        "1": (f"The disk of / is 80 % full, and 0 % of its inodes are used{SHOWS}", "The disk of / has room again")
     }
     root.used_blocks = 900
     assert "100 % full" in sensor.find_troubles()["1"][0]
@@ -100,7 +104,7 @@ def test_used_up_inodes_fill_a_disk_too(root: Disk) -> None:
     root.used_inodes = 799
     assert sensor.find_troubles() == {}
     root.used_inodes = 800
-    assert sensor.find_troubles()["1"][0] == "The disk of / is 0 % full, and 80 % of its inodes are used"
+    assert sensor.find_troubles()["1"][0] == f"The disk of / is 0 % full, and 80 % of its inodes are used{SHOWS}"
     root.used_inodes = 781
     assert sensor.find_troubles(), "the slack holds for inodes as well"
     root.used_inodes = 779
@@ -138,7 +142,7 @@ def test_the_disks_of_mail_and_logs_are_measured() -> None:
 # --- certificate
 
 
-@pytest.mark.parametrize(("days", "text"), [(100, ""), (5, "The certificate ends in 5 days")])
+@pytest.mark.parametrize(("days", "text"), [(100, ""), (5, f"The certificate ends in 5 days{RENEW}")])
 def test_the_certificate_is_read_again_when_it_has_changed(tmp_path: Path, days: int, text: str) -> None:
     file = tmp_path / "certificate.pem"
     sensor = CertificateSensor(file, 14)
@@ -160,17 +164,33 @@ def test_an_expired_certificate_is_a_trouble(tmp_path: Path) -> None:
     file.touch()
     sensor = CertificateSensor(file, 14)
     sensor.read_version, sensor.not_after = file.stat().st_mtime_ns, time.time() - 1
-    assert sensor.find_troubles()["end"] == ("The certificate has expired", "The certificate was renewed")
+    assert sensor.find_troubles()["end"] == (f"The certificate has expired{RENEW}", "The certificate was renewed")
 
 
 # --- jails
+
+
+def test_an_openssl_that_hangs_does_not_hold_up_the_other_sensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CertificateSensor.READ_TIMEOUT <= 5, "the loop must come round before systemd's watchdog ends it (30 s)"
+    (tmp_path / "openssl").write_text("#!/bin/sh\nexec sleep 30\n")
+    (tmp_path / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(CertificateSensor, "READ_TIMEOUT", 0.1)
+    file = tmp_path / "server.pem"
+    file.write_text("")
+    with pytest.raises(CertificateError, match="did not end"):
+        CertificateSensor(file, 14).find_troubles()
 
 
 def test_faults_of_the_jails_and_the_absence_of_proofs_are_troubles(tmp_path: Path) -> None:
     sensor = JailProofSensor(tmp_path / "jails.json")
     assert sensor.find_troubles() == {}
     sensor.file.write_text(json.dumps({"turn": 4, "faults": {"dovecot": ["jail dovecot: it bans x, nft has no set"]}}))
-    assert sensor.find_troubles()["dovecot"][0] == "The jail dovecot does not ban: it bans x, nft has no set"
+    assert sensor.find_troubles()["dovecot"][0] == (
+        "The jail dovecot does not ban: it bans x, nft has no set. `systemctl restart fail2ban` may help"
+    )
     sensor.file.write_text(json.dumps({"turn": 8, "faults": {}}))
     assert sensor.find_troubles() == {}
     sensor.start -= 2 * JailProofSensor.MAX_AGE

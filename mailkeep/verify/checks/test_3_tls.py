@@ -59,7 +59,7 @@ def test_the_declared_certificate_is_shown(
         raise CheckFailedError(
             f"a certificate for {', '.join(names)}",
             _describe(expected),
-            _REQUEST if by_acme else "Import a certificate for these names with `mailkeep tls`, and deploy.",
+            _REQUEST if by_acme else "Import a certificate for these names with `mailkeep tls import`, and deploy.",
         )
 
 
@@ -70,7 +70,7 @@ def test_the_certificate_lasts(observed: ProbeResult, settings: Settings, secret
     """
     if settings.tls.mode != "acme":
         faults = _find_expiry(_load_declared(secrets))
-        remedy = "Renew it, import it with `mailkeep tls`, and deploy."
+        remedy = "Renew it, import it with `mailkeep tls import`, and deploy."
     else:
         shown, declared = next(iter(_load_shown(observed).values())), _load_declared(secrets)
         faults = [*_find_expiry(shown), *_find_acme_faults(shown, declared, settings.certificate_names)]
