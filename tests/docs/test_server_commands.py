@@ -401,6 +401,7 @@ def test_a_server_moves_to_another_machine(lab: Lab, world: World, readme_invent
     follow_document("rebuild.md", world)
 
 
+@pytest.mark.slow
 def test_every_document_with_server_commands_is_followed() -> None:
     maintenance = {"dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"}
     followed = {"README.md", "first-server.md", "rebuild.md"} | maintenance
