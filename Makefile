@@ -11,12 +11,13 @@ drills: bootstrap
 	@.venv/bin/mailkeep drill all
 
 test: test-fast
+	.venv/bin/pytest -m "slow and not lab and not wheel" -n 3 --dist worksteal
 	.venv/bin/pytest -m "lab or wheel" -n 3 --dist loadfile --durations 12
 	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
 	.venv/bin/python -m slipcover --source mailkeep,mailkeep_server --json --out .coverage.json \
-	  -m pytest -m "not lab and not wheel" -n 3 --dist worksteal
+	  -m pytest -m "not lab and not wheel and not slow" -n 3 --dist worksteal
 	@.venv/bin/python scripts/print_coverage.py .coverage.json
 
 lint: bootstrap

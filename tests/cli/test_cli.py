@@ -89,6 +89,7 @@ def test_the_command_starts_without_the_libraries_that_only_some_commands_need()
     assert not {"pydantic", "cryptography", "pyinfra", "dns", "matplotlib", "testinfra", "zxcvbn"} & {*modules}
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_and_inventories(home: Path) -> None:
     root = home.parent.parent
     for words, completed in {
@@ -188,6 +189,7 @@ def test_a_user_without_a_name_is_an_error_before_anything_connects(
     assert "54321" in result.err
 
 
+@pytest.mark.slow
 def test_an_output_encoding_without_a_character_stops_nothing(home: Path) -> None:
     point_host_at(home, 1)
     root = home.parent.parent
@@ -260,6 +262,7 @@ def point_host_at(home: Path, port: int) -> None:
     (home / "inventory.py").write_text(f"hosts = [('mail.example.org', {data!r})]\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["deploy", "verify"])
 def test_a_host_that_does_not_answer_ends_with_1_and_its_name(command: str, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -274,6 +277,7 @@ def test_a_host_that_does_not_answer_ends_with_1_and_its_name(command: str, home
     assert "Traceback" not in process.stdout + process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("json_option", [(), ("--json",)], ids=["", "--json"])
 def test_a_deploy_that_cannot_connect_gives_the_ssh_command_that_must_work(
     home: Path, json_option: tuple[str, ...]
@@ -289,6 +293,7 @@ def test_a_deploy_that_cannot_connect_gives_the_ssh_command_that_must_work(
     assert f"`ssh -p {port} 127.0.0.1` must log in without asking anything." in error
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130(home: Path, silent_host: socket.socket) -> None:
     root = home.parent.parent
     process = subprocess.Popen(
@@ -375,6 +380,7 @@ def test_a_generated_password_is_shown_once_and_written_nowhere(verb: str, home:
     assert not [path for path, content in read_all_files(home.parent.parent).items() if shown.encode() in content]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "inventory", "stdout"),
     [
@@ -432,6 +438,7 @@ def test_an_unacceptable_password_changes_nothing_and_is_not_repeated(
 # --- at a terminal
 
 
+@pytest.mark.slow
 def test_a_terminal_asks_twice_and_shows_nothing_of_what_is_typed(home: Path) -> None:
     terminal = Terminal(home.parent.parent, "account", "passwd", "home", "anna@example.org")
     terminal.wait_for("Password for anna@example.org: ")
@@ -443,6 +450,7 @@ def test_a_terminal_asks_twice_and_shows_nothing_of_what_is_typed(home: Path) ->
     assert can_log_in(home, "anna@example.org", PASSWORD)
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_the_question_ends_with_130_and_changes_nothing(home: Path) -> None:
     before = read_all_files(home)
     terminal = Terminal(home.parent.parent, "account", "passwd", "home", "anna@example.org")
@@ -452,6 +460,7 @@ def test_an_interrupt_at_the_question_ends_with_130_and_changes_nothing(home: Pa
     assert read_all_files(home) == before
 
 
+@pytest.mark.slow
 def test_colour_is_for_terminals_only(home: Path, mailkeep: Run) -> None:
     terminal = Terminal(home.parent.parent, "dns", "home")
     assert terminal.wait_for_end() == 0
@@ -490,6 +499,7 @@ def test_reencrypt_gives_a_colleague_access_to_the_vault(home: Path, mailkeep: R
     assert all(theirs.read(name) for name in theirs.names())
 
 
+@pytest.mark.slow
 def test_the_schema_accepts_the_mail_yml_and_refuses_a_misspelt_setting(home: Path, mailkeep: Run) -> None:
     schema = json.loads(mailkeep("schema").out)
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -572,6 +582,7 @@ def test_an_invalid_resolver_is_an_error(command: tuple[str, ...], mailkeep: Run
         assert repr(resolver) in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_blocklists_that_do_not_answer_are_not_reported_as_clear(
     mailkeep: Run, monkeypatch: pytest.MonkeyPatch

@@ -99,6 +99,7 @@ def test_without_a_terminal_a_sudo_that_asks_for_a_password_is_an_error(
     assert "NOPASSWD" in result.out + result.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("password_sudo")
 @pytest.mark.parametrize(("typed", "code"), [("open sesame", 0), ("open barley", 1)])
 def test_at_a_terminal_sudos_password_is_asked_for_and_shown_nowhere(typed: str, code: int, home: Path) -> None:
@@ -112,6 +113,7 @@ def test_at_a_terminal_sudos_password_is_asked_for_and_shown_nowhere(typed: str,
     assert ("first: sudo: 1 incorrect password attempt. " in terminal.output) == (code == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["account add home bert@example.org", "relay home", "plan home"])
 def test_a_closed_standard_input_counts_as_empty(command: str, home: Path) -> None:
     process = run_without_terminal(home, f"exec {MAILKEEP} {command} <&-")

@@ -12,6 +12,7 @@ from scripts import make_manual
 PAGES = ("mailkeep.1", "mailkeepctl.8", "mail.yml.5")
 
 
+@pytest.mark.slow
 def test_the_pages_are_current() -> None:
     written = {file.name: file.read_text() for file in make_manual.TARGET.iterdir()}
     assert written == make_manual.make_pages(), "run `make manual`"

@@ -72,6 +72,7 @@ def cut_value(value: str, record_type: str) -> tuple[str, ...]:
     return (value[: len(value) * 2 // 3],)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutate", [change_value, drop_value, double_value, cut_value])
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.name} {record.type}")
 def test_a_changed_record_is_reported_by_its_name_and_nothing_else_is(

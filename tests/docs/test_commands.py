@@ -46,6 +46,7 @@ def readme_inventory(tmp_path_factory: pytest.TempPathFactory) -> Workstation:
     return workstation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", GUIDES)
 def test_its_commands_and_settings_work_on_the_readers_machine(
     document: str, readme_inventory: Workstation, tmp_path: Path
@@ -65,6 +66,7 @@ def test_its_commands_and_settings_work_on_the_readers_machine(
             workstation.run(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_process", [True, False])
 def test_a_command_that_fails_fails_its_document(in_process: bool, tmp_path: Path) -> None:
     workstation = Workstation(tmp_path, in_process=in_process)

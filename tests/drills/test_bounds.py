@@ -61,6 +61,7 @@ def test_each_bound_can_be_missed(worse: dict[str, object], miss: str) -> None:
     assert replace(WITHIN_BOUNDS, **worse).misses == [miss]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_equal_results_make_equal_pictures(tmp_path: Path) -> None:
     from mailkeep.drills import picture  # importing matplotlib takes half a second, which only this test needs
 

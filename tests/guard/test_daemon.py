@@ -77,6 +77,7 @@ def test_requests_that_arrive_together_are_answered_in_order(start_guard: StartG
     assert [answer[:12] for answer in answers.split(b"\n\n")[:5]] == [b"action=DUNNO"] * 3 + [b"action=450 4"] * 2
 
 
+@pytest.mark.slow
 def test_a_kill_under_load_loses_no_accepted_message(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS)
     accepted = [0] * 8
@@ -112,6 +113,7 @@ def test_after_a_kill_the_limit_is_still_exact(start_guard: StartGuard) -> None:
         assert [ask_guard(client, build_request())[:5] for _ in range(4)] == ["DUNNO", "DUNNO", "450 4", "450 4"]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_in_order(start_guard: StartGuard) -> None:
     running = start_guard()
     with running.open_connection() as client:
@@ -202,6 +204,7 @@ def test_nobody_else_can_lock_the_database(start_guard: StartGuard) -> None:
         sqlite3.connect(running.state / "guard.db", timeout=0).execute("BEGIN IMMEDIATE")
 
 
+@pytest.mark.slow
 def test_a_freeze_that_cannot_be_written_holds_and_nobody_else_waits(start_guard: StartGuard) -> None:
     """Somebody holds the lock of the list, such as a program that was stopped in the middle."""
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1}, freeze=FREEZE)
@@ -223,6 +226,7 @@ def test_a_freeze_that_cannot_be_written_holds_and_nobody_else_waits(start_guard
         assert ask_guard(client, build_request()).startswith("521")
 
 
+@pytest.mark.slow
 def test_a_freeze_by_hand_is_an_event_within_two_seconds(start_guard: StartGuard) -> None:
     running = start_guard()
     file = running.state / "frozen" / "accounts"
@@ -362,6 +366,7 @@ def test_aborted_messages_leave_nothing_behind(new_setup: NewSetup) -> None:
     assert max(len(setup.judge._open), len(setup.judge.ledger._pending), len(setup.judge._refused)) <= 2000
 
 
+@pytest.mark.slow
 def test_5000_connections_at_once_are_survived_in_little_memory(start_guard: StartGuard) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 6000:

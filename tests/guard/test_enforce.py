@@ -79,6 +79,7 @@ def test_only_the_login_s_mail_is_held_and_held_mail_is_not_read_again(queue: Fa
     assert [message.queue_id for message in enforce.read_queue(ANNA, [ANNA])] == ["A1"]
 
 
+@pytest.mark.slow
 def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: FakeQueue) -> None:
     """With the memory that the watch may use, neither an endless message nor a long queue kills it."""
     queue.install_program("postcat", PROGRAMS["postcat"].replace('cat "$HERE/message"', "yes 'Subject: \U0001f600'"))

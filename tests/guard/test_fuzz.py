@@ -10,6 +10,7 @@ from guard_fuzz import MODES, Fuzzer
 from guard_samples import GuardProcess
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", MODES, ids=["enforce", "learn"])
 def test_a_few_thousand_malformed_requests_change_nothing(
     start_guard: Callable[..., GuardProcess], changes: dict[str, Any]

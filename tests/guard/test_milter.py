@@ -187,6 +187,7 @@ def test_programs_on_the_server_are_counted_by_recipient_and_wait_above_their_ce
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_message_takes_much_memory(new_setup: NewSetup) -> None:
     setup = new_setup(limits=NO_LIMITS | LIMITS)
     session = open_session(setup)

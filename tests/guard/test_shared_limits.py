@@ -161,6 +161,7 @@ async def hang_store(timeout: float, retry: float) -> Waits:
     return Waits(seconds, len(connections) - earlier_attempts, notices)
 
 
+@pytest.mark.slow
 def test_when_the_store_hangs_no_message_waits_longer_than_a_single_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """They do not wait one after another; and however many come meanwhile, the store is asked again in time."""
     monkeypatch.setattr(shared_counter, "ANSWER_TIMEOUT", 0.2)

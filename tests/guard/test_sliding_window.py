@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import hypothesis
+import pytest
 from hypothesis import strategies
 
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, SendHistory, Usage
@@ -32,6 +33,7 @@ class Model:
         return next(at for at in moments if getattr(self.usage_within(at, window), column) + more <= limit)
 
 
+@pytest.mark.slow
 @hypothesis.given(strategies.lists(strategies.one_of(SEND, SEND, SEND, UNCOUNT, FORGET), max_size=30))
 def test_a_window_holds_what_was_sent_in_it_at_any_moment(steps: list[tuple]) -> None:
     history, model, now, forgotten_at = SendHistory(), Model(), 10 * DAY, 0

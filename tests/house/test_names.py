@@ -71,6 +71,7 @@ def split_sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`\"(])|;\s", text)
 
 
+@pytest.mark.slow
 def test_no_filler_names() -> None:
     names = [(name, path, line) for path, tree in read_sources().items() for name, line in bindings(tree)]
     fillers = [f"{path.relative_to(ROOT)}:{line}: {name}" for name, path, line in names if name.strip("_") in FILLERS]
@@ -78,6 +79,7 @@ def test_no_filler_names() -> None:
     assert len(fillers) <= MAX_FILLERS * len(names), "\n".join(fillers)
 
 
+@pytest.mark.slow
 def test_most_functions_are_verb_and_noun() -> None:
     names = [name for tree in read_sources().values() for name in functions(tree)]
     one_word = [name for name in names if "_" not in name]
@@ -85,6 +87,7 @@ def test_most_functions_are_verb_and_noun() -> None:
     assert len(one_word) < MAX_ONE_WORD_FUNCTIONS * len(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directory", DIRECTORIES)
 def test_sentences_are_short(directory: str) -> None:
     long = [

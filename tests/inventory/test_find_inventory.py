@@ -95,6 +95,7 @@ shared = (["192.0.2.3", ("192.0.2.2", {"b": 2})], {**settings, "a": 3, "c": 4})
 """
 
 
+@pytest.mark.slow
 def test_hosts_and_their_data_are_those_that_pyinfra_finds(root: Path) -> None:
     file = root / "inventories" / "first" / "inventory.py"
     file.write_text(GROUPS)
@@ -137,6 +138,7 @@ def test_unusable_hosts_are_reported_with_the_reason(root: Path, written: str, m
     assert "inventory.py" in str(error.value)
 
 
+@pytest.mark.slow
 def test_pyinfra_alone_reports_a_missing_mail_yml_too(root: Path) -> None:
     file = root / "inventories" / "first" / "inventory.py"
     file.write_text('hosts = ["@local"]\n')

@@ -76,6 +76,7 @@ def test_the_longest_password_is_judged_at_once() -> None:
     assert time.process_time() - start < 0.5
 
 
+@pytest.mark.slow
 def test_a_generated_password_has_77_bits_is_easy_to_type_and_strong() -> None:
     generated = {generate_password() for _ in range(200)}
     assert len(generated) == 200

@@ -67,6 +67,7 @@ class World:
 def module_world(built_site: Site, internet: Internet) -> Iterator[World]:
     yield World(built_site, internet)
     built_site.publish(internet)
+    internet.publish("", name="evil")
 
 
 @pytest.fixture

@@ -253,6 +253,7 @@ def draw_files(draw: st.DrawFn) -> tuple[str, int]:
     return (text.rstrip("\r\n ") if draw(st.booleans()) else text), len(items)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=80)
 @hypothesis.given(draw_files())
 def test_adding_and_removing_gives_back_the_same_bytes(mail_yml: Inventory, file: tuple[str, int]) -> None:
@@ -265,6 +266,7 @@ def test_adding_and_removing_gives_back_the_same_bytes(mail_yml: Inventory, file
     assert mail_yml.path.read_bytes() == text.encode()
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=50)
 @hypothesis.given(draw_files(), st.integers(0, 3))
 def test_every_change_keeps_all_other_lines(mail_yml: Inventory, file: tuple[str, int], which: int) -> None:
@@ -339,6 +341,7 @@ def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory
 # At the same time
 
 
+@pytest.mark.slow
 def test_accounts_added_by_many_processes_at_once_are_all_kept(mail_yml: Inventory) -> None:
     added = [f"new{number}@example.org" for number in range(12)]
     program = (

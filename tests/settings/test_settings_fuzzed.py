@@ -50,6 +50,7 @@ def check_message(path: Path, message: str) -> None:
 Loads = Callable[[bytes], Settings | SettingsError]
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=200)
 @hypothesis.given(st.binary(max_size=300))
 def test_any_bytes_are_refused_with_a_message(loads: Loads, content: bytes) -> None:
@@ -62,6 +63,7 @@ YAML_TEXT = st.text(
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(YAML_TEXT)
 @example("\ufeff")
@@ -99,6 +101,7 @@ PARTS = re.split(r"(\W)", COMPLETE)
 DOCUMENT = yaml.safe_load(COMPLETE)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=120)
 @hypothesis.given(st.data())
 def test_a_valid_document_with_any_value_anywhere_loads_or_is_refused(loads: Loads, data: st.DataObject) -> None:
@@ -117,6 +120,7 @@ def test_a_valid_document_with_any_value_anywhere_loads_or_is_refused(loads: Loa
     loads(yaml.safe_dump(document, allow_unicode=data.draw(st.booleans())).encode())
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(
     st.lists(
@@ -132,6 +136,7 @@ def test_a_valid_document_with_pieces_of_text_replaced_loads_or_is_refused(
     loads("".join(parts).encode())
 
 
+@pytest.mark.slow
 def test_a_valid_document_cut_anywhere_loads_or_is_refused(loads: Loads) -> None:
     content = COMPLETE.encode()
     results = [loads(content[:length]) for length in range(0, len(content), 7)]
@@ -139,6 +144,7 @@ def test_a_valid_document_cut_anywhere_loads_or_is_refused(loads: Loads) -> None
     assert isinstance(loads(content), Settings)
 
 
+@pytest.mark.slow
 def test_a_valid_document_with_bits_flipped_loads_or_is_refused(loads: Loads) -> None:
     chance = random.Random(1)  # noqa: S311 - the same flips every time
     results = []
@@ -149,6 +155,7 @@ def test_a_valid_document_with_bits_flipped_loads_or_is_refused(loads: Loads) ->
     assert {type(result) for result in results} == {Settings, SettingsError}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -190,6 +190,7 @@ def format_many_accounts(number: int) -> str:
     return f"{head}accounts:\n{''.join(account.format(n) for n in range(number))}aliases:\n{aliases}{tail}"
 
 
+@pytest.mark.slow
 def test_ten_thousand_accounts_load_within_seconds_and_in_linear_time(mail_yml: Inventory) -> None:
     seconds = []
     for number in (1_000, 10_000):
@@ -268,10 +269,12 @@ def test_every_setting_is_described_and_its_example_is_valid(model: str, name: s
 # Reference
 
 
+@pytest.mark.slow
 def test_the_reference_is_what_the_models_say() -> None:
     assert reference.TARGET.read_text() == reference.render_reference(), "run: python -m mailkeep.settings.reference"
 
 
+@pytest.mark.slow
 def test_the_reference_names_every_setting() -> None:
     text = reference.render_reference()
     assert [name for _, name in list_properties() if f"| `{name}` |" not in text] == []

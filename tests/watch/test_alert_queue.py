@@ -93,6 +93,7 @@ def test_a_trouble_that_flaps_is_reported_a_few_times_only(alerts: AlertQueue, w
     assert len([line for line in lines(notifications) if "a runs again" in line]) == 4
 
 
+@pytest.mark.slow
 def test_an_attack_of_70000_tries_makes_a_handful_of_notifications(alerts: AlertQueue, wait: Wait) -> None:
     """Nine hours of it, with an event of each kind for each try, and with invented names."""
     notifications: list[Notification] = []
