@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long many hosts of one inventory take, compared with one, and how many lines are printed.
 
-Boots N copies of a built server in the lab. Then `mailkeep plan`, `verify` and `deploy` run there; nothing changes. They
-run with one host, with N, and with N beside three that are not reached. One of these is down. One is deaf: it accepts
-TCP and never answers. One refuses. With --fresh, N bare machines are built, too.
+Boots N copies of a built server in the lab. Then `mailkeep plan`, `verify` and `deploy` run there, and change nothing:
+with one host, with N, and with N beside three that are not reached. One of these is down. One is deaf: it accepts TCP
+and never answers. One refuses. With --fresh, N bare machines are built, too.
 
 All servers share this machine's processors with the command. Where these are few, many servers take longer because of
 themselves. So the command's own processor time is printed.
