@@ -14,11 +14,11 @@ PRIVATE_NETWORKS = tuple(
 
 def is_local_address(address: str) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as candidate:
-        try:
+    try:
+        with socket.socket(family) as candidate:  # a kernel may have no IPv6 at all
             candidate.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
