@@ -1,6 +1,6 @@
 """Reads the output of iptables-save(8) into the form of nft's rules, for `packet_path`.
 
-nft lists the tables of iptables-nft too, but does not say what a module of iptables matches: a rule for established
+nft lists the tables of iptables-nft too, but does not say what a module of iptables matches. A rule for established
 connections looks like one for all. Those of iptables-legacy it does not list.
 """
 

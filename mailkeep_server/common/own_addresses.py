@@ -23,12 +23,14 @@ def is_local_address(address: str) -> bool:
 
 
 def find_source_address(version: int) -> str | None:
-    """The address from which packets to the Internet leave; None without a route."""
+    """The address from which packets to the Internet leave; None without a route, or with link-local addresses alone:
+    nothing comes back to them."""
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as udp:
             udp.connect((DESTINATIONS[version], 9))
-            return str(udp.getsockname()[0])
+            address = str(udp.getsockname()[0])
+            return None if ip_address(address).is_link_local else address
     except OSError:
         return None
 

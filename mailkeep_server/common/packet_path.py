@@ -1,6 +1,6 @@
 """Where a packet ends: it follows nft's rules in their order, through every chain, as the kernel would.
 
-A condition that cannot be judged from the rules alone (a mark, a module of iptables) may hold or not, so a packet can
+A condition that cannot be judged from the rules alone (a mark, a module of iptables) may hold or not. So a packet can
 have several ends. Judged are packets that open a TCP connection to this server. The rules are those of
 `nft -j -t list ruleset` (libnftables-json(5)), which leaves out the elements of sets.
 """

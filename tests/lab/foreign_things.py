@@ -432,6 +432,7 @@ TROUBLESOME = (
             "jails_of_the_operator_ban_too?": ("no service is called imap3",),
             "nothing_was_added_to_the_services?": ("setting:/etc/fail2ban/jail.d/shop.conf@",),
         },
+        watch="The jail shop, which is not Mailkeep's, does not ban: no service is called imap3",
     ),
     Thing(
         "node_exporter and avahi, for everybody",
@@ -462,7 +463,11 @@ TROUBLESOME = (
     Thing(
         "an address that was taken away",
         "ip -6 addr del ADDRESS6/64 dev eth0",
-        verify={"the_server_has_the_declared_addresses": ("ADDRESS6: this machine does not have it",)},
+        verify={
+            "the_server_has_the_declared_addresses": (
+                "ADDRESS6: this machine does not have it; mail leaves from nowhere",
+            )
+        },
         watch="does not have the address ADDRESS6",
     ),
     Thing(
@@ -477,7 +482,7 @@ TROUBLESOME = (
         "keys restored with another owner",
         "chown 5000:5000 /etc/opendkim/keys/*.pem; systemctl restart opendkim",
         verify={
-            "mail_is_signed": ("OpenDKIM refuses it for now",),
+            "mail_is_signed": ("OpenDKIM refuses it for now after the headers: it cannot use its keys or tables",),
             "only_root_changes_the_configuration": ("/etc/opendkim/keys/",),
         },
         watch="is not signed, and cannot be sent",

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -87,6 +88,14 @@ def test_a_declared_address_that_is_not_there_is_a_trouble_except_behind_nat(
     troubles = AddressSensor(["127.0.0.1", "192.0.2.1"]).find_troubles()
     assert {*troubles} == ({"192.0.2.1"} if end else set())
     assert not end or end in troubles["192.0.2.1"][0]
+
+
+def test_mail_does_not_leave_from_a_link_local_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MagicMock()
+    client.__enter__.return_value.getsockname.side_effect = [("fe80::1", 9, 0, 2), ("2001:db8::9", 9, 0, 0)]
+    monkeypatch.setattr(own_addresses.socket, "socket", lambda *_: client)
+    assert own_addresses.find_source_address(6) is None
+    assert own_addresses.find_source_address(6) == "2001:db8::9"
 
 
 def test_without_ipv6_in_the_kernel_no_address_of_ipv6_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
