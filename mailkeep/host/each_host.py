@@ -67,7 +67,7 @@ def run_on_each(
                 name = queue.popleft()
                 reader, writer = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=_answer, args=(writer, name, action, turn, _is_at_terminal()), daemon=False
+                    target=_answer, args=(writer, name, action, turn, _find_terminal()), daemon=False
                 )
                 process.start()
                 writer.close()  # so that its end is noticed
@@ -102,17 +102,18 @@ def _collect_results(running: dict[Connection, _Run], timeout: float) -> Iterato
         yield HostResult(run.name, time.monotonic() - run.start, None, error)
 
 
-def _is_at_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()
+def _find_terminal() -> str:
+    """The terminal of standard input, such as /dev/pts/1, or nothing."""
+    return os.ttyname(sys.stdin.fileno()) if sys.stdin is not None and sys.stdin.isatty() else ""
 
 
 def _answer(
-    writer: Connection, name: str, action: Callable[[str], T], turn: AbstractContextManager[Any], at_terminal: bool
+    writer: Connection, name: str, action: Callable[[str], T], turn: AbstractContextManager[Any], terminal: str
 ) -> None:
     """The forked process: run the action, and send (its value, no error) or (None, the error)."""
     gevent.reinit()  # the parent may have used an event loop
-    if at_terminal:
-        sys.stdin = Path("/dev/tty").open()  # noqa: SIM115  # multiprocessing has closed it; with it, sudo may ask
+    if terminal:
+        sys.stdin = Path(terminal).open()  # noqa: SIM115  # multiprocessing has closed it; with it, sudo may ask
 
     def ask_in_turn(prompt: str = "Password: ") -> str:
         with turn:

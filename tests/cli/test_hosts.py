@@ -1,13 +1,15 @@
 """Commands that ask the hosts of an inventory try every host, and name those that failed."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from cli_samples import MAILKEEP, SSH, SUDO, Run, Terminal, write_program
+from cli_samples import MAILKEEP, SSH, SUDO, Run, Terminal, environment, write_program
 
 FREEZE = ("account", "freeze", "home", "anna@example.org")
 CTL = """\
@@ -206,3 +208,44 @@ def test_a_host_that_does_not_answer_does_not_delay_a_freeze_on_the_others(home:
     assert mailkeep(*FREEZE).code == 0
     order = Path("order").read_text().split()  # on each host the login, then the freeze
     assert (sorted(order[:4]), order[4:]) == (["first", "first", "second", "second"], ["deaf", "deaf"])
+
+
+@pytest.mark.usefixtures("password_sudo")
+def test_at_a_terminal_one_host_after_the_other_asks_for_its_password(home: Path) -> None:
+    write_program(home.parent.parent / "bin" / "python3", '#!/bin/sh\necho "{}"\n')
+    declare_hosts(home, "first", "second")
+    terminal = Terminal(home.parent.parent, "verify", "home")
+    for number in (1, 2):
+        while terminal.output.count(" sudo password: ") < number:
+            assert terminal.read_more()
+        terminal.type_text("open sesame\n")
+    assert terminal.wait_for_end() == 1
+    assert "2 with failed checks (first, second)" in terminal.output
+    assert "sesame" not in terminal.output
+    assert "Traceback" not in terminal.output
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy", "verify"])
+def test_an_interrupt_ends_all_hosts_with_130(command: str, home: Path) -> None:
+    root = home.parent.parent
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        data = {"mailkeep": str(home / "mail.yml"), "ssh_hostname": "127.0.0.1", "ssh_port": port}
+        (home / "inventory.py").write_text(f"hosts = {[(name, data) for name in ('mail1', 'mail2')]!r}\n")
+        process = subprocess.Popen(
+            [MAILKEEP, command, "home"],
+            cwd=root,
+            env=environment(root),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        deaf.settimeout(30)
+        connections = [deaf.accept()[0] for _ in range(2)]  # both hosts wait for the SSH banner
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        for connection in connections:
+            connection.close()
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
