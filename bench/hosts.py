@@ -41,6 +41,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("servers", metavar="N", nargs="?", type=int, default=8, help="how many (default: 8)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    arguments.add_argument("--only", choices=COMMANDS, action="append", help="measure only this; may be repeated")
     arguments.add_argument("--fresh", action="store_true", help="also build so many bare machines")
     options = arguments.parse_args()
     print(machine.describe_machine(), flush=True)
@@ -66,8 +67,8 @@ def main() -> None:
             f"{'command':15} {'hosts':>8} {'seconds':>8} {'ratio':>6} {'lines':>6} {'CPU of the command':>19}",
             flush=True,
         )
-        for name, command in COMMANDS.items():
-            compare(name, command, inventories, options.rounds)
+        for name in options.only or COMMANDS:
+            compare(name, COMMANDS[name], inventories, options.rounds)
 
 
 def boot_copies(lab: Lab, built: Site, number: int) -> list[Site]:

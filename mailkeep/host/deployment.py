@@ -65,6 +65,8 @@ def deploy_to_host(
             with connection.connect_host(name, data, check_for_changes=False) as host:
                 operations.extend(_run_operations(host, settings, parts))
         except connection.CONNECTION_ERRORS as exception:
+            if not operations:
+                log.warnings.clear()  # pyinfra's own advice about the connection
             error = _describe_error(exception, log.errors, name, data)
     return Deployment(tuple(operations), error, tuple(log.errors), tuple(log.warnings), log.is_new)
 
