@@ -17,10 +17,16 @@ commands = typer.Typer()
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Take over a host with a mail server that Mailkeep did not set up.")
 ]
+Full = Annotated[
+    bool,
+    typer.Option("--full", help="Print everything of each host. Default for a single host; of several, a line each."),
+]
 
 
 @commands.command("plan", epilog="Example: `mailkeep plan home`")
-def plan_deploy(name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, home: Home = None) -> None:
+def plan_deploy(
+    name: InventoryName, as_json: AsJson = False, adopt: Adopt = False, full: Full = False, home: Home = None
+) -> None:
     """Show what a deploy would change, with diffs. Changes nothing.
 
     Exit code 0: no changes; 2: changes; 1: an error."""
@@ -30,7 +36,7 @@ def plan_deploy(name: InventoryName, as_json: AsJson = False, adopt: Adopt = Fal
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
     refuse_nameless_user()
-    raise typer.Exit(host_plan.print_plan(directory, json=as_json, adopt=adopt))
+    raise typer.Exit(host_plan.print_plan(directory, json=as_json, adopt=adopt, full=full))
 
 
 @commands.command(
@@ -46,11 +52,11 @@ def deploy_inventory(
         bool, typer.Option("--no-verify", help="Skip the verification and the DNS check after the deploy.")
     ] = False,
     resolver: Resolver = "",
+    full: Full = False,
     home: Home = None,
 ) -> None:
     """Make the host what mail.yml says, verify it, and check its DNS records. Safe to repeat."""
     from mailkeep.dns import report as dns_report
-    from mailkeep.host import plan as host_plan
     from mailkeep.inventory import secrets
 
     directory, settings = open_inventory(name, home)
@@ -60,8 +66,26 @@ def deploy_inventory(
         from mailkeep.dns import client
 
         client.make_resolver(resolver)  # UserError for an invalid one, before anything is changed
-    hosts.read_hosts(directory)  # UserError for an invalid inventory.py, before anything connects
+    host_names = hosts.read_hosts(directory)  # UserError for an invalid inventory.py, before anything connects
     refuse_nameless_user()
+    verify = not no_verify and not as_json
+    if len(host_names) > 1 and not full:
+        from mailkeep.verify import rollout
+
+        if not rollout.deploy_and_report(directory, adopt=adopt, verify=verify, as_json=as_json):
+            raise typer.Exit(1)
+    else:
+        run_pyinfra(directory, as_json=as_json, adopt=adopt)
+        if verify:
+            verify_servers(name, full=full, home=home)
+    if verify:
+        dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {hosts.inventory_label(directory)} --check")
+
+
+def run_pyinfra(directory: Path, *, as_json: bool, adopt: bool) -> None:
+    """Deploy by pyinfra's program, with all its output. Exits with its code when it fails."""
+    from mailkeep.host import plan as host_plan
+
     options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
     stdout = subprocess.PIPE if as_json else None
     process = subprocess.run(hosts.pyinfra_command(directory, *options), check=False, text=True, stdout=stdout)
@@ -69,9 +93,6 @@ def deploy_inventory(
     if process.returncode:
         host_plan.explain_failure(directory, json=as_json and not process.stdout)
         raise typer.Exit(process.returncode)
-    if not no_verify and not as_json:
-        verify_servers(name, home=home)
-        dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {hosts.inventory_label(directory)} --check")
 
 
 def refuse_nameless_user() -> None:
@@ -86,12 +107,12 @@ def refuse_nameless_user() -> None:
 
 
 @commands.command("verify", epilog="Example: `mailkeep verify home`")
-def verify_servers(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
+def verify_servers(name: InventoryName, as_json: AsJson = False, full: Full = False, home: Home = None) -> None:
     """Attack the running server, and report what it withstood. Exit code 1: a check failed."""
     from mailkeep.verify.verification import verify_and_report
 
     directory, _ = open_inventory(name, home)
-    if not verify_and_report(directory, as_json=as_json):
+    if not verify_and_report(directory, as_json=as_json, full=full):
         raise typer.Exit(1)
 
 

@@ -1,5 +1,7 @@
-"""Other firewalls and the operator's own jails on a host, as the preflight names them: they go on working beside
-Mailkeep's, and an accept of one firewall does not undo a drop of another."""
+"""Other firewalls and the operator's own jails on a host, as the preflight names them.
+
+They go on working beside Mailkeep's. An accept of one firewall does not undo a drop of another.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from configparser import Error as ConfigError

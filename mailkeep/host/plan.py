@@ -6,24 +6,21 @@ It connects as a deploy does, reads the same facts, compares with the same funct
 import base64
 import difflib
 import json as json_format
-import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import join
 from typing import Any
 
-from paramiko import SSHException
-from pyinfra.api import Config, FactBase, Host, Inventory, State, StringCommand
+from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
-from rich.console import Console
-from rich.text import Text
 
-from mailkeep.host import diff, operations, preflight
+from mailkeep.host import connection, diff, each_host, operations, plan_report, preflight
 from mailkeep.host.diff import FileChange
+from mailkeep.host.plan_report import Change, HostPlan
 from mailkeep.host.preflight_facts import PASSED_MARK, HostFacts, LoginFact
-from mailkeep.host.preflight_rules import BACKUPS, Verdict, is_takeover
+from mailkeep.host.preflight_rules import BACKUPS, is_takeover
 from mailkeep.host.snapshot import PathState, Snapshot, SnapshotFact
 from mailkeep.inventory import hosts, secrets
 from mailkeep.parts import mail_server
@@ -33,49 +30,50 @@ from mailkeep.settings.models import Settings
 
 Parts = tuple[Part, ...]
 MAX_DIFF_BYTES = 200_000  # of a live file; ours are far smaller
-_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _ACTION_TEXTS = {"reset-failed": "forget the failures of"}
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """`operation` is the deploy operation that makes the change. `diff` is a unified diff; empty for a new or secret
-    file, and for all but files."""
-
-    operation: str
-    action: str
-    diff: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostPlan:
-    """The changes that a deploy would make to a host, or the reasons why it would make none.
-
-    For its `problems` a deploy would refuse the host; the `error` kept Mailkeep from reading its state.
-    """
-
-    error: str = ""
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    changes: tuple[Change, ...] = ()
-
-
-def print_plan(inventory: Path, *, json: bool = False, adopt: bool = False) -> int:
-    """Print the plan for each host of this inventory directory. Return 0 if nothing would change, 2 if something
-    would, and 1 if a host is unreachable or would be refused. Raises UserError if the inventory itself is wrong."""
+def print_plan(inventory: Path, *, json: bool = False, adopt: bool = False, full: bool = False) -> int:
+    """Print the plan for each host of this inventory directory. Of many, print equal changes once, unless `full`.
+    Return 0 if nothing would change, 2 if something would, and 1 if a host is unreachable or would be refused. Raises
+    UserError if the inventory itself is wrong."""
     declared_hosts = {name: _load_host(name, data) for name, data in hosts.read_hosts(inventory).items()}
-    plans = {
-        name: _with_connection(name, declared.data, partial(_plan_host, declared=declared, adopt=adopt))
-        for name, declared in declared_hosts.items()
-    }
+    is_short = not full and not json and len(declared_hosts) >= each_host.MIN_HOSTS_FOR_SHORT_FORM
+
+    def plan_host(name: str) -> HostPlan:
+        declared = declared_hosts[name]
+        return _with_connection(name, declared.data, partial(_plan_host, declared=declared, adopt=adopt))
+
+    plans = {}
+    for name, plan in _run_on_each(list(declared_hosts), plan_host):
+        plans[name] = plan
+        if is_short:
+            plan_report.print_line(name, plan)
+    plans = {name: plans[name] for name in declared_hosts}
     if json:
-        print(json_format.dumps({"hosts": {name: asdict(plan) for name, plan in plans.items()}}, indent=2))
+        print(json_format.dumps({"hosts": {name: _jsonable(plan) for name, plan in plans.items()}}, indent=2))
+    elif is_short:
+        plan_report.print_broken_and_changes(plans)
     else:
         for name, plan in plans.items():
-            _print_host_plan(name, plan)
+            plan_report.print_host_plan(name, plan)
+    plan_report.print_new_hosts([name for name, plan in plans.items() if plan.is_new])
     if any(plan.error or plan.problems for plan in plans.values()):
         return 1
     return 2 if any(plan.changes for plan in plans.values()) else 0
+
+
+def _jsonable(plan: HostPlan) -> dict[str, object]:
+    return {key: value for key, value in asdict(plan).items() if key != "is_new"}
+
+
+def _run_on_each(names: list[str], action: Callable[[str], HostPlan]) -> Iterator[tuple[str, HostPlan]]:
+    """The plan of each host as it is ready. A single host needs no process of its own."""
+    if len(names) == 1:
+        yield names[0], action(names[0])
+        return
+    for result in each_host.run_on_each(names, action):
+        yield result.name, result.value or HostPlan(error=result.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +93,26 @@ def _load_host(name: str, data: dict[str, object]) -> _DeclaredHost:
 
 def explain_failure(inventory: Path, *, json: bool = False) -> None:
     """After a failed deploy: print which hosts are unreachable, and the ssh command that must work."""
-    errors = {
-        name: _with_connection(name, data, lambda _: HostPlan()).error
-        for name, data in hosts.read_hosts(inventory).items()
-    }
+    declared = hosts.read_hosts(inventory)
+    plans = dict(
+        _run_on_each(list(declared), lambda name: _with_connection(name, declared[name], lambda _: HostPlan()))
+    )
     if json:
-        report = {name: {"error": error or "See standard error."} for name, error in errors.items()}
+        report = {name: {"error": plans[name].error or "See standard error."} for name in declared}
         print(json_format.dumps({"hosts": report}, indent=2))
     else:
-        for name, error in errors.items():
-            if error:
-                _print_host_plan(name, HostPlan(error=error))
+        for name in declared:
+            if plans[name].error:
+                plan_report.print_host_plan(name, HostPlan(error=plans[name].error))
 
 
 def _with_connection(name: str, data: dict[str, object], make_plan: Callable[[Host], HostPlan]) -> HostPlan:
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # pyinfra reports the same without tracebacks
-    inventory = Inventory(([(name, data)], {}))  # type: ignore[no-untyped-call]
-    State(inventory, Config())  # type: ignore[no-untyped-call]  # ties itself to the hosts
-    host = inventory.get_host(name)
-    try:
-        host.connect(show_errors=False, raise_exceptions=True)
-        return make_plan(host)
-    except (PyinfraError, SSHException, OSError, EOFError) as error:
-        message = str(error) or type(error).__name__
-        return HostPlan(error=f"{message}. `{hosts.ssh_command(name, data)}` must log in without asking anything.")
-    finally:
-        if host.connected:
-            host.disconnect()
+    with connection.collect_log(name) as log:
+        try:
+            with connection.connect_host(name, data) as host:
+                return replace(make_plan(host), is_new=log.is_new)
+        except connection.CONNECTION_ERRORS as error:
+            return HostPlan(error=connection.describe_failure(error, name, data), is_new=log.is_new)
 
 
 def _plan_host(host: Host, declared: _DeclaredHost, adopt: bool) -> HostPlan:
@@ -265,28 +256,3 @@ def _describe_file(change: FileChange, actual: Snapshot, live: dict[str, bytes])
 def _unified_diff(path: str, live: bytes, planned: bytes) -> str:
     before, after = (text.decode(errors="backslashreplace").splitlines() for text in (live, planned))
     return "\n".join(difflib.unified_diff(before, after, f"{path} (on the host)", f"{path} (planned)", lineterm=""))
-
-
-def _print_host_plan(name: str, plan: HostPlan) -> None:
-    out, err = (Console(stderr=stderr, highlight=False, soft_wrap=True) for stderr in (False, True))
-    for warning in plan.warnings:
-        err.print(Text.assemble((f"{name}: warning: ", "yellow"), warning))
-    if plan.error or plan.problems:
-        refusal = Verdict(plan.problems).refusal(name)
-        err.print(Text(f"{name}: {plan.error}" if plan.error else refusal, "red"))
-        return
-    operation = ""
-    out.print(Text(f"{name}: {_count_changes(plan.changes)}", "bold"))
-    for change in plan.changes:
-        if change.operation != operation:
-            operation = change.operation
-            out.print(Text(f"  {operation}", "bold"))
-        out.print(Text(f"    {change.action}"))
-        for line in change.diff.splitlines():
-            out.print(Text(f"      {line}", _DIFF_STYLES.get(line[:1], "")))
-
-
-def _count_changes(changes: tuple[Change, ...]) -> str:
-    if not changes:
-        return "nothing to do"
-    return f"{len(changes)} change{'s' if len(changes) > 1 else ''}; nothing was touched"

@@ -69,7 +69,8 @@ class Listener:
     programs: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{' and '.join(self.programs) or 'a program'} ({self.protocol} {self.address}:{self.port})"
+        unknown = "a program" if self.protocol == "tcp" else "the kernel, such as WireGuard"
+        return f"{' and '.join(self.programs) or unknown} ({self.protocol} {self.address}:{self.port})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,9 @@ class HostFacts:
     configuration files of mail servers that Mailkeep did not write, `other_mtas` the packages of other mail servers.
     `passed_before`: PASSED_MARK exists. `is_built`: Postfix has our configuration. `has_our_web`: our web
     server's unit exists. `has_our_resolver`: /etc/resolv.conf is ours. `has_key`: the login can come back without a
-    password. `listeners` is None without ss(8). `nft_ruleset` is nft's in JSON, empty without nft, and `iptables_rules`
-    has the lines of each iptables-save program. `interface` is that of the default route. `jail_files` are fail2ban's
-    files that Mailkeep did not write, by path and text.
+    password. `has_ipv6`: programs may open sockets of IPv6. `listeners` is None without ss(8). `nft_ruleset` is nft's
+    in JSON, empty without nft, and `iptables_rules` has the lines of each iptables-save program. `interface` is that of
+    the default route. `jail_files` are fail2ban's files that Mailkeep did not write, by path and text.
     """
 
     system: str
@@ -114,6 +115,7 @@ class HostFacts:
     iptables_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     running_firewalls: tuple[str, ...] = ()
     interface: str = ""
+    has_ipv6: bool = True
     jail_files: tuple[tuple[str, str], ...] = ()
 
 
@@ -133,6 +135,7 @@ for file in /etc/postfix/main.cf /etc/dovecot/dovecot.conf; do
 done
 ss -Hlntup >/dev/null && {{ echo 'has listeners'; ss -Hlntup | sed 's/^/listener /'; }}
 [ -d /run/systemd/system ] && echo 'has systemd'
+bash -c 'exec 3<>/dev/udp/::1/9' 2>&1 | grep -q 'family not supported' && echo 'has no-ipv6'
 [ -d {PASSED_MARK} ] && echo 'has passed'
 [ -e {web.UNIT} ] && echo 'has web'
 grep -qs '{FILE_MARK}' /etc/resolv.conf && echo 'has resolver'
@@ -147,7 +150,7 @@ for unit in ufw firewalld csf shorewall; do
     *) systemctl --quiet is-active $unit && echo "firewall $unit" ;;
   esac
 done
-echo "interface $(ip route show default | sed -n 's/.* dev \\([^ ]*\\).*/\1/p' | head -n 1)"
+echo "interface $(ip route show default | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p' | head -n 1)"
 for file in /etc/fail2ban/jail.local /etc/fail2ban/jail.d/*; do
   case $file in */mailkeep.local | */defaults-debian.conf) continue ;; esac
   [ ! -f "$file" ] || {{ echo "jailfile $file"; sed 's/^/jailline =/' "$file"; }}
@@ -211,6 +214,7 @@ def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
         },
         running_firewalls=tuple(values.get("firewall", ())),
         interface=first("interface"),
+        has_ipv6="no-ipv6" not in flags,
         jail_files=tuple(_read_jail_files(lines)),
     )
 

@@ -51,6 +51,7 @@ def judge_host(settings: Settings, login: Login, facts: HostFacts, *, adopt: boo
         *_resource_problems(facts),
         *_clock_problems(facts),
         *_hostname_problems(settings, facts),
+        *_address_problems(settings, facts),
         *(() if adopt else _other_mail_servers(facts)),
         *_port_problems(settings, facts),
         *_resolver_problems(settings, facts),
@@ -103,6 +104,14 @@ def _hostname_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
         yield (
             f"Its hostname {facts.hostname!r} is not fully qualified. Run "
             f"`hostnamectl set-hostname {settings.host.name}`."
+        )
+
+
+def _address_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    if not facts.has_ipv6 and (addresses := [str(ip) for ip in settings.host.addresses if ip.version == 6]):
+        yield (
+            f"Its kernel has no IPv6, but mail.yml declares {', '.join(addresses)}. Boot it without `ipv6.disable=1`, "
+            "or take that out of host.addresses, and the AAAA record out of the DNS."
         )
 
 

@@ -1,9 +1,11 @@
 """The SSH connection to a host of an inventory: as root, by the same options with which pyinfra reaches it."""
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from getpass import getpass
 from pathlib import Path
 from shlex import join
@@ -15,6 +17,7 @@ from testinfra.host import Host
 
 from mailkeep.errors import UserError
 from mailkeep.host import preflight, preflight_facts, preflight_rules
+from mailkeep.host.ssh_failure import explain_ssh_failure
 from mailkeep.inventory import hosts as inventories
 from mailkeep.parts import server_package
 
@@ -28,6 +31,10 @@ SSH_OPTIONS = {
     "ssh_known_hosts_file": "UserKnownHostsFile",
     "ssh_strict_host_key_checking": "StrictHostKeyChecking",
 }
+ALIVE_OPTION = "-o ServerAliveInterval=15"  # ends a connection to a machine that has gone, after 45 seconds
+LOGIN_TIMEOUT = 45.0  # seconds for the first command: sshd may accept the key and hang then
+COMMAND_TIMEOUT = 300.0  # seconds for any other command; the longest takes ten
+SLOW_HOST = "Log in, and see what hangs: `systemctl list-jobs`, `dmesg`. If you cannot, restart the machine."
 
 
 class UnreachableError(Exception):
@@ -42,12 +49,18 @@ class UnreachableError(Exception):
 class SudoSshBackend(SshBackend):  # type: ignore[misc]
     """testinfra's SSH backend, but sudo reads its password from standard input, where no process list shows it.
 
-    `typed_command` is the ssh command with which the operator reaches the same host.
+    `typed_command` is the ssh command with which the operator reaches the same host. No command takes longer than
+    `command_timeout` seconds.
     """
 
-    def __init__(self, name: str, typed_command: str, password: str | None = None, **options: Any) -> None:
+    def __init__(self, name: str, data: Mapping[str, Any], password: str | None = None, **options: Any) -> None:
         super().__init__(name, **options)
-        self.typed_command, self.password = typed_command, password
+        self.data, self.password = data, password
+        self.command_timeout = LOGIN_TIMEOUT
+
+    @property
+    def typed_command(self) -> str:
+        return inventories.ssh_command(self.hostname, self.data)
 
     def get_sudo_command(self, command: str, sudo_user: str | None) -> str:
         if self.password is None:
@@ -58,7 +71,12 @@ class SudoSshBackend(SshBackend):  # type: ignore[misc]
     def run_local(self, command: str, *args: str) -> CommandResult:
         line = self.encode(self.quote(command, *args))
         stdin = f"{self.password}\n".encode() if self.sudo and self.password is not None else b""
-        done = subprocess.run(line, shell=True, input=stdin, capture_output=True, check=False)  # noqa: S602
+        try:
+            done = subprocess.run(  # noqa: S602
+                line, shell=True, input=stdin, capture_output=True, check=False, timeout=self.command_timeout
+            )
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(f"ssh: no answer within {self.command_timeout:.0f} seconds", SLOW_HOST) from None
         return self.result(done.returncode, line, done.stdout, done.stderr)
 
 
@@ -84,7 +102,11 @@ class RemoteHost:
 
         Raises UnreachableError.
         """
-        return self._root_shell
+        # No cached_property: up to Python 3.11 it lets one host connect at a time.
+        shell: Host | None = vars(self).get("root shell")
+        if shell is None:
+            shell = vars(self)["root shell"] = self._open_root_shell()
+        return shell
 
     def run(self, command: str) -> CommandResult:
         """Run `command` as root. Raises UnreachableError."""
@@ -98,11 +120,11 @@ class RemoteHost:
             raise UnreachableError("Mailkeep is not installed on this host yet", remedy)
         return done
 
-    @cached_property
-    def _root_shell(self) -> Host:
+    def _open_root_shell(self) -> Host:
         direct = self._open_shell()
         login = _read_login(direct)
         if login.uid == 0:
+            direct.backend.command_timeout = COMMAND_TIMEOUT
             return direct
         if trouble := preflight_rules.sudo_problem(login, preflight.can_ask_password(self.data)):
             raise UnreachableError(*trouble)
@@ -118,30 +140,36 @@ class RemoteHost:
         options = [f"-o {option}={self.data[key]}" for key, option in SSH_OPTIONS.items() if self.data.get(key)]
         backend = SudoSshBackend(
             self.name.removeprefix("@ssh/"),
-            typed_command=inventories.ssh_command(self.name, self.data),
+            data=self.data,
             password=password,
             ssh_config=self.data.get("ssh_config_file"),
             ssh_identity_file=self.data.get("ssh_key"),
-            ssh_extra_args=" ".join(("-o BatchMode=yes", *options)),
+            ssh_extra_args=" ".join(("-o BatchMode=yes", ALIVE_OPTION, *options)),
             sudo=sudo,
         )
         shell = Host(backend)
         backend.set_host(shell)
+        if sudo:  # the login was seen to work
+            backend.command_timeout = COMMAND_TIMEOUT
         return shell
 
 
 def for_each_host(inventory: Path, action: Callable[[RemoteHost], T]) -> Iterator[T]:
-    """Yield the result of `action` on each host. Raises one UserError after the last host, naming every failure."""
+    """Run `action` on all hosts at once, and yield the results in the inventory's order. Raises one UserError after the
+    last host, naming every failure."""
+    remotes = [RemoteHost(name, data) for name, data in inventories.read_hosts(inventory).items()]
     failures = []
-    for name, data in inventories.read_hosts(inventory).items():
-        try:
-            result = action(RemoteHost(name, data))
-        except UnreachableError as error:
-            failures.append(f"{name}: {error}. {error.remedy}")
-        except UserError as error:
-            failures.append(f"{name}: {error}")
-        else:
-            yield result
+    with ThreadPoolExecutor(len(remotes)) as pool:
+        futures = {remote.name: pool.submit(action, remote) for remote in remotes}
+        for name, future in futures.items():
+            try:
+                result = future.result()
+            except UnreachableError as error:
+                failures.append(f"{name}: {error}. {error.remedy}")
+            except UserError as error:
+                failures.append(f"{name}: {error}")
+            else:
+                yield result
     if failures:
         raise UserError("\n".join(failures))
 
@@ -156,9 +184,9 @@ def _run(shell: Host, command: str) -> CommandResult:
     try:
         return shell.run(command)
     except RuntimeError as error:  # testinfra raises it for ssh's exit code 255; its argument is the result
-        message = f"ssh: {last_line(error.args[0], 'ssh')}"
-        remedy = f"`{shell.backend.typed_command}` must log in without asking anything."
-        raise UnreachableError(message, remedy) from None
+        done, backend = error.args[0], shell.backend
+        message, remedy = last_line(done, "ssh"), explain_ssh_failure(done.stderr, backend.hostname, backend.data)
+        raise UnreachableError(f"ssh: {message.rstrip('.')}", remedy) from None
 
 
 def _read_login(shell: Host) -> preflight_facts.Login:
@@ -174,8 +202,12 @@ def _read_login(shell: Host) -> preflight_facts.Login:
 
 @cache
 def _ask_sudo_password(name: str) -> str:
-    """Asked once per host; only this process knows it."""
+    """Asked once per host, and for one host at a time; only this process knows it."""
     try:
-        return getpass(f"[{name}] sudo password: ")
+        with _terminal:
+            return getpass(f"[{name}] sudo password: ")
     except EOFError:
         return ""
+
+
+_terminal = threading.Lock()

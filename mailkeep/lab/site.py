@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,13 @@ class Site:
         (target / "inventory.py").write_text(_hosts_text(server))
         return Site(server, target, self.passphrases)
 
+    def declare_addresses(self) -> None:
+        """Have mail.yml name the server's own addresses, instead of those of the server that it was copied from."""
+        text = self.settings_file.read_text()
+        for declared, address in zip(self.settings.host.addresses, (self.server.ip, self.server.ip6), strict=True):
+            text = text.replace(str(declared), str(address))
+        self.settings_file.write_text(text)
+
     def publish(self, internet: Internet) -> None:
         """Publish in the lab's outside world the records that `mailkeep dns` tells operators to publish."""
         settings = self.settings
@@ -104,6 +111,22 @@ def create_site(lab: Lab, server: Server) -> Site:
     (source / "mail.yml").write_text(text)
     (source / "inventory.py").write_text(_hosts_text(server))
     return Site(server, target, create_demo_inventory(source, target).passphrases)
+
+
+def join_sites(directory: Path, sites: Iterable[Site], others: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+    """Write one inventory with the hosts of all these sites, and `others` by name, each with its pyinfra data. Returns
+    its directory; its own mail.yml is the first site's."""
+    sites = list(sites)
+    hosts: dict[str, Mapping[str, Any]] = {}
+    for site in sites:
+        config = str(site.server.ssh_config.resolve())
+        hosts[site.server.name] = {"mailkeep": str(site.settings_file.resolve()), "ssh_config_file": config}
+    first = sites[0].settings_file.resolve()
+    hosts |= {name: {"mailkeep": str(first), **data} for name, data in (others or {}).items()}
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(first.parent, directory)
+    (directory / "inventory.py").write_text(f"hosts = {list(hosts.items())!r}\n")
+    return directory
 
 
 def _hosts_text(server: Server) -> str:

@@ -26,6 +26,8 @@ MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 def build_part(settings: Settings) -> Part:
     conf = render_template(
         "dovecot/dovecot.conf",
+        # Where the kernel has no IPv6, Dovecot would not start with `::`; Postfix goes on with a warning.
+        listen="*, ::" if any(address.version == 6 for address in settings.host.addresses) else "*",
         tls=certificates.PEM,
         trash_days=settings.retention.trash_days,
         default_quota=DEFAULT_QUOTA,

@@ -33,7 +33,7 @@ def print_outcomes(outcomes: Iterable[Outcome], seconds: float) -> None:
     for host, host_outcomes in groupby(outcomes, key=lambda outcome: outcome.host):
         console.print(Text(host, style="bold"))
         for outcome in host_outcomes:
-            _print_outcome(console, outcome)
+            print_outcome(console, outcome)
     counts = Counter(outcome.status for outcome in outcomes)
     console.print(
         f"{count_noun(counts['passed'], 'check')} passed, {counts['failed']} failed, "
@@ -41,11 +41,15 @@ def print_outcomes(outcomes: Iterable[Outcome], seconds: float) -> None:
     )
 
 
-def _print_outcome(console: Console, outcome: Outcome) -> None:
+def print_outcome(console: Console, outcome: Outcome, hosts: str = "") -> None:
+    """A line, and below it the details of what is broken. `hosts` stands before it in a report of many."""
     mark, style = MARKS[outcome.status]
     promise = outcome.promise if outcome.status != "skipped" else f"{outcome.promise} ({outcome.observed})"
+    promise = f"{hosts}: {promise}" if hosts else promise
     table = Table.grid(padding=(0, 1))
-    table.add_row(Text(mark, style=style), Text(_printable(promise), style="" if outcome.status == "passed" else style))
+    table.add_row(
+        Text(mark, style=style), Text(make_printable(promise), style="" if outcome.status == "passed" else style)
+    )
     if outcome.remedy:
         table.add_row("", _details_table(outcome))
     console.print(Padding(table, (0, 0, 0, 2)))
@@ -55,7 +59,7 @@ def _details_table(outcome: Outcome) -> Table:
     table = Table.grid(padding=(0, 2))
     details = (("expected", outcome.expected), ("observed", _shorten(outcome.observed)), ("to do", outcome.remedy))
     for name, text in details:
-        table.add_row(Text(name, style="dim"), Text(_printable(text)))
+        table.add_row(Text(name, style="dim"), Text(make_printable(text)))
     return table
 
 
@@ -65,6 +69,6 @@ def _shorten(observed: str) -> str:
     return "\n".join((*lines[:MAX_LINES], f"… and {more} more")) if more > 0 else observed
 
 
-def _printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """A server's output must not control the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)

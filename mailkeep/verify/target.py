@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Target:
     def run_probe(self) -> ProbeResult:
         """Attack the server, by one command over SSH, and knock at its addresses from here. Raises UnreachableError."""
         config = json.dumps(asdict(self.build_probe_config()))
-        script = SCRIPT.format(program=_encode_program(_build_zip_application()), config=config)
+        script = SCRIPT.format(program=encode_probe(), config=config)
         shell, start = self.remote.connect(), time.time()
         with ThreadPoolExecutor(1) as pool:
             knocks = pool.submit(self._knock)
@@ -156,9 +157,10 @@ def _outbound_domain(settings: Settings) -> str:
     return next((domain for domain in domains if domain not in (*settings.domains, settings.host.name)), "")
 
 
-def _encode_program(application: bytes) -> str:
-    """For one argument of ssh, which has at most 128 KiB on Linux."""
-    return base64.encodebytes(lzma.compress(application)).decode()
+@cache
+def encode_probe() -> str:
+    """The probe, for one argument of ssh, which has at most 128 KiB on Linux. Built once: it takes half a second."""
+    return base64.encodebytes(lzma.compress(_build_zip_application())).decode()
 
 
 def _build_zip_application() -> bytes:

@@ -1,6 +1,6 @@
 """Reads the output of iptables-save(8) into the form of nft's rules, for `packet_path`.
 
-nft lists the tables of iptables-nft too, but does not say what a module of iptables matches: a rule for established
+nft lists the tables of iptables-nft too, but does not say what a module of iptables matches. A rule for established
 connections looks like one for all. Those of iptables-legacy it does not list.
 """
 
@@ -14,7 +14,15 @@ from mailkeep_server.common.commands import run
 from mailkeep_server.common.nft_ruleset import Chain, Rule, Ruleset
 
 HOOKS = {"INPUT": "input", "PREROUTING": "prerouting"}
-TARGETS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject", "RETURN": "return", "NFQUEUE": "queue"}
+TARGETS = {
+    "ACCEPT": "accept",
+    "DROP": "drop",
+    "REJECT": "reject",
+    "RETURN": "return",
+    "NFQUEUE": "queue",
+    "DNAT": "dnat",
+    "REDIRECT": "redirect",
+}
 SILENT_TARGETS = ("LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "CT", "TRACE", "TCPMSS", "AUDIT", "SET")
 """After these, the packet goes on."""
 UNKNOWN = {"xt": {"type": "match", "name": "unknown"}}
@@ -61,10 +69,19 @@ OPTIONS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "--dst-type": _match_type("daddr"),
     "--src-type": _match_type("saddr"),
     "--limit": lambda *_: {"limit": {}},
+    "--hashlimit-upto": lambda *_: {"limit": {}},
+    "--hashlimit-above": lambda *_: {"limit": {"inv": True}},
+    "--connlimit-upto": lambda *_: {"limit": {}},
+    "--connlimit-above": lambda *_: {"limit": {"inv": True}},
+    "--hitcount": lambda *_: {"limit": {"inv": True}},  # of `recent`: an address that came so often
     "--match-set": lambda value, family: _build_match({"payload": {"protocol": family, "field": "saddr"}}, f"@{value}"),
 }
-IGNORED_OPTIONS = ("--comment", "--limit-burst", "-m", "--reject-with", "--log-prefix", "--log-level", "--packet")
-"""They have one value, and do not matter to a new connection."""
+IGNORED_OPTIONS = (
+    *("--comment", "--limit-burst", "-m", "--reject-with", "--log-prefix", "--log-level", "--packet"),
+    *("--hashlimit-burst", "--hashlimit-mode", "--hashlimit-name", "--hashlimit-srcmask", "--hashlimit-htable-expire"),
+    *("--connlimit-mask", "--connlimit-saddr"),
+)
+"""They have one value at most, and do not matter to a new connection."""
 
 
 def parse_iptables(text: str, family: str) -> Ruleset:

@@ -14,21 +14,23 @@ PRIVATE_NETWORKS = tuple(
 
 def is_local_address(address: str) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as candidate:
-        try:
+    try:
+        with socket.socket(family) as candidate:  # a kernel may have no IPv6 at all
             candidate.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
 def find_source_address(version: int) -> str | None:
-    """The address from which packets to the Internet leave; None without a route."""
+    """The address from which packets to the Internet leave; None without a route, or with link-local addresses alone:
+    nothing comes back to them."""
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as udp:
             udp.connect((DESTINATIONS[version], 9))
-            return str(udp.getsockname()[0])
+            address = str(udp.getsockname()[0])
+            return None if ip_address(address).is_link_local else address
     except OSError:
         return None
 

@@ -1,6 +1,6 @@
 """Where a packet ends: it follows nft's rules in their order, through every chain, as the kernel would.
 
-A condition that cannot be judged from the rules alone (a mark, a module of iptables) may hold or not, so a packet can
+A condition that cannot be judged from the rules alone (a mark, a module of iptables) may hold or not. So a packet can
 have several ends. Judged are packets that open a TCP connection to this server. The rules are those of
 `nft -j -t list ruleset` (libnftables-json(5)), which leaves out the elements of sets.
 """
@@ -15,8 +15,19 @@ from mailkeep_server.common.nft_ruleset import Chain, Rule, Ruleset
 
 OUR_TABLES = {("inet", "mailkeep"), ("inet", "f2b-table")}
 INPUT_HOOKS = ("ingress", "prerouting", "input")
-ENDS = {"accept": "accept", "queue": "accept", "drop": "drop", "reject": "drop", "return": "return"}
-"""By verdict, the end of a packet in its chain. A program that takes packets from a queue usually accepts them."""
+ENDS = {
+    "accept": "accept",
+    "queue": "accept",  # the program that takes packets from it usually accepts them
+    "drop": "drop",
+    "reject": "drop",
+    "return": "return",
+    "dnat": "elsewhere",
+    "redirect": "elsewhere",
+}
+"""By verdict, the end of a packet in its chain."""
+MAIL_PORTS = (25, 143, 465, 587, 993)
+"""A packet to another port may go on to a container: mail.yml opens that port for some program."""
+JUMPS = {"jump", "goto"}
 DROPPING_TARGETS = ("DROP", "REJECT")
 MAX_DEPTH = 16
 """Of jumps; nft itself allows no circle of chains."""
@@ -56,8 +67,8 @@ class Packet:
 
 @dataclass(frozen=True)
 class ForeignChain:
-    """A base chain of another firewall. `closed` are the ports at which it drops a stranger's packet; `doubtful` those
-    at which it may, as far as its rules show."""
+    """A base chain of another firewall. `closed` are the ports at which it drops a stranger's packet, or forwards it
+    elsewhere, as to a container; `doubtful` those at which it may, as far as its rules show."""
 
     family: str
     table: str
@@ -82,14 +93,17 @@ def find_foreign_chains(
         if chain.get("policy") != "drop" and _place_of(chain) not in rules:
             continue
         ends = [
-            (packet.port, _Walk(rules, packet).end_in(chain))
+            (
+                packet.port,
+                _Walk(rules, packet).end_in(chain) - ({"elsewhere"} if packet.port not in MAIL_PORTS else set()),
+            )
             for packet in packets
             if _sees_version(chain, packet.version)
         ]
-        closed = {port for port, end in ends if end == {"drop"}}
-        doubtful = {port for port, end in ends if "drop" in end} - closed
+        closed = {port for port, end in ends if end and "accept" not in end}
+        doubtful = {port for port, end in ends if end - {"accept"}} - closed
         if closed or doubtful:
-            owner = _find_owner(ruleset, chain)
+            owner = _find_owner(rules, _place_of(chain))
             chains.append(ForeignChain(*_place_of(chain), owner, tuple(sorted(closed)), tuple(sorted(doubtful))))
     return chains
 
@@ -138,10 +152,17 @@ def _sees_version(chain: Chain, version: int) -> bool:
     return chain["family"] in ("inet", "netdev", "ip" if version == 4 else "ip6")
 
 
-def _find_owner(ruleset: Ruleset, chain: Chain) -> str:
-    """The program that made the chain's table, by its name or those of its chains; empty if none is known."""
-    place = (chain["family"], chain["table"])
-    names = [chain["table"], *(other["name"] for other in ruleset.chains if (other["family"], other["table"]) == place)]
+def _find_owner(rules: Mapping[Place, list[Rule]], base: Place) -> str:
+    """The program that made the chain, by the names of its table and of the chains to which it jumps; empty if none is
+    known. Several programs may share a table of iptables."""
+    family, table, _ = base
+    names, places = [table], [base]
+    for place in places:  # which grows meanwhile
+        targets = [
+            part[kind]["target"] for rule in rules.get(place, ()) for part in rule["expr"] for kind in JUMPS & set(part)
+        ]
+        names += [name for name in targets if name not in names]
+        places += [new for name in targets if (new := (family, table, name)) not in places]
     owners = [owner for name in names for start, owner in OWNERS.items() if name.lower().startswith(start)]
     return owners[0] if owners else ""
 
@@ -154,7 +175,7 @@ class _Walk:
     packet: Packet
 
     def end_in(self, base: Chain) -> set[str]:
-        """`accept`, `drop` or both."""
+        """`accept`, `drop`, `elsewhere`, or several of them."""
         ends = self._walk_chain(_place_of(base), 0)
         policy = ENDS[base.get("policy", "accept")]
         return {policy if end == "return" else end for end in ends}
@@ -171,7 +192,7 @@ class _Walk:
 
     def _follow_verdict(self, verdict: Mapping[str, Any], place: Place, depth: int) -> tuple[set[str], bool]:
         """The ends of a packet to which the verdict applies, and whether the next rule may see it."""
-        for kind in ("jump", "goto"):
+        for kind in JUMPS:
             if kind in verdict:
                 if depth > MAX_DEPTH:
                     return {"accept", "drop"}, True
@@ -203,8 +224,10 @@ class _Walk:
 
     def _holds(self, part: Mapping[str, Any]) -> bool | None:
         """Whether a condition holds; None: it may. Statements that are no conditions hold."""
-        if "limit" in part:  # a packet of an ordinary client is within a limit
-            return not part["limit"].get("inv", False)
+        if "quota" in part:  # of all clients together
+            return None
+        if bounds := _list_bounds(part):
+            return not any(bound.get("inv", False) for bound in bounds)
         if "xt" in part:  # a module of iptables that nft does not know
             return None if (part["xt"] or {}).get("type") != "target" else True
         if "match" not in part:
@@ -296,12 +319,20 @@ class _Interface:
 
 
 def _read_verdict(part: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if set(part) & {*ENDS, "jump", "goto"}:
+    if set(part) & {*ENDS, *JUMPS}:
         return part
     target = (part.get("xt") or {}) if "xt" in part else {}
     if target.get("type") == "target" and target.get("name") in DROPPING_TARGETS:
         return {"drop": None}
     return None
+
+
+def _list_bounds(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Rates and numbers of connections: of all packets, or of each address by a set or meter. A packet of an ordinary
+    client is below all of them; `inv` matches those above."""
+    statements = part.get("set", part.get("meter", {})).get("stmt", ())
+    statements = statements if isinstance(statements, list | tuple) else [statements]
+    return [statement[kind] for statement in (part, *statements) for kind in ("limit", "ct count") if kind in statement]
 
 
 def _list_elements(right: Any) -> list[Any]:

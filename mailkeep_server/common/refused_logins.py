@@ -6,6 +6,7 @@ rules of nft as any other. Its `destination` is an address of this machine, of t
 """
 
 import os
+import shlex
 import socket
 import ssl
 import subprocess
@@ -20,13 +21,22 @@ SMTP, IMAPS = 25, 993
 IP_FREEBIND, IPV6_FREEBIND = 15, 78  # ip(7), and linux/in6.h: bind to an address that no interface has
 ANSWER_TIMEOUT = 6.0  # seconds; Dovecot answers a failure after two
 SSH_TIMEOUT = 10.0
+SSH_CONNECT = (
+    "import socket, sys; source, destination, port = sys.argv[1:]; is_v6 = ':' in source; "
+    "client = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET); client.settimeout(5); "
+    f"freebind = (socket.IPPROTO_IPV6, {IPV6_FREEBIND}, 1) if is_v6 else (socket.IPPROTO_IP, {IP_FREEBIND}, 1); "
+    "client.setsockopt(*freebind); "
+    "client.bind((source, 0)); client.connect((destination, int(port))); client.settimeout(None); "
+    "socket.send_fds(socket.socket(fileno=1), [bytes(1)], [client.fileno()])"
+)
+"""Connects for ssh (ssh_config(5), ProxyUseFdpass): its BindAddress needs an IPv6 address that an interface has."""
 MAX_SSH_TRIES = 5
 DROP_TIMEOUT = 1.0  # seconds without an answer on loopback: the packet was dropped
 
 
 def has_ipv6() -> bool:
-    """Whether the kernel has IPv6, at least on loopback."""
-    with suppress(OSError), open("/proc/net/if_inet6") as file:  # noqa: PTH123 - /proc
+    """Whether the kernel has IPv6, at least on loopback, and this program may use it."""
+    with suppress(OSError), socket.socket(socket.AF_INET6), open("/proc/net/if_inet6") as file:  # noqa: PTH123 - /proc
         return bool(file.read(1))
     return False
 
@@ -68,8 +78,8 @@ def refuse_ssh_login(source: str, destination: str, port: int = 22) -> None:
     MaxStartups). Then it is tried again. Raises ConnectionError if sshd cannot be reached."""
     options = {
         "BatchMode": "yes",
-        "BindAddress": source,
-        "ConnectTimeout": "5",
+        "ProxyCommand": shlex.join(["python3", "-Ic", SSH_CONNECT, source, destination, str(port)]),
+        "ProxyUseFdpass": "yes",
         "LogLevel": "ERROR",
         "PreferredAuthentications": "none",
         "StrictHostKeyChecking": "no",
@@ -86,8 +96,9 @@ def refuse_ssh_login(source: str, destination: str, port: int = 22) -> None:
             stdin=subprocess.DEVNULL,
             timeout=SSH_TIMEOUT,
         )
-        if "connect to host" in done.stderr:
-            raise ConnectionError(done.stderr.strip())
+        if "proxy dialer" in done.stderr:
+            errors = [line for line in done.stderr.splitlines() if "Error" in line]
+            raise ConnectionError(f"no connection to sshd: {(errors or [done.stderr.strip()])[-1]}")
         if "kex_exchange_identification" not in done.stderr:
             return
 

@@ -12,6 +12,15 @@ SOCKET = "/run/opendkim/opendkim.sock"
 _ALL_ACTIONS = 0x1FF
 _HEADERS = (("Subject", "signed"), ("Date", "Thu, 01 Jan 2026 00:00:00 +0000"), ("To", "you@example.net"))
 _BODY = "Hello.\r\n"
+_STAGES = {
+    b"M": "the sender",
+    b"R": "the recipient",
+    b"L": "a header",
+    b"N": "the headers: it cannot use its keys or tables",
+    b"B": "the text",
+    b"E": "the message",
+}
+"""By command, what OpenDKIM has seen then."""
 _VERDICTS = {"t": "refuses it for now", "r": "refuses it", "y": "refuses it", "a": "lets it pass without a signature"}
 
 
@@ -73,7 +82,8 @@ def _ask(milter: socket.socket, command: bytes, data: bytes = b"") -> tuple[dict
             inserted[name.decode()] = value.decode()
         elif answer in "carty" or command == b"O":
             if command not in (b"O", b"E") and answer != "c":
-                raise RuntimeError(f"OpenDKIM {_VERDICTS.get(answer, answer)}, at the command {command.decode()}")
+                stage = _STAGES.get(command, "its address")
+                raise RuntimeError(f"OpenDKIM {_VERDICTS.get(answer, answer)} after {stage}")
             return inserted, answer
 
 

@@ -1,11 +1,15 @@
 """Commands that ask the hosts of an inventory try every host, and name those that failed."""
 
 import json
+import os
+import re
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from cli_samples import MAILKEEP, SUDO, Run, Terminal, write_program
+from cli_samples import MAILKEEP, SSH, SUDO, Run, Terminal, environment, write_program
 
 FREEZE = ("account", "freeze", "home", "anna@example.org")
 CTL = """\
@@ -35,7 +39,8 @@ def test_an_account_is_frozen_on_all_hosts_that_can_be_reached(verb: str, home: 
     assert result.code == 1
     assert [line for line in result.out.splitlines() if line.endswith(":")] == ["first:", "second:"]
     assert result.err == (
-        "gone: ssh: connect to host gone port 22: Connection refused. `ssh gone` must log in without asking anything.\n"
+        "gone: ssh: connect to host gone port 22: Connection refused. Does sshd run there, at this port? "
+        "`ssh gone` must log in without asking anything.\n"
     )
 
 
@@ -126,3 +131,123 @@ def run_without_terminal(home: Path, command: str) -> "subprocess.CompletedProce
     return subprocess.run(
         ["sh", "-c", command], cwd=home.parent.parent, start_new_session=True, capture_output=True, text=True
     )
+
+
+# --- many hosts
+
+
+@pytest.fixture
+def refusing_hosts(home: Path) -> Path:
+    """An inventory with three hosts whose SSH port is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    data = {"mailkeep": str(home / "mail.yml"), "ssh_hostname": "127.0.0.1", "ssh_port": port}
+    (home / "inventory.py").write_text(f"hosts = {[(name, data) for name in ('mail1', 'mail2', 'mail3')]!r}\n")
+    return home
+
+
+@pytest.mark.usefixtures("refusing_hosts")
+@pytest.mark.parametrize("command", ["plan", "deploy", "verify"])
+def test_a_host_that_is_not_reached_is_one_line_with_its_reason_and_what_to_do(command: str, mailkeep: Run) -> None:
+    result = mailkeep(command, "home")
+    assert result.code == 1
+    lines = (result.out + result.err).splitlines()
+    for name in ("mail1", "mail2", "mail3"):
+        [line] = [line for line in lines if re.match(rf"(✗ )?{name}: ", line)]
+        assert "not reached: " in line
+        assert "Connection refused" in line
+        assert "Does sshd run there, at this port? `ssh -p" in line
+    assert "3 not reached (mail1, mail2, mail3)" in result.out.splitlines()[-1]
+    assert len(lines) == 4
+
+
+@pytest.mark.usefixtures("refusing_hosts")
+def test_full_prints_each_host_as_a_single_one(mailkeep: Run) -> None:
+    result = mailkeep("verify", "home", "--full")
+    assert result.code == 1
+    assert [line for line in result.out.splitlines() if line.startswith("mail")] == ["mail1", "mail2", "mail3"]
+    assert result.out.count("✗ The server can be reached") == 3
+    assert "3 failed" in result.out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("refusing_hosts")
+def test_json_of_many_hosts_has_them_all(mailkeep: Run) -> None:
+    verified = mailkeep("verify", "home", "--json")
+    assert verified.code == 1
+    outcomes = json.loads(verified.out)["outcomes"]
+    assert [(outcome["host"], outcome["check"]) for outcome in outcomes] == [
+        (name, "reachable") for name in ("mail1", "mail2", "mail3")
+    ]
+    deployed = mailkeep("deploy", "home", "--json")
+    assert deployed.code == 1
+    report = json.loads(deployed.out)
+    assert report["results"]["failed_hosts"] == ["mail1", "mail2", "mail3"]
+    assert all("Connection refused" in host["error"] for host in report["hosts"].values())
+
+
+@pytest.mark.usefixtures("mailkeepctl")
+def test_many_hosts_are_verified_by_a_line_each_and_what_is_broken_once(home: Path, mailkeep: Run) -> None:
+    write_program(home.parent.parent / "bin" / "python3", '#!/bin/sh\necho "{}"\n')  # a probe that saw nothing
+    declare_hosts(home, "gone", "first", "second")
+    result = mailkeep("verify", "home")
+    lines = result.out.splitlines()
+    assert result.code == 1
+    for name in ("first", "second"):
+        [line] = [line for line in lines if line.startswith(f"✗ {name}: ")]
+        assert " failed" in line
+    assert len([line for line in lines if "gone" in line]) == 2  # its line and the summary
+    assert "2 with failed checks (first, second), 1 not reached (gone)" in lines[-1]
+    broken = [line for line in lines if line.startswith("  ✗ first")]
+    assert broken
+    assert all(line.startswith("  ✗ first, second: ") for line in broken)
+
+
+@pytest.mark.usefixtures("mailkeepctl")
+def test_a_host_that_does_not_answer_does_not_delay_a_freeze_on_the_others(home: Path, mailkeep: Run) -> None:
+    slow = '[ "$1" != deaf ] || sleep 4\necho "$1" >>order\nMACHINE=$1'
+    write_program(home.parent.parent / "bin" / "ssh", SSH.replace("MACHINE=$1", slow))
+    declare_hosts(home, "deaf", "first", "second")
+    assert mailkeep(*FREEZE).code == 0
+    order = Path("order").read_text().split()  # on each host the login, then the freeze
+    assert (sorted(order[:4]), order[4:]) == (["first", "first", "second", "second"], ["deaf", "deaf"])
+
+
+@pytest.mark.usefixtures("password_sudo")
+def test_at_a_terminal_one_host_after_the_other_asks_for_its_password(home: Path) -> None:
+    write_program(home.parent.parent / "bin" / "python3", '#!/bin/sh\necho "{}"\n')
+    declare_hosts(home, "first", "second")
+    terminal = Terminal(home.parent.parent, "verify", "home")
+    for number in (1, 2):
+        while terminal.output.count(" sudo password: ") < number:
+            assert terminal.read_more()
+        terminal.type_text("open sesame\n")
+    assert terminal.wait_for_end() == 1
+    assert "2 with failed checks (first, second)" in terminal.output
+    assert "sesame" not in terminal.output
+    assert "Traceback" not in terminal.output
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy", "verify"])
+def test_an_interrupt_ends_all_hosts_with_130(command: str, home: Path) -> None:
+    root = home.parent.parent
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        data = {"mailkeep": str(home / "mail.yml"), "ssh_hostname": "127.0.0.1", "ssh_port": port}
+        (home / "inventory.py").write_text(f"hosts = {[(name, data) for name in ('mail1', 'mail2')]!r}\n")
+        process = subprocess.Popen(
+            [MAILKEEP, command, "home"],
+            cwd=root,
+            env=environment(root),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        deaf.settimeout(30)
+        connections = [deaf.accept()[0] for _ in range(2)]  # both hosts wait for the SSH banner
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        for connection in connections:
+            connection.close()
+    assert process.returncode == 130, output
+    assert "Traceback" not in output

@@ -51,7 +51,7 @@ def test_rules_of_iptables_are_named(program: str) -> None:
 
 
 def test_a_firewall_program_that_runs_is_named_once_with_its_own_remedy() -> None:
-    lines = ("*filter", ":INPUT DROP [0:0]", ":ufw-user-input - [0:0]", "COMMIT")
+    lines = ("*filter", ":INPUT DROP [0:0]", ":ufw-user-input - [0:0]", "-A INPUT -j ufw-user-input", "COMMIT")
     [by_rules] = warn(iptables_rules={"iptables-nft-save": lines}, running_firewalls=("ufw",))
     assert "Run `ufw disable`, or `ufw allow 22,25,143,465,587,993/tcp`." in by_rules
     [by_service] = warn(running_firewalls=("firewalld",))

@@ -1,6 +1,8 @@
 """The preflight's facts are read right, whatever the host prints."""
 
-from mailkeep.host.preflight_facts import Login, LoginFact, OutboundPeer, outbound_peer, parse_facts
+import subprocess
+
+from mailkeep.host.preflight_facts import Login, LoginFact, OutboundPeer, PreflightFact, outbound_peer, parse_facts
 from mailkeep.inventory.passwords import hash_password
 from mailkeep.settings.models import Settings
 
@@ -17,6 +19,21 @@ def test_the_duration_of_the_command_does_not_count_as_a_wrong_clock() -> None:
     assert parse_facts(["time 1100"], start=1000.0, end=1200.0).clock_offset == 0
     assert parse_facts(["time 1300"], start=1000.0, end=1200.0).clock_offset == 100
     assert parse_facts(["time 900"], start=1000.0, end=1200.0).clock_offset == -100
+
+
+def test_the_command_is_text_for_a_shell_as_it_was_written() -> None:
+    """An octal escape in its place has hidden the interface of the default route, and firewalls that name it."""
+    command = PreflightFact().command(user="root")
+    assert all(line.isprintable() for line in command.splitlines())
+    line = next(line for line in command.splitlines() if line.startswith('echo "interface'))
+    route = "ip() { echo 'default via 192.0.2.254 dev ens3 proto dhcp metric 100'; }"
+    done = subprocess.run(["sh", "-c", f"{route}\n{line}"], capture_output=True, text=True, check=True)
+    assert done.stdout == "interface ens3\n"
+
+
+def test_a_kernel_without_ipv6_is_a_fact() -> None:
+    assert parse_facts([], start=0, end=1).has_ipv6
+    assert not parse_facts(["has no-ipv6"], start=0, end=1).has_ipv6
 
 
 def test_the_output_of_a_login_script_does_no_harm() -> None:

@@ -120,7 +120,7 @@ def test_a_harmless_difference_passes(change: dict[str, object]) -> None:
         (Listener("tcp", "*", 4190, ("dovecot",)), "dovecot (tcp *:4190). The reason: Mailkeep's Dovecot serves IMAP"),
         (
             Listener("udp", "*", 51820, ()),
-            "a program (udp *:51820). The reason: the firewall lets in no UDP",
+            "the kernel, such as WireGuard (udp *:51820). The reason: the firewall lets in no UDP",
         ),
     ],
 )
@@ -149,6 +149,14 @@ def test_a_program_that_will_be_cut_off_is_named_before_the_first_deploy(listene
 def test_a_program_that_is_opened_or_not_reached_anyway_is_not_named(listener: Listener) -> None:
     settings = make_settings(firewall={"open": [8443]})
     assert judge_host(settings, ROOT, replace(FRESH, listeners=(listener,))).warnings == ()
+
+
+def test_a_declared_address_of_ipv6_needs_a_kernel_with_ipv6() -> None:
+    without = replace(FRESH, has_ipv6=False)
+    both = make_settings(host={"name": "mail.example.org", "addresses": ["192.0.2.1", "2001:db8::1"]})
+    [problem] = judge_host(both, ROOT, without).problems
+    assert "no IPv6, but mail.yml declares 2001:db8::1" in problem
+    assert judge_host(both, ROOT, FRESH) == judge_host(make_settings(), ROOT, without) == Verdict()
 
 
 def test_all_problems_are_in_one_message() -> None:

@@ -49,3 +49,13 @@ def test_an_alias_of_several_accounts_or_outside_is_not_looked_up(
     account_lines: dict[str, dict[str, str]],
 ) -> None:
     assert not {"team@example.org", "gone@example.org", "root@mail.example.org"} & {*account_lines[dovecot.ALIASES]}
+
+
+@pytest.mark.parametrize(("addresses", "listen"), [(["192.0.2.1"], "*"), (["192.0.2.1", "2001:db8::1"], "*, ::")])
+def test_dovecot_listens_on_ipv6_where_it_is_declared(
+    declared: dict[str, object], addresses: list[str], listen: str
+) -> None:
+    """Where the kernel has no IPv6, Dovecot does not start with `::`."""
+    settings = Settings.model_validate(declared | {"host": {"name": "mail.example.org", "addresses": addresses}})
+    conf = next(file.content for file in dovecot.build_part(settings).files if file.path == dovecot.CONF)
+    assert f"\nlisten = {listen}\n" in conf.decode()

@@ -49,6 +49,9 @@ def build_ruleset(
     )
 
 
+SET = {"op": "add", "elem": {"payload": {"protocol": "ip", "field": "saddr"}}, "set": "@greedy"}
+
+
 def find_ports(ruleset: Ruleset, interface: str = "eth0") -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The closed and the doubtful ports of the only foreign chain; empty without one."""
     chains = find_foreign_chains(ruleset, ADDRESSES, PORTS, interface)
@@ -90,6 +93,10 @@ def test_jumps_and_verdict_maps_are_followed() -> None:
         [[match_on({"fib": {"result": "type", "flags": ["daddr"]}}, "local", "!="), DROP]],
         [[match_on({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False), DROP]],
         [[match_on(header("tcp", "dport"), 22), {"limit": {"rate": 9, "per": "minute", "inv": True}}, DROP]],
+        [[{"ct count": {"val": 200, "inv": True}}, DROP]],
+        [[{"set": SET | {"stmt": [{"limit": {"rate": 3, "per": "minute", "inv": True}}]}}, DROP]],
+        [[{"set": SET | {"stmt": [{"ct count": {"val": 20, "inv": True}}]}}, {"reject": None}]],
+        [[{"meter": SET | {"name": "imap", "stmt": {"limit": {"rate": 3, "per": "second", "inv": True}}}}, DROP]],
         [],
     ],
     ids=str,
@@ -97,6 +104,27 @@ def test_jumps_and_verdict_maps_are_followed() -> None:
 def test_rules_that_do_not_concern_a_stranger_at_our_ports_close_nothing(rules: list[list[dict[str, Any]]]) -> None:
     """As docker, libvirt, blocklists, bogon filters and rate limits have them."""
     assert find_ports(build_ruleset(*rules)) == ((), ())
+
+
+def test_bounds_that_all_clients_share_are_doubtful_and_a_set_without_bounds_matches() -> None:
+    assert find_ports(build_ruleset([{"quota": {"val": 9, "val_unit": "mbytes", "inv": True}}, DROP]))[1] == (
+        22,
+        25,
+        465,
+    )
+    assert find_ports(build_ruleset([{"set": SET}, DROP])) == ((22, 25, 465), ())
+    below = [{"set": SET | {"stmt": [{"limit": {"rate": 3, "per": "minute"}}]}}, ACCEPT]
+    assert find_ports(build_ruleset(below, policy="drop")) == ((), ())
+
+
+def test_a_port_that_is_forwarded_elsewhere_is_closed() -> None:
+    to_container = {"dnat": {"addr": "172.17.0.2", "port": 80}}
+    published = [match_on(header("tcp", "dport"), 465), to_container]
+    assert find_ports(build_ruleset(published, hook="prerouting", table="nat")) == ((465,), ())
+    other = [match_on(header("tcp", "dport"), 8080), to_container]
+    assert find_ports(build_ruleset(other, hook="prerouting", table="nat")) == ((), ())
+    all_ports = build_ruleset([to_container], hook="prerouting", table="nat")
+    assert find_ports(all_ports) == ((25, 465), ()), "port 22 stands for those that mail.yml opens for other programs"
 
 
 def test_what_rules_alone_do_not_show_is_doubtful() -> None:
@@ -134,8 +162,17 @@ def test_rules_of_firewalld_close_what_its_zone_does_not_allow() -> None:
 def test_the_maker_of_a_chain_is_named() -> None:
     [chain] = find_foreign_chains(build_ruleset(policy="drop", table="firewalld"), ADDRESSES, PORTS)
     assert str(chain) == "the chain input in the table inet firewalld of firewalld"
-    [chain] = find_foreign_chains(build_ruleset(policy="drop", others={"ufw-user-input": []}), ADDRESSES, PORTS)
+    jump, chains = (
+        [{"jump": {"target": "before"}}],
+        {"before": [[{"jump": {"target": "ufw-user-input"}}]], "ufw-user-input": []},
+    )
+    [chain] = find_foreign_chains(build_ruleset(jump, policy="drop", others=chains), ADDRESSES, PORTS)
     assert chain.owner == "ufw"
+    # Docker has chains in the same table, to which no packet for this server comes.
+    [chain] = find_foreign_chains(build_ruleset(jump, policy="drop", others={"DOCKER": [], **chains}), ADDRESSES, PORTS)
+    assert chain.owner == "ufw"
+    [chain] = find_foreign_chains(build_ruleset(policy="drop", others={"DOCKER": []}), ADDRESSES, PORTS)
+    assert chain.owner == ""
 
 
 # --- bans
@@ -237,6 +274,11 @@ def test_rules_of_ufw_are_read_with_the_modules_that_nft_does_not_explain() -> N
         ("-s 203.0.113.0/24 -j DROP", ()),
         ("! -s 203.0.113.0/24 -p tcp -m tcp --dport 25 -j DROP", (25,)),
         ("-m set --match-set blocklist src -j DROP", ()),
+        ("-m connlimit --connlimit-above 20 --connlimit-mask 32 --connlimit-saddr -j REJECT", ()),
+        ("-p tcp -m hashlimit --hashlimit-above 9/min --hashlimit-mode srcip --hashlimit-name x -j DROP", ()),
+        ("-m recent --update --seconds 60 --hitcount 8 --name SSH --mask 255.255.255.255 --rsource -j DROP", ()),
+        ("-p tcp -m tcp --dport 25 -j DNAT --to-destination 172.17.0.2:25", (25,)),
+        ("-p tcp -m tcp --dport 465 -j REDIRECT --to-ports 10465", (465,)),
         ("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m state --state NEW -j DROP", ()),
         ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP", ()),
         ('-p tcp -m tcp --dport 22 -m comment --comment "a -j DROP" -j DROP', (22,)),

@@ -56,6 +56,22 @@ def test_a_disk_warns_before_it_is_full(run_check: RunCheck, percent: int, statu
     assert run_check("the_disks_have_room", disks=[disk]).status == status
 
 
+@pytest.mark.parametrize(
+    ("protocol", "process", "status"),
+    [
+        ("udp", "", "passed"),
+        ("udp", "avahi-daemon", "failed"),
+        ("tcp", "", "failed"),
+        ("tcp", "node_exporter", "failed"),
+    ],
+)
+def test_a_udp_socket_of_the_kernel_is_no_program_that_listens(
+    run_check: RunCheck, protocol: str, process: str, status: str
+) -> None:
+    listener = {"protocol": protocol, "address": "*", "port": 51820, "process": process}
+    assert run_check("nothing_else_listens", listeners=[listener]).status == status
+
+
 def test_a_certificate_that_a_service_has_not_loaded_is_reported_by_port(run_check: RunCheck, target: Target) -> None:
     def encode(pem: bytes) -> str:
         return base64.b64encode(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)).decode()

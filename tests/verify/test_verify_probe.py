@@ -146,4 +146,4 @@ def test_the_probe_is_complete_and_short_enough_for_one_argument_of_ssh(tmp_path
     command = [sys.executable, "-I", "-c", f"{program}; print(common.__file__)"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.startswith(str(application)), done.stderr
-    assert len(target._encode_program(application.read_bytes())) < 96 * 1024, "and the configuration must fit too"
+    assert len(target.encode_probe()) < 96 * 1024, "and the configuration must fit too"

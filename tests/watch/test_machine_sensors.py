@@ -1,12 +1,14 @@
 """A mailbox that cannot be written, and a declared address that the machine does not have, are troubles."""
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from mailkeep_server.common import own_addresses
+from mailkeep_server.common import own_addresses, refused_logins
 from mailkeep_server.watch import machine_sensors
 from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
 
@@ -20,6 +22,7 @@ def vmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / "example.org" / name / "Maildir" / folder).mkdir(parents=True)
         (tmp_path / "example.org" / name / "Maildir/cur/1.M1.mail:2,S").touch(0o400)
         (tmp_path / "example.org" / name / "Maildir/dovecot-uidlist").touch(0o600)
+        (tmp_path / "example.org" / name / "Maildir/dovecot-uidvalidity.6b0b2a75").touch(0o444)
     return tmp_path
 
 
@@ -85,3 +88,20 @@ def test_a_declared_address_that_is_not_there_is_a_trouble_except_behind_nat(
     troubles = AddressSensor(["127.0.0.1", "192.0.2.1"]).find_troubles()
     assert {*troubles} == ({"192.0.2.1"} if end else set())
     assert not end or end in troubles["192.0.2.1"][0]
+
+
+def test_mail_does_not_leave_from_a_link_local_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MagicMock()
+    client.__enter__.return_value.getsockname.side_effect = [("fe80::1", 9, 0, 2), ("2001:db8::9", 9, 0, 0)]
+    monkeypatch.setattr(own_addresses.socket, "socket", lambda *_: client)
+    assert own_addresses.find_source_address(6) is None
+    assert own_addresses.find_source_address(6) == "2001:db8::9"
+
+
+def test_without_ipv6_in_the_kernel_no_address_of_ipv6_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(own_addresses.socket, "socket", refuse)
+    assert not own_addresses.is_local_address("2001:db8::1")
+    assert not refused_logins.has_ipv6()

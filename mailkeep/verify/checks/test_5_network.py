@@ -12,10 +12,13 @@ DHCP_CLIENT_PORTS = (68, 546)
 
 
 def _may_listen(settings: Settings, listener: dict[str, Any]) -> bool:
-    """On port 80 only lego may listen, unless mail.yml opens it: it answers the certificate authority."""
+    """On port 80 only lego may listen, unless mail.yml opens it: it answers the certificate authority.
+
+    A UDP socket without a process is the kernel's own, as WireGuard's, which also has one where it only dials out.
+    """
     port = listener["port"]
     if listener["protocol"] != "tcp":
-        return port in DHCP_CLIENT_PORTS
+        return port in DHCP_CLIENT_PORTS or not listener["process"]
     only_lego = port == firewall.HTTP and settings.tls.answers_on_port_80
     return port in firewall.open_ports(settings) and (listener["process"] == "lego" or not only_lego)
 
@@ -32,7 +35,7 @@ def test_nothing_else_listens(observed: ProbeResult, settings: Settings) -> None
             }
         ),
         expected=f"TCP {', '.join(map(str, sorted(firewall.open_ports(settings))))} and no other",
-        remedy="Stop it, let it listen on 127.0.0.1, or name its port under `firewall.open` in mail.yml.",
+        remedy="Stop it, or let it listen on 127.0.0.1. A TCP port may be named under `firewall.open` in mail.yml.",
     )
 
 

@@ -1,5 +1,5 @@
-"""The services as they run: the guard's limits, what Postfix's master listens on, and configuration that is newer than
-the process that should have read it."""
+"""The services as they run: the guard's limits, what Postfix's master listens on, and configuration newer than the
+process that should have read it."""
 
 import json
 import re

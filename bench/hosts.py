@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""How long many hosts of one inventory take, compared with one, and how many lines are printed.
+
+Boots N copies of a built server in the lab. Then `mailkeep plan`, `verify` and `deploy` run there, and change nothing:
+with one host, with N, and with N beside three that are not reached. One of these is down. One is deaf: it accepts TCP
+and never answers. One refuses. With --fresh, N bare machines are built, too.
+
+All servers share this machine's processors with the command. Where these are few, many servers take longer because of
+themselves. So the command's own processor time is printed.
+
+    python bench/hosts.py [N] [--rounds R] [--fresh]
+"""
+
+import argparse
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fresh
+import machine
+
+from mailkeep.inventory.hosts import HOSTS_FILE
+from mailkeep.lab import Lab
+from mailkeep.lab.site import Site, create_site, join_sites
+
+MAX_RATIO = 2.0
+COMMANDS = {
+    "plan": ("plan",),
+    "verify": ("verify",),
+    "deploy": ("deploy", "--no-verify"),
+    "deploy, verify": ("deploy",),
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("servers", metavar="N", nargs="?", type=int, default=8, help="how many (default: 8)")
+    arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    arguments.add_argument("--only", choices=COMMANDS, action="append", help="measure only this; may be repeated")
+    arguments.add_argument("--fresh", action="store_true", help="also build so many bare machines")
+    options = arguments.parse_args()
+    print(machine.describe_machine(), flush=True)
+    with (
+        fresh.fresh_lab(f"{os.environ.get('MAILKEEP_LAB', 'bench')}-hosts") as lab,
+        socket.create_server(("127.0.0.1", 0)) as deaf,
+    ):
+        if options.fresh:
+            measure_fresh(lab, options.servers)
+        built = fresh.build_server(lab)
+        sites = boot_copies(lab, built, options.servers)
+        others = {
+            "down": {"ssh_hostname": str(lab.network[-2])},
+            "deaf": {"ssh_hostname": "127.0.0.1", "ssh_port": deaf.getsockname()[1]},
+            "refusing": {"ssh_hostname": "127.0.0.1", "ssh_port": 1},
+        }
+        inventories = {
+            "1": join_sites(lab.state / "one", sites[:1]),
+            str(options.servers): join_sites(lab.state / "all", sites),
+            f"{options.servers} + 3": join_sites(lab.state / "troubled", sites, others),
+        }
+        print(
+            f"{'command':15} {'hosts':>8} {'seconds':>8} {'ratio':>6} {'lines':>6} {'CPU of the command':>19}",
+            flush=True,
+        )
+        for name in options.only or COMMANDS:
+            compare(name, COMMANDS[name], inventories, options.rounds)
+
+
+def boot_copies(lab: Lab, built: Site, number: int) -> list[Site]:
+    """Copies of the built server, with inventories that name their own addresses, deployed."""
+    image = built.server.bake("built")
+    built.server.remove()
+    sites = []
+    for index in range(1, number + 1):
+        server = lab.boot_server(f"mail{index}", hostname="mail.example.test", image=image)
+        sites.append(built.copy_for(server))
+        sites[-1].declare_addresses()
+    run_mailkeep(("deploy", "--no-verify"), join_sites(lab.state / "first", sites))
+    return sites
+
+
+def compare(name: str, command: tuple[str, ...], inventories: dict[str, Path], rounds: int) -> None:
+    one = 0.0
+    for label, inventory in inventories.items():
+        runs = [run_mailkeep(command, inventory) for _ in range(rounds)]
+        seconds = statistics.median(run[0] for run in runs)
+        one = one or seconds
+        cpu = statistics.median(run[2] for run in runs)
+        print(f"{name:15} {label:>8} {seconds:>8.1f} {seconds / one:>6.2f} {runs[-1][1]:>6} {cpu:>17.1f} s", flush=True)
+    print(f"(goal: a ratio of at most {MAX_RATIO})")
+
+
+def measure_fresh(lab: Lab, number: int) -> None:
+    """One bare machine, then N at once."""
+    for count in (1, number):
+        sites = []
+        internet = lab.boot_internet(fresh=False)
+        for index in range(1, count + 1):
+            server = lab.boot_server(f"bare{index}", hostname="mail.example.test")
+            internet.resolve_for(server)
+            sites.append(create_site(lab, server))
+        seconds, lines, cpu = run_mailkeep(("deploy", "--no-verify"), join_sites(lab.state / "bare", sites))
+        print(f"fresh: {count} at once: {seconds:.1f} s, {lines} lines, {cpu:.1f} s of CPU by the command", flush=True)
+        for site in sites:
+            site.server.remove()
+
+
+def run_mailkeep(command: tuple[str, ...], inventory: Path) -> tuple[float, int, float]:
+    """Returns its seconds, the lines it printed, and the seconds of processor time that it and its children took."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "mailkeep", *command, str(inventory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode == 1 and "not reached" not in done.stdout and "--no-verify" in command:
+        raise SystemExit(f"{' '.join(command)} failed on {(inventory / HOSTS_FILE).read_text()}\n{done.stdout}")
+    if os.environ.get("BENCH_OUTPUT"):
+        print(done.stdout)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, len(done.stdout.splitlines()), cpu
+
+
+if __name__ == "__main__":
+    main()
