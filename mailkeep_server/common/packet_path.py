@@ -5,7 +5,7 @@ have several ends. Judged are packets that open a TCP connection to this server.
 `nft -j -t list ruleset` (libnftables-json(5)), which leaves out the elements of sets.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -28,6 +28,13 @@ ENDS = {
 MAIL_PORTS = (25, 143, 465, 587, 993)
 """A packet to another port may go on to a container: mail.yml opens that port for some program."""
 JUMPS = {"jump", "goto"}
+FLAG_TESTS: Mapping[str, Callable[[set[str], set[str]], bool]] = {
+    "==": lambda flags, others: flags == others,
+    "!=": lambda flags, others: flags != others,
+    "in": lambda flags, others: bool(flags & others),
+    "!": lambda flags, others: not flags & others,
+}
+"""By operator, whether a packet's flags match those of a rule (nft(8), BITWISE)."""
 DROPPING_TARGETS = ("DROP", "REJECT")
 MAX_DEPTH = 16
 """Of jumps; nft itself allows no circle of chains."""
@@ -236,6 +243,8 @@ class _Walk:
         value = self._read_field(match["left"])
         if value is None:
             return False
+        if isinstance(value, set) and match["op"] in FLAG_TESTS:
+            return FLAG_TESTS[match["op"]](value, _read_flags(match["right"]))
         if match["op"] not in ("==", "in", "!="):
             return None
         holds = self._compare(value, match["right"])
@@ -256,7 +265,8 @@ class _Walk:
             is_type = detail["result"] == "type"
             return True if not is_type else "local" if "daddr" in detail["flags"] else "unicast"
         if kind == "&" and self._read_field(detail[0]) == {"syn"}:
-            return {"syn"} & set(detail[1]) if isinstance(detail[1], list) else UNKNOWN
+            mask = _list_elements(detail[1])  # a list, or since nft 1.1 {"|": […]}
+            return {"syn"}.intersection(mask) if all(isinstance(flag, str) for flag in mask) else UNKNOWN
         return UNKNOWN
 
     def _read_header(self, protocol: str, name: str) -> Any:
@@ -285,8 +295,6 @@ class _Walk:
         """Whether the value is, or is among, the right side of a condition; None: it may be."""
         if value is UNKNOWN or value is None:
             return None
-        if isinstance(value, set):
-            return value == _read_flags(right)
         elements = _list_elements(right)
         answers = [self._equals(value, element) for element in elements]
         return True if True in answers else None if None in answers else False

@@ -90,6 +90,11 @@ def test_jumps_and_verdict_maps_are_followed() -> None:
         [[match_on(header("udp", "dport"), 53), DROP], [match_on(header("icmp", "type"), "echo-request"), DROP]],
         [[match_on({"ct": {"key": "state"}}, "invalid"), DROP]],
         [[match_on(header("tcp", "flags"), "syn", "!="), match_on({"ct": {"key": "state"}}, "new"), DROP]],
+        [[match_on({"&": [header("tcp", "flags"), {"|": ["fin", "syn"]}]}, {"|": ["fin", "syn"]}), DROP]],
+        [[match_on({"&": [header("tcp", "flags"), ["fin", "syn", "ack"]]}, "syn", "!="), DROP]],
+        [[match_on(header("tcp", "flags"), ["fin", "ack"], "in"), DROP]],
+        [[match_on(header("tcp", "flags"), "syn", "!"), DROP]],
+        [[match_on(header("tcp", "flags"), 0), DROP]],
         [[match_on({"fib": {"result": "type", "flags": ["daddr"]}}, "local", "!="), DROP]],
         [[match_on({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False), DROP]],
         [[match_on(header("tcp", "dport"), 22), {"limit": {"rate": 9, "per": "minute", "inv": True}}, DROP]],
@@ -115,6 +120,15 @@ def test_bounds_that_all_clients_share_are_doubtful_and_a_set_without_bounds_mat
     assert find_ports(build_ruleset([{"set": SET}, DROP])) == ((22, 25, 465), ())
     below = [{"set": SET | {"stmt": [{"limit": {"rate": 3, "per": "minute"}}]}}, ACCEPT]
     assert find_ports(build_ruleset(below, policy="drop")) == ((), ())
+
+
+def test_rules_for_the_first_packet_of_a_connection_close_ports() -> None:
+    for condition in (
+        match_on({"&": [header("tcp", "flags"), {"|": ["fin", "syn"]}]}, "syn"),
+        match_on(header("tcp", "flags"), ["syn", "ack"], "in"),
+        match_on(header("tcp", "flags"), "ack", "!"),
+    ):
+        assert find_ports(build_ruleset([condition, DROP])) == ((22, 25, 465), ())
 
 
 def test_a_port_that_is_forwarded_elsewhere_is_closed() -> None:
