@@ -106,7 +106,8 @@ def _summarize(plans: Mapping[str, HostPlan]) -> str:
     unreached = [name for name, plan in plans.items() if plan.error]
     refused = [name for name, plan in plans.items() if plan.problems and not plan.error]
     changed = [name for name, plan in plans.items() if plan.changes]
-    parts = [f"{len(plans) - len(unreached) - len(refused) - len(changed)} with nothing to do"]
+    idle = len(plans) - len(unreached) - len(refused) - len(changed)
+    parts = [f"{idle} with nothing to do"] if idle else []
     for names, text in ((changed, "with changes"), (refused, "that a deploy refuses"), (unreached, "not reached")):
         if names:
             parts.append(f"{len(names)} {text} ({list_names(names)})")
