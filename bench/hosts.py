@@ -6,19 +6,22 @@ with one host, with N, and with N beside three that are not reached. One of thes
 and never answers. One refuses. With --fresh, N bare machines are built, too.
 
 All servers share this machine's processors with the command. Where these are few, many servers take longer because of
-themselves. So the command's own processor time is printed.
+themselves. So the command's own processor time is printed. `ready` is when the line of the last host came that can be
+reached, `ended` when the command ended.
 
     python bench/hosts.py [N] [--rounds R] [--fresh]
 """
 
 import argparse
 import os
+import re
 import resource
 import socket
 import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import fresh
@@ -63,10 +66,7 @@ def main() -> None:
             str(options.servers): join_sites(lab.state / "all", sites),
             f"{options.servers} + 3": join_sites(lab.state / "troubled", sites, others),
         }
-        print(
-            f"{'command':15} {'hosts':>8} {'seconds':>8} {'ratio':>6} {'lines':>6} {'CPU of the command':>19}",
-            flush=True,
-        )
+        print(f"{'command':15} {'hosts':>8} {'ready':>8} {'ratio':>6} {'ended':>8} {'lines':>6} {'CPU':>7}", flush=True)
         for name in options.only or COMMANDS:
             compare(name, COMMANDS[name], inventories, options.rounds)
 
@@ -84,14 +84,29 @@ def boot_copies(lab: Lab, built: Site, number: int) -> list[Site]:
     return sites
 
 
+@dataclass(frozen=True)
+class Run:
+    """`seconds` until the command ended; `ready` until the line of the last host that can be reached; `cpu`: those of
+    processor time that the command and its children took."""
+
+    seconds: float
+    ready: float
+    lines: int
+    cpu: float
+
+
 def compare(name: str, command: tuple[str, ...], inventories: dict[str, Path], rounds: int) -> None:
     one = 0.0
     for label, inventory in inventories.items():
         runs = [run_mailkeep(command, inventory) for _ in range(rounds)]
-        seconds = statistics.median(run[0] for run in runs)
-        one = one or seconds
-        cpu = statistics.median(run[2] for run in runs)
-        print(f"{name:15} {label:>8} {seconds:>8.1f} {seconds / one:>6.2f} {runs[-1][1]:>6} {cpu:>17.1f} s", flush=True)
+        ready, seconds, cpu = (
+            statistics.median(getattr(run, field) for run in runs) for field in ("ready", "seconds", "cpu")
+        )
+        one = one or ready
+        print(
+            f"{name:15} {label:>8} {ready:>8.1f} {ready / one:>6.2f} {seconds:>8.1f} {runs[-1].lines:>6} {cpu:>5.1f} s",
+            flush=True,
+        )
     print(f"(goal: a ratio of at most {MAX_RATIO})")
 
 
@@ -104,29 +119,32 @@ def measure_fresh(lab: Lab, number: int) -> None:
             server = lab.boot_server(f"bare{index}", hostname="mail.example.test")
             internet.resolve_for(server)
             sites.append(create_site(lab, server))
-        seconds, lines, cpu = run_mailkeep(("deploy", "--no-verify"), join_sites(lab.state / "bare", sites))
-        print(f"fresh: {count} at once: {seconds:.1f} s, {lines} lines, {cpu:.1f} s of CPU by the command", flush=True)
+        run = run_mailkeep(("deploy", "--no-verify"), join_sites(lab.state / "bare", sites))
+        print(f"fresh: {count} at once: {run.seconds:.1f} s, {run.lines} lines, {run.cpu:.1f} s of CPU", flush=True)
         for site in sites:
             site.server.remove()
 
 
-def run_mailkeep(command: tuple[str, ...], inventory: Path) -> tuple[float, int, float]:
-    """Returns its seconds, the lines it printed, and the seconds of processor time that it and its children took."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "mailkeep", *command, str(inventory)],
+def run_mailkeep(command: tuple[str, ...], inventory: Path) -> Run:
+    before, start, ready, lines = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0.0, []
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "mailkeep", *command, str(inventory)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
+    ) as process:
+        for line in process.stdout or ():
+            lines.append(line)
+            if re.match(r"(. )?(mail|bare)\d+: ", line):
+                ready = time.monotonic() - start
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode == 1 and "not reached" not in done.stdout and "--no-verify" in command:
-        raise SystemExit(f"{' '.join(command)} failed on {(inventory / HOSTS_FILE).read_text()}\n{done.stdout}")
+    output = "".join(lines)
+    if process.returncode == 1 and "not reached" not in output and "--no-verify" in command:
+        raise SystemExit(f"{' '.join(command)} failed on {(inventory / HOSTS_FILE).read_text()}\n{output}")
     if os.environ.get("BENCH_OUTPUT"):
-        print(done.stdout)
+        print(output)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, len(done.stdout.splitlines()), cpu
+    return Run(seconds, ready or seconds, len(lines), cpu)
 
 
 if __name__ == "__main__":
