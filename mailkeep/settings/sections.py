@@ -500,7 +500,7 @@ class UncheckedSettings(Model):
         max_length=1000,
         description="What `mailkeep verify` may find on the machine without a warning: accounts, keys, rules of sudo, "
         "jobs and files of services that were added after the first deploy. Each by the name that verify shows; "
-        "without `@` and the digits after it, whatever the file holds.",
+        "without `@` and the digits after it, whatever the file holds. It changes nothing on the server.",
         examples=[["job:/etc/cron.d/backup", "group:sudo:anna"]],
     )
     message_size: Annotated[int, *size_between("1M", "150M")] = Field(

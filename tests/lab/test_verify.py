@@ -21,8 +21,8 @@ from mailkeep_server.common.jail_canaries import LOCK
 
 Boot = Callable[[], Site]
 
-# tests/verify breaks four checks: a container's clock is its host's, no certificate ends within a test, and a lab has no
-# machine without IPv6. test_web breaks those of HTTPS, test_foreign_machine those of addresses and mailboxes.
+# tests/verify breaks four checks. A container's clock is its host's, and no certificate ends within a test. Every lab
+# has IPv6. test_web breaks the checks of HTTPS, test_foreign_machine those of addresses and mailboxes.
 HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
 BROKEN_ELSEWHERE = {
     "the_clock_is_right",

@@ -57,6 +57,7 @@ def _limit_examples(section: str, values: dict[str, int]) -> dict[str, Example]:
 
 
 EXAMPLES: dict[str, Example] = {
+    "accepted": Example(["job:/etc/cron.d/backup"], (), elsewhere="It changes nothing on the server"),
     "host.name": Example(
         "mx.example.org",
         (
