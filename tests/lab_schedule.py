@@ -25,6 +25,7 @@ LONGEST_FIRST = (
     "lab/test_dns.py",
     "lab/test_shared_store.py",
     "lab/test_verify.py",
+    "lab/test_many_hosts.py",
     "lab/test_plan.py",
     "lab/test_refusals.py",
 )
