@@ -28,7 +28,8 @@ import fresh
 import machine
 
 from mailkeep.inventory.hosts import HOSTS_FILE
-from mailkeep.lab import Lab
+from mailkeep.lab import Lab, Server
+from mailkeep.lab.addresses import FIRST_SERVER_HOST
 from mailkeep.lab.site import Site, create_site, join_sites
 
 MAX_RATIO = 2.0
@@ -42,7 +43,9 @@ COMMANDS = {
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("servers", metavar="N", nargs="?", type=int, default=8, help="how many (default: 8)")
+    arguments.add_argument(
+        "servers", metavar="N", nargs="?", type=int, default=8, help="how many: 20 at most (default: 8)"
+    )
     arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
     arguments.add_argument("--only", choices=COMMANDS, action="append", help="measure only this; may be repeated")
     arguments.add_argument("--fresh", action="store_true", help="also build so many bare machines")
@@ -77,11 +80,17 @@ def boot_copies(lab: Lab, built: Site, number: int) -> list[Site]:
     built.server.remove()
     sites = []
     for index in range(1, number + 1):
-        server = lab.boot_server(f"mail{index}", hostname="mail.example.test", image=image)
+        server = boot_server(lab, f"mail{index}", index, image)
         sites.append(built.copy_for(server))
         sites[-1].declare_addresses()
     run_mailkeep(("deploy", "--no-verify"), join_sites(lab.state / "first", sites))
     return sites
+
+
+def boot_server(lab: Lab, name: str, index: int, image: str | None = None) -> Server:
+    """At an address of its own: those of the attacker, who is not there, serve as well."""
+    address = lab.ipv4_address(FIRST_SERVER_HOST - 1 + index)
+    return lab.boot_server(name, hostname="mail.example.test", ip=address, image=image)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def measure_fresh(lab: Lab, number: int) -> None:
         sites = []
         internet = lab.boot_internet(fresh=False)
         for index in range(1, count + 1):
-            server = lab.boot_server(f"bare{index}", hostname="mail.example.test")
+            server = boot_server(lab, f"bare{index}", index)
             internet.resolve_for(server)
             sites.append(create_site(lab, server))
         run = run_mailkeep(("deploy", "--no-verify"), join_sites(lab.state / "bare", sites))

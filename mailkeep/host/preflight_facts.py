@@ -88,6 +88,7 @@ class HostFacts:
 
     `clock_offset` is in seconds, positive when the host's clock is ahead; `memory` in MiB. `foreign_files` are main
     configuration files of mail servers that Mailkeep did not write, `other_mtas` the packages of other mail servers.
+    `other_timekeepers` are packages that APT replaces by systemd-timesyncd.
     `passed_before`: PASSED_MARK exists. `is_built`: Postfix has our configuration. `has_our_web`: our web
     server's unit exists. `has_our_resolver`: /etc/resolv.conf is ours. `has_key`: the login can come back without a
     password. `has_ipv6`: programs may open sockets of IPv6. `listeners` is None without ss(8). `nft_ruleset` is nft's
@@ -109,6 +110,7 @@ class HostFacts:
     has_our_resolver: bool = False
     foreign_files: tuple[str, ...] = ()
     other_mtas: tuple[str, ...] = ()
+    other_timekeepers: tuple[str, ...] = ()
     listeners: tuple[Listener, ...] | None = ()
     has_key: bool = True
     nft_ruleset: str = ""
@@ -129,7 +131,8 @@ echo "name $name"
 sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory \\1/p' /proc/meminfo
 df -k --output=target,avail,iavail,itotal / /var | sed '1d; s/^/disk /'
 dpkg-query -W -f='${{db:Status-Abbrev}} ${{Package}} ${{Provides}}\\n' |
-  sed -n '/^ii  *postfix /d; s/^ii  *\\([^ ]*\\) .*mail-transport-agent.*/mta \\1/p'
+  sed -n '/^ii  *postfix /d; s/^ii  *\\([^ ]*\\) .*mail-transport-agent.*/mta \\1/p
+    /^ii  *systemd-timesyncd /d; s/^ii  *\\([^ ]*\\) .*time-daemon.*/timekeeper \\1/p'
 for file in /etc/postfix/main.cf /etc/dovecot/dovecot.conf; do
   [ ! -e $file ] || grep -q '{FILE_MARK}' $file || echo "foreign $file"
 done
@@ -203,6 +206,7 @@ def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
         has_our_resolver="resolver" in flags,
         foreign_files=tuple(values.get("foreign", ())),
         other_mtas=tuple(values.get("mta", ())),
+        other_timekeepers=tuple(values.get("timekeeper", ())),
         listeners=tuple(map(_parse_listener, values.get("listener", ()))) if "listeners" in flags else None,
         has_key="key" in flags,
         nft_ruleset=first("nft"),

@@ -22,6 +22,7 @@ DHCP_CLIENT_PORTS = (68, 546)  # the answers to DHCP clients are let in
 OUR_DAEMONS = {"master", "dovecot", "imap-login", "unbound", "lego"}
 WEB_SERVER = "nginx"  # ours only if our unit exists: it may as well be the operator's own web server
 OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertcpd"}  # removed with their package
+OTHER_RESOLVER = "systemd-resolve"
 OTHER_CONFIGURATIONS = (
     *("/etc/aliases", "/etc/courier", "/etc/dovecot", "/etc/exim4", "/etc/mail", "/etc/msmtprc", "/etc/nullmailer"),
     *("/etc/opendkim", "/etc/postfix", "/etc/smtpd.conf", "/etc/ssmtp"),
@@ -192,6 +193,11 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
             f"run `hostnamectl set-hostname {settings.host.name}`."
         )
     yield from _cut_off_warnings(settings, facts)
+    for package in facts.other_timekeepers:
+        yield (
+            f"{package} sets the clock. The deploy installs systemd-timesyncd, and APT removes {package} with it. If "
+            "you need a certain time server, name it in /etc/systemd/timesyncd.conf afterwards."
+        )
     if facts.listeners is None:
         yield "Mailkeep cannot tell whether the mail ports are free: ss is missing (`apt-get install iproute2`)."
     yield from foreign_firewalls.describe_firewalls(
@@ -217,6 +223,8 @@ def _listeners_cut_off(settings: Settings, facts: HostFacts) -> list[Listener]:
 def _is_cut_off(settings: Settings, listener: Listener) -> bool:
     if _is_loopback(listener.address) or set(listener.programs) & OTHER_DAEMONS:
         return False
+    if settings.resolver == "local" and OTHER_RESOLVER in listener.programs:
+        return False  # for names of the local network; the deploy stops it
     if listener.protocol == "udp":
         return listener.port not in DHCP_CLIENT_PORTS
     return listener.port not in firewall.open_ports(settings) or _loses_service(listener)

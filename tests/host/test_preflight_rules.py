@@ -141,6 +141,8 @@ def test_a_program_that_will_be_cut_off_is_named_before_the_first_deploy(listene
         Listener("tcp", "[::1]", 631, ("cupsd",)),
         Listener("udp", "127.0.0.53%lo", 53, ("systemd-resolve",)),
         Listener("udp", "*", 68, ("dhcpcd",)),
+        Listener("udp", "*", 5355, ("systemd-resolve",)),
+        Listener("tcp", "[::]", 5355, ("systemd-resolve",)),
         Listener("udp", "192.0.2.1%eth0", 68, ("systemd-network",)),
         Listener("tcp", "*", 8443, ("java",)),
         Listener("tcp", "*", 25, ("master",)),
@@ -149,6 +151,19 @@ def test_a_program_that_will_be_cut_off_is_named_before_the_first_deploy(listene
 def test_a_program_that_is_opened_or_not_reached_anyway_is_not_named(listener: Listener) -> None:
     settings = make_settings(firewall={"open": [8443]})
     assert judge_host(settings, ROOT, replace(FRESH, listeners=(listener,))).warnings == ()
+
+
+def test_a_time_server_that_apt_removes_is_named() -> None:
+    facts = parse_facts(["timekeeper chrony", "mta exim4-daemon-light"], 0, 1)
+    assert (facts.other_timekeepers, facts.other_mtas) == (("chrony",), ("exim4-daemon-light",))
+    [warning] = judge_host(make_settings(), ROOT, replace(FRESH, other_timekeepers=("chrony",))).warnings
+    assert "APT removes chrony" in warning
+
+
+def test_a_resolver_that_the_deploy_stops_is_named_where_it_stays() -> None:
+    listener = Listener("udp", "*", 5355, ("systemd-resolve",))
+    [warning] = judge_host(make_settings(resolver="system"), ROOT, replace(FRESH, listeners=(listener,))).warnings
+    assert "systemd-resolve (udp *:5355)" in warning
 
 
 def test_a_declared_address_of_ipv6_needs_a_kernel_with_ipv6() -> None:
