@@ -11,7 +11,7 @@ NETWORKS = [
     if not network.overlaps(DEMO_NETWORK)
 ]
 # Host numbers within a lab's network. 1 is this machine, the network's gateway.
-INTERNET_HOST, ATTACKER_HOST, FIRST_SERVER_HOST, FIRST_SOURCE_HOST = 2, 3, 10, 16
+INTERNET_HOST, ATTACKER_HOST, COPY_HOST, FIRST_SERVER_HOST, FIRST_SOURCE_HOST = 2, 3, 9, 10, 16
 
 RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 MAX_NAMESERVERS = 3  # of resolv.conf(5)

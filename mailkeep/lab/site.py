@@ -1,6 +1,7 @@
 """A server of the lab and its inventory: the demonstration's, with this lab's addresses."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -66,11 +67,15 @@ class Site:
         return secrets.load_secrets(self.settings, self.inventory)
 
     def copy_for(self, server: Server) -> "Site":
-        """A copy of the inventory, with the same settings, keys and accounts, for another machine."""
+        """A copy of the inventory for another machine: the same keys and accounts, and that machine's addresses."""
         target = self.inventory.with_name(f"{server.name}-inventory")
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.inventory, target)
         (target / "inventory.py").write_text(_hosts_text(server))
+        text = self.settings_file.read_text()
+        for address, new in ((self.server.ip, server.ip), (self.server.ip6, server.ip6)):
+            text = re.sub(rf"{re.escape(str(address))}(?![0-9a-f:.])", str(new), text)
+        (target / "mail.yml").write_text(text)
         return Site(server, target, self.passphrases)
 
     def declare_addresses(self) -> None:

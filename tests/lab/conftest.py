@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep.lab import Internet, Lab
+from mailkeep.lab.addresses import COPY_HOST
 from mailkeep.lab.podman import LABEL, podman
 from mailkeep.lab.site import DeployResult, Site, create_site
 
@@ -71,16 +72,35 @@ def built_image(built_site: Site) -> str:
     return built_site.server.bake("built")
 
 
+@pytest.fixture(scope="session")
+def copied_site(lab: Lab, built_site: Site, built_image: str) -> tuple[Site, str]:
+    """A site whose server is gone, and an image of its disk: `boot_copy` boots that at the site's addresses."""
+    server = lab.boot_server("copy", hostname="mail.example.test", image=built_image, ip=lab.ipv4_address(COPY_HOST))
+    site = built_site.copy_for(server)
+    deployed = site.deploy()
+    assert deployed.code == 0, deployed.output
+    image = server.bake("copied")
+    server.remove()
+    return site, image
+
+
 @pytest.fixture
-def boot_copy(lab: Lab, built_site: Site, built_image: str) -> Iterator[Callable[[str], Site]]:
-    """Boots copies of the built server, each with a copy of its inventory; they are removed after the test."""
+def boot_copy(lab: Lab, copied_site: tuple[Site, str]) -> Iterator[Callable[[str], Site]]:
+    """Boots copies of the built server, each with a copy of its inventory; they are removed after the test.
+
+    The second of two at once has other addresses, so it is deployed to.
+    """
+    site, image = copied_site
     sites: list[Site] = []
 
     def boot_site(name: str = "copy") -> Site:
-        server = lab.boot_server(name, hostname="mail.example.test", image=built_image)
-        sites.append(built_site.copy_for(server))
+        address = None if sites else site.server.ip
+        sites.append(site.copy_for(lab.boot_server(name, hostname="mail.example.test", image=image, ip=address)))
+        if not address:
+            deployed = sites[-1].deploy()
+            assert deployed.code == 0, deployed.output
         return sites[-1]
 
     yield boot_site
-    for site in sites:
-        site.server.remove()
+    for copy in sites:
+        copy.server.remove()

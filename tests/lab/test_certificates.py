@@ -131,10 +131,6 @@ def tlsa_of(pem: str) -> str:
 def certified(lab: Lab, built_site: Site, built_image: str, internet: Internet) -> Iterator[CertifiedServer]:
     server = lab.boot_server("certified", hostname=HOST, image=built_image)
     site = built_site.copy_for(server)
-    text = site.settings_file.read_text()
-    for theirs, ours in ((built_site.server.ip, server.ip), (built_site.server.ip6, server.ip6)):
-        text = re.sub(rf"{re.escape(str(theirs))}(?![0-9:.])", str(ours), text)
-    site.settings_file.write_text(text)
     certified_server = CertifiedServer(site, internet)
     certified_server.declare_acme()
     secrets.create_missing_keys(site.settings, site.inventory, date.today())

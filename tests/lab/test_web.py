@@ -49,7 +49,6 @@ def web_site(
         site,
         dns={"mta_sts": "enforce"},
         web={"autoconfig": True},
-        host={"name": "mail.example.test", "addresses": [str(server.ip), str(server.ip6)]},
         tls={"mode": "files", "certificate": "tls.pem"},
     )
     bring_certificate(site, internet, certificate_directory)
