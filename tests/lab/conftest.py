@@ -75,7 +75,8 @@ def built_image(built_site: Site) -> str:
 @pytest.fixture(scope="session")
 def copied_site(lab: Lab, built_site: Site, built_image: str) -> tuple[Site, str]:
     """A site whose server is gone, and an image of its disk: `boot_copy` boots that at the site's addresses."""
-    server = lab.boot_server("copy", hostname="mail.example.test", image=built_image, ip=lab.ipv4_address(COPY_HOST))
+    address = lab.ipv4_address(COPY_HOST)
+    server = lab.boot_server("copied", hostname="mail.example.test", image=built_image, ip=address)
     site = built_site.copy_for(server)
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
