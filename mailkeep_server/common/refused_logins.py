@@ -64,13 +64,15 @@ def refuse_imap_login(source: str, destination: str, port: int = IMAPS) -> None:
 
 
 def refuse_relaying(source: str, destination: str, port: int = SMTP) -> None:
-    """Postfix logs that it does not relay for this client."""
+    """Postfix logs that it does not relay for this client. Raises RuntimeError if it would."""
     with connect_from(source, destination, port) as client, client.makefile("rb") as lines:
         for command in ("", "EHLO canary.example.org", "MAIL FROM:<>", f"RCPT TO:<{NAME}@example.org>", "QUIT"):
             if command:
                 client.sendall(f"{command}\r\n".encode())
-            while lines.readline()[3:4] == b"-":
+            while (line := lines.readline())[3:4] == b"-":
                 pass
+            if command.startswith("RCPT") and line.startswith(b"2"):
+                raise RuntimeError("Postfix relays for strangers, so there was no refusal to notice")
 
 
 def refuse_ssh_login(source: str, destination: str, port: int = 22) -> None:

@@ -55,7 +55,7 @@ SMTP_AND_LOGIN = {
         sed -i 's/smtpd_tls_security_level=encrypt/smtpd_tls_security_level=may/' /etc/postfix/master.cf
         sed -i 's/^auth_allow_cleartext.*/auth_allow_cleartext = yes/; s/^ssl = required/ssl = yes/' $dovecot""",
     "accounts_send_as_themselves_only": "main submission_sender_restrictions=permit_sasl_authenticated",
-    "nobody_relays postfix_serves_what_is_declared_only": """
+    "nobody_relays postfix_serves_what_is_declared_only every_jail_bans_in_the_firewall": """
         main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination""",
     "our_names_are_not_spoofed": "main smtpd_sender_restrictions=",
     "unknown_recipients_are_refused": "main smtpd_recipient_restrictions= smtpd_reject_unlisted_recipient=no",
