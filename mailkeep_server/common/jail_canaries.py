@@ -32,6 +32,7 @@ USED_ELSEWHERE = ("192.0.2.1",)
 """The probe and the watch ask by which way a packet to this address would leave; a canary's packets stay here."""
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/64")
 RETRY_SECONDS = 0.5
+NOTICE_TIMEOUT = 15.0  # seconds in which a jail must notice a refusal; fail2ban reads the journal as it is written
 
 RulesByJail = Mapping[str, JailRules]
 
@@ -53,7 +54,7 @@ def prove_jails(
     start_timeout: float,
 ) -> dict[str, list[str]]:
     """By jail, what is wrong with it. Jails that fail2ban runs and `jails` does not name are proven too, from the ban
-    on. A jail has `start_timeout` seconds to start, and as many to notice a failure.
+    on. A jail has `start_timeout` seconds to start.
 
     Raises one of ERRORS if fail2ban is stopped, and ValueError if there is no address for a canary.
     """
@@ -64,7 +65,7 @@ def prove_jails(
     def prove(jail: str, canary: Canary) -> list[str]:
         if jail not in running:
             return [f"jail {jail}: fail2ban does not run it"]
-        proof = BanProof(jail, canary, _find_destinations(never_ban), start_timeout)
+        proof = BanProof(jail, canary, _find_destinations(never_ban), NOTICE_TIMEOUT)
         return list(proof.find_faults(jails[jail]) if jail in jails else proof.find_foreign_faults())
 
     with ThreadPoolExecutor(len(names)) as pool:
