@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,8 @@ class Watch:
         self.due = dict.fromkeys(self.sensors, 0.0)
         self.consecutive: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
         """By sensor and key, in how many samples in a row a trouble showed."""
+        self.failures = defaultdict[Sensor, int](int)
+        """By sensor, how many samples in a row failed."""
         self.reports: dict[str, dict[str, Any]] = {}
         self.saved_text, self.saved = "", float("-inf")
 
@@ -82,7 +85,8 @@ class Watch:
             self.save_state()
 
     def check_sensor(self, sensor: Sensor) -> None:
-        """Takes a sample. If the sensor raises, its open troubles stay open, and the failure is one more."""
+        """Takes a sample. If the sensor raises, its open troubles stay open, and the failure is one more, which must
+        show in as many samples: systemd does not answer for a moment when an upgrade starts it anew."""
         key, error = f"sensor:{sensor.name}", ""
         try:
             present = sensor.find_troubles()
@@ -93,11 +97,14 @@ class Watch:
             for event in sensor.take_events():
                 self.alerts.report_event(*event)
             self.alerts.end_trouble(key)
+            self.failures[sensor] = 0
             troubles = [present[name][0] for name in proven]
         except Exception as problem:
             error, troubles = describe_error(problem), []
-            text = f"The watch cannot check {sensor.name}: {error}"
-            self.alerts.report_trouble(key, text, f"The watch can check {sensor.name} again")
+            self.failures[sensor] += 1
+            if self.failures[sensor] >= sensor.samples:
+                text = f"The watch cannot check {sensor.name}: {error}"
+                self.alerts.report_trouble(key, text, f"The watch can check {sensor.name} again")
         self.reports[sensor.name] = {
             "at": time.time(),
             "interval": sensor.interval,

@@ -18,7 +18,7 @@ class FirewallSensor(Sensor):
     """Whether nft's ruleset drops what nothing accepts, has the sets and rules of each jail, is as it was loaded, and
     whether another firewall drops what ours lets in. It is judged again only after a change."""
 
-    name, interval, samples = "firewall", 2.0, 3
+    name, interval, samples = "firewall", 1.5, 5  # a restart of fail2ban may take six seconds
     RELIST_SECONDS = 60.0
 
     def __init__(

@@ -22,7 +22,7 @@ REPORTED_BY_FREEZE_ENFORCER = {"frozen", "thawed"}
 
 
 class GuardEvents(Sensor):
-    name, interval, samples = "guard", 1.0, 4
+    name, interval, samples = "guard", 1.0, 6  # an upgrade may restart it
 
     def __init__(self, control_socket: str, last_id: int) -> None:
         self.control_socket, self.last_id = control_socket, last_id

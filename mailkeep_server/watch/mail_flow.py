@@ -19,6 +19,11 @@ DELIVERY = re.compile(
     r"\w+: to=<([^>]*)>, (?:orig_to=<[^>]*>, )?relay=([^,]+), (?:\w+=[^,]*, )*status=(sent|deferred|bounced) \((.*)\)$"
 )
 MAILBOX_AGENT = "[private/dovecot-lmtp]"
+# Without a connection to Dovecot, Postfix logs `relay=none`. Another server's answer follows that server's name.
+MAILBOX_FAILURE = re.compile(r"(?:delivery temporarily suspended: )?[\w ]+ [\w.-]+\[private/dovecot-lmtp\]")
+# 421: Dovecot is about to end (RFC 5321 section 3.8), as in an upgrade.
+MAILBOX_REFUSAL = re.compile(r" said: (?!421)")
+ANSWER = re.compile(r" said: | refused to talk to me: ")
 WINDOW = 900.0  # seconds
 MAX_REMEMBERED = 1000  # deliveries of the window, and recipients whose mailbox takes no mail
 MAX_REASON = 160  # characters
@@ -36,6 +41,16 @@ class Delivery:
     status: str
     reason: str
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether a server refused it, for now or for good."""
+        return ANSWER.search(self.reason) is not None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether no server took it, nor refused it."""
+        return self.status == "deferred" and not self.has_answer
+
 
 class DeliverySensor(Sensor):
     """Deliveries that fail, by the lines of Postfix's delivery agents. Another thread reads these."""
@@ -49,6 +64,8 @@ class DeliverySensor(Sensor):
         self.recent = deque([Delivery(*fields) for fields in saved.get("recent", ())], maxlen=MAX_REMEMBERED)
         self.last_sent: float = float(saved.get("last_sent", time.time()))
         self.is_stalled = bool(saved.get("is_stalled"))
+        self.dead_domains: list[str] = list(saved.get("dead_domains", ()))
+        """Those that did not answer while another domain took mail, until they take mail: theirs is the fault."""
         self.refusing_mailboxes: dict[str, tuple[float, str]] = {
             recipient: (at, reason) for recipient, (at, reason) in saved.get("refusing_mailboxes", {}).items()
         }
@@ -64,6 +81,7 @@ class DeliverySensor(Sensor):
                     # To the minute: the state is written only when it has changed.
                     "last_sent": self.last_sent // 60 * 60,
                     "is_stalled": self.is_stalled,
+                    "dead_domains": list(self.dead_domains),
                     "refusing_mailboxes": {name: list(value) for name, value in self.refusing_mailboxes.items()},
                 }
             }
@@ -74,7 +92,7 @@ class DeliverySensor(Sensor):
             return
         recipient, relay, status, reason = match[1].lower(), match[2], match[3], match[4][:MAX_REASON]
         with self.lock:
-            if relay.endswith(MAILBOX_AGENT):
+            if relay.endswith(MAILBOX_AGENT) or MAILBOX_FAILURE.match(reason):
                 self._note_mailbox(recipient, status, reason)
             else:
                 self._note_delivery(Delivery(time.time(), recipient.rpartition("@")[2], status, reason))
@@ -83,13 +101,17 @@ class DeliverySensor(Sensor):
         if status != "deferred":
             self.refusing_mailboxes.pop(recipient, None)
         # Without an answer, Dovecot is down: that is another sensor's trouble.
-        elif " said: " in reason and len(self.refusing_mailboxes) < MAX_REMEMBERED:
+        elif MAILBOX_REFUSAL.search(reason) and len(self.refusing_mailboxes) < MAX_REMEMBERED:
             self.refusing_mailboxes[recipient] = time.time(), reason
 
     def _note_delivery(self, delivery: Delivery) -> None:
         self.recent.append(delivery)
         if delivery.status == "sent":
             self.last_sent, self.is_stalled = delivery.at, False
+            failed = {item.domain for item in self.recent if item.is_failure}
+            domains = dict.fromkeys((*self.dead_domains, *sorted(failed)))
+            domains.pop(delivery.domain, None)
+            self.dead_domains = [*domains][-MAX_REMEMBERED:]
 
     def find_troubles(self) -> Troubles:
         with self.lock:
@@ -114,11 +136,16 @@ class DeliverySensor(Sensor):
             yield "mailbox", (text.replace("addresss", "addresses"), "Mail can be stored in all mailboxes again")
 
     def _find_stalled(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        """Nothing leaves: no delivery succeeds, to several domains or to the relay host. It lasts until one does."""
+        """Nothing leaves: no delivery succeeds, to several domains or to the relay host. It lasts until one does.
+
+        Without a relay host, a server that answers shows that mail leaves: it may be greylisting (RFC 6647).
+        """
         failures = [item for item in self.recent if item.status == "deferred"]
+        if not self.relay:
+            failures = [item for item in failures if item.domain not in self.dead_domains]
         domains = {item.domain for item in failures}
-        was_sent = any(item.status == "sent" for item in self.recent)
-        if not was_sent and len(failures) >= MIN_STALLED and (self.relay or len(domains) > 1):
+        has_left = any(item.status == "sent" or (item.has_answer and not self.relay) for item in self.recent)
+        if not has_left and len(failures) >= MIN_STALLED and (self.relay or len(domains) > 1):
             self.is_stalled = True
         if self.is_stalled:
             last = f": {failures[-1].reason}" if failures else ""
@@ -172,8 +199,8 @@ class QueueSensor(Sensor):
     def _find_age(self, deferred: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
         self._read_arrivals(deferred)
         now, oldest = time.time(), min(self.arrivals.values(), default=float("inf"))
-        age, last_sent = now - oldest, self.deliveries.last_sent
-        if age >= self.MAX_AGE or (age >= self.MAX_STALLED_AGE and now - last_sent >= self.MAX_STALLED_AGE):
+        last_sent = self.deliveries.last_sent
+        if now - oldest >= self.MAX_AGE or self._is_stalled(now):
             since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(oldest))
             sent = "" if last_sent > oldest else ", and no other has left meanwhile"
             text = (
@@ -181,6 +208,13 @@ class QueueSensor(Sensor):
                 "`postqueue -p` says why"
             )
             yield "old", (text, "No mail waits for long any more")
+
+    def _is_stalled(self, now: float) -> bool:
+        """Whether messages wait, and none has left, for an hour. At night, there may be a single one, whose recipient's
+        server is off; a relay host should never be."""
+        waiting = sum(now - arrival >= self.MAX_STALLED_AGE for arrival in self.arrivals.values())
+        min_waiting = 1 if self.deliveries.relay else 2
+        return waiting >= min_waiting and now - self.deliveries.last_sent >= self.MAX_STALLED_AGE
 
     def _read_arrivals(self, deferred: list[str]) -> None:
         names = {os.path.basename(path): path for path in deferred}  # noqa: PTH119 - of up to 100,000 paths

@@ -1,7 +1,8 @@
 """The watch's sensors: what each looks at, and how often.
 
 An alert leaves within 10 s, 1 s of it for batching. One-sample sensors run every 5 s. Services and firewall restart now
-and then, by themselves or in a deploy. So they must be down in 3 samples, 2 s apart, and in 4 if still on the way up.
+and then, by themselves or in a deploy. So services must be down in 3 samples, 2 s apart, and in 4 if still on the way
+up; and the firewall in 5, 1.5 s apart, since a restart of fail2ban takes its rules away for that time.
 Starting programs is the cost. So `systemctl show` runs every 4 s only, or when a main process has gone; and `nft list`
 when the kernel's number of the ruleset has changed, or a minute is over. The other sensors read a file or two.
 """
@@ -50,8 +51,10 @@ class UnitSensor(Sensor):
         if not self.down and self.calm_samples < self.MAX_CALM_SAMPLES and self._main_processes_run():
             self.calm_samples += 1
             return {}
+        self.calm_samples = self.MAX_CALM_SAMPLES  # also if it raises
+        troubles = self._ask_systemd()
         self.calm_samples = 0
-        return self._ask_systemd()
+        return troubles
 
     def _main_processes_run(self) -> bool:
         states = {pid: read_process_state(self.proc / pid) for pid in self.main_processes}

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from mailkeep_server.watch import firewall_sensors
+from mailkeep_server.watch.alert_queue import BATCH_SECONDS
 from mailkeep_server.watch.firewall_sensors import FirewallSensor
 
+RESTART_SECONDS = 6.0  # of fail2ban, on a small machine in an upgrade
 TABLE = "table inet mailkeep {\n\tchain input {\n\t\ttcp dport 25 accept\n\t}\n}\n"
 
 
@@ -124,3 +126,8 @@ def test_an_accept_in_fail2bans_table_is_a_trouble(nft: Nft, sensor: FirewallSen
     accept = [{"match": {"op": "==", "left": left, "right": "203.0.113.9"}}, {"accept": None}]
     nft.add_chain("f2b-table", "accept", accept)
     assert "before they are dropped: ip saddr 203.0.113.9 accept." in sensor.find_troubles()["order"][0]
+
+
+def test_a_restart_of_fail2ban_is_no_trouble_and_a_fault_is_reported_within_ten_seconds(sensor: FirewallSensor) -> None:
+    assert (sensor.samples - 1) * sensor.interval >= RESTART_SECONDS
+    assert sensor.samples * sensor.interval + BATCH_SECONDS < 10

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from watch_samples import compose_record, write_queue_file
 
 from mailkeep_server.watch.mail_flow import MIN_FAILING, WINDOW, DeliverySensor, QueueSensor, read_arrival
 
@@ -41,6 +42,36 @@ def test_when_no_delivery_succeeds_it_is_a_trouble_until_one_does() -> None:
     assert "stalled" in restarted.find_troubles(), "silence is no proof that mail leaves"
     send(restarted, "example.net")
     assert restarted.find_troubles() == {}
+
+
+def test_a_server_that_answers_shows_that_mail_leaves() -> None:
+    """As three recipients at two servers with greylisting."""
+    sensor = DeliverySensor()
+    for domain in ("example.net", "example.net", "example.com"):
+        answer = f"host mx.{domain}[192.0.2.27] said: 450 4.2.0 Greylisted (in reply to RCPT TO command)"
+        sensor.read_message(log_line(f"x@{domain}", "deferred", answer, f"mx.{domain}[192.0.2.27]:25"))
+    assert sensor.find_troubles() == {}
+    relayed = DeliverySensor(relay=True)
+    for _ in range(3):
+        relayed.read_message(
+            log_line("x@example.net", "deferred", "host smtp.example.net[192.0.2.9] said: 450 4.7.1 x")
+        )
+    assert "stalled" in relayed.find_troubles(), "a relay host that refuses takes nothing"
+
+
+def test_a_domain_that_failed_while_others_took_mail_is_its_own_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor, later = DeliverySensor(), time.time() + WINDOW + 1
+    fail(sensor, "dead.example")
+    send(sensor, "example.net")
+    sensor = DeliverySensor(sensor.export_state())
+    monkeypatch.setattr(time, "time", lambda: later)
+    for domain in ("dead.example", "example.com", "example.com", "example.com"):
+        fail(sensor, domain)
+    assert sensor.find_troubles() == {}
+    fail(sensor, "example.edu")
+    assert "stalled" in sensor.find_troubles()
+    send(sensor, "dead.example")
+    assert sensor.dead_domains == ["example.com", "example.edu"]
 
 
 def test_failures_beside_successes_are_others_troubles() -> None:
@@ -100,10 +131,24 @@ def test_a_mailbox_that_takes_no_mail_is_a_trouble_until_it_does() -> None:
 
 
 def test_a_dovecot_that_is_down_is_not_the_mailboxes_trouble() -> None:
+    """Then Postfix logs no relay; that is no failure of mail to others either."""
     sensor = DeliverySensor()
     dovecot = "mail.example.org[private/dovecot-lmtp]"
-    sensor.read_message(log_line("ben@example.org", "deferred", f"connect to {dovecot}: Connection refused", dovecot))
+    refused = f"connect to {dovecot}: Connection refused"
+    for domain in ("example.org", "example.org", "club.example.net"):
+        sensor.read_message(log_line(f"ben@{domain}", "deferred", refused))
+        sensor.read_message(log_line(f"ben@{domain}", "deferred", f"delivery temporarily suspended: {refused}"))
+    ending = f"host {dovecot} said: 421 4.3.2 Shutting down (in reply to MAIL FROM command)"
+    sensor.read_message(log_line("ben@example.org", "deferred", ending, dovecot))
     assert sensor.find_troubles() == {}
+    assert not sensor.recent
+
+
+def test_another_server_cannot_pass_for_dovecot() -> None:
+    sensor = DeliverySensor()
+    answer = "host mx.example.net[192.0.2.27] said: 450 connect to mx[private/dovecot-lmtp]: Connection refused"
+    sensor.read_message(log_line("x@example.net", "deferred", answer))
+    assert len(sensor.recent) == 1
 
 
 @pytest.mark.parametrize(
@@ -143,10 +188,6 @@ def test_the_queue_is_counted_without_held_messages_and_reported_with_slack(
     assert sensor.find_troubles() == {}
 
 
-def record(kind: str, data: bytes) -> bytes:
-    return kind.encode() + bytes([len(data)]) + data
-
-
 @pytest.fixture
 def deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(QueueSensor, "SPOOL", tmp_path)
@@ -155,12 +196,7 @@ def deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_message(file: Path, age: float, sender: str = "anna@example.org") -> None:
-    """As cleanup(8) writes a queue file; the attribute is longer than 127 bytes."""
-    attribute = b"A" + bytes([0xC8, 0x01]) + b"x" * 200
-    file.write_bytes(
-        record("C", b"            600") + record("T", f"{int(time.time() - age)} 123".encode()) + attribute
-        + record("S", sender.encode()) + record("R", b"x@example.net")
-    )  # fmt: skip
+    write_queue_file(file, time.time() - age, sender)
 
 
 def test_mail_that_waits_for_four_hours_is_a_trouble(deferred: Path) -> None:
@@ -173,15 +209,27 @@ def test_mail_that_waits_for_four_hours_is_a_trouble(deferred: Path) -> None:
     assert sensor.find_troubles() == {}
 
 
-def test_mail_that_waits_for_an_hour_is_a_trouble_if_nothing_has_left_meanwhile(deferred: Path) -> None:
+def test_messages_that_wait_for_an_hour_are_a_trouble_if_nothing_has_left_meanwhile(deferred: Path) -> None:
     deliveries = DeliverySensor()
     sensor = QueueSensor(100, deliveries)
     write_message(deferred / "A1", 3700)
+    write_message(deferred / "A2", 3620)
+    assert sensor.find_troubles() == {}
+    deliveries.last_sent = time.time() - 3590
     assert sensor.find_troubles() == {}
     deliveries.last_sent = time.time() - 3650
     assert sensor.find_troubles()["old"]
     deliveries.last_sent = time.time() - 3750
     assert "and no other has left meanwhile" in sensor.find_troubles()["old"][0]
+
+
+def test_a_single_message_may_wait_through_the_night_except_for_a_relay_host(deferred: Path) -> None:
+    """Its recipient's server may be off, and nobody else sends."""
+    for relay, troubles in ((False, set()), (True, {"old"})):
+        deliveries = DeliverySensor(relay=relay)
+        deliveries.last_sent = time.time() - 3750
+        write_message(deferred / "A1", 3700)
+        assert {*QueueSensor(100, deliveries).find_troubles()} == troubles
 
 
 def test_a_notification_that_nobody_takes_is_none(deferred: Path) -> None:
@@ -191,7 +239,9 @@ def test_a_notification_that_nobody_takes_is_none(deferred: Path) -> None:
 
 
 def test_files_that_are_no_messages_have_no_age(deferred: Path) -> None:
-    for number, content in enumerate((b"", b"C", b"T\xff", b"\0" * 5000, record("T", b"x") + record("S", b"a"))):
+    for number, content in enumerate(
+        (b"", b"C", b"T\xff", b"\0" * 5000, compose_record("T", b"x") + compose_record("S", b"a"))
+    ):
         (deferred / str(number)).write_bytes(content)
         assert read_arrival(str(deferred / str(number))) == float("inf")
     assert read_arrival(str(deferred / "none")) == float("inf")

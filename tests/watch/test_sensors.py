@@ -249,6 +249,17 @@ def test_a_unit_that_systemd_restarted_between_two_samples_is_an_event(monkeypat
     assert events == [[], [], [text], []]
 
 
+def test_a_systemd_that_does_not_answer_is_asked_at_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> str:
+        raise RuntimeError("systemctl show: exit 1")
+
+    sensor = UnitSensor(["x.service"])
+    monkeypatch.setattr(sensors, "run", refuse)
+    for _ in range(4):
+        with pytest.raises(RuntimeError):
+            sensor.find_troubles()
+
+
 def test_a_unit_is_reported_within_ten_seconds() -> None:
     """The main process of one on its way has gone, so the next sample asks systemd. One without is seen later, and has
     no way to go."""

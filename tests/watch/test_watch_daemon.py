@@ -104,6 +104,17 @@ def test_a_trouble_counts_after_enough_samples_in_a_row(watch: Watch, disk: Path
         assert len(watch.reports["slow"]["troubles"]) == is_open
 
 
+def test_a_sensor_that_fails_for_a_moment_is_no_trouble(watch: Watch, disk: Path) -> None:
+    disk.mkdir()
+    sensor = BrokenSensor()
+    sensor.samples = 3
+    use_sensors(watch, sensor)
+    for failures in (1, 2, 3):
+        watch.check_sensor(sensor)
+        assert len(watch.alerts.open_troubles) == (failures == 3)
+        assert watch.reports["broken"]["error"] == "no such program", "verify sees it at once"
+
+
 @pytest.mark.parametrize("state", [{"alerts": [{"x": 1}]}, {"networks": 7}, {"last_event": "x"}, {"open_troubles": []}])
 def test_a_damaged_state_does_not_keep_the_watch_from_starting(config: WatchConfig, state: dict[str, object]) -> None:
     watch = build_watch(config, state)

@@ -95,3 +95,20 @@ def serve_guard(path: Path) -> Iterator[GuardServer]:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield guard
         server.shutdown()
+
+
+def compose_record(kind: str, data: bytes) -> bytes:
+    """A record of a queue file (Postfix's rec_type.h)."""
+    return kind.encode() + bytes([len(data)]) + data
+
+
+def write_queue_file(file: Path, arrival: float, sender: str) -> None:
+    """As cleanup(8) writes it; the attribute is longer than 127 bytes."""
+    attribute = b"A" + bytes([0xC8, 0x01]) + b"x" * 200
+    file.write_bytes(
+        compose_record("C", b"            600")
+        + compose_record("T", f"{int(arrival)} 123".encode())
+        + attribute
+        + compose_record("S", sender.encode())
+        + compose_record("R", b"x@example.net")
+    )
