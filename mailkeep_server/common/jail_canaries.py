@@ -54,18 +54,19 @@ def prove_jails(
     start_timeout: float,
 ) -> dict[str, list[str]]:
     """By jail, what is wrong with it. Jails that fail2ban runs and `jails` does not name are proven too, from the ban
-    on. A jail has `start_timeout` seconds to start.
+    on. A jail has `start_timeout` seconds to start, and as many, at most NOTICE_TIMEOUT, to notice a refusal.
 
     Raises one of ERRORS if fail2ban is stopped, and ValueError if there is no address for a canary.
     """
     running = wait_for_jails(jails, start_timeout)
     names = [*jails, *(jail for jail in running if jail not in jails)]
     canaries = choose_canaries(len(names), first, never_ban, recently_banned)
+    notice_timeout = min(start_timeout, NOTICE_TIMEOUT)
 
     def prove(jail: str, canary: Canary) -> list[str]:
         if jail not in running:
             return [f"jail {jail}: fail2ban does not run it"]
-        proof = BanProof(jail, canary, _find_destinations(never_ban), NOTICE_TIMEOUT)
+        proof = BanProof(jail, canary, _find_destinations(never_ban), notice_timeout)
         return list(proof.find_faults(jails[jail]) if jail in jails else proof.find_foreign_faults())
 
     with ThreadPoolExecutor(len(names)) as pool:
