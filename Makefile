@@ -36,6 +36,7 @@ bench: bootstrap
 	.venv/bin/python bench/policy.py
 	.venv/bin/python bench/submission.py
 	.venv/bin/python bench/drills.py
+	.venv/bin/python bench/accounts.py
 
 down: bootstrap
 	.venv/bin/python -m mailkeep.lab down
