@@ -11,7 +11,7 @@ drills: bootstrap
 	@.venv/bin/mailkeep drill all
 
 test: test-fast
-	.venv/bin/pytest -m "slow and not lab and not wheel" -n 3 --dist worksteal
+	.venv/bin/pytest -m slow -n 3 --dist worksteal
 	.venv/bin/pytest -m "lab or wheel" -n 3 --dist loadfile --durations 12
 	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 

@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,6 +56,14 @@ class Terminal:
 
     def type_text(self, text: str) -> None:
         os.write(self.terminal, text.encode())
+
+    def interrupt(self) -> None:
+        """Interrupt as often as it takes: Python overlooks a signal that comes just before it begins to read."""
+        for _ in range(30):
+            self.process.send_signal(signal.SIGINT)
+            if select.select([self.terminal], [], [], 1)[0]:
+                return
+        raise AssertionError(f"30 interrupts had no effect after {self.output!r}")
 
     def wait_for_end(self) -> int:
         while self.read_more():

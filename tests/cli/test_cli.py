@@ -455,7 +455,7 @@ def test_an_interrupt_at_the_question_ends_with_130_and_changes_nothing(home: Pa
     before = read_all_files(home)
     terminal = Terminal(home.parent.parent, "account", "passwd", "home", "anna@example.org")
     terminal.wait_for("Password for anna@example.org: ")
-    terminal.process.send_signal(signal.SIGINT)
+    terminal.interrupt()
     assert terminal.wait_for_end() == 130
     assert read_all_files(home) == before
 

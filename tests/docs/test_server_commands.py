@@ -28,8 +28,8 @@ from mailkeep.lab.internet import DIRECTORY
 
 ANNA, FRIEND = "anna@example.org", "friend@example.net"
 UNRESOLVABLE = "friend@bogus.test"  # its DNSSEC signatures are wrong, so mail to it stays in the queue
-# The entry by which a blocklist shows that it works (RFC 5782 section 5).
 DOCUMENTS_ZONE = "docs"
+# The entry by which a blocklist shows that it works (RFC 5782 section 5).
 BLOCKLIST = f"{blocklists.entry_name(blocklists.LISTS[0], blocklists.LISTS[0].must_list)}. A 127.0.0.2\n"
 OPEN, CLOSED = True, False
 UNVERIFIED_TLS = ssl.create_default_context()

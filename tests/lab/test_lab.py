@@ -75,6 +75,18 @@ def test_a_reset_brings_back_the_disk_as_it_was_baked(lab: Lab, base_server: Boo
     assert reset == server
 
 
+def test_a_server_that_does_not_boot_leaves_nothing_behind(lab: Lab, base_server: Boot) -> None:
+    broken = base_server("broken")
+    broken.write("/etc/systemd/system/failing.service", "[Service]\nType=oneshot\nExecStart=false\n")
+    broken.run("systemctl add-wants multi-user.target failing.service")
+    image = broken.bake("broken")
+
+    with pytest.raises(LabError, match=r"has booted with failed units:\nfailing\.service"):
+        lab.boot_server("unbooted", image=image)
+
+    assert "unbooted" not in [machine.name for machine in lab.list_machines()]
+
+
 def test_two_labs_share_nothing(lab: Lab, plain_server: Server) -> None:
     other = Lab(f"{lab.prefix}-other")
     try:
