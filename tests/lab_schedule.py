@@ -23,13 +23,11 @@ LONGEST_FIRST = (
     "lab/test_jails.py",
     "lab/test_web.py",
     "lab/test_drills.py",
-    "lab/test_foreign_machine.py",
     "lab/test_mail.py",
     "lab/test_dns.py",
     "lab/test_foreign_things.py",
     "lab/test_shared_store.py",
     "lab/test_verify.py",
-    "lab/test_many_hosts.py",
     "lab/test_plan.py",
     "lab/test_refusals.py",
 )
