@@ -16,12 +16,14 @@ from mailkeep_server.common.fail2ban_socket import ask_fail2ban
 from mailkeep_server.common.iptables_rules import explain_modules
 from mailkeep_server.common.nft_ruleset import Ruleset
 from mailkeep_server.common.packet_path import Packet
+from mailkeep_server.common.wording import describe_error
 
 COMMAND_TIMEOUT = 30.0  # seconds; fail2ban may be reading a flood of log lines before it answers
 BAN_TIMEOUT = 10.0  # seconds until a ban, or its end, must have reached nft
 RETRY_SECONDS = 0.5
 RECIDIVE = "recidive"
 """The jail that reads the log of fail2ban itself."""
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 FIREWALL_ACTIONS = r"nftables|iptables|ip6tables|ipset|firewallcmd|ufw|shorewall|apf|route"
 """fail2ban's actions that make a firewall drop packets, by the beginning of their names."""
 
@@ -64,17 +66,17 @@ def find_setting_faults(jail: str, rules: JailRules) -> Iterator[str]:
 
 
 def _parse_network(text: str) -> object:
-    """A name, which fail2ban looks up, stays text."""
+    """A name, which fail2ban looks up, stays text. fail2ban prints a network of all addresses without its length, 0."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return ipaddress.ip_network(f"{text}/0" if text in ("0.0.0.0", "::") else text, strict=False)  # noqa: S104
     except ValueError:
         return text
 
 
 @dataclass(frozen=True)
 class BanProof:
-    """One jail and its canary. `destinations` are the server's addresses by version, `notice_timeout` the seconds that
-    the jail has to notice a failure."""
+    """One jail and its canary. `destinations` are addresses of the server, by the IP versions that its services serve;
+    `notice_timeout` is the seconds that the jail has to notice a failure."""
 
     jail: str
     canary: Canary
@@ -83,8 +85,9 @@ class BanProof:
 
     @property
     def reachable(self) -> list[str]:
-        """The canary's addresses that the kernel can have."""
-        return list(self.canary if refused_logins.has_ipv6() else self.canary[:1])
+        """The canary's addresses that a service can refuse: the server and its kernel have the IP version."""
+        versions = {version for version in self.destinations if version == 4 or refused_logins.has_ipv6()}
+        return [address for address in self.canary if _version_of(address) in versions]
 
     def find_faults(self, rules: JailRules) -> Iterator[str]:
         """What goes wrong on the way from a refused login to the dropped packet, and back."""
@@ -103,7 +106,7 @@ class BanProof:
                 if sets := _wait_for_sets(self.canary, banned=False):
                     yield f"jail {self.jail}: unbanned, and still in {' and '.join(sets)}"
         except ERRORS as error:
-            yield f"jail {self.jail}: {error}"
+            yield f"jail {self.jail}: {describe_error(error)}"
 
     def _fail_once(self, rules: JailRules) -> dict[str, str]:
         """Has the service refuse the canary, and returns what fail2ban's log says of each address that it names."""
@@ -190,7 +193,7 @@ class BanProof:
                 finally:
                     self._ask("unbanip", self.canary[0])
         except ERRORS as error:
-            yield f"jail {self.jail}: {error}"
+            yield f"jail {self.jail}: {describe_error(error)}"
 
     def _find_foreign_ban_faults(self, ports: Sequence[int], open_ports: Sequence[int]) -> Iterator[str]:
         address = self.canary[0]
@@ -236,7 +239,8 @@ class BanProof:
         return refused_logins.can_connect(address, self._destination_of(address), port)
 
     def _destination_of(self, address: str) -> str:
-        return self.destinations[6 if ":" in address else 4]
+        version = _version_of(address)
+        return self.destinations.get(version, LOOPBACK[version])
 
     @contextmanager
     def _route(self) -> Iterator[None]:
@@ -247,6 +251,10 @@ class BanProof:
 
     def _ask(self, action: str, *arguments: str) -> None:
         ask_fail2ban("set", self.jail, action, *arguments, timeout=COMMAND_TIMEOUT)
+
+
+def _version_of(address: str) -> int:
+    return ipaddress.ip_address(address).version
 
 
 def _parse_port(name: str) -> int:

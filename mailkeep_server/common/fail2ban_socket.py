@@ -45,6 +45,9 @@ def _connect(client: socket.socket, path: str, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(RETRY_SECONDS)
+        except OSError as error:
+            error.filename = path
+            raise
         else:
             return
 

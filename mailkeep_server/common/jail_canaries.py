@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from mailkeep_server.common import paths
+from mailkeep_server.common import ban_proof, paths
 from mailkeep_server.common.ban_proof import COMMAND_TIMEOUT, ERRORS, BanProof, Canary, JailRules, read_fail2ban_log
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.fail2ban_socket import list_jails
@@ -131,9 +131,15 @@ def _is_stopped() -> bool:
 
 
 def _find_destinations(never_ban: Iterable[str]) -> dict[int, str]:
-    """By version, an address of this machine: a public one, if it has that itself, or loopback."""
-    server_addresses = [address for address in never_ban if "/" not in address and is_local_address(address)]
-    return {
-        4: next((address for address in server_addresses if ":" not in address), "127.0.0.1"),
-        6: next((address for address in server_addresses if ":" in address), "::1"),
+    """By IP version, an address of this machine: a public one, if it has that itself, or loopback.
+
+    No version that mail.yml declares no address of: Dovecot does not listen there.
+    """
+    declared = [
+        address for address in never_ban if "/" not in address and not ipaddress.ip_address(address).is_loopback
+    ]
+    local = {
+        ipaddress.ip_address(address).version: address for address in reversed(declared) if is_local_address(address)
     }
+    versions = {ipaddress.ip_address(address).version for address in declared} or {4}
+    return {version: local.get(version, ban_proof.LOOPBACK[version]) for version in versions}

@@ -64,9 +64,12 @@ def refuse_imap_login(source: str, destination: str, port: int = IMAPS) -> None:
 
 
 def refuse_relaying(source: str, destination: str, port: int = SMTP) -> None:
-    """Postfix logs that it does not relay for this client. Raises RuntimeError if it would."""
+    """Postfix logs that it does not relay for this client. Raises RuntimeError if it would.
+
+    The recipient's domain is nobody's (RFC 6761): a server's own would be refused for another reason.
+    """
     with connect_from(source, destination, port) as client, client.makefile("rb") as lines:
-        for command in ("", "EHLO canary.example.org", "MAIL FROM:<>", f"RCPT TO:<{NAME}@example.org>", "QUIT"):
+        for command in ("", "EHLO canary.example.org", "MAIL FROM:<>", f"RCPT TO:<{NAME}@canary.invalid>", "QUIT"):
             if command:
                 client.sendall(f"{command}\r\n".encode())
             while (line := lines.readline())[3:4] == b"-":
@@ -123,8 +126,10 @@ def connect_from(source: str, destination: str, port: int, timeout: float = ANSW
         client.setsockopt(level, option, 1)
         client.bind((source, 0))
         client.connect((destination, port))
-    except BaseException:
+    except BaseException as error:
         client.close()
+        if isinstance(error, OSError):
+            error.filename = f"{destination} port {port}"
         raise
     return client
 

@@ -13,6 +13,7 @@ from mailkeep_server.common import paths
 from mailkeep_server.common.ban_proof import ERRORS, JailRules
 from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.jail_canaries import RulesByJail, lock_canaries, prove_jails
+from mailkeep_server.common.wording import describe_error
 from mailkeep_server.watch import config
 
 PROOF = Path(paths.JAIL_PROOF)
@@ -46,7 +47,7 @@ def _prove(jails: RulesByJail, turn: int, never_ban: Sequence[str]) -> dict[str,
     try:
         return prove_jails(jails, turn, never_ban, start_timeout=START_TIMEOUT)
     except ERRORS as error:
-        return {jail: [f"jail {jail}: {error}"] for jail in jails}
+        return {jail: [f"jail {jail}: {describe_error(error)}"] for jail in jails}
 
 
 def _read_turn() -> int:

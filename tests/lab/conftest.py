@@ -13,6 +13,7 @@ from mailkeep.lab import Internet, Lab
 from mailkeep.lab.addresses import COPY_HOST
 from mailkeep.lab.podman import LABEL, podman
 from mailkeep.lab.site import DeployResult, Site, create_site
+from mailkeep_server.common.paths import KNOWN_ACCESS
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,8 @@ def first_build(lab: Lab, internet: Internet, run_lab: Lab, run_directory: Path)
             return site, result
     server = lab.boot_server("mail", hostname="mail.example.test", image=image)
     internet.resolve_for(server)
-    server.run("chown unbound: /var/lib/unbound/root.key; systemctl restart unbound")
+    # This lab's key and resolver are not those that the first deploy recorded.
+    server.run(f"chown unbound: /var/lib/unbound/root.key; systemctl restart unbound; rm {KNOWN_ACCESS}")
     site = create_site(lab, server)
     site.publish(internet)
     redeployed = site.deploy()

@@ -1,6 +1,7 @@
 """Firewalls and jails that are not Mailkeep's, and a fail2ban that was blinded or overridden: each is told."""
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -109,9 +110,9 @@ def test_rules_for_one_user_in_our_output_chain_are_told(boot_copy: Boot) -> Non
     poll(lambda: "changed by hand" not in site.server.run("cat /run/mailkeep-watch/looked.json").stdout, 20, "not over")
 
 
-@pytest.mark.parametrize(("script", "ports", "name"), [(UFW, "25", "of ufw"), (OWN_CHAIN, "465", "inet own")])
+@pytest.mark.parametrize(("script", "name"), [(UFW, "of ufw"), (OWN_CHAIN, "inet own")])
 def test_another_firewall_is_told_by_plan_verify_and_watch(
-    boot_copy: Boot, capsys: pytest.CaptureFixture[str], script: str, ports: str, name: str
+    boot_copy: Boot, capsys: pytest.CaptureFixture[str], script: str, name: str
 ) -> None:
     site = boot_copy()
     site.server.run(script)
@@ -121,7 +122,7 @@ def test_another_firewall_is_told_by_plan_verify_and_watch(
     outcomes = verify(site)
     for check in ("no_other_firewall_closes_our_ports", "strangers_reach_every_service"):
         assert outcomes[check].status == "failed"
-        assert f"port {ports}" in outcomes[check].observed
+        assert re.search(r"port (\d+, )*465\b", outcomes[check].observed)
     wait_for_trouble(site, "Another firewall drops what Mailkeep")
 
 

@@ -38,7 +38,7 @@ def broken_hosts(lab: Lab) -> Iterator[dict[str, dict[str, Any]]]:
 def copies(boot_copy: Copy) -> list[Site]:
     sites = [boot_copy(name) for name in ("mail1", "mail2")]
     for site in sites:
-        site.declare_addresses()
+        site.server.run("rm /etc/fail2ban/fail2ban.d/mailkeep.local")
     return sites
 
 
@@ -82,7 +82,7 @@ def test_hosts_that_are_not_reached_are_a_line_each_and_the_others_are_built(
     assert code == 1
     assert seconds < SLOWEST_REFUSAL + 15
     for name in ("mail1", "mail2"):
-        assert re.search(r"\d+ changes; nothing was touched$", find_line(lines, name))
+        assert re.search(r"\d changes?; nothing was touched$", find_line(lines, name))
     for name in BROKEN:
         assert "not reached: " in find_line([*errors.splitlines(), ""], name)
     assert errors.count("\n") <= len(BROKEN) + 1  # and one about the new hosts' keys

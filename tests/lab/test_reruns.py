@@ -248,7 +248,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         ),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
-        "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "JSONDecodeError"),
+        "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "(no JSON)"),
         "/etc/fail2ban/filter.d/mailkeep-dovecot.conf": (
             lambda text: text.replace("failregex = ^", "failregex = ^("),
             "Unable to compile regular expression",
