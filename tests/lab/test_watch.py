@@ -409,7 +409,7 @@ def test_alerts_are_still_sent_when_the_disk_has_no_room_for_other_mail(repaired
         refused = deliver_message(str(server.ip), SMTP, STRANGER, [ANNA], compose_message(STRANGER, ANNA, "x"))
         assert refused.startswith("452 4.3.1"), refused
         assert next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
-        server.run("postconf -PX alerts/unix/queue_minfree && postfix reload")
+        server.run("postconf -PX alerts/unix/queue_minfree alerts-unsigned/unix/queue_minfree && postfix reload")
         assert not next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
     finally:
         assert repaired.site.deploy().code == 0
