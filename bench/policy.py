@@ -62,7 +62,7 @@ GUARD = PolicyService(
     f"mailkeep-guard.socket {paths.GUARD_SERVICE}",
     f"unix:{paths.GUARD_POLICY_SOCKET}",
     "END-OF-MESSAGE",
-    f"rm -f {paths.GUARD_STATE}/guard.db*",
+    f"rm -f {paths.GUARD_STATE}/guard.db* {paths.FREEZE_LIST}",
 )
 POSTFWD = (
     PolicyService("postfwd1", "bench-postfwd1", "10041", "END-OF-MESSAGE"),

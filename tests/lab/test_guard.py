@@ -36,6 +36,7 @@ from mailkeep.errors import UserError
 from mailkeep.inventory import passwords
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
+from mailkeep_server.common.paths import FREEZE_LIST, GUARD_STATE
 
 # An account for each test, so that no test uses up another's limits.
 NAMES = ("cara", "dora", "emil", "fritz", "gerd", "hanna", "ida", "jan", "karl", "lena", "mia", "nora")
@@ -108,9 +109,10 @@ def guarded(lab: Lab, internet: Internet, built_site: Site, built_image: str) ->
     site.settings_file.write_text(yaml.safe_dump(settings | {"guard": GUARD}))
     result = site.deploy()
     assert result.code == 0, result.output
-    # The copy's database counts what programs on the built server have sent.
+    # The copy's database counts what programs on the built server have sent. Without the list of frozen accounts too,
+    # the guard takes the start for its first, and not for a loss of its counts.
     units = "mailkeep-guard.socket mailkeep-guard.service"
-    server.run(f"systemctl stop {units}; rm -f /var/lib/mailkeep-guard/guard.db*; systemctl start {units}")
+    server.run(f"systemctl stop {units}; rm -f {GUARD_STATE}/guard.db* {FREEZE_LIST}; systemctl start {units}")
     yield GuardedServer(site, internet, password)
     server.remove()
 

@@ -156,7 +156,7 @@ def test_a_foreign_postfix_is_refused_but_not_the_postfix_of_an_interrupted_depl
     site.server.write("/etc/postfix/main.cf", DEBIANS_MAIN_CF)
     assert run_preflight_alone(site).code == 0
 
-    site.server.run(f"rmdir {PASSED_MARK}")  # as if Mailkeep had never run here
+    site.server.run(f"rm -r {PASSED_MARK}")  # as if Mailkeep had never run here
     refused = site.deploy()
     assert refused.code == 1
     assert "/etc/postfix/main.cf exists and Mailkeep did not write it" in refused.output
