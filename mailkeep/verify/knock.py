@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from mailkeep.host.preflight_facts import OutboundPeer
 
 CONNECT_TIMEOUT = 5.0  # seconds
-IMPLICIT_TLS_PORTS = (443, 465, 993)
-SILENT_PORTS = (80, 443)
+IMPLICIT_TLS_PORTS = (465, 993)
+HTTPS_PORT = 443
 """Here the client speaks first."""
 SMTP_PORT = 25
 MAX_THREADS = 30
@@ -28,13 +28,16 @@ class Knock:
     untried: str = ""
 
 
-def knock_at(addresses: Iterable[str], ports: Iterable[int], peer: OutboundPeer | None) -> list[Knock]:
+def knock_at(
+    addresses: Iterable[str], ports: Iterable[int], peer: OutboundPeer | None, https_name: str = ""
+) -> list[Knock]:
     """Knock at all ports of all addresses at once. `peer` is a mail server elsewhere: where port 25 gets no answer, it
-    tells whether any port 25 can be reached from here."""
+    tells whether any port 25 can be reached from here. Our web server ends a handshake that names no site of it, as
+    `https_name` is."""
     doors = [(address, port) for address in addresses for port in ports]
     with ThreadPoolExecutor(MAX_THREADS) as pool:
         control = pool.submit(_is_port_25_blocked_here, peer)
-        knocks = list(pool.map(lambda door: _knock(*door), doors))
+        knocks = list(pool.map(lambda door: _knock(*door, https_name), doors))
     if not any(knock.port == SMTP_PORT and knock.error == NO_ANSWER for knock in knocks):
         return knocks
     reason = control.result()
@@ -60,10 +63,13 @@ def _is_port_25_blocked_here(peer: OutboundPeer | None) -> str:
     return ""
 
 
-def _knock(address: str, port: int) -> Knock:
+def _knock(address: str, port: int, https_name: str) -> Knock:
     try:
         with socket.create_connection((address, port), CONNECT_TIMEOUT) as plain:
-            return Knock(address, port, _read_greeting(plain, port))
+            if port != HTTPS_PORT:
+                return Knock(address, port, _read_greeting(plain, port))
+            _encrypt(plain, https_name).close()
+            return Knock(address, port)
     except OSError as error:
         if ":" in address and error.errno in NO_ROUTE:
             return Knock(address, port, untried="this machine has no IPv6")
@@ -73,7 +79,7 @@ def _knock(address: str, port: int) -> Knock:
 def _read_greeting(plain: socket.socket, port: int) -> str:
     """The error, if the service does not greet as its protocol says."""
     with _encrypt(plain) if port in IMPLICIT_TLS_PORTS else plain as client:
-        greeting = client.recv(200) if port not in SILENT_PORTS else b"220"
+        greeting = client.recv(200)
     if greeting.startswith((b"220", b"* OK", b"* PREAUTH", b"SSH-")):
         return ""
     return (
@@ -81,8 +87,8 @@ def _read_greeting(plain: socket.socket, port: int) -> str:
     )
 
 
-def _encrypt(plain: socket.socket) -> ssl.SSLSocket:
+def _encrypt(plain: socket.socket, name: str | None = None) -> ssl.SSLSocket:
     """Accepts any certificate: other checks judge it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context.wrap_socket(plain)
+    return context.wrap_socket(plain, server_hostname=name or None)

@@ -112,8 +112,9 @@ class Target:
         return ProbeResult(areas | {"knocks": {"result": knocks.result()}}, start)
 
     def _knock(self) -> list[Knock]:
-        addresses = map(str, self.settings.host.addresses)
-        return knock_at(addresses, firewall.published_ports(self.settings), outbound_peer(self.settings))
+        settings = self.settings
+        addresses, ports = map(str, settings.host.addresses), firewall.published_ports(settings)
+        return knock_at(addresses, ports, outbound_peer(settings), next(iter(settings.https_names), ""))
 
     def build_probe_config(self) -> ProbeConfig:
         settings = self.settings
