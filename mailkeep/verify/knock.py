@@ -37,7 +37,7 @@ def knock_at(
     doors = [(address, port) for address in addresses for port in ports]
     with ThreadPoolExecutor(MAX_THREADS) as pool:
         control = pool.submit(_is_port_25_blocked_here, peer)
-        knocks = list(pool.map(lambda door: _knock(*door, https_name), doors))
+        knocks = list(pool.map(lambda door: _knock(door[0], door[1], https_name), doors))
     if not any(knock.port == SMTP_PORT and knock.error == NO_ANSWER for knock in knocks):
         return knocks
     reason = control.result()
