@@ -138,14 +138,17 @@ def pending_action(unit: Unit, actual: Snapshot, changed: list[str]) -> PendingA
     return None
 
 
-def spoilt_state(unit: Unit, actual: Snapshot) -> list[tuple[StateFile, PathState]]:
-    """The files of the unit's state with which the service cannot work, and what they are."""
-    present = [(file, actual.paths[file.path]) for file in unit.state if file.path in actual.paths]
-    return [
-        (file, state)
-        for file, state in present
-        if not state.kind.startswith("regular") or (state.owner, state.group) != (file.owner, file.group)
-    ]
+def spoilt_state(unit: Unit, actual: Snapshot) -> list[tuple[StateFile, PathState | None]]:
+    """The files of the unit's state with which the service cannot work, and what they are. None: it is missing."""
+    is_active = actual.units.get(unit.name, UnitState({})).is_active  # the first start has yet to make its files
+
+    def is_spoilt(file: StateFile, state: PathState | None) -> bool:
+        if state is None:
+            return file.required and is_active
+        return not state.kind.startswith("regular") or (state.owner, state.group) != (file.owner, file.group)
+
+    states = [(file, actual.paths.get(file.path)) for file in unit.state]
+    return [(file, state) for file, state in states if is_spoilt(file, state)]
 
 
 def _start_actions(state: UnitState, pending: PendingAction | None) -> list[UnitAction]:

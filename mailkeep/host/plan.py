@@ -218,7 +218,8 @@ def _unit_actions(unit: Unit, actual: Snapshot, changed: list[str]) -> Iterator[
     if state and state.is_stale:
         yield f"have systemd reread {unit.name}"
     for file, spoilt in diff.spoilt_state(unit, actual):
-        yield f"mend {file.path}: a {spoilt.kind} of {_describe_access(spoilt)}, but must be {file.owner}:{file.group}"
+        defect = f"a {spoilt.kind} of {_describe_access(spoilt)}" if spoilt else "missing"
+        yield f"mend {file.path}: {defect}, but must be a file of {file.owner}:{file.group}"
     for action in diff.unit_actions(unit, actual, changed):
         yield f"{_ACTION_TEXTS.get(action, action)} {unit.name}"
 

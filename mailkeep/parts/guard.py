@@ -51,7 +51,8 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
                 reload_on=(paths.GUARD_CONFIG,),
                 state=(
                     *(StateFile(f"{paths.GUARD_STATE}/{name}", USER, USER) for name in paths.GUARD_DATABASE_FILES),
-                    *(StateFile(str(frozen / name), USER, READERS) for name in ("accounts", "lock")),
+                    StateFile(paths.FREEZE_LIST, USER, READERS, required=True),
+                    StateFile(str(frozen / "lock"), USER, READERS),
                 ),
             ),
         ),

@@ -44,11 +44,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """A file that a service writes itself, if it exists. Its owner and group, as the service needs them."""
+    """A file that a service writes itself. Its owner and group, as the service needs them."""
 
     path: str
     owner: str
     group: str
+    required: bool = False
+    """Whether it is always there while the service runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Unit:
     """A systemd unit. `restart_on` and `reload_on` are path prefixes: the unit restarts (or reloads) when a managed
     file of any part changes under one of them. A restart makes a reload unnecessary.
 
-    The unit restarts too when a file of its `state` is no plain file or another user's: its start mends that."""
+    The unit restarts too when a file of its `state` is no plain file, another user's, or missing though required:
+    its start mends that."""
 
     name: str
     restart_on: tuple[str, ...] = ()

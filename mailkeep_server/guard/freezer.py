@@ -62,9 +62,9 @@ class Freezer:
     def _refresh(self, now: int) -> None:
         try:
             identity = self._identify_file()
+            if identity == _MISSING and (self._frozen or self._file_status):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._file))
             if identity != self._file_status:
-                if identity == _MISSING and self._frozen:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._file))
                 self._take_list(now, freeze_list.read_list(self._file))
                 self._file_status = identity
         except OSError as error:

@@ -272,3 +272,14 @@ def test_a_file_with_another_name_is_read_if_it_is_the_guards(foreign_state: Pat
         freeze_list.read_freezes(file)
     os.chown(backup, NOBODY, -1)
     assert list(freeze_list.read_freezes(file)) == [ANNA]
+
+
+def test_a_list_that_is_removed_is_made_anew_even_if_nobody_is_frozen(new_setup: NewSetup) -> None:
+    setup = new_setup()
+    freeze_list.create_if_missing(setup.frozen_file)
+    setup.send_message()
+    setup.frozen_file.unlink()
+    setup.advance_clock(1000)
+    assert setup.send_message() == DUNNO
+    assert setup.frozen_file.read_text() == ""
+    assert any("frozen as before: nobody" in detail for _, detail in setup.list_events("state"))

@@ -142,6 +142,16 @@ def test_a_service_restarts_to_mend_its_spoilt_state(state: PathState | None, ex
     assert diff.unit_actions(unit, actual, []) == expected
 
 
+@pytest.mark.parametrize(("properties", "expected"), [({}, ["restart"]), ({"ActiveState": "inactive"}, ["start"])])
+def test_a_service_restarts_to_make_a_file_of_its_state_that_is_gone(
+    properties: dict[str, str], expected: list[str]
+) -> None:
+    unit = replace(DEMO.units[0], state=(StateFile("/var/lib/demo/db", "demo", "demo", required=True),))
+    actual = with_unit(**properties)
+    assert diff.unit_actions(unit, actual, []) == expected
+    assert len(diff.spoilt_state(unit, actual)) == (expected == ["restart"])
+
+
 @pytest.mark.parametrize(
     ("marks", "expected"),
     [
