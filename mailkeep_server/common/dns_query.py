@@ -3,8 +3,11 @@
 import secrets
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from mailkeep_server.common.deadlines import receive_bytes
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 TYPES = {"SOA": 6, "TXT": 16}
@@ -19,16 +22,19 @@ class DnsReply:
 
 
 def query_server(server: str, name: str, record_type: str, timeout: float) -> DnsReply:
-    """Over TCP, since a DKIM key does not fit into a datagram. Raises OSError, and ValueError for an answer that is
-    none."""
+    """Over TCP, since a DKIM key does not fit into a datagram. The answer must come within `timeout` seconds.
+
+    Raises OSError, and ValueError for an answer that is none.
+    """
     labels = [label.encode() for label in name.split(".") if label]
     type_number = TYPES[record_type]
     question = b"".join(bytes([len(label)]) + label for label in labels) + struct.pack("!BHH", 0, type_number, 1)
     query = struct.pack("!HHHHHH", secrets.randbits(16), RECURSION_DESIRED | AUTHENTIC, 1, 0, 0, 0) + question
-    with socket.create_connection((server, 53), timeout) as tcp, tcp.makefile("rb") as stream:
+    deadline = time.monotonic() + timeout
+    with socket.create_connection((server, 53), timeout) as tcp:
         tcp.sendall(struct.pack("!H", len(query)) + query)
-        length = stream.read(2)
-        reply = stream.read(int.from_bytes(length)) if len(length) == 2 else b""
+        length = receive_bytes(tcp, 2, deadline)
+        reply = receive_bytes(tcp, int.from_bytes(length), deadline) if len(length) == 2 else b""
     try:
         return parse_reply(reply, type_number)
     except (IndexError, struct.error):

@@ -1,15 +1,18 @@
 """Sensors that ask the running services: a service that runs and does not answer, or answers wrongly, is of no use.
 
-Each question has a timeout of three seconds, so that a service that hangs delays the others' alerts no longer.
+A sensor waits three seconds at most for all its answers of a sample. A service that hangs delays the others' alerts no
+longer.
 """
 
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from mailkeep_server.common import dns_query, signing
+from mailkeep_server.common.deadlines import limit_next_step
 from mailkeep_server.common.wording import describe_error
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.sensor import Sensor
@@ -54,17 +57,22 @@ class SigningSensor(AskingSensor):
         self.next = 0
 
     def ask(self) -> Troubles:
-        for domain in self._choose_domains():
-            self.faults[domain] = self._find_fault(domain)
+        try:
+            self._judge_domains(time.monotonic() + ANSWER_TIMEOUT)
+        except TimeoutError:
+            return _describe_unsigned("", f"does not answer within {ANSWER_TIMEOUT:.0f} seconds")
+        except OSError as error:
+            return _describe_unsigned("", f"cannot be asked: {describe_error(error)}")
         faults = {domain: fault for domain, fault in self.faults.items() if fault}
         if not faults:
             return {}
         names = ", ".join(islice(faults, 3)) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
-        text = (
-            f"Mail from {names} is not signed, and cannot be sent: OpenDKIM {next(iter(faults.values()))}. "
-            "`journalctl -u opendkim` says why; a deploy restores its keys, tables and their owners"
-        )
-        return {"unsigned": (text, "OpenDKIM signs again")}
+        return _describe_unsigned(f" from {names}", next(iter(faults.values())))
+
+    def _judge_domains(self, deadline: float) -> None:
+        """Raises OSError if OpenDKIM does not answer: one that hangs would hang for each of the domains."""
+        for domain in self._choose_domains():
+            self.faults[domain] = self._find_fault(domain, deadline - time.monotonic())
 
     def _choose_domains(self) -> list[str]:
         """The faulty ones, and those whose turn it is: a signature costs a millisecond, and a line of the log."""
@@ -74,16 +82,20 @@ class SigningSensor(AskingSensor):
         faulty = [domain for domain, fault in self.faults.items() if fault]
         return list(dict.fromkeys((*faulty[: self.DOMAINS_PER_SAMPLE], *turn)))
 
-    def _find_fault(self, domain: str) -> str:
+    def _find_fault(self, domain: str, timeout: float) -> str:
         try:
-            signed = signing.request_signature(f"postmaster@{domain}", "WATCH", ANSWER_TIMEOUT, self.path)
-        except TimeoutError:
-            return f"does not answer within {ANSWER_TIMEOUT:.0f} seconds"
-        except OSError as error:
-            return f"cannot be asked: {describe_error(error)}"
+            signed = signing.request_signature(f"postmaster@{domain}", "WATCH", timeout, self.path)
         except (RuntimeError, ValueError) as error:
             return f"gives no signature: {error}"
         return signing.find_signing_fault(domain, signed)
+
+
+def _describe_unsigned(authors: str, fault: str) -> Troubles:
+    text = (
+        f"Mail{authors} is not signed, and cannot be sent: OpenDKIM {fault}. "
+        "`journalctl -u opendkim` says why; a deploy restores its keys, tables and their owners"
+    )
+    return {"unsigned": (text, "OpenDKIM signs again")}
 
 
 class ResolverSensor(AskingSensor):
@@ -145,11 +157,13 @@ class AnswerSensor(AskingSensor):
     def _find_fault(self) -> str:
         try:
             with socket.socket(socket.AF_UNIX) as service:
-                service.settimeout(ANSWER_TIMEOUT)
+                deadline = time.monotonic() + ANSWER_TIMEOUT
+                limit_next_step(service, deadline)
                 service.connect(str(self.path))
                 service.sendall(self.question)
                 received = b""
                 while self.answer not in received:
+                    limit_next_step(service, deadline)
                     if not (more := service.recv(4096)):
                         return "answers with something else than usual"
                     received = (received + more)[-8192:]

@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,26 @@ def test_an_opendkim_that_hangs_is_a_trouble_and_so_is_none(
     hung.set()
     text = SigningSensor(["example.org"], str(tmp_path / "none")).find_troubles()["unsigned"][0]
     assert "OpenDKIM cannot be asked: No such file or directory" in text
+
+
+def test_an_opendkim_that_hangs_or_trickles_costs_one_timeout_for_all_domains(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch's loop waits meanwhile, and systemd kills it after 30 seconds without a sign of life."""
+    monkeypatch.setattr(answer_sensors, "ANSWER_TIMEOUT", 0.2)
+    ended = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        while not ended.wait(0.05):
+            connection.send(packet(b"p"))  # progress: the milter still works
+
+    sensor = SigningSensor([f"d{number}.example.org" for number in range(12)], str(serve(trickle)))
+    sensor.faults = dict.fromkeys(sensor.domains, "refuses it")
+    begin = time.monotonic()
+    text, _ = sensor.find_troubles()["unsigned"]
+    assert time.monotonic() - begin < 0.4
+    ended.set()
+    assert text.startswith("Mail is not signed, and cannot be sent: OpenDKIM does not answer within")
 
 
 def test_a_service_must_give_its_usual_answer(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
