@@ -56,7 +56,8 @@ async def _answer_request(target: str, judge: Judge, database: Database, batch: 
     if url.path == "/status":
         return "application/json", json.dumps(await build_status(judge, read_clock())).encode()
     if url.path == "/config":
-        return "application/json", json.dumps(describe_config(judge.config)).encode()
+        answer = describe_config(judge.declared_config) | {"careful_until": _describe_care(judge, read_clock())}
+        return "application/json", json.dumps(answer).encode()
     if url.path == "/metrics":
         return "text/plain; version=0.0.4", format_metrics(judge, batch, read_clock()).encode()
     raise ValueError(url.path)
@@ -72,7 +73,7 @@ async def build_status(judge: Judge, now: int) -> dict[str, Any]:
     ]
     return {
         "mode": judge.config.mode,
-        "careful_until": _format_time(judge.careful_until) if now < judge.careful_until else "",
+        "careful_until": _describe_care(judge, now),
         "server": _list_uses(judge.ledger.server, judge.config.server_ceiling, now),
         "local": _list_uses(judge.ledger.local, judge.config.local_ceiling, now),
         "accounts": shown,
@@ -82,8 +83,10 @@ async def build_status(judge: Judge, now: int) -> dict[str, Any]:
     }
 
 
-def _format_time(milliseconds: int) -> str:
-    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+def _describe_care(judge: Judge, now: int) -> str:
+    """Until when limits are halved, because counts were lost; "" if they are not."""
+    end = judge.careful_until
+    return f"{datetime.fromtimestamp(end / 1000, UTC):%Y-%m-%d %H:%M} UTC" if now < end else ""
 
 
 async def _list_fullest(judge: Judge, now: int) -> list[dict[str, Any]]:

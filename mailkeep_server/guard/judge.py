@@ -32,7 +32,7 @@ class Judge:
     """`frozen_file` is the freeze list. All methods raise sqlite3.Error when something cannot be recorded."""
 
     def __init__(self, config: GuardConfig, database: Database, frozen_file: Path, now: int) -> None:
-        self._declared_config = self.config = config
+        self.declared_config = self.config = config
         """`config` is the tighter one while `careful_until` has not come."""
         self._database = database
         lost_at = database.latest_event_time(LOST_COUNTS)
@@ -46,13 +46,13 @@ class Judge:
         """Instances or queue ids of messages whose refusal has been counted."""
 
     def set_config(self, config: GuardConfig, now: int) -> None:
-        self._declared_config = config
+        self.declared_config = config
         self.config = config.tighten() if now < self.careful_until else config
 
     def end_care(self, now: int) -> None:
         """To be called regularly: a day after counts were lost, the declared limits hold again."""
-        if self.config is not self._declared_config and now >= self.careful_until:
-            self.config = self._declared_config
+        if self.config is not self.declared_config and now >= self.careful_until:
+            self.config = self.declared_config
             self._database.add_event(now, "state", "", "The limits of mail.yml hold again: a day is counted")
 
     # --- requests -----------------------------------------------------------------------------------------------------

@@ -294,4 +294,6 @@ def test_after_lost_counts_accounts_send_half_for_a_day(guard: SupervisedGuard) 
     with guard.open_connection() as client:
         answers = [ask_guard(client, build_request())[:5] for _ in range(LIMIT)]
     assert answers.count("DUNNO") == LIMIT // 2
-    assert guard.get_target("/status")["careful_until"]
+    config = guard.get_target("/config")
+    assert config["limits.messages_per_hour"] == LIMIT, "verify compares it with what is declared"
+    assert config["careful_until"] == guard.get_target("/status")["careful_until"] != ""

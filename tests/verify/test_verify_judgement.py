@@ -1,6 +1,7 @@
 """The checks' judgement of observations that a lab cannot bring about."""
 
 import base64
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,8 @@ from mailkeep.verify.knock import Knock
 from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.session import judge_results
 from mailkeep.verify.target import ProbeResult, Target
+from mailkeep_server.common.guard_summary import summarise_config
+from mailkeep_server.common.paths import GUARD_CONFIG
 
 RunCheck = Callable[..., Outcome]
 START = 1_800_000_000.0  # as in conftest
@@ -166,3 +169,13 @@ def test_the_documentation_says_of_each_promise_from_where_it_is_looked_at(targe
     table = (Path(__file__).parents[2] / "docs" / "how-it-is-built.md").read_text().partition("| looked at from |")[2]
     rows = {row.split(" | ")[0] for row in table.partition("\n\n")[0].splitlines()[2:]}
     assert rows == {f"| {outcome.promise}" for outcome in outcomes}
+
+
+@pytest.mark.parametrize(("until", "status"), [("", "passed"), ("2027-01-16 08:00 UTC", "warning")])
+def test_limits_that_are_halved_after_lost_counts_are_a_warning(
+    run_check: RunCheck, target: Target, until: str, status: str
+) -> None:
+    running = summarise_config(json.loads(target.find_file(GUARD_CONFIG).content)) | {"careful_until": until}
+    outcome = run_check("the_guard_runs_as_declared", guard_config=running)
+    assert outcome.status == status
+    assert until in outcome.observed

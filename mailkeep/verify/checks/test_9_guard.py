@@ -47,6 +47,12 @@ def test_the_guard_runs_as_declared(observed: ProbeResult, target: Target, deplo
         remedy="`systemctl reload mailkeep-guard` makes it read its file again; if it differs still, look at "
         f"`journalctl -u mailkeep-guard`. {deploy} restores the file.",
     )
+    until = running.get("careful_until")  # a guard of a former version does not tell it
+    warn_if_any(
+        [f"counts were lost: until {until}, each account may send half of its limits"] if until else [],
+        expected="counts of the whole last day",
+        remedy="Nothing to do: the limits of mail.yml hold again then. `mailkeepctl events` says what was lost.",
+    )
 
 
 def test_local_programs_have_a_limit(observed: ProbeResult, deploy: str) -> None:

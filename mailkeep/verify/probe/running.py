@@ -31,7 +31,8 @@ RELOADED = "reload -- version|daemon started|SIGHUP|reloading configuration"
 
 
 def read_guard_config() -> dict[str, Any]:
-    """The configuration that the running guard goes by, in short (mailkeep_server.guard.config.describe_config)."""
+    """The configuration that the running guard has, in short (mailkeep_server.guard.config.describe_config). Until
+    `careful_until`, it goes by half of the limits."""
     body: dict[str, Any] = json.loads(get_body(GUARD_CONTROL_SOCKET, "/config", CONTROL_TIMEOUT))
     return body
 
