@@ -24,13 +24,23 @@ RETRY_SECONDS = 0.5
 RECIDIVE = "recidive"
 """The jail that reads the log of fail2ban itself."""
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
-FIREWALL_ACTIONS = r"nftables|iptables|ip6tables|ipset|firewallcmd|ufw|shorewall|apf|route"
+FIREWALL_ACTIONS = r"nftables|iptables|ip6tables|ipset|firewallcmd|ufw|shorewall|apf"
 """fail2ban's actions that make a firewall drop packets, by the beginning of their names."""
+ROUTE_ACTION = "route"
+"""It has no answer to the address leave this machine (route.conf). A canary's own route hides that."""
+INPUT_CHAIN = re.compile(r"(?i)input|ingress|prerouting")
+"""Chains by which a packet to this machine passes, as csf's or firewalld's `INPUT_direct`."""
+USUAL_PORTS = (22, 25, 993)
+"""A ban of all ports is tried at those that answer."""
 
 Canary = tuple[str, str]
 """An IPv4 and an IPv6 address."""
 
 ERRORS = (OSError, RuntimeError, subprocess.TimeoutExpired)
+
+
+class UnprovenError(Exception):
+    """Why nothing is known of a jail that is not Mailkeep's: neither that it bans, nor that it does not."""
 
 
 @dataclass(frozen=True)
@@ -177,15 +187,18 @@ class BanProof:
     def find_foreign_faults(self) -> Iterator[str]:
         """What goes wrong with a ban by a jail that Mailkeep has not made; only its operator knows what it reads.
 
-        A jail whose actions only send mail, say, has nothing to do with a firewall, and no fault."""
+        A jail whose actions only send mail, say, has nothing to do with a firewall, and no fault. Raises
+        UnprovenError."""
         try:
-            actions = ask_fail2ban("get", self.jail, "actions", timeout=COMMAND_TIMEOUT)
-            if not any(re.match(FIREWALL_ACTIONS, action) for action in actions):
+            actions = self._list_tried_actions()
+            if not actions:
                 return
             ports, unknown = self._read_ports(actions)
             yield from (f"jail {self.jail}: no service is called {name}, so nft refuses its rule" for name in unknown)
             with self._route():
-                open_ports = [port for port in ports[:5] if self._can_connect(self.canary[0], port)]
+                open_ports = [port for port in (ports or USUAL_PORTS)[:5] if self._can_connect(self.canary[0], port)]
+                if not open_ports and any("ipset" in action for action in actions):
+                    raise UnprovenError("nft does not show what is in an ipset, and nothing answers at its ports")
                 try:
                     self._ask("banip", self.canary[0])
                     if not unknown:
@@ -213,6 +226,39 @@ class BanProof:
         where = _join_ports(passing - {0}) if ports else "any port"
         yield f"jail {self.jail}: it bans {address}, and no rule drops its packets to {where}"
 
+    def _list_tried_actions(self) -> list[str]:
+        """The actions whose rules must drop the canary's packets, which arrive over loopback by TCP.
+
+        A ban starts all actions of the jail. So nobody is banned who would be reported to others every half hour."""
+        actions = ask_fail2ban("get", self.jail, "actions", timeout=COMMAND_TIMEOUT)
+        firewalls = [action for action in actions if re.match(FIREWALL_ACTIONS, action)]
+        if not firewalls and ROUTE_ACTION not in actions:
+            return []
+        if ROUTE_ACTION in actions:
+            raise UnprovenError("its action route stops the answers, and the route to a test address hides that")
+        if others := [action for action in actions if action not in firewalls]:
+            raise UnprovenError(f"its action {', '.join(others)} does more than a firewall's, so no address is banned")
+        reasons = {action: self._describe_other_packets(action) for action in firewalls}
+        tried = [action for action, reason in reasons.items() if not reason]
+        if not tried:
+            raise UnprovenError("; ".join(f"its action {action} {reason}" for action, reason in reasons.items()))
+        return tried
+
+    def _describe_other_packets(self, action: str) -> str:
+        """Which other packets than the canary's the action drops; empty if it drops those."""
+        names = ask_fail2ban("get", self.jail, "actionproperties", action, timeout=COMMAND_TIMEOUT)
+        properties = {
+            name: str(ask_fail2ban("get", self.jail, "action", action, name, timeout=COMMAND_TIMEOUT))
+            for name in ("chain", "chain_hook", "protocol")
+            if name in names
+        }
+        # fail2ban's own chain of nft may have any name: its hook says where it stands.
+        chain = properties.get("chain_hook") or properties.get("chain") or "input"
+        if not INPUT_CHAIN.match(chain):
+            return f"drops packets in {chain}, where none to this machine pass"
+        protocol = properties.get("protocol") or "tcp"
+        return "" if {"tcp", "all"} & {*re.split(r"[,\s]+", protocol)} else f"drops {protocol}, not TCP"
+
     def _read_ports(self, actions: Iterable[str]) -> tuple[list[int], list[str]]:
         """The ports of the jail's actions, and the names among them that no service has."""
         ports, unknown = set(), []
@@ -226,7 +272,7 @@ class BanProof:
                     ports.add(_parse_port(name))
                 except OSError:
                     unknown.append(name)
-        return sorted(ports), unknown
+        return sorted(ports - {0}), unknown  # 0:65535, fail2ban's default, means all
 
     def _passes(self, ruleset: Ruleset, address: str, port: int, sets: frozenset[tuple[str, str]]) -> bool:
         packet = Packet(self._destination_of(address), port, source=address, source_sets=sets)

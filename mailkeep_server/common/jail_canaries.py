@@ -52,9 +52,11 @@ def prove_jails(
     recently_banned: Collection[str] = (),
     *,
     start_timeout: float,
+    tell_unproven: bool = False,
 ) -> dict[str, list[str]]:
     """By jail, what is wrong with it. Jails that fail2ban runs and `jails` does not name are proven too, from the ban
-    on. A jail has `start_timeout` seconds to start, and as many, at most NOTICE_TIMEOUT, to notice a refusal.
+    on. Those that cannot be are left out; with `tell_unproven`, the reason is their fault. A jail has `start_timeout`
+    seconds to start, and as many, at most NOTICE_TIMEOUT, to notice a refusal.
 
     Raises one of ERRORS if fail2ban is stopped, and ValueError if there is no address for a canary.
     """
@@ -63,14 +65,18 @@ def prove_jails(
     canaries = choose_canaries(len(names), first, never_ban, recently_banned)
     notice_timeout = min(start_timeout, NOTICE_TIMEOUT)
 
-    def prove(jail: str, canary: Canary) -> list[str]:
+    def prove(jail: str, canary: Canary) -> list[str] | None:
         if jail not in running:
             return [f"jail {jail}: fail2ban does not run it"]
         proof = BanProof(jail, canary, _find_destinations(never_ban), notice_timeout)
-        return list(proof.find_faults(jails[jail]) if jail in jails else proof.find_foreign_faults())
+        try:
+            return list(proof.find_faults(jails[jail]) if jail in jails else proof.find_foreign_faults())
+        except ban_proof.UnprovenError as error:
+            return [f"jail {jail}: not proven: {error}"] if tell_unproven else None
 
     with ThreadPoolExecutor(len(names)) as pool:
-        return dict(zip(names, pool.map(prove, names, canaries), strict=True))
+        proofs = zip(names, pool.map(prove, names, canaries), strict=True)
+        return {jail: faults for jail, faults in proofs if faults is not None}
 
 
 def choose_canaries(

@@ -94,6 +94,8 @@ class Jail:
     notices: str | None = "Found"
     """What it logs when the service refuses somebody; None: nothing."""
     has_rules: bool = True
+    actions: dict[str, dict[str, str]] = field(default_factory=lambda: {"nftables": {"chain_hook": "input"}})
+    """By name, what each has beside its ports."""
     takes_bans: bool = True
     ends_bans: bool = True
     failures: dict[str, int] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class Server:
         self.drops = True
         self.unready, self.job = 0, "start"
         self.routed: set[str] = set()
+        self.bans: list[tuple[str, str]] = []
 
     def ask(self, *command: str, timeout: float) -> Any:
         assert timeout == ban_proof.COMMAND_TIMEOUT
@@ -134,8 +137,10 @@ class Server:
         return None
 
     def _get(self, jail: Jail, name: str, *rest: str) -> Any:
-        lists = {"actions": ["nftables"], "actionproperties": ["port"]}
-        return lists[name] if name in lists else jail.settings["port" if rest else name]
+        lists = {"actions": [*jail.actions], "actionproperties": ["port", *(jail.actions[rest[0]] if rest else ())]}
+        if name in lists:
+            return lists[name]
+        return jail.actions[rest[0]].get(rest[1], jail.settings.get("port")) if rest else jail.settings[name]
 
     def refuse(self, jail: str, address: str) -> None:
         assert address in self.routed, "nobody can connect from an address that is not routed"
@@ -154,6 +159,7 @@ class Server:
             self._ban(jail, address)
 
     def _ban(self, jail: str, address: str) -> None:
+        self.bans.append((jail, address))
         if self.jails[jail].takes_bans:
             self.jails[jail].banned.add(address)
         if jail != "recidive" and "recidive" in self.jails:
@@ -329,18 +335,54 @@ def test_a_jail_of_the_operators_is_proven_too(server: Server) -> None:
     assert not any(jail.banned for jail in server.jails.values())
 
 
-def test_a_jail_of_the_operators_that_only_sends_mail_has_no_fault(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.jails["mine"] = Jail([8080], {"port": "8080"}, has_rules=False)
-    ask = server.ask
-
-    def answer(*command: str, timeout: float) -> Any:
-        is_mine = command[:3] == ("get", "mine", "actions")
-        return ["sendmail-whois"] if is_mine else ask(*command, timeout=timeout)
-
-    monkeypatch.setattr(ban_proof, "ask_fail2ban", answer)
+def test_a_jail_of_the_operators_that_only_sends_mail_has_no_fault(server: Server) -> None:
+    server.jails["mine"] = Jail([8080], {"port": "8080"}, has_rules=False, actions={"sendmail-whois": {}})
     assert prove()["mine"] == []
+
+
+@pytest.mark.parametrize(
+    ("actions", "reason"),
+    [
+        ({"nftables": {}, "abuseipdb": {}}, "its action abuseipdb does more than a firewall's"),
+        ({"iptables": {"chain": "DOCKER-USER"}}, "its action iptables drops packets in DOCKER-USER"),
+        ({"nftables": {"chain": "input", "chain_hook": "forward"}}, "its action nftables drops packets in forward"),
+        ({"nftables": {"protocol": "udp"}}, "its action nftables drops udp, not TCP"),
+        ({"route": {}}, "its action route stops the answers"),
+    ],
+)
+def test_a_jail_of_the_operators_that_cannot_be_tried_is_called_unproven_and_bans_nobody(
+    server: Server, actions: dict[str, dict[str, str]], reason: str
+) -> None:
+    """A ban starts all actions, as one that reports the address to others, and packets to a container are others."""
+    server.jails["mine"] = Jail([8080], {"port": "8080"}, has_rules=False, actions=actions)
+    [fault] = prove_jails(RULES, 0, NEVER_BAN, start_timeout=0.3, tell_unproven=True)["mine"]
+    assert fault.startswith(f"jail mine: not proven: {reason}")
+    assert "mine" not in prove(), "the watch neither warns of it nor calls it sound"
+    assert not [line for line in server.bans if line[0] == "mine"]
+
+
+@pytest.mark.parametrize("chain", ["INPUT", "INPUT_direct", "<known/chain>"])
+def test_one_rule_that_can_be_tried_is_enough(server: Server, chain: str) -> None:
+    actions = {"iptables-allports": {"chain": "FORWARD"}, "iptables": {"chain": chain, "protocol": "tcp,udp"}}
+    server.jails["mine"] = Jail([8080], {"port": "8080"}, actions=actions)
+    assert ("mine" in prove()) == chain.startswith("INPUT")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_ban_of_all_ports_by_an_ipset_is_tried_at_the_usual_ones(
+    server: Server, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """nft does not show who is in an ipset, so the rules alone call the packet passed."""
+    server.jails["mine"] = Jail(None, {"port": "0:65535"}, has_rules=False, actions={"iptables-ipset": {}})
+    monkeypatch.setattr(
+        refused_logins,
+        "can_connect",
+        lambda source, _, port: answers and port == 25 and source not in server.jails["mine"].banned,
+    )
+    faults = prove_jails(RULES, 0, NEVER_BAN, start_timeout=0.3, tell_unproven=True)["mine"]
+    assert [fault.partition("proven: ")[2].partition(",")[0] for fault in faults] == (
+        [] if answers else ["nft does not show what is in an ipset"]
+    )
 
 
 def test_an_error_halfway_unbans_the_canary(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

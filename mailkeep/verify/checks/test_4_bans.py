@@ -29,7 +29,7 @@ def test_jails_of_the_operator_ban_too(observed: ProbeResult) -> None:
         [fault for faults in foreign.values() for fault in faults],
         expected=f"a test address that {', '.join(foreign)} bans is dropped",
         remedy="`journalctl -u fail2ban` says what failed. A port in the jail's file must be a number, or a name in "
-        "/etc/services.",
+        "/etc/services. A jail that is not proven may ban all the same: look at its rules after its next ban.",
     )
 
 

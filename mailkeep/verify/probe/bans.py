@@ -23,7 +23,7 @@ def find_jail_faults(config: ProbeConfig) -> dict[str, list[str]]:
         canaries = find_recent_canaries()
         first = int(time.time())
         never_ban = [config.address, *config.never_ban]
-        return prove_jails(jails, first, never_ban, canaries, start_timeout=FAIL2BAN_TIMEOUT)
+        return prove_jails(jails, first, never_ban, canaries, start_timeout=FAIL2BAN_TIMEOUT, tell_unproven=True)
 
 
 def find_start_fault() -> str:
