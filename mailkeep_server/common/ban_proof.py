@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from mailkeep_server.common import nft_ruleset, packet_path, refused_logins
 from mailkeep_server.common.commands import run
@@ -33,6 +34,8 @@ INPUT_CHAIN = re.compile(r"(?i)input|ingress|prerouting")
 USUAL_PORTS = (22, 25, 993)
 """A ban of all ports is tried at those that answer."""
 
+Network = IPv4Network | IPv6Network | str
+"""Text is a name."""
 Canary = tuple[str, str]
 """An IPv4 and an IPv6 address."""
 
@@ -69,13 +72,24 @@ def find_setting_faults(jail: str, rules: JailRules) -> Iterator[str]:
         if int(value) != declared:
             yield f"jail {jail}: it runs with {name} = {value}, not {declared}"
     ignored = {_parse_network(text) for text in ask_fail2ban("get", jail, "ignoreip", timeout=COMMAND_TIMEOUT)}
-    if extra := ignored - {_parse_network(text) for text in rules.ignoreip}:
+    exempt = {_parse_network(text) for text in rules.ignoreip}
+    if extra := ignored - exempt:
         yield f"jail {jail}: it never bans {', '.join(sorted(map(str, extra)))}, which mail.yml does not name"
+    if missing := {network for network in exempt if not any(_is_within(network, other) for other in ignored)}:
+        yield f"jail {jail}: it would ban {', '.join(sorted(map(str, missing)))}, which mail.yml exempts"
     if command := ask_fail2ban("get", jail, "ignorecommand", timeout=COMMAND_TIMEOUT):
         yield f"jail {jail}: its ignorecommand decides who is never banned: {command}"
 
 
-def _parse_network(text: str) -> object:
+def _is_within(network: Network, other: Network) -> bool:
+    if isinstance(network, IPv4Network) and isinstance(other, IPv4Network):
+        return network.subnet_of(other)
+    if isinstance(network, IPv6Network) and isinstance(other, IPv6Network):
+        return network.subnet_of(other)
+    return network == other
+
+
+def _parse_network(text: str) -> Network:
     """A name, which fail2ban looks up, stays text. fail2ban prints a network of all addresses without its length, 0."""
     try:
         return ipaddress.ip_network(f"{text}/0" if text in ("0.0.0.0", "::") else text, strict=False)  # noqa: S104

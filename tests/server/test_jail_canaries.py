@@ -263,6 +263,12 @@ def test_a_jail_that_exempts_strangers_is_a_fault(server: Server) -> None:
     assert faults[1] == "jail sshd: it ignores 192.0.2.2, which mail.yml does not exempt"
 
 
+def test_a_jail_that_would_ban_whom_mail_yml_exempts_is_a_fault(server: Server) -> None:
+    """A later file of jail.d may empty `ignoreip`: then the operator can be banned."""
+    server.jails["sshd"].settings["ignoreip"] = ["127.0.0.0/8"]
+    assert prove()["sshd"] == ["jail sshd: it would ban 198.51.100.74/32, which mail.yml exempts"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("maxretry", 100_000), ("findtime", 1), ("bantime", 1)])
 def test_a_jail_that_runs_with_other_numbers_is_a_fault(server: Server, name: str, value: int) -> None:
     declared = server.jails["sshd"].settings[name]
