@@ -115,7 +115,8 @@ class _End:
         print(f"spoilt state: {self.failure}; the guard starts again to have it mended", file=sys.stderr)
         if isinstance(self.failure, sqlite3.Error):
             database.abandon()
-            database_recovery.begin_anew(path, read_clock(), self.failure).close()
+            if not database_recovery.can_pass(self.failure):  # else the next start opens it, and decides
+                database_recovery.begin_anew(path, read_clock(), self.failure).close()
         else:
             database.close()
         return 1

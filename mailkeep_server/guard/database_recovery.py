@@ -19,14 +19,17 @@ LOST_COUNTS = "counts-lost"
 SALVAGE_SECONDS = 2.0
 """For reading what is left of the former database. Meanwhile nobody can send."""
 _ROWS_AT_ONCE = 1000
-_SPOILT_CODES = {
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
+_PASSING_CODES = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_FORMAT,
     sqlite3.SQLITE_ERROR,  # a table without a column, say
+}
+"""Of a spoilt database, or of what the machine lacks at this moment."""
+_SPOILT_CODES = _PASSING_CODES | {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_CONSTRAINT,
 }
@@ -41,6 +44,11 @@ def is_spoilt(error: Exception) -> bool:
     if code is None:  # of the module itself: text that is not UTF-8
         return isinstance(error, sqlite3.OperationalError)
     return (code & 0xFF) in _SPOILT_CODES or code in _SPOILT_IO_CODES
+
+
+def can_pass(error: sqlite3.Error) -> bool:
+    """Whether a running guard can get this error from a good database, as without file descriptors or inodes."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING_CODES
 
 
 def clear_way(path: Path) -> list[str]:

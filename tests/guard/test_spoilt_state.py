@@ -17,6 +17,8 @@ import pytest
 from guard_samples import ANNA, BERT, NO_LIMITS, SupervisedGuard, ask_guard, build_request, wait_until
 
 from mailkeep_server.freezes import freeze_list
+from mailkeep_server.guard import daemon
+from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.policy import DUNNO
 
 CARL, DORA = "carl@example.org", "dora@example.org"
@@ -278,6 +280,15 @@ def test_a_database_that_is_spoilt_while_it_runs_is_left_for_another(guard: Supe
         check_service(guard, "could not be read")
         assert guard.usage_of(ANNA) == SENT_BEFORE, "rows that could be read are taken over"
     assert clock.longest < MAX_SILENCE
+
+
+@pytest.mark.parametrize(("code", "is_kept"), [(sqlite3.SQLITE_CANTOPEN, True), (sqlite3.SQLITE_CORRUPT, False)])
+def test_only_an_error_of_the_database_itself_sets_it_aside(tmp_path: Path, code: int, is_kept: bool) -> None:
+    database, end, error = Database(tmp_path / DB), daemon._End(), sqlite3.OperationalError("while it runs")
+    error.sqlite_errorcode = code
+    end.restart_for(error)
+    assert end.close_state(database, tmp_path / DB) == 1, "systemd starts the guard again"
+    assert is_kept == (not [*tmp_path.glob(f"{DB}.spoilt-*")])
 
 
 def _has_lost_counts(guard: SupervisedGuard) -> bool:
