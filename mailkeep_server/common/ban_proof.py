@@ -24,6 +24,8 @@ BAN_TIMEOUT = 10.0  # seconds until a ban, or its end, must have reached nft
 RETRY_SECONDS = 0.5
 RECIDIVE = "recidive"
 """The jail that reads the log of fail2ban itself."""
+UNTRIED = "could not be tried"
+"""In the fault of a jail whose service cannot be reached: the jail itself may be sound."""
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 FIREWALL_ACTIONS = r"nftables|iptables|ip6tables|ipset|firewallcmd|ufw|shorewall|apf"
 """fail2ban's actions that make a firewall drop packets, by the beginning of their names."""
@@ -118,11 +120,12 @@ class BanProof:
         try:
             yield from find_setting_faults(self.jail, rules)
             with self._route():
-                noticed = self._fail_once(rules)
-                yield from self._describe_unnoticed(noticed)
+                noticed, untried = self._fail_once(rules)
+                yield from self._describe_unnoticed(noticed, untried)
+                counted = {address for address, line in noticed.items() if "] Found " in line}
                 try:
                     for address in self.canary:
-                        failures = rules.maxretry - (1 if address in noticed else 0)
+                        failures = rules.maxretry - (1 if address in counted else 0)
                         self._ask("attempt", address, *["mailkeep"] * failures)
                     yield from self._find_ban_faults(rules)
                 finally:
@@ -132,28 +135,34 @@ class BanProof:
         except ERRORS as error:
             yield f"jail {self.jail}: {describe_error(error)}"
 
-    def _fail_once(self, rules: JailRules) -> dict[str, str]:
-        """Has the service refuse the canary, and returns what fail2ban's log says of each address that it names."""
+    def _fail_once(self, rules: JailRules) -> tuple[dict[str, str], dict[str, str]]:
+        """Has the service refuse the canary. By address: what fail2ban's log says, and why a refusal failed."""
         start = time.time()
         if self.jail == RECIDIVE:
             # The ban of another jail is what recidive reads.
             ask_fail2ban("set", "sshd", "banip", *self.reachable, timeout=COMMAND_TIMEOUT)
             try:
-                return self._wait_for_notice(start)
+                return self._wait_for_notice(start), {}
             finally:
                 ask_fail2ban("set", "sshd", "unbanip", *self.reachable, timeout=COMMAND_TIMEOUT)
         refuse = refused_logins.REFUSALS[self.jail]
-        port = {"sshd": (rules.ports or [22])[0], "postfix": refused_logins.SMTP, "dovecot": refused_logins.IMAPS}
+        ports = {"sshd": (rules.ports or [22])[0], "postfix": refused_logins.SMTP, "dovecot": refused_logins.IMAPS}
+        port = ports[self.jail]
         with ThreadPoolExecutor(len(self.canary)) as pool:
-            refusals = [
-                pool.submit(refuse, address, self._destination_of(address), port[self.jail])
+            refusals = {
+                address: pool.submit(refuse, address, self._find_door(address, port), port)
                 for address in self.reachable
-            ]
+            }
             noticed = self._wait_for_notice(start)
-        if len(noticed) < len(self.reachable):
-            for refusal in refusals:
-                refusal.result()  # raises if the service could not be reached
-        return noticed
+        failures = {address: refusal.exception() for address, refusal in refusals.items() if address not in noticed}
+        return noticed, {address: describe_error(error) for address, error in failures.items() if error}
+
+    def _find_door(self, address: str, port: int) -> str:
+        """The address at which the service listens: the usual one, unless it listens on others only, as of a VPN."""
+        usual, family = self._destination_of(address), f"-{_version_of(address)}"
+        lines = run("ss", "-Hlnt", family, "sport", "=", f":{port}", timeout=COMMAND_TIMEOUT).splitlines()
+        doors = [line.split()[3].rpartition(":")[0].strip("[]") for line in lines]
+        return doors[0] if doors and not {usual, "*", "0.0.0.0", "::"} & {*doors} else usual  # noqa: S104
 
     def _wait_for_notice(self, since: float) -> dict[str, str]:
         deadline = time.monotonic() + self.notice_timeout
@@ -170,15 +179,16 @@ class BanProof:
                 return noticed
             time.sleep(RETRY_SECONDS)
 
-    def _describe_unnoticed(self, noticed: dict[str, str]) -> Iterator[str]:
+    def _describe_unnoticed(self, noticed: Mapping[str, str], untried: Mapping[str, str]) -> Iterator[str]:
         for address in self.reachable:
-            if address not in noticed:
+            if address in untried:
+                yield f"jail {self.jail}: a refused login from {address} {UNTRIED}: {untried[address]}"
+            elif address not in noticed:
                 yield (
                     f"jail {self.jail}: it did not notice that the service refused {address}, in "
                     f"{self.notice_timeout:.0f} seconds"
                 )
             elif "] Ignore " in noticed[address]:
-                del noticed[address]
                 yield f"jail {self.jail}: it ignores {address}, which mail.yml does not exempt"
 
     def _find_ban_faults(self, rules: JailRules) -> Iterator[str]:

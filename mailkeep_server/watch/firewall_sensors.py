@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mailkeep_server.common import nft_generation, nft_ruleset, packet_path, paths
+from mailkeep_server.common.ban_proof import UNTRIED
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.iptables_rules import explain_modules
 from mailkeep_server.common.nft_ruleset import Ruleset, compare_table
@@ -149,5 +150,7 @@ class JailProofSensor(Sensor):
         for jail, faults in proof.get("faults", {}).items():
             name = f"{jail}, which is not Mailkeep's," if jail in proof.get("foreign", ()) else jail
             text = f"The jail {name} does not ban: {_join_faults(faults)}. `systemctl restart fail2ban` may help"
+            if all(UNTRIED in fault for fault in faults):
+                text = f"The jail {name} is proven in part only: {_join_faults(faults)}. Look at its service"
             troubles[jail] = text, f"The jail {jail} bans again"
         return troubles

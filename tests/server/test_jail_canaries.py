@@ -255,6 +255,34 @@ def test_a_jail_that_does_not_see_its_service_refuse_somebody_is_a_fault(server:
     assert prove()["recidive"] == []
 
 
+def test_a_service_that_cannot_be_reached_is_no_fault_of_its_jail(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ban is proven all the same, of an address that the service could not refuse, too."""
+
+    def refuse(address: str, *_: object) -> None:
+        if ":" not in address:
+            raise ConnectionRefusedError(111, "Connection refused", "198.51.100.74 port 22")
+        server.refuse("sshd", address)
+
+    monkeypatch.setattr(refused_logins, "REFUSALS", {"sshd": refuse})
+    assert prove()["sshd"] == [
+        "jail sshd: a refused login from 192.0.2.2 could not be tried: 198.51.100.74 port 22: Connection refused"
+    ]
+    assert ("sshd", "192.0.2.2") in server.bans
+
+
+@pytest.mark.parametrize(
+    ("listener", "door"),
+    [("10.8.0.1:22", "10.8.0.1"), ("0.0.0.0:22", "127.0.0.1"), ("127.0.0.1:22", "127.0.0.1"), ("", "127.0.0.1")],
+)
+def test_a_service_is_tried_where_it_listens(monkeypatch: pytest.MonkeyPatch, listener: str, door: str) -> None:
+    """sshd may listen at the address of a VPN only."""
+    output = f"LISTEN 0 128 {listener} 0.0.0.0:*\n" if listener else ""
+    monkeypatch.setattr(ban_proof, "run", lambda *_, **__: output)
+    assert ban_proof.BanProof("sshd", ("192.0.2.2", "2001:db8::2"), {}, 1.0)._find_door("192.0.2.2", 22) == door
+
+
 def test_a_jail_that_exempts_strangers_is_a_fault(server: Server) -> None:
     server.jails["sshd"].settings["ignoreip"] = ["127.0.0.0/8", "0.0.0.0"]  # noqa: S104 - as fail2ban prints 0.0.0.0/0
     server.jails["sshd"].notices = "Ignore"

@@ -191,6 +191,11 @@ def test_faults_of_the_jails_and_the_absence_of_proofs_are_troubles(tmp_path: Pa
     assert sensor.find_troubles()["dovecot"][0] == (
         "The jail dovecot does not ban: it bans x, nft has no set. `systemctl restart fail2ban` may help"
     )
+    fault = "jail sshd: a refused login from x could not be tried: 192.0.2.7 port 22: Connection refused"
+    sensor.file.write_text(json.dumps({"turn": 4, "faults": {"sshd": [fault]}}))
+    assert sensor.find_troubles()["sshd"][0] == (
+        f"The jail sshd is proven in part only: {fault.removeprefix('jail sshd: ')}. Look at its service"
+    )
     sensor.file.write_text(json.dumps({"turn": 8, "faults": {}}))
     assert sensor.find_troubles() == {}
     sensor.start -= 2 * JailProofSensor.MAX_AGE
