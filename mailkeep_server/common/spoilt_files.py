@@ -5,7 +5,8 @@ set aside stays beside its place as `NAME.spoilt-TIME`, and only the oldest of m
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,15 +38,16 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def set_aside_unless_plain(path: Path) -> str:
-    """Makes way for a file where there is something else. Returns a sentence about it, or ""."""
+def set_aside_unless_plain(path: Path, name: Path | None = None) -> str:
+    """Makes way for a file where there is something else. Returns a sentence about it, or "". The sentence says `name`
+    where `path` is another way to the file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return ""
     if S_ISREG(mode):
         return ""
-    return f"{path} was {describe_kind(mode)}: it is kept as {set_aside(path).name}"
+    return f"{name or path} was {describe_kind(mode)}: it is kept as {set_aside(path).name}"
 
 
 def describe_kind(mode: int) -> str:
@@ -55,10 +57,25 @@ def describe_kind(mode: int) -> str:
 def mend_file(path: Path, access: Access) -> str:
     """Gives a file to its owner; sets aside what is no plain file. For root. Returns a sentence about it, or "".
 
-    Its directory may be another user's: no link is followed, and a file with several names that is not that user's is
-    never handed over. It may be a link to a file of root's.
+    Its directory may be another user's: no link is followed, there or in the directory's place. A file with several
+    names that is not that user's is never handed over: it may be a link to a file of root's. Raises OSError.
     """
-    if sentence := set_aside_unless_plain(path):
+    with _hold_directory(path.parent) as directory:
+        return _mend_held_file(directory / path.name, path, access)
+
+
+@contextmanager
+def _hold_directory(path: Path) -> Iterator[Path]:
+    """A way to the directory that stays, whatever its owner puts in its place. Raises OSError if it is a link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _mend_held_file(path: Path, name: Path, access: Access) -> str:
+    if sentence := set_aside_unless_plain(path, name):
         return sentence
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -69,13 +86,13 @@ def mend_file(path: Path, access: Access) -> str:
         if (status.st_uid, status.st_gid) == (access.user, access.group) and status.st_mode & 0o600 == 0o600:
             return ""
         if not S_ISREG(status.st_mode) or (status.st_nlink > 1 and status.st_uid != access.user):
-            return f"{path} belonged to user {status.st_uid}, with another name: it is kept as {set_aside(path).name}"
+            return f"{name} belonged to user {status.st_uid}, with another name: it is kept as {set_aside(path).name}"
         os.fchown(descriptor, access.user, access.group)
         os.fchmod(descriptor, access.mode)
     finally:
         os.close(descriptor)
     former = f"{status.st_uid}:{status.st_gid} {S_IMODE(status.st_mode):04o}"
-    return f"{path} was {former} (owner:group mode), with which the guard could not work: it is mended"
+    return f"{name} was {former} (owner:group mode), with which the guard could not work: it is mended"
 
 
 def mend_directory(path: Path, access: Access) -> str:

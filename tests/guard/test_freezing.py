@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from guard_samples import ANNA, BERT, FREEZE, NO_FREEZE, NO_LIMITS, JudgeSetup
 
+from mailkeep_server.common import spoilt_files
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
@@ -242,6 +243,7 @@ def test_no_link_makes_root_give_away_or_change_or_show_a_file(foreign_state: Pa
     if name == "frozen":
         file.parent.rmdir()
         file.parent.symlink_to(foreign_state.parent)
+        os.chown(file.parent, NOBODY, -1, follow_symlinks=False)
         secret = secret.rename(foreign_state.parent / "lock")
     else:
         (file.parent / name).symlink_to(secret)
@@ -251,6 +253,17 @@ def test_no_link_makes_root_give_away_or_change_or_show_a_file(foreign_state: Pa
         assert os.geteuid() == 0
     after = secret.stat()
     assert (after.st_uid, after.st_mtime_ns, after.st_mode) == (before.st_uid, before.st_mtime_ns, before.st_mode)
+
+
+def test_the_repair_of_a_file_follows_no_link_in_its_directorys_place(foreign_state: Path) -> None:
+    """The guard's user may put one there between two repairs."""
+    secret, frozen = foreign_state.parent / "accounts", foreign_state / "frozen"
+    (foreign_state.parent / "secret").rename(secret)
+    frozen.rmdir()
+    frozen.symlink_to(foreign_state.parent)
+    with pytest.raises(OSError):
+        spoilt_files.mend_file(frozen / "accounts", spoilt_files.Access(NOBODY, NOBODY))
+    assert secret.stat().st_uid == 0
 
 
 def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
