@@ -124,6 +124,7 @@ class Target:
             domains=list(settings.domains),
             catch_all=list(settings.catch_all),
             accounts=[account.address for account in settings.accounts[:MAX_ACCOUNTS]],
+            mailboxes=[account.address for account in settings.accounts],
             ssh_port=settings.ssh.port,
             jails={jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},
             never_ban=[str(network) for network in (*settings.host.addresses, *settings.admin.networks)],

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 ROOT = "/var/vmail"
 USER = "vmail"
@@ -11,36 +11,45 @@ READ_ONLY = "dovecot-uidvalidity."
 LEVELS = 3  # of directories in a home: Maildir, its folders, and their cur, new and tmp
 
 
-def list_homes(root: str = ROOT) -> list[str]:
-    """The homes, as `/var/vmail/DOMAIN/USER`, and the directories above them."""
-    domains = _list_directories(root)
-    return [root, *domains, *(home for domain in domains for home in _list_directories(domain))]
+def walk_mailboxes(accounts: Iterable[str], root: str = ROOT) -> Iterator[str]:
+    """All that delivery to these accounts writes: the directories above the homes, the homes, `/var/vmail/DOMAIN/USER`,
+    their folders and Dovecot's files in them. Messages are not among them.
+
+    Other directories are not ours: a disk of its own has `lost+found`, which is root's.
+    """
+    users = sorted(account.rpartition("@")[::-2] for account in accounts)
+    yield root
+    yield from (f"{root}/{domain}" for domain in dict.fromkeys(domain for domain, _ in users))
+    for domain, user in users:
+        home = f"{root}/{domain}/{user}"
+        yield home
+        yield from _walk(home, LEVELS)
+
+
+def find_home(path: str, root: str = ROOT) -> str:
+    """The home that a path belongs to; for a directory above the homes, itself."""
+    return root + "/".join(path.removeprefix(root).split("/")[:3])
 
 
 def find_fault(path: str, uid: int) -> str:
-    """Why this user cannot write a directory or file; empty if it can, or if there is none any more."""
+    """Why this user cannot write a directory or file; empty if it can, or if there is none.
+
+    A link counts as its target, as for delivery: mail may be on another disk.
+    """
     try:
-        status = os.lstat(path)
+        status = os.stat(path)  # noqa: PTH116 - of up to 100,000 paths
     except FileNotFoundError:
-        return ""
+        return f"{path} is a link to nothing" if os.path.islink(path) else ""  # noqa: PTH114
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
     if status.st_uid != uid:
         return f"{path} belongs to user {status.st_uid}, not to {USER}"
-    if os.path.basename(path).startswith(READ_ONLY):  # noqa: PTH119 - of up to 100,000 paths
+    if os.path.basename(path).startswith(READ_ONLY):  # noqa: PTH119
         return ""
     needed = stat.S_IRWXU if stat.S_ISDIR(status.st_mode) else stat.S_IRUSR | stat.S_IWUSR
-    if status.st_mode & needed != needed and not stat.S_ISLNK(status.st_mode):
+    if status.st_mode & needed != needed:
         return f"{path} has mode {stat.S_IMODE(status.st_mode):03o}, and {USER} cannot write it"
     return ""
-
-
-def find_home_fault(home: str, uid: int) -> str:
-    """The first fault of a home, its folders and Dovecot's files in them; messages are not looked at."""
-    return next(filter(None, (find_fault(path, uid) for path in (home, *_walk(home, LEVELS)))), "")
-
-
-def is_home(path: str, root: str = ROOT) -> bool:
-    """Whether it is a home, not a directory above."""
-    return path.removeprefix(root).count("/") == 2
 
 
 def _walk(directory: str, levels: int) -> Iterator[str]:
@@ -56,11 +65,3 @@ def _walk(directory: str, levels: int) -> Iterator[str]:
         yield path
         if is_directory:
             yield from _walk(path, levels - 1)
-
-
-def _list_directories(directory: str) -> list[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -4,9 +4,9 @@ import json
 import subprocess
 
 
-def count_noun(number: int, noun: str) -> str:
-    """`1 message`, `2 messages`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def count_noun(number: int, noun: str, plural: str = "") -> str:
+    """`1 message`, `2 messages`; `2 addresses` by a `plural` of its own."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def describe_error(error: BaseException) -> str:

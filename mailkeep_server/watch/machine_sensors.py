@@ -1,7 +1,9 @@
 """Sensors of what the services find on the machine: mailboxes that can be written, and the declared addresses."""
 
 import pwd
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 
 from mailkeep_server.common import mailboxes
 from mailkeep_server.common.own_addresses import find_missing_addresses
@@ -13,35 +15,56 @@ from mailkeep_server.watch.sensor import Sensor
 class MailboxSensor(Sensor):
     """Whether all mailboxes belong to `vmail`: a restored one may not, and then its mail waits in the queue.
 
-    Some homes at each sample, so that ten thousand cost no more than ten; and those with a fault at each.
+    A sample goes on where the last one ended, within bounds, so that ten thousand homes cost no more than ten. It also
+    looks again at what has a fault.
     """
 
     name, interval, samples = "mailbox", 10.0, 2
-    HOMES_PER_SAMPLE = 50
+    MAX_PATHS, MAX_SECONDS = 500, 0.1  # of a sample
+    MAX_FAULTS = 100
 
-    def __init__(self, root: str = mailboxes.ROOT) -> None:
-        self.root = root
-        self.unread: list[str] = []
+    def __init__(self, accounts: Collection[str], root: str = mailboxes.ROOT) -> None:
+        self.accounts, self.root = accounts, root
+        self.unread: Iterator[str] = iter(())
         self.faults: dict[str, str] = {}
 
     def find_troubles(self) -> Troubles:
-        uid = pwd.getpwnam(mailboxes.USER).pw_uid
-        self.unread = self.unread or mailboxes.list_homes(self.root)
-        turn, self.unread = self.unread[: self.HOMES_PER_SAMPLE], self.unread[self.HOMES_PER_SAMPLE :]
-        self.faults = {path: fault for path in {*self.faults, *turn} if (fault := self._find_fault(path, uid))}
-        if not self.faults:
-            return {}
-        path, fault = min(self.faults.items())
-        others = f", and {count_noun(len(self.faults) - 1, 'more mailbox')}" if len(self.faults) > 1 else ""
-        text = (
-            f"Mail cannot be stored: {fault}{others.replace('mailboxs', 'mailboxes')}. "
-            f"`chown -R {mailboxes.USER}:{mailboxes.USER} {path}` and `chmod -R u+rwX {path}` mend it"
-        )
-        return {"owner": (text, "All mailboxes can be written again")}
+        uid, end = pwd.getpwnam(mailboxes.USER).pw_uid, time.monotonic() + self.MAX_SECONDS
+        for path in [*self.faults]:
+            self._judge_path(path, uid)
+        for path in self._continue_round():
+            self._judge_path(path, uid)
+            if time.monotonic() > end:
+                break
+        return dict(self._describe_faults())
 
-    def _find_fault(self, path: str, uid: int) -> str:
-        is_home = mailboxes.is_home(path, self.root)
-        return mailboxes.find_home_fault(path, uid) if is_home else mailboxes.find_fault(path, uid)
+    def _continue_round(self) -> Iterator[str]:
+        """The next paths. After the last one, the next sample begins anew."""
+        paths = list(islice(self.unread, 1)) or self._begin_round()
+        yield from paths
+        yield from islice(self.unread, self.MAX_PATHS - 1)
+
+    def _begin_round(self) -> list[str]:
+        self.unread = mailboxes.walk_mailboxes(self.accounts, self.root)
+        return list(islice(self.unread, 1))
+
+    def _judge_path(self, path: str, uid: int) -> None:
+        self.faults.pop(path, None)
+        if (fault := mailboxes.find_fault(path, uid)) and len(self.faults) < self.MAX_FAULTS:
+            self.faults[path] = fault
+
+    def _describe_faults(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        if not self.faults:
+            return
+        path, fault = min(self.faults.items())
+        home = mailboxes.find_home(path, self.root)
+        homes = {mailboxes.find_home(path, self.root) for path in self.faults}
+        others = f", and {count_noun(len(homes) - 1, 'more mailbox', 'more mailboxes')}" if len(homes) > 1 else ""
+        text = (
+            f"Mail cannot be stored: {fault}{others}. "
+            f"`chown -RH {mailboxes.USER}:{mailboxes.USER} {home}` and `chmod -R u+rwX {home}` mend it"
+        )
+        yield "owner", (text, "All mailboxes can be written again")
 
 
 class AddressSensor(Sensor):

@@ -194,7 +194,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         QueueSensor(config.max_queued_messages, deliveries),
         deliveries,
         *([RelaySensor(config.relay.host)] if config.relay else ()),
-        MailboxSensor(),
+        MailboxSensor(config.accounts),
         AddressSensor(config.addresses),
         CertificateSensor(Path(config.certificate_file), config.min_certificate_days),
     ]

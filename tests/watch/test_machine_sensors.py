@@ -12,6 +12,8 @@ from mailkeep_server.common import own_addresses, refused_logins
 from mailkeep_server.watch import machine_sensors
 from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
 
+ACCOUNTS = ("anna@example.org", "ben@example.org", "eve@example.net")
+
 
 @pytest.fixture
 def vmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -30,10 +32,9 @@ def vmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "path", ["", "example.org", *(f"example.org/ben{path}" for path in ("", "/Maildir", "/Maildir/.Sent/cur"))]
 )
 def test_a_directory_that_delivery_cannot_write_is_a_trouble_until_it_can(vmail: Path, path: str) -> None:
-    sensor = MailboxSensor(str(vmail))
+    sensor = MailboxSensor(ACCOUNTS, str(vmail))
     assert sensor.find_troubles() == {}
     (vmail / path).chmod(0o500)
-    sensor.unread = []
     text, _ = sensor.find_troubles()["owner"]
     assert text.startswith(f"Mail cannot be stored: {(vmail / path)} has mode 500, and vmail cannot write it")
     (vmail / path).chmod(0o700)
@@ -42,34 +43,80 @@ def test_a_directory_that_delivery_cannot_write_is_a_trouble_until_it_can(vmail:
 
 def test_a_mailbox_of_another_owner_is_a_trouble(vmail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_sensors.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid() + 1))
-    assert (
-        f"{vmail} belongs to user {os.getuid()}, not to vmail" in MailboxSensor(str(vmail)).find_troubles()["owner"][0]
-    )
+    text, _ = MailboxSensor(ACCOUNTS, str(vmail)).find_troubles()["owner"]
+    assert f"{vmail} belongs to user {os.getuid()}, not to vmail" in text
 
 
 def test_dovecots_own_files_must_be_writable_and_messages_need_not(vmail: Path) -> None:
-    sensor = MailboxSensor(str(vmail))
+    sensor = MailboxSensor(ACCOUNTS, str(vmail))
     assert sensor.find_troubles() == {}
     (vmail / "example.org/ben/Maildir/dovecot-uidlist").chmod(0o400)
-    sensor.unread = []
     assert "Maildir/dovecot-uidlist has mode 400" in sensor.find_troubles()["owner"][0]
 
 
 def test_many_mailboxes_are_looked_at_in_turns_and_faulty_ones_each_time(
     vmail: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MailboxSensor, "HOMES_PER_SAMPLE", 2)
-    sensor = MailboxSensor(str(vmail))
+    sensor = MailboxSensor(ACCOUNTS, str(vmail))
+    monkeypatch.setattr(MailboxSensor, "MAX_PATHS", 3)
     (vmail / "example.org/ben").chmod(0o500)
-    assert [len(sensor.find_troubles()) for _ in range(4)] == [0, 1, 1, 1]
+    samples = [len(sensor.find_troubles()) for _ in range(12)]
+    assert samples[0] == 0
+    assert samples[-1] == 1
+    assert samples == sorted(samples), "a fault stays until it is right"
+    text, _ = sensor.find_troubles()["owner"]
+    assert f"`chown -RH vmail:vmail {vmail}/example.org/ben`" in text
     (vmail / "example.org/ben").chmod(0o700)
     assert sensor.find_troubles() == {}
 
 
+def test_a_sample_has_a_bound_of_paths_and_of_time(vmail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch's loop waits meanwhile, and systemd kills it after 30 seconds without a sign of life."""
+    judged: list[str] = []
+    monkeypatch.setattr(machine_sensors.mailboxes, "find_fault", lambda path, _: str(judged.append(path)))
+    for number in range(2000):
+        (vmail / f"example.org/anna/Maildir/.f{number}").mkdir()
+    sensor = MailboxSensor(ACCOUNTS, str(vmail))
+    monkeypatch.setattr(MailboxSensor, "MAX_SECONDS", 60.0)
+    sensor.find_troubles()
+    assert len(judged) == MailboxSensor.MAX_PATHS
+    sensor.find_troubles()
+    assert len(judged) <= 2 * MailboxSensor.MAX_PATHS + MailboxSensor.MAX_FAULTS
+    assert len(sensor.faults) == MailboxSensor.MAX_FAULTS
+    sensor.faults.clear()
+    judged.clear()
+    monkeypatch.setattr(MailboxSensor, "MAX_SECONDS", -1.0)
+    sensor.find_troubles()
+    assert len(judged) == 1
+
+
+def test_what_belongs_to_no_account_is_not_ours(vmail: Path) -> None:
+    """As `lost+found` of a disk of its own, snapshots, and a removed domain."""
+    for name in ("lost+found", ".snapshots/1", "removed.example/ben", "example.org/.backup"):
+        (vmail / name).mkdir(parents=True)
+        (vmail / name).chmod(0o500)
+    sensor = MailboxSensor(ACCOUNTS, str(vmail))
+    assert [sensor.find_troubles() for _ in range(3)] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("name", ["", "example.org", "example.org/ben"])
+def test_mail_may_be_on_another_disk_by_a_link_unless_it_leads_nowhere(vmail: Path, name: str) -> None:
+    disk = vmail.with_name(f"{vmail.name}-disk")
+    (vmail / name).rename(disk)
+    Path(vmail / name).symlink_to(disk)
+    sensor = MailboxSensor(ACCOUNTS, str(vmail))
+    assert sensor.find_troubles() == {}
+    disk.chmod(0o500)
+    assert f"{Path(vmail / name)} has mode 500" in sensor.find_troubles()["owner"][0]
+    disk.chmod(0o700)
+    disk.rename(f"{disk}-away")
+    assert f"{Path(vmail / name)} is a link to nothing" in sensor.find_troubles()["owner"][0]
+
+
 def test_a_home_that_is_created_by_the_first_mail_is_no_trouble_before(vmail: Path) -> None:
     (vmail / "example.net").mkdir()
-    assert MailboxSensor(str(vmail)).find_troubles() == {}
-    assert MailboxSensor(str(vmail / "none")).find_troubles() == {}
+    assert MailboxSensor(ACCOUNTS, str(vmail)).find_troubles() == {}
+    assert MailboxSensor(ACCOUNTS, str(vmail / "none")).find_troubles() == {}
 
 
 @pytest.mark.parametrize(

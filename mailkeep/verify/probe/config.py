@@ -15,7 +15,8 @@ class ProbeConfig:
     addresses: list[str]
     domains: list[str]
     catch_all: list[str]
-    accounts: list[str]
+    accounts: list[str]  # those that are tried
+    mailboxes: list[str]  # of all accounts
     ssh_port: int
     jails: dict[str, dict[str, Any]]  # each jail's mailkeep_server.common.ban_proof.JailRules
     never_ban: list[str]

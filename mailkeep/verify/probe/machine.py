@@ -6,7 +6,6 @@ import pwd
 import re
 import subprocess
 import time
-from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +156,17 @@ def count_queued_messages() -> dict[str, int]:
     return counts
 
 
-def find_unwritable_mailboxes() -> list[str]:
+def find_unwritable_mailboxes(config: ProbeConfig) -> list[str]:
     """A sentence for each mailbox that Dovecot's delivery cannot write, up to MAX_MAILBOXES of them."""
     uid = pwd.getpwnam(mailboxes.USER).pw_uid
-    faults = (
-        mailboxes.find_home_fault(path, uid) if mailboxes.is_home(path) else mailboxes.find_fault(path, uid)
-        for path in mailboxes.list_homes()
-    )
     deadline = time.monotonic() + MAILBOX_SECONDS
-    within_time = takewhile(lambda _: time.monotonic() < deadline, faults)
-    return list(islice(filter(None, within_time), MAX_MAILBOXES))
+    faults: dict[str, str] = {}
+    for path in mailboxes.walk_mailboxes(config.mailboxes):
+        if time.monotonic() > deadline or len(faults) == MAX_MAILBOXES:
+            break
+        if fault := mailboxes.find_fault(path, uid):
+            faults.setdefault(mailboxes.find_home(path), fault)
+    return list(faults.values())
 
 
 def examine_clock() -> dict[str, bool]:

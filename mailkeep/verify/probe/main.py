@@ -40,7 +40,7 @@ AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "disks": lambda _: machine.read_disk_usage(),
     "journal": lambda _: machine.read_journal_size(),
     "queue": lambda _: machine.count_queued_messages(),
-    "mailboxes": lambda _: machine.find_unwritable_mailboxes(),
+    "mailboxes": machine.find_unwritable_mailboxes,
     "addresses": lambda config: find_missing_addresses(config.addresses),
     "clock": lambda _: machine.examine_clock(),
     "upgrades": lambda _: machine.examine_upgrades(),
