@@ -210,20 +210,24 @@ class _Walk:
 
     def _list_verdicts(self, rule: Rule) -> Iterator[tuple[bool, Mapping[str, Any]]]:
         """Whether each verdict of the rule applies for certain; those that do not apply are left out."""
-        is_certain = True
+        is_certain, is_for_listed = True, False
         for part in rule["expr"]:
             if "vmap" in part:
                 yield from self._look_up_verdicts(part["vmap"], is_certain)
             elif verdict := _read_verdict(part):
-                yield is_certain, verdict
+                # Whom a rule drops by a named set are offenders, and a stranger is none.
+                if not (is_for_listed and {ENDS.get(kind) for kind in verdict} == {"drop"}):
+                    yield is_certain, verdict
             elif (holds := self._holds(part)) is False:
                 return
             elif holds is None:
-                is_certain = False
+                is_certain, is_for_listed = False, is_for_listed or self._asks_for_listed(part)
 
     def _look_up_verdicts(self, vmap: Mapping[str, Any], is_certain: bool) -> Iterator[tuple[bool, Mapping[str, Any]]]:
         value = self._read_field(vmap["key"])
         data = vmap["data"]
+        if not isinstance(data, dict) and value is not None:  # a named map, whose elements nft leaves out
+            yield from ((False, verdict) for verdict in ({"accept": None}, {"drop": None}))
         for key, verdict in data.get("set", ()) if isinstance(data, dict) else ():
             holds = self._compare(value, key)
             if holds is not False and verdict:
@@ -249,6 +253,12 @@ class _Walk:
             return None
         holds = self._compare(value, match["right"])
         return holds if holds is None or match["op"] != "!=" else not holds
+
+    def _asks_for_listed(self, part: Mapping[str, Any]) -> bool:
+        """Whether the condition holds for the addresses in a named set, and a stranger's packet is judged."""
+        match = part.get("match", {"op": "", "left": None, "right": None})
+        is_named = any(isinstance(element, str) and element[:1] == "@" for element in _list_elements(match["right"]))
+        return is_named and match["op"] in ("==", "in") and self._read_field(match["left"]) is STRANGER
 
     def _read_field(self, left: Any) -> Any:
         """The value of a header field or meta key; None: the packet has no such header; or UNKNOWN."""
@@ -301,7 +311,7 @@ class _Walk:
 
     def _equals(self, value: Any, element: Any) -> bool | None:
         if isinstance(element, str) and element.startswith("@"):
-            is_source = value is STRANGER or value == self.packet.source
+            is_source = self.packet.source and value == self.packet.source
             return any(name == element[1:] for _, name in self.packet.source_sets) if is_source else None
         if isinstance(value, _Interface):
             return value.is_called(element)

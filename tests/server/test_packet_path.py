@@ -146,6 +146,12 @@ def test_what_rules_alone_do_not_show_is_doubtful() -> None:
     assert find_ports(by_mark) == ((), (22, 25, 465))
     named_set = build_ruleset([match_on(header("tcp", "dport"), "@mail_ports"), ACCEPT], policy="drop")
     assert find_ports(named_set) == ((), (22, 25, 465))
+    named_map = {"vmap": {"key": header("tcp", "dport"), "data": "@services"}}
+    assert find_ports(build_ruleset([named_map], policy="drop")) == ((), (22, 25, 465))
+    only_allowed = build_ruleset([match_on(header("ip", "saddr"), "@allowed", "!="), DROP])
+    assert find_ports(only_allowed) == ((), (22, 25, 465))
+    allowed = build_ruleset([match_on(header("ip", "saddr"), "@allowed"), ACCEPT], policy="drop", family="ip")
+    assert find_ports(allowed) == ((), (22, 25, 465))
     assert find_ports(build_ruleset([match_on(meta("iifname"), "eth0"), DROP]), interface="")[1] == (22, 25, 465)
 
 
