@@ -87,10 +87,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         host=settings.host.name,
         domains=settings.domains,
         protocols={frozenset({4}): "ipv4", frozenset({6}): "ipv6"}.get(frozenset(versions), "all"),
-        source_addresses={
-            version: next((address for address in settings.host.addresses if address.version == version), "")
-            for version in (4, 6)
-        },
+        source_addresses={version: _find_outbound_address(settings, version) for version in (4, 6)},
         local_senders=settings.local_senders,
         admin_networks=settings.admin.networks,
         message_size=settings.message_size,
@@ -102,6 +99,13 @@ def _render_main_cf(settings: Settings) -> bytes:
         guard_policy=paths.GUARD_POLICY_SOCKET,
         guard_milter=paths.GUARD_MILTER_SOCKET,
     )
+
+
+def _find_outbound_address(settings: Settings, version: int) -> str:
+    """The first declared address. Empty with a relay host: SPF judges the relay's address, and it may be in a private
+    network, which a packet from the public address does not reach."""
+    addresses = () if settings.relay else settings.host.addresses
+    return str(next((address for address in addresses if address.version == version), ""))
 
 
 def _table_file(name: str, rows: Iterable[tuple[str, str]]) -> File:

@@ -112,8 +112,8 @@ class Judge:
         return None
 
     def reject_unowned_sender(self, now: int, name: str, sender: str) -> str | None:
-        """The refusal of a message whose envelope sender or From: the account does not own. In mode `learn`, None for an
-        account of ours: a stranger is refused in any mode."""
+        """The refusal of a message whose envelope sender or From: the account does not own. In mode `learn`, None for
+        an account of ours: a stranger is refused in any mode."""
         if name not in self.config.addresses:  # its own address is not known either: that is no spoof
             return f"{_TRY_LATER} {name} is no account here"
         account = self.ledger.get_account(name)

@@ -68,18 +68,23 @@ class MailboxSensor(Sensor):
 
 
 class AddressSensor(Sensor):
-    """Whether the machine has the declared addresses. Postfix sends from the first of each family, if it is there."""
+    """Whether the machine has the declared addresses. Without a relay host, Postfix sends from the first of each
+    family, if it is there."""
 
     name, interval, samples = "address", 10.0, 3  # an IPv6 address is not usable at once
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self.addresses = addresses
+    def __init__(self, addresses: Sequence[str], *, has_relay: bool) -> None:
+        self.addresses, self.has_relay = addresses, has_relay
 
     def find_troubles(self) -> Troubles:
         return {
             address: (
                 f"This machine does not have the address {address} that mail.yml declares: "
-                + (f"mail leaves from {source}, and SPF may fail" if source else "nobody reaches it there")
+                + (
+                    f"mail leaves from {source}, and SPF may fail"
+                    if source and not self.has_relay
+                    else "nobody reaches it there"
+                )
                 + ". `ip address` shows its addresses",
                 f"This machine has the address {address} again",
             )

@@ -195,6 +195,6 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         deliveries,
         *([RelaySensor(config.relay.host)] if config.relay else ()),
         MailboxSensor(config.accounts),
-        AddressSensor(config.addresses),
+        AddressSensor(config.addresses, has_relay=config.relay is not None),
         CertificateSensor(Path(config.certificate_file), config.min_certificate_days),
     ]

@@ -132,9 +132,15 @@ def test_a_declared_address_that_is_not_there_is_a_trouble_except_behind_nat(
     monkeypatch: pytest.MonkeyPatch, source: str, end: str | None
 ) -> None:
     monkeypatch.setattr(own_addresses, "find_source_address", lambda _: source or None)
-    troubles = AddressSensor(["127.0.0.1", "192.0.2.1"]).find_troubles()
+    troubles = AddressSensor(["127.0.0.1", "192.0.2.1"], has_relay=False).find_troubles()
     assert {*troubles} == ({"192.0.2.1"} if end else set())
     assert not end or end in troubles["192.0.2.1"][0]
+
+
+def test_with_a_relay_host_a_missing_address_says_nothing_of_spf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_addresses, "find_source_address", lambda _: "198.51.100.60")
+    troubles = AddressSensor(["192.0.2.1"], has_relay=True).find_troubles()
+    assert "nobody reaches it there" in troubles["192.0.2.1"][0]
 
 
 def test_mail_does_not_leave_from_a_link_local_address(monkeypatch: pytest.MonkeyPatch) -> None:
