@@ -143,11 +143,19 @@ def _list_keys(entry: pwd.struct_passwd, file: str) -> Iterator[Finding]:
     for line in _read_text(path).splitlines():
         match = KEY.search(line.strip())
         if match and not line.lstrip().startswith("#"):
-            digest = base64.b64encode(hashlib.sha256(base64.b64decode(match[2] + "==")).digest()).decode().rstrip("=")
+            digest = base64.b64encode(hashlib.sha256(_decode_key(match[2])).digest()).decode().rstrip("=")
             kind = "ca-key" if "cert-authority" in line else "key"
             yield Finding(
                 f"{kind}:{entry.pw_name}:SHA256:{digest}", _shorten(f"{match[1]} {match[3] or ''}, in {path}")
             )
+
+
+def _decode_key(text: str) -> bytes:
+    """A key that was cut off when it was copied is no base64: then its text stands for it."""
+    try:
+        return base64.b64decode(text + "==")
+    except ValueError:
+        return text.encode()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -90,6 +90,14 @@ def test_files_of_packages_are_left_out_unless_they_were_changed(
     assert sorted(Path(finding.path).name for finding in findings) == ["added", "changed"]
 
 
+def test_a_key_that_was_cut_off_is_named_too(tmp_path: Path) -> None:
+    """Its letters may be no base64; the first deploy ended with a traceback."""
+    (tmp_path / "keys").write_text("ssh-ed25519 AAAAC anna@laptop\n")
+    entry = SimpleNamespace(pw_name="root", pw_dir=str(tmp_path), pw_uid=0)
+    [finding] = root_access._list_keys(entry, "keys")  # type: ignore[arg-type]
+    assert "anna@laptop" in finding.text
+
+
 def test_every_key_of_root_has_its_fingerprint_and_its_file(tmp_path: Path) -> None:
     keys = tmp_path / ".ssh" / "authorized_keys"
     keys.parent.mkdir()
