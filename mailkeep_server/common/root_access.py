@@ -36,6 +36,9 @@ JOBS = (
 """Files by which something runs as root, or as another user, without anybody logging in."""
 SUDO = ("/etc/sudoers", "/etc/sudoers.d/*")
 PAM = ("/etc/pam.d/*",)
+SHOWN_KINDS = ("sudo", "setuid")
+"""Of these, the text has no secret, although others than root may be kept from reading the file."""
+HIDDEN_TEXT = "its content is not shown: not everybody may read it"
 SETTINGS = (
     *("/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*", "/etc/unbound/unbound.conf.d/*", "/etc/sysctl.d/*"),
     *(f"/etc/fail2ban/{name}.d/*" for name in ("fail2ban", "jail", "filter", "action")),
@@ -190,14 +193,17 @@ def _list_setuid_programs() -> Iterator[Finding]:
 
 
 def _describe_file(kind: str, path: Path, text: str = "") -> Finding:
+    """Crontabs, settings of APT and fail2ban's actions may have passwords, and `verify` prints to a terminal."""
     try:
-        content = path.read_bytes()
+        content, mode = path.read_bytes(), path.stat().st_mode
     except OSError:
-        content = b""
+        content, mode = b"", stat.S_IROTH
     digest = hashlib.sha256(content).hexdigest()[:8]
     lines = [line.strip() for line in content.decode(errors="replace").splitlines()]
     meaningful = [line for line in lines if line and not line.startswith("#")]
-    return Finding(f"{kind}:{path}@{digest}", _shorten(text or "; ".join(meaningful[:3])), str(path))
+    text = _shorten(text or "; ".join(meaningful[:3]))
+    is_shown = mode & stat.S_IROTH or kind in SHOWN_KINDS
+    return Finding(f"{kind}:{path}@{digest}", text if is_shown else HIDDEN_TEXT, str(path))
 
 
 def _leave_out_packaged(findings: list[Finding]) -> list[Finding]:

@@ -90,6 +90,19 @@ def test_files_of_packages_are_left_out_unless_they_were_changed(
     assert sorted(Path(finding.path).name for finding in findings) == ["added", "changed"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode", "is_shown"),
+    [("job", 0o644, True), ("job", 0o600, False), ("unit", 0o640, False), ("sudo", 0o440, True)],
+)
+def test_what_only_root_may_read_is_not_printed(tmp_path: Path, kind: str, mode: int, is_shown: bool) -> None:
+    file = tmp_path / "report"
+    file.write_text("curl -u me:secret https://example.org\n")
+    file.chmod(mode)
+    finding = root_access._describe_file(kind, file)
+    assert ("secret" in finding.text) == is_shown
+    assert is_shown or finding.text == root_access.HIDDEN_TEXT
+
+
 def test_a_key_that_was_cut_off_is_named_too(tmp_path: Path) -> None:
     """Its letters may be no base64; the first deploy ended with a traceback."""
     (tmp_path / "keys").write_text("ssh-ed25519 AAAAC anna@laptop\n")
