@@ -21,7 +21,11 @@ from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.paths import KNOWN_ACCESS
 
 COMMAND_TIMEOUT = 20.0  # seconds
-FIND_TIMEOUT = "5"  # seconds; on a large disk, what was found until then
+FIND_TIMEOUT = 5  # seconds; on a large disk, the programs found until then, and INCOMPLETE
+RECORD_FIND_TIMEOUT = 60  # seconds; only the first deploy records
+TIMED_OUT = 124  # timeout(1), EXIT STATUS
+INCOMPLETE = "incomplete:setuid"
+"""A finding, in the record, too: the search for setuid programs was cut off."""
 MAX_TEXT = 160  # characters of a finding's text
 ROOT_GROUPS = ("sudo", "wheel", "admin", "docker", "lxd", "incus-admin", "libvirt", "disk", "shadow")
 """Groups whose members can become root: by sudo(8), or by what the group may write or start."""
@@ -46,6 +50,10 @@ SETTINGS = (
 )
 """Configuration that services read beside what Mailkeep writes."""
 PROGRAM_DIRECTORIES = ("/usr", "/opt", "/etc", "/root", "/home", "/tmp", "/var/tmp", "/var/lib", "/srv", "/dev/shm")  # noqa: S108
+CONTAINER_DIRECTORIES = tuple(
+    f"/var/lib/{name}" for name in ("containerd", "containers", "docker", "incus", "lxc", "lxd", "rancher")
+)
+"""The files in them run in containers, and may be millions."""
 DEFAULT_KEY_FILES = {".ssh/authorized_keys", ".ssh/authorized_keys2"}  # sshd_config(5), AuthorizedKeysFile
 KEY = re.compile(r"(?:^|\s)((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[\w@.-]+) (AAAA[\w+/]+=*)(?:\s+(.*))?$")
 
@@ -62,33 +70,34 @@ class Finding:
 def main(arguments: list[str]) -> int:
     """`record` writes the names of all findings, unless they were recorded before; without arguments they are
     printed."""
-    findings = find_root_access()
     if arguments == ["record"]:
         record = Path(KNOWN_ACCESS)
         if not record.exists():
-            atomic_write(record, json.dumps(sorted(finding.name for finding in findings), indent=1) + "\n", 0o600)
+            names = sorted(finding.name for finding in find_root_access(RECORD_FIND_TIMEOUT))
+            atomic_write(record, json.dumps(names, indent=1) + "\n", 0o600)
         return 0
-    for finding in findings:
+    for finding in find_root_access():
         print(f"{finding.name}  {finding.text}")
     return 0
 
 
 def compare_with_record() -> dict[str, object]:
-    """Whether there is a record, and all findings that it lacks."""
+    """Whether there is a record, and all findings that it lacks; also that it is incomplete itself."""
     try:
         known = set(json.loads(Path(KNOWN_ACCESS).read_text()))
     except FileNotFoundError:
         return {"recorded": False, "findings": []}
-    return {
-        "recorded": True,
-        "findings": [asdict(finding) for finding in find_root_access() if finding.name not in known],
-    }
+    findings = [finding for finding in find_root_access() if finding.name not in known]
+    if INCOMPLETE in known:
+        text = "the record of the first deploy lacks some setuid programs: one that is named here may be old"
+        findings.append(Finding(INCOMPLETE, text))
+    return {"recorded": True, "findings": [asdict(finding) for finding in findings]}
 
 
-def find_root_access() -> list[Finding]:
+def find_root_access(find_timeout: float = FIND_TIMEOUT) -> list[Finding]:
     """All that is here beside what packages installed, without duplicates, by name."""
     files = [*_list_files("job", JOBS), *_list_files("sudo", SUDO), *_list_files("pam", PAM)]
-    files += [*_list_files("setting", SETTINGS), *_list_unit_files(), *_list_setuid_programs()]
+    files += [*_list_files("setting", SETTINGS), *_list_unit_files(), *_list_setuid_programs(find_timeout)]
     findings = [*_list_accounts(), *_list_members(), *_list_ssh_access(), *_leave_out_packaged(files)]
     return sorted({finding.name: finding for finding in findings}.values(), key=lambda finding: finding.name)
 
@@ -183,13 +192,16 @@ def _list_unit_files() -> Iterator[Finding]:
         yield from (_describe_file("drop-in", path) for path in sorted(directory.glob("*.d/*.conf")) if path.is_file())
 
 
-def _list_setuid_programs() -> Iterator[Finding]:
+def _list_setuid_programs(find_timeout: float) -> Iterator[Finding]:
     directories = [directory for directory in PROGRAM_DIRECTORIES if Path(directory).is_dir()]
-    tests = ("-xdev", "-path", "/var/lib/docker", "-prune", "-o", "-path", "/var/lib/containers", "-prune", "-o")
-    output = _run(
-        "timeout", FIND_TIMEOUT, "find", *directories, *tests, "-type", "f", "-perm", "-4000", "-user", "0", "-print"
+    pruned = [test for path in CONTAINER_DIRECTORIES for test in ("-path", path, "-prune", "-o")]
+    tests = (*pruned, "-type", "f", "-perm", "-4000", "-user", "0", "-print")
+    done = _run_any(
+        "timeout", str(find_timeout), "find", *directories, "-xdev", *tests, timeout=find_timeout + COMMAND_TIMEOUT
     )
-    yield from (_describe_file("setuid", Path(line), "runs as root") for line in output.splitlines())
+    if done.returncode == TIMED_OUT:
+        yield Finding(INCOMPLETE, f"the search for setuid programs did not end within {find_timeout} seconds")
+    yield from (_describe_file("setuid", Path(line), "runs as root") for line in done.stdout.splitlines())
 
 
 def _describe_file(kind: str, path: Path, text: str = "") -> Finding:
@@ -208,7 +220,7 @@ def _describe_file(kind: str, path: Path, text: str = "") -> Finding:
 
 def _leave_out_packaged(findings: list[Finding]) -> list[Finding]:
     """Without the files of packages that are as the package installed them."""
-    paths = sorted({finding.path for finding in findings})
+    paths = sorted({finding.path for finding in findings if finding.path})
     lines = _run("dpkg-query", "--search", *paths).splitlines() if paths else []
     packaged = {line.rpartition(": ")[2] for line in lines if not line.startswith("diversion ")}
     configuration = dict(re.findall(r"^ (/\S+) ([0-9a-f]{32})", _run("dpkg-query", "-W", "-f=${Conffiles}\n"), re.M))
@@ -235,7 +247,8 @@ def _shorten(text: str) -> str:
 
 def _run(*command: str) -> str:
     """Standard output, whatever the exit code: dpkg-query and find use theirs to say that something was not found."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False, timeout=COMMAND_TIMEOUT
-    )
-    return done.stdout
+    return _run_any(*command, timeout=COMMAND_TIMEOUT).stdout
+
+
+def _run_any(*command: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=timeout)

@@ -62,7 +62,7 @@ def test_the_record_of_the_first_deploy_is_never_replaced(tmp_path: Path, monkey
     """A later one would take over the key of an intruder."""
     record, findings = tmp_path / "known.json", [root_access.Finding("uid0:toor", "")]
     monkeypatch.setattr(root_access, "KNOWN_ACCESS", str(record))
-    monkeypatch.setattr(root_access, "find_root_access", lambda: findings)
+    monkeypatch.setattr(root_access, "find_root_access", lambda *_: findings)
     assert root_access.compare_with_record() == {"recorded": False, "findings": []}
 
     assert root_access.main(["record"]) == 0
@@ -72,6 +72,26 @@ def test_the_record_of_the_first_deploy_is_never_replaced(tmp_path: Path, monkey
     assert json.loads(record.read_text()) == ["uid0:toor"]
     assert record.stat().st_mode & 0o777 == 0o600
     assert root_access.compare_with_record()["findings"] == [{"name": "uid0:evil", "text": "", "path": ""}]
+
+
+def test_a_search_that_is_cut_off_is_told_and_so_is_a_record_that_lacks_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, script in (("find", "echo /usr/bin/mine\nexec sleep 30"), ("dpkg-query", ""), ("sshd", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    findings = root_access.find_root_access(0.2)
+    assert [finding.name.partition("@")[0] for finding in findings if "setuid" in finding.name] == [
+        "incomplete:setuid",
+        "setuid:/usr/bin/mine",
+    ]
+    record = tmp_path / "known.json"
+    record.write_text(json.dumps(["incomplete:setuid"]))
+    monkeypatch.setattr(root_access, "KNOWN_ACCESS", str(record))
+    monkeypatch.setattr(root_access, "find_root_access", list)
+    [told] = root_access.compare_with_record()["findings"]  # type: ignore[misc]
+    assert "the record of the first deploy lacks some setuid programs" in told["text"]
 
 
 def test_files_of_packages_are_left_out_unless_they_were_changed(
