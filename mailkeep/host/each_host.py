@@ -3,6 +3,7 @@
 The processes are forked, so what the parent has imported and loaded costs nothing again.
 """
 
+import math
 import multiprocessing
 import os
 import sys
@@ -10,7 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from getpass import getpass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,6 +24,7 @@ from pyinfra.connectors import util as pyinfra_util
 
 from mailkeep.errors import UserError
 from mailkeep.host import remote
+from mailkeep_server.common.wording import describe_error
 
 T = TypeVar("T")
 
@@ -42,6 +45,13 @@ class HostResult(Generic[T]):
     error: str = ""
 
 
+class _Prompt(Enum):
+    """What a process tells before its answer: its time does not run while a person types."""
+
+    BEGINS = "before it waits for its turn at the terminal"
+    ENDS = "after it"
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     name: str
@@ -53,7 +63,8 @@ class _Run:
 def run_on_each(
     names: Iterable[str], action: Callable[[str], T], timeout: float = ANSWER_TIMEOUT
 ) -> Iterator[HostResult[T]]:
-    """Yield the result of `action` on each host, as it ends. A host without an answer in `timeout` seconds is an error.
+    """Yield the result of `action` on each host, as it ends. A host without an answer in `timeout` seconds is an error;
+    the time in which it waits for a password does not count.
 
     Results travel by pickle. While the caller handles a result, no process asks for a password at the terminal.
     Call it in a process without other threads.
@@ -73,7 +84,7 @@ def run_on_each(
                 writer.close()  # so that its end is noticed
                 start = time.monotonic()
                 running[reader] = _Run(name, process, start, start + timeout)
-            for result in _collect_results(running, timeout):
+            for result in _collect_results(running, timeout, turn):
                 with turn:
                     yield result
     finally:
@@ -82,22 +93,34 @@ def run_on_each(
             run.process.join()
 
 
-def _collect_results(running: dict[Connection, _Run], timeout: float) -> Iterator[HostResult[Any]]:
+def _collect_results(
+    running: dict[Connection, _Run], timeout: float, turn: AbstractContextManager[Any]
+) -> Iterator[HostResult[Any]]:
     first_deadline = min(run.deadline for run in running.values())
-    ready = wait(list(running), max(0.0, first_deadline - time.monotonic()))
+    pause = None if math.isinf(first_deadline) else max(0.0, first_deadline - time.monotonic())
+    ready = wait(list(running), pause)
     for reader in [reader for reader in running if reader in ready]:
-        run = running.pop(reader)
+        run = running[reader]
         try:
-            value, error = reader.recv()
+            message = reader.recv()
         except EOFError:
             run.process.join()
-            value, error = None, f"its process ended with exit code {run.process.exitcode}. Run it again."
+            message = None, f"its process ended with exit code {run.process.exitcode}. Run it again."
+        if isinstance(message, _Prompt):
+            deadline = math.inf if message is _Prompt.BEGINS else time.monotonic() + timeout
+            running[reader] = replace(run, deadline=deadline)
+            continue
+        value, error = message
+        del running[reader]
         run.process.join()
         yield HostResult(run.name, time.monotonic() - run.start, value, error)
     for reader in [reader for reader, run in running.items() if run.deadline <= time.monotonic()]:
-        run = running.pop(reader)
-        run.process.terminate()
-        run.process.join()
+        with turn:  # else the process could take it now, and end without giving it back
+            if reader.poll():
+                continue
+            run = running.pop(reader)
+            run.process.terminate()
+            run.process.join()
         error = f"no answer within {timeout:.0f} seconds. Log in, and see what hangs: `systemctl list-jobs`, `dmesg`."
         yield HostResult(run.name, time.monotonic() - run.start, None, error)
 
@@ -116,8 +139,12 @@ def _answer(
         sys.stdin = Path(terminal).open()  # noqa: SIM115  # multiprocessing has closed it; with it, sudo may ask
 
     def ask_in_turn(prompt: str = "Password: ") -> str:
-        with turn:
-            return getpass(prompt)
+        writer.send(_Prompt.BEGINS)
+        try:
+            with turn:
+                return getpass(prompt)
+        finally:
+            writer.send(_Prompt.ENDS)
 
     for module in (pyinfra_util, remote):
         vars(module)["getpass"] = ask_in_turn
@@ -129,6 +156,6 @@ def _answer(
     except UserError as error:
         answer = None, str(error)
     except Exception as error:  # whatever it is, the other hosts go on
-        answer = None, f"{type(error).__name__}: {error}"
+        answer = None, describe_error(error)
     writer.send(answer)
     writer.close()

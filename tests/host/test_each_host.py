@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mailkeep.errors import UserError
-from mailkeep.host import each_host
+from mailkeep.host import each_host, remote
 from mailkeep.host.each_host import HostResult, run_on_each
 
 
@@ -20,6 +20,8 @@ def act(name: str) -> str:
         os._exit(3)
     if name == "refused":
         raise UserError("the reason")
+    if name.startswith("asking"):
+        return f"{remote.getpass()} for {name}"
     if name == "mistaken":
         raise ValueError("a mistake")
     return f"{name} done"
@@ -40,10 +42,25 @@ def test_a_host_that_fails_costs_the_others_nothing() -> None:
     assert time.monotonic() - start < 20
     assert results["mail1"].value == "mail1 done"
     assert results["refused"].error == "the reason"
-    assert results["mistaken"].error == "ValueError: a mistake"
+    assert results["mistaken"].error == "a mistake"
     assert "exit code 3" in results["dying"].error
     assert results["hanging"].error.startswith("no answer within 2 seconds. Log in")
     assert {result.value for name, result in results.items() if name != "mail1"} == {None}
+
+
+def test_the_time_in_which_a_person_types_passwords_is_no_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def type_slowly(_: str) -> str:
+        time.sleep(0.8)
+        return "password"
+
+    monkeypatch.setattr(each_host, "getpass", type_slowly)
+    names = ["asking1", "asking2", "hanging"]
+    results = {result.name: result for result in run_on_each(names, act, 0.5)}
+    assert {name: results[name].value for name in names[:2]} == {
+        "asking1": "password for asking1",
+        "asking2": "password for asking2",
+    }
+    assert results["hanging"].error.startswith("no answer within")
 
 
 def test_there_are_never_too_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
