@@ -27,6 +27,8 @@ ANSWER = re.compile(r" said: | refused to talk to me: ")
 WINDOW = 900.0  # seconds
 MAX_REMEMBERED = 1000  # deliveries of the window, and recipients whose mailbox takes no mail
 MAX_REASON = 160  # characters
+PROOF_SECONDS = 120.0  # after a delivery that succeeded, in which mail leaves for certain
+RECIPIENT_REFUSAL = "(in reply to RCPT TO command)"
 MIN_STALLED = 3  # deliveries that failed, while none succeeded
 MIN_FAILING, MIN_DOMAINS, FAILING_SHARE = 20, 5, 0.8
 FORGET_SECONDS = 7200.0  # Postfix tries a deferred message again after 4000 s at most (maximal_backoff_time)
@@ -51,6 +53,11 @@ class Delivery:
         """Whether no server took it, nor refused it."""
         return self.status == "deferred" and not self.has_answer
 
+    @property
+    def is_recipients_fault(self) -> bool:
+        """Whether a relay host takes mail, but cannot take it to this recipient now."""
+        return self.status == "deferred" and self.reason.endswith(RECIPIENT_REFUSAL)
+
 
 class DeliverySensor(Sensor):
     """Deliveries that fail, by the lines of Postfix's delivery agents. Another thread reads these."""
@@ -65,7 +72,8 @@ class DeliverySensor(Sensor):
         self.last_sent: float = float(saved.get("last_sent", time.time()))
         self.is_stalled = bool(saved.get("is_stalled"))
         self.dead_domains: list[str] = list(saved.get("dead_domains", ()))
-        """Those that did not answer while another domain took mail, until they take mail: theirs is the fault."""
+        """Those that did not answer while another domain took mail, until they take mail: theirs is the fault. With a
+        relay host, those that it refused meanwhile."""
         self.refusing_mailboxes: dict[str, tuple[float, str]] = {
             recipient: (at, reason) for recipient, (at, reason) in saved.get("refusing_mailboxes", {}).items()
         }
@@ -90,7 +98,7 @@ class DeliverySensor(Sensor):
         """A line of Postfix's log. Others are ignored."""
         if not (match := DELIVERY.match(text)):
             return
-        recipient, relay, status, reason = match[1].lower(), match[2], match[3], match[4][:MAX_REASON]
+        recipient, relay, status, reason = match[1].lower(), match[2], match[3], shorten_reason(match[4])
         with self.lock:
             if relay.endswith(MAILBOX_AGENT) or MAILBOX_FAILURE.match(reason):
                 self._note_mailbox(recipient, status, reason)
@@ -106,12 +114,26 @@ class DeliverySensor(Sensor):
 
     def _note_delivery(self, delivery: Delivery) -> None:
         self.recent.append(delivery)
-        if delivery.status == "sent":
+        if self._proves_way_out(delivery):
             self.last_sent, self.is_stalled = delivery.at, False
-            failed = {item.domain for item in self.recent if item.is_failure}
-            domains = dict.fromkeys((*self.dead_domains, *sorted(failed)))
+        if delivery.status == "sent":
+            domains = dict.fromkeys((*self.dead_domains, *sorted(self._list_failed_domains())))
             domains.pop(delivery.domain, None)
             self.dead_domains = [*domains][-MAX_REMEMBERED:]
+        elif delivery.domain in self._list_failed_domains() - {*self.dead_domains} and self._has_just_sent(delivery.at):
+            self.dead_domains = [*self.dead_domains, delivery.domain][-MAX_REMEMBERED:]
+
+    def _proves_way_out(self, delivery: Delivery) -> bool:
+        """Without a relay host, a server that answers shows that mail leaves: it may be greylisting (RFC 6647)."""
+        return delivery.status == "sent" or (delivery.has_answer and not self.relay)
+
+    def _has_just_sent(self, now: float) -> bool:
+        """A connection times out long after the other recipients of the same message have theirs."""
+        return any(item.status == "sent" and 0 <= now - item.at < PROOF_SECONDS for item in self.recent)
+
+    def _list_failed_domains(self) -> set[str]:
+        """Those whose own fault it is, if mail leaves. A relay host that does not answer is none of a domain's."""
+        return {item.domain for item in self.recent if (item.is_recipients_fault if self.relay else item.is_failure)}
 
     def find_troubles(self) -> Troubles:
         with self.lock:
@@ -136,21 +158,21 @@ class DeliverySensor(Sensor):
             yield "mailbox", (text.replace("addresss", "addresses"), "Mail can be stored in all mailboxes again")
 
     def _find_stalled(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        """Nothing leaves: no delivery succeeds, to several domains or to the relay host. It lasts until one does.
-
-        Without a relay host, a server that answers shows that mail leaves: it may be greylisting (RFC 6647).
-        """
-        failures = [item for item in self.recent if item.status == "deferred"]
-        if not self.relay:
-            failures = [item for item in failures if item.domain not in self.dead_domains]
-        domains = {item.domain for item in failures}
-        has_left = any(item.status == "sent" or (item.has_answer and not self.relay) for item in self.recent)
-        if not has_left and len(failures) >= MIN_STALLED and (self.relay or len(domains) > 1):
+        """Nothing leaves: no delivery succeeds, to several domains or to the relay host. It lasts until one does."""
+        failures = [item for item in self.recent if item.status == "deferred" and item.domain not in self.dead_domains]
+        if not any(map(self._proves_way_out, self.recent)) and self._shows_standstill(failures):
             self.is_stalled = True
         if self.is_stalled:
             last = f": {failures[-1].reason}" if failures else ""
             hint = "`postqueue -p` shows what waits, `mailkeep verify` tries the way out"
             yield "stalled", (f"No mail leaves this server; all deliveries fail{last}. {hint}", "Mail leaves again")
+
+    def _shows_standstill(self, failures: list[Delivery]) -> bool:
+        """A relay host that refuses recipients of one or two domains may be right: their names are mistyped."""
+        domains = {item.domain for item in failures}
+        if self.relay and not all(item.is_recipients_fault for item in failures):
+            return len(failures) >= MIN_STALLED
+        return len(failures) >= MIN_STALLED and len(domains) >= (MIN_STALLED if self.relay else 2)
 
     def _find_failing(self) -> Iterator[tuple[str, tuple[str, str]]]:
         failures = [item for item in self.recent if item.status != "sent"]
@@ -222,6 +244,11 @@ class QueueSensor(Sensor):
         unread = [path for name, path in names.items() if name not in self.arrivals]
         for path in unread[: self.MAX_READ]:
             self.arrivals[os.path.basename(path)] = read_arrival(path)  # noqa: PTH119
+
+
+def shorten_reason(reason: str) -> str:
+    """Its end says which command was refused."""
+    return reason if len(reason) <= MAX_REASON else f"{reason[:100]} … {reason[103 - MAX_REASON :]}"
 
 
 def read_arrival(path: str) -> float:

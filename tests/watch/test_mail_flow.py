@@ -74,6 +74,57 @@ def test_a_domain_that_failed_while_others_took_mail_is_its_own_trouble(monkeypa
     assert sensor.dead_domains == ["example.com", "example.edu"]
 
 
+def test_a_domain_that_fails_right_after_another_took_mail_is_its_own_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one message to three: two of their servers time out half a minute after the third has taken it."""
+    sensor, begin = DeliverySensor(), time.time()
+    send(sensor, "example.net")
+    monkeypatch.setattr(time, "time", lambda: begin + 30)
+    fail(sensor, "dead.example")
+    fail(sensor, "deaf.example")
+    for minutes in (17, 23, 29):
+        monkeypatch.setattr(time, "time", lambda minutes=minutes: begin + minutes * 60)
+        fail(sensor, "dead.example")
+        fail(sensor, "deaf.example")
+        assert sensor.find_troubles() == {}
+    for _ in range(2):
+        fail(sensor, "example.com")
+        fail(sensor, "example.edu")
+    assert "stalled" in sensor.find_troubles()
+
+
+def test_a_server_that_refuses_ends_the_standstill() -> None:
+    sensor = DeliverySensor()
+    for domain in ("example.net", "example.com", "example.com"):
+        fail(sensor, domain)
+    assert "stalled" in sensor.find_troubles()
+    refusal = "host mx.example.net[192.0.2.27] said: 550 5.1.1 Unknown (in reply to RCPT TO command)"
+    sensor.read_message(log_line("x@example.net", "bounced", refusal, "mx.example.net[192.0.2.27]:25"))
+    assert sensor.find_troubles() == {}
+
+
+def test_a_relay_host_that_refuses_mistyped_domains_takes_mail() -> None:
+    def refuse(sensor: DeliverySensor, domain: str) -> None:
+        long = f"450 4.1.2 <x@{domain}>: Recipient address rejected: Domain not found, {'and so on ' * 20}"
+        reason = f"host smtp.example.net[192.0.2.9] said: {long} (in reply to RCPT TO command)"
+        sensor.read_message(log_line(f"x@{domain}", "deferred", reason))
+
+    sensor = DeliverySensor(relay=True)
+    for domain in ("exmaple.net", "exampel.net") * 3:
+        refuse(sensor, domain)
+    assert sensor.find_troubles() == {}
+    refuse(sensor, "example.edu")
+    assert "stalled" in sensor.find_troubles(), "it refuses everybody"
+    sensor = DeliverySensor(relay=True)
+    send(sensor, "example.org")
+    for domain in ("exmaple.net", "exampel.net", "example.con"):
+        refuse(sensor, domain)
+    assert len(sensor.dead_domains) == 3
+    sensor.recent.clear()
+    for domain in ("exmaple.net", "exampel.net", "example.con"):
+        refuse(sensor, domain)
+    assert sensor.find_troubles() == {}
+
+
 def test_failures_beside_successes_are_others_troubles() -> None:
     sensor = DeliverySensor()
     send(sensor, "example.org")
