@@ -46,33 +46,83 @@ def test_a_service_that_hangs_up_or_speaks_another_protocol_is_not_reached() -> 
             assert knock._read_greeting(ours, 25).startswith(error)
 
 
+BLOCKED = "this machine's provider blocks port 25: mx.example.net does not answer it either"
+UNKNOWN = "nothing elsewhere shows whether this machine's provider lets port 25 out by IPv{}"
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+
+
 @pytest.mark.parametrize(
-    ("peer", "peer_answers", "error", "untried"),
+    ("peer", "peer_answers", "answer", "error", "untried"),
     [
-        (PEER, True, NO_ANSWER, ""),
-        (PEER, False, "", "this machine's provider blocks port 25: mx.example.net does not answer it either"),
-        (None, False, "", "nothing elsewhere shows whether this machine's provider lets port 25 out"),
+        (PEER, True, TimeoutError(), NO_ANSWER, ""),
+        (PEER, True, REFUSED, "Connection refused", ""),
+        (PEER, False, TimeoutError(), "", BLOCKED),
+        (PEER, False, REFUSED, "", BLOCKED),  # a provider's rule that rejects
+        (None, False, TimeoutError(), "", UNKNOWN.format(4)),
+        (None, False, REFUSED, "Connection refused", ""),
     ],
 )
-def test_a_silent_port_25_counts_only_where_another_answers(
-    monkeypatch: pytest.MonkeyPatch, peer: OutboundPeer | None, peer_answers: bool, error: str, untried: str
+def test_a_failing_port_25_counts_only_where_another_answers(
+    monkeypatch: pytest.MonkeyPatch,
+    peer: OutboundPeer | None,
+    peer_answers: bool,
+    answer: OSError,
+    error: str,
+    untried: str,
 ) -> None:
     def connect(address: tuple[str, int], _timeout: float) -> socket.socket:
         if address[0] == PEER.address and peer_answers:
             return socket.socket()
-        raise TimeoutError
+        raise answer
 
     monkeypatch.setattr(knock.socket, "create_connection", connect)
     assert knock_at(["198.51.100.1"], [25, 465], peer) == [
         Knock("198.51.100.1", 25, error, untried),
-        Knock("198.51.100.1", 465, NO_ANSWER),
+        Knock("198.51.100.1", 465, answer.strerror or NO_ANSWER),
     ]
 
 
-def test_without_ipv6_here_the_address_is_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("peer_address", "untried"), [([], UNKNOWN.format(6)), (["2001:db8:25::1"], BLOCKED)], ids=["IPv4 only", "both"]
+)
+def test_each_ip_version_has_its_own_control(
+    monkeypatch: pytest.MonkeyPatch, peer_address: list[str], untried: str
+) -> None:
+    def connect(address: tuple[str, int], _timeout: float) -> socket.socket:
+        if address[0] == PEER.address:
+            return socket.socket()
+        raise TimeoutError
+
+    def look_up(*_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        if not peer_address:
+            raise socket.gaierror
+        return [(10, 1, 6, "", (address, 25)) for address in peer_address]
+
+    monkeypatch.setattr(knock.socket, "create_connection", connect)
+    monkeypatch.setattr(knock.socket, "getaddrinfo", look_up)
+    assert knock_at(["198.51.100.1", "2001:db8::1"], [25], PEER) == [
+        Knock("198.51.100.1", 25, NO_ANSWER),
+        Knock("2001:db8::1", 25, untried=untried),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "source", "untried"),
+    [
+        ("2001:db8::1", None, "this machine has no IPv6"),
+        ("2001:db8::1", "fd12::7", "this machine has no IPv6"),
+        ("2001:db8::1", "2001:db8:7::7", ""),
+        ("192.0.2.1", None, "this machine has no IPv4"),
+        ("192.0.2.1", "10.0.0.7", ""),
+    ],
+)
+def test_a_router_without_a_route_is_no_machine_without_an_address(
+    monkeypatch: pytest.MonkeyPatch, address: str, source: str | None, untried: str
+) -> None:
     def connect(*_: object) -> None:
         raise OSError(knock.errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(knock.socket, "create_connection", connect)
-    assert knock_at(["2001:db8::1"], [465], None)[0].untried == "this machine has no IPv6"
-    assert knock_at(["192.0.2.1"], [465], None)[0].error == "Network is unreachable"
+    monkeypatch.setattr(knock, "find_source_address", lambda _: source)
+    error = "" if untried else "Network is unreachable"
+    assert knock_at([address], [465], None) == [Knock(address, 465, error, untried)]
