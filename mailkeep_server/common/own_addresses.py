@@ -35,6 +35,17 @@ def find_source_address(version: int) -> str | None:
         return None
 
 
+def find_packet_destinations(declared: Iterable[str]) -> list[str]:
+    """The addresses at which this machine sees packets to the declared ones arrive: these themselves, or behind NAT
+    those of the same IP version from which it sends."""
+    versions = {address: ip_address(address).version for address in declared}
+    destinations = [
+        address if is_local_address(address) else find_source_address(version) or address
+        for address, version in versions.items()
+    ]
+    return list(dict.fromkeys(destinations))
+
+
 def is_private(address: str) -> bool:
     return any(ip_address(address) in network for network in PRIVATE_NETWORKS)
 

@@ -10,6 +10,7 @@ from mailkeep_server.common.ban_proof import UNTRIED
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.iptables_rules import explain_modules
 from mailkeep_server.common.nft_ruleset import Ruleset, compare_table
+from mailkeep_server.common.own_addresses import find_packet_destinations
 from mailkeep_server.common.packet_path import ForeignChain, find_interface
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
@@ -98,7 +99,8 @@ class FirewallSensor(Sensor):
 
     def _find_foreign_troubles(self, ruleset: Ruleset) -> dict[str, tuple[str, str]]:
         ruleset = explain_modules(ruleset)
-        chains = packet_path.find_foreign_chains(ruleset, self.addresses, self.open_ports, find_interface())
+        addresses = find_packet_destinations(self.addresses)
+        chains = packet_path.find_foreign_chains(ruleset, addresses, self.open_ports, find_interface())
         doubtful = {str(chain): chain for chain in chains if not chain.closed}
         if self.doubtful is not None:
             self.new_foreign += [chain for name, chain in doubtful.items() if name not in self.doubtful]

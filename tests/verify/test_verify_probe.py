@@ -123,6 +123,18 @@ def test_an_address_is_local_only_if_it_can_be_bound() -> None:
     assert not own_addresses.is_local_address("192.0.2.1")
 
 
+def test_packets_to_an_address_behind_nat_arrive_at_another_of_the_same_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a cloud's machine: IPv4 behind NAT, IPv6 of its own."""
+    monkeypatch.setattr(own_addresses, "is_local_address", lambda address: ":" in address)
+    monkeypatch.setattr(own_addresses, "find_source_address", lambda version: {4: "10.0.0.7"}.get(version))
+    declared = ["198.51.100.1", "198.51.100.2", "2001:db8::1"]
+    assert own_addresses.find_packet_destinations(declared) == ["10.0.0.7", "2001:db8::1"]
+    monkeypatch.setattr(own_addresses, "find_source_address", lambda _: None)
+    assert own_addresses.find_packet_destinations(declared) == declared
+
+
 def test_unused_client_addresses_are_on_loopback_and_differ() -> None:
     addresses = {config.unused_client_address() for _ in range(20)}
     assert len(addresses) > 15

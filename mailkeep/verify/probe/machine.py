@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import iptables_rules, mailboxes, nft_ruleset, packet_path
-from mailkeep_server.common.own_addresses import is_local_address
+from mailkeep_server.common.own_addresses import find_packet_destinations
 from mailkeep_server.common.relay_login import find_relay_fault
 
 from .commands import run_command
@@ -90,7 +90,7 @@ def read_firewall(config: ProbeConfig) -> dict[str, Any]:
     """
     text = run_command("nft", "-j", "-t", "list", "ruleset")
     ruleset = nft_ruleset.parse_ruleset(text)
-    addresses = [address for address in config.addresses if is_local_address(address)] or [config.address]
+    addresses = find_packet_destinations(config.addresses)
     explained = iptables_rules.add_legacy(iptables_rules.explain_modules(ruleset), iptables_rules.read_legacy())
     foreign = packet_path.find_foreign_chains(explained, addresses, config.open_ports, packet_path.find_interface())
     return {
