@@ -1,5 +1,6 @@
 """The SSH connection to a host of an inventory: as root, by the same options with which pyinfra reaches it."""
 
+import errno
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +78,11 @@ class SudoSshBackend(SshBackend):  # type: ignore[misc]
             )
         except subprocess.TimeoutExpired:
             raise UnreachableError(f"ssh: no answer within {self.command_timeout:.0f} seconds", SLOW_HOST) from None
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            remedy = "mail.yml declares too much for one host: move some of its domains to another."
+            raise UnreachableError(f"ssh: a command of {len(line) // 1024} KiB is too long", remedy) from None
         return self.result(done.returncode, line, done.stdout, done.stderr)
 
 

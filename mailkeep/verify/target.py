@@ -43,12 +43,11 @@ SCRIPT = """\
 set -eu
 program=$(mktemp)
 trap 'rm -f "$program"' EXIT
-base64 -d <<'PROGRAM' | python3 -Ic 'import lzma, sys
-sys.stdout.buffer.write(lzma.decompress(sys.stdin.buffer.read()))' >"$program"
+unpack='import lzma, sys; sys.stdout.buffer.write(lzma.decompress(sys.stdin.buffer.read()))'
+base64 -d <<'PROGRAM' | python3 -Ic "$unpack" >"$program"
 {program}PROGRAM
-python3 -I "$program" <<'CONFIG'
-{config}
-CONFIG
+base64 -d <<'CONFIG' | python3 -Ic "$unpack" | python3 -I "$program"
+{config}CONFIG
 """
 
 
@@ -98,8 +97,7 @@ class Target:
 
     def run_probe(self) -> ProbeResult:
         """Attack the server, by one command over SSH, and knock at its addresses from here. Raises UnreachableError."""
-        config = json.dumps(asdict(self.build_probe_config()))
-        script = SCRIPT.format(program=encode_probe(), config=config)
+        script = self.build_script()
         shell, start = self.remote.connect(), time.time()
         with ThreadPoolExecutor(1) as pool:
             knocks = pool.submit(self._knock)
@@ -110,6 +108,11 @@ class Target:
             remedy = f"`{shell.backend.typed_command}` must give you a shell on the server, as root or with sudo."
             raise UnreachableError(f"the probe did not run: {last_line(done)}", remedy) from None
         return ProbeResult(areas | {"knocks": {"result": knocks.result()}}, start)
+
+    def build_script(self) -> str:
+        """One argument of ssh, which has at most 128 KiB on Linux: of many domains the configuration is long, too."""
+        config = json.dumps(asdict(self.build_probe_config()))
+        return SCRIPT.format(program=encode_probe(), config=_pack(config.encode()))
 
     def _knock(self) -> list[Knock]:
         settings = self.settings
@@ -161,8 +164,13 @@ def _outbound_domain(settings: Settings) -> str:
 
 @cache
 def encode_probe() -> str:
-    """The probe, for one argument of ssh, which has at most 128 KiB on Linux. Built once: it takes half a second."""
-    return base64.encodebytes(lzma.compress(_build_zip_application())).decode()
+    """The probe, packed. Built once: it takes half a second."""
+    return _pack(_build_zip_application())
+
+
+def _pack(content: bytes) -> str:
+    """Small, and nothing that a shell would quote."""
+    return base64.encodebytes(lzma.compress(content)).decode()
 
 
 def _build_zip_application() -> bytes:

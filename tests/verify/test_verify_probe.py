@@ -1,15 +1,20 @@
 """The probe's own protocol clients against complete libraries, and what it may need on a server."""
 
 import ast
+import hashlib
+import io
 import ipaddress
 import json
+import shlex
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +23,8 @@ import dns.message
 import dns.rrset
 import pytest
 
+from mailkeep.host.remote import SudoSshBackend, UnreachableError
+from mailkeep.parts import mail_server
 from mailkeep.verify import probe, target
 from mailkeep.verify.probe import bans, config, watch
 from mailkeep_server.common import dns_query, jail_canaries, own_addresses
@@ -159,3 +166,30 @@ def test_the_probe_is_complete_and_short_enough_for_one_argument_of_ssh(tmp_path
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.startswith(str(application)), done.stderr
     assert len(target.encode_probe()) < 96 * 1024, "and the configuration must fit too"
+
+
+def test_the_configuration_of_many_domains_fits_into_one_argument_of_ssh(
+    inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And arrives whole."""
+    few = target.Target.load("mail", {"mailkeep": str(inventory / "mail.yml")})
+    domains = tuple(f"{hashlib.sha256(str(number).encode()).hexdigest()[:20]}.example" for number in range(500))
+    settings = few.settings.model_copy(update={"domains": domains})
+    keys = replace(few.secrets, dkim=tuple(replace(few.secrets.dkim[0], domain=domain) for domain in domains))
+    many = replace(few, settings=settings, secrets=keys, parts=mail_server.build_parts(settings, keys))
+
+    script = many.build_script()
+
+    assert len(shlex.quote(shlex.quote(script))) < 120 * 1024
+
+    echo = io.BytesIO()
+    with zipfile.ZipFile(echo, "w") as archive:
+        archive.writestr("__main__.py", "import sys; print(sys.stdin.read())")
+    monkeypatch.setattr(target, "encode_probe", lambda: target._pack(echo.getvalue()))
+    done = subprocess.run(["sh", "-c", many.build_script()], capture_output=True, check=True)
+    assert json.loads(done.stdout)["domains"] == [*domains]
+
+
+def test_a_command_that_is_too_long_for_ssh_is_told_and_no_traceback() -> None:
+    with pytest.raises(UnreachableError, match="KiB is too long"):
+        SudoSshBackend("192.0.2.1", {}).run_local("true %s", "x" * 200_000)
