@@ -23,7 +23,7 @@ from mailkeep.host.preflight_facts import PASSED_MARK, HostFacts, LoginFact
 from mailkeep.host.preflight_rules import BACKUPS, is_takeover
 from mailkeep.host.snapshot import PathState, Snapshot, SnapshotFact
 from mailkeep.inventory import hosts, secrets
-from mailkeep.parts import mail_server
+from mailkeep.parts import mail_server, server_package
 from mailkeep.parts.model import Directory, File, Part, Unit
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
@@ -193,7 +193,9 @@ def list_changes(parts: Parts, actual: Snapshot, live: dict[str, bytes]) -> Iter
         yield from _file_changes(part, actual, live)
     yield from _service_changes(parts, actual)
     if diff.lacks_access_record(parts, actual):
-        yield Change(operations.ACCESS, "record who and what can become root now; verify names what is added later")
+        listing = f"`{server_package.PYTHON} root-access` lists them"
+        text = f"record who and what can become root now: {listing}, and verify names what is added later"
+        yield Change(operations.ACCESS, text)
 
 
 def _service_changes(parts: Parts, actual: Snapshot) -> Iterator[Change]:
