@@ -29,7 +29,7 @@ import machine
 
 from mailkeep.inventory.hosts import HOSTS_FILE
 from mailkeep.lab import Lab, Server
-from mailkeep.lab.addresses import FIRST_SERVER_HOST
+from mailkeep.lab.addresses import FIRST_SERVER_HOST, NOBODY_HOST
 from mailkeep.lab.site import Site, create_site, join_sites
 
 MAX_RATIO = 2.0
@@ -60,7 +60,7 @@ def main() -> None:
         built = fresh.build_server(lab)
         sites = boot_copies(lab, built, options.servers)
         others = {
-            "down": {"ssh_hostname": str(lab.network[-2])},
+            "down": {"ssh_hostname": str(lab.ipv4_address(NOBODY_HOST))},
             "deaf": {"ssh_hostname": "127.0.0.1", "ssh_port": deaf.getsockname()[1]},
             "refusing": {"ssh_hostname": "127.0.0.1", "ssh_port": 1},
         }

@@ -12,6 +12,8 @@ NETWORKS = [
 ]
 # Host numbers within a lab's network. 1 is this machine, the network's gateway.
 INTERNET_HOST, ATTACKER_HOST, COPY_HOST, FIRST_SERVER_HOST, FIRST_SOURCE_HOST = 2, 3, 9, 10, 16
+NOBODY_HOST = 8
+"""No machine of a lab has it. From FIRST_SOURCE_HOST on, all may be the attacker's."""
 
 RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 MAX_NAMESERVERS = 3  # of resolv.conf(5)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mailkeep.lab import Lab
+from mailkeep.lab.addresses import NOBODY_HOST
 from mailkeep.lab.site import Site, join_sites
 
 Copy = Callable[[str], Site]
@@ -29,7 +30,7 @@ def broken_hosts(lab: Lab) -> Iterator[dict[str, dict[str, Any]]]:
         closed.close()
         yield {
             "deaf": {"ssh_hostname": "127.0.0.1", "ssh_port": deaf.getsockname()[1]},
-            "down": {"ssh_hostname": str(lab.network[-2])},
+            "down": {"ssh_hostname": str(lab.ipv4_address(NOBODY_HOST))},
             "refusing": {"ssh_hostname": "127.0.0.1", "ssh_port": port},
         }
 
