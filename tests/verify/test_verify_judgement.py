@@ -60,6 +60,19 @@ def test_a_disk_warns_before_it_is_full(run_check: RunCheck, percent: int, statu
 
 
 @pytest.mark.parametrize(
+    ("files", "touched", "status"),
+    [([], [], "passed"), ([], ["/etc/dovecot/users"], "warning"), (["/etc/dovecot/users"], [], "failed")],
+)
+def test_a_file_that_was_touched_warns_and_one_that_was_written_fails(
+    run_check: RunCheck, files: list[str], touched: list[str], status: str
+) -> None:
+    stale = [{"unit": "dovecot.service", "files": files, "touched": touched}] if files or touched else []
+    outcome = run_check("services_have_read_their_configuration", stale_services=stale)
+    assert outcome.status == status
+    assert ("dovecot.service" in outcome.observed) == (status != "passed")
+
+
+@pytest.mark.parametrize(
     ("protocol", "process", "status"),
     [
         ("udp", "", "passed"),

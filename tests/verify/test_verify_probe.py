@@ -5,6 +5,7 @@ import hashlib
 import io
 import ipaddress
 import json
+import os
 import shlex
 import socket
 import struct
@@ -26,7 +27,7 @@ import pytest
 from mailkeep.host.remote import SudoSshBackend, UnreachableError
 from mailkeep.parts import mail_server
 from mailkeep.verify import probe, target
-from mailkeep.verify.probe import bans, config, watch
+from mailkeep.verify.probe import bans, config, running, watch
 from mailkeep_server.common import dns_query, jail_canaries, own_addresses
 from mailkeep_server.watch import jail_proof
 
@@ -140,6 +141,22 @@ def test_packets_to_an_address_behind_nat_arrive_at_another_of_the_same_version(
     assert own_addresses.find_packet_destinations(declared) == ["10.0.0.7", "2001:db8::1"]
     monkeypatch.setattr(own_addresses, "find_source_address", lambda _: None)
     assert own_addresses.find_packet_destinations(declared) == declared
+
+
+def test_a_file_put_back_after_the_start_is_touched_and_one_written_since_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back, written = tmp_path / "put_back", tmp_path / "written"
+    for file in (put_back, written):
+        file.write_text("")
+    start = time.time() - 60
+    os.utime(put_back, (start - 3600, start - 3600))  # as cp -p, or a chmod after the start
+    shown = f"Id=dovecot.service\nActiveState=active\nActiveEnterTimestamp=@{start:.0f}\n"
+    monkeypatch.setattr(running, "run_command", lambda *command: shown if command[0] == "systemctl" else "")
+    server = SimpleNamespace(files=[str(put_back), str(written)], reads={"dovecot.service": [[str(tmp_path)], []]})
+    assert running.find_stale_services(server) == [  # type: ignore[arg-type]
+        {"unit": "dovecot.service", "files": [str(written)], "touched": [str(put_back)]}
+    ]
 
 
 def test_unused_client_addresses_are_on_loopback_and_differ() -> None:

@@ -2,7 +2,7 @@
 
 from mailkeep.host.snapshot import UnitState
 from mailkeep.parts.model import SYSTEMD, Unit
-from mailkeep.verify.outcome import fail_if_any
+from mailkeep.verify.outcome import fail_if_any, warn_if_any
 from mailkeep.verify.probe.hardening import SANDBOX
 from mailkeep.verify.target import ProbeResult, Target
 
@@ -48,11 +48,23 @@ def test_services_run_what_is_installed(observed: ProbeResult) -> None:
 
 def test_services_have_read_their_configuration(observed: ProbeResult, deploy: str) -> None:
     """Every service has read its configuration since it last changed."""
+    stale = observed["stale services"]
     fail_if_any(
-        (f"{service['unit']} is older than {', '.join(service['files'])}" for service in observed["stale services"]),
+        (f"{service['unit']} is older than {', '.join(service['files'])}" for service in stale if service["files"]),
         expected="a start or reload after the last change of each file",
         remedy="Nobody knows what such a service does: it read the file before it changed. `systemctl reload UNIT` "
         f"(`restart` for the guard, the watch and drop-ins); {deploy} restores a file that differs.",
+    )
+    warn_if_any(
+        (
+            f"{service['unit']}: since it read {', '.join(service['touched'])}, somebody has put back an older file, "
+            "or changed its owner, mode or links"
+            for service in stale
+            if service["touched"]
+        ),
+        expected="files that nobody touched since the last start or reload",
+        remedy="If a file was put back, the service still runs with the one in between. `systemctl reload UNIT` "
+        "(`restart` for the guard, the watch and drop-ins) ends the doubt.",
     )
 
 

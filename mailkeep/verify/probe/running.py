@@ -86,33 +86,39 @@ def _try_to_send(listener: Listener, sender: str) -> dict[str, Any] | None:
 
 
 def find_stale_services(config: ProbeConfig) -> list[dict[str, Any]]:
-    """For each running service whose configuration has changed since it last started or was reloaded: the `files`."""
+    """For each running service whose configuration has changed since it last started or was reloaded: the `files` that
+    were written since, and those `touched`: an older file was put back, or a backup or chmod(1) has changed the inode
+    alone."""
     names = list(config.reads)
     blocks = run_command("systemctl", "show", "--timestamp=unix", f"--property={TIMES}", *names).strip().split("\n\n")
     units = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
     # A clock that was wrong at boot has falsified the times of day since; the monotonic clock is right then.
     boot = time.time() - time.monotonic()
     return [
-        {"unit": unit["Id"], "files": files}
+        {
+            "unit": unit["Id"],
+            "files": [path for path, is_written in newer.items() if is_written],
+            "touched": [path for path, is_written in newer.items() if not is_written],
+        }
         for unit in units
         if unit.get("ActiveState") == "active"
-        for files in [_find_newer_files(config, unit, boot)]
-        if files
+        for newer in [_find_newer_files(config, unit, boot)]
+        if newer
     ]
 
 
-def _find_newer_files(config: ProbeConfig, unit: dict[str, str], boot: float) -> list[str]:
+def _find_newer_files(config: ProbeConfig, unit: dict[str, str], boot: float) -> dict[str, bool]:
+    """Each file that has changed, and whether it was written."""
     restart_on, reload_on = config.reads[unit["Id"]]
     started = _latest_time(unit, STARTED, boot)
     reloaded = _latest_time(unit, CHANGED, boot)
-    newer = _list_newer(config.files, restart_on, started) + _list_newer(
-        config.files, reload_on, max(started, reloaded)
-    )
+    unread_at_start = _list_newer(config.files, restart_on, started)
+    newer = _list_newer(config.files, reload_on, max(started, reloaded)) | unread_at_start
     if newer and reload_on and unit["Id"].endswith(".service"):
         since = f"--since=@{int(max(_time_of_change(path) for path in newer))}"
         journal = ("journalctl", "--quiet", "--output=cat", f"--unit={unit['Id']}", f"--grep={RELOADED}", since)
         if run_command("sh", "-c", '"$@" || true', "sh", *journal).strip():
-            return _list_newer(config.files, restart_on, started)
+            return unread_at_start
     return newer
 
 
@@ -122,8 +128,12 @@ def _latest_time(unit: dict[str, str], name: str, boot: float) -> float:
     return max(realtime, boot + int(unit.get(f"{name}Monotonic") or 0) / 1e6)
 
 
-def _list_newer(files: Iterable[str], prefixes: Iterable[str], moment: float) -> list[str]:
-    return [path for path in files if path.startswith(tuple(prefixes)) and _time_of_change(path) > moment]
+def _list_newer(files: Iterable[str], prefixes: Iterable[str], moment: float) -> dict[str, bool]:
+    return {
+        path: Path(path).stat().st_mtime > moment
+        for path in files
+        if path.startswith(tuple(prefixes)) and _time_of_change(path) > moment
+    }
 
 
 def _time_of_change(path: str) -> float:
