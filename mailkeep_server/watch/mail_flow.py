@@ -6,17 +6,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.watch.alert_queue import Troubles
-from mailkeep_server.watch.sensor import Sensor
+from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
-# By Postfix's smtp(8), lmtp(8) and error(8): the recipient, the next hop, how it ended, and the reason.
+# By Postfix's smtp(8), lmtp(8) and error(8): recipient, next hop, the message's age, how it ended, and the reason.
 DELIVERY = re.compile(
-    r"\w+: to=<([^>]*)>, (?:orig_to=<[^>]*>, )?relay=([^,]+), (?:\w+=[^,]*, )*status=(sent|deferred|bounced) \((.*)\)$"
+    r"\w+: to=<([^>]*)>, (?:orig_to=<[^>]*>, )?relay=([^,]+), (?:conn_use=\d+, )?delay=([\d.]+), "
+    r"(?:\w+=[^,]*, )*status=(sent|deferred|bounced) \((.*)\)$"
 )
 MAILBOX_AGENT = "[private/dovecot-lmtp]"
 # Without a connection to Dovecot, Postfix logs `relay=none`. Another server's answer follows that server's name.
@@ -30,6 +31,7 @@ MAX_REASON = 160  # characters
 PROOF_SECONDS = 120.0  # after a delivery that succeeded, in which mail leaves for certain
 RECIPIENT_REFUSAL = "(in reply to RCPT TO command)"
 MIN_STALLED = 3  # deliveries that failed, while none succeeded
+RETRY_AGE = 300.0  # seconds: Postfix tries a message again after that time at least (minimal_backoff_time)
 MIN_FAILING, MIN_DOMAINS, FAILING_SHARE = 20, 5, 0.8
 FORGET_SECONDS = 7200.0  # Postfix tries a deferred message again after 4000 s at most (maximal_backoff_time)
 
@@ -42,6 +44,7 @@ class Delivery:
     domain: str
     status: str
     reason: str
+    is_retry: bool = False
 
     @property
     def has_answer(self) -> bool:
@@ -70,6 +73,8 @@ class DeliverySensor(Sensor):
         self.lock, self.relay = threading.Lock(), relay
         self.recent = deque([Delivery(*fields) for fields in saved.get("recent", ())], maxlen=MAX_REMEMBERED)
         self.last_sent: float = float(saved.get("last_sent", time.time()))
+        self.reported_arrival: float = float(saved.get("reported_arrival", 0))
+        """Of the messages that have waited for hours, the arrival of the last one that was reported."""
         self.is_stalled = bool(saved.get("is_stalled"))
         self.dead_domains: list[str] = list(saved.get("dead_domains", ()))
         """Those that did not answer while another domain took mail, until they take mail: theirs is the fault. With a
@@ -82,12 +87,13 @@ class DeliverySensor(Sensor):
     def export_state(self) -> dict[str, Any]:
         """For the constructor after a restart, as JSON values."""
         with self.lock:
-            recent = [[item.at, item.domain, item.status, item.reason] for item in self.recent]
+            recent = [astuple(item) for item in self.recent]
             return {
                 "deliveries": {
                     "recent": recent,
                     # To the minute: the state is written only when it has changed.
                     "last_sent": self.last_sent // 60 * 60,
+                    "reported_arrival": self.reported_arrival,
                     "is_stalled": self.is_stalled,
                     "dead_domains": list(self.dead_domains),
                     "refusing_mailboxes": {name: list(value) for name, value in self.refusing_mailboxes.items()},
@@ -98,12 +104,14 @@ class DeliverySensor(Sensor):
         """A line of Postfix's log. Others are ignored."""
         if not (match := DELIVERY.match(text)):
             return
-        recipient, relay, status, reason = match[1].lower(), match[2], match[3], shorten_reason(match[4])
+        recipient, relay, age, status = match[1].lower(), match[2], float(match[3]), match[4]
+        reason = shorten_reason(match[5])
         with self.lock:
             if relay.endswith(MAILBOX_AGENT) or MAILBOX_FAILURE.match(reason):
                 self._note_mailbox(recipient, status, reason)
             else:
-                self._note_delivery(Delivery(time.time(), recipient.rpartition("@")[2], status, reason))
+                domain, is_retry = recipient.rpartition("@")[2], age >= RETRY_AGE
+                self._note_delivery(Delivery(time.time(), domain, status, reason, is_retry))
 
     def _note_mailbox(self, recipient: str, status: str, reason: str) -> None:
         if status != "deferred":
@@ -175,8 +183,11 @@ class DeliverySensor(Sensor):
         return len(failures) >= MIN_STALLED and len(domains) >= (MIN_STALLED if self.relay else 2)
 
     def _find_failing(self) -> Iterator[tuple[str, tuple[str, str]]]:
-        failures = [item for item in self.recent if item.status != "sent"]
-        count, domains = len(self.recent), {item.domain for item in failures}
+        """Old messages to dead servers are tried again all night: they show nothing new."""
+        fresh = [item for item in self.recent if not item.is_retry and item.domain not in self.dead_domains]
+        failures = [item for item in fresh if item.status != "sent"]
+        count = len(failures) + sum(item.status == "sent" for item in self.recent)
+        domains = {item.domain for item in failures}
         if count >= MIN_FAILING and len(domains) >= MIN_DOMAINS and len(failures) >= FAILING_SHARE * count:
             if self.is_stalled:
                 return
@@ -201,14 +212,24 @@ class QueueSensor(Sensor):
     def __init__(self, max_messages: int, deliveries: DeliverySensor | None = None) -> None:
         self.max_messages, self.is_long = max_messages, False
         self.deliveries = deliveries or DeliverySensor()
-        self.arrivals: dict[str, float] = {}
-        """By queue ID of a deferred message, its arrival; infinity for a notification that cannot be returned."""
+        self.messages: dict[str, QueuedMessage] = {}
+        """The deferred ones, by queue ID."""
 
     def find_troubles(self) -> Troubles:
         counts = {queue: count_files(self.SPOOL / queue, self.MAX_COUNTED) for queue in self.QUEUES[:-1]}
         deferred = list_files(self.SPOOL / "deferred", self.MAX_COUNTED)
         counts["deferred"] = len(deferred)
-        return dict((*self._find_length(counts), *self._find_age(deferred)))
+        self._read_messages(deferred)
+        return dict((*self._find_length(counts), *self._find_standstill()))
+
+    def take_events(self) -> Iterator[SensorEvent]:
+        """Each message that has waited for hours is reported once. Where there are many accounts, there is always one:
+        a trouble would never end, and hide the next."""
+        arrivals = [message.arrival for message in self.messages.values()]
+        old = [arrival for arrival in arrivals if arrival <= time.time() - self.MAX_AGE]
+        if max(old, default=0) > self.deliveries.reported_arrival:
+            self.deliveries.reported_arrival = max(old)
+            yield "queue:old", self._describe_waiting(min(old), ""), False
 
     def _find_length(self, counts: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, str]]]:
         total = sum(counts.values())
@@ -218,32 +239,47 @@ class QueueSensor(Sensor):
             text = f"The mail queue is long: {by_queue}; `postqueue -p` shows it"
             yield "long", (text, "The mail queue is short again")
 
-    def _find_age(self, deferred: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
-        self._read_arrivals(deferred)
-        now, oldest = time.time(), min(self.arrivals.values(), default=float("inf"))
-        last_sent = self.deliveries.last_sent
-        if now - oldest >= self.MAX_AGE or self._is_stalled(now):
-            since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(oldest))
-            sent = "" if last_sent > oldest else ", and no other has left meanwhile"
-            text = (
-                f"Mail waits: the oldest of {count_noun(len(deferred), 'deferred message')} came at {since}{sent}; "
-                "`postqueue -p` says why"
+    def _find_standstill(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Whether messages wait for an hour, and nothing has left since they came. At night, they may be to a single
+        domain, whose server is off; a relay host should never be.
+
+        What came before the last delivery is its own trouble. So an alert that leaves ends this one for good.
+        """
+        deliveries, now = self.deliveries, time.time()
+        waiting = [
+            message
+            for message in self.messages.values()
+            if deliveries.last_sent < message.arrival <= now - self.MAX_STALLED_AGE
+        ]
+        domains = {domain for message in waiting for domain in message.domains}.difference(deliveries.dead_domains)
+        if len(domains) >= (1 if deliveries.relay else 2):
+            text = self._describe_waiting(
+                min(message.arrival for message in waiting), ", and no other has left meanwhile"
             )
-            yield "old", (text, "No mail waits for long any more")
+            yield "stalled", (text, "Mail leaves again, or none waits")
 
-    def _is_stalled(self, now: float) -> bool:
-        """Whether messages wait, and none has left, for an hour. At night, there may be a single one, whose recipient's
-        server is off; a relay host should never be."""
-        waiting = sum(now - arrival >= self.MAX_STALLED_AGE for arrival in self.arrivals.values())
-        min_waiting = 1 if self.deliveries.relay else 2
-        return waiting >= min_waiting and now - self.deliveries.last_sent >= self.MAX_STALLED_AGE
+    def _describe_waiting(self, oldest: float, remark: str) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(oldest))
+        return (
+            f"Mail waits: the oldest of {count_noun(len(self.messages), 'deferred message')} came at {since}{remark}; "
+            "`postqueue -p` says why"
+        )
 
-    def _read_arrivals(self, deferred: list[str]) -> None:
+    def _read_messages(self, deferred: list[str]) -> None:
         names = {os.path.basename(path): path for path in deferred}  # noqa: PTH119 - of up to 100,000 paths
-        self.arrivals = {name: at for name, at in self.arrivals.items() if name in names}
-        unread = [path for name, path in names.items() if name not in self.arrivals]
+        self.messages = {name: message for name, message in self.messages.items() if name in names}
+        unread = [path for name, path in names.items() if name not in self.messages]
         for path in unread[: self.MAX_READ]:
-            self.arrivals[os.path.basename(path)] = read_arrival(path)  # noqa: PTH119
+            self.messages[os.path.basename(path)] = read_queue_file(path)  # noqa: PTH119
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """`arrival` is infinity for a notification, which has no sender, and for a file that has gone or is none."""
+
+    arrival: float
+    domains: tuple[str, ...]
+    """Of its recipients; an empty name where the file's beginning does not have them."""
 
 
 def shorten_reason(reason: str) -> str:
@@ -251,32 +287,33 @@ def shorten_reason(reason: str) -> str:
     return reason if len(reason) <= MAX_REASON else f"{reason[:100]} … {reason[103 - MAX_REASON :]}"
 
 
-def read_arrival(path: str) -> float:
-    """When a message arrived, by its queue file; infinity for a notification, which has no sender, and for a file that
-    has gone or is none.
-
-    A record is a letter, a length of 7 bits a byte, and data (Postfix's rec_type.h): `T` has the time, `S` the sender.
-    """
+def read_queue_file(path: str) -> QueuedMessage:
+    """A record is a letter, a length of 7 bits a byte, and data (Postfix's rec_type.h): `T` has the time, `S` the
+    sender, `R` a recipient."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
-            records = dict(_split_records(file.read(4096)))
-        return float(records[b"T"].split()[0]) if records[b"S"] else float("inf")
+            records = list(_split_records(file.read(4096)))
+        fields = dict(records)
+        arrival = float(fields[b"T"].split()[0]) if fields[b"S"] else float("inf")
     except (OSError, LookupError, ValueError):
-        return float("inf")
+        return QueuedMessage(float("inf"), ())
+    recipients = [data.decode(errors="replace").lower() for kind, data in records if kind == b"R"]
+    return QueuedMessage(arrival, tuple({recipient.rpartition("@")[2] for recipient in recipients or [""]}))
 
 
 def _split_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Up to the sender's. Raises IndexError for data cut short."""
-    at, kind = 0, b""
-    while kind != b"S":
-        kind, length, shift, at = data[at : at + 1], 0, 0, at + 1
-        while True:
+    """Up to the message's text (`M`), or the last whole record."""
+    at = 0
+    while at < len(data) and (kind := data[at : at + 1]) != b"M":
+        length, shift, at = 0, 0, at + 1
+        while at < len(data):
             byte, at = data[at], at + 1
             length |= (byte & 0x7F) << shift
             shift += 7
             if not byte & 0x80:
                 break
-        yield kind, data[at : at + length]
+        if at + length <= len(data):
+            yield kind, data[at : at + length]
         at += length
 
 

@@ -11,9 +11,10 @@ from simulated_server import ACCOUNTS, DAY, HOUR, Simulation
 from watch_samples import write_queue_file
 
 MINUTE = 60.0
-WEDNESDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = (START + day * DAY for day in (2, 3, 4, 5, 6))
+TUESDAY, WEDNESDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = (START + day * DAY for day in (1, 2, 3, 4, 5, 6))
 MAIL_BY_DAY = 100  # messages in each direction
 DEAD, RESTARTED, MAINTAINED = "dead.example", "restarted.example", "example.net"
+GONE = tuple(f"gone{number}.example" for number in range(8))  # servers that nobody runs any more
 GREYLISTING = ("grey.example", "wary.example", "slow.example")
 OTHERS = tuple(f"friends{number}.example" for number in range(9))
 NETWORKS = {name: (f"2001:db8:{10 + n}::5", f"2001:db8:{20 + n}::7") for n, name in enumerate(ACCOUNTS)}
@@ -48,7 +49,7 @@ class QuietLife:
     end: float
     is_blocked: bool = False
     refusing_accounts: set[str] = field(default_factory=set)
-    dead_domains: set[str] = field(default_factory=lambda: {DEAD})
+    dead_domains: set[str] = field(default_factory=lambda: {DEAD, *GONE})
     are_jails_proven: bool = True
     is_ending: bool = False  # Dovecot
     proof_faults: dict[str, list[str]] = field(default_factory=dict)
@@ -123,6 +124,7 @@ class QuietLife:
         self._at(SUNDAY + 6.6 * HOUR + 50, self.restart_systemd)
 
     def _plan_events(self) -> None:
+        self._plan_mail_to_gone_servers()
         self._at(THURSDAY + 14 * HOUR, partial(self.send_message, "anna", f"old@{DEAD}"))
         self._at(FRIDAY + 3.2 * HOUR, self.renew_certificate)
         self._at(FRIDAY, partial(self.simulation.log_line, "dovecot", "no line of interest \ufffd"))
@@ -136,6 +138,15 @@ class QuietLife:
         self._at(FRIDAY + 19 * HOUR, partial(self.log_in, "anna", HOTEL))
         self._at(FRIDAY + 19.2 * HOUR, self._send_from_hotel)
         self._at(SATURDAY + 4.5 * HOUR, self.reboot)
+
+    def _plan_mail_to_gone_servers(self) -> None:
+        """One message to three in the night, for two of whom connections time out; and a newsletter in the evening."""
+        self._at(TUESDAY + HOUR, partial(self.send_message, "carla", f"friend@{OTHERS[1]}"))
+        for domain in GONE[:2]:
+            self._at(TUESDAY + HOUR + 30, partial(self.send_message, "carla", f"friend@{domain}"))
+        readers = [f"reader{number}@{GONE[number % 8]}" for number in range(100)]
+        for reader in (*readers[:8], f"reader@{OTHERS[2]}", *readers[8:]):
+            self._at(TUESDAY + 22 * HOUR, partial(self.send_message, "ben", reader))
 
     def _send_from_hotel(self) -> None:
         self.simulation.add_guard_event(
@@ -238,7 +249,7 @@ class QuietLife:
         file = self._path_of(message)
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
-            write_queue_file(file, message.arrival, message.sender)
+            write_queue_file(file, message.arrival, message.sender, message.recipient)
         age = self._now - message.arrival
         self.simulation.observe_now()
         self.simulation.after(min(max(age, MIN_BACKOFF), MAX_BACKOFF), partial(retry, message))

@@ -102,7 +102,7 @@ def compose_record(kind: str, data: bytes) -> bytes:
     return kind.encode() + bytes([len(data)]) + data
 
 
-def write_queue_file(file: Path, arrival: float, sender: str) -> None:
+def write_queue_file(file: Path, arrival: float, sender: str, recipient: str = "x@example.net") -> None:
     """As cleanup(8) writes it; the attribute is longer than 127 bytes."""
     attribute = b"A" + bytes([0xC8, 0x01]) + b"x" * 200
     file.write_bytes(
@@ -110,5 +110,7 @@ def write_queue_file(file: Path, arrival: float, sender: str) -> None:
         + compose_record("T", f"{int(arrival)} 123".encode())
         + attribute
         + compose_record("S", sender.encode())
-        + compose_record("R", b"x@example.net")
+        + compose_record("R", recipient.encode())
+        + compose_record("M", b"")
+        + b"No record."
     )
