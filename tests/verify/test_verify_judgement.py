@@ -73,6 +73,16 @@ def test_a_file_that_was_touched_warns_and_one_that_was_written_fails(
 
 
 @pytest.mark.parametrize(
+    ("faults", "unseen", "status"), [([], 0, "passed"), ([], 7, "warning"), (["x belongs to user 6000"], 7, "failed")]
+)
+def test_mailboxes_that_nobody_looked_at_are_no_proof(
+    run_check: RunCheck, faults: list[str], unseen: int, status: str
+) -> None:
+    mailboxes = {"faults": faults, "unseen": unseen}
+    assert run_check("every_mailbox_can_be_written", mailboxes=mailboxes).status == status
+
+
+@pytest.mark.parametrize(
     ("protocol", "process", "status"),
     [
         ("udp", "", "passed"),

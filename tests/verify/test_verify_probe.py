@@ -27,7 +27,7 @@ import pytest
 from mailkeep.host.remote import SudoSshBackend, UnreachableError
 from mailkeep.parts import mail_server
 from mailkeep.verify import probe, target
-from mailkeep.verify.probe import bans, config, running, watch
+from mailkeep.verify.probe import bans, config, machine, running, watch
 from mailkeep_server.common import dns_query, jail_canaries, own_addresses
 from mailkeep_server.watch import jail_proof
 
@@ -157,6 +157,18 @@ def test_a_file_put_back_after_the_start_is_touched_and_one_written_since_is_tol
     assert running.find_stale_services(server) == [  # type: ignore[arg-type]
         {"unit": "dovecot.service", "files": [str(written)], "touched": [str(put_back)]}
     ]
+
+
+@pytest.mark.parametrize(("seconds", "unseen"), [(60.0, 0), (-1.0, 2)])
+def test_mailboxes_for_which_the_time_does_not_suffice_are_counted(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, unseen: int
+) -> None:
+    monkeypatch.setattr(machine.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=5000))
+    monkeypatch.setattr(machine, "MAILBOX_SECONDS", seconds)
+    monkeypatch.setattr(machine.mailboxes, "find_fault", lambda path, _: f"{path} is another's" * path.endswith("ben"))
+    server = SimpleNamespace(mailboxes=["anna@example.org", "ben@example.org"])
+    faults = [] if unseen else ["/var/vmail/example.org/ben is another's"]
+    assert machine.find_unwritable_mailboxes(server) == {"faults": faults, "unseen": unseen}  # type: ignore[arg-type]
 
 
 def test_unused_client_addresses_are_on_loopback_and_differ() -> None:

@@ -156,17 +156,21 @@ def count_queued_messages() -> dict[str, int]:
     return counts
 
 
-def find_unwritable_mailboxes(config: ProbeConfig) -> list[str]:
-    """A sentence for each mailbox that Dovecot's delivery cannot write, up to MAX_MAILBOXES of them."""
+def find_unwritable_mailboxes(config: ProbeConfig) -> dict[str, Any]:
+    """`faults`: a sentence for each mailbox that delivery cannot write, up to MAX_MAILBOXES of them. `unseen`: for how
+    many mailboxes MAILBOX_SECONDS did not suffice."""
     uid = pwd.getpwnam(mailboxes.USER).pw_uid
     deadline = time.monotonic() + MAILBOX_SECONDS
     faults: dict[str, str] = {}
-    for path in mailboxes.walk_mailboxes(config.mailboxes):
-        if time.monotonic() > deadline or len(faults) == MAX_MAILBOXES:
+    for number, account in enumerate(config.mailboxes):
+        if len(faults) >= MAX_MAILBOXES:
             break
-        if fault := mailboxes.find_fault(path, uid):
-            faults.setdefault(mailboxes.find_home(path), fault)
-    return list(faults.values())
+        if time.monotonic() > deadline:
+            return {"faults": list(faults.values()), "unseen": len(config.mailboxes) - number}
+        for path in mailboxes.walk_mailboxes([account]):
+            if fault := mailboxes.find_fault(path, uid):
+                faults.setdefault(mailboxes.find_home(path), fault)
+    return {"faults": list(faults.values()), "unseen": 0}
 
 
 def examine_clock() -> dict[str, bool]:
