@@ -5,10 +5,12 @@ Libraries are imported where they are used: until the first alert, the watch doe
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 from mailkeep_server.watch.alert_queue import Notification
 from mailkeep_server.watch.config import WatchConfig, WebhookConfig
+from mailkeep_server.watch.mail_reserve import give_up_room
 
 TIMEOUT = 10.0  # seconds for each step of a connection
 
@@ -39,15 +41,18 @@ def send_mail(notification: Notification, config: WatchConfig) -> str:
     """Hands it to the smtpd that takes mail to administrators alone, whatever other limits stop other mail.
 
     If that one does not take it, because of OpenDKIM or a cleanup(8) that hangs, a second smtpd has neither: an alert
-    without a signature is better than none. A first one that answers too late delivers the alert twice.
+    without a signature is better than none. A first one that answers too late delivers the alert twice. If the queue's
+    disk is full, the alert gets room that was kept for it.
     """
     try:
         return _send_by(config.smtp_socket, notification, config)
     except (NotSentError, OSError) as error:
-        try:
-            return _send_by(config.unsigned_smtp_socket, notification, config)
-        except (NotSentError, OSError):
-            raise error from None
+        for _ in range(2):
+            with suppress(NotSentError, OSError):
+                return _send_by(config.unsigned_smtp_socket, notification, config)
+            if not give_up_room():
+                break
+        raise error from None
 
 
 def _send_by(path: str, notification: Notification, config: WatchConfig) -> str:

@@ -21,6 +21,7 @@ from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.firewall_sensors import FirewallSensor, JailProofSensor
 from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
 from mailkeep_server.watch.mail_flow import DeliverySensor, QueueSensor
+from mailkeep_server.watch.mail_reserve import MailReserveSensor
 from mailkeep_server.watch.mount_sensor import MountSensor
 from mailkeep_server.watch.processes import ProcessSensor, read_process_state
 from mailkeep_server.watch.relay_sensor import RelaySensor
@@ -191,6 +192,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         *(TroubleFile(name, Path(file)) for name, file in trouble_files.items() if file),
         DiskSensor(config.max_disk_percent),
         MountSensor(DiskSensor.DIRECTORIES),
+        MailReserveSensor(),
         QueueSensor(config.max_queued_messages, deliveries),
         deliveries,
         *([RelaySensor(config.relay.host)] if config.relay else ()),

@@ -32,6 +32,8 @@ from mailkeep.inventory.credentials import save_relay_password
 from mailkeep.lab import Internet, Lab, Received, Server, poll
 from mailkeep.lab.internet import RELAY_PASSWORD, RELAY_USER
 from mailkeep.lab.site import Site
+from mailkeep.operate.alert_test import send_test_alerts
+from mailkeep_server.watch import mail_reserve
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 HOST = "mail.example.test"
@@ -325,16 +327,26 @@ def test_mail_waits_until_the_relay_hosts_certificate_is_trusted_and_then_leaves
 
 
 def test_mail_is_deferred_while_the_disk_is_nearly_full(boot_copy: Callable[[str], Site]) -> None:
-    server = boot_copy("full").server
+    site = boot_copy("full")
+    server = site.server
     queue = "/var/spool/postfix"
     server.run(f"""set -e
 systemctl stop postfix
 mkdir /small; mount -t tmpfs -o size=400M tmpfs /small; cp -a {queue}/. /small; mount --bind /small {queue}
-systemctl restart dovecot postfix""")
+systemctl restart dovecot postfix mailkeep-watch""")
     offer = [f"MAIL FROM:<{STRANGER}>"]
     assert talk_smtp(str(server.ip), 25, offer).startswith("452 4.3.1 Insufficient system storage")
     server.run("postconf -e queue_minfree=0; systemctl restart postfix")
     assert is_accepted(talk_smtp(str(server.ip), 25, offer))
+
+    # Without a byte, alerts take the room that was kept for them.
+    reserve = f"{queue}/{mail_reserve.DIRECTORY}"
+    poll(lambda: server.run(f"ls {reserve} | wc -l", check=False).stdout == f"{mail_reserve.FILES}\n", 20, "no reserve")
+    server.run(f"head -c 1G /dev/zero >{queue}/full", check=False)
+    assert talk_smtp(str(server.ip), 25, offer).startswith("452 4.3.1 Insufficient system storage")
+    assert next(send_test_alerts(site.inventory)).arrived
+    server.run(f"rm -r {reserve}; head -c 1M /dev/zero >>{queue}/full", check=False)
+    assert not next(send_test_alerts(site.inventory)).arrived
 
 
 # --- a reboot

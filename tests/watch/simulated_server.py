@@ -37,6 +37,7 @@ from mailkeep_server.watch import (
     login_monitor,
     machine_sensors,
     mail_flow,
+    mail_reserve,
     mount_sensor,
     processes,
     saved_state,
@@ -226,6 +227,7 @@ def connect_sources(machine: Machine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(nft_generation, "read_generation", lambda: machine.generation)
     patch.setattr(firewall_sensors, "find_interface", lambda: "eth0")
     patch.setattr(mail_flow.QueueSensor, "SPOOL", directory / "spool")
+    patch.setattr(mail_reserve, "SPOOL", directory / "spool")
     patch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid()))
     patch.setattr(own_addresses, "is_local_address", lambda address: address in machine.addresses)
     patch.setattr(own_addresses, "find_source_address", lambda _: next(iter(machine.addresses)))
