@@ -33,6 +33,7 @@ RECIPIENT_REFUSAL = "(in reply to RCPT TO command)"
 MIN_STALLED = 3  # deliveries that failed, while none succeeded
 RETRY_AGE = 300.0  # seconds: Postfix tries a message again after that time at least (minimal_backoff_time)
 MIN_FAILING, MIN_DOMAINS, FAILING_SHARE = 20, 5, 0.8
+EXPORT_SECONDS = 60.0  # between two copies of the state
 FORGET_SECONDS = 7200.0  # Postfix tries a deferred message again after 4000 s at most (maximal_backoff_time)
 
 
@@ -71,6 +72,7 @@ class DeliverySensor(Sensor):
         """With a `relay`, all mail has the same way out: whatever the domain, it is the relay that fails."""
         saved: Mapping[str, Any] = (state or {}).get("deliveries", {})
         self.lock, self.relay = threading.Lock(), relay
+        self.exported, self.state = float("-inf"), dict[str, Any]()
         self.recent = deque([Delivery(*fields) for fields in saved.get("recent", ())], maxlen=MAX_REMEMBERED)
         self.last_sent: float = float(saved.get("last_sent", time.time()))
         self.reported_arrival: float = float(saved.get("reported_arrival", 0))
@@ -85,19 +87,21 @@ class DeliverySensor(Sensor):
         """By recipient, the time of its last failure, and the reason."""
 
     def export_state(self) -> dict[str, Any]:
-        """For the constructor after a restart, as JSON values."""
+        """For the constructor after a restart, as JSON values. Up to a minute old: each delivery changes it, and all of
+        the state is written anew after a change."""
+        if not 0 <= time.monotonic() - self.exported < EXPORT_SECONDS:
+            self.exported, self.state = time.monotonic(), self._compose_state()
+        return {"deliveries": self.state}
+
+    def _compose_state(self) -> dict[str, Any]:
         with self.lock:
-            recent = [astuple(item) for item in self.recent]
             return {
-                "deliveries": {
-                    "recent": recent,
-                    # To the minute: the state is written only when it has changed.
-                    "last_sent": self.last_sent // 60 * 60,
-                    "reported_arrival": self.reported_arrival,
-                    "is_stalled": self.is_stalled,
-                    "dead_domains": list(self.dead_domains),
-                    "refusing_mailboxes": {name: list(value) for name, value in self.refusing_mailboxes.items()},
-                }
+                "recent": [astuple(item) for item in self.recent],
+                "last_sent": self.last_sent,
+                "reported_arrival": self.reported_arrival,
+                "is_stalled": self.is_stalled,
+                "dead_domains": list(self.dead_domains),
+                "refusing_mailboxes": {name: list(value) for name, value in self.refusing_mailboxes.items()},
             }
 
     def read_message(self, text: str) -> None:

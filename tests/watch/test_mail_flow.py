@@ -175,6 +175,17 @@ def test_old_messages_and_dead_domains_are_no_large_share(monkeypatch: pytest.Mo
     assert sensor.find_troubles() == {}
 
 
+def test_the_state_changes_once_a_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change has the whole file written, and on a busy server each delivery is one."""
+    sensor, begin = DeliverySensor(), time.monotonic()
+    states = []
+    for second in range(0, 180, 2):
+        monkeypatch.setattr(time, "monotonic", lambda second=second: begin + second)
+        send(sensor, f"d{second}.example")
+        states.append(len(sensor.export_state()["deliveries"]["recent"]))
+    assert sorted({*states}) == [1, 31, 61]
+
+
 def test_old_failures_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     sensor = DeliverySensor()
     fail(sensor, "example.net")
