@@ -27,7 +27,7 @@ import pytest
 from mailkeep.host.remote import SudoSshBackend, UnreachableError
 from mailkeep.parts import mail_server
 from mailkeep.verify import probe, target
-from mailkeep.verify.probe import bans, config, machine, running, watch
+from mailkeep.verify.probe import bans, config, hardening, machine, running, watch
 from mailkeep_server.common import dns_query, jail_canaries, own_addresses
 from mailkeep_server.watch import jail_proof
 
@@ -169,6 +169,29 @@ def test_mailboxes_for_which_the_time_does_not_suffice_are_counted(
     server = SimpleNamespace(mailboxes=["anna@example.org", "ben@example.org"])
     faults = [] if unseen else ["/var/vmail/example.org/ben is another's"]
     assert machine.find_unwritable_mailboxes(server) == {"faults": faults, "unseen": unseen}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "members", "primary", "is_loose"),
+    [
+        (0o2775, [], [], False),
+        (0o2775, ["root"], ["root"], False),
+        (0o2775, ["anna"], [], True),
+        (0o2775, [], ["anna"], True),
+        (0o2777, [], [], True),
+    ],
+)
+def test_a_group_without_members_writes_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, members: list[str], primary: list[str], is_loose: bool
+) -> None:
+    """An older Debian gave /usr/local to root:staff with mode 2775."""
+    tmp_path.chmod(mode)
+    gid = tmp_path.stat().st_gid
+    monkeypatch.setattr(hardening.grp, "getgrgid", lambda _: SimpleNamespace(gr_mem=members))
+    users = [SimpleNamespace(pw_name=name, pw_gid=gid) for name in primary]
+    monkeypatch.setattr(hardening.pwd, "getpwall", lambda: users)
+    owner = hardening._user_name(tmp_path.stat().st_uid)
+    assert bool(hardening._describe_if_loose(str(tmp_path), (owner, "staff", 0o755))) == is_loose
 
 
 def test_unused_client_addresses_are_on_loopback_and_differ() -> None:

@@ -1,6 +1,7 @@
 """Whether hardening is in force: sshd's options for every kind of login, the sandboxes of running processes, and who
 may write where configuration is."""
 
+import grp
 import os
 import pwd
 import re
@@ -140,9 +141,20 @@ def _describe_if_loose(path: str, declared: Iterable[Any] | None) -> str:
     owner, _, mode = declared or ("root", "root", 0o755)
     is_root = state.st_uid == 0
     extra = stat.S_IMODE(state.st_mode) & ~int(mode) & 0o022
+    if extra & stat.S_IWGRP and not _has_members(state.st_gid):  # as /usr/local of an older Debian, which is staff's
+        extra &= ~stat.S_IWGRP
     if (is_root or _user_name(state.st_uid) == owner) and not extra:
         return ""
     return f"{_user_name(state.st_uid)} {stat.S_IMODE(state.st_mode):04o}"
+
+
+def _has_members(gid: int) -> bool:
+    """Whether a user other than root is in the group."""
+    try:
+        members = grp.getgrgid(gid).gr_mem
+    except KeyError:
+        members = []
+    return bool({*members, *(entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid)} - {"root"})
 
 
 def _user_name(uid: int) -> str:
