@@ -13,7 +13,8 @@ from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.config import load_config
 from mailkeep_server.watch.sensor import Sensor
 
-TRY_SECONDS, RETRY_SECONDS = 900.0, 60.0  # until the next try, after one that succeeded or failed
+TRY_SECONDS = 900.0  # between two tries: a relay host may lock out whoever logs in wrongly too often
+RETRY_SECONDS = 60.0  # after the first try that failed
 TRY_TIMEOUT = 90.0  # seconds
 MIN_FAILURES = 2  # in a row: a relay host may restart
 PROGRAM = (sys.executable, "-IB", str(Path(__file__).parents[2]), "relay")
@@ -26,21 +27,21 @@ class RelaySensor(Sensor):
         self.host, self.program = host, program
         self.process: subprocess.Popen[str] | None = None
         self.started = self.due = time.monotonic()
-        self.failures, self.fault = 0, ""
+        self.failures, self.text = 0, ""
 
     def find_troubles(self) -> Troubles:
         now = time.monotonic()
         if self.process:
             self._await_result(self.process, now)
         elif now >= self.due:
+            # What it writes to stderr goes to the journal.
             self.process = subprocess.Popen(
-                self.program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                self.program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
             )
             self.started = now
         if self.failures < MIN_FAILURES:
             return {}
-        text = f"No mail leaves: the relay host {self.host} {self.fault}. `relay` in mail.yml names it"
-        return {"fault": (text, f"The relay host {self.host} takes mail again")}
+        return {"fault": (self.text, f"The relay host {self.host} takes mail again")}
 
     def _await_result(self, process: subprocess.Popen[str], now: float) -> None:
         if process.poll() is None:
@@ -48,10 +49,14 @@ class RelaySensor(Sensor):
                 process.kill()
             return
         output, _ = process.communicate()
-        # Without an exit code of 0, it is the try that failed.
-        self.fault = output.strip() if process.returncode == 0 else "could not be tried; `journalctl` may say why"
-        self.failures = self.failures + 1 if self.fault else 0
-        self.process, self.due = None, now + (RETRY_SECONDS if self.fault else TRY_SECONDS)
+        if process.returncode:  # it is the try that failed
+            self.text = f"The relay host {self.host} could not be tried: `journalctl -u mailkeep-watch` says why"
+        elif fault := output.strip():
+            self.text = f"No mail leaves: the relay host {self.host} {fault}. `relay` in mail.yml names it"
+        else:
+            self.text = ""
+        self.failures = self.failures + 1 if self.text else 0
+        self.process, self.due = None, now + (RETRY_SECONDS if 0 < self.failures < MIN_FAILURES else TRY_SECONDS)
 
 
 def main(_: list[str]) -> int:

@@ -35,7 +35,26 @@ def test_a_fault_counts_the_second_time_and_until_a_try_succeeds() -> None:
 def test_a_try_that_fails_or_hangs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     sensor = RelaySensor("smtp.example.net", ("false",))
     wait_for_try(sensor)
-    assert "could not be tried" in wait_for_try(sensor)[0]
+    text = "The relay host smtp.example.net could not be tried: `journalctl -u mailkeep-watch` says why"
+    assert wait_for_try(sensor) == [text]
     sensor.program = ("sleep", "60")
     monkeypatch.setattr(relay_sensor, "TRY_TIMEOUT", 0.05)
-    assert "could not be tried" in wait_for_try(sensor)[0]
+    assert wait_for_try(sensor) == [text]
+
+
+def test_the_journal_has_the_words_of_a_try_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    wait_for_try(RelaySensor("smtp.example.net", ("sh", "-c", "echo broken >&2; exit 1")))
+    assert capfd.readouterr().err == "broken\n"
+
+
+def test_a_relay_host_that_refuses_is_tried_each_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that is wrong each minute has the server locked out."""
+    monkeypatch.undo()
+    now = time.monotonic()
+    monkeypatch.setattr(relay_sensor.time, "monotonic", lambda: now)
+    sensor, pauses = RelaySensor("smtp.example.net", ("echo", "refuses")), []
+    for _ in range(4):
+        wait_for_try(sensor)
+        pauses.append(sensor.due - now)
+        now = sensor.due
+    assert pauses == [60.0, 900.0, 900.0, 900.0]
