@@ -16,7 +16,8 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 from mailkeep_server.common import relay_login
 from mailkeep_server.common.relay_login import find_relay_fault, read_credentials
 
-PASSWORD = "very-secret:with-colon"  # noqa: S105
+PASSWORD, UMLAUT = "very-secret:with-colon", "gehütet"
+PASSWORDS = (PASSWORD.encode(), UMLAUT.encode())
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def start_relay(certificate: tuple[Path, Path]) -> Iterator[Callable[..., int]]:
     controllers: list[Any] = []
 
     def check_login(_server: object, _session: object, _envelope: object, _mechanism: str, data: Any) -> AuthResult:
-        return AuthResult(success=isinstance(data, LoginPassword) and data.password == PASSWORD.encode(), handled=False)
+        return AuthResult(success=isinstance(data, LoginPassword) and data.password in PASSWORDS, handled=False)
 
     def start(*, tls: bool = True) -> int:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -75,6 +76,45 @@ def test_a_relay_host_that_takes_the_login_has_no_fault(
     assert find_relay_fault("localhost", port, str(password_file), "mail.example.org") == ""
     fault = find_relay_fault("127.0.0.1", port, str(password_file), "mail.example.org")
     assert fault.startswith("shows a certificate that does not prove its name: IP address mismatch")
+
+
+@pytest.mark.parametrize("methods", ["PLAIN LOGIN", "LOGIN"])
+def test_a_password_need_not_be_ascii(
+    start_relay: Callable[..., int],
+    certificate: tuple[Path, Path],
+    password_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    methods: str,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    port, offer = start_relay(), relay_login.smtplib.SMTP.ehlo_or_helo_if_needed
+
+    def offer_methods(connection: Any) -> None:
+        offer(connection)
+        connection.esmtp_features["auth"] = methods
+
+    monkeypatch.setattr(relay_login.smtplib.SMTP, "ehlo_or_helo_if_needed", offer_methods)
+    for password, start in ((UMLAUT, ""), ("gehütet?", "refuses the login: 535 ")):
+        password_file.write_text(f"[localhost]:587 anna:{password}\n")
+        fault = find_relay_fault("localhost", port, str(password_file), "mail.example.org")
+        assert fault.startswith(start)
+        assert bool(fault) == bool(start)
+    methods = "GSSAPI"
+    assert find_relay_fault("localhost", port, str(password_file), "mail.example.org") == "offers no login"
+
+
+def test_a_private_authority_needs_no_more_extensions_than_for_postfix(
+    start_relay: Callable[..., int],
+    certificate: tuple[Path, Path],
+    password_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of Python 3.13, the default context is strict."""
+    context = ssl.create_default_context(cafile=str(certificate[1]))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    monkeypatch.setattr(relay_login.ssl, "create_default_context", lambda: context)
+    assert find_relay_fault("localhost", start_relay(), str(password_file), "mail.example.org") == ""
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_a_certificate_of_no_authority_is_a_fault(start_relay: Callable[..., int], password_file: Path) -> None:
