@@ -18,6 +18,7 @@ from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.sensor import Sensor
 
 ANSWER_TIMEOUT = 3.0  # seconds
+OWN_RESOLVERS = ("127.0.0.1", "::1")  # 127.0.0.53 is systemd-resolved
 FAIL2BAN_SOCKET = Path("/run/fail2ban/fail2ban.sock")
 FAIL2BAN_PING = b"\x80\x02]q\x00X\x04\x00\x00\x00pingq\x01a.<F2B_END_COMMAND>"  # ["ping"], pickled
 AUTH_SOCKET = Path("/var/spool/postfix/private/auth")
@@ -121,7 +122,7 @@ class ResolverSensor(AskingSensor):
 
     def _find_file_fault(self) -> str:
         try:
-            strangers = [name for name in dns_query.read_nameservers(self.file) if not name.startswith("127.")]
+            strangers = [name for name in dns_query.read_nameservers(self.file) if name not in OWN_RESOLVERS]
             if strangers:
                 return f"names {', '.join(strangers)}, not this machine's own resolver"
             return "" if dns_query.trusts_ad(self.file) else "has no `options trust-ad`"

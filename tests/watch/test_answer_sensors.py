@@ -166,6 +166,10 @@ def test_a_resolver_conf_of_others_and_a_resolver_that_does_not_validate_are_tro
     assert sensor.find_troubles() == {}
     file.write_text("search hoster.example\nnameserver 198.51.100.2\n")
     assert f"{file} names 198.51.100.2, not this machine's own resolver" in sensor.find_troubles()["file"][0]
+    file.write_text("nameserver 127.0.0.53\noptions edns0 trust-ad\n")
+    assert f"{file} names 127.0.0.53, not this" in sensor.find_troubles()["file"][0], "systemd-resolved"
+    file.write_text("nameserver ::1\noptions trust-ad\n")
+    assert sensor.find_troubles() == {}
     file.write_text("nameserver 127.0.0.1\n")
     assert "has no `options trust-ad`" in sensor.find_troubles()["file"][0]
     file.unlink()
