@@ -24,18 +24,18 @@ _OTHER_REMEDY = "open these ports there too, or remove that firewall"
 def describe_firewalls(
     settings: Settings, ruleset: str, iptables: Mapping[str, Iterable[str]], running: Iterable[str], interface: str
 ) -> Iterator[str]:
-    """A warning for each firewall that drops, or may drop, what mail.yml opens.
+    """A warning for each firewall that drops, or may drop, what mail.yml opens. One that runs, and whose rules were
+    read, is judged by these alone.
 
     `ruleset` is the output of `nft -j -t list ruleset`, `iptables` those of the iptables-save programs, by
     name. `running` are the firewall services that run.
     """
     ports = sorted(firewall.open_ports(settings))
     addresses = [str(address) for address in settings.host.addresses]
-    named = set()
-    for chain in packet_path.find_foreign_chains(_read_rules(ruleset, iptables), addresses, ports, interface):
-        named.add(chain.owner)
+    rules = _read_rules(ruleset, iptables)
+    for chain in packet_path.find_foreign_chains(rules, addresses, ports, interface):
         yield _describe_chain(chain)
-    for program in sorted({*running} - named):
+    for program in sorted({*running} - packet_path.find_owners(rules)):
         yield (
             f"{program} runs. It goes on working beside Mailkeep's firewall, and may drop what that lets in (TCP "
             f"{_join(ports)}): {_remedy(program, ports)}. `mailkeep verify` tries it from outside."

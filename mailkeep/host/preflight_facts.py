@@ -154,7 +154,7 @@ for unit in ufw firewalld csf shorewall; do
   esac
 done
 echo "interface $(ip route show default | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p' | head -n 1)"
-for file in /etc/fail2ban/jail.local /etc/fail2ban/jail.d/*; do
+for file in /etc/fail2ban/jail.local /etc/fail2ban/jail.d/*.conf /etc/fail2ban/jail.d/*.local; do
   case $file in */mailkeep.local | */defaults-debian.conf) continue ;; esac
   [ ! -f "$file" ] || {{ echo "jailfile $file"; sed 's/^/jailline =/' "$file"; }}
 done

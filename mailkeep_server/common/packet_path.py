@@ -159,6 +159,12 @@ def _sees_version(chain: Chain, version: int) -> bool:
     return chain["family"] in ("inet", "netdev", "ip" if version == 4 else "ip6")
 
 
+def find_owners(ruleset: Ruleset) -> set[str]:
+    """The programs that made chains, by the names of tables and chains."""
+    names = {name.lower() for chain in ruleset.chains for name in (chain["table"], chain["name"])}
+    return {owner for name in names for start, owner in OWNERS.items() if name.startswith(start)}
+
+
 def _find_owner(rules: Mapping[Place, list[Rule]], base: Place) -> str:
     """The program that made the chain, by the names of its table and of the chains to which it jumps; empty if none is
     known. Several programs may share a table of iptables."""

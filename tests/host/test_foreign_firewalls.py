@@ -1,12 +1,15 @@
 """The preflight names other firewalls that drop what mail.yml opens, and settings of jails that meet Mailkeep's."""
 
 import json
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from test_preflight_rules import FRESH, ROOT, make_settings
 
+from mailkeep.host import preflight_facts
 from mailkeep.host.foreign_firewalls import describe_jails
 from mailkeep.host.preflight_facts import parse_facts
 from mailkeep.host.preflight_rules import judge_host
@@ -56,6 +59,27 @@ def test_a_firewall_program_that_runs_is_named_once_with_its_own_remedy() -> Non
     assert "Run `ufw disable`, or `ufw allow 22,25,143,465,587,993/tcp`." in by_rules
     [by_service] = warn(running_firewalls=("firewalld",))
     assert by_service.startswith("firewalld runs.")
+
+
+def test_a_firewall_program_whose_rules_open_our_ports_is_not_named() -> None:
+    opened = "-A ufw-user-input -p tcp -m multiport --dports 22,25,143,465,587,993 -j ACCEPT"
+    lines = ("*filter", ":INPUT DROP [0:0]", ":ufw-user-input - [0:0]", "-A INPUT -j ufw-user-input", opened, "COMMIT")
+    assert warn(iptables_rules={"iptables-nft-save": lines}, running_firewalls=("ufw",)) == ()
+    [other] = warn(iptables_rules={"iptables-nft-save": lines}, running_firewalls=("ufw", "firewalld"))
+    assert other.startswith("firewalld runs.")
+
+
+def test_only_files_that_fail2ban_reads_are_read(tmp_path: Path) -> None:
+    """jail.conf(5): *.conf and *.local. Others are backups, or dpkg's."""
+    for name in ("mine.conf", "mine.local", "mine.local.bak", "mine.conf.dpkg-dist", "README", "mailkeep.local"):
+        (tmp_path / name).write_text("[sshd]\n")
+    loop = preflight_facts._READ_STATE.partition("for file in /etc/fail2ban")[2].partition("done\n")[0]
+    script = f"for file in /etc/fail2ban{loop}done".replace("/etc/fail2ban/jail.d", str(tmp_path))
+    output = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [path for path, _ in parse_facts(output, 0, 1).jail_files if path.startswith(str(tmp_path))] == [
+        f"{tmp_path}/mine.conf",
+        f"{tmp_path}/mine.local",
+    ]
 
 
 def test_the_facts_are_read_from_the_hosts_lines() -> None:
