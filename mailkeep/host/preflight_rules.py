@@ -22,6 +22,8 @@ DHCP_CLIENT_PORTS = (68, 546)  # the answers to DHCP clients are let in
 OUR_DAEMONS = {"master", "dovecot", "imap-login", "unbound", "lego"}
 WEB_SERVER = "nginx"  # ours only if our unit exists: it may as well be the operator's own web server
 OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertcpd"}  # removed with their package
+DOCKER_PROXY = "docker-proxy"
+"""It listens where docker's rules of nat forward packets to a container: no chain of `input` sees them."""
 OTHER_RESOLVER = "systemd-resolve"
 OTHER_CONFIGURATIONS = (
     *("/etc/aliases", "/etc/courier", "/etc/dovecot", "/etc/exim4", "/etc/mail", "/etc/msmtprc", "/etc/nullmailer"),
@@ -214,7 +216,7 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
 
 
 def _listeners_cut_off(settings: Settings, facts: HostFacts) -> list[Listener]:
-    """Those that strangers reach until the first deploy, and that its firewall or configuration will cut off."""
+    """Those that strangers reach until the first deploy, and that its firewall or configuration does not let in."""
     if facts.is_built:
         return []
     return [listener for listener in facts.listeners or () if _is_cut_off(settings, listener)]
@@ -242,6 +244,12 @@ def _is_loopback(address: str) -> bool:
 
 def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
     listeners = _listeners_cut_off(settings, facts)
+    if forwarded := [listener for listener in listeners if DOCKER_PROXY in listener.programs]:
+        yield (
+            f"After the deploy, strangers still reach: {_join(forwarded)}. The reason: docker forwards these packets "
+            "past Mailkeep's firewall. Publish the port on 127.0.0.1, or name it under `firewall.open` in mail.yml."
+        )
+    listeners = [listener for listener in listeners if listener not in forwarded]
     for reason, remedy, group in (
         (
             "Mailkeep's Dovecot serves IMAP only",
@@ -260,8 +268,11 @@ def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
         ),
     ):
         if group:
-            names = ", ".join(dict.fromkeys(map(str, group)))
-            yield f"After the deploy, nobody reaches from outside: {names}. The reason: {reason}. {remedy}"
+            yield f"After the deploy, nobody reaches from outside: {_join(group)}. The reason: {reason}. {remedy}"
+
+
+def _join(listeners: Iterable[Listener]) -> str:
+    return ", ".join(dict.fromkeys(map(str, listeners)))
 
 
 def closed_port_warning(peer: OutboundPeer) -> str:

@@ -134,6 +134,13 @@ def test_a_program_that_will_be_cut_off_is_named_before_the_first_deploy(listene
     assert judge_host(make_settings(), ROOT, built).warnings == (), "it has been cut off long ago"
 
 
+def test_a_port_that_docker_forwards_stays_open_and_that_is_said() -> None:
+    listeners = (Listener("tcp", "0.0.0.0", 8080, ("docker-proxy",)), Listener("tcp", "*", 80, ("nginx",)))  # noqa: S104
+    forwarded, cut_off = judge_host(make_settings(), ROOT, replace(FRESH, listeners=listeners)).warnings
+    assert forwarded.startswith("After the deploy, strangers still reach: docker-proxy (tcp 0.0.0.0:8080). ")
+    assert "docker-proxy" not in cut_off
+
+
 @pytest.mark.parametrize(
     "listener",
     [
