@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from mailkeep_server.common.deadlines import limit_next_step
+
 SOCKET = "/run/fail2ban/fail2ban.sock"
 END = b"<F2B_END_COMMAND>"
 CLOSE = b"<F2B_CLOSE_COMMAND>"
@@ -20,11 +22,11 @@ RETRY_SECONDS = 0.05
 def ask_fail2ban(*command: str, timeout: float = 30.0, path: str = SOCKET) -> Any:
     """The answer to a command: text, numbers, lists. Raises OSError if fail2ban does not answer within `timeout`
     seconds, and RuntimeError with its words if it refuses."""
+    deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(timeout)
-        _connect(client, path, time.monotonic() + timeout)
+        _connect(client, path, deadline)
         client.sendall(pickle.dumps(list(command)) + END)
-        data = _read_answer(client)
+        data = _read_answer(client, deadline)
         with suppress(OSError):
             client.sendall(CLOSE + END)
     answer = _PlainUnpickler(io.BytesIO(data)).load()
@@ -39,11 +41,10 @@ def ask_fail2ban(*command: str, timeout: float = 30.0, path: str = SOCKET) -> An
 def _connect(client: socket.socket, path: str, deadline: float) -> None:
     """fail2ban lets a single client wait; unix(7) turns the next away with EAGAIN."""
     while True:
+        limit_next_step(client, deadline)
         try:
             client.connect(path)
         except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
             time.sleep(RETRY_SECONDS)
         except OSError as error:
             error.filename = path
@@ -52,9 +53,10 @@ def _connect(client: socket.socket, path: str, deadline: float) -> None:
             return
 
 
-def _read_answer(client: socket.socket) -> bytes:
+def _read_answer(client: socket.socket, deadline: float) -> bytes:
     data = b""
     while not data.endswith(END):
+        limit_next_step(client, deadline)
         chunk = client.recv(65536)
         if not chunk or len(data) > MAX_ANSWER:
             raise ConnectionError("fail2ban broke off its answer")

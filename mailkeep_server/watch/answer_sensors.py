@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from mailkeep_server.common import dns_query, signing
+from mailkeep_server.common import dns_query, fail2ban_socket, signing
 from mailkeep_server.common.deadlines import limit_next_step
 from mailkeep_server.common.wording import describe_error
 from mailkeep_server.watch.alert_queue import Troubles
@@ -19,8 +19,6 @@ from mailkeep_server.watch.sensor import Sensor
 
 ANSWER_TIMEOUT = 3.0  # seconds
 OWN_RESOLVERS = ("127.0.0.1", "::1")  # 127.0.0.53 is systemd-resolved
-FAIL2BAN_SOCKET = Path("/run/fail2ban/fail2ban.sock")
-FAIL2BAN_PING = b"\x80\x02]q\x00X\x04\x00\x00\x00pingq\x01a.<F2B_END_COMMAND>"  # ["ping"], pickled
 AUTH_SOCKET = Path("/var/spool/postfix/private/auth")
 
 
@@ -141,12 +139,11 @@ class ResolverSensor(AskingSensor):
         return "" if reply.authentic else "does not validate: its answer for the DNS root is not authentic"
 
 
-class AnswerSensor(AskingSensor):
-    """Whether a service answers on its Unix-domain socket."""
+class ServiceSensor(AskingSensor):
+    """Whether a service answers as usual."""
 
-    def __init__(self, name: str, unit: str, path: Path, question: bytes, answer: bytes, consequence: str) -> None:
-        self.name, self.unit, self.path = name, unit, path
-        self.question, self.answer, self.consequence = question, answer, consequence
+    def __init__(self, name: str, unit: str, consequence: str) -> None:
+        self.name, self.unit, self.consequence = name, unit, consequence
 
     def ask(self) -> Troubles:
         fault = self._find_fault()
@@ -157,22 +154,48 @@ class AnswerSensor(AskingSensor):
 
     def _find_fault(self) -> str:
         try:
-            with socket.socket(socket.AF_UNIX) as service:
-                deadline = time.monotonic() + ANSWER_TIMEOUT
-                limit_next_step(service, deadline)
-                service.connect(str(self.path))
-                service.sendall(self.question)
-                received = b""
-                while self.answer not in received:
-                    limit_next_step(service, deadline)
-                    if not (more := service.recv(4096)):
-                        return "answers with something else than usual"
-                    received = (received + more)[-8192:]
+            self.ask_service()
         except TimeoutError:
             return f"does not answer within {ANSWER_TIMEOUT:.0f} seconds"
         except OSError as error:
-            return f"cannot be asked ({describe_error(error)})"
+            return f"cannot be asked ({error.strerror or error})"
+        except RuntimeError:
+            return "answers with something else than usual"
         return ""
+
+    def ask_service(self) -> None:
+        """Raises OSError if the service does not answer, and RuntimeError for another answer than usual."""
+        raise NotImplementedError
+
+
+class Fail2banSensor(ServiceSensor):
+    def __init__(self, path: str = fail2ban_socket.SOCKET) -> None:
+        super().__init__("fail2ban", "fail2ban.service", "nobody is banned meanwhile")
+        self.path = path
+
+    def ask_service(self) -> None:
+        fail2ban_socket.ask_fail2ban("ping", timeout=ANSWER_TIMEOUT, path=self.path)
+
+
+class AnswerSensor(ServiceSensor):
+    """A service that answers on its Unix-domain socket, as soon as it is asked."""
+
+    def __init__(self, name: str, unit: str, path: Path, question: bytes, answer: bytes, consequence: str) -> None:
+        super().__init__(name, unit, consequence)
+        self.path, self.question, self.answer = path, question, answer
+
+    def ask_service(self) -> None:
+        with socket.socket(socket.AF_UNIX) as service:
+            deadline = time.monotonic() + ANSWER_TIMEOUT
+            limit_next_step(service, deadline)
+            service.connect(str(self.path))
+            service.sendall(self.question)
+            received = b""
+            while self.answer not in received:
+                limit_next_step(service, deadline)
+                if not (more := service.recv(4096)):
+                    raise RuntimeError("another answer")
+                received = (received + more)[-8192:]
 
 
 def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool) -> list[Sensor]:
@@ -180,8 +203,6 @@ def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool
     return [
         SigningSensor(signing_domains),
         *([ResolverSensor()] if local_resolver else ()),
-        AnswerSensor(
-            "fail2ban", "fail2ban.service", FAIL2BAN_SOCKET, FAIL2BAN_PING, b"pong", "nobody is banned meanwhile"
-        ),
+        Fail2banSensor(),
         AnswerSensor("logins", "dovecot.service", AUTH_SOCKET, hello, b"VERSION\t", "nobody can log in meanwhile"),
     ]

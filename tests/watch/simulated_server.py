@@ -28,7 +28,7 @@ from watch_samples import Clock
 
 from mailkeep.parts import alerts, dovecot, fail2ban, firewall, guard, opendkim, postfix, resolver, ssh, system
 from mailkeep.settings.models import Settings
-from mailkeep_server.common import dns_query, nft_generation, own_addresses, signing, unix_http
+from mailkeep_server.common import dns_query, fail2ban_socket, nft_generation, own_addresses, signing, unix_http
 from mailkeep_server.freezes.enforce import Enforcement
 from mailkeep_server.watch import (
     answer_sensors,
@@ -233,6 +233,7 @@ def connect_sources(machine: Machine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(own_addresses, "find_source_address", lambda _: next(iter(machine.addresses)))
     patch.setattr(dns_query, "query_server", machine.query_resolver)
     patch.setattr(signing, "request_signature", machine.sign_message)
+    patch.setattr(fail2ban_socket, "ask_fail2ban", machine.ask_fail2ban)
     patch.setattr(answer_sensors, "socket", SimpleNamespace(AF_UNIX=1, socket=machine.open_socket))
     patch.setattr(unix_http, "get_body", machine.read_guard)
 

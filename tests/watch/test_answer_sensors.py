@@ -1,5 +1,6 @@
 """A service that runs and does not answer, or answers wrongly, is a trouble within a minute."""
 
+import pickle
 import socket
 import struct
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mailkeep_server.common import fail2ban_socket
 from mailkeep_server.common.dns_query import DnsReply, parse_reply, read_nameservers
 from mailkeep_server.watch import answer_sensors
 from mailkeep_server.watch.alert_queue import BATCH_SECONDS
@@ -16,6 +18,7 @@ from mailkeep_server.watch.answer_sensors import (
     ANSWER_TIMEOUT,
     AnswerSensor,
     AskingSensor,
+    Fail2banSensor,
     ResolverSensor,
     SigningSensor,
     build_answer_sensors,
@@ -156,6 +159,33 @@ def test_a_service_must_give_its_usual_answer(serve: Serve, tmp_path: Path, monk
     hung.set()
     sensor.path = tmp_path / "none"
     assert "cannot be asked (No such file or directory)" in sensor.find_troubles()["silent"][0]
+
+
+def test_a_fail2ban_that_is_busy_is_asked_again_until_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets one client wait, and the kernel turns the next away."""
+    monkeypatch.setattr(answer_sensors, "ANSWER_TIMEOUT", 0.3)
+    sensor = Fail2banSensor(str(tmp_path / "fail2ban"))
+    assert "cannot be asked (No such file or directory)" in sensor.find_troubles()["silent"][0]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sensor.path)
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(sensor.path)
+            assert "does not answer within" in sensor.find_troubles()["silent"][0]
+            monkeypatch.setattr(answer_sensors, "ANSWER_TIMEOUT", 5.0)
+
+            def answer() -> None:
+                listener.accept()[0].close()
+                with listener.accept()[0] as client:
+                    assert client.recv(999).endswith(fail2ban_socket.END)
+                    client.sendall(pickle.dumps((0, "pong")) + fail2ban_socket.END)
+
+            thread = threading.Timer(0.1, answer)
+            thread.start()
+            assert sensor.find_troubles() == {}
+            thread.join()
 
 
 def test_a_resolver_conf_of_others_and_a_resolver_that_does_not_validate_are_troubles(tmp_path: Path) -> None:
