@@ -160,7 +160,7 @@ class BanProof:
     def _find_door(self, address: str, port: int) -> str:
         """The address at which the service listens: the usual one, unless it listens on others only, as of a VPN."""
         usual, family = self._destination_of(address), f"-{_version_of(address)}"
-        lines = run("ss", "-Hlnt", family, "sport", "=", f":{port}", timeout=COMMAND_TIMEOUT).splitlines()
+        lines = run("ss", "-Hlnt", family, "sport", "=", f":{port}", check=False, timeout=COMMAND_TIMEOUT).splitlines()
         doors = [line.split()[3].rpartition(":")[0].strip("[]") for line in lines]
         return doors[0] if doors and not {usual, "*", "0.0.0.0", "::"} & {*doors} else usual  # noqa: S104
 
@@ -271,11 +271,13 @@ class BanProof:
     def _describe_other_packets(self, action: str) -> str:
         """Which other packets than the canary's the action drops; empty if it drops those."""
         names = ask_fail2ban("get", self.jail, "actionproperties", action, timeout=COMMAND_TIMEOUT)
-        properties = {
+        values = {
             name: str(ask_fail2ban("get", self.jail, "action", action, name, timeout=COMMAND_TIMEOUT))
             for name in ("chain", "chain_hook", "protocol")
             if name in names
         }
+        # A tag, as jail.conf's <known/chain>, stands for the action's default.
+        properties = {name: value for name, value in values.items() if "<" not in value}
         # fail2ban's own chain of nft may have any name: its hook says where it stands.
         chain = properties.get("chain_hook") or properties.get("chain") or "input"
         if not INPUT_CHAIN.match(chain):
