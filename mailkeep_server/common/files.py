@@ -41,15 +41,16 @@ def atomic_write(
 
 
 def prepare_spares(spares: Iterable[Path], size: int) -> None:
-    """Makes files of at least `size` bytes, into which `atomic_write` can write when the disk is full: one a change.
+    """Makes files into which `atomic_write` can write when the disk is full: `size` bytes and some more, one a change.
 
+    A new one has twice that room, so that a file that grows does not have them written anew each time.
     They are filled, not only allocated: writing to blocks that were never written can need a further one. Raises
     OSError.
     """
-    size = max(size, MIN_SPARE_BYTES)
+    needed = size + MIN_SPARE_BYTES
     for spare in spares:
-        if _find_spare([spare], size) is None:
-            atomic_write(spare, b"\0" * size, 0o600, durable=False)
+        if _find_spare([spare], needed) is None:
+            atomic_write(spare, b"\0" * (2 * needed), 0o600, durable=False)
 
 
 def _find_spare(spares: Iterable[Path], size: int) -> Path | None:

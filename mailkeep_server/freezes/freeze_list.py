@@ -163,7 +163,7 @@ def _change(path: Path, change: Callable[[FrozenAccounts], FrozenAccounts]) -> b
         if after != content.accounts or not is_there or not content.is_canonical:
             _write(path, _format_list(after), content)
         with suppress(OSError):  # a full disk: the next change prepares them
-            prepare_spares(_spares_of(path), 2 * len(_format_list(after)))
+            prepare_spares(_spares_of(path), len(_format_list(after)))
         return after != content.accounts
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep_server.common.files import atomic_write
+from mailkeep_server.common.files import atomic_write, prepare_spares
 
 
 def test_a_file_is_replaced_whole_and_leaves_no_other(tmp_path: Path) -> None:
@@ -85,3 +85,15 @@ def test_the_group_is_that_of_a_setgid_directory(tmp_path: Path) -> None:
     directory.chmod(0o2770)
     atomic_write(directory / "accounts", "new", 0o640)
     assert (directory / "accounts").stat().st_gid == group
+
+
+def test_spares_are_made_anew_only_when_they_become_too_small(tmp_path: Path) -> None:
+    """They have room for the next change, which makes the file somewhat longer."""
+    spare, size = tmp_path / "spare", 10_000
+    prepare_spares([spare], size)
+    first = spare.stat()
+    assert first.st_size >= 2 * size
+    prepare_spares([spare], size + 5000)
+    assert spare.stat().st_ino == first.st_ino
+    prepare_spares([spare], first.st_size - 10)
+    assert spare.stat().st_size > 2 * first.st_size - 20
