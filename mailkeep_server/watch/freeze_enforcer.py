@@ -88,7 +88,7 @@ class FreezeEnforcer:
         self.changed.wait(max(LOOP_SECONDS, min(due - time.monotonic(), LATER_INTERVAL)))
 
     def read_freezes(self) -> None:
-        """Which accounts are frozen now. Raises OSError and UnicodeDecodeError."""
+        """Which accounts are frozen now. Raises OSError."""
         now = self.last_steps["read"] = time.monotonic()
         if (identity := _identify_file(self.file)) != self.file_identity:
             freezes = freeze_list.read_freezes(self.file)

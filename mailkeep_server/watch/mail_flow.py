@@ -162,12 +162,13 @@ class DeliverySensor(Sensor):
     def _find_refusing_mailboxes(self) -> Iterator[tuple[str, tuple[str, str]]]:
         if refusing := self.refusing_mailboxes:
             recipient, (_, reason) = next(reversed(refusing.items()))
-            others = f" and {count_noun(len(refusing) - 1, 'other address')}" if len(refusing) > 1 else ""
+            others = len(refusing) - 1
+            and_others = f" and {count_noun(others, 'other address', 'other addresses')}" if others else ""
             text = (
-                f"Mail to {recipient}{others} cannot be stored, and waits in the queue: {reason}. "
+                f"Mail to {recipient}{and_others} cannot be stored, and waits in the queue: {reason}. "
                 "`journalctl -u dovecot` says why; `mailkeep verify` names mailboxes with a wrong owner"
             )
-            yield "mailbox", (text.replace("addresss", "addresses"), "Mail can be stored in all mailboxes again")
+            yield "mailbox", (text, "Mail can be stored in all mailboxes again")
 
     def _find_stalled(self) -> Iterator[tuple[str, tuple[str, str]]]:
         """Nothing leaves: no delivery succeeds, to several domains or to the relay host. It lasts until one does."""
@@ -256,7 +257,7 @@ class QueueSensor(Sensor):
             if deliveries.last_sent < message.arrival <= now - self.MAX_STALLED_AGE
         ]
         domains = {domain for message in waiting for domain in message.domains}.difference(deliveries.dead_domains)
-        if len(domains) >= (1 if deliveries.relay else 2):
+        if len(domains) >= (1 if deliveries.relay else 2) and not deliveries.is_stalled:  # which is told already
             text = self._describe_waiting(
                 min(message.arrival for message in waiting), ", and no other has left meanwhile"
             )
