@@ -24,7 +24,7 @@ import yaml
 from mailkeep.atomic_file import write_atomically
 from mailkeep.errors import UserError
 from mailkeep.settings import yaml_reader
-from mailkeep.settings.load import parse_settings
+from mailkeep.settings.load import parse_edited_settings, parse_settings
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import format_size
 from mailkeep.settings.yaml_reader import Problem, SettingsError
@@ -124,6 +124,17 @@ def _locked_file(path: Path) -> Iterator[_File]:
         os.close(directory)
 
 
+class _NodeLoader(yaml.CBaseLoader):
+    """Composes nodes without tags: for those, PyYAML takes as long as for the nodes."""
+
+    def resolve(self, *_: object) -> str:
+        return ""
+
+    def descend_resolver(self, *_: object) -> None: ...
+
+    def ascend_resolver(self) -> None: ...
+
+
 class _File:
     """A mail.yml as lines to cut, and as YAML nodes whose marks say where."""
 
@@ -139,7 +150,7 @@ class _File:
             parse_settings(path, self.content)  # raises: such accounts are not valid
         self.addresses = [account.get("address") for account in self.accounts]
         with yaml_reader.paused_collection():
-            root: Any = yaml.compose(text, Loader=yaml.CSafeLoader)
+            root: Any = yaml.compose(text, Loader=_NodeLoader)
         self.root = root
         pairs: dict[str, tuple[Any, Any]] = {key.value: (key, value) for key, value in root.value}
         self.key, self.value = pairs.get("accounts", (None, None))
@@ -188,7 +199,7 @@ class _File:
             layout = Problem(line, "accounts", "a layout that cannot be edited in place", expected)
             raise UserError(f"{failure}, the file is as it was.\n{SettingsError(self.path, [layout])}")
         try:
-            parse_settings(self.path, new)
+            parse_edited_settings(self.path, new, self.content)
         except SettingsError as error:
             raise UserError(f"{failure}, the file is as it was.\n{self._new_problems(error)}") from None
         if yaml_reader.read_text(self.path) != self.content:

@@ -152,7 +152,7 @@ def paused_collection() -> Iterator[None]:
             gc.enable()
 
 
-@lru_cache(maxsize=1)  # a command reads the settings, then edits the same file
+@lru_cache(maxsize=2)  # a command reads the settings, then edits the same file, and compares both
 def parse_document(path: Path, content: str) -> Document:
     """The one YAML mapping in `content`; `path` is for the messages. Its data must not be changed. Raises
     SettingsError."""

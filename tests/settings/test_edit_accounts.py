@@ -15,7 +15,9 @@ from settings_samples import COMPLETE, HASH, Inventory, line_of
 from mailkeep.errors import UserError
 from mailkeep.settings import edit_accounts
 from mailkeep.settings.edit_accounts import AccountRow
+from mailkeep.settings.load import parse_edited_settings, parse_settings
 from mailkeep.settings.models import Settings
+from mailkeep.settings.yaml_reader import SettingsError
 
 OTHER = HASH.replace("2b4f", "zzzz")
 LEAST = (
@@ -357,14 +359,25 @@ def test_accounts_added_by_many_processes_at_once_are_all_kept(mail_yml: Invento
 def test_a_change_by_an_editor_in_between_is_kept(
     mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None]
 ) -> None:
-    real = edit_accounts.parse_settings
+    real = edit_accounts.parse_edited_settings
     edited = COMPLETE + "# by hand\n"
 
-    def edit(path: Path, content: str) -> Settings:
+    def edit(path: Path, content: str, former: str) -> Settings:
         mail_yml.write(edited)
-        return real(path, content)
+        return real(path, content, former)
 
-    monkeypatch.setattr(edit_accounts, "parse_settings", edit)
+    monkeypatch.setattr(edit_accounts, "parse_edited_settings", edit)
     with pytest.raises(UserError, match=r"somebody else has just changed .*mail\.yml"):
         call(mail_yml.path, {edit_accounts.add_account: "carl@example.org"}.get(call, "anna@example.org"), OTHER)
     assert mail_yml.path.read_text() == edited
+
+
+def test_an_edit_checks_only_the_accounts_that_it_changes(mail_yml: Inventory) -> None:
+    former = mail_yml.path.read_text()
+    before = parse_settings(mail_yml.path, former)
+    edited = former.replace("aliases:\n", ITEM + "aliases:\n")
+    settings = parse_edited_settings(mail_yml.path, edited, former)
+    assert all(account is same for account, same in zip(settings.accounts[:2], before.accounts, strict=True))
+    assert settings == parse_settings(mail_yml.path, edited)
+    with pytest.raises(SettingsError, match="again"):
+        parse_edited_settings(mail_yml.path, former.replace("aliases:\n", ITEM * 2 + "aliases:\n"), former)
