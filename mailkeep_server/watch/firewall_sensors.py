@@ -12,6 +12,7 @@ from mailkeep_server.common.iptables_rules import explain_modules
 from mailkeep_server.common.nft_ruleset import Ruleset, compare_table
 from mailkeep_server.common.own_addresses import find_packet_destinations
 from mailkeep_server.common.packet_path import ForeignChain, find_interface
+from mailkeep_server.common.wording import describe_error
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
@@ -22,6 +23,8 @@ class FirewallSensor(Sensor):
 
     name, interval, samples = "firewall", 1.5, 5  # a restart of fail2ban may take six seconds
     RELIST_SECONDS = 60.0
+    FOREIGN_SECONDS = 15.0  # between two looks at foreign rules, which foreign jails may change with each ban
+    DOUBT_SECONDS = 15.0  # between two looks at rules that were changed by hand
 
     def __init__(
         self,
@@ -34,20 +37,35 @@ class FirewallSensor(Sensor):
         self.generation: int | None = None
         self.listed = 0.0
         self.troubles: Troubles = {}
+        self.loaded_at: int | None = None
         self.foreign: Ruleset | None = None
+        self.foreign_judged, self.has_unjudged = float("-inf"), False
         self.foreign_troubles: dict[str, tuple[str, str]] = {}
         self.doubtful: set[str] | None = None
         self.new_foreign: list[ForeignChain] = []
 
     def find_troubles(self) -> Troubles:
         generation, now = nft_generation.read_generation(), time.monotonic()
-        is_known = generation is not None and generation == self.generation and now - self.listed < self.RELIST_SECONDS
         # A reload of nftables writes down its rules a moment after nft has them.
-        if not is_known or "rules" in self.troubles:
+        loaded_at = self._read_loaded_time() if "rules" in self.troubles else self.loaded_at
+        seconds = self.DOUBT_SECONDS if "rules" in self.troubles else self.RELIST_SECONDS
+        is_known = generation is not None and (generation, loaded_at) == (self.generation, self.loaded_at)
+        if not is_known or now - self.listed >= seconds or self._awaits_foreign(now):
             self.generation = None  # if the list cannot be read, it is read again
-            self.troubles = self._judge(nft_ruleset.parse_ruleset(run(*LIST_RULESET)))
+            self.loaded_at = self._read_loaded_time()
+            self.troubles = self._judge(nft_ruleset.parse_ruleset(run(*LIST_RULESET)), now)
             self.generation, self.listed = generation, now
         return self.troubles
+
+    def _read_loaded_time(self) -> int | None:
+        try:
+            return self.loaded.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _awaits_foreign(self, now: float) -> bool:
+        """Whether foreign rules were left for later, and are due."""
+        return self.has_unjudged and now - self.foreign_judged >= self.FOREIGN_SECONDS
 
     def take_events(self) -> Iterator[SensorEvent]:
         new, self.new_foreign = self.new_foreign, []
@@ -58,7 +76,7 @@ class FirewallSensor(Sensor):
             )
             yield f"firewall:{chain.family} {chain.table} {chain.name}", text, False
 
-    def _judge(self, ruleset: Ruleset) -> dict[str, tuple[str, str]]:
+    def _judge(self, ruleset: Ruleset, now: float) -> dict[str, tuple[str, str]]:
         troubles = {}
         if not nft_ruleset.drops_by_default(ruleset.chains):
             text = "The firewall is not loaded: every port that listens is open. `systemctl restart nftables` loads it"
@@ -73,7 +91,7 @@ class FirewallSensor(Sensor):
                 "restart fail2ban` removes them"
             )
             troubles["order"] = text, "Nothing stands before the drops of the jails again"
-        return troubles | self._judge_own_table() | self._judge_foreign(ruleset)
+        return troubles | self._judge_own_table() | self._judge_foreign(ruleset, now)
 
     def _judge_own_table(self) -> dict[str, tuple[str, str]]:
         """Compares with what nftables.service has loaded. Right after a reload, that file is the former one; that is
@@ -90,11 +108,20 @@ class FirewallSensor(Sensor):
         )
         return {"rules": (text, "The firewall's rules are as they were loaded again")}
 
-    def _judge_foreign(self, ruleset: Ruleset) -> dict[str, tuple[str, str]]:
-        """Each ban changes the ruleset, but not these rules, which may be thousands."""
-        foreign = packet_path.leave_out_ours(ruleset)
-        if foreign != self.foreign:
-            self.foreign, self.foreign_troubles = foreign, self._find_foreign_troubles(foreign)
+    def _judge_foreign(self, ruleset: Ruleset, now: float) -> dict[str, tuple[str, str]]:
+        """Each ban changes the ruleset, but not these rules, which may be thousands. They cannot blind the others."""
+        try:
+            foreign = packet_path.leave_out_ours(ruleset)
+            self.has_unjudged = foreign != self.foreign
+            if self.has_unjudged and now - self.foreign_judged >= self.FOREIGN_SECONDS:
+                self.foreign_judged = now
+                self.foreign_troubles = self._find_foreign_troubles(foreign)
+                self.foreign, self.has_unjudged = foreign, False
+        except Exception as error:
+            text = f"The watch cannot check the rules of another firewall: {describe_error(error)}"
+            self.foreign, self.foreign_judged, self.has_unjudged = None, now, True
+            fault = text, "The watch can check the rules of another firewall again"
+            self.foreign_troubles = self.foreign_troubles | {"foreign": fault}
         return self.foreign_troubles
 
     def _find_foreign_troubles(self, ruleset: Ruleset) -> dict[str, tuple[str, str]]:

@@ -42,6 +42,7 @@ class Nft:
 def nft(monkeypatch: pytest.MonkeyPatch) -> Nft:
     machine = Nft()
     monkeypatch.setattr(firewall_sensors, "run", machine.run)
+    monkeypatch.setattr(FirewallSensor, "FOREIGN_SECONDS", 0.0)
     monkeypatch.setattr(firewall_sensors.nft_generation, "read_generation", lambda: machine.generation)
     return machine
 
@@ -131,3 +132,62 @@ def test_an_accept_in_fail2bans_table_is_a_trouble(nft: Nft, sensor: FirewallSen
 def test_a_restart_of_fail2ban_is_no_trouble_and_a_fault_is_reported_within_ten_seconds(sensor: FirewallSensor) -> None:
     assert (sensor.samples - 1) * sensor.interval >= RESTART_SECONDS
     assert sensor.samples * sensor.interval + BATCH_SECONDS < 10
+
+
+def test_foreign_rules_that_change_all_the_time_are_judged_each_quarter_of_a_minute(
+    nft: Nft, sensor: FirewallSensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a foreign jail, with each ban; the last change is judged, too."""
+    monkeypatch.undo()
+    monkeypatch.setattr(firewall_sensors, "run", nft.run)
+    monkeypatch.setattr(firewall_sensors.nft_generation, "read_generation", lambda: nft.generation)
+    now, judged, judge = 1000.0, [], firewall_sensors.packet_path.find_foreign_chains
+    monkeypatch.setattr(firewall_sensors.time, "monotonic", lambda: now)
+    monkeypatch.setattr(
+        firewall_sensors.packet_path, "find_foreign_chains", lambda *of: judged.append(now) or judge(*of)
+    )
+    sensor.find_troubles()
+    for number in range(10):
+        nft.add_chain(f"jail{number}", "drop")
+        now += 1.5
+        troubles = sensor.find_troubles()
+    assert judged == [1000.0, 1015.0]
+    assert len(troubles) == 10
+    nft.add_chain("last", "drop")
+    now += 1.5
+    assert len(sensor.find_troubles()) == 10
+    now += 15
+    assert len(sensor.find_troubles()) == 11
+
+
+def test_rules_changed_by_hand_are_listed_again_after_a_reload_or_a_while(
+    nft: Nft, sensor: FirewallSensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(firewall_sensors.time, "monotonic", lambda: now)
+    nft.table = TABLE.replace("25", "25, 465")
+    for _ in range(4):
+        assert "rules" in sensor.find_troubles()
+    assert nft.lists == 1
+    now += 15
+    sensor.find_troubles()
+    assert nft.lists == 2
+
+
+def test_foreign_rules_that_cannot_be_judged_do_not_hide_our_own_faults(
+    nft: Nft, sensor: FirewallSensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("iptables-save: exit 1")
+
+    nft.add_chain("firewalld", "drop")
+    assert {*sensor.find_troubles()} == {"foreign inet firewalld filter"}
+    nft.generation += 1
+    monkeypatch.setattr(firewall_sensors.packet_path, "leave_out_ours", fail)
+    nft.table = TABLE.replace("25", "25, 465")
+    assert {*sensor.find_troubles()} == {"rules", "foreign", "foreign inet firewalld filter"}
+    monkeypatch.undo()
+    monkeypatch.setattr(firewall_sensors, "run", nft.run)
+    nft.generation += 1
+    monkeypatch.setattr(FirewallSensor, "FOREIGN_SECONDS", 0.0)
+    assert {*sensor.find_troubles()} == {"rules", "foreign inet firewalld filter"}
