@@ -10,7 +10,7 @@ from mailkeep_server.watch.sensor import Sensor
 
 SPOOL = Path("/var/spool/postfix")
 DIRECTORY = "mailkeep-reserve"
-FILES, FILE_BYTES = 8, 32768
+FILES, FILE_BYTES = 8, 16384
 FILES_PER_ALERT = 2
 """An alert needs the inodes of its queue file and of a log of its delivery (bounce(8))."""
 
