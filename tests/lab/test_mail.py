@@ -79,13 +79,15 @@ class MailServer:
     def wait_outside(self, subject: str) -> Received:
         return self.outside.wait_for(lambda received: received.message["Subject"] == subject)
 
-    def wait_in_mailbox(self, subject: str, owner: str, folder: str = "INBOX", port: int = IMAPS) -> EmailMessage:
-        """Wait for the message in a mailbox."""
+    def wait_in_mailbox(
+        self, subject: str, owner: str, folder: str = "INBOX", port: int = IMAPS, *, text: str = ""
+    ) -> EmailMessage:
+        """Wait for the message with this subject, and this text in it, in a mailbox."""
 
         def find_messages() -> list[EmailMessage]:
             data = read_mailbox(self.ip, port, owner, self.site.passphrases[owner], folder)
             parsed = [message_from_bytes(message, policy=policy.default) for message in data]
-            return [message for message in parsed if subject in str(message["Subject"])]
+            return [message for message in parsed if subject in str(message["Subject"]) and text in message.as_string()]
 
         return poll(find_messages, 15, f"{subject!r} is not in {folder} of {owner}")[0]
 
@@ -237,8 +239,7 @@ def test_undeliverable_mail_of_the_host_bounces_to_the_administrator_and_does_no
     mail_server: MailServer,
 ) -> None:
     mail_server.server.run("sendmail refuse@outside.test", stdin="Subject: impossible\n\nHello.\n")
-    bounce = mail_server.wait_in_mailbox("Undelivered Mail Returned", ANNA)
-    assert "impossible" in bounce.as_string()
+    mail_server.wait_in_mailbox("Undelivered Mail Returned", ANNA, text="impossible")
     poll(lambda: mail_server.queued_senders() <= {ANNA}, 10, "something of the host is still queued")
 
 
