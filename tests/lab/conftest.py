@@ -15,6 +15,9 @@ from mailkeep.lab.podman import LABEL, podman
 from mailkeep.lab.site import DeployResult, Site, create_site
 from mailkeep_server.common.paths import KNOWN_ACCESS
 
+KEPT_RESOLV_CONF = "/root/resolv.conf"
+"""On the disk of a copy: the lab gives each machine that it boots a file with its own resolvers."""
+
 
 @pytest.fixture(scope="session")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,6 +85,7 @@ def copied_site(lab: Lab, built_site: Site, built_image: str) -> tuple[Site, str
     site = built_site.copy_for(server)
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
+    server.run(f"cp -p /etc/resolv.conf {KEPT_RESOLV_CONF}")
     image = server.bake("copied")
     server.remove()
     return site, image
@@ -98,7 +102,9 @@ def boot_copy(lab: Lab, copied_site: tuple[Site, str]) -> Iterator[Callable[[str
 
     def boot_site(name: str = "copy") -> Site:
         address = None if sites else site.server.ip
-        sites.append(site.copy_for(lab.boot_server(name, hostname="mail.example.test", image=image, ip=address)))
+        server = lab.boot_server(name, hostname="mail.example.test", image=image, ip=address)
+        server.run(f"mv {KEPT_RESOLV_CONF} /etc/resolv.conf")
+        sites.append(site.copy_for(server))
         if not address:
             deployed = sites[-1].deploy()
             assert deployed.code == 0, deployed.output
