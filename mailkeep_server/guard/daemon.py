@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -170,18 +170,22 @@ def _reload_config(judge: Judge, file: Path) -> None:
 
 
 async def keep_house(judge: Judge, database: Database, batch: Batch) -> None:
-    """Every second: clock, unwritten freezes, fsync, idle connections, systemd's watchdog. Sometimes: a sweep."""
+    """Every second: clock, unwritten freezes, a step of the last sweep, fsync, idle connections, systemd's watchdog.
+    Sometimes it begins a sweep."""
     pruned_at = read_clock()
+    sweep: Iterator[None] | None = None
     while True:
         now = read_clock()
         try:
             judge.ledger.correct_clock_step(now)
             judge.end_care(now)
             judge.freezer.write_freezes(now)
-            if abs(now - pruned_at) > PRUNE_SECONDS * 1000:
+            if sweep is None and abs(now - pruned_at) > PRUNE_SECONDS * 1000:
                 pruned_at = now
                 judge.ledger.forget_expired(now)
-                database.forget_expired(now)
+                sweep = database.forget_expired(now)
+            if sweep and next(sweep, "ended"):
+                sweep = None
         except sqlite3.Error as error:
             batch.fail_all(error)
         batch.commit()
