@@ -19,7 +19,7 @@ NAME = "mailkeep-canary"
 """The login that is refused; no account can be called so, since it is no address."""
 SMTP, IMAPS = 25, 993
 IP_FREEBIND, IPV6_FREEBIND = 15, 78  # ip(7), and linux/in6.h: bind to an address that no interface has
-ANSWER_TIMEOUT = 6.0  # seconds; Dovecot answers a failure after two
+ANSWER_TIMEOUT = 12.0  # seconds; Dovecot answers a failure after two, and later the busier the machine is
 SSH_TIMEOUT = 10.0
 SSH_CONNECT = (
     "import socket, sys; source, destination, port = sys.argv[1:]; is_v6 = ':' in source; "
