@@ -346,7 +346,7 @@ systemctl restart dovecot postfix mailkeep-watch""")
     server.run(f"head -c 1G /dev/zero >{queue}/full", check=False)
     assert talk_smtp(str(server.ip), 25, offer).startswith("452 4.3.1 Insufficient system storage")
     assert next(send_test_alerts(site.inventory)).arrived
-    server.run(f"rm -r {reserve}; head -c 1M /dev/zero >>{queue}/full", check=False)
+    server.run(f"rm -r {reserve}; head -c 1G /dev/zero >>{queue}/full", check=False)
     assert not next(send_test_alerts(site.inventory)).arrived
 
 
