@@ -116,17 +116,21 @@ class Internet(Container):
         self.run(shlex.join(["/opt/outside/publish", name]), stdin=zone)
 
     def resolve_for(self, server: Container) -> None:
-        """Let unbound on `server`, which is not installed yet, take the lab's root for the Internet's.
+        """Let unbound on `server`, installed or not yet, take the lab's root for the Internet's.
 
         Its configuration must include /etc/unbound/unbound.conf.d/*.conf and have Debian's auto-trust-anchor-file,
         /var/lib/unbound/root.key. Debian's start script replaces that file only by a newer key of dns-root-data.
         """
+        # While it runs, unbound writes what it knows of the former root into that file.
+        is_installed = server.run("systemctl stop unbound", check=False).returncode == 0
         server.unpack(
             {
                 "etc/unbound/unbound.conf.d/lab.conf": (_UNBOUND_CONF.format(ip=self.ip).encode(), 0o644),
                 "var/lib/unbound/root.key": (self.trust_anchor.encode() + b"\n", 0o644),
             }
         )
+        if is_installed:
+            server.run("chown unbound: /var/lib/unbound/root.key; systemctl start unbound")
 
     def send(
         self,

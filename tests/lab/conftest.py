@@ -46,7 +46,6 @@ def first_build(lab: Lab, internet: Internet, run_lab: Lab, run_directory: Path)
             return site, result
     server = lab.boot_server("mail", hostname="mail.example.test", image=image)
     internet.resolve_for(server)
-    server.run("chown unbound: /var/lib/unbound/root.key; systemctl restart unbound")
     site = create_site(lab, server)
     site.publish(internet)
     redeployed = site.deploy()
