@@ -227,9 +227,10 @@ def _is_cut_off(settings: Settings, listener: Listener) -> bool:
         return False
     if settings.resolver == "local" and OTHER_RESOLVER in listener.programs:
         return False  # for names of the local network; the deploy stops it
+    doors = {(protocol, port) for protocol, port, _ in firewall.list_doors(settings)}
     if listener.protocol == "udp":
-        return listener.port not in DHCP_CLIENT_PORTS
-    return listener.port not in firewall.open_ports(settings) or _loses_service(listener)
+        return listener.port not in DHCP_CLIENT_PORTS and ("udp", listener.port) not in doors
+    return ("tcp", listener.port) not in doors or _loses_service(listener)
 
 
 def _loses_service(listener: Listener) -> bool:
@@ -262,8 +263,8 @@ def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
             [listener for listener in listeners if listener.protocol == "tcp" and not _loses_service(listener)],
         ),
         (
-            "the firewall lets in no UDP",
-            "Move it to another machine, or do not deploy here.",
+            "the firewall lets in no UDP but the ports of `firewall.open`",
+            "To keep one, name it there as `PORT/udp` before you deploy; else stop it.",
             [listener for listener in listeners if listener.protocol == "udp"],
         ),
     ):

@@ -1,6 +1,10 @@
 """nftables: only SSH and the mail ports are open, and only Postfix connects to other mail servers."""
 
+from collections.abc import Iterable
+from ipaddress import collapse_addresses
+
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
@@ -11,6 +15,9 @@ DROP_IN = f"{SYSTEMD}/nftables.service.d"
 HTTP = SERVICES["http"]
 MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps"))
 HTTPS = SERVICES["https"]
+
+Door = tuple[str, int, str]
+"""Protocol, port, and the network that may come in; empty: everyone."""
 
 
 def published_ports(settings: Settings) -> tuple[int, ...]:
@@ -25,14 +32,41 @@ def owned_ports(settings: Settings) -> tuple[int, ...]:
 
 def build_rules(settings: Settings) -> bytes:
     """The rules, for nft(8)."""
+    sets = {"blocked": settings.firewall.block, "may_send": settings.firewall.may_send}
     return render_template(
         "nftables/nftables.conf",
         ports=sorted(open_ports(settings)),
-        blocked={
-            version: [network for network in settings.firewall.block if network.version == version]
+        openings=_list_opening_rules(settings),
+        sets={
+            f"{name}{version}": [network for network in networks if network.version == version]
+            for name, networks in sets.items()
             for version in (4, 6)
         },
     )
+
+
+def _list_opening_rules(settings: Settings) -> list[str]:
+    """Matches of nft for UDP ports, and for ports that are open to certain networks."""
+    udp = sorted(port for protocol, port, network in list_doors(settings) if protocol == "udp" and not network)
+    rules = [f"udp dport {{ {_join(udp)} }}"] if udp else []
+    for opening in settings.firewall.open:
+        for version, family in ((4, "ip"), (6, "ip6")):
+            if networks := [network for network in _collapse(opening.networks) if network.version == version]:
+                rules.append(f"{family} saddr {{ {_join(networks)} }} {opening.protocol} dport {opening.port}")
+    return list(dict.fromkeys(rules))
+
+
+def _join(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _collapse(networks: Iterable[Network]) -> list[Network]:
+    """In their shortest form: nft refuses sets whose elements overlap."""
+    networks = list(networks)
+    return [
+        *collapse_addresses(network for network in networks if network.version == 4),
+        *collapse_addresses(network for network in networks if network.version == 6),
+    ]
 
 
 def build_part(settings: Settings) -> Part:
@@ -58,7 +92,27 @@ def build_part(settings: Settings) -> Part:
 
 def open_ports(settings: Settings) -> set[int]:
     """The TCP ports that are open to everyone."""
-    return {settings.ssh.port, *owned_ports(settings), *settings.firewall.open}
+    return {port for protocol, port, network in list_doors(settings) if protocol == "tcp" and not network}
+
+
+def list_doors(settings: Settings) -> set[Door]:
+    """All that the firewall lets in: new connections of TCP, and packets of UDP."""
+    doors = {("tcp", port, "") for port in (settings.ssh.port, *owned_ports(settings))}
+    for opening in settings.firewall.open:
+        networks = _collapse(opening.networks) if opening.networks else ("",)
+        doors |= {(opening.protocol, opening.port, str(network)) for network in networks}
+    return doors
+
+
+def describe_doors(doors: Iterable[Door]) -> str:
+    """For people: `TCP 22, 25; UDP 51820; TCP 9100 from 203.0.113.77/32`."""
+    ports: dict[tuple[str, str], list[int]] = {}
+    for protocol, port, network in sorted(doors):
+        ports.setdefault((network, protocol), []).append(port)
+    return "; ".join(
+        f"{protocol.upper()} {_join(numbers)}{f' from {network}' if network else ''}"
+        for (network, protocol), numbers in sorted(ports.items())
+    )
 
 
 def _ssh_port_check(port: int) -> str:

@@ -42,6 +42,7 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("admin", "addresses"), settings.admin.addresses)
     yield from _find_repeated(("admin", "networks"), settings.admin.networks)
     yield from _find_repeated(("firewall", "block"), settings.firewall.block)
+    yield from _find_repeated(("firewall", "may_send"), settings.firewall.may_send)
     yield from _find_repeated(("local_senders",), settings.local_senders)
     yield from _find_repeated(("accepted",), settings.accepted)
     yield from _find_repeated(("dns", "spf"), settings.dns.spf)
@@ -211,14 +212,34 @@ def _check_acme(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
         yield _conflict(("tls", "acme", "provider"), None, expected)
     if acme.challenge == "http-01" and acme.provider is not None:
         yield _conflict(("tls", "acme", "provider"), acme.provider, "`challenge: dns-01`, or no provider")
-    if settings.tls.answers_on_port_80 and SERVICES["http"] in settings.firewall.open:
-        index = settings.firewall.open.index(SERVICES["http"])
-        expected = "`tls.acme.challenge: dns-01`, or port 80 left to the certificate authority's questions"
-        yield _conflict(("firewall", "open", index), SERVICES["http"], expected)
+    for index, opening in enumerate(settings.firewall.open):
+        if settings.tls.answers_on_port_80 and (opening.protocol, opening.port) == ("tcp", SERVICES["http"]):
+            expected = "`tls.acme.challenge: dns-01`, or port 80 left to the certificate authority's questions"
+            yield _conflict(("firewall", "open", index), SERVICES["http"], expected)
     issuer = settings.tls.issuer
     if settings.dns.caa and issuer and issuer not in settings.dns.caa:
         expected = f"{issuer} too, the authority of tls.acme.directory; or it may not issue"
         yield _conflict(("dns", "caa"), settings.dns.caa, expected, ", ".join(settings.dns.caa))
+
+
+def _check_openings(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
+    """Networks restrict nothing where everyone may come in."""
+    open_to_all = {("tcp", settings.ssh.port): "SSH's", **{("tcp", port): "a mail port" for port in MAIL_PORTS}}
+    del open_to_all["tcp", SERVICES["sieve"]]
+    open_to_all |= {
+        (opening.protocol, opening.port): "open to everyone in this list"
+        for opening in settings.firewall.open
+        if not opening.networks
+    }
+    for index, opening in enumerate(settings.firewall.open):
+        if opening.networks and (reason := open_to_all.get((opening.protocol, opening.port))):
+            name = f"{opening.port}/{opening.protocol}"
+            yield _conflict(
+                ("firewall", "open", index, "networks"),
+                name,
+                "another port, or none of these networks",
+                f"networks for {name}, which everyone reaches: it is {reason}",
+            )
 
 
 def _check_dns(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -292,6 +313,7 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_limits,
     _check_tls,
     _check_acme,
+    _check_openings,
     _check_dns,
     _check_web_names,
     _check_web,

@@ -111,6 +111,8 @@ Port = Annotated[
     BeforeValidator(parse_port),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"enum": [*SERVICES]}]}),
 ]
+ShortOpening = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^(?:[0-9]{1,5}|[a-z0-9-]+)/(?:tcp|udp)$"})]
+"""A port with its protocol: 51820/udp."""
 Switch = Annotated[
     bool, BeforeValidator(parse_switch), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["yes", "no"]}]})
 ]

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import (
     AnyNetwork,
     DisplayName,
@@ -33,7 +34,7 @@ from mailkeep.settings.fields import (
     Targets,
     UserName,
 )
-from mailkeep.settings.numbers import Port, Switch, integer_between, size_between
+from mailkeep.settings.numbers import Port, ShortOpening, Switch, integer_between, parse_port, size_between
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -272,6 +273,36 @@ class Ssh(Model):
     )
 
 
+class Opening(Model):
+    """A port that the firewall opens. In short, a TCP port for everyone is its number or name, and a UDP port is
+    `51820/udp`."""
+
+    port: Port = Field(description="Its number or name.", examples=[9100])
+    protocol: Literal["tcp", "udp"] = Field(default="tcp", description="`tcp` or `udp`.", examples=["udp"])
+    networks: tuple[AnyNetwork, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="The networks to which it is open, such as a monitoring host. Default: everyone.",
+        examples=[["203.0.113.77", "2001:db8:7::/48"]],
+    )
+
+
+def _expand_opening(value: object) -> object:
+    """The short forms."""
+    if isinstance(value, dict | Opening):
+        return value
+    port, slash, protocol = value.partition("/") if isinstance(value, str) else (value, "", "")
+    if slash and protocol not in ("tcp", "udp"):
+        raise invalid("a port such as 8443 or 51820/udp, or {port: 9100, networks: [203.0.113.77]}")
+    return Opening(port=parse_port(port), protocol="udp" if protocol == "udp" else "tcp")
+
+
+AnyOpening = Annotated[
+    Opening,
+    BeforeValidator(_expand_opening, json_schema_input_type=Port | ShortOpening | Opening),
+]
+
+
 class Firewall(Model):
     """Open are SSH, the mail ports, port 80 if certificates come by `http-01`, and port 443 if `web` serves anything.
     All other ports are closed."""
@@ -279,10 +310,19 @@ class Firewall(Model):
     block: tuple[AnyNetwork, ...] = Field(
         default=(), description="Networks whose packets the server drops.", examples=[["198.51.100.0/24"]]
     )
-    open: tuple[Port, ...] = Field(
+    open: tuple[AnyOpening, ...] = Field(
         default=(),
-        description="Further TCP ports to open to everyone, by number or by name.",
-        examples=[["https", 8443]],
+        description="Further ports to open: of TCP by number or by name, of UDP as `51820/udp`, and to certain "
+        "networks only as `{port: 9100, networks: [203.0.113.77]}`.",
+        examples=[["https", 8443, "51820/udp"]],
+    )
+    may_send: tuple[AnyNetwork, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Networks behind this server (containers, virtual machines, VPN clients) that may connect to port "
+        "25 of other servers. Default: none may. Their mail leaves from this server's address, unsigned and without "
+        "limits, and harms its reputation.",
+        examples=[["172.30.0.0/24"]],
     )
 
 

@@ -4,14 +4,22 @@ from collections.abc import Iterable, Iterator
 from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import Any
 
-from mailkeep_server.common.nft_ruleset import Rule, destination_ports, equality_matches, match_field
+from mailkeep.parts.firewall import Door
+from mailkeep_server.common.nft_ruleset import (
+    Rule,
+    describe_rule,
+    destination_ports,
+    equality_matches,
+    list_elements,
+    match_field,
+)
 
 ICMP = {"icmp", "icmpv6"}
 DHCPV6_CLIENT_PORT = 546  # RFC 8415 section 7.2
 
 
-def find_opening(rule: Rule) -> str | set[int] | None:
-    """The TCP ports that a rule opens to new connections, or a description of a wider opening.
+def find_opening(rule: Rule) -> str | set[Door] | None:
+    """The ports that a rule opens to new connections, and to whom; or a description of a wider opening.
 
     None: the rule opens nothing, or only what every server needs (loopback, ICMP, DHCPv6).
     """
@@ -27,9 +35,13 @@ def find_opening(rule: Rule) -> str | set[int] | None:
         return None
     if (ports := destination_ports(rule)) is None:
         return "more than single ports"
-    if "udp" in protocols:
-        return None if ports == {DHCPV6_CLIENT_PORT} else f"UDP {sorted(ports)}"
-    return ports
+    if "udp" in protocols and ports == {DHCPV6_CLIENT_PORT}:
+        return None
+    sources = [match["right"] for match in matches if match_field(match) == "saddr"]
+    if any(isinstance(source, str) and source.startswith("@") for source in sources):
+        return f"{describe_rule(rule)}: whoever is in that set"
+    networks = {str(network) for source in sources for network in parse_networks(list_elements(source))} or {""}
+    return {("udp" if "udp" in protocols else "tcp", port, network) for port in ports for network in networks}
 
 
 def _is_loopback(match: dict[str, Any]) -> bool:

@@ -152,8 +152,14 @@ def match_field(match: dict[str, Any]) -> str:
     return str(left.get("payload", {}).get("field") or left.get("meta", {}).get("key") or "")
 
 
+def list_elements(right: Any) -> list[Any]:
+    """The values on the right side of a condition: those of a set, or the only one."""
+    elements: list[Any] = right["set"] if isinstance(right, dict) and "set" in right else [right]
+    return elements
+
+
 def _port_numbers(right: Any) -> Iterator[int]:
-    for element in right["set"] if isinstance(right, dict) and "set" in right else [right]:
+    for element in list_elements(right):
         if isinstance(element, dict):
             first, last = element["range"]
             yield from range(first, last + 1)

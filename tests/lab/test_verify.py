@@ -111,6 +111,7 @@ THE_REST = {
         nft add rule inet mailkeep input tcp dport 8081 accept""",
     "blocked_networks_are_blocked": "nft add element inet mailkeep blocked6 '{ 2001:db8:bad::/48 }'",
     "local_programs_cannot_reach_other_mail_servers": "nft flush chain inet mailkeep output",
+    "containers_cannot_reach_other_mail_servers": "nft insert rule inet mailkeep forward tcp dport 25 accept",
     "mail_gets_out?": "nft add rule inet mailkeep output oif != lo tcp dport 25 drop",
     "the_resolver_validates_and_is_private": """
         printf 'server:\\n  module-config: iterator\\n' >>/etc/unbound/unbound.conf.d/mailkeep.conf""",

@@ -29,6 +29,22 @@ def test_each_blocked_network_is_in_the_set_of_its_family(declared: dict[str, ob
     assert "elements = { 2001:db8:6::/48 }" in six
 
 
+def test_a_port_is_opened_for_udp_and_for_certain_networks(declared: dict[str, object]) -> None:
+    monitoring = {"port": 9100, "networks": ["203.0.113.77", "203.0.113.76/31", "2001:db8:7::/48"]}
+    openings = ["domain/udp", "51820/udp", 8080, "8443/tcp", monitoring, {"port": "123", "protocol": "udp"}]
+    settings = Settings.model_validate(declared | {"firewall": {"open": openings}})
+    text = render_rules(settings)
+    assert "tcp dport { 22, 25, 143, 465, 587, 993, 8080, 8443 } ct state new accept" in text
+    assert "udp dport { 53, 123, 51820 } ct state new accept" in text
+    assert "ip saddr { 203.0.113.76/31 } tcp dport 9100 ct state new accept" in text
+    assert "ip6 saddr { 2001:db8:7::/48 } tcp dport 9100 ct state new accept" in text
+    assert 9100 not in firewall.open_ports(settings)
+    assert firewall.describe_doors(firewall.list_doors(settings)) == (
+        "TCP 22, 25, 143, 465, 587, 993, 8080, 8443; UDP 53, 123, 51820; "
+        "TCP 9100 from 2001:db8:7::/48; TCP 9100 from 203.0.113.76/31"
+    )
+
+
 @pytest.mark.parametrize(("sshd_output", "status"), [("port 22", 0), ("port 2222", 1), ("port 2222\nport 22", 0)])
 def test_rules_that_would_lock_out_ssh_users_are_refused(
     settings: Settings, tmp_path: Path, sshd_output: str, status: int

@@ -121,7 +121,8 @@ ssh:
   passwords: no
 firewall:
   block: [198.51.100.128/25]
-  open: [https, 8443]
+  open: [{{port: 9100, networks: [198.51.100.7]}}, https, 8443, 51820/udp]
+  may_send: [172.30.0.0/24]
 local_senders: [root, www-data]
 {GUARD}\
 accepted: [job:/etc/cron.d/backup, group:sudo:anna]

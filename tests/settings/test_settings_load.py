@@ -71,7 +71,7 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
     assert settings.resolver == "system"
     assert (settings.ssh.port, settings.ssh.passwords) == (2222, False)
     assert settings.firewall.block == (ip_network("198.51.100.128/25"),)
-    assert settings.firewall.open == (443, 8443)
+    assert [(opening.port, opening.protocol) for opening in settings.firewall.open] == [(443, "tcp"), (8443, "tcp")]
     assert settings.local_senders == ("root", "www-data")
     assert settings.accepted == ("job:/etc/cron.d/backup", "group:sudo:anna")
     assert settings.message_size == 30 * 2**20

@@ -150,7 +150,10 @@ EXAMPLES: dict[str, Example] = {
     "ssh.port": Example(2223, (JAILS, WATCH, FIREWALL)),
     "ssh.passwords": Example("yes", (SSHD,)),
     "firewall.block": Example(["198.51.100.192/26"], (FIREWALL,)),
-    "firewall.open": Example(["https", 8444], (FIREWALL,)),
+    "firewall.open[].port": Example(9101, (FIREWALL,)),
+    "firewall.open[].protocol": Example("udp", (FIREWALL,)),
+    "firewall.open[].networks": Example(["198.51.100.8", "2001:db8:7::/48"], (FIREWALL,)),
+    "firewall.may_send": Example(["172.30.1.0/24"], (FIREWALL,)),
     "local_senders": Example(["root"], (MAIN_CF,)),
     "guard.mode": Example("enforce", (GUARD,)),
     **_limit_examples(

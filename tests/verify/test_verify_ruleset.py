@@ -10,12 +10,17 @@ from mailkeep_server.common import nft_ruleset
 
 ACCEPT: dict[str, Any] = {"accept": None}
 DROP: dict[str, Any] = {"drop": None}
+OFFICE = {"prefix": {"addr": "198.51.100.0", "len": 24}}
 
 
 def match_on(key: str, name: str, right: Any, op: str = "==") -> dict[str, Any]:
     """`tcp dport 25` is match_on("tcp", "dport", 25), `iif lo` match_on("meta", "iif", "lo")."""
     left = {key: {"key": name}} if key in ("meta", "ct") else {"payload": {"protocol": key, "field": name}}
     return {"match": {"op": op, "left": left, "right": right}}
+
+
+def doors(*ports: int, protocol: str = "tcp", network: str = "") -> set[tuple[str, int, str]]:
+    return {(protocol, port, network) for port in ports}
 
 
 def build_rule(*expressions: dict[str, Any], chain: str = "input") -> dict[str, Any]:
@@ -35,10 +40,18 @@ def state_map(**verdicts: str) -> dict[str, Any]:
         ((state_map(established="accept", invalid="drop"),), None),
         ((match_on("icmp", "type", "echo-request"), {"limit": {}}, ACCEPT), None),
         ((match_on("ip6", "saddr", "fe80::"), match_on("udp", "dport", 546), ACCEPT), None),
-        ((match_on("tcp", "dport", {"set": [22, 25]}), match_on("ct", "state", "new", "in"), ACCEPT), {22, 25}),
-        ((match_on("tcp", "dport", {"range": [5000, 5002]}), ACCEPT), {5000, 5001, 5002}),
-        ((match_on("tcp", "dport", {"set": [25, {"range": [80, 81]}]}), ACCEPT), {25, 80, 81}),
-        ((match_on("udp", "dport", 53), ACCEPT), "UDP [53]"),
+        ((match_on("tcp", "dport", {"set": [22, 25]}), match_on("ct", "state", "new", "in"), ACCEPT), doors(22, 25)),
+        ((match_on("tcp", "dport", {"range": [5000, 5002]}), ACCEPT), doors(5000, 5001, 5002)),
+        ((match_on("tcp", "dport", {"set": [25, {"range": [80, 81]}]}), ACCEPT), doors(25, 80, 81)),
+        ((match_on("udp", "dport", 53), ACCEPT), doors(53, protocol="udp")),
+        (
+            (match_on("ip", "saddr", {"set": ["192.0.2.7", OFFICE]}), match_on("tcp", "dport", 9100), ACCEPT),
+            doors(9100, network="192.0.2.7/32") | doors(9100, network="198.51.100.0/24"),
+        ),
+        (
+            (match_on("ip", "saddr", "@friends"), match_on("tcp", "dport", 9100), ACCEPT),
+            "ip saddr @friends tcp dport 9100 accept: whoever is in that set",
+        ),
         ((match_on("tcp", "dport", 25, "!="), ACCEPT), "more than single ports"),
         ((match_on("ip", "saddr", "203.0.113.7"), ACCEPT), "more than single ports"),
         ((ACCEPT,), "more than single ports"),

@@ -16,11 +16,12 @@ def _may_listen(settings: Settings, listener: dict[str, Any]) -> bool:
 
     A UDP socket without a process is the kernel's own, as WireGuard's, which also has one where it only dials out.
     """
-    port = listener["port"]
-    if listener["protocol"] != "tcp":
-        return port in DHCP_CLIENT_PORTS or not listener["process"]
+    port, protocol = listener["port"], listener["protocol"]
+    is_declared = (protocol, port) in {(protocol, port) for protocol, port, _ in firewall.list_doors(settings)}
+    if protocol != "tcp":
+        return is_declared or port in DHCP_CLIENT_PORTS or not listener["process"]
     only_lego = port == firewall.HTTP and settings.tls.answers_on_port_80
-    return port in firewall.open_ports(settings) and (listener["process"] == "lego" or not only_lego)
+    return is_declared and (listener["process"] == "lego" or not only_lego)
 
 
 def test_nothing_else_listens(observed: ProbeResult, settings: Settings) -> None:
@@ -34,8 +35,8 @@ def test_nothing_else_listens(observed: ProbeResult, settings: Settings) -> None
                 if not _may_listen(settings, listener)
             }
         ),
-        expected=f"TCP {', '.join(map(str, sorted(firewall.open_ports(settings))))} and no other",
-        remedy="Stop it, or let it listen on 127.0.0.1. A TCP port may be named under `firewall.open` in mail.yml.",
+        expected=f"{firewall.describe_doors(firewall.list_doors(settings))}, and no other",
+        remedy="Stop it, or let it listen on 127.0.0.1. A port may be named under `firewall.open` in mail.yml.",
     )
 
 
@@ -85,15 +86,15 @@ def test_the_firewall_lets_in_the_declared_ports_only(observed: ProbeResult, set
         )
     rules = [rule for rule in loaded["rules"] if (rule["table"], rule["chain"]) == ("mailkeep", "input")]
     openings = [opening for rule in rules if (opening := ruleset.find_opening(rule)) is not None]
-    open_ports = {port for opening in openings if not isinstance(opening, str) for port in opening}
-    declared = firewall.open_ports(settings)
+    doors = {door for opening in openings if not isinstance(opening, str) for door in opening}
+    declared = firewall.list_doors(settings)
     fail_if_any(
         [
             *(opening for opening in openings if isinstance(opening, str)),
-            *(f"open, but not declared: {port}" for port in sorted(open_ports - declared)),
-            *(f"declared, but not open: {port}" for port in sorted(declared - open_ports)),
+            *(f"open, but not declared: {firewall.describe_doors([door])}" for door in sorted(doors - declared)),
+            *(f"declared, but not open: {firewall.describe_doors([door])}" for door in sorted(declared - doors)),
         ],
-        expected=f"TCP {', '.join(map(str, sorted(declared)))}, and no other",
+        expected=f"{firewall.describe_doors(declared)}, and no other",
         remedy=f"{deploy} restores the firewall. To open a port, name it under `firewall.open` in mail.yml.",
     )
 

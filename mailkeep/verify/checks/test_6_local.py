@@ -2,6 +2,7 @@
 
 from mailkeep.parts import postfix
 from mailkeep.settings.models import Settings
+from mailkeep.verify import ruleset
 from mailkeep.verify.outcome import CheckFailedError, CheckSkippedError, fail_if_any
 from mailkeep.verify.target import ProbeResult, Target
 
@@ -50,6 +51,34 @@ def test_local_programs_cannot_reach_other_mail_servers(observed: ProbeResult, d
         expected="the firewall rejects connections to port 25",
         remedy=f"The chain `output` of the table `mailkeep` does it: {deploy} restores the firewall.",
     )
+
+
+def test_containers_cannot_reach_other_mail_servers(observed: ProbeResult, settings: Settings, deploy: str) -> None:
+    """Containers, virtual machines and VPN clients reach other mail servers only if mail.yml names them."""
+    declared = ruleset.parse_networks(str(network) for network in settings.firewall.may_send)
+    allowed = ruleset.parse_networks(observed["firewall"]["may_send"])
+    fail_if_any(
+        [
+            *(
+                fault
+                for version, attempt in observed["forwarded mail"].items()
+                if (fault := _describe_forwarding(version, attempt))
+            ),
+            *(f"allowed, but not declared: {network}" for network in allowed - declared),
+            *(f"declared, but not allowed: {network}" for network in declared - allowed),
+        ],
+        expected="the firewall rejects forwarded connections to port 25",
+        remedy=f"The chain `forward` of the table `mailkeep` does it: {deploy} restores the firewall. Networks that "
+        "may send stand under `firewall.may_send` in mail.yml.",
+    )
+
+
+def _describe_forwarding(version: str, attempt: dict[str, str]) -> str:
+    """The fault in an imitated container's attempt; empty if there is none, or no IPv6."""
+    if attempt["smtp"] == "connected":
+        return f"a container's connection to another mail server over IPv{version} went past Postfix"
+    has_no_ipv6 = version == "6" and any(text in attempt["control"] for text in ("not supported", "unreachable"))
+    return "" if attempt["control"] == "connected" or has_no_ipv6 else f"IPv{version} not tried: {attempt['control']}"
 
 
 def test_secrets_are_private(observed: ProbeResult, deploy: str) -> None:

@@ -82,7 +82,7 @@ def _parse_listener(columns: list[str]) -> dict[str, Any]:
 
 
 def read_firewall(config: ProbeConfig) -> dict[str, Any]:
-    """nft's chains and rules, and the elements of Mailkeep's sets of blocked networks.
+    """nft's chains and rules, and the elements of Mailkeep's sets of networks (`blocked`, `may_send`).
 
     `changes` are lines of Mailkeep's table that mail.yml does not declare, or that are missing. `passing` are rules in
     fail2ban's table that let packets pass. `foreign` are other firewalls' chains, with the ports that they close for
@@ -97,6 +97,7 @@ def read_firewall(config: ProbeConfig) -> dict[str, Any]:
         "chains": ruleset.chains,
         "rules": ruleset.rules,
         "blocked": [element for name in ("blocked4", "blocked6") for element in _read_set(name)],
+        "may_send": [element for name in ("may_send4", "may_send6") for element in _read_set(name)],
         "changes": _compare_with_declared(config.firewall_rules),
         "passing": nft_ruleset.list_passing_rules(ruleset),
         "foreign": [{"name": str(chain), "closed": chain.closed, "doubtful": chain.doubtful} for chain in foreign],

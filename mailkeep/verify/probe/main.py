@@ -11,7 +11,7 @@ from mailkeep_server.common import root_access
 from mailkeep_server.common.own_addresses import find_missing_addresses
 from mailkeep_server.common.wording import describe_error
 
-from . import bans, dns_client, guard, hardening, login, machine, mail, milter, running, tls, watch, web
+from . import bans, dns_client, forwarding, guard, hardening, login, machine, mail, milter, running, tls, watch, web
 from .config import ProbeConfig
 from .linux_account import linux_account, lock_probe, try_rights
 
@@ -30,6 +30,7 @@ AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "fail2ban start": lambda _: bans.find_start_fault(),
     "ssh": bans.guess_at_ssh,
     "unprivileged": try_rights,
+    "forwarded mail": lambda _: forwarding.try_forwarding(),
     "resolver": dns_client.examine_resolver,
     "dkim records": dns_client.read_dkim_records,
     "signatures": milter.request_signatures,
