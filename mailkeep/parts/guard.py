@@ -73,6 +73,7 @@ def _build_config(settings: Settings) -> bytes:
         "contact": f"postmaster@{settings.host.name}",
         "limits": common_limits,
         "accounts": accounts,
+        "domains": [*settings.domains, settings.host.name],
         "server": settings.guard.server.model_dump(),
         "local": settings.guard.local.model_dump(),
         "freeze": settings.guard.freeze.model_dump(),

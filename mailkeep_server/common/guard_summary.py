@@ -17,5 +17,5 @@ def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
         for name, account in config["accounts"].items()
     }
     digest = hashlib.sha256(json.dumps(accounts, sort_keys=True).encode()).hexdigest()
-    scalars = {"mode": config["mode"], "contact": config["contact"]}
+    scalars = {"mode": config["mode"], "contact": config["contact"], "domains": " ".join(sorted(config["domains"]))}
     return {**scalars, **numbers, "accounts": len(accounts), "of accounts": digest}

@@ -43,6 +43,10 @@ class GuardConfig:
     """Limits of accounts that have their own."""
     addresses: Mapping[str, tuple[str, ...]]
     """The addresses each account may send from, its own first; lower case."""
+    domains: tuple[str, ...]
+    """Those of this server, its host name included. Their mail is signed."""
+    completed_domain: str
+    """The domain that Postfix adds to a word in From: (postconf(5), myorigin); "" if accounts have it too."""
     server_ceiling: Ceiling
     """For all accounts and programs together."""
     local_ceiling: Ceiling
@@ -91,6 +95,8 @@ def load_config(path: Path) -> GuardConfig:
 
 def _build_config(data: "_JsonObject") -> GuardConfig:
     accounts = {name.lower(): account for name, account in data.get_objects("accounts")}
+    addresses = {name: (name, *account.get_addresses("addresses")) for name, account in accounts.items()}
+    host = data.get_text("contact").rpartition("@")[2].lower()
     return GuardConfig(
         mode=data.get_mode("mode"),
         contact=data.get_text("contact"),
@@ -100,7 +106,9 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
             for name, account in accounts.items()
             if "limits" in account.members
         },
-        addresses={name: (name, *account.get_addresses("addresses")) for name, account in accounts.items()},
+        addresses=addresses,
+        domains=tuple(data.get_addresses("domains")),
+        completed_domain="" if any(name.endswith(f"@{host}") for name in addresses) else host,
         server_ceiling=data.get_numbers("server", Ceiling),
         local_ceiling=data.get_numbers("local", Ceiling),
         freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
@@ -119,6 +127,7 @@ def describe_config(config: GuardConfig) -> dict[str, str | int]:
             "contact": config.contact,
             "limits": _list_numbers(config.limits),
             "accounts": accounts,
+            "domains": list(config.domains),
             "server": _list_numbers(config.server_ceiling),
             "local": _list_numbers(config.local_ceiling),
             "freeze": _list_numbers(config.freeze_thresholds),

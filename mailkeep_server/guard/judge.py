@@ -6,6 +6,7 @@ argument; everything that must survive goes to the database, which the caller co
 
 from collections import OrderedDict
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.database import NEW_NETWORK, NEW_RECIPIENT, OVER_LIMIT, UNOWNED_SENDER, Database
 from mailkeep_server.guard.database_recovery import LOST_COUNTS
 from mailkeep_server.guard.freezer import Freezer
+from mailkeep_server.guard.from_header import Owner
 from mailkeep_server.guard.ledger import LOCAL, Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
@@ -117,13 +119,25 @@ class Judge:
         if name not in self.config.addresses:  # its own address is not known either: that is no spoof
             return f"{_TRY_LATER} {name} is no account here"
         account = self.ledger.get_account(name)
-        sender = "".join(letter if letter.isprintable() else "?" for letter in sender[:_MAX_QUOTED])
+        sender = _quote(sender)
         account.violations.unowned_sender.append(now)
         self._database.add_violation(now, name, UNOWNED_SENDER, sender)
         if account.should_notify("spoof", now):
             self._database.add_event(now, "spoof", name, f"tried to send as {sender}")
         self.freezer.freeze_abuser(now, name, account, self.config)
         return None if self.config.mode == "learn" else f"553 5.7.1 {name} does not own {sender}"
+
+    def refuse_message(self, now: int, name: str, fault: str) -> str | None:
+        """The refusal of a message that is not as mail programs write it. It names nobody else, so it does not count:
+        a program's fault must not freeze its user. In mode `learn`, None."""
+        fault = _quote(fault)
+        if self.ledger.get_account(name).should_notify("unreadable", now, DAY):
+            self._database.add_event(now, "unreadable", name, fault)
+        return None if self.config.mode == "learn" else f"553 5.7.1 {fault}"
+
+    def owner_of(self, account: str) -> Owner:
+        """What the account may name in From:."""
+        return Owner(partial(self.owns_address, account), self.config.domains, self.config.completed_domain)
 
     def owns_address(self, account: str, address: str) -> bool:
         """Whether the account may send as this address, an extension (anna+shop@…) included."""
@@ -242,6 +256,10 @@ class Judge:
         """Once an hour, of something that concerns no single account."""
         if self.ledger.notices.should_notify(kind, now):
             self._database.add_event(now, kind, "", detail)
+
+
+def _quote(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_QUOTED])
 
 
 def hash_recipient(recipient: str) -> int:

@@ -110,8 +110,14 @@ class MilterSession:
         if not login:
             refusal = self._judge.judge_local_message(self._read_clock(), message.recipients, message.queue_id)
             return _TEMPORARY_FAILURE if refusal else None
-        unowned = from_header.unowned_address(message.headers, lambda address: self._judge.owns_address(login, address))
-        return self._reject_sender(unowned) if unowned else None
+        authors = from_header.judge_authors(message.headers, self._judge.owner_of(login))
+        if authors.names_other:
+            return self._reject_sender(authors.fault)
+        return (
+            self._refuse(self._judge.refuse_message(self._read_clock(), login, authors.fault))
+            if authors.fault
+            else None
+        )
 
     def _abort_message(self, _data: bytes = b"") -> None:
         if self._message.queue_id:
@@ -119,7 +125,10 @@ class MilterSession:
         self._message = _Message()
 
     def _reject_sender(self, sender: str) -> bytes | None:
-        refusal = self._judge.reject_unowned_sender(self._read_clock(), self._message.login, sender)
+        return self._refuse(self._judge.reject_unowned_sender(self._read_clock(), self._message.login, sender))
+
+    @staticmethod
+    def _refuse(refusal: str | None) -> bytes | None:
         # A percent sign is written twice (libmilter, smfi_setreply).
         return _REPLY + refusal.replace("%", "%%").encode("ascii", "replace") + b"\0" if refusal else None
 

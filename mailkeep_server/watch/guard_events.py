@@ -15,6 +15,7 @@ URGENT_KINDS = {"over", "spoof", "ceiling", "store", "state", "counts-lost"}
 # The detail of these events is worded for the account.
 INTRODUCTIONS = {
     "over": "is over a limit: ",
+    "unreadable": "cannot send: ",
     "would-refuse": "would have been refused: ",
     "would-freeze": "would have been frozen: ",
 }

@@ -53,6 +53,7 @@ def build_config(**changes: Any) -> dict[str, Any]:
         "contact": "postmaster@mail.example.org",
         "limits": LIMITS,
         "accounts": {ANNA: {"addresses": ["sales@example.org"]}, BERT: {"addresses": []}},
+        "domains": ["example.org", "mail.example.org"],
         "server": NO_CEILING,
         "local": NO_CEILING,
         "freeze": NO_FREEZE,

@@ -1,19 +1,31 @@
-"""From: and Sender: contain only addresses of the login, however they are written; in doubt a message is refused."""
+"""From: and Sender: show only addresses of the login, however mail programs read them. Names may be anything else."""
 
 from __future__ import annotations
 
 import base64
+import random
+import re
+import sysconfig
 import time
+from collections.abc import Iterator
+from email.utils import getaddresses
+from pathlib import Path
 
 import pytest
 
 from mailkeep_server.guard import from_header
+from mailkeep_server.guard.from_header import Authors, Owner
 
-OWNED = {"anna@example.org", "sales@example.org", "anna+shop@example.org"}
+OWNED = {"anna@example.org", "sales@example.org", "anna+shop@example.org", "anna@xn--bcher-kva.example"}
+OWNER = Owner(lambda address: address.lower() in OWNED, ("example.org", "mail.example.org"), "mail.example.org")
+
+
+def judge(*headers: tuple[str, str]) -> Authors:
+    return from_header.judge_authors(headers, OWNER)
 
 
 def find_unowned(*headers: tuple[str, str]) -> str | None:
-    return from_header.unowned_address(headers, lambda address: address.lower() in OWNED)
+    return judge(*headers).fault or None
 
 
 @pytest.mark.parametrize(
@@ -69,6 +81,43 @@ def find_unowned(*headers: tuple[str, str]) -> str | None:
         '"田中。東京" <anna@example.org>',
         "=?utf-8?b?4p2k77iPIEFubmE=?= <anna@example.org>",
         "=?utf-8?b?4p2k77iPIEBhbm5h?= <anna@example.org>",
+        # Encoded in ways that RFC 2047 does not allow, and that all mail programs read.
+        '"=?utf-8?Q?M=C3=BCller=2C_Anna?=" <anna@example.org>',
+        "=?utf-8?B?TcO8bGxlcg==?=<anna@example.org>",
+        "=?utf-8?Q?Anna M=C3=BCller?= <anna@example.org>",
+        "=?utf-8?B?QW5uYQ?= <anna@example.org>",
+        "=?x-unknown?Q?Anna?= <anna@example.org>",
+        "=?UTF-8*de?Q?Anna?= <anna@example.org>",
+        "=?utf-8?q?M=C3?= =?utf-8?q?=BCller?= <anna@example.org>",
+        "=?utf-8?q?M=C3?= <anna@example.org>",
+        "=?utf-8?q?Anna <anna@example.org>",
+        "=?utf-8?Q?Wer=3F Anna??= <anna@example.org>",
+        "=?shift_jis?B?g3SDQIN+g4qBW4Ns?= <anna@example.org>",
+        "=?iso-2022-jp?B?GyRCRURDZhsoQg==?= <anna@example.org>",
+        "=?utf-8?q?anna=40example=2Eorg?= <anna@example.org>",
+        # Written in ways that RFC 5322 does not allow, and that all mail programs read.
+        "[Sales] Anna <anna@example.org>",
+        "anna@example.org <anna@example.org>",
+        "EXAMPLE\\Anna <anna@example.org>",
+        "Anna 👩‍💻 <anna@example.org>",
+        "M\udcfcller <anna@example.org>",
+        "Anna: Sales <anna@example.org>",
+        "Anna.Müller <anna@example.org>",
+        "<anna@example.org> (Sales)",
+        "anna@example.org,",
+        "undisclosed: anna@example.org;",
+        "Anna <anna@bücher.example>",
+        # No address, since its domain has no dot.
+        "Shop@Home <anna@example.org>",
+        '"Shop@Home" <anna@example.org>',
+        '"Shop@Home | Berlin" <anna@example.org>',
+        "Anna (Shop@Home) <anna@example.org>",
+        '"team@work" <anna@example.org>',
+        '"Büro@Müller" <anna@example.org>',
+        '"Max (AT)" <anna@example.org>',
+        '"Max (AT) GmbH" <anna@example.org>',
+        '"Anna at Example.org" <anna@example.org>',
+        '"anna@example.org/Sales" <anna@example.org>',
     ],
 )
 def test_an_honest_line_passes(line: str) -> None:
@@ -107,8 +156,6 @@ def test_an_honest_line_passes(line: str) -> None:
         '"(boss)@bank.example" <anna@example.org>',
         '"anna@example.org @bank.example" <anna@example.org>',
         "=?utf-8?q?boss_=40bank=2Eexample?= <anna@example.org>",
-        '"ceo@bank" <anna@example.org>',
-        '"team@work" <anna@example.org>',
         '"ceo@@bank.example" <anna@example.org>',
         '"ceo@ @bank.example" <anna@example.org>',
         '"ceo@bank.example@example.org" <anna@example.org>',
@@ -121,12 +168,60 @@ def test_an_honest_line_passes(line: str) -> None:
         '"boss"@example.org',
         "anna@example.org.evil.example",
         "evil.anna@example.org",
+        "änna@example.org",
+        "Anna <anna@bücher.evil.example>",
+        "Anna <anna@straße.example>",
+        # Charsets of which other programs show the bytes, and others that few know.
+        "=?utf_16_be?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?utf-16be?b?AGIAbwBzAHMAQABiAGEAbgBrAC4AZQB4AGEAbQBwAGwAZQ?= <anna@example.org>",
+        "=?utf-16be?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?utf-7?q?boss+AEA-bank.example?= <anna@example.org>",
+        "=?punycode?q?boss=40bank=2Eexample-?= <anna@example.org>",
+        "=?idna?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?rot13?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?unicode_escape?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?unicode_escape?q?boss=5Cx40bank=2Eexample?= <anna@example.org>",
+        "=?zlib?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?hz?q?~{boss=40bank=2Eexample~}?= <anna@example.org>",
+        "=?utf-8?q?boss=C1=80bank=2Eexample?= <anna@example.org>",
+        "=?utf-8?q?boss=E0=81=80bank=2Eexample?= <anna@example.org>",
+        "=?shift_jis?q?boss=83?= =?shift_jis?q?=40bank=2Eexample?= <anna@example.org>",
+        "boss\udca3\udcc0bank.example <anna@example.org>",
+        # Encoded words that overlap, touch, do not end, or are cut within a letter or a byte.
+        "=?utf-8?q?a?=?utf-8?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?utf-8?q?=?utf-8?q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?utf-8?q?boss?==?utf-8?q?=40bank=2Eexample?= <anna@example.org>",
+        "=?utf-8?q?boss?= =?utf-8?q?=40bank?= =?utf-8?q?=2Eexample?= <anna@example.org>",
+        "=?utf-8?q?boss?= =?iso-8859-1?q?=40bank=2Eexample?= <anna@example.org>",
+        "=?utf-8?q?boss=40bank=2Eexample <anna@example.org>",
+        "=?utf-8?q?boss=40bank?=2Eexample?= <anna@example.org>",
+        "=?utf-8?b?Ym9zc0?= =?utf-8?b?BiYW5rLmV4YW1wbGU=?= <anna@example.org>",
+        "=?utf-8?b?Ym9zc0BiYW5rLmV4YW1wbGU?= <anna@example.org>",
+        "=?utf-8?b?Ym9zcw==QGJhbmsuZXhhbXBsZQ==?= <anna@example.org>",
+        "=??q?boss=40bank=2Eexample?= <anna@example.org>",
+        "=?boss@bank.example?q?x?= <anna@example.org>",
+        # At signs and dots that look otherwise.
+        "boss\u24d0bank.example <anna@example.org>",
+        "boss\u24d0\u24e3bank.example <anna@example.org>",
+        "boss\U0001f150bank.example <anna@example.org>",
+        "boss\ufe6bbank.example <anna@example.org>",
+        '"boss (at) bank.example" <anna@example.org>',
+        '"boss(a)bank.example" <anna@example.org>',
+        '"boss [AT] bank [dot] example" <anna@example.org>',
+        "boss at bank dot example <anna@example.org>",
+        '"\u0410nna@example.org" <anna@example.org>',
+        '"anna@ex\u0430mple.org" <anna@example.org>',
+        '"@boss@bank.example" <anna@example.org>',
+        '"ceo@bank .example" <anna@example.org>',
+        '"ceo@bank. example" <anna@example.org>',
+        '"ceo@bank,example" <anna@example.org>',
+        "=?utf-8?q?=E2=80=AEelpmaxe=2Eknab=40ssob?= <anna@example.org>",
     ],
 )
-def test_an_unowned_address_is_refused_by_name(line: str) -> None:
+def test_a_name_that_shows_an_unowned_address_is_refused(line: str) -> None:
     refused = find_unowned(("From", line))
     assert refused is not None
-    assert "in the From: line" in refused or "cannot be read" in refused
+    assert "in the From: line" in refused or "From: line has a" in refused
 
 
 # Characters that nobody sees, such as variation selectors, fillers and Braille's blank; and lookalikes of a dot.
@@ -151,7 +246,7 @@ def test_no_character_hides_an_address_in_a_name(shown: str) -> None:
     coded = base64.b64encode(f"<{shown}>".encode()).decode()
     refused = find_unowned(("From", f"=?utf-8?b?{coded}?= <anna@example.org>"))
     assert refused is not None
-    assert "in the From: line" in refused or "cannot be read" in refused
+    assert "in the From: line" in refused or "reads as an address" in refused
     assert refused.isprintable()
 
 
@@ -175,15 +270,130 @@ def test_no_character_hides_an_address_in_a_name(shown: str) -> None:
         "anna@example.org\0boss@example.org",
         "anna@example.org\r\nFrom: boss@example.org",
         "anna@example.org\x1b[2K",
-        "\udcc4nne <anna@example.org>",
-        "=?unknown?q?Anna?= <anna@example.org>",
+        "Anna anna@example.org",
+        "MAILER DAEMON <>",
+        "Anna <Sales> <anna@example.org>",
+        '"Anna <anna@example.org>',
+        "Anna :( <anna@example.org>",
+        '"boss x anna"@example.org',
+        "boss.(x)anna@example.org",
+        "mail!anna@example.org@example.org",
         "(" * 400 + "anna@example.org",
         "[" * 400 + "anna@example.org",
         "a" * 2000 + " <anna@example.org>",
     ],
 )
-def test_a_line_that_cannot_be_read_with_certainty_is_refused(line: str) -> None:
+def test_a_line_without_a_certain_address_is_refused(line: str) -> None:
     assert find_unowned(("From", line))
+
+
+@pytest.mark.parametrize(
+    ("line", "names_other"),
+    [
+        ("boss@example.org", True),
+        ("Boss <boss@bank>", True),
+        ('"boss@bank.example" <anna@example.org>', True),
+        ("=?utf-8?q?boss=40bank=2Eexample?= <anna@example.org>", True),
+        ("boss@bank.example <<anna@example.org>", True),
+        ("anna@example.org, Boss <boss@example.org>, x", True),
+        # Faults of programs and of people: refused, but nobody is frozen for them.
+        ("Smith, Anna <anna@example.org>", False),
+        ("Smith@mail.example.org, Anna <anna@example.org>", False),
+        ("anna", False),
+        ("", False),
+        ("MAILER DAEMON <>", False),
+        ('"Anna <anna@example.org>', False),
+        ("anna@example.org\0", False),
+        ("a" * 2000 + " <anna@example.org>", False),
+        ('"@anna@social.example" <anna@example.org>', False),
+        ('"anna\u200b@example.org" <anna@example.org>', False),
+        ('"Anna (@anna.social.example)" <anna@example.org>', False),
+        ("=?utf_16_be?q?x=40y=2Ez?= <anna@example.org>", False),
+    ],
+)
+def test_only_a_plain_address_of_somebody_else_counts_as_one(line: str, names_other: bool) -> None:
+    verdict = judge(("From", line))
+    assert verdict.fault
+    assert verdict.names_other is names_other
+
+
+def test_a_second_line_counts_if_it_names_somebody_else() -> None:
+    anna, boss = ("From", "anna@example.org"), ("From", "boss@example.org")
+    assert not judge(anna, anna).names_other
+    assert judge(anna, boss).names_other
+
+
+@pytest.mark.parametrize("name", ["Sender", "Resent-From", "Resent-Sender"])
+def test_a_line_that_is_empty_names_nobody(name: str) -> None:
+    assert find_unowned(("From", "anna@example.org"), (name, "")) is None or name == "Resent-From"
+    assert not judge(("From", "anna@example.org"), (name, "")).names_other
+
+
+# --- real lines and generated ones ------------------------------------------------------------------------------------
+
+_MAILS = Path(sysconfig.get_path("stdlib")) / "test" / "test_email" / "data"
+_AUTHOR_LINE = re.compile(rb"(?mi)^(?:From|Sender):((?:[^\r\n]*)(?:\r?\n[ \t]+[^\r\n]*)*)")
+NO_ADDRESS = {"foo", "MAILER DAEMON <>"}
+"""Names a bounce and a test. Mail programs show no address either."""
+
+
+@pytest.mark.skipif(not _MAILS.is_dir(), reason="this Python has no tests of its own")
+def test_no_line_in_the_mails_of_python_s_own_tests_is_refused() -> None:
+    """Some 36 lines of real mails, each as if its address belonged to the login."""
+    values = {
+        match.decode("utf-8", "surrogateescape").strip()
+        for path in _MAILS.glob("*.txt")
+        for match in _AUTHOR_LINE.findall(path.read_bytes())
+    }
+    refused = set()
+    for value in values:
+        addresses = {address.lower() for _, address in getaddresses([value])}
+        if from_header.judge_authors(
+            [("From", value)], Owner(lambda address, owned=addresses: address.lower() in owned)
+        ).fault:
+            refused.add(value)
+    assert len(values) > 20
+    assert refused - {""} <= NO_ADDRESS
+
+
+_AT_SIGNS = ("@", "\uff20", "\ufe6b", "\u24d0", "(at)", "[at]", " @ ", "@ ", "\u200b@", "@\u00ad")
+_DOTS = (".", "\u2024", "\uff0e", "\u3002", "\ua4f8", "[dot]", ".\u200b")
+_CHARSETS = ("utf-8", "us-ascii", "iso-8859-1", "utf_16_be", "x-unknown", "idna", "rot13", "windows-1252", "utf-8*en")
+
+
+def _encode(random_source: random.Random, text: str) -> str:
+    """As one encoded word or several, in ways that some mail program reads."""
+    charset, raw = random_source.choice(_CHARSETS), text.encode()
+    if not text.isascii():
+        charset = "utf-8"
+    cut = random_source.randrange(len(raw) + 1)
+    words = []
+    for part in (raw[:cut], raw[cut:]):
+        if random_source.random() < 0.5:
+            filling = random_source.choice(("", "="))
+            payload = base64.b64encode(part).decode().rstrip("=") + filling * (-len(base64.b64encode(part)) % 4)
+            words.append(f"=?{charset}?{random_source.choice('bB')}?{payload}?=")
+        else:
+            payload = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"={byte:02X}" for byte in part)
+            words.append(f"=?{charset}?{random_source.choice('qQ')}?{payload}?=")
+    return random_source.choice((" ", "", "\r\n ")).join(words)
+
+
+def _generate_hostile_lines(seed: int, count: int) -> Iterator[str]:
+    random_source = random.Random(seed)  # noqa: S311
+    for _ in range(count):
+        pick = random_source.choice
+        address = f"{pick(('ceo', 'boss', 'anna', 'Service.Team'))}{pick(_AT_SIGNS)}bank{pick(_DOTS)}example"
+        shown = f"{pick(('', 'The boss ', '<', 'x, '))}{address}{pick(('', '>', ' ', ' (Bank)', '.'))}"
+        form = pick(("{}", '"{}"', "({})", "\u201c{}\u201d", "Anna {}", "{} Anna")).format(
+            _encode(random_source, shown) if random_source.random() < 0.7 else shown.replace("<", "").replace(">", "")
+        )
+        yield pick(("{} <anna@example.org>", "<anna@example.org> {}", "anna@example.org ({})")).format(form)
+
+
+def test_none_of_a_thousand_hostile_lines_passes() -> None:
+    passed = [line for line in _generate_hostile_lines(10, 1000) if not find_unowned(("From", line))]
+    assert passed == []
 
 
 @pytest.mark.parametrize("name", ["Sender", "SENDER", "Resent-From", "Resent-Sender"])
@@ -198,10 +408,10 @@ def test_other_lines_are_nobodys_business(name: str) -> None:
 
 
 def test_there_is_one_from_line() -> None:
-    assert find_unowned() == "0 From: lines, and there must be one"
+    assert find_unowned() == "There are 0 From: lines, and there must be one"
     assert (
         find_unowned(("From", "anna@example.org"), ("from", "anna@example.org"))
-        == "2 From: lines, and there must be one"
+        == "There are 2 From: lines, and there must be one"
     )
 
 
@@ -227,6 +437,12 @@ def test_there_is_one_from_line() -> None:
         "'",
         "a @ b.c ",
         "ﷺ@",
+        "=?utf-8?b?QA==?= ",
+        "=?punycode?q?a-b?= ",
+        "=?x?q?=",
+        "\udcff@",
+        "<a>",
+        "\\(",
     ],
 )
 def test_no_line_keeps_the_guard_busy(piece: str) -> None:
@@ -235,4 +451,4 @@ def test_no_line_keeps_the_guard_busy(piece: str) -> None:
     for value in (line, f"{line[:-19]} <anna@example.org>"):
         find_unowned(("From", value))
     assert time.process_time() - start < 0.5
-    assert find_unowned(("From", line + "a")) == "From: and Sender: lines of more than 1000 characters"
+    assert find_unowned(("From", line + "a")) == "The From: and Sender: lines have more than 1000 characters"

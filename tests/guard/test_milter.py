@@ -102,7 +102,6 @@ def test_upper_case_logins_and_header_names_are_the_same(new_setup: NewSetup) ->
         [("From", ANNA), ("From", ANNA)],
         [("From", ANNA), ("Sender", "boss@example.org")],
         [("From", b"anna@example.org\0, boss@example.org")],
-        [("From", b"\xc4nne <anna@example.org>")],
         [("From", ANNA)] * 1000,
         [("Sender", ANNA)] * 1000 + [("From", "boss@example.org")],
         [("From", ANNA)] + [("Resent-From", "")] * 1000,
@@ -111,6 +110,34 @@ def test_upper_case_logins_and_header_names_are_the_same(new_setup: NewSetup) ->
 )
 def test_headers_that_are_not_beyond_doubt_the_login_s_own_are_refused(new_setup: NewSetup, headers: Headers) -> None:
     assert send_message(open_session(new_setup()), headers)[-1][:4] == b"y553"
+
+
+UNREADABLE = [
+    [("From", "Smith, Anna <anna@example.org>")],
+    [("From", "Smith@mail.example.org, Anna <anna@example.org>")],
+    [("From", '"Anna <anna@example.org>')],
+    [("From", '"@anna@social.example" <anna@example.org>')],
+    [("From", ANNA), ("From", ANNA)],
+    [],
+]
+
+
+@pytest.mark.parametrize("headers", UNREADABLE)
+def test_what_cannot_be_read_never_freezes_its_sender(new_setup: NewSetup, headers: Headers) -> None:
+    """As of a program that tries again and again."""
+    setup = new_setup(freeze={"refused_tries": 2, "foreign_senders": 2, "networks": 2, "new_recipients": 2})
+    for _ in range(20):
+        assert send_message(open_session(setup), headers)[-1][:10] == b"y553 5.7.1"
+    assert setup.freeze_reasons() == {}
+    assert setup.send_message() == DUNNO
+    assert len(setup.list_events("unreadable")) == 1
+    assert setup.list_events("spoof") == []
+
+
+def test_in_mode_learn_what_cannot_be_read_passes_and_is_reported(new_setup: NewSetup) -> None:
+    setup = new_setup(mode="learn")
+    assert send_message(open_session(setup), UNREADABLE[0])[-1] == b"c"
+    assert len(setup.list_events("unreadable")) == 1
 
 
 def test_a_refusal_quotes_no_more_than_smtp_can_carry(new_setup: NewSetup) -> None:
