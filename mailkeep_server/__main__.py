@@ -13,6 +13,7 @@ PROGRAMS = {
     "alert-test": "watch.alert_test",
     "dns-monitor": "dns_monitor",
     "certificate-renewal": "certificate_renewal",
+    "log-keeper": "log_keeper",
     "root-access": "common.root_access",
     "ctl": "ctl",
 }

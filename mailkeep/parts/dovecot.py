@@ -51,7 +51,7 @@ def build_part(settings: Settings) -> Part:
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
-            File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf")),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf", mail=MAIL)),
         ),
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, certificates.DIRECTORY)),),
         checks=(Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),),

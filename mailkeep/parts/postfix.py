@@ -109,7 +109,8 @@ def _find_outbound_address(settings: Settings, version: int) -> str:
 
 
 def _table_file(name: str, rows: Iterable[tuple[str, str]]) -> File:
-    return File(f"{DIRECTORY}/{name}", render_template("postfix/table", rows=list(rows)))
+    """Other Linux users need no list of all addresses."""
+    return File(f"{DIRECTORY}/{name}", render_template("postfix/table", rows=list(rows)), "root", "postfix", 0o640)
 
 
 def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:

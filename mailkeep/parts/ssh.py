@@ -1,10 +1,11 @@
 """sshd: keys instead of passwords. The user who deploys can still log in afterwards."""
 
-from mailkeep.parts.model import Check, Directory, File, Part, Unit
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 
 CONFIG = "/etc/ssh/sshd_config.d/10-mailkeep.conf"
+DROP_IN = f"{SYSTEMD}/ssh.service.d"
 
 
 def build_part(settings: Settings) -> Part:
@@ -16,10 +17,14 @@ def build_part(settings: Settings) -> Part:
     return Part(
         name="ssh",
         packages=("openssh-server",),
-        directories=(Directory("/etc/ssh"), Directory("/etc/ssh/sshd_config.d")),
-        files=(File(CONFIG, config),),
-        # If ssh.socket listens, starting ssh.service stops it (Conflicts=) and leaves its sessions alone.
-        units=(Unit("ssh.service", reload_on=(CONFIG,)),),
+        directories=(Directory("/etc/ssh"), Directory("/etc/ssh/sshd_config.d"), Directory(DROP_IN)),
+        files=(
+            File(CONFIG, config),
+            File(f"{DROP_IN}/mailkeep.conf", render_template("ssh/service.d/mailkeep.conf")),
+        ),
+        # If ssh.socket listens, starting ssh.service stops it (Conflicts=) and leaves its sessions alone. So does a
+        # restart (KillMode=process).
+        units=(Unit("ssh.service", restart_on=(DROP_IN,), reload_on=(CONFIG,)),),
         checks=(
             Check("sshd -t", reads=("/etc/ssh/",)),
             Check(_ssh_key_check(settings.ssh.passwords), reads=(CONFIG,)),

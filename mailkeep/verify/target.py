@@ -36,6 +36,9 @@ PRIVATE_SOCKETS = (
     postfix.ALERTS,
     postfix.UNSIGNED_ALERTS,
 )
+SOCKET_DIRECTORIES = (
+    *("/run/dovecot/", "/run/opendkim/", "/run/mailkeep", "/run/fail2ban/", "/run/unbound", "/var/spool/postfix/"),
+)
 PACKAGES = {"probe": probe, "mailkeep_server": mailkeep_server, "mailkeep_server/common": common}
 MAX_ACCOUNTS = 50  # that the probe tries; all accounts are in the same tables
 # Python runs a zip file only from disk. The probe's configuration comes on standard input.
@@ -134,8 +137,13 @@ class Target:
             firewall_rules=firewall.build_rules(settings).decode(),
             open_ports=sorted(firewall.open_ports(settings)),
             units=[unit.name for part in self.parts for unit in part.units],
-            secret_paths=[*(file.path for part in self.parts for file in part.files if file.secret), dovecot.MAIL],
+            secret_paths=[
+                *(file.path for part in self.parts for file in part.files if file.secret or not file.mode & 0o004),
+                *(file.path for part in self.parts for unit in part.units for file in unit.state),
+                dovecot.MAIL,
+            ],
             sockets=list(PRIVATE_SOCKETS),
+            socket_directories=list(SOCKET_DIRECTORIES),
             dkim=[[key.domain, key.selector] for key in self.secrets.dkim],
             outbound_domain=_outbound_domain(settings),
             relay=[settings.relay.host, str(settings.relay.port)] if settings.relay else [],

@@ -198,6 +198,11 @@ RUNNING = {
         systemctl daemon-reload; systemctl restart mailkeep-watch opendkim
         rm /run/systemd/system/opendkim.service.d/zz.conf
         systemctl daemon-reload""",
+    "services_come_back nothing_was_added_to_the_services?": """
+        mkdir -p /etc/systemd/system/unbound.service.d
+        printf '[Unit]\\nStartLimitIntervalSec=10\\n[Service]\\nRestart=no\\n' \\
+            >/etc/systemd/system/unbound.service.d/zz.conf
+        systemctl daemon-reload; systemctl restart unbound""",
     "only_root_changes_the_configuration": "chmod 777 /etc/dovecot",
     "passwords_are_looked_up_in_the_accounts_file_only": """
         printf 'passdb other {\\n  driver = passwd-file\\n  passwd_file_path = /etc/dovecot/other\\n}\\n' >>$dovecot""",

@@ -121,7 +121,7 @@ ssh:
   passwords: no
 firewall:
   block: [198.51.100.128/25]
-  open: [{{port: 9100, networks: [198.51.100.7]}}, https, 8443, 51820/udp]
+  open: [{{port: 9100, protocol: tcp, networks: [198.51.100.7]}}, https, 8443, 51820/udp]
   may_send: [172.30.0.0/24]
 local_senders: [root, www-data]
 {GUARD}\

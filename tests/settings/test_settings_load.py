@@ -71,7 +71,8 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
     assert settings.resolver == "system"
     assert (settings.ssh.port, settings.ssh.passwords) == (2222, False)
     assert settings.firewall.block == (ip_network("198.51.100.128/25"),)
-    assert [(opening.port, opening.protocol) for opening in settings.firewall.open] == [(443, "tcp"), (8443, "tcp")]
+    openings = [(opening.port, opening.protocol) for opening in settings.firewall.open]
+    assert openings == [(9100, "tcp"), (443, "tcp"), (8443, "tcp"), (51820, "udp")]
     assert settings.local_senders == ("root", "www-data")
     assert settings.accepted == ("job:/etc/cron.d/backup", "group:sudo:anna")
     assert settings.message_size == 30 * 2**20
@@ -231,7 +232,7 @@ def test_the_schema_accepts_valid_files(mail_yml: Inventory) -> None:
         ("quota: 2G", "quota: 2 gigs"),
         ("resolver: system", "resolver: none"),
         ("port: 2222", "port: 99999"),
-        ("[https, 8443]", "[imap3]"),
+        (", https, 8443", ", imap3"),
         (f"'{HASH}'\n    name", "hunter2\n    name"),
         ("mode: acme", "mode: [acme]"),
         ("  name: mail.example.org\n", ""),

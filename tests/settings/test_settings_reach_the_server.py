@@ -141,7 +141,9 @@ EXAMPLES: dict[str, Example] = {
     "web.autoconfig": Example(
         "no", (ACME, NGINX, "/etc/mailkeep/web/pages/autoconfig.example.org", "DNS A", "DNS AAAA", "DNS CAA")
     ),
-    "retention.journal": Example("101M", ("/etc/systemd/journald.conf.d/mailkeep.conf",)),
+    "retention.journal": Example(
+        "101M", ("/etc/systemd/journald.conf.d/mailkeep.conf", "/etc/systemd/system/mailkeep-logs.service")
+    ),
     "retention.queue_days": Example(4, (MAIN_CF,)),
     "retention.trash_days": Example(15, ("/etc/dovecot/dovecot.conf",)),
     "resolver": Example(

@@ -121,7 +121,7 @@ REFUSED = [
     ("51820/udp", "51820/sctp", "firewall.open[3]", '"51820/sctp"', "51820/udp"),
     ("51820/udp", "/udp", "firewall.open[3]", '"/udp"', "65535"),
     ("port: 9100", "port: 0", "firewall.open[0].port", '"0"', "65535"),
-    ("port: 9100", "port: 9100, protocol: icmp", "firewall.open[0].protocol", '"icmp"', "'tcp' or 'udp'"),
+    ("protocol: tcp", "protocol: icmp", "firewall.open[0].protocol", '"icmp"', "'tcp' or 'udp'"),
     ("[198.51.100.7]", "[anybody]", "firewall.open[0].networks[0]", '"anybody"', "a network such as"),
     ("port: 9100", "port: https", "firewall.open[0].networks", "443/tcp", "another port"),
     ("port: 9100", "port: imaps", "firewall.open[0].networks", "a mail port", "another port"),

@@ -3,7 +3,7 @@
 from mailkeep.host.snapshot import UnitState
 from mailkeep.parts.model import SYSTEMD, Unit
 from mailkeep.verify.outcome import fail_if_any, warn_if_any
-from mailkeep.verify.probe.hardening import SANDBOX
+from mailkeep.verify.probe.hardening import MEMORY, RESTART, SANDBOX, START_LIMIT
 from mailkeep.verify.target import ProbeResult, Target
 
 
@@ -75,10 +75,10 @@ def test_services_have_their_sandboxes(observed: ProbeResult, target: Target, de
         [
             *(
                 f"{unit}: {name}={services[unit]['properties'].get(name, '')}, declared {value}"
-                for unit, options in _declared_sandboxes(target).items()
+                for unit, options in _list_declared_options(target).items()
                 if unit in services
                 for name, value in options.items()
-                if not _is_same(services[unit]["properties"].get(name, value), value)
+                if name in CONFINEMENTS and not _is_same(name, services[unit]["properties"].get(name, value), value)
             ),
             *(f"{unit} runs without {loss}" for unit, service in services.items() for loss in service["lacking"]),
             *(
@@ -93,17 +93,40 @@ def test_services_have_their_sandboxes(observed: ProbeResult, target: Target, de
     )
 
 
-def _declared_sandboxes(target: Target) -> dict[str, dict[str, str]]:
-    """By unit, the sandbox options of its declared unit file and drop-ins; a later one counts (systemd.exec(5))."""
+def test_services_come_back(observed: ProbeResult, target: Target, deploy: str) -> None:
+    """A service that ends is started again, however often that happens."""
+    services = {service["properties"]["Id"]: service["properties"] for service in observed["sandboxes"]}
+    fail_if_any(
+        (
+            f"{unit}: {name}={services[unit].get(name, '')}, declared {value}"
+            for unit, options in _list_declared_options(target).items()
+            if unit in services
+            for name, value in ((RESTART, options.get(RESTART)), (START_LIMIT, options.get("StartLimitIntervalSec")))
+            if value is not None and services[unit].get(name, value) != value
+        ),
+        expected="what the unit files and drop-ins of Mailkeep say",
+        remedy=f"`systemctl cat UNIT` shows which file differs: remove it. {deploy} restores the others.",
+    )
+
+
+CONFINEMENTS = (*SANDBOX, MEMORY, "CapabilityBoundingSet")
+COMPARED = (*CONFINEMENTS, RESTART, "StartLimitIntervalSec")
+
+
+def _list_declared_options(target: Target) -> dict[str, dict[str, str]]:
+    """By unit, the options of its declared unit file and drop-ins that are COMPARED; a later one counts
+    (systemd.exec(5))."""
     sandboxes: dict[str, dict[str, str]] = {}
     for file in (file for part in target.parts for file in part.files if file.path.startswith(f"{SYSTEMD}/")):
         unit = file.path.removeprefix(f"{SYSTEMD}/").partition("/")[0].removesuffix(".d")
         lines = (line.partition("=") for line in file.content.decode().splitlines())
-        options = {name: value for name, _, value in lines if name in (*SANDBOX, "CapabilityBoundingSet")}
+        options = {name: value for name, _, value in lines if name in COMPARED}
         sandboxes.setdefault(unit, {}).update(options)
     return sandboxes
 
 
-def _is_same(value: str, declared: str) -> bool:
-    """Whatever the order and case of the words: systemd prints sets its own way."""
+def _is_same(name: str, value: str, declared: str) -> bool:
+    """Whatever the order and case of the words: systemd prints sets its own way, and memory in bytes."""
+    if name == MEMORY:
+        return value != "infinity"
     return sorted(value.lower().split()) == sorted(declared.lower().split())

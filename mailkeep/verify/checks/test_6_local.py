@@ -54,7 +54,7 @@ def test_local_programs_cannot_reach_other_mail_servers(observed: ProbeResult, d
 
 
 def test_containers_cannot_reach_other_mail_servers(observed: ProbeResult, settings: Settings, deploy: str) -> None:
-    """Containers, virtual machines and VPN clients reach other mail servers only if mail.yml names them."""
+    """Containers and VPN clients reach other mail servers only if mail.yml says so."""
     declared = ruleset.parse_networks(str(network) for network in settings.firewall.may_send)
     allowed = ruleset.parse_networks(observed["firewall"]["may_send"])
     fail_if_any(
@@ -82,7 +82,7 @@ def _describe_forwarding(version: str, attempt: dict[str, str]) -> str:
 
 
 def test_secrets_are_private(observed: ProbeResult, deploy: str) -> None:
-    """No other Linux user reads keys, password hashes or mailboxes."""
+    """No other Linux user reads keys, password hashes, addresses or mailboxes."""
     fail_if_any(
         observed["unprivileged"]["readable"],
         expected="Permission denied",

@@ -25,6 +25,7 @@ class ProbeConfig:
     units: list[str]
     secret_paths: list[str]
     sockets: list[str]
+    socket_directories: list[str]  # whose sockets other users must not reach
     dkim: list[list[str]]  # (domain, selector)
     outbound_domain: str  # of a correspondent elsewhere; empty: none is known
     relay: list[str]  # host and port of the relay host; empty: there is none

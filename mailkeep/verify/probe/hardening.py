@@ -33,7 +33,11 @@ SANDBOX = (
 )
 """Properties whose values `systemctl show` prints as a unit file has them."""
 SYSCALLS = "SystemCallFilter"
-SHOWN = f"Id,ActiveState,MainPID,NeedDaemonReload,CapabilityBoundingSet,{SYSCALLS},{','.join(SANDBOX)}"
+MEMORY, RESTART, START_LIMIT = "MemoryMax", "Restart", "StartLimitIntervalUSec"
+SHOWN = (
+    f"Id,ActiveState,MainPID,NeedDaemonReload,CapabilityBoundingSet,{SYSCALLS},{MEMORY},{RESTART},{START_LIMIT},"
+    f"{','.join(SANDBOX)}"
+)
 # capability.h, in the order of their numbers.
 CAPABILITIES = (
     *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),

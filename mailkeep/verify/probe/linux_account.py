@@ -67,10 +67,14 @@ def _remove_account() -> None:
 def try_rights(config: ProbeConfig) -> dict[str, Any]:
     """The result of unprivileged.py, run by the account, and the number of packets that the firewall rejected."""
     source = unprivileged.__loader__.get_source(unprivileged.__name__)  # type: ignore[union-attr]
-    arguments = json.dumps({"paths": config.secret_paths, "sockets": config.sockets})
+    arguments = {
+        "paths": config.secret_paths,
+        "sockets": config.sockets,
+        "directories": config.socket_directories,
+    }
     before = _count_rejected_packets()
     done = subprocess.run(
-        [sys.executable, "-I", "-", arguments],
+        [sys.executable, "-I", "-", json.dumps(arguments)],
         input=source,
         user=NAME,
         group=NAME,

@@ -13,13 +13,15 @@ from typing import Any
 NAME = "mailkeep-probe"
 SENDMAIL_TIMEOUT = 20.0
 CONNECT_TIMEOUT = 2.0
+ACCEPTS = 0x10000  # __SO_ACCEPTCON: a listening socket (proc_pid_net(5))
 
 
-def run_attacks(paths: list[str], sockets: list[str]) -> dict[str, Any]:
+def run_attacks(paths: list[str], sockets: list[str], directories: list[str]) -> dict[str, Any]:
+    """`directories`: every socket in them is tried, too."""
     return {
         "user": os.getuid(),
         "readable": [path for path in paths if _can_read(path)],
-        "connectable": [path for path in sockets if _can_connect(path)],
+        "connectable": [path for path in sorted({*sockets, *_list_sockets(directories)}) if _can_connect(path)],
         "sendmail": _try_sendmail(),
         "connections": [_try_port_25("192.0.2.1"), _try_port_25("2001:db8::1")],
     }
@@ -31,9 +33,16 @@ def _can_read(path: str) -> bool:
             return bool(os.listdir(path) or True)  # noqa: PTH208
         with open(path, "rb") as file:  # noqa: PTH123
             file.read(1)
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return False
     return True
+
+
+def _list_sockets(directories: list[str]) -> list[str]:
+    """Those below these directories on which a program listens; the kernel lists them to everybody."""
+    with open("/proc/net/unix") as lines:  # noqa: PTH123
+        paths = [line.split()[7] for line in lines if line.count(" /") == 1 and int(line.split()[3], 16) & ACCEPTS]
+    return [path for path in paths if path.startswith(tuple(directories))]
 
 
 def _can_connect(path: str) -> bool:

@@ -1,0 +1,79 @@
+"""The mail services' lines are kept within bounds, whatever the journal loses."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+from mailkeep_server.log_keeper import MATCHES, LogKeeper
+
+MAX_BYTES = 90_000
+
+
+def encode_entry(number: int, unit: str = "postfix.service", message: object = None, **fields: str) -> bytes:
+    entry = {
+        "__CURSOR": f"s={number}",
+        "__REALTIME_TIMESTAMP": str(1_790_000_000_000_000 + number),
+        "MESSAGE": f"{number}: {os.urandom(40).hex()}" if message is None else message,
+        "SYSLOG_IDENTIFIER": "postfix/smtpd",
+        "_PID": "7",
+        "_SYSTEMD_UNIT": unit,
+    }
+    return json.dumps(entry | fields).encode() + b"\n"
+
+
+def read_kept(directory: Path, name: str) -> list[str]:
+    """All lines, oldest first."""
+    archives = sorted(directory.glob(f"{name}-*.log.gz"), key=lambda path: path.stat().st_mtime_ns)
+    texts = [gzip.decompress(path.read_bytes()).decode() for path in archives]
+    return "".join([*texts, (directory / f"{name}.log").read_text()]).splitlines()
+
+
+def test_each_service_has_its_own_file(tmp_path: Path) -> None:
+    keeper = LogKeeper(tmp_path, MAX_BYTES)
+    keeper.read_entries(
+        [
+            encode_entry(1, message="connect from unknown"),
+            encode_entry(2, "dovecot.service", "two\nlines", SYSLOG_IDENTIFIER="dovecot"),
+            encode_entry(3, "session-1.scope", [104, 105, 255], SYSLOG_IDENTIFIER="sudo"),
+            b"no JSON\n",
+            b"[]\n",
+            encode_entry(4, message="disconnect"),
+        ]
+    )
+    assert read_kept(tmp_path, "postfix") == [
+        "2026-09-21T14:13:20.000001+00:00 postfix/smtpd[7]: connect from unknown",
+        "2026-09-21T14:13:20.000004+00:00 postfix/smtpd[7]: disconnect",
+    ]
+    assert read_kept(tmp_path, "dovecot") == ["2026-09-21T14:13:20.000002+00:00 dovecot[7]: two lines"]
+    assert read_kept(tmp_path, "others") == ["2026-09-21T14:13:20.000003+00:00 sudo[7]: hi\ufffd"]
+
+
+def test_a_flood_of_a_service_stays_in_bounds_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    keeper = LogKeeper(tmp_path, MAX_BYTES)
+    keeper.read_entries([encode_entry(0, message="the message of an intruder")])
+    keeper.read_entries(encode_entry(number, "dovecot.service") for number in range(1, 5000))
+
+    assert len(read_kept(tmp_path, "postfix")) == 1
+    kept = read_kept(tmp_path, "dovecot")
+    assert "]: 4999: " in kept[-1]
+    numbers = [int(line.split("]: ")[1].split(":")[0]) for line in kept]
+    assert numbers == list(range(numbers[0], 5000))
+    sizes = [path.stat().st_size for path in tmp_path.iterdir() if path.name.startswith("dovecot")]
+    assert MAX_BYTES // 6 < sum(sizes) <= MAX_BYTES // 3 + 200
+
+
+def test_a_new_start_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    assert "--since=-1h" in LogKeeper(tmp_path, MAX_BYTES).build_command()
+    LogKeeper(tmp_path, MAX_BYTES).read_entries([encode_entry(1)])
+    keeper = LogKeeper(tmp_path, MAX_BYTES)
+    assert "--after-cursor=s=1" in keeper.build_command()
+    keeper.read_entries([encode_entry(2)])
+    assert len(read_kept(tmp_path, "postfix")) == 2
+
+
+def test_a_program_of_another_user_is_not_kept_for_its_name() -> None:
+    identifiers = [match for match in MATCHES if match.startswith("SYSLOG_IDENTIFIER=")]
+    others = MATCHES.index("+")
+    assert MATCHES[others + 1 :] == ("_UID=0", *identifiers)
+    assert all(match.startswith("_SYSTEMD_UNIT=") for match in MATCHES[:others])
