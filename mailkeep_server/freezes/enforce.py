@@ -21,6 +21,10 @@ HOLD_BATCH = 100
 """Messages put on hold by one command: the first are held before the rest of a long queue has been read."""
 QUEUE_TIMEOUT = 120.0
 """Seconds for a command that goes through the whole queue."""
+_NO_SENDER = "MAILER-DAEMON"
+"""As postqueue(1) shows the empty sender of bounces and receipts."""
+MAX_WITHOUT_SENDER = 500
+"""Looked at for their login: the queue may be full of bounces, and an account sends few receipts."""
 _LOGIN_ATTRIBUTE = "named_attribute: sasl_username="
 
 
@@ -90,10 +94,17 @@ def read_queue(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
 
 
 def _queued_from(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
-    """The queued messages from these addresses, whoever submitted them."""
+    """The queued messages from these addresses, whoever submitted them; last, those without a sender, which may be read
+    receipts of the account's."""
     owned = {account, *addresses}
+    messages, without_sender = list[QueuedMessage](), list[QueuedMessage]()
     with stream_output("postqueue", "-j", timeout=QUEUE_TIMEOUT) as lines:
-        return [_parse_message(row) for row in map(json.loads, lines) if owner_address(row["sender"]) in owned]
+        for row in map(json.loads, lines):
+            if owner_address(row["sender"]) in owned:
+                messages.append(_parse_message(row))
+            elif row["sender"] == _NO_SENDER and len(without_sender) < MAX_WITHOUT_SENDER:
+                without_sender.append(_parse_message(row))
+    return messages + without_sender
 
 
 def _sent_by(account: str, candidates: list[QueuedMessage]) -> Iterator[list[QueuedMessage]]:

@@ -10,7 +10,7 @@ K = TypeVar("K")
 class Violations:
     """Why and when an account was refused, and when that was last reported."""
 
-    __slots__ = ("last_notified", "new_recipients", "over_limit", "unowned_sender")
+    __slots__ = ("exceptions", "last_notified", "new_recipients", "over_limit", "unowned_sender")
 
     def __init__(self) -> None:
         self.over_limit: list[int] = []
@@ -19,6 +19,8 @@ class Violations:
         """Times of messages with an address of somebody else."""
         self.new_recipients: dict[int, int] = {}
         """First-time recipients refused over the limit: hash, and time."""
+        self.exceptions: dict[str, list[int]] = {}
+        """Times of read receipts and redirects, one for each recipient, by RECEIPT or REDIRECT. No violations."""
         self.last_notified: dict[str, int] = {}
         """By subject."""
 
@@ -70,6 +72,8 @@ class Account:
             violations.unowned_sender = [min(now, time) for time in violations.unowned_sender]
             violations.new_recipients = _clamp_values(violations.new_recipients, now)
             violations.last_notified = _clamp_values(violations.last_notified, now)
+            for kind, times in violations.exceptions.items():
+                violations.exceptions[kind] = [min(now, time) for time in times]
 
     def forget_expired(self, now: int) -> bool:
         """Drops all entries older than their window. Returns whether anything is left."""
@@ -79,6 +83,10 @@ class Account:
             violations.unowned_sender = [time for time in violations.unowned_sender if time > now - HOUR]
             violations.new_recipients = _later_values(violations.new_recipients, now - DAY)
             violations.last_notified = _later_values(violations.last_notified, now - DAY)
+            recent = {
+                kind: [time for time in times if time > now - DAY] for kind, times in violations.exceptions.items()
+            }
+            violations.exceptions = {kind: times for kind, times in recent.items() if times}
             if not any(getattr(violations, name) for name in Violations.__slots__):
                 self._violations = None
         return self.history.forget_expired(now) or bool(self.networks) or self._violations is not None

@@ -22,6 +22,8 @@ _MAX_ID = (1 << 63) - 1
 
 # Values of the column `kind` of the table `tries`. Databases of version 0.1.0 hold them: they stay as they are.
 OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK = "refused", "foreign", "new", "network"
+RECEIPT, REDIRECT = "receipt", "redirect"
+"""No violations, but rare, and bounded in the same way: one row for each recipient."""
 
 # synchronous=NORMAL: in WAL mode a commit only writes; `sync_to_disk` and checkpoints flush (sqlite.org/pragma.html).
 # locking_mode: no other reader, such as a backup, can make Postfix wait.
@@ -79,7 +81,7 @@ class Violation(NamedTuple):
     time: int
     account: str
     kind: str
-    """OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT or NEW_NETWORK."""
+    """OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK, RECEIPT or REDIRECT."""
     detail: str
     """The limit, the address, the recipient's hash or the network."""
 
@@ -144,7 +146,8 @@ class Database:
         self._add("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", row)
 
     def reset_violations(self, account: str) -> None:
-        self._change("DELETE FROM tries WHERE account = ?", account)
+        """Read receipts and redirects still count."""
+        self._change("DELETE FROM tries WHERE account = ? AND kind NOT IN (?, ?)", account, RECEIPT, REDIRECT)
 
     def violations_since(self, time: int) -> Iterator[Violation]:
         query = "SELECT time, account, kind, what FROM tries WHERE time > ? ORDER BY id"

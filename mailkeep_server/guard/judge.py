@@ -14,7 +14,15 @@ from mailkeep_server.common.addresses import owner_address
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import GuardConfig
-from mailkeep_server.guard.database import NEW_NETWORK, NEW_RECIPIENT, OVER_LIMIT, UNOWNED_SENDER, Database
+from mailkeep_server.guard.database import (
+    NEW_NETWORK,
+    NEW_RECIPIENT,
+    OVER_LIMIT,
+    RECEIPT,
+    REDIRECT,
+    UNOWNED_SENDER,
+    Database,
+)
 from mailkeep_server.guard.database_recovery import LOST_COUNTS
 from mailkeep_server.guard.freezer import Freezer
 from mailkeep_server.guard.from_header import Owner
@@ -25,6 +33,8 @@ from mailkeep_server.guard.sliding_window import DAY, HOUR, Usage
 
 _MAX_QUOTED = 200
 """Characters of a foreign sender that a refusal quotes."""
+MAX_EXCEPTIONS_A_DAY = {RECEIPT: (50, "read receipts"), REDIRECT: (20, "redirected messages, by recipient,")}
+"""For an account: a thief would use them to hide his sender, or to be shown as somebody elsewhere."""
 _TRY_LATER = "450 4.7.1"
 # 521 also ends the connection (access(5)): a frozen account must not go on trying.
 _FROZEN = "521 5.7.1"
@@ -134,6 +144,22 @@ class Judge:
         if self.ledger.get_account(name).should_notify("unreadable", now, DAY):
             self._database.add_event(now, "unreadable", name, fault)
         return None if self.config.mode == "learn" else f"553 5.7.1 {fault}"
+
+    def judge_exception(self, now: int, name: str, kind: str, recipients: int, queue_id: str) -> str | None:
+        """The refusal of a read receipt or a redirected message, of which a day has few. If None, it counts."""
+        account, (maximum, noun) = self.ledger.get_account(name), MAX_EXCEPTIONS_A_DAY[kind]
+        times = [time for time in account.violations.exceptions.get(kind, ()) if time > now - DAY]
+        if len(times) + recipients > maximum:
+            free_at = (times[0] if times else now) + DAY
+            refusal = self._refuse_over_limit(
+                now, name, account, queue_id, f"may send {maximum} {noun} in a day", free_at
+            )
+            if verdict := self._final_verdict(now, name, account, refusal):
+                return verdict
+        account.violations.exceptions[kind] = [*times, *[now] * recipients]
+        for _ in range(recipients):
+            self._database.add_violation(now, name, kind, "")
+        return None
 
     def owner_of(self, account: str) -> Owner:
         """What the account may name in From:."""

@@ -9,7 +9,16 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from mailkeep_server.guard.account import Account
-from mailkeep_server.guard.database import NEW_NETWORK, NEW_RECIPIENT, UNOWNED_SENDER, Database, Message, Violation
+from mailkeep_server.guard.database import (
+    NEW_NETWORK,
+    NEW_RECIPIENT,
+    RECEIPT,
+    REDIRECT,
+    UNOWNED_SENDER,
+    Database,
+    Message,
+    Violation,
+)
 from mailkeep_server.guard.sliding_window import DAY, MAX_CLOCK_STEP, SendHistory, Usage
 
 LOCAL = "local"
@@ -75,6 +84,8 @@ class Ledger:
             account.networks.setdefault(detail, -time)
         elif kind == UNOWNED_SENDER:
             account.violations.unowned_sender.append(time)
+        elif kind in (RECEIPT, REDIRECT):
+            account.violations.exceptions.setdefault(kind, []).append(time)
         else:
             account.violations.over_limit.append(time)
 

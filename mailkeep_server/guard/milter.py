@@ -1,29 +1,32 @@
 """The milter protocol, version 6, as Postfix speaks it (MILTER_README, Sendmail's libmilter/mfdef.h).
 
 Unlike a policy service, a milter sees the From: line, and whether the message was accepted in the end. This one
-changes nothing in a message. It must be the last in smtpd_milters: once it has accepted a message, no other milter
-refuses it.
+changes nothing in a message, and reads bodies only of messages without a sender. It must be the last in smtpd_milters:
+once it has accepted a message, no other milter refuses it.
 """
 
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from mailkeep_server.guard import from_header
+from mailkeep_server.guard import from_header, receipts
+from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.judge import Judge
 
 MAX_PACKET_BYTES = 1 << 17
 """Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
 
 _VERSION = 6
-_NO_CONNECT, _NO_HELO, _NO_BODY, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x10, 0x40, 0x100, 0x200
-_SKIPPED_COMMANDS = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
+_NO_CONNECT, _NO_HELO, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x40, 0x100, 0x200
+_SKIPPED_COMMANDS = _NO_CONNECT | _NO_HELO | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
+_SKIP_EVENT = 0x400
 _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 # Postfix blocks on every reply, so ask for few. MAIL must have one: without it Postfix would hold the command back
 # until the next.
-_PROTOCOL = _SKIPPED_COMMANDS | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
-_CONTINUE, _REPLY, _TEMPORARY_FAILURE = b"c", b"y", b"t"
-_LOGIN, _QUEUE_ID = "{auth_authen}", "i"
+_PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
+_CONTINUE, _REPLY, _TEMPORARY_FAILURE, _SKIP = b"c", b"y", b"t", b"s"
+_LOGIN, _QUEUE_ID, _CLIENT = "{auth_authen}", "i", "{client_addr}"
 
 
 class ProtocolError(Exception):
@@ -37,7 +40,13 @@ class _Message:
     login: str = ""
     queue_id: str = ""
     recipients: int = 0
+    client: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
+    """The lines that name authors."""
+    has_sender: bool = True
+    content_type: str = ""
+    body: bytes = b""
+    """Its beginning; empty if it has a sender."""
 
 
 class MilterSession:
@@ -73,14 +82,14 @@ class MilterSession:
         words = _split_words(data[1:])
         macros = dict(zip(words[::2], words[1::2], strict=False))
         before = {} if data[:1] == b"M" else self._macros
-        self._macros = before | {name: macros[name] for name in (_LOGIN, _QUEUE_ID) if name in macros}
+        self._macros = before | {name: macros[name] for name in (_LOGIN, _QUEUE_ID, _CLIENT) if name in macros}
 
     def _take_sender(self, data: bytes) -> bytes:
         self._abort_message()
         login = self._macros.get(_LOGIN, "").lower()
-        self._message = _Message(login=login)
         address = [*_split_words(data), ""][0].removeprefix("<").removesuffix(">")
-        # The empty sender is that of a receipt (RFC 8098); Postfix refuses it in its own words.
+        self._message = _Message(login=login, client=self._macros.get(_CLIENT, ""), has_sender=bool(address))
+        # The empty sender is that of a read receipt, which is judged when all of it is there.
         if login and address and not self._judge.owns_address(login, address):
             return self._reject_sender(address) or _CONTINUE
         return _CONTINUE
@@ -92,9 +101,18 @@ class MilterSession:
     def _take_header(self, data: bytes) -> None:
         name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
         headers = self._message.headers
+        if not self._message.has_sender and name.strip().lower() == "content-type":
+            self._message.content_type = " ".join(value.split())[: from_header.MAX_LENGTH]
         is_author = name.strip().lower() in from_header.AUTHOR_HEADERS
         if is_author and from_header.total_length(headers) <= from_header.MAX_LENGTH:
             headers.append((name.strip(), value.strip(" \t\r\n")[: from_header.MAX_LENGTH + 1]))
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Postfix sends no more of the body of a message with a sender."""
+        if self._message.has_sender or not self._message.login:
+            return _SKIP
+        self._message.body += data
+        return _SKIP if len(self._message.body) > receipts.MAX_BYTES else _CONTINUE
 
     def _end_message(self, _data: bytes) -> bytes:
         self._message.queue_id = self._macros.get(_QUEUE_ID, self._message.queue_id)
@@ -113,11 +131,20 @@ class MilterSession:
         authors = from_header.judge_authors(message.headers, self._judge.owner_of(login))
         if authors.names_other:
             return self._reject_sender(authors.fault)
-        return (
-            self._refuse(self._judge.refuse_message(self._read_clock(), login, authors.fault))
-            if authors.fault
-            else None
-        )
+        if fault := authors.fault or self._find_receipt_fault():
+            return self._refuse(self._judge.refuse_message(self._read_clock(), login, fault))
+        kind = RECEIPT if not message.has_sender else REDIRECT if authors.is_redirect else ""
+        if not kind:
+            return None
+        count = message.recipients
+        return self._refuse(self._judge.judge_exception(self._read_clock(), login, kind, count, message.queue_id))
+
+    def _find_receipt_fault(self) -> str:
+        message = self._message
+        if message.has_sender:
+            return ""
+        owns_address = partial(self._judge.owns_address, message.login)
+        return receipts.find_fault(message.content_type, message.body, message.recipients, owns_address)
 
     def _abort_message(self, _data: bytes = b"") -> None:
         if self._message.queue_id:
@@ -139,6 +166,7 @@ _COMMANDS: dict[bytes, Callable[[MilterSession, bytes], bytes | None]] = {
     b"M": MilterSession._take_sender,
     b"R": MilterSession._take_recipient,
     b"L": MilterSession._take_header,
+    b"B": MilterSession._take_body,
     b"E": MilterSession._end_message,
     b"A": MilterSession._abort_message,
     b"Q": MilterSession._abort_message,

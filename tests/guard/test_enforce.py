@@ -70,6 +70,15 @@ def test_mail_is_held_first_then_sessions_are_cut_and_a_sample_is_kept(queue: Fa
     ]
 
 
+def test_receipts_of_the_account_are_held_though_they_have_no_sender(queue: FakeQueue) -> None:
+    queue.add_message("A1", sender="MAILER-DAEMON")
+    queue.add_message("B1", login=BERT, sender="MAILER-DAEMON")
+    queue.add_message("C1", login="", sender="MAILER-DAEMON")
+    queue.add_message("A2")
+    assert enforce.enforce_freeze(ANNA, [ANNA]).messages_held == 2
+    assert [message.queue_id for message in enforce.read_queue(ANNA, [ANNA])] == ["A2", "A1"]
+
+
 def test_only_the_login_s_mail_is_held_and_held_mail_is_not_read_again(queue: FakeQueue) -> None:
     queue.add_message("A1", queue="hold")
     queue.add_message("B1", login=BERT, sender="info@example.org")

@@ -12,6 +12,7 @@ from guard_samples import ANNA, END, LIMITS, NO_LIMITS, OFFER, JudgeSetup, build
 from mailkeep_server.guard import milter
 from mailkeep_server.guard.milter import MilterSession, ProtocolError
 from mailkeep_server.guard.policy import DUNNO
+from mailkeep_server.guard.sliding_window import HOUR
 
 NewSetup = Callable[..., JudgeSetup]
 Headers = list[tuple[str, str | bytes]]
@@ -43,8 +44,8 @@ def test_it_asks_for_nothing_that_it_does_not_need_and_may_change_nothing(new_se
     (reply,) = exchange_packets(MilterSession(new_setup().judge, lambda: 0), OFFER)
     version, actions, protocol = struct.unpack("!III", reply[1:])
     assert (version, actions) == (6, 0)
-    assert protocol & 0x10, "no bodies"
-    assert not protocol & (0x4 | 0x8 | 0x20), "but senders, recipients and headers"
+    assert not protocol & (0x4 | 0x8 | 0x10 | 0x20), "senders, recipients, headers, and the body of a receipt"
+    assert protocol & 0x400, "and no more of another body than its beginning"
 
 
 @pytest.mark.parametrize("version", [2, 5])
@@ -232,3 +233,125 @@ def test_no_message_takes_much_memory(new_setup: NewSetup) -> None:
         assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:
         tracemalloc.stop()
+
+
+# --- read receipts and redirects --------------------------------------------------------------------------------------
+
+RECEIPT_TYPE = 'multipart/report; report-type=disposition-notification;\n\tboundary="b"'
+RECEIPT_HEADERS: Headers = [("From", ANNA), ("To", "friend@example.net"), ("Content-Type", RECEIPT_TYPE)]
+
+
+def compose_receipt(reader: str = ANNA, kind: str = "message/disposition-notification", more: str = "") -> str:
+    """The body, as Thunderbird writes it."""
+    notification = (
+        f"Reporting-UA: Thunderbird\nFinal-Recipient: rfc822;{reader}\nOriginal-Message-ID: <1@example.net>\n"
+    )
+    return (
+        "--b\nContent-Type: text/plain; charset=UTF-8\n\nThe message was displayed.\n"
+        f"--b\nContent-Type: {kind}; name=mdn.txt\nContent-Disposition: inline\n\n"
+        f"{notification}Disposition: manual-action/MDN-sent-manually; displayed\n\n"
+        f"--b\nContent-Type: text/rfc822-headers\n\nSubject: x\n{more}--b--\n"
+    ).replace("\n", "\r\n")
+
+
+def send_receipt(
+    setup: JudgeSetup, body: str, headers: Headers = RECEIPT_HEADERS, *, recipients: int = 1, queue_id: str = "Q1"
+) -> bytes:
+    more = [build_packet(b"R", "<other@example.net>")] * (recipients - 1)
+    packets = build_message(ANNA, "", headers, queue_id)
+    text = body.encode()
+    chunks = [build_packet(b"B", text[at : at + 65_535], end=b"") for at in range(0, len(text), 65_535)]
+    return exchange_packets(open_session(setup), *packets[:4], *more, *packets[4:], *chunks, END)[-1]
+
+
+def test_a_read_receipt_needs_no_sender(new_setup: NewSetup) -> None:
+    setup = new_setup()
+    assert send_receipt(setup, compose_receipt()) == b"c"
+    assert send_receipt(setup, compose_receipt(reader="<Sales@Example.ORG>")) == b"c"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "recipients"),
+    [
+        ("Buy!", RECEIPT_HEADERS, 1),
+        ("", RECEIPT_HEADERS, 1),
+        ("Buy!", [("From", ANNA)], 1),
+        (compose_receipt(), [("From", ANNA)], 1),
+        (compose_receipt(), [("From", ANNA), ("Content-Type", RECEIPT_TYPE.replace("disposition-n", "n"))], 1),
+        (compose_receipt(), [("From", ANNA), ("Content-Type", RECEIPT_TYPE.replace("report;", "mixed;"))], 1),
+        (compose_receipt(), [("From", ANNA), ("Content-Type", RECEIPT_TYPE.replace('"b"', '"c"'))], 1),
+        (compose_receipt("boss@example.org"), RECEIPT_HEADERS, 1),
+        (compose_receipt(kind="text/plain"), RECEIPT_HEADERS, 1),
+        (compose_receipt(more="--b\r\nContent-Type: text/html\r\n\r\nBuy!\r\n"), RECEIPT_HEADERS, 1),
+        (compose_receipt().replace("text/rfc822-headers", "application/pdf"), RECEIPT_HEADERS, 1),
+        (compose_receipt().replace("Disposition: manual", "X: manual"), RECEIPT_HEADERS, 1),
+        (compose_receipt(more="x" * 70_000), RECEIPT_HEADERS, 1),
+        (compose_receipt(), RECEIPT_HEADERS, 2),
+        (compose_receipt(), [("From", "boss@example.org"), *RECEIPT_HEADERS[1:]], 1),
+    ],
+)
+def test_nothing_else_is_sent_without_a_sender(
+    new_setup: NewSetup, body: str, headers: Headers, recipients: int
+) -> None:
+    setup = new_setup(freeze={"refused_tries": 2, "foreign_senders": 2, "networks": 2, "new_recipients": 2})
+    assert send_receipt(setup, body, headers, recipients=recipients)[:4] == b"y553"
+
+
+def test_the_body_of_a_message_with_a_sender_is_not_read(new_setup: NewSetup) -> None:
+    packets = build_message(ANNA, ANNA, [("From", ANNA)])
+    replies = exchange_packets(open_session(new_setup()), *packets, build_packet(b"B", "x" * 60_000), END)
+    assert replies == [b"c", b"s", b"c"]
+
+
+REDIRECT: Headers = [
+    ("Resent-From", ANNA),
+    ("Resent-To", "colleague@example.net"),
+    ("From", "Stranger <s@example.net>"),
+    ("Sender", "list@example.net"),
+]
+
+
+def test_a_redirect_keeps_its_author(new_setup: NewSetup) -> None:
+    setup = new_setup()
+    assert send_message(open_session(setup), REDIRECT)[-1] == b"c"
+    again = [("Resent-From", "sales@example.org"), ("Resent-From", "first@example.net"), *REDIRECT[2:]]
+    assert send_message(open_session(setup), again)[-1] == b"c"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Resent-From", "other@example.net"), *REDIRECT[2:]],
+        [("Resent-From", "bert@example.org"), *REDIRECT[2:]],
+        [("Resent-From", "x, anna@example.org"), *REDIRECT[2:]],
+        [("Resent-From", "other@example.net"), ("Resent-From", ANNA), *REDIRECT[2:]],
+        [("Resent-Sender", ANNA), *REDIRECT[2:]],
+        [("Resent-From", ""), *REDIRECT[2:]],
+        [("Resent-From", ANNA), ("From", "bert@example.org")],
+        [("Resent-From", ANNA), ("From", "=?utf-8?q?bert=40example=2Eorg?= <s@example.net>")],
+        [("Resent-From", ANNA), ("From", "boss@example.org <s@example.net>")],
+        [("Resent-From", ANNA), ("From", "boss@www.example.org")],
+        [("Resent-From", ANNA), ("From", "s@example.net"), ("Sender", "bert@example.org")],
+        [("Resent-From", ANNA), ("From", "s@example.net"), ("From", "t@example.net")],
+        [("Resent-From", ANNA), ("From", "s@example.net\0")],
+        [("Resent-From", ANNA)],
+    ],
+)
+def test_a_redirect_shows_nobody_of_this_server_and_is_the_login_s_own(new_setup: NewSetup, headers: Headers) -> None:
+    assert send_message(open_session(new_setup()), headers)[-1][:4] == b"y553"
+
+
+def test_receipts_and_redirects_are_few_even_after_a_restart_and_then_freeze(new_setup: NewSetup) -> None:
+    limits = {"refused_tries": 3, "foreign_senders": 2, "networks": 2, "new_recipients": 2}
+    setup = new_setup(freeze=limits)
+    answers = [send_message(open_session(setup), REDIRECT)[-1][:4] for _ in range(19)]
+    setup.restart()
+    setup.judge.freezer.write_freezes(setup.now)
+    answers += [send_message(open_session(setup), REDIRECT)[-1][:4] for _ in range(2)]
+    assert answers == [b"c"] * 20 + [b"y450"]
+    assert send_message(open_session(setup), [("From", ANNA)])[-1] == b"c"
+    setup.advance_clock(24 * HOUR)
+    assert send_message(open_session(setup), REDIRECT)[-1] == b"c"
+    receipts = [send_receipt(setup, compose_receipt(), queue_id=f"R{n}")[:4] for n in range(53)]
+    assert receipts == [b"c"] * 50 + [b"y450"] * 2 + [b"y521"]
+    assert list(setup.freeze_reasons()) == [ANNA]

@@ -39,7 +39,7 @@ from mailkeep.lab.site import Site
 from mailkeep_server.common.paths import FREEZE_LIST, GUARD_STATE
 
 # An account for each test, so that no test uses up another's limits.
-NAMES = ("cara", "dora", "emil", "fritz", "gerd", "hanna", "ida", "jan", "karl", "lena", "mia", "nora")
+NAMES = ("cara", "dora", "emil", "fritz", "gerd", "hanna", "ida", "jan", "karl", "lena", "mia", "nora", "olga", "paul")
 MAX_MESSAGES = 5  # messages in ten minutes
 MAX_RECIPIENTS = 8
 MAX_LOCAL_RECIPIENTS = 3
@@ -217,16 +217,72 @@ def test_another_limit_reloads_the_guard_which_forgets_nothing(guarded: GuardedS
         "hanna@example.test\r\nFrom: anna@example.test",
         "hanna@example.test\r\nSender: anna@example.test",
         "x@elsewhere.example",
-        "friends:;",
-        "",
     ],
 )
 def test_an_account_does_not_write_as_somebody_else_in_the_from_line(
     guarded: GuardedServer, header: str, port: int
 ) -> None:
-    answer = guarded.send_message("hanna", header=header or " ", port=port)
+    answer = guarded.send_message("hanna", header=header, port=port)
     assert answer.startswith("553 5.7.1 hanna@example.test does not own"), answer
     guarded.run_ctl("thaw", "hanna", check=False)  # the tries of this test have frozen it
+
+
+@pytest.mark.parametrize(
+    "header", ["friends:;", " ", "Smith, Hanna <hanna@example.test>", '"Hanna <hanna@example.test>']
+)
+def test_a_from_line_that_cannot_be_read_is_refused_and_freezes_nobody(guarded: GuardedServer, header: str) -> None:
+    answers = [guarded.send_message("hanna", header=header) for _ in range(5)]
+    assert {answer[:25] for answer in answers} == {"553 5.7.1 The From: line "}
+    assert not guarded.is_frozen("hanna")
+
+
+def test_a_from_line_that_every_mail_program_reads_is_accepted(guarded: GuardedServer) -> None:
+    for header in ('"=?utf-8?Q?M=C3=BCller=2C_Olga?=" <olga@example.test>', "[Sales] Olga@Work <olga@example.test>"):
+        assert is_accepted(guarded.send_message("olga", header=header))
+
+
+RECEIPT = """\
+From: paul@example.test
+To: x@outside.test
+Content-Type: multipart/report; report-type=disposition-notification; boundary=b
+
+--b
+Content-Type: text/plain
+
+The message was displayed.
+--b
+Content-Type: message/disposition-notification
+
+Final-Recipient: rfc822;paul@example.test
+Disposition: manual-action/MDN-sent-manually; displayed
+
+--b--
+"""
+REDIRECT = """\
+From: Stranger <s@outside.test>
+To: paul@example.test
+Resent-From: paul@example.test
+Resent-To: x@outside.test
+Subject: question for a colleague
+
+hello
+"""
+
+
+def test_a_read_receipt_and_a_redirect_leave_and_nothing_else_without_a_sender(guarded: GuardedServer) -> None:
+    def submit(sender: str, text: str) -> str:
+        session = guarded.open_session("paul")
+        commands = (f"MAIL FROM:<{sender}>", f"RCPT TO:<{OUTSIDE}>", "DATA")
+        for command in commands:
+            answer = send_commands(session, command)
+        assert answer.startswith("354"), answer
+        return send_commands(session, text.replace("\n", "\r\n") + ".")
+
+    assert is_accepted(submit("", RECEIPT))
+    assert is_accepted(submit("paul@example.test", REDIRECT))
+    assert submit("", "From: paul@example.test\n\nBuy!\n").startswith("553 5.7.1 Without a sender")
+    assert submit("", RECEIPT.replace(";paul@", ";emil@")).startswith("553 5.7.1 The read receipt is for emil@")
+    assert submit("paul@example.test", REDIRECT.replace("s@outside.test", "emil@example.test")).startswith("553 5.7.1")
 
 
 def test_a_foreign_sender_counts_as_soon_as_it_is_refused(guarded: GuardedServer) -> None:
