@@ -28,14 +28,13 @@ class Deployment:
     """What a deploy did to a host: the status of each operation that ran, by name and in order.
 
     `error` says why the host could not be reached, or could not be read. Else, after an operation with the status
-    `error`, `log` has its output. `is_new` if the host's SSH key was unknown before.
+    `error`, `log` has its output.
     """
 
     operations: tuple[tuple[str, Status], ...] = ()
     error: str = ""
     log: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    is_new: bool = False
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -68,7 +67,7 @@ def deploy_to_host(
             if not operations:
                 log.warnings.clear()  # pyinfra's own advice about the connection
             error = _describe_error(exception, log.errors, name, data)
-    return Deployment(tuple(operations), error, tuple(log.errors), tuple(log.warnings), log.is_new)
+    return Deployment(tuple(operations), error, tuple(log.errors), tuple(log.warnings))
 
 
 def _run_operations(host: Host, settings: Settings, parts: tuple[Part, ...]) -> Iterator[tuple[str, Status]]:

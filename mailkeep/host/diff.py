@@ -8,7 +8,7 @@ from typing import Literal
 from mailkeep.host.snapshot import NEW_SUFFIX, POLICY_RC_D, PathState, Snapshot, UnitState
 from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, StateFile, Unit, User, unit_check
-from mailkeep_server.common.paths import KNOWN_ACCESS
+from mailkeep_server.common.paths import KNOWN_ACCESS, STOPPED_UNITS
 
 UnitAction = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
 PendingAction = Literal["restart", "reload"]
@@ -113,6 +113,11 @@ def checks_to_run(parts: Iterable[Part], changed: list[str]) -> list[tuple[Part,
 def lacks_access_record(parts: Iterable[Part], actual: Snapshot) -> bool:
     """Whether it is still to be recorded who could become root when Mailkeep came."""
     return KNOWN_ACCESS not in actual.paths and any(part.name == server_package.NAME for part in parts)
+
+
+def has_stopped_units(actual: Snapshot) -> bool:
+    """Whether a deploy has stopped services of packages that it replaces, and has not ended."""
+    return STOPPED_UNITS in actual.paths
 
 
 def unit_actions(unit: Unit, actual: Snapshot, changed: list[str]) -> list[UnitAction]:

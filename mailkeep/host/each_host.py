@@ -24,6 +24,7 @@ from pyinfra.connectors import util as pyinfra_util
 
 from mailkeep.errors import UserError
 from mailkeep.host import remote
+from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep_server.common.wording import describe_error
 
 T = TypeVar("T")
@@ -31,8 +32,7 @@ T = TypeVar("T")
 MIN_HOSTS_FOR_SHORT_FORM = 2
 """From so many hosts on, commands print a line for each, and in full only what is broken."""
 MAX_PROCESSES = 32  # of some 30 MB each
-ANSWER_TIMEOUT = 300.0  # seconds for a host's plan or verification, which take ten
-DEPLOY_TIMEOUT = 3600.0  # seconds: packages may come over a slow line, after another program's apt-get
+ANSWER_TIMEOUT = COMMAND_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)

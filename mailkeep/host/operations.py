@@ -20,15 +20,17 @@ from mailkeep.host import diff
 from mailkeep.host.diff import FileChange
 from mailkeep.host.preflight import needs_sudo
 from mailkeep.host.snapshot import NEW_SUFFIX, PENDING, POLICY_RC_D, RUN, Snapshot, SnapshotFact
+from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
+from mailkeep.host.stopped_units import BRING_BACK, BRING_BACK_IF_IT_FAILS, STOP_REPLACED
 from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part
-from mailkeep_server.common.paths import KNOWN_ACCESS
+from mailkeep_server.common.paths import KNOWN_ACCESS, STOPPED_UNITS
 
 Commands = Generator[StringCommand, None, None]
 Parts = tuple[Part, ...]
 
 LEFTOVERS, PACKAGES, USERS = "Leftovers of an interrupted run", "Packages", "System users"
-ACCESS = "Who can become root"
+ACCESS, SETTLE = "Who can become root", "What was stopped is replaced"
 FILES = "Files: checked, then put in place"
 STAGE = f"{RUN}/stage"
 """Holds the changed files while they are checked. A tmpfs that only the committing process sees, and that ends with
@@ -48,13 +50,14 @@ def converge_host(parts: Parts) -> None:
         if part.units:
             activate_units(parts=parts, part=part, name=f"{part.name}: services", _sudo=sudo)
     record_root_access(parts=parts, name=ACCESS, _sudo=sudo)
+    forget_stopped_units(parts=parts, name=SETTLE, _sudo=sudo)
 
 
 def read_snapshot(parts: Parts) -> Snapshot:
     """The current host's snapshot, read once and cached until `forget_snapshot`."""
     cache = host.connector_data
     if "mailkeep" not in cache:
-        cache["mailkeep"] = host.get_fact(SnapshotFact, parts=parts)
+        cache["mailkeep"] = host.get_fact(SnapshotFact, parts=parts, _timeout=COMMAND_TIMEOUT)
     if cache["mailkeep"] is None:  # pyinfra has printed why; an unreadable host is not an empty one
         raise PyinfraError(f"{host.name}: Mailkeep could not read the host's state; the error is above.")
     return cast(Snapshot, cache["mailkeep"])
@@ -83,15 +86,17 @@ def install_packages(parts: Parts) -> Commands:
 
 def _install_script(packages: list[str], was_interrupted: bool) -> StringCommand:
     keep = ("--force-confold", "--force-confdef")  # keep configuration files that are already ours
-    install = " ".join(
-        ["apt-get -qq install -y --no-install-recommends", *(f"-o Dpkg::Options::={option}" for option in keep)]
-    )
+    install = " ".join(["install --no-install-recommends", *(f"-o Dpkg::Options::={option}" for option in keep)])
     policy, new_policy = POLICY_RC_D.path, f"{POLICY_RC_D.path}{NEW_SUFFIX}"
     return _script(
         _LOCK,
         "export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8",
+        BRING_BACK,
+        STOP_REPLACED,
+        "our_policy=",
+        """trap '[ $? = 0 ] || bring_back; [ -z "$our_policy" ] || rm -f "$our_policy"' EXIT""",
         f"if [ ! -e {policy} ]; then",
-        f"  trap 'rm -f {policy}' EXIT",
+        f"  our_policy={policy}",
         f"  printf %s {quote(POLICY_RC_D.content.decode())} > {new_policy}",
         f"  chmod {POLICY_RC_D.mode:o} {new_policy} && mv {new_policy} {policy}",
         "fi",
@@ -99,8 +104,12 @@ def _install_script(packages: list[str], was_interrupted: bool) -> StringCommand
         # Fails for a package that waits for another which was never unpacked; --fix-broken then fetches that.
         *([f"patiently dpkg --configure -a {join(keep)} || true"] if was_interrupted else []),
         "patiently apt-get -qq update",
-        *([f"patiently {install} --fix-broken"] if was_interrupted else []),
-        f"patiently {install} {join(packages)}",
+        f'replace() {{ patiently apt-get -qq -y {install} --download-only "$@"',
+        f'  stop_replaced {install} "$@"',
+        f'  patiently apt-get -qq -y {install} "$@"; }}',
+        *(["replace --fix-broken"] if was_interrupted else []),
+        f"replace {join(packages)}",
+        "forget_failures",
     )
 
 
@@ -126,6 +135,7 @@ def add_users(parts: Parts) -> Commands:
         create = ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin")
         yield _script(
             _LOCK,
+            BRING_BACK_IF_IT_FAILS,
             *(join([*create, "--home-dir", user.home, user.name]) for user in users),
             *(join(["gpasswd", "--add", user, group]) for user, group in memberships),
         )
@@ -146,8 +156,9 @@ def put_in_place(parts: Parts) -> Commands:
             _join_lines(
                 "set -eu",
                 _LOCK,
+                BRING_BACK_IF_IT_FAILS,
                 f"mkdir -p {STAGE}",
-                "exec unshare --mount --propagation private sh -euc '",
+                "unshare --mount --propagation private sh -euc '",
                 f"mount -t tmpfs -o mode=700 tmpfs {STAGE}",
                 f"base64 -d | tar -x -p -m -C {STAGE} -f -",  # -m: Dovecot rereads accounts when their time changes
                 f"exec sh -eu {STAGE}/commit < /dev/null",
@@ -294,6 +305,7 @@ def activate_units(parts: Parts, part: Part) -> Commands:
     if actions or any(actual.units[unit.name].is_stale for unit in part.units):
         yield _script(
             _LOCK,
+            BRING_BACK_IF_IT_FAILS,
             _ACT,
             "systemctl daemon-reload",  # NeedDaemonReload does not always show a unit file that was removed by hand
             *(f"act {action} {quote(unit.name)}" for action, unit in actions),
@@ -307,6 +319,14 @@ def record_root_access(parts: Parts) -> Commands:
     if diff.lacks_access_record(parts, read_snapshot(parts)):
         directory = KNOWN_ACCESS.rpartition("/")[0]
         yield _script(_LOCK, f"install -d -m 755 {directory}", f"{server_package.PYTHON} root-access record")
+        forget_snapshot()
+
+
+@operation()
+def forget_stopped_units(parts: Parts) -> Commands:
+    """Once the deploy has ended, the new services do the work of those that it stopped."""
+    if diff.has_stopped_units(read_snapshot(parts)):
+        yield _script(_LOCK, f"rm -f {STOPPED_UNITS}")
         forget_snapshot()
 
 

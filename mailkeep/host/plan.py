@@ -7,7 +7,7 @@ import base64
 import difflib
 import json as json_format
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from shlex import join
@@ -22,11 +22,13 @@ from mailkeep.host.plan_report import Change, HostPlan
 from mailkeep.host.preflight_facts import PASSED_MARK, HostFacts, LoginFact
 from mailkeep.host.preflight_rules import BACKUPS, is_takeover
 from mailkeep.host.snapshot import PathState, Snapshot, SnapshotFact
+from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep.inventory import hosts, secrets
 from mailkeep.parts import mail_server, server_package
 from mailkeep.parts.model import Directory, File, Part, Unit
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
+from mailkeep_server.common.paths import STOPPED_UNITS
 
 Parts = tuple[Part, ...]
 MAX_DIFF_BYTES = 200_000  # of a live file; ours are far smaller
@@ -51,20 +53,15 @@ def print_plan(inventory: Path, *, json: bool = False, adopt: bool = False, full
             plan_report.print_line(name, plan)
     plans = {name: plans[name] for name in declared_hosts}
     if json:
-        print(json_format.dumps({"hosts": {name: _jsonable(plan) for name, plan in plans.items()}}, indent=2))
+        print(json_format.dumps({"hosts": {name: asdict(plan) for name, plan in plans.items()}}, indent=2))
     elif is_short:
         plan_report.print_broken_and_changes(plans)
     else:
         for name, plan in plans.items():
             plan_report.print_host_plan(name, plan)
-    plan_report.print_new_hosts([name for name, plan in plans.items() if plan.is_new])
     if any(plan.error or plan.problems for plan in plans.values()):
         return 1
     return 2 if any(plan.changes for plan in plans.values()) else 0
-
-
-def _jsonable(plan: HostPlan) -> dict[str, object]:
-    return {key: value for key, value in asdict(plan).items() if key != "is_new"}
 
 
 def _run_on_each(names: list[str], action: Callable[[str], HostPlan]) -> Iterator[tuple[str, HostPlan]]:
@@ -107,12 +104,12 @@ def explain_failure(inventory: Path, *, json: bool = False) -> None:
 
 
 def _with_connection(name: str, data: dict[str, object], make_plan: Callable[[Host], HostPlan]) -> HostPlan:
-    with connection.collect_log(name) as log:
+    with connection.collect_log(name):
         try:
             with connection.connect_host(name, data) as host:
-                return replace(make_plan(host), is_new=log.is_new)
+                return make_plan(host)
         except connection.CONNECTION_ERRORS as error:
-            return HostPlan(error=connection.describe_failure(error, name, data), is_new=log.is_new)
+            return HostPlan(error=connection.describe_failure(error, name, data))
 
 
 def _plan_host(host: Host, declared: _DeclaredHost, adopt: bool) -> HostPlan:
@@ -142,7 +139,7 @@ def _read_fact(host: Host, fact: type[FactBase[Any]], sudo: bool = False, **argu
     command = StringCommand(reader.command(**arguments))
     password = host.data.get("_sudo_password")
     succeeded, output = host.run_shell_command(
-        command, _sudo=sudo, **({"_sudo_password": password} if password else {})
+        command, _sudo=sudo, _timeout=COMMAND_TIMEOUT, **({"_sudo_password": password} if password else {})
     )
     if not succeeded:
         raise PyinfraError(f"{fact.__name__} could not be read: {' '.join(output.stderr_lines) or 'no answer'}")
@@ -175,7 +172,9 @@ def _takeover_changes(facts: HostFacts) -> Iterator[Change]:
         if facts.foreign_files or facts.other_mtas:
             yield Change(operation, f"save the existing mail server's configuration in {BACKUPS}")
         for package in facts.other_mtas:
-            yield Change(operation, f"stop the services of {package}; Postfix replaces it")
+            yield Change(
+                operations.PACKAGES, f"once all is downloaded, stop the services of {package}; Postfix replaces it"
+            )
         yield Change(operation, f"make {PASSED_MARK}: from now on, Mailkeep manages the host")
 
 
@@ -196,6 +195,8 @@ def list_changes(parts: Parts, actual: Snapshot, live: dict[str, bytes]) -> Iter
         listing = f"`{server_package.PYTHON} root-access` lists them"
         text = f"record who and what can become root now: {listing}, and verify names what is added later"
         yield Change(operations.ACCESS, text)
+    if diff.has_stopped_units(actual):
+        yield Change(operations.SETTLE, f"remove {STOPPED_UNITS}")
 
 
 def _service_changes(parts: Parts, actual: Snapshot) -> Iterator[Change]:

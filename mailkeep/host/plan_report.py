@@ -1,6 +1,5 @@
 """Prints plans: one in full, or many by a line each, and equal changes once."""
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,14 +30,12 @@ class HostPlan:
     """The changes that a deploy would make to a host, or the reasons why it would make none.
 
     For its `problems` a deploy would refuse the host; the `error` kept Mailkeep from reading its state.
-    `is_new` if the host's SSH key was unknown, and is now in known_hosts.
     """
 
     error: str = ""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
-    is_new: bool = False
 
 
 def print_host_plan(name: str, plan: HostPlan) -> None:
@@ -78,14 +75,6 @@ def print_broken_and_changes(plans: Mapping[str, HostPlan]) -> None:
             out.print(Text(f"Changes on {list_names(names)}:", "bold"))
             _print_changes(out, changes)
     out.print(_summarize(plans))
-
-
-def print_new_hosts(names: list[str]) -> None:
-    """Which hosts' SSH keys were accepted at first sight."""
-    if names:
-        keys = "key of" if len(names) == 1 else "keys of"
-        note = f"note: the SSH {keys} {list_names(names)} {'was' if len(names) == 1 else 'were'} unknown, and accepted."
-        print(note, file=sys.stderr)
 
 
 def group_hosts(pairs: Iterable[tuple[str, K]]) -> dict[K, list[str]]:

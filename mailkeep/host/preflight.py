@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from shlex import quote
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from mailkeep.host.preflight_facts import (
     outbound_peer,
 )
 from mailkeep.host.preflight_rules import BACKUPS, Verdict
+from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
+from mailkeep.host.stopped_units import BRING_BACK_NOW
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
 
@@ -57,7 +60,7 @@ def read_login() -> Login | None:
     """The SSH login on the current host, whatever `_sudo` its data has; read once."""
     cache = host.connector_data
     if "mailkeep login" not in cache:
-        cache["mailkeep login"] = host.get_fact(LoginFact, _sudo=False)
+        cache["mailkeep login"] = host.get_fact(LoginFact, _sudo=False, _timeout=COMMAND_TIMEOUT)
     return cast(Login | None, cache["mailkeep login"])
 
 
@@ -78,12 +81,14 @@ def run_preflight(settings: Settings, parts: tuple[Part, ...]) -> None:
 @operation()
 def _preflight(settings: Settings, parts: tuple[Part, ...], login: Login) -> Generator[StringCommand, None, None]:
     adopt = bool(host.data.get("adopt"))
-    can_ask = can_ask_password(host.data)
-    facts, verdict = examine_host(settings, login, host.get_fact, adopt=adopt, can_ask=can_ask)
+    can_ask, read_fact = can_ask_password(host.data), partial(host.get_fact, _timeout=COMMAND_TIMEOUT)
+    facts, verdict = examine_host(settings, login, read_fact, adopt=adopt, can_ask=can_ask)
     for warning in verdict.warnings:
         host.log(warning, logger.warning)
     if verdict.problems or facts is None:
-        yield StringCommand("cat >&2; exit 1", _stdin=verdict.refusal(host.name).splitlines())
+        has_stopped = facts is not None and bool(facts.stopped_units)
+        script = f"cat >&2\n{BRING_BACK_NOW}\nexit 1" if has_stopped else "cat >&2; exit 1"
+        yield StringCommand(script, _stdin=verdict.refusal(host.name, has_stopped=has_stopped).splitlines())
     elif preflight_rules.is_takeover(facts):
         yield StringCommand(_takeover_script(facts, parts))
 
@@ -91,8 +96,7 @@ def _preflight(settings: Settings, parts: tuple[Part, ...], login: Login) -> Gen
 def _takeover_script(facts: HostFacts, parts: Iterable[Part]) -> str:
     paths = preflight_rules.paths_to_save(facts, parts)
     save = f"set -- {' '.join(map(quote, paths))}{_SAVE}" if paths else ":"
-    stop = f"set -- {' '.join(map(quote, facts.other_mtas))}{_STOP}" if facts.other_mtas else ":"
-    return f"set -eu\n{save}\n{stop}\nmkdir -p {PASSED_MARK}"
+    return f"set -eu\n{save}\nmkdir -p {PASSED_MARK}"
 
 
 _SAVE = f"""
@@ -102,12 +106,3 @@ for path; do
   [ ! -e "$path" ] || {{ mkdir -p "$to" && cp -a --parents -- "$path" "$to"; }}
 done
 umask 022"""
-
-# Stop the services of these packages. apt replaces the packages, but policy-rc.d keeps it from stopping their services.
-_STOP = """
-programs=$(dpkg -L "$@")
-for process in /proc/[0-9]*; do
-  program=$(readlink "$process/exe") && echo "$programs" | grep -qxF "$program" || continue
-  unit=$(sed -n 's,.*/\\([^/]*[.]service\\)$,\\1,p' "$process/cgroup" | head -n 1)
-  [ -z "$unit" ] || systemctl --quiet disable --now "$unit"
-done"""

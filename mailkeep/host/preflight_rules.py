@@ -42,9 +42,11 @@ class Verdict:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def refusal(self, name: str) -> str:
+    def refusal(self, name: str, *, has_stopped: bool = False) -> str:
+        """`has_stopped`: services that an earlier deploy had stopped are started again."""
         items = "\n".join(f"- {problem}" for problem in self.problems)
-        return f"{name}: Mailkeep does not deploy to this host; nothing was changed.\n{items}"
+        effect = "only what an earlier deploy had stopped is started again" if has_stopped else "nothing was changed"
+        return f"{name}: Mailkeep does not deploy to this host; {effect}.\n{items}"
 
 
 def judge_host(settings: Settings, login: Login, facts: HostFacts, *, adopt: bool = False) -> Verdict:
@@ -193,6 +195,12 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
         yield (
             f"Its hostname is {facts.hostname}, but mail.yml says {settings.host.name}. If this is the right machine, "
             f"run `hostnamectl set-hostname {settings.host.name}`."
+        )
+    if facts.stopped_units:
+        yield (
+            f"An earlier deploy stopped {', '.join(facts.stopped_units)}, to replace their packages, and has not "
+            "ended: nothing may take mail until one does. A deploy goes on where that one ended; one that is refused "
+            "starts them again."
         )
     yield from _cut_off_warnings(settings, facts)
     for package in facts.other_timekeepers:

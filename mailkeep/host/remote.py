@@ -1,7 +1,6 @@
-"""The SSH connection to a host of an inventory: as root, by the same options with which pyinfra reaches it."""
+"""A root shell on a host of an inventory, over SSH."""
 
 import errno
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,30 +11,17 @@ from pathlib import Path
 from shlex import join
 from typing import Any, TypeVar
 
-from testinfra.backend.base import CommandResult
-from testinfra.backend.ssh import SshBackend
+from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
 from mailkeep.errors import UserError
 from mailkeep.host import preflight, preflight_facts, preflight_rules
+from mailkeep.host.ssh_connection import SSH_FAILED, SshConnection, SshError
 from mailkeep.host.ssh_failure import explain_ssh_failure
 from mailkeep.inventory import hosts as inventories
 from mailkeep.parts import server_package
 
 T = TypeVar("T")
-
-# pyinfra's host data (mailkeep.inventory.hosts) and the option of ssh(1) that each stands for.
-SSH_OPTIONS = {
-    "ssh_hostname": "HostName",
-    "ssh_port": "Port",
-    "ssh_user": "User",
-    "ssh_known_hosts_file": "UserKnownHostsFile",
-    "ssh_strict_host_key_checking": "StrictHostKeyChecking",
-}
-ALIVE_OPTION = "-o ServerAliveInterval=15"  # ends a connection to a machine that has gone, after 45 seconds
-LOGIN_TIMEOUT = 45.0  # seconds for the first command: sshd may accept the key and hang then
-COMMAND_TIMEOUT = 300.0  # seconds for any other command; the longest takes ten
-SLOW_HOST = "Log in, and see what hangs: `systemctl list-jobs`, `dmesg`. If you cannot, restart the machine."
 
 
 class UnreachableError(Exception):
@@ -47,17 +33,25 @@ class UnreachableError(Exception):
         self.remedy = remedy
 
 
-class SudoSshBackend(SshBackend):  # type: ignore[misc]
-    """testinfra's SSH backend, but sudo reads its password from standard input, where no process list shows it.
+class SudoSshBackend(BaseBackend):  # type: ignore[misc]
+    """A backend of testinfra's over the connection that all commands share. sudo reads its password from standard
+    input, where no process list shows it.
 
-    `typed_command` is the ssh command with which the operator reaches the same host. No command takes longer than
-    `command_timeout` seconds.
+    `typed_command` is the ssh command with which the operator reaches the same host.
     """
 
-    def __init__(self, name: str, data: Mapping[str, Any], password: str | None = None, **options: Any) -> None:
-        super().__init__(name, **options)
+    def __init__(
+        self,
+        name: str,
+        data: Mapping[str, Any],
+        connection: SshConnection | None = None,
+        *,
+        sudo: bool = False,
+        password: str | None = None,
+    ) -> None:
+        super().__init__(name, sudo=sudo)
         self.data, self.password = data, password
-        self.command_timeout = LOGIN_TIMEOUT
+        self.connection = connection or SshConnection(name, data)
 
     @property
     def typed_command(self) -> str:
@@ -69,21 +63,26 @@ class SudoSshBackend(SshBackend):  # type: ignore[misc]
         # -k: sudo must ask, even if it remembers. Else the command would find the password on its standard input.
         return str(self.quote("sudo -k -S -p '' /bin/sh -c %s", command))
 
-    def run_local(self, command: str, *args: str) -> CommandResult:
-        line = self.encode(self.quote(command, *args))
+    def run(self, command: str, *args: str, **_: Any) -> CommandResult:
+        """Raises UnreachableError."""
+        line = self.get_command(command, *args)
         stdin = f"{self.password}\n".encode() if self.sudo and self.password is not None else b""
         try:
-            done = subprocess.run(  # noqa: S602
-                line, shell=True, input=stdin, capture_output=True, check=False, timeout=self.command_timeout
-            )
-        except subprocess.TimeoutExpired:
-            raise UnreachableError(f"ssh: no answer within {self.command_timeout:.0f} seconds", SLOW_HOST) from None
+            done = self.connection.run(line, stdin)
+        except SshError as error:
+            raise UnreachableError(f"ssh: {error}", self._explain(str(error))) from None
         except OSError as error:
             if error.errno != errno.E2BIG:
                 raise
             remedy = "mail.yml declares too much for one host: move some of its domains to another."
             raise UnreachableError(f"ssh: a command of {len(line) // 1024} KiB is too long", remedy) from None
-        return self.result(done.returncode, line, done.stdout, done.stderr)
+        result = self.result(done.code, line.encode(), done.stdout, done.stderr)
+        if done.code == SSH_FAILED:
+            raise UnreachableError(f"ssh: {last_line(result, 'ssh').rstrip('.')}", self._explain(result.stderr))
+        return result
+
+    def _explain(self, message: str) -> str:
+        return explain_ssh_failure(message, self.hostname, self.data)
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class RemoteHost:
 
     def run(self, command: str) -> CommandResult:
         """Run `command` as root. Raises UnreachableError."""
-        return _run(self.connect(), command)
+        return self.connect().run(command)
 
     def run_mailkeep(self, command: str) -> CommandResult:
         """Run a command that needs Mailkeep's package on the host. Raises UnreachableError, also when it is missing."""
@@ -127,36 +126,25 @@ class RemoteHost:
         return done
 
     def _open_root_shell(self) -> Host:
-        direct = self._open_shell()
+        connection = SshConnection(self.name, self.data)
+        direct = self._open_shell(connection)
         login = _read_login(direct)
         if login.uid == 0:
-            direct.backend.command_timeout = COMMAND_TIMEOUT
             return direct
         if trouble := preflight_rules.sudo_problem(login, preflight.can_ask_password(self.data)):
             raise UnreachableError(*trouble)
         if not login.sudo:
-            return self._open_shell(sudo=True)
+            return self._open_shell(connection, sudo=True)
         password = str(self.data.get("_sudo_password") or _ask_sudo_password(self.name))
-        with_password = self._open_shell(sudo=True, password=password)
-        if (done := _run(with_password, "true")).rc:
+        with_password = self._open_shell(connection, sudo=True, password=password)
+        if (done := with_password.run("true")).rc:
             raise UnreachableError(f"sudo: {last_line(done, 'sudo')}", "Run it again with the right password.")
         return with_password
 
-    def _open_shell(self, *, sudo: bool = False, password: str | None = None) -> Host:
-        options = [f"-o {option}={self.data[key]}" for key, option in SSH_OPTIONS.items() if self.data.get(key)]
-        backend = SudoSshBackend(
-            self.name.removeprefix("@ssh/"),
-            data=self.data,
-            password=password,
-            ssh_config=self.data.get("ssh_config_file"),
-            ssh_identity_file=self.data.get("ssh_key"),
-            ssh_extra_args=" ".join(("-o BatchMode=yes", ALIVE_OPTION, *options)),
-            sudo=sudo,
-        )
+    def _open_shell(self, connection: SshConnection, *, sudo: bool = False, password: str | None = None) -> Host:
+        backend = SudoSshBackend(self.name, self.data, connection, sudo=sudo, password=password)
         shell = Host(backend)
         backend.set_host(shell)
-        if sudo:  # the login was seen to work
-            backend.command_timeout = COMMAND_TIMEOUT
         return shell
 
 
@@ -186,19 +174,10 @@ def last_line(done: CommandResult, program: str = "") -> str:
     return str(lines[-1]).removeprefix(f"{program}: ") if lines else f"exit {done.rc}"
 
 
-def _run(shell: Host, command: str) -> CommandResult:
-    try:
-        return shell.run(command)
-    except RuntimeError as error:  # testinfra raises it for ssh's exit code 255; its argument is the result
-        done, backend = error.args[0], shell.backend
-        message, remedy = last_line(done, "ssh"), explain_ssh_failure(done.stderr, backend.hostname, backend.data)
-        raise UnreachableError(f"ssh: {message.rstrip('.')}", remedy) from None
-
-
 def _read_login(shell: Host) -> preflight_facts.Login:
     """The user that ssh logs in as. Raises UnreachableError."""
     fact = preflight_facts.LoginFact()
-    done = _run(shell, join(["sh", "-c", fact.command()]))
+    done = shell.run(join(["sh", "-c", fact.command()]))
     try:
         return fact.process(done.stdout.splitlines())
     except (KeyError, ValueError):

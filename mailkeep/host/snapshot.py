@@ -12,7 +12,7 @@ from typing import Any
 from pyinfra.api import FactBase
 
 from mailkeep.parts.model import File, Part
-from mailkeep_server.common.paths import KNOWN_ACCESS
+from mailkeep_server.common.paths import KNOWN_ACCESS, STOPPED_UNITS
 
 RUN = "/run/mailkeep"
 PENDING = f"{RUN}/pending"
@@ -98,6 +98,7 @@ def build_script(parts: tuple[Part, ...]) -> str:
     files = [
         POLICY_RC_D.path,
         KNOWN_ACCESS,
+        STOPPED_UNITS,
         *(path for part in parts for path in (*(file.path for file in part.files), *part.absent)),
     ]
     directories = [directory for part in parts for directory in part.directories]

@@ -2,10 +2,10 @@
 
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import join
-from typing import Any
+from typing import Any, Protocol
 
 from mailkeep.errors import UserError
 from mailkeep.locations import HOME_VARIABLE, expand_home, inventories_home
@@ -15,8 +15,25 @@ SETTINGS_FILE = "mail.yml"
 HOSTS_FILE = "inventory.py"
 DEPLOY = "mailkeep.deploy.deploy_host"
 """The function that pyinfra runs for each host."""
-RUN_PYINFRA = "from pyinfra_cli.main import main; main()"
-"""As its program does, which is not always beside Python's: `pip install --user` puts it elsewhere."""
+RUN_PYINFRA = (
+    "from pyinfra_cli.main import main; from mailkeep.host.ssh_connector import use_ssh_program; "
+    "use_ssh_program(); main()"
+)
+"""As its program does, which is not always beside Python's: `pip install --user` puts it elsewhere. But hosts are
+reached as by all other commands."""
+SSH_FLAGS = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
+SSH_OPTIONS = {
+    "ssh_known_hosts_file": "UserKnownHostsFile",
+    "ssh_strict_host_key_checking": "StrictHostKeyChecking",
+}
+"""pyinfra's names of a host's data, and the options of ssh(1) that they stand for."""
+_UNUSABLE_DATA = ("ssh_password", "ssh_key_password", "ssh_paramiko_connect_kwargs")
+
+
+class HostData(Protocol):
+    """The data of a host, as `read_hosts` or pyinfra has them."""
+
+    def get(self, key: str, /) -> Any: ...
 
 
 def find_inventory(name_or_path: str, home: Path | None = None) -> Path:
@@ -72,6 +89,12 @@ def read_hosts(directory: Path) -> dict[str, dict[str, object]]:
         if not isinstance(host, str):
             raise UserError(f"{file}: {host!r} is no name of a host. Write the name in quotes.")
         settings_path(host, data)
+        if unusable := [key for key in _UNUSABLE_DATA if data.get(key)]:
+            raise UserError(
+                f"{file}: host {host}: Mailkeep logs in by the program ssh and with a key, and cannot use "
+                f"{', '.join(unusable)}. Remove that, and have `{ssh_command(host, data)}` log in without asking "
+                "anything: `ssh-copy-id` installs a key, `ssh-add` remembers its passphrase."
+            )
     return hosts
 
 
@@ -97,8 +120,21 @@ def settings_path(host: str, data: Any) -> Path:
     )
 
 
-def ssh_command(host: str, data: Mapping[str, object]) -> str:
-    """The ssh(1) command that reaches the host as pyinfra does."""
-    options = {"-F": "ssh_config_file", "-l": "ssh_user", "-p": "ssh_port", "-i": "ssh_key"}
-    words = (word for option, key in options.items() if data.get(key) for word in (option, str(data[key])))
-    return join(["ssh", *words, str(data.get("ssh_hostname") or host.removeprefix("@ssh/"))])
+def ssh_command(host: str, data: HostData) -> str:
+    """The ssh(1) command that reaches the host, as the operator would type it."""
+    return join(ssh_words(host, data))
+
+
+def ssh_words(host: str, data: HostData) -> list[str]:
+    """The words of that command; the last is the host's name for ssh."""
+    words = [word for option, key in SSH_FLAGS.items() if data.get(key) for word in (option, str(data.get(key)))]
+    words += [f"-o{option}={value}" for option, value in _ssh_options(data)]
+    return ["ssh", *words, str(data.get("ssh_hostname") or host.removeprefix("@ssh/"))]
+
+
+def _ssh_options(data: HostData) -> Iterator[tuple[str, object]]:
+    yield from ((option, data.get(key)) for key, option in SSH_OPTIONS.items() if data.get(key))
+    if data.get("ssh_forward_agent"):
+        yield "ForwardAgent", "yes"
+    if data.get("ssh_allow_agent") is False:
+        yield "IdentityAgent", "none"

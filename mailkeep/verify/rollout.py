@@ -9,7 +9,7 @@ from typing import Any
 
 from mailkeep.host import each_host
 from mailkeep.host.deployment import Deployment, deploy_to_host
-from mailkeep.host.plan_report import print_new_hosts
+from mailkeep.host.ssh_connection import DEPLOY_TIMEOUT
 from mailkeep.verify import hosts_report, verification
 from mailkeep.verify.hosts_report import HostReport
 from mailkeep.verify.outcome import Outcome
@@ -34,7 +34,6 @@ def deploy_and_report(inventory: Path, *, adopt: bool = False, verify: bool = Tr
     else:
         hosts_report.print_broken(reports)
         hosts_report.print_summary(reports, time.monotonic() - start)
-    print_new_hosts([report.name for report in reports if report.deployment and report.deployment.is_new])
     sys.stdout.flush()
     return all(report.has_passed for report in reports)
 
@@ -51,7 +50,7 @@ def deploy_each(targets: Sequence[Target], *, adopt: bool = False, verify: bool 
         outcomes = verification.verify_target(target) if verify and deployment.succeeded else []
         return deployment, outcomes
 
-    for result in each_host.run_on_each(target_by_name, deploy_and_verify, each_host.DEPLOY_TIMEOUT):
+    for result in each_host.run_on_each(target_by_name, deploy_and_verify, DEPLOY_TIMEOUT):
         deployment, outcomes = result.value or (None, [])
         yield HostReport(result.name, result.seconds, deployment, tuple(outcomes), result.error)
 

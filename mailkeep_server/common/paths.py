@@ -7,6 +7,8 @@ All are strings: parts and templates take them as they are.
 ETC = "/etc/mailkeep"
 KNOWN_ACCESS = "/var/lib/mailkeep/root-access.json"
 """Who and what could become root when the server was deployed first."""
+STOPPED_UNITS = "/var/lib/mailkeep/stopped-units"
+"""Units that a deploy has stopped to replace their packages, until it has ended: lines `unit NAME`, `package NAME`."""
 
 # The guard.
 GUARD_CONFIG = f"{ETC}/guard.json"

@@ -41,14 +41,3 @@ def test_many_plans_are_a_line_each_and_equal_changes_are_printed_once(capsys: p
         "mail5: Mailkeep does not deploy to this host; nothing was changed.",
         "- It runs Debian 11.",
     ]
-
-
-def test_new_hosts_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    plan_report.print_new_hosts([])
-    plan_report.print_new_hosts(["mail1"])
-    plan_report.print_new_hosts([f"mail{number}" for number in range(1, 21)])
-    assert capsys.readouterr().err.splitlines() == [
-        "note: the SSH key of mail1 was unknown, and accepted.",
-        "note: the SSH keys of mail1, mail2, mail3, mail4, mail5, mail6, mail7, mail8 and 12 more were unknown, "
-        "and accepted.",
-    ]

@@ -25,6 +25,7 @@ import dns.rrset
 import pytest
 
 from mailkeep.host.remote import SudoSshBackend, UnreachableError
+from mailkeep.host.ssh_connection import SshConnection
 from mailkeep.parts import mail_server
 from mailkeep.verify import probe, target
 from mailkeep.verify.probe import bans, config, hardening, machine, running, watch
@@ -242,6 +243,13 @@ def test_the_configuration_of_many_domains_fits_into_one_argument_of_ssh(
     assert json.loads(done.stdout)["domains"] == [*domains]
 
 
+class LocalConnection(SshConnection):
+    """Without a login, as if it were open."""
+
+    def open(self) -> None:
+        pass
+
+
 def test_a_command_that_is_too_long_for_ssh_is_told_and_no_traceback() -> None:
     with pytest.raises(UnreachableError, match="KiB is too long"):
-        SudoSshBackend("192.0.2.1", {}).run_local("true %s", "x" * 200_000)
+        SudoSshBackend("192.0.2.1", {}, LocalConnection("192.0.2.1", {})).run("true %s", "x" * 200_000)
