@@ -7,6 +7,7 @@ from itertools import islice
 
 from pydantic_core import InitErrorDetails
 
+from mailkeep.settings import alias_expansion
 from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import strip_extension
 from mailkeep.settings.numbers import SERVICES
@@ -144,12 +145,7 @@ def _check_loops(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
 
 def _next_aliases(settings: UncheckedSettings, alias: str) -> Iterator[str]:
     """The aliases to which mail to `alias` goes on."""
-    for target in settings.aliases[alias]:
-        address = strip_extension(target)
-        if not _is_known(settings, address):
-            address = settings.catch_all.get(_domain_of(address), "")
-        if address in settings.aliases:
-            yield address
+    return (name for target in settings.aliases[alias] if (name := alias_expansion.find_next_alias(settings, target)))
 
 
 def _format_loop(path: dict[str, Iterator[str]], back_to: str) -> str:
@@ -308,6 +304,7 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_catch_all,
     _check_admin,
     _check_loops,
+    alias_expansion.find_endless_expansions,
     _check_ports,
     _check_networks,
     _check_limits,

@@ -26,6 +26,8 @@ DOMAIN = rf"(?:{LABEL}\.)+(?=[a-z0-9-]*[a-z]){LABEL}"  # RFC 1123 §2.1: the las
 SPF_DOMAIN = rf"(?:[a-z0-9_-]{{1,63}}\.)+(?=[a-z0-9-]*[a-z]){LABEL}"  # _spf.example.net: RFC 7208 §7.1
 ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 §3.2.3
 MAILBOX = rf"{ATEXT}(?:\.{ATEXT})*"
+MAX_LOCAL_PART = 64  # RFC 5321 §4.5.3.1.1
+MAX_EXPANSION = 1000  # addresses that an alias leads to in the end: virtual_alias_expansion_limit
 OWN_LOCAL_PART = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}[a-z0-9_-]|[a-z0-9]"
 HTTPS_URL = rf"https://{DOMAIN}(?::[0-9]{{1,5}})?/[A-Za-z0-9._~/-]*"
 DNS_PROVIDER = "[a-z0-9][a-z0-9-]{0,30}"
@@ -119,7 +121,7 @@ def parse_mailbox(value: object) -> str:
         raise invalid(expected)
     if not local_part.isascii():
         raise invalid("an ASCII local part: this server does not offer SMTPUTF8")
-    if len(local_part) > 64 or not re.fullmatch(MAILBOX, local_part):
+    if len(local_part) > MAX_LOCAL_PART or not re.fullmatch(MAILBOX, local_part):
         raise invalid(expected)
     if host != host.lower():
         raise invalid(f"the domain in lower case: {local_part}@{host.lower()}"[:400])
@@ -297,7 +299,7 @@ Mailbox = Annotated[str, BeforeValidator(parse_mailbox), _ADDRESS_SCHEMA]
 OwnMailbox = Annotated[str, BeforeValidator(parse_own_mailbox), _text_schema(f"(?:{OWN_LOCAL_PART})@{DOMAIN}")]
 Targets = Annotated[
     tuple[Mailbox, ...],
-    Field(min_length=1, max_length=1000),  # virtual_alias_expansion_limit
+    Field(min_length=1, max_length=MAX_EXPANSION),
     BeforeValidator(_wrap_single_target, json_schema_input_type=Mailbox | tuple[Mailbox, ...]),
 ]
 PasswordHash = Annotated[str, BeforeValidator(parse_password_hash), _text_schema(ARGON2ID.pattern)]
