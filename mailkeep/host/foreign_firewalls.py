@@ -42,6 +42,19 @@ def describe_firewalls(
         )
 
 
+def describe_forwarding(settings: Settings, ruleset: str, iptables: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """A warning if the host gives its address to forwarded packets, and none of these may send."""
+    is_masked = '"masquerade"' in ruleset or any(
+        "-j MASQUERADE" in line for lines in iptables.values() for line in lines
+    )
+    if is_masked and not settings.firewall.may_send:
+        yield (
+            "It forwards packets of containers, virtual machines or VPN clients. After the deploy, these no longer "
+            "connect to port 25 of other mail servers. To let a network do so, name it under `firewall.may_send` in "
+            "mail.yml."
+        )
+
+
 def _describe_chain(chain: packet_path.ForeignChain) -> str:
     verb, ports = ("drops", chain.closed) if chain.closed else ("may drop", chain.doubtful)
     return (

@@ -213,6 +213,8 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
     yield from foreign_firewalls.describe_firewalls(
         settings, facts.nft_ruleset, facts.iptables_rules, facts.running_firewalls, facts.interface
     )
+    if not facts.is_built:
+        yield from foreign_firewalls.describe_forwarding(settings, facts.nft_ruleset, facts.iptables_rules)
     yield from foreign_firewalls.describe_jails(facts.jail_files)
     if not facts.passed_before:
         for file in facts.foreign_files:

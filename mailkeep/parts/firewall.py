@@ -37,12 +37,18 @@ def build_rules(settings: Settings) -> bytes:
         "nftables/nftables.conf",
         ports=sorted(open_ports(settings)),
         openings=_list_opening_rules(settings),
+        relay_is_tried_by_root=may_root_send(settings),
         sets={
             f"{name}{version}": [network for network in networks if network.version == version]
             for name, networks in sets.items()
             for version in (4, 6)
         },
     )
+
+
+def may_root_send(settings: Settings) -> bool:
+    """Whether programs of root may connect to port 25 elsewhere, too: those that try the relay host there."""
+    return settings.relay is not None and settings.relay.port == SERVICES["smtp"]
 
 
 def _list_opening_rules(settings: Settings) -> list[str]:

@@ -113,3 +113,23 @@ def test_settings_of_a_jail_that_is_ours_are_said_with_the_one_that_wins() -> No
     assert list(describe_jails([("/etc/fail2ban/jail.d/mine.conf", "[nginx]\nenabled = true\n")])) == []
     [broken] = describe_jails([("/etc/fail2ban/jail.local", "maxretry = 3\n")])
     assert "cannot be read" in broken
+
+
+MASQUERADE = ("*nat", "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", "COMMIT")
+
+
+@pytest.mark.parametrize(
+    ("facts", "firewall", "is_told"),
+    [
+        ({"nft_ruleset": build_nft("docker", "accept", [{"masquerade": None}])}, {}, True),
+        ({"iptables_rules": {"iptables-legacy-save": MASQUERADE}}, {}, True),
+        ({"iptables_rules": {"iptables-legacy-save": MASQUERADE}}, {"may_send": ["172.17.0.0/16"]}, False),
+        ({"iptables_rules": {"iptables-legacy-save": MASQUERADE}, "is_built": True}, {}, False),
+        ({"iptables_rules": {"iptables-legacy-save": ("*nat", "COMMIT")}}, {}, False),
+    ],
+)
+def test_containers_that_will_no_longer_send_are_told(
+    facts: dict[str, Any], firewall: dict[str, object], is_told: bool
+) -> None:
+    verdict = judge_host(make_settings(firewall=firewall), ROOT, replace(FRESH, **facts))
+    assert any("no longer connect to port 25 of other mail servers" in text for text in verdict.warnings) == is_told

@@ -363,7 +363,11 @@ BEFORE = (
         OWN_RULES,
         ("the chain input in the table inet filter, packets to TCP 143, 465, 587, 993.",),
     ),
-    Thing("docker with a published port", DOCKER, ("docker-proxy (tcp 0.0.0.0:8080)",)),
+    Thing(
+        "docker with a published port",
+        DOCKER,
+        ("docker-proxy (tcp 0.0.0.0:8080)", "these no longer connect to port 25 of other mail servers"),
+    ),
     Thing(
         "own values for our jails",
         """

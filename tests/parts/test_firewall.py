@@ -29,6 +29,15 @@ def test_each_blocked_network_is_in_the_set_of_its_family(declared: dict[str, ob
     assert "elements = { 2001:db8:6::/48 }" in six
 
 
+@pytest.mark.parametrize(("port", "senders"), [(None, "postfix"), (587, "postfix"), (25, "{ root, postfix }")])
+def test_root_may_send_to_a_relay_host_on_port_25_only(
+    declared: dict[str, object], port: int | None, senders: str
+) -> None:
+    relay = {"relay": {"host": "smtp.example.net", "port": port}} if port else {}
+    rules = render_rules(Settings.model_validate(declared | relay))
+    assert f"oif != lo tcp dport 25 meta skuid != {senders} counter reject" in rules
+
+
 def test_a_port_is_opened_for_udp_and_for_certain_networks(declared: dict[str, object]) -> None:
     monitoring = {"port": 9100, "networks": ["203.0.113.77", "203.0.113.76/31", "2001:db8:7::/48"]}
     openings = ["domain/udp", "51820/udp", 8080, "8443/tcp", monitoring, {"port": "123", "protocol": "udp"}]

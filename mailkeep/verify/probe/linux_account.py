@@ -65,7 +65,8 @@ def _remove_account() -> None:
 
 
 def try_rights(config: ProbeConfig) -> dict[str, Any]:
-    """The result of unprivileged.py, run by the account, and the number of packets that the firewall rejected."""
+    """The result of unprivileged.py, run by the account, and the number of packets that the firewall rejected. Then
+    the same for a connection of root's (`root`)."""
     source = unprivileged.__loader__.get_source(unprivileged.__name__)  # type: ignore[union-attr]
     arguments = {
         "paths": config.secret_paths,
@@ -88,7 +89,12 @@ def try_rights(config: ProbeConfig) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"as {NAME}: {done.stderr.strip()}")
     result: dict[str, Any] = json.loads(done.stdout)
-    return result | {"rejected": _count_rejected_packets() - before}
+    between = _count_rejected_packets()
+    as_root = unprivileged.try_port_25("192.0.2.1")
+    return result | {
+        "rejected": between - before,
+        "root": {"connection": as_root, "rejected": _count_rejected_packets() - between},
+    }
 
 
 def _count_rejected_packets() -> int:

@@ -211,7 +211,16 @@ def _find_exchanger_fault(domain: str) -> str:
     """Why Postfix's own client reaches no mail server of a domain; empty if it does."""
     command = ["posttls-finger", "-c", "-T", "5", "-t", "5", domain]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=OUTBOUND_TIMEOUT)
+        done = subprocess.run(
+            command,
+            user="postfix",  # the firewall stops all others
+            group="postfix",
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=OUTBOUND_TIMEOUT,
+        )
     except subprocess.TimeoutExpired:
         return f"no answer within {OUTBOUND_TIMEOUT:.0f} seconds"
     output = done.stdout + done.stderr

@@ -23,7 +23,7 @@ def run_attacks(paths: list[str], sockets: list[str], directories: list[str]) ->
         "readable": [path for path in paths if _can_read(path)],
         "connectable": [path for path in sorted({*sockets, *_list_sockets(directories)}) if _can_connect(path)],
         "sendmail": _try_sendmail(),
-        "connections": [_try_port_25("192.0.2.1"), _try_port_25("2001:db8::1")],
+        "connections": [try_port_25("192.0.2.1"), try_port_25("2001:db8::1")],
     }
 
 
@@ -67,7 +67,7 @@ def _try_sendmail() -> dict[str, Any]:
     return {"code": done.returncode, "output": (done.stdout + done.stderr).strip()}
 
 
-def _try_port_25(address: str) -> str:
+def try_port_25(address: str) -> str:
     """`connected`, or the error, for a documentation address, which no server has."""
     try:
         socket.create_connection((address, 25), CONNECT_TIMEOUT).close()
