@@ -14,6 +14,7 @@ PROGRAMS = {
     "dns-monitor": "dns_monitor",
     "certificate-renewal": "certificate_renewal",
     "log-keeper": "log_keeper",
+    "spf-sources": "spf_sources",
     "root-access": "common.root_access",
     "ctl": "ctl",
 }

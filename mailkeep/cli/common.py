@@ -66,11 +66,12 @@ def open_inventory(name: str, home: Path | None) -> tuple[Path, "Settings"]:
     return directory, load_settings(directory / hosts.SETTINGS_FILE)
 
 
-def print_notes(directory: Path) -> None:
-    """Old names in mail.yml that still work. On standard error: standard output may be JSON."""
+def print_notes(directory: Path, settings: "Settings") -> None:
+    """Old names in mail.yml that still work, and advice. On standard error: standard output may be JSON."""
+    from mailkeep.settings.advice import list_advice
     from mailkeep.settings.renamed_keys import describe_renamed_keys
 
-    for note in describe_renamed_keys(directory / hosts.SETTINGS_FILE):
+    for note in [*describe_renamed_keys(directory / hosts.SETTINGS_FILE), *list_advice(settings)]:
         print(f"note: {note}", file=sys.stderr)
 
 

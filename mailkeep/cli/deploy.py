@@ -61,7 +61,7 @@ def deploy_inventory(
 
     directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
-    print_notes(directory)
+    print_notes(directory, settings)
     if resolver:
         from mailkeep.dns import client
 

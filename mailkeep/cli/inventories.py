@@ -92,7 +92,7 @@ def check_inventory(name: InventoryName, home: Home = None) -> None:
     out.print(f"{directory / hosts.SETTINGS_FILE}: valid. {counts}, for {host_names}.", markup=False)
     for entry in secrets.list_unused(settings, directory):
         out.print(f"note: the vault holds {entry}, which mail.yml does not need", markup=False)
-    print_notes(directory)
+    print_notes(directory, settings)
 
 
 @commands.command("schema", epilog="Example: `mailkeep schema > mail.schema.json`")

@@ -6,7 +6,7 @@ It needs the settings and the public keys, but no host: the records can be publi
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, get_args
 
 from cryptography import x509
@@ -213,16 +213,8 @@ def _spf_value(settings: Settings) -> str:
     """A relay host sends for us, so its own SPF counts too. While DMARC is in its trial stage, other senders may be
     unknown yet: they fail softly (RFC 7208 §8.5)."""
     own_terms = (f"ip{address.version}:{address}" for address in settings.host.addresses)
-    relay_terms = (_relay_term(settings.relay.host),) if settings.relay else ()
     default = "~all" if settings.dns.dmarc == "none" else "-all"
-    return " ".join(("v=spf1", *own_terms, *(settings.dns.spf or relay_terms), default))
-
-
-def _relay_term(host: str) -> str:
-    try:
-        return f"ip{ip_address(host).version}:{host}"
-    except ValueError:
-        return f"include:{host}"
+    return " ".join(("v=spf1", *own_terms, *settings.spf_terms, default))
 
 
 def _report_uri(settings: Settings) -> str:
@@ -249,7 +241,7 @@ def list_instructions(settings: Settings) -> list[str]:
 
 
 def _relay_instructions(settings: Settings) -> Iterator[str]:
-    if settings.relay and not settings.dns.spf and _relay_term(settings.relay.host).startswith("include:"):
+    if settings.relay and not settings.dns.spf and settings.spf_terms[0].startswith("include:"):
         yield (
             f"SPF includes the record of {settings.relay.host}, because your mail leaves through it. If that name has "
             "no SPF record of its own, other servers ignore yours (RFC 7208 §5.2). Then put into dns.spf what the "

@@ -20,6 +20,7 @@ DEFAULT_QUOTA = 2**30  # bytes
 # Quota bytes for each message. However small, a message takes a block and an inode: on ext4, a block has 4 KiB, and
 # there is one inode for 16 KiB.
 BYTES_PER_MESSAGE = 8 * 2**10
+TRASH_MESSAGES = 2  # of the largest size, for which Trash has room beyond the quota
 MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
@@ -30,6 +31,7 @@ def build_part(settings: Settings) -> Part:
         listen="*, ::" if any(address.version == 6 for address in settings.host.addresses) else "*",
         tls=certificates.PEM,
         trash_days=settings.retention.trash_days,
+        trash_extra=TRASH_MESSAGES * settings.message_size,
         default_quota=DEFAULT_QUOTA,
         default_messages=DEFAULT_QUOTA // BYTES_PER_MESSAGE,
         max_folders=MAX_FOLDERS,

@@ -32,7 +32,7 @@ def build_parts(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         server_package.build_part(),
         logs.build_part(settings),
         certificates.build_part(settings, secrets),
-        opendkim.build_part(secrets.dkim),
+        opendkim.build_part(secrets.dkim, settings.retention.queue_days),
         guard.build_part(settings, secrets.shared_store_password),
         dovecot.build_part(settings),
         postfix.build_part(settings, secrets.relay_password),

@@ -10,10 +10,18 @@ CONF = "/etc/opendkim.conf"
 DIRECTORY = "/etc/opendkim"
 KEYS = f"{DIRECTORY}/keys"
 DROP_IN = f"{SYSTEMD}/opendkim.service.d"
+FORWARDING_DAYS = 12
+"""Days that a signature stays valid once the message has left: a forwarder's queue (RFC 5321 §4.5.4.1), and a week."""
 
 
-def build_part(keys: Iterable[DkimKey]) -> Part:
+def build_part(keys: Iterable[DkimKey], queue_days: int) -> Part:
+    """`queue_days`: how long a message may wait here after it was signed."""
     keys = tuple(keys)
+    conf = render_template(
+        "opendkim/opendkim.conf",
+        queue_days=queue_days,
+        signature_seconds=(queue_days + FORWARDING_DAYS) * 86400,
+    )
     return Part(
         name="opendkim",
         packages=("opendkim",),
@@ -24,7 +32,7 @@ def build_part(keys: Iterable[DkimKey]) -> Part:
             Directory(DROP_IN),
         ),
         files=(
-            File(CONF, render_template("opendkim/opendkim.conf")),
+            File(CONF, conf),
             File(f"{DIRECTORY}/key.table", render_template("opendkim/key.table", keys=keys, directory=KEYS)),
             File(f"{DIRECTORY}/signing.table", render_template("opendkim/signing.table", keys=keys)),
             *(_key_file(key) for key in keys),

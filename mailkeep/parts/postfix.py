@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from mailkeep.parts import certificates
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
@@ -15,6 +16,7 @@ ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", 
 TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
 PORTS = {"smtp": 25, "submission": 587, "submissions": 465}
+PROBE = "192.0.2.1"  # a key of any kind of table
 NO_IPV6 = "inet_protocols: disabling IPv6"
 ALERTS = "/var/spool/postfix/private/alerts"
 UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
@@ -31,12 +33,15 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
         directories=(Directory(DIRECTORY), Directory(DROP_IN)),
         files=(
             File(f"{DIRECTORY}/main.cf", _render_main_cf(settings)),
-            File(f"{DIRECTORY}/master.cf", render_template("postfix/master.cf")),
+            File(
+                f"{DIRECTORY}/master.cf", render_template("postfix/master.cf", spf_lookups=_list_spf_lookups(settings))
+            ),
             File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
             _table_file("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
             _table_file("aliases", _alias_rows(settings)),
             _table_file("sender_login", _login_map_rows(settings)),
             _table_file("own_domains", _own_domain_rows(settings)),
+            _table_file("own_senders", ((str(network), "OK") for network in _list_own_senders(settings))),
             _table_file("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
             *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
@@ -49,7 +54,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             Check("postfix check", reads=(DIRECTORY, certificates.DIRECTORY)),
             Check(_fail_on_output("{ postconf -n; postconf -M; } 2>&1 >/dev/null"), reads=(DIRECTORY,)),
             *(
-                Check(_fail_on_output(f"postmap -q probe {table} 2>&1 >/dev/null | sort -u"), reads=(DIRECTORY,))
+                Check(_fail_on_output(f"postmap -q {PROBE} {table} 2>&1 >/dev/null | sort -u"), reads=(DIRECTORY,))
                 for table in _list_lookup_tables()
             ),
         ),
@@ -72,6 +77,7 @@ def list_declared_sockets(parts: Iterable[Part]) -> tuple[list[int], list[str]]:
 def _list_lookup_tables() -> Iterator[str]:
     yield from (f"texthash:{DIRECTORY}/{name}" for name in TABLES)
     yield f"regexp:{DIRECTORY}/submission_headers"
+    yield f"cidr:{DIRECTORY}/own_senders"
 
 
 def _fail_on_output(command: str) -> str:
@@ -96,6 +102,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         tls=certificates.PEM,
         validating_resolver=settings.resolver == "local",
         relay=settings.relay,
+        spf_lookups=_list_spf_lookups(settings),
         guard_policy=paths.GUARD_POLICY_SOCKET,
         guard_milter=paths.GUARD_MILTER_SOCKET,
     )
@@ -139,11 +146,24 @@ def _login_map_rows(settings: Settings) -> Rows:
 
 
 def _own_domain_rows(settings: Settings) -> Rows:
+    """`own_sender` (main.cf) asks who the client is; SPF records say nothing about names below a domain."""
     verdict = "REJECT 5.7.1 Log in on a submission port to send as this domain"
     for domain in (*settings.domains, settings.host.name):
-        yield from ((domain, verdict), (f".{domain}", verdict))
+        yield from ((domain, "own_sender"), (f".{domain}", verdict))
     for address in settings.host.addresses:  # as an address literal (RFC 5321 §4.1.3)
         yield f"[{'IPv6:' if address.version == 6 else ''}{address}]", verdict
+
+
+def _list_own_senders(settings: Settings) -> Iterator[str | Network]:
+    """Clients that may send as our domains without a login: the networks in dns.spf, and the forwarders."""
+    kinds = ("ip4", "ip6")
+    yield from (term.partition(":")[2] for term in settings.spf_terms if term.partition(":")[0] in kinds)
+    yield from settings.forwarders
+
+
+def _list_spf_lookups(settings: Settings) -> list[str]:
+    """The terms of dns.spf that need the DNS, which `mailkeep_server.spf_sources` asks."""
+    return [term for term in settings.spf_terms if term.partition(":")[0] in ("include", "a", "mx")]
 
 
 def _relay_password_file(settings: Settings, password: str | None) -> Iterator[File]:

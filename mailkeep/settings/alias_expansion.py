@@ -15,7 +15,7 @@ from mailkeep.settings.fields import MAX_EXPANSION, MAX_LOCAL_PART, strip_extens
 from mailkeep.settings.sections import UncheckedSettings
 
 MAX_NESTING = 999
-"""Aliases that lead to each other in a row: the look-up of the last target is one more (virtual_alias_recursion_limit)."""
+"""Aliases that lead to each other in a row. The last target is looked up too: virtual_alias_recursion_limit is 1000."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("admin", "networks"), settings.admin.networks)
     yield from _find_repeated(("firewall", "block"), settings.firewall.block)
     yield from _find_repeated(("firewall", "may_send"), settings.firewall.may_send)
+    yield from _find_repeated(("forwarders",), settings.forwarders)
     yield from _find_repeated(("local_senders",), settings.local_senders)
     yield from _find_repeated(("accepted",), settings.accepted)
     yield from _find_repeated(("dns", "spf"), settings.dns.spf)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -174,6 +175,14 @@ class Relay(Model):
     host: RelayHost = Field(description="Its name or address, without brackets.", examples=["smtp.example.net"])
     port: Port = Field(default=587, description="Its submission port.", examples=[587, "submissions"])
     user: Login | None = Field(default=None, description="The login name there, if it needs one.", examples=["anna"])
+
+    @property
+    def spf_terms(self) -> tuple[str, ...]:
+        """It sends for us. Its own SPF record, if it is a name, says from which addresses."""
+        try:
+            return (f"ip{ip_address(self.host).version}:{self.host}",)
+        except ValueError:
+            return (f"include:{self.host}",)
 
 
 class Acme(Model):
@@ -447,9 +456,9 @@ class Dns(Model):
     spf: tuple[SpfTerm, ...] = Field(
         default=(),
         max_length=10,
-        description="Other servers that send for your domains, as SPF terms. Default with a relay host: `include:` "
-        "and its name (or `ip4:`, `ip6:` and its address). If that name has no SPF record, write here what the "
-        "relay's provider names for SPF.",
+        description="Other servers that send for your domains, as SPF terms. They may also deliver such mail here. "
+        "Default with a relay host: `include:` and its name (or `ip4:`, `ip6:` and its address). If that name has no "
+        "SPF record, write here what the relay's provider names for SPF.",
         examples=[["include:_spf.example.net"]],
     )
     never_send: tuple[Domain, ...] = Field(
@@ -530,6 +539,14 @@ class UncheckedSettings(Model):
     )
     ssh: Ssh = Field(default=Ssh(), description="How you log in to the server.")
     firewall: Firewall = Field(default=Firewall(), description="What reaches the server.")
+    forwarders: tuple[AnyNetwork, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Servers elsewhere that forward mail to this one and keep its envelope sender, as networks. From "
+        "others, mail whose envelope sender is in your domains is refused: it may be forged. So an account's mail to "
+        "an address there would not come back.",
+        examples=[["198.51.100.60", "2001:db8:60::/48"]],
+    )
     local_senders: tuple[UserName, ...] = Field(
         default=("root",),
         description="Linux users whose programs may send mail (Postfix's authorized_submit_users).",
@@ -553,6 +570,11 @@ class UncheckedSettings(Model):
     def effective_limits(self, limits: Limits) -> dict[str, int]:
         """By name, each of these limits; if it is not set, that of `guard.limits`, then the default."""
         return DEFAULT_LIMITS | self.guard.limits.model_dump(exclude_none=True) | limits.model_dump(exclude_none=True)
+
+    @property
+    def spf_terms(self) -> tuple[str, ...]:
+        """Others that send for our domains, as SPF terms: those of `dns.spf`, or else the relay host."""
+        return self.dns.spf or (self.relay.spf_terms if self.relay else ())
 
     @property
     def serves_mta_sts_policy(self) -> bool:

@@ -10,12 +10,15 @@ from pathlib import Path
 from mailkeep_server.common.deadlines import receive_bytes
 
 RESOLV_CONF = Path("/etc/resolv.conf")
-TYPES = {"SOA": 6, "TXT": 16}
+TYPES = {"A": 1, "SOA": 6, "MX": 15, "TXT": 16, "AAAA": 28}
+MAX_LABELS = 255  # of a name, with its pointers
 RECURSION_DESIRED, AUTHENTIC = 0x0100, 0x0020  # the AD bit in a query asks for it in the answer (RFC 6840 section 5.7)
 
 
 @dataclass(frozen=True)
 class DnsReply:
+    """`data` is as in the reply, but the name in an MX record is written out, in text."""
+
     code: int  # 0: no error; 2: the resolver failed, or DNSSEC validation did; 3: no such name
     authentic: bool
     data: list[bytes]
@@ -53,9 +56,26 @@ def parse_reply(reply: bytes, type_number: int) -> DnsReply:
         record_type, _, _, length = struct.unpack_from("!HHIH", reply, at)
         at += 10
         if record_type == type_number:
-            data.append(reply[at : at + length])
+            name = read_name(reply, at + 2).encode() if type_number == TYPES["MX"] else b""
+            data.append(reply[at : at + 2] + name if name else reply[at : at + length])
         at += length
     return DnsReply(flags & 0xF, bool(flags & AUTHENTIC), data)
+
+
+def read_name(reply: bytes, at: int) -> str:
+    """The name at this offset, which may go on elsewhere by compression pointers (section 4.1.4). IndexError if they do
+    not end."""
+    labels: list[str] = []
+    for _ in range(MAX_LABELS):
+        length = reply[at]
+        if length >= 0xC0:
+            at = (length & 0x3F) << 8 | reply[at + 1]
+        elif length:
+            labels.append(reply[at + 1 : at + 1 + length].decode("ascii", "replace"))
+            at += 1 + length
+        else:
+            return ".".join(labels)
+    raise IndexError("a name without end")
 
 
 def _skip_name(reply: bytes, at: int) -> int:

@@ -30,6 +30,7 @@ NGINX, SHARED_STORE = "/etc/mailkeep/web/nginx.conf", "/etc/mailkeep/guard-store
 MAIN_CF, ALIASES, SENDER_LOGIN, RELAY_PASSWORD = (
     f"/etc/postfix/{name}" for name in ("main.cf", "aliases", "sender_login", "relay_password")
 )
+OWN_SENDERS = "/etc/postfix/own_senders"
 DOVECOT_USERS, FIREWALL = "/etc/dovecot/users", "/etc/nftables.conf"
 JAILS, SSHD = "/etc/fail2ban/jail.d/mailkeep.local", "/etc/ssh/sshd_config.d/10-mailkeep.conf"
 TRUSTED_NETWORK_FILES = (JAILS, SSHD, WATCH, MAIN_CF)
@@ -131,7 +132,7 @@ EXAMPLES: dict[str, Example] = {
     "tls.acme.provider": Example("acme-dns", (ACME,)),
     "dns.dmarc": Example("none", ("DNS v=DMARC1",)),
     "dns.reports": Example("other@elsewhere.example", ("DNS v=DMARC1", "DNS v=TLSRPTv1")),
-    "dns.spf": Example(["include:_spf.example.net"], ("DNS v=spf1",)),
+    "dns.spf": Example(["include:_spf.example.net"], ("DNS v=spf1", "/etc/postfix/master.cf", OWN_SENDERS)),
     "dns.never_send": Example(["ftp.example.org"], ("DNS v=spf1", "DNS v=DMARC1")),
     "dns.mta_sts": Example("testing", ("/etc/mailkeep/web/pages/mta-sts.example.org", "DNS v=STSv1")),
     "dns.caa": Example(["letsencrypt.org", "pki.example.net"], ("DNS CAA",)),
@@ -144,7 +145,7 @@ EXAMPLES: dict[str, Example] = {
     "retention.journal": Example(
         "101M", ("/etc/systemd/journald.conf.d/mailkeep.conf", "/etc/systemd/system/mailkeep-logs.service")
     ),
-    "retention.queue_days": Example(4, (MAIN_CF,)),
+    "retention.queue_days": Example(4, (MAIN_CF, "/etc/opendkim.conf")),
     "retention.trash_days": Example(15, ("/etc/dovecot/dovecot.conf",)),
     "resolver": Example(
         "local", (MAIN_CF, "/etc/resolv.conf", "/etc/unbound/unbound.conf.d/mailkeep.conf", "part resolver")
@@ -156,6 +157,7 @@ EXAMPLES: dict[str, Example] = {
     "firewall.open[].protocol": Example("udp", (FIREWALL,)),
     "firewall.open[].networks": Example(["198.51.100.8", "2001:db8:7::/48"], (FIREWALL,)),
     "firewall.may_send": Example(["172.30.1.0/24"], (FIREWALL,)),
+    "forwarders": Example(["198.51.100.61"], (OWN_SENDERS,)),
     "local_senders": Example(["root"], (MAIN_CF,)),
     "guard.mode": Example("enforce", (GUARD,)),
     **_limit_examples(
@@ -181,7 +183,7 @@ EXAMPLES: dict[str, Example] = {
     "guard.shared_store.port": Example(6381, (SHARED_STORE,)),
     "guard.shared_store.tls": Example("yes", (SHARED_STORE,)),
     "guard.shared_store.user": Example("other", (SHARED_STORE,)),
-    "message_size": Example("31M", (MAIN_CF,)),
+    "message_size": Example("31M", (MAIN_CF, "/etc/dovecot/dovecot.conf")),
 }
 
 

@@ -128,6 +128,8 @@ REFUSED = [
     ("port: 9100", "port: 2222", "firewall.open[0].networks", "SSH's", "another port"),
     ("[172.30.0.0/24]", "[172.30.0.1/24]", "firewall.may_send[0]", "172.30.0.1/24", "172.30.0.0/24"),
     ("[172.30.0.0/24]", "[0.0.0.0/0]", "firewall.may_send[0]", "0.0.0.0/0", "/8 or smaller"),
+    ('["198.51.100.60",', '["198.51.100.60/24",', "forwarders[0]", "198.51.100.60/24", "did you mean 198.51.100.0/24?"),
+    ('["198.51.100.60",', "[2001:db8:60::/48,", "forwarders[1]", "again", "each once"),
     ("  host: smtp.example.com", "  host: '[smtp.example.com]:587'", "relay.host", "[smtp", "without brackets"),
     ("  host: smtp.example.com", "  host: mail.example.org", "relay.host", "mail.example.org", "another host"),
     ("port: submission", "port: 0", "relay.port", '"0"', "from 1 to 65535"),

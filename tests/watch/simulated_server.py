@@ -199,7 +199,11 @@ def build_config(directory: Path) -> WatchConfig:
     settings = Settings.model_validate(SETTINGS | {"accounts": accounts})
     services = (
         *(part.build_part(settings) for part in (system, ssh, firewall, resolver, dovecot, fail2ban)),
-        *(guard.build_part(settings, None), postfix.build_part(settings, None), opendkim.build_part(())),
+        *(
+            guard.build_part(settings, None),
+            postfix.build_part(settings, None),
+            opendkim.build_part((), settings.retention.queue_days),
+        ),
     )
     written = next(file for file in alerts.build_part(settings, None, services).files if file.path == alerts.CONFIG)
     (directory / "watch.json").write_bytes(written.content)

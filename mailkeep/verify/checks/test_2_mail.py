@@ -8,6 +8,7 @@ from mailkeep.verify.outcome import fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult
 
 Reply = dict[str, Any]
+STILL_IN_DATA = 354
 IF_TOO_MANY = "If a 4xx reply says that you connect too often, wait a minute and run it again. Otherwise: "
 
 
@@ -115,9 +116,9 @@ def test_clients_say_who_they_are(observed: ProbeResult, deploy: str) -> None:
 def test_no_mail_is_smuggled(observed: ProbeResult, deploy: str) -> None:
     """No message can be smuggled behind a bare line feed (CVE-2023-51764)."""
     fail_if_any(
-        _find_accepted(observed["smuggling"]),
-        expected="550 bare <LF> received",
-        remedy=f"smtpd_forbid_bare_newline must be `reject`, with no exclusions: {deploy} restores it.",
+        [_format_reply(reply) for reply in observed["smuggling"] if reply["code"] != STILL_IN_DATA],
+        expected="no answer: only <CR><LF>.<CR><LF> ends a message",
+        remedy=f"smtpd_forbid_bare_newline must be `normalize`, with no exclusions: {deploy} restores it.",
     )
 
 

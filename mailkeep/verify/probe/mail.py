@@ -1,6 +1,7 @@
 """Attacks of a stranger on port 25: relaying, spoofing, harvesting, smuggling."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from .config import ProbeConfig, unused_client_address
 from .smtp_imap import HELO, LineClient, Reply, run_session
@@ -10,6 +11,10 @@ MAX_DOMAINS = 6  # that are attacked; all have the same configuration
 MAX_POSTMASTERS = 90  # recipients of a session; below smtpd_recipient_limit
 # Postfix slows down from the third error (smtpd_soft_error_limit), and hangs up at the sixth.
 MAX_ERRORS = 3
+SMUGGLED_ENDS = ("\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r\n", "\r.\r")
+SMUGGLING_SECONDS = 3.0
+"""A server that takes the message for ended answers once it has stored it."""
+STILL_READING = (354, "the server waits for the rest of the message")
 
 
 def try_relaying(config: ProbeConfig) -> list[Reply]:
@@ -101,9 +106,10 @@ def try_without_helo(config: ProbeConfig) -> list[Reply]:
 
 
 def try_smuggling(config: ProbeConfig) -> list[Reply]:
-    """Messages that end too early for a server that accepts a bare <LF> as the end of a line (CVE-2023-51764)."""
+    """Messages that end too early for a server that takes another end than <CR><LF>.<CR><LF> (CVE-2023-51764)."""
     accepted_rcpt = _find_accepted_rcpt(config)
-    return [_smuggle_message(config, accepted_rcpt, end) for end in ("\n.\n", "\n.\r\n", "\r\n.\n")]
+    with ThreadPoolExecutor(len(SMUGGLED_ENDS)) as pool:
+        return list(pool.map(lambda end: _smuggle_message(config, accepted_rcpt, end), SMUGGLED_ENDS))
 
 
 def _smuggle_message(config: ProbeConfig, accepted_rcpt: str, end: str) -> Reply:
@@ -113,9 +119,13 @@ def _smuggle_message(config: ProbeConfig, accepted_rcpt: str, end: str) -> Reply
             client.smtp(command)
         client.send(
             "Subject: this server accepts smuggled mail\r\n\r\n`mailkeep verify` sent this message; see its output."
-            f"{end}RSET\r\n.\r\n"
+            f"{end}RSET\r\nQUIT\r\n"
         )
-        code, text = client.smtp()
+        client.socket.settimeout(SMUGGLING_SECONDS)
+        try:
+            code, text = client.smtp()
+        except TimeoutError:
+            code, text = STILL_READING
     return {"command": f"a message that ends in {end!r}", "code": code, "text": text}
 
 
