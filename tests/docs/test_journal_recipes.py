@@ -1,0 +1,93 @@
+"""The recipes that read the journal, as the documentation has them, on lines of Postfix 3.10 and Dovecot 2.4.
+
+The lines are of one account that was broken into, of strangers, of `mailkeep verify` and of a freeze. Each recipe must
+count what the account did, and nothing else. `test_server_commands.py` runs them on the journal of a server.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from documents import Command, read_steps
+
+JOURNAL = Path(__file__).parent / "journal.txt"
+ANNA = "anna@example.org"
+SENT = ("E52ED22E07F:", "E8DF922E07F:", "F0DF922E07F:")
+REFUSED_BY_ITS_CONTENT = "F21E622E07F:"
+# Prints what journalctl(1) would: `--output cat` has neither time nor host nor program.
+JOURNALCTL = f"""#!/bin/bash
+case " $* " in
+  *" --output cat "*) sed -E 's/^([^ ]+ ){{3}}//' {JOURNAL} ;;
+  *) cat {JOURNAL} ;;
+esac
+"""
+
+
+@pytest.fixture
+def run_recipe(tmp_path: Path) -> Callable[[str, str], list[str]]:
+    """Runs the command of a document that has this text, and returns the lines of its output."""
+    (tmp_path / "journalctl").write_text(JOURNALCTL)
+    (tmp_path / "journalctl").chmod(0o755)
+
+    def run(document: str, text: str) -> list[str]:
+        [command] = [step for step in read_steps(document) if isinstance(step, Command) and text in step.text]
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+        arguments = ["bash", "-o", "pipefail", "-ec", command.text]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        assert not done.stderr
+        return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+    return run
+
+
+def test_all_lines_about_an_accounts_mail_are_shown_and_no_others(run_recipe: Callable[[str, str], list[str]]) -> None:
+    lines = run_recipe("day-two.md", "$4 in sent'")
+    expected = [line for line in JOURNAL.read_text().splitlines() if line.split()[3] in (*SENT, REFUSED_BY_ITS_CONTENT)]
+    assert lines == expected
+
+
+def test_all_lines_about_an_addresss_mail_are_shown_and_no_others(run_recipe: Callable[[str, str], list[str]]) -> None:
+    lines = run_recipe("day-two.md", "$4 in about'")
+    about = {line.split()[3] for line in lines}
+    assert about == {"E52ED22E07F:", "E8DF922E07F:", REFUSED_BY_ITS_CONTENT, "F3EB522E07F:", "NOQUEUE:"}
+    assert all("<friend@example.net>" in line for line in lines if "NOQUEUE" in line)
+    assert len([line for line in lines if "NOQUEUE" in line]) == 2
+    assert len(lines) == len(set(lines))
+
+
+def test_each_recipient_of_each_account_is_counted_once(run_recipe: Callable[[str, str], list[str]]) -> None:
+    lines = run_recipe("day-two.md", "account[$1] = substr")
+    assert lines == [f"3 {ANNA} sent", f"1 {ANNA} deferred", f"1 {ANNA} bounced"]
+
+
+def test_each_recipient_of_the_accounts_mail_is_counted_once(run_recipe: Callable[[str, str], list[str]]) -> None:
+    lines = run_recipe("after-a-break-in.md", "in sent && match")
+    assert sorted(lines) == ["1 status=bounced", "1 status=deferred", "3 status=sent"]
+
+
+def test_the_messages_that_the_server_took_are_counted_by_account_and_address(
+    run_recipe: Callable[[str, str], list[str]],
+) -> None:
+    lines = run_recipe("after-a-break-in.md", "origin[$1]")
+    assert lines == [f"2 {ANNA} unknown[192.0.2.66]", f"1 {ANNA} unknown[2001:db8::66]"]
+
+
+def test_mail_of_programs_is_counted_by_user(run_recipe: Callable[[str, str], list[str]]) -> None:
+    [command] = [
+        step.text
+        for step in read_steps("after-a-break-in.md")
+        if isinstance(step, Command) and "uid=[0-9]" in step.text
+    ]
+    assert run_recipe("after-a-break-in.md", command) == ["1 uid=0"]
+
+
+def test_the_first_break_in_is_seen_and_no_refusal_of_the_freeze(run_recipe: Callable[[str, str], list[str]]) -> None:
+    at = "2026-11-29T01:"
+    assert run_recipe("after-a-break-in.md", "END { for (event in count)") == [
+        f"{at}40:00+00:00 {at}40:00+00:00 1 imap_login 198.51.100.7",
+        f"{at}44:00+00:00 {at}44:00+00:00 1 wrong_password 192.0.2.66",
+        f"{at}44:02+00:00 {at}44:06+00:00 3 smtp_login 192.0.2.66",
+        f"{at}44:04+00:00 {at}44:04+00:00 1 smtp_login 2001:db8::66",
+    ]
