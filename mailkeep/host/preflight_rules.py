@@ -213,8 +213,6 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
     yield from foreign_firewalls.describe_firewalls(
         settings, facts.nft_ruleset, facts.iptables_rules, facts.running_firewalls, facts.interface
     )
-    if not facts.is_built:
-        yield from foreign_firewalls.describe_forwarding(settings, facts.nft_ruleset, facts.iptables_rules)
     yield from foreign_firewalls.describe_jails(facts.jail_files)
     if not facts.passed_before:
         for file in facts.foreign_files:
@@ -254,6 +252,8 @@ def _is_loopback(address: str) -> bool:
 
 
 def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    if not facts.is_built:
+        yield from foreign_firewalls.describe_forwarding(settings, facts.nft_ruleset, facts.iptables_rules)
     listeners = _listeners_cut_off(settings, facts)
     if forwarded := [listener for listener in listeners if DOCKER_PROXY in listener.programs]:
         yield (
