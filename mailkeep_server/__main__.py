@@ -9,6 +9,7 @@ PROGRAMS = {
     "watch": "watch.daemon",
     "watch-failed": "watch.watch_failed",
     "jails": "watch.jail_proof",
+    "fail2ban": "ban_networks",
     "relay": "watch.relay_sensor",
     "alert-test": "watch.alert_test",
     "dns-monitor": "dns_monitor",

@@ -62,11 +62,13 @@ class Received:
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's last reply to a delivery. `stage` is the command that it answers (CONNECT, MAIL, RCPT, DATA …)."""
+    """A server's last reply to a delivery. `stage` is the command that it answers (CONNECT, MAIL, RCPT, DATA …).
+    `refused` has the replies to the recipients that it refused; the others got the message."""
 
     stage: str
     code: int
     text: str
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Internet(Container):

@@ -1,13 +1,15 @@
 """fail2ban: the firewall bans addresses that guess passwords or abuse SMTP, for longer each time."""
 
 from mailkeep.errors import UserError
+from mailkeep.parts import firewall, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
 from mailkeep_server.common.ban_proof import JailRules
 
-MAIL = ("smtp", "submissions", "submission", "imap", "imaps")
+LOGINS = ("submissions", "submission", "imap", "imaps")
+MAIL = ("smtp", *LOGINS)
 MAXRETRY = 5
 FINDTIME, BANTIME = 3600, 900  # seconds
 RECIDIVE_MAXRETRY, RECIDIVE_FINDTIME, RECIDIVE_BANTIME = 3, 86400, 7 * 86400
@@ -19,10 +21,17 @@ JAILS = ("sshd", "postfix", "dovecot", "recidive")
 FILTERS = {
     # A log line that each filter must match. `fail2ban-client --test` compiles no pattern, and with a broken one
     # fail2ban starts without the jail.
+    "sshd": "sshd-session[1]: Invalid user test from 192.0.2.1 port 1",
     "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): passwd-file: unknown user",
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
+    "recidive": "fail2ban-server[1]: fail2ban.actions [1]: NOTICE  [sshd] Ban 2001:db8:1:2::/64",
 }
+ACTION = "/etc/fail2ban/action.d/mailkeep-nftables.conf"
 DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
+PROGRAM = tuple(
+    f"{server_package.DIRECTORY}/mailkeep_server/{module}" for module in ("ban_networks.py", "common/networks.py")
+)
+"""What fail2ban runs of Mailkeep's."""
 CAPABILITIES = ("cap_net_admin", "cap_dac_read_search")
 """Of fail2ban's process, as its drop-in says: to change the firewall, and to read logs of other users and groups."""
 LOG_GROUP = "adm"
@@ -42,9 +51,20 @@ def port_list(jail: str, names: tuple[str, ...]) -> str:
 
 
 def banned_ports_by_jail(settings: Settings) -> dict[str, tuple[int, ...] | None]:
-    """The ports from which each jail bans an address; None: all ports."""
-    mail = tuple(sorted({SERVICES[name] for name in MAIL}))
-    return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": mail, "recidive": None}
+    """The ports from which each jail bans an address; None: all ports.
+
+    Port 25 belongs to other mail servers. Only what a client does there closes it: a guesser may sit behind the webmail
+    or the web server of an honest provider, whose mail must arrive all the same.
+    """
+    mail, logins = (tuple(sorted({SERVICES[name] for name in names})) for names in (MAIL, LOGINS))
+    others = list_ports_but_smtp(settings)
+    return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": logins, "recidive": others}
+
+
+def list_ports_but_smtp(settings: Settings) -> tuple[int, ...]:
+    """The open ports of logins and of the web."""
+    ports = {port for protocol, port, _ in firewall.list_doors(settings) if protocol == "tcp"}
+    return tuple(sorted(ports - {SERVICES["smtp"]}))
 
 
 def rules_by_jail(settings: Settings) -> dict[str, JailRules]:
@@ -91,7 +111,8 @@ def build_part(settings: Settings) -> Part:
         ports={
             "sshd": settings.ssh.port,
             "postfix": port_list("postfix", MAIL),
-            "dovecot": port_list("dovecot", MAIL),
+            "dovecot": port_list("dovecot", LOGINS),
+            "recidive": ",".join(map(str, list_ports_but_smtp(settings))),
         },
         max_ban=MAX_BAN,
     )
@@ -106,16 +127,22 @@ def build_part(settings: Settings) -> Part:
                 render_template("fail2ban/fail2ban.d/mailkeep.local", ban_memory=BAN_MEMORY),
             ),
             File("/etc/fail2ban/jail.d/mailkeep.local", jails),
+            File(ACTION, render_template("fail2ban/action.d/mailkeep-nftables.conf")),
             *(
                 File(_filter_path(name), render_template("fail2ban/filter.d/mailkeep-" + name + ".conf"))
                 for name in FILTERS
             ),
             File(
                 f"{DROP_IN}/mailkeep.conf",
-                render_template("fail2ban/service.d/mailkeep.conf", capabilities=CAPABILITIES, group=LOG_GROUP),
+                render_template(
+                    "fail2ban/service.d/mailkeep.conf",
+                    capabilities=CAPABILITIES,
+                    group=LOG_GROUP,
+                    python=server_package.PYTHON,
+                ),
             ),
         ),
-        units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN)),),
+        units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN, *PROGRAM)),),
         checks=(
             Check("fail2ban-client --test", reads=("/etc/fail2ban/",)),
             Check(_start_test(), reads=("/etc/fail2ban/", DROP_IN)),

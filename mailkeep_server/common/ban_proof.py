@@ -15,6 +15,7 @@ from mailkeep_server.common import nft_ruleset, packet_path, refused_logins
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.fail2ban_socket import ask_fail2ban
 from mailkeep_server.common.iptables_rules import explain_modules
+from mailkeep_server.common.networks import ban_target
 from mailkeep_server.common.nft_ruleset import Ruleset
 from mailkeep_server.common.packet_path import Packet
 from mailkeep_server.common.wording import describe_error
@@ -115,6 +116,12 @@ class BanProof:
         versions = {version for version in self.destinations if version == 4 or refused_logins.has_ipv6()}
         return [address for address in self.canary if _version_of(address) in versions]
 
+    @property
+    def targets(self) -> Canary:
+        """What the jail must ban for the canary: one address of IPv4, and a network of IPv6."""
+        v4, v6 = map(ban_target, self.canary)
+        return v4, v6
+
     def find_faults(self, rules: JailRules) -> Iterator[str]:
         """What goes wrong on the way from a refused login to the dropped packet, and back."""
         try:
@@ -122,15 +129,15 @@ class BanProof:
             with self._route():
                 noticed, untried = self._fail_once(rules)
                 yield from self._describe_unnoticed(noticed, untried)
-                counted = {address for address, line in noticed.items() if "] Found " in line}
+                counted = {address for address, line in noticed.items() if f"] Found {ban_target(address)} " in line}
                 try:
                     for address in self.canary:
                         failures = rules.maxretry - (1 if address in counted else 0)
-                        self._ask("attempt", address, *["mailkeep"] * failures)
+                        self._ask("attempt", ban_target(address), *["mailkeep"] * failures)
                     yield from self._find_ban_faults(rules)
                 finally:
-                    self._ask("unbanip", *self.canary)
-                if sets := _wait_for_sets(self.canary, banned=False):
+                    self._ask("unbanip", *self.targets)
+                if sets := _wait_for_sets(self.targets, banned=False):
                     yield f"jail {self.jail}: unbanned, and still in {' and '.join(sets)}"
         except ERRORS as error:
             yield f"jail {self.jail}: {describe_error(error)}"
@@ -140,11 +147,12 @@ class BanProof:
         start = time.time()
         if self.jail == RECIDIVE:
             # The ban of another jail is what recidive reads.
-            ask_fail2ban("set", "sshd", "banip", *self.reachable, timeout=COMMAND_TIMEOUT)
+            banned = [ban_target(address) for address in self.reachable]
+            ask_fail2ban("set", "sshd", "banip", *banned, timeout=COMMAND_TIMEOUT)
             try:
                 return self._wait_for_notice(start), {}
             finally:
-                ask_fail2ban("set", "sshd", "unbanip", *self.reachable, timeout=COMMAND_TIMEOUT)
+                ask_fail2ban("set", "sshd", "unbanip", *banned, timeout=COMMAND_TIMEOUT)
         refuse = refused_logins.REFUSALS[self.jail]
         ports = {"sshd": (rules.ports or [22])[0], "postfix": refused_logins.SMTP, "dovecot": refused_logins.IMAPS}
         port = ports[self.jail]
@@ -173,7 +181,7 @@ class BanProof:
                 address: line
                 for line in reversed(lines)
                 for address in self.reachable
-                if re.search(rf"\] (?:Found|Ignore) {re.escape(address)}(?= )", line)
+                if re.search(rf"\] (?:Found|Ignore) (?:{'|'.join(map(re.escape, _list_names(address)))}) ", line)
             }
             if len(noticed) == len(self.reachable) or time.monotonic() >= deadline:
                 return noticed
@@ -190,11 +198,13 @@ class BanProof:
                 )
             elif "] Ignore " in noticed[address]:
                 yield f"jail {self.jail}: it ignores {address}, which mail.yml does not exempt"
+            elif f" {ban_target(address)} " not in noticed[address]:
+                yield f"jail {self.jail}: it counts {address} alone, not its network {ban_target(address)}"
 
     def _find_ban_faults(self, rules: JailRules) -> Iterator[str]:
-        sets = _wait_for_sets(self.canary, banned=True)
+        sets = _wait_for_sets(self.targets, banned=True)
         if len(sets) < len(self.canary):
-            yield f"jail {self.jail}: it bans {' and '.join(self.canary)}, nft has {' and '.join(sets) or 'no set'}"
+            yield f"jail {self.jail}: it bans {' and '.join(self.targets)}, nft has {' and '.join(sets) or 'no set'}"
         ruleset = _read_ruleset()
         yield from nft_ruleset.find_rule_faults(self.jail, sets, rules.ports, ruleset.rules, ruleset.chains)
         if not sets:
@@ -238,7 +248,7 @@ class BanProof:
         while True:
             ruleset = explain_modules(_read_ruleset(terse=False))
             places = frozenset(
-                (nft_set["table"], nft_set["name"]) for nft_set in ruleset.sets if address in _plain_elements(nft_set)
+                (nft_set["table"], nft_set["name"]) for nft_set in ruleset.sets if address in _list_elements(nft_set)
             )
             passing = {port for port in ports or [0] if self._passes(ruleset, address, port, places)}
             # Another firewall than nft may drop it: then no connection comes about where one did before.
@@ -325,6 +335,11 @@ class BanProof:
         ask_fail2ban("set", self.jail, action, *arguments, timeout=COMMAND_TIMEOUT)
 
 
+def _list_names(address: str) -> tuple[str, str]:
+    """How a jail may log an address: alone, or by its network."""
+    return address, ban_target(address)
+
+
 def _version_of(address: str) -> int:
     return ipaddress.ip_address(address).version
 
@@ -344,19 +359,23 @@ def _read_ruleset(*, terse: bool = True) -> Ruleset:
     return nft_ruleset.parse_ruleset(run("nft", "-j", *options, "list", "ruleset", timeout=COMMAND_TIMEOUT))
 
 
-def _wait_for_sets(canary: Canary, *, banned: bool) -> list[str]:
-    """Names of the nft sets that hold addresses of the canary, once there is one for each (`banned`) or none."""
+def _wait_for_sets(targets: Canary, *, banned: bool) -> list[str]:
+    """Names of the nft sets that hold these addresses and networks, once there is one for each (`banned`) or none."""
     deadline = time.monotonic() + BAN_TIMEOUT
     while True:
         listed_sets = nft_ruleset.parse_ruleset(run("nft", "-j", "list", "sets", timeout=COMMAND_TIMEOUT)).sets
-        names = [str(nft_set["name"]) for nft_set in listed_sets if set(canary) & _plain_elements(nft_set)]
-        if (len(names) >= len(canary) if banned else not names) or time.monotonic() >= deadline:
+        names = [str(nft_set["name"]) for nft_set in listed_sets if set(targets) & _list_elements(nft_set)]
+        if (len(names) >= len(targets) if banned else not names) or time.monotonic() >= deadline:
             return names
         time.sleep(0.1)
 
 
-def _plain_elements(nft_set: Mapping[str, object]) -> set[str]:
-    """The single addresses in a set; others of its elements may be ranges and prefixes, which are objects."""
+def _list_elements(nft_set: Mapping[str, object]) -> set[str]:
+    """The single addresses and the networks in a set. Others of its elements may be ranges."""
     elements = nft_set.get("elem", ())
     assert isinstance(elements, Iterable)
-    return {element for element in elements if isinstance(element, str)}
+    prefixes = [element["prefix"] for element in elements if isinstance(element, dict) and "prefix" in element]
+    return {
+        *(element for element in elements if isinstance(element, str)),
+        *(f"{prefix['addr']}/{prefix['len']}" for prefix in prefixes),
+    }

@@ -8,6 +8,7 @@ another machine of the lab.
 import base64
 import imaplib
 import json
+import os
 import resource
 import select
 import smtplib
@@ -365,7 +366,7 @@ def await_greeting(host: str, port: int, seconds: float = 1) -> str:
 
 
 def try_once(host: str, door: str, source: str) -> str:
-    """Fail once at this door: a wrong password, an unknown SSH key, or mail to be relayed."""
+    """Fail once at this door: a wrong password, an unknown SSH key, or commands before the answer to EHLO."""
     if door == "ssh":
         options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "ConnectTimeout=10")]
         command = ["ssh", "-b", source, *options, f"root@{host}", "true"]
@@ -373,9 +374,10 @@ def try_once(host: str, door: str, source: str) -> str:
         while "Permission denied" not in answer:  # a busy sshd turns clients away before they can try
             answer = subprocess.run(command, capture_output=True, check=False, text=True, timeout=TIMEOUT).stderr
         return answer
-    if door == "relay":
-        return talk_smtp(host, SMTP, envelope_commands(STRANGER, OUTSIDE))
-    return log_in(host, {"imap": IMAP, "imaps": IMAPS, "submission": SUBMISSION}[door], "anna@example.test", "wrong")
+    if door == "early":
+        return send_raw(host, SMTP, "EHLO mx.outside.test\r\nMAIL FROM:<>\r\n")
+    password = f"wrong {os.urandom(4).hex()}"
+    return log_in(host, {"imap": IMAP, "imaps": IMAPS, "submission": SUBMISSION}[door], "anna@example.test", password)
 
 
 def try_again(host: str, door: str, source: str, times: int) -> list[str]:

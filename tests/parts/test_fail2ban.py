@@ -1,11 +1,14 @@
 from configparser import RawConfigParser
+from pathlib import Path
 
 import pytest
 
+import mailkeep_server
 from mailkeep.errors import UserError
 from mailkeep.parts import fail2ban
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
+from mailkeep_server import ban_networks
 
 
 def parse_jails(part: Part) -> RawConfigParser:
@@ -27,6 +30,29 @@ def test_every_port_of_a_jail_is_a_number(settings: Settings) -> None:
     config = parse_jails(fail2ban.build_part(settings))
     ports = [config[jail]["port"] for jail in ("sshd", "postfix", "dovecot")]
     assert all(port.isdecimal() for joined in ports for port in joined.split(","))
+
+
+def test_only_what_a_client_does_on_port_25_closes_port_25(declared: dict[str, object]) -> None:
+    """Somebody may guess passwords from the webmail of a provider, whose mail must arrive all the same."""
+    part = fail2ban.build_part(Settings.model_validate(declared | {"firewall": {"open": [8443]}}))
+    jails = parse_jails(part)
+    ports = {jail: set(map(int, jails[jail]["port"].split(","))) for jail in fail2ban.JAILS}
+    assert {jail for jail in ports if 25 in ports[jail]} == {"postfix"}
+    assert ports["recidive"] >= ports["dovecot"] | ports["sshd"] | {8443}
+
+
+def test_fail2ban_runs_with_networks_and_its_sets_take_them(settings: Settings) -> None:
+    part = fail2ban.build_part(settings)
+    drop_in = file_content(part, f"{fail2ban.DROP_IN}/mailkeep.conf")
+    assert "ExecStart=\nExecStart=/usr/bin/python3 -IB /usr/lib/mailkeep fail2ban -xf start\n" in drop_in
+    assert "SyslogIdentifier=fail2ban-server\n" in drop_in, "the recidive jail reads the lines of that name"
+    assert "flags interval" in file_content(part, fail2ban.ACTION)
+    assert set(fail2ban.JAILS) == ban_networks.JAILS
+    assert all("mailkeep-nftables[" in parse_jails(part)[jail]["banaction"] for jail in fail2ban.JAILS)
+    [unit] = part.units
+    for module in fail2ban.PROGRAM:
+        assert module in unit.restart_on
+        assert Path(mailkeep_server.__file__).parents[1].joinpath(module.removeprefix("/usr/lib/mailkeep/")).exists()
 
 
 def test_the_ssh_jail_guards_the_port_that_mail_yml_names(declared: dict[str, object]) -> None:

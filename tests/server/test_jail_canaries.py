@@ -15,6 +15,7 @@ from mailkeep_server.common import ban_proof, jail_canaries, refused_logins
 from mailkeep_server.common.ban_proof import JailRules
 from mailkeep_server.common.files import open_lock
 from mailkeep_server.common.jail_canaries import NETWORKS, choose_canaries, prove_jails, wait_for_jails
+from mailkeep_server.common.networks import ban_target
 
 NEVER_BAN = ["198.51.100.74", "2001:db8:100:64::10", "203.0.113.0/27"]
 
@@ -96,6 +97,7 @@ class Jail:
     has_rules: bool = True
     actions: dict[str, dict[str, str]] = field(default_factory=lambda: {"nftables": {"chain_hook": "input"}})
     """By name, what each has beside its ports."""
+    counts_networks: bool = True
     takes_bans: bool = True
     ends_bans: bool = True
     failures: dict[str, int] = field(default_factory=dict)
@@ -147,6 +149,8 @@ class Server:
         self._notice(jail, address)
 
     def _notice(self, jail: str, address: str) -> None:
+        if self.jails[jail].counts_networks:
+            address = ban_target(address)
         if notice := self.jails[jail].notices:
             self.log.append(f"INFO    [{jail}] {notice} {address} - 2026-11-28 16:00:00")
             if notice == "Found":
@@ -184,7 +188,9 @@ class Server:
 
     def is_dropped(self, address: str, _destination: str, port: int) -> bool:
         return self.drops and any(
-            jail.has_rules and address in jail.banned and (jail.ports is None or port in jail.ports)
+            jail.has_rules
+            and {address, ban_target(address)} & jail.banned
+            and (jail.ports is None or port in jail.ports)
             for jail in self.jails.values()
         )
 
@@ -194,7 +200,13 @@ class Server:
         yield from ({"rule": place | {"chain": "f2b-chain"} | rule} for rule in self.first_rules)
         for name, jail in self.jails.items():
             for family, protocol, version in (("addr", "ip", 4), ("addr6", "ip6", 6)):
-                elements = [address for address in jail.banned if ip_address(address).version == version]
+                banned = [ip_network(target) for target in jail.banned if ip_network(target).version == version]
+                elements = [
+                    str(network[0])
+                    if network.num_addresses == 1
+                    else {"prefix": {"addr": str(network[0]), "len": network.prefixlen}}
+                    for network in banned
+                ]
                 ranges = [{"range": ["192.0.2.1", "192.0.2.9"]}]
                 yield {"set": place | {"name": f"{family}-set-{name}", "elem": [*elements, *ranges]}}
                 saddr = {"op": "==", "left": {"payload": {"protocol": protocol, "field": "saddr"}}}
@@ -237,7 +249,8 @@ def test_jails_are_proven_from_the_refused_login_on_and_nothing_is_left_behind(s
     assert server.routed == set()
     for jail in ("sshd", "recidive"):
         noticed = [line.split(" Found ")[1].split()[0] for line in server.log if f"[{jail}] Found" in line]
-        assert {ip_address(address).version for address in noticed} == {4, 6}
+        assert {ip_network(address).version for address in noticed} == {4, 6}
+    assert all(address.endswith("/64") for _, address in server.bans if ":" in address)
 
 
 def test_a_server_without_a_declared_ipv6_address_refuses_nobody_over_ipv6(server: Server) -> None:
@@ -281,6 +294,20 @@ def test_a_service_is_tried_where_it_listens(monkeypatch: pytest.MonkeyPatch, li
     output = f"LISTEN 0 128 {listener} 0.0.0.0:*\n" if listener else ""
     monkeypatch.setattr(ban_proof, "run", lambda *_, **__: output)
     assert ban_proof.BanProof("sshd", ("192.0.2.2", "2001:db8::2"), {}, 1.0)._find_door("192.0.2.2", 22) == door
+
+
+def test_a_jail_that_counts_single_addresses_of_ipv6_is_a_fault(server: Server) -> None:
+    """As after an upgrade of fail2ban that no longer calls the method which Mailkeep wraps."""
+    server.jails["sshd"].counts_networks = False
+    [fault] = prove()["sshd"]
+    assert fault.startswith("jail sshd: it counts 2001:db8:fa11:")
+    assert fault.endswith("::/64")
+
+
+def test_no_two_canaries_of_ipv6_are_in_one_network() -> None:
+    """The recidive jail would take their network for an offender."""
+    canaries = choose_canaries(200, 0, [])
+    assert len({ban_target(v6) for _, v6 in canaries}) > 195, "a network may come twice in a day by chance"
 
 
 def test_a_jail_that_exempts_strangers_is_a_fault(server: Server) -> None:

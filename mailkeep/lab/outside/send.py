@@ -1,7 +1,9 @@
 """Delivers a message by SMTP, as any mail exchanger does, and prints the server's last answer as JSON.
 
 Standard input is a job in JSON: host, port, helo, tls (use STARTTLS if offered), sender, recipients, data (base64).
-The session ends at the first refusal. Code 0 means that the connection was not made, or was cut.
+A refused recipient does not end the session: the others are tried, and get the message if any is accepted (RFC 5321
+section 3.3). `refused` has the answer to each refused recipient. Another refusal ends the session, and so does a 421.
+Code 0 means that the connection was not made, or was cut.
 """
 
 import base64
@@ -15,8 +17,12 @@ from typing import Any
 SMTP_TIMEOUT = 30
 
 
-def run_session(smtp: smtplib.SMTP, job: dict[str, Any]) -> Iterator[tuple[str, tuple[int, bytes]]]:
-    """Yields each command with its answer."""
+Answer = tuple[int, bytes]
+CLOSING = 421
+
+
+def run_session(smtp: smtplib.SMTP, job: dict[str, Any], refused: dict[str, str]) -> Iterator[tuple[str, Answer]]:
+    """Yields each command with its answer. Adds the refused recipients to `refused`."""
     yield "EHLO", smtp.ehlo()
     if job["tls"] and smtp.has_extn("starttls"):
         context = ssl.create_default_context()
@@ -25,25 +31,30 @@ def run_session(smtp: smtplib.SMTP, job: dict[str, Any]) -> Iterator[tuple[str, 
         yield "EHLO", smtp.ehlo()
     yield "MAIL", smtp.mail(job["sender"])
     for recipient in job["recipients"]:
-        yield "RCPT", smtp.rcpt(recipient)
-    yield "DATA", smtp.data(base64.b64decode(job["data"]))
+        code, text = smtp.rcpt(recipient)
+        if code >= 400:
+            refused[recipient] = f"{code} {text.decode(errors='replace')}"
+        yield "RCPT", (code, text)
+    if len(refused) < len(job["recipients"]):
+        yield "DATA", smtp.data(base64.b64decode(job["data"]))
 
 
-def deliver_message(job: dict[str, Any]) -> tuple[str, tuple[int, bytes]]:
+def deliver_message(job: dict[str, Any]) -> tuple[str, Answer, dict[str, str]]:
     stage, answer = "CONNECT", (220, b"")
+    refused: dict[str, str] = {}
     try:
         with smtplib.SMTP(job["host"], job["port"], job["helo"], timeout=SMTP_TIMEOUT) as smtp:
-            for stage, answer in run_session(smtp, job):  # noqa: B007 - the last answer counts
-                if answer[0] >= 400:
+            for stage, answer in run_session(smtp, job, refused):
+                if answer[0] == CLOSING or (answer[0] >= 400 and stage != "RCPT"):
                     break
     except smtplib.SMTPResponseException as error:  # a refusing greeting, or a refusal of DATA's content
         text = error.smtp_error
         answer = (error.smtp_code, text if isinstance(text, bytes) else text.encode())
     except OSError as error:  # includes smtplib.SMTPServerDisconnected
         answer = (0, str(error).encode())
-    return stage, answer
+    return stage, answer, refused
 
 
 if __name__ == "__main__":
-    stage, (code, text) = deliver_message(json.load(sys.stdin))
-    json.dump({"stage": stage, "code": code, "text": text.decode(errors="replace")}, sys.stdout)
+    stage, (code, text), refused = deliver_message(json.load(sys.stdin))
+    json.dump({"stage": stage, "code": code, "text": text.decode(errors="replace"), "refused": refused}, sys.stdout)

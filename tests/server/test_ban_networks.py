@@ -1,0 +1,51 @@
+"""fail2ban counts networks of IPv6, and never one that has an exempt address in it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mailkeep_server.ban_networks import count_networks, find_target
+
+OWN = ["127.0.0.0/8", "::1", "198.51.100.74", "2001:db8:100:64::10", "2001:db8:5::/48", "mail.example.org"]
+
+
+def count(jail: str, *addresses: str) -> list[str]:
+    def find_failure(_: Any, line: str, date: float) -> list[list[Any]]:
+        assert (line, date) == ("line", 1.0)
+        return [[0, address, date, {}] for address in addresses]
+
+    wrapped = count_networks(find_failure, lambda _: OWN, str)
+    return [failure[1] for failure in wrapped(SimpleNamespace(jailName=jail), "line", date=1.0)]
+
+
+@pytest.mark.parametrize("jail", ["sshd", "postfix", "dovecot", "recidive"])
+def test_our_jails_count_the_network_of_an_address(jail: str) -> None:
+    addresses = ("2001:db8:7:7::1", "2001:db8:7:7:a:b:c:d", "192.0.2.1")
+    assert count(jail, *addresses) == ["2001:db8:7:7::/64", "2001:db8:7:7::/64", "192.0.2.1"]
+
+
+def test_jails_of_the_operators_count_as_they_did() -> None:
+    assert count("mine", "2001:db8:7:7::1") == ["2001:db8:7:7::1"]
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("2001:db8:100:64::5", "2001:db8:100:64::/124"),
+        ("2001:db8:100:64::11", "2001:db8:100:64::11"),
+        ("2001:db8:100:64:8000::1", "2001:db8:100:64:8000::/65"),
+        ("2001:db8:5:1::1", "2001:db8:5:1::/64"),  # exempt as a whole, which fail2ban sees
+    ],
+)
+def test_a_neighbour_of_an_exempt_address_is_banned_without_it(address: str, target: str) -> None:
+    """Some providers put many customers into one /64. A ban must not hit the server itself, which reaches itself."""
+    assert find_target(address, OWN) == target
+
+
+def test_a_network_around_exempt_addresses_has_few_parts() -> None:
+    """So a guesser in the server's own network gets at most some sixty times the tries."""
+    parts = {
+        find_target(f"2001:db8:100:64:{part:x}::{host:x}", OWN) for part in (0, 1, 9, 77, 0xFFFF) for host in range(99)
+    }
+    assert len(parts) < 20
