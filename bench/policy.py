@@ -152,6 +152,10 @@ def write_guard_config(server: Server, accounts: int) -> None:
         "accounts": {name: {"addresses": []} for name in names},
         "server": ceiling,
         "local": ceiling,
+        "forwards": ceiling,
+        "lists": ceiling | {"messages_per_hour": 1, "messages_per_day": 1},
+        "aliases": {},
+        "catch_all": {},
         "freeze": dict.fromkeys(("refused_tries", "foreign_senders", "networks", "new_recipients"), UNREACHABLE),
     }
     server.write(paths.GUARD_CONFIG, json.dumps(config))

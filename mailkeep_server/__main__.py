@@ -17,6 +17,7 @@ PROGRAMS = {
     "log-keeper": "log_keeper",
     "spf-sources": "spf_sources",
     "root-access": "common.root_access",
+    "sieve-mail": "sieve_mail",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""

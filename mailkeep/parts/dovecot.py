@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailkeep.parts import certificates, postfix
+from mailkeep.parts import certificates, postfix, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.settings.fields import strip_extension
 from mailkeep.settings.models import Settings
@@ -36,6 +36,7 @@ def build_part(settings: Settings) -> Part:
         default_messages=DEFAULT_QUOTA // BYTES_PER_MESSAGE,
         max_folders=MAX_FOLDERS,
         frozen=paths.FREEZE_LIST,
+        python=server_package.PYTHON,
         aliases=ALIASES,
     )
     users = [(account.address, account.password, _quota_fields(account)) for account in settings.accounts]

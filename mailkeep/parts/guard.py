@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from mailkeep.parts import postfix
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, StateFile, Unit, User
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
@@ -76,6 +77,10 @@ def _build_config(settings: Settings) -> bytes:
         "domains": [*settings.domains, settings.host.name],
         "server": settings.guard.server.model_dump(),
         "local": settings.guard.local.model_dump(),
+        "forwards": settings.guard.forwards.model_dump(),
+        "lists": settings.guard.lists.model_dump(),
+        "aliases": {alias: list(targets) for alias, targets in postfix.list_aliases(settings).items()},
+        "catch_all": {domain: [target] for domain, target in settings.catch_all.items()},
         "freeze": settings.guard.freeze.model_dump(),
     }
     return json.dumps(config, indent=1).encode() + b"\n"

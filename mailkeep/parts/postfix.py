@@ -8,18 +8,21 @@ from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
+from mailkeep_server.common.alias_reach import AliasReach
+from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, STRANGERS
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
 QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that Mailkeep supports
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
-TABLES = ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
+TABLES = ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
 PORTS = {"smtp": 25, "submission": 587, "submissions": 465}
 PROBE = "192.0.2.1"  # a key of any kind of table
 NO_IPV6 = "inet_protocols: disabling IPv6"
 ALERTS = "/var/spool/postfix/private/alerts"
 UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
+FORWARDS = "/var/spool/postfix/private/forwards"
 
 Rows = Iterator[tuple[str, str]]
 
@@ -34,11 +37,15 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
         files=(
             File(f"{DIRECTORY}/main.cf", _render_main_cf(settings)),
             File(
-                f"{DIRECTORY}/master.cf", render_template("postfix/master.cf", spf_lookups=_list_spf_lookups(settings))
+                f"{DIRECTORY}/master.cf",
+                render_template(
+                    "postfix/master.cf", spf_lookups=_list_spf_lookups(settings), forward=FORWARD, bounce=BOUNCE
+                ),
             ),
             File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
             _table_file("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
             _table_file("aliases", _alias_rows(settings)),
+            _table_file("lists", _list_rows(settings)),
             _table_file("sender_login", _login_map_rows(settings)),
             _table_file("own_domains", _own_domain_rows(settings)),
             _table_file("own_senders", ((str(network), "OK") for network in _list_own_senders(settings))),
@@ -104,6 +111,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         relay=settings.relay,
         spf_lookups=_list_spf_lookups(settings),
         guard_policy=paths.GUARD_POLICY_SOCKET,
+        strangers=STRANGERS,
         guard_milter=paths.GUARD_MILTER_SOCKET,
     )
 
@@ -124,6 +132,30 @@ def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
     """The host's administrative addresses and the declared aliases, each with its direct targets."""
     administrative = (*(f"{name}@{settings.host.name}" for name in ADMINISTRATIVE), "root@localhost", "postmaster")
     return dict.fromkeys(administrative, settings.admin.addresses) | settings.aliases
+
+
+def build_reach(settings: Settings) -> AliasReach:
+    """Who gets mail to each alias and catch-all."""
+    own = frozenset((*settings.domains, settings.host.name, "localhost"))
+    return AliasReach(list_aliases(settings), settings.catch_all, settings.account_addresses, own)
+
+
+def _list_rows(settings: Settings) -> Rows:
+    """Aliases and catch-alls with members elsewhere: strangers' mail to these leaves the server again. An access(5)
+    table finds a domain for each address of it, so accounts and other aliases beside a catch-all have rows, too."""
+    reach = build_reach(settings)
+    catch_all = {domain for domain in settings.catch_all if reach.count_elsewhere(f"@{domain}")}
+    for alias in reach.aliases:
+        if reach.count_elsewhere(alias):
+            yield alias, "ask_about_list"
+        elif alias.rpartition("@")[2] in catch_all:
+            yield alias, "DUNNO"
+    for account in settings.accounts if catch_all else ():
+        if account.address.rpartition("@")[2] in catch_all:
+            yield account.address, "DUNNO"
+    yield from ((domain, "ask_about_list") for domain in catch_all)
+    if catch_all:  # whose rows are found for the domains below them, too (parent_domain_matches_subdomains)
+        yield from ((domain, "DUNNO") for domain in (*settings.domains, settings.host.name) if domain not in catch_all)
 
 
 def _alias_rows(settings: Settings) -> Rows:

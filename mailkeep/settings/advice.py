@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mailkeep.settings.alias_expansion import find_next_alias
 from mailkeep.settings.fields import strip_extension
+from mailkeep.settings.list_notes import describe_short_limits
 from mailkeep.settings.models import Settings
 
 MAX_NAMED = 5
@@ -14,7 +15,7 @@ MAX_NAMED = 5
 
 def list_advice(settings: Settings) -> list[str]:
     """A note to the operator for each such setting."""
-    return [*_find_dead_senders(settings), *_find_local_administrators(settings)]
+    return [*_find_dead_senders(settings), *_find_local_administrators(settings), *describe_short_limits(settings)]
 
 
 def _find_dead_senders(settings: Settings) -> Iterator[str]:

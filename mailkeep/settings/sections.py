@@ -350,6 +350,32 @@ class LocalCeiling(Ceiling):
     recipients_per_day: Count = Field(default=500, description="Recipients in any day.", examples=[500])
 
 
+class ForwardCeiling(Ceiling):
+    """How much mail of strangers together may leave the server again: through aliases and catch-alls, by Sieve scripts,
+    and as notices that mail was not delivered. What does not fit waits at the sender's server, or in the queue."""
+
+    recipients_per_hour: Count = Field(default=1000, description="Recipients in any hour.", examples=[1000])
+    recipients_per_day: Count = Field(default=5000, description="Recipients in any day.", examples=[5000])
+
+
+class ListLimits(Model):
+    """How much strangers may send through each alias or catch-all to its members elsewhere. What does not fit is
+    refused for the time being."""
+
+    recipients_per_hour: Count = Field(
+        default=200, description="Members elsewhere reached in any hour, by each list.", examples=[200]
+    )
+    recipients_per_day: Count = Field(
+        default=1000, description="Members elsewhere reached in any day, by each list.", examples=[1000]
+    )
+    messages_per_hour: Count = Field(
+        default=2, description="However long the list, as many messages fit in any hour.", examples=[2]
+    )
+    messages_per_day: Count = Field(
+        default=10, description="However long the list, as many messages fit in any day.", examples=[10]
+    )
+
+
 class Freeze(Model):
     """When an account is frozen: at numbers that no honest user reaches."""
 
@@ -390,6 +416,12 @@ class Guard(Model):
     server: Ceiling = Field(default=Ceiling(), description="How much all accounts together may send.")
     local: LocalCeiling = Field(
         default=LocalCeiling(), description="How much all programs on the server together may send by sendmail(1)."
+    )
+    forwards: ForwardCeiling = Field(
+        default=ForwardCeiling(), description="How much mail of strangers together may leave the server again."
+    )
+    lists: ListLimits = Field(
+        default=ListLimits(), description="How much strangers may send through each alias or catch-all."
     )
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
     shared_store: SharedStore | None = Field(

@@ -5,17 +5,29 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SECTIONS = ("limits", "server", "local", "freeze")
+SECTIONS = ("limits", "server", "local", "forwards", "lists", "freeze")
 
 
 def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
     """`config` is as in guard.json. Returns single values by name (`limits.messages_per_day`), and under `accounts` and
-    `of accounts` the number of accounts and a digest of the addresses and limits of each."""
+    `of accounts` the number of accounts and a digest of the addresses and limits of each; likewise for aliases."""
     numbers = {f"{name}.{key}": value for name in SECTIONS for key, value in config[name].items()}
     accounts = {
         name.lower(): [sorted(map(str.lower, account["addresses"])), account.get("limits", config["limits"])]
         for name, account in config["accounts"].items()
     }
-    digest = hashlib.sha256(json.dumps(accounts, sort_keys=True).encode()).hexdigest()
-    scalars = {"mode": config["mode"], "contact": config["contact"], "domains": " ".join(sorted(config["domains"]))}
-    return {**scalars, **numbers, "accounts": len(accounts), "of accounts": digest}
+    lists = {name: {key: sorted(targets) for key, targets in config[name].items()} for name in ("aliases", "catch_all")}
+    return {
+        "mode": config["mode"],
+        "contact": config["contact"],
+        "domains": " ".join(sorted(config["domains"])),
+        **numbers,
+        "accounts": len(accounts),
+        "of accounts": _digest(accounts),
+        "aliases": len(config["aliases"]),
+        "of aliases": _digest(lists),
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -26,12 +26,14 @@ class Violations:
 
 
 class Account:
-    __slots__ = ("_violations", "history", "networks")
+    __slots__ = ("_violations", "history", "is_first_use", "networks")
 
     def __init__(self) -> None:
         self.history = SendHistory()
         self.networks: dict[str, int] = {}
         """Networks it has sent from or tried to, with the time of the last try; negative where it was refused."""
+        self.is_first_use = False
+        """Whether it has never sent before, as far as the database goes back."""
         self._violations: Violations | None = None
 
     @property

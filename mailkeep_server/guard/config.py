@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.guard_summary import summarise_config
-from mailkeep_server.guard.limits import AccountLimits, Ceiling
+from mailkeep_server.guard.limits import AccountLimits, Ceiling, ListLimits
 
 Mode = Literal["enforce", "learn"]
 T = TypeVar("T")
@@ -51,6 +52,11 @@ class GuardConfig:
     """For all accounts and programs together."""
     local_ceiling: Ceiling
     """For programs on the server, which send by sendmail(1)."""
+    forward_ceiling: Ceiling
+    """For mail of strangers that leaves the server again: through lists and Sieve scripts, and as bounces."""
+    list_limits: ListLimits
+    reach: AliasReach
+    """Aliases and catch-alls: who gets mail to an address."""
     freeze_thresholds: FreezeThresholds
 
     def limits_of(self, account: str) -> AccountLimits:
@@ -68,6 +74,7 @@ class GuardConfig:
             overrides={name: _halve(limits) for name, limits in self.overrides.items()},
             server_ceiling=_halve(self.server_ceiling),
             local_ceiling=_halve(self.local_ceiling),
+            forward_ceiling=_halve(self.forward_ceiling),
             freeze_thresholds=replace(
                 self.freeze_thresholds,
                 refused_tries=2 * self.freeze_thresholds.refused_tries,
@@ -97,6 +104,9 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
     accounts = {name.lower(): account for name, account in data.get_objects("accounts")}
     addresses = {name: (name, *account.get_addresses("addresses")) for name, account in accounts.items()}
     host = data.get_text("contact").rpartition("@")[2].lower()
+    aliases = {alias.lower(): targets for alias, targets in data.get_address_lists("aliases").items()}
+    catch_all = {domain.lower(): targets[0] for domain, targets in data.get_address_lists("catch_all").items()}
+    domains = tuple(data.get_addresses("domains"))
     return GuardConfig(
         mode=data.get_mode("mode"),
         contact=data.get_text("contact"),
@@ -107,10 +117,13 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
             if "limits" in account.members
         },
         addresses=addresses,
-        domains=tuple(data.get_addresses("domains")),
+        domains=domains,
         completed_domain="" if any(name.endswith(f"@{host}") for name in addresses) else host,
         server_ceiling=data.get_numbers("server", Ceiling),
         local_ceiling=data.get_numbers("local", Ceiling),
+        forward_ceiling=data.get_numbers("forwards", Ceiling),
+        list_limits=data.get_numbers("lists", ListLimits),
+        reach=AliasReach(aliases, catch_all, accounts, frozenset((*domains, "localhost"))),
         freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
     )
 
@@ -130,12 +143,16 @@ def describe_config(config: GuardConfig) -> dict[str, str | int]:
             "domains": list(config.domains),
             "server": _list_numbers(config.server_ceiling),
             "local": _list_numbers(config.local_ceiling),
+            "forwards": _list_numbers(config.forward_ceiling),
+            "lists": _list_numbers(config.list_limits),
+            "aliases": config.reach.aliases,
+            "catch_all": {domain: [target] for domain, target in config.reach.catch_all.items()},
             "freeze": _list_numbers(config.freeze_thresholds),
         }
     )
 
 
-def _list_numbers(section: AccountLimits | Ceiling | FreezeThresholds) -> dict[str, int]:
+def _list_numbers(section: AccountLimits | Ceiling | ListLimits | FreezeThresholds) -> dict[str, int]:
     return {spec.name: getattr(section, spec.name) for spec in fields(section) if spec.init}
 
 
@@ -185,6 +202,10 @@ class _JsonObject:
 
     def get_addresses(self, name: str) -> list[str]:
         return [str(address).lower() for address in self._get_member(name, list)]
+
+    def get_address_lists(self, name: str) -> dict[str, list[str]]:
+        members = _JsonObject(self.members.get(name), f"{self.where}: {name}")
+        return {key: members.get_addresses(key) for key in members.members}
 
     def get_mode(self, name: str) -> Mode:
         value = self.get_text(name)

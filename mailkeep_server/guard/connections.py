@@ -118,10 +118,11 @@ class PolicyConnection(Connection):
         self.transport.write(policy.format_answer(UNRECORDED))
 
     def _choose_action(self, state: str, request: policy.PolicyRequest) -> str:
+        judge = self._judge.forwards if request.is_strangers else self._judge
         if state == "END-OF-MESSAGE":
-            return self._judge.judge_message(read_clock(), request)
+            return judge.judge_message(read_clock(), request)
         if state == "RCPT":
-            return self._judge.judge_recipient(read_clock(), request)
+            return judge.judge_recipient(read_clock(), request)
         return policy.DUNNO
 
 

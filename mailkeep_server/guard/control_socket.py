@@ -76,6 +76,7 @@ async def build_status(judge: Judge, now: int) -> dict[str, Any]:
         "careful_until": _describe_care(judge, now),
         "server": _list_uses(judge.ledger.server, judge.config.server_ceiling, now),
         "local": _list_uses(judge.ledger.local, judge.config.local_ceiling, now),
+        "forwards": _list_uses(judge.ledger.forwards, judge.config.forward_ceiling, now),
         "accounts": shown,
         "frozen": {
             name: {"at": record.at.isoformat(), "by": record.by, "why": record.why} for name, record in frozen.items()

@@ -7,7 +7,8 @@ Postfix gets an answer only once the message is committed. One commit serves all
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ EVENTS_KEPT = 30 * DAY
 RECIPIENTS_KEPT = 400 * DAY
 ROWS_A_STEP = 20_000
 """Of `Database.forget_expired`: some ten milliseconds."""
+MAX_PARAMETERS = 500
+"""Of one query (SQLITE_MAX_VARIABLE_NUMBER is 999 at least)."""
 _MAX_ID = (1 << 63) - 1
 
 # Values of the column `kind` of the table `tries`. Databases of version 0.1.0 hold them: they stay as they are.
@@ -105,7 +108,12 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
+            is_new = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             self._db.executescript(_SCHEMA)
+            if is_new:  # in the file's header, which is otherwise unused
+                self._db.execute(f"PRAGMA user_version = {int(time.time()) // 60}")
+            self.began_at: int = self._db.execute("PRAGMA user_version").fetchone()[0] * 60_000
+            """Milliseconds since the epoch; 0 of a database of a former version."""
             for table, types in TABLES.items():  # another program's, or one that was changed by hand
                 insert = f"EXPLAIN INSERT INTO {table} VALUES ({_marks_for(types)})"  # noqa: S608
                 self._db.execute(insert, [None] * len(types))
@@ -159,6 +167,15 @@ class Database:
         """Whether the account has written to this recipient (a hash) before."""
         query = "SELECT 1 FROM recipients WHERE account = ? AND recipient = ?"
         return self._read(query, account, recipient).fetchone() is not None
+
+    def find_known_recipients(self, account: str, recipients: Sequence[int]) -> set[int]:
+        """Those of the recipients (hashes) to whom the account has written before."""
+        known: set[int] = set()
+        for start in range(0, len(recipients), MAX_PARAMETERS):
+            batch = recipients[start : start + MAX_PARAMETERS]
+            query = f"SELECT recipient FROM recipients WHERE account = ? AND recipient IN ({_marks_for(batch)})"  # noqa: S608
+            known.update(row[0] for row in self._read(query, account, *batch))
+        return known
 
     def remember_recipient(self, time: int, account: str, recipient: int) -> None:
         self._add("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
@@ -291,5 +308,5 @@ class Database:
             self._rows = {}
 
 
-def _marks_for(types: tuple[type, ...]) -> str:
-    return ", ".join("?" * len(types))
+def _marks_for(values: Sized) -> str:
+    return ", ".join("?" * len(values))

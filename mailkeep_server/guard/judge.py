@@ -5,6 +5,8 @@ argument; everything that must survive goes to the database, which the caller co
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from mailkeep_server.common.addresses import owner_address
 from mailkeep_server.common.networks import network_of
+from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.database import (
@@ -24,13 +27,18 @@ from mailkeep_server.guard.database import (
     Database,
 )
 from mailkeep_server.guard.database_recovery import LOST_COUNTS
+from mailkeep_server.guard.forwards import ForwardJudge
 from mailkeep_server.guard.freezer import Freezer
 from mailkeep_server.guard.from_header import Owner
-from mailkeep_server.guard.ledger import LOCAL, Ledger, bound_size
+from mailkeep_server.guard.ledger import Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.sliding_window import DAY, HOUR, Usage
 
+FIRST_USE, FIRST_USE_EXPECTED = "first-use", "first-use-expected"
+"""Kinds of events."""
+NEWS_AFTER = 7 * DAY
+"""From the beginning of the database on."""
 _MAX_QUOTED = 200
 """Characters of a foreign sender that a refusal quotes."""
 MAX_EXCEPTIONS_A_DAY = {RECEIPT: (50, "read receipts"), REDIRECT: (20, "redirected messages, by recipient,")}
@@ -38,6 +46,17 @@ MAX_EXCEPTIONS_A_DAY = {RECEIPT: (50, "read receipts"), REDIRECT: (20, "redirect
 _TRY_LATER = "450 4.7.1"
 # 521 also ends the connection (access(5)): a frozen account must not go on trying.
 _FROZEN = "521 5.7.1"
+
+
+@dataclass(slots=True)
+class _OpenMessage:
+    """The recipients so far of an account's message in transfer."""
+
+    reached: dict[int, bool] = field(default_factory=dict)
+    """Everybody whom it reaches, through aliases too (hashes), and whether the account writes to them for the first
+    time."""
+    commands: int = 0
+    """Of RCPT, that were accepted."""
 
 
 class Judge:
@@ -52,8 +71,9 @@ class Judge:
         self.set_config(config, now)
         self.ledger = Ledger(database, now)
         self.freezer = Freezer(self.ledger, database, frozen_file, now)
-        self._open: OrderedDict[str, dict[int, bool]] = OrderedDict()
-        """By instance: the recipients so far (hashes), and whether the account writes to them for the first time."""
+        self.forwards = ForwardJudge(lambda: self.config, self.ledger, self._notify_once, self._try_later)
+        self._open: OrderedDict[str, _OpenMessage] = OrderedDict()
+        """By instance."""
         self._refused: OrderedDict[str, None] = OrderedDict()
         """Instances or queue ids of messages whose refusal has been counted."""
 
@@ -74,54 +94,53 @@ class Judge:
         if refusal := self._refuse_stranger_or_frozen(now, request.account):
             return refusal
         name, account = request.account, self.ledger.get_account(request.account)
-        recipients = self._open.setdefault(request.instance, {})
+        message = self._open.setdefault(request.instance, _OpenMessage())
         bound_size(self._open)
-        recipient = hash_recipient(request.recipient)
-        is_new = not self._database.knows_recipient(name, recipient)
-        with_this = recipients | {recipient: is_new}
-        more = Usage(1, len(with_this), sum(with_this.values()))
-        refusal = self._check_network(now, request, account) or self._check_limits(now, request, account, more)
+        members = self.config.reach.expand(request.recipient)
+        added = self._find_new(name, members)
+        with_these = message.reached | added
+        more = Usage(1, len(with_these), sum(with_these.values()))
+        refusal = self._check_network(now, request, account) or self._check_limits(
+            now, request, account, more, len(members)
+        )
         if refusal:
-            if is_new and self._exceeds_new_recipients(now, name, account, more):
-                self._note_new_recipient(now, name, account, recipient)
+            if any(added.values()) and self._exceeds_new_recipients(now, name, account, more):
+                # A list is one try, however long: whoever writes to it once too often is no spammer.
+                self._note_new_recipient(now, name, account, hash_recipient(request.recipient))
             if verdict := self._final_verdict(now, name, account, refusal):
                 return verdict
-        recipients[recipient] = is_new
+        message.reached = with_these
+        message.commands += 1
         return DUNNO
+
+    def _find_new(self, name: str, members: Collection[str]) -> dict[int, bool]:
+        """The hash of each recipient, and whether the account writes to it for the first time."""
+        hashes = [hash_recipient(member) for member in members]
+        if len(hashes) == 1:
+            return {hashes[0]: not self._database.knows_recipient(name, hashes[0])}
+        known = self._database.find_known_recipients(name, hashes)
+        return {recipient: recipient not in known for recipient in hashes}
 
     def judge_message(self, now: int, request: PolicyRequest) -> str:
         """The action for a message that has arrived whole. Unless it is refused, it counts."""
-        recipients = self._open.pop(request.instance, {})
+        message = self._open.pop(request.instance, None) or _OpenMessage()
         if refusal := self._refuse_stranger_or_frozen(now, request.account):
             return refusal
         pending = self.ledger.pending_message(request.queue_id)
         if pending and pending.account == request.account:
             return DUNNO  # counted before, but the answer did not reach Postfix
         account = self.ledger.get_account(request.account)
-        unseen = max(request.recipients - len(recipients), 0)  # as after a restart: they count as new
-        more = Usage(1, max(request.recipients, 1), sum(recipients.values()) + unseen)
+        unseen = max(request.recipients - message.commands, 0)  # as after a restart: they count as new
+        more = Usage(1, max(len(message.reached) + unseen, 1), sum(message.reached.values()) + unseen)
         refusal = self._check_network(now, request, account) or self._check_limits(now, request, account, more)
         if refusal and (verdict := self._final_verdict(now, request.account, account, refusal)):
             return verdict
         network = network_of(request.client)
-        self.ledger.count_message(now, request.account, more, network, request.queue_id, recipients)
+        self.ledger.count_message(now, request.account, more, network, request.queue_id, message.reached)
+        if account.is_first_use:
+            self._note_first_use(now, request, account, more)
         self._notify_near_limits(now, request.account, account)
         return DUNNO
-
-    def judge_local_message(self, now: int, recipients: int, queue_id: str) -> str | None:
-        """The refusal of a message from a program on this server. If None, it counts."""
-        more = Usage(1, max(recipients, 1), 0)
-        ledger = self.ledger
-        for history, ceiling, kind, senders in (
-            (ledger.local, self.config.local_ceiling, "local", "Programs on this server"),
-            (ledger.server, self.config.server_ceiling, "ceiling", "All who send here"),
-        ):
-            if exceeded := ceiling.find_exceeded(history, now, more):
-                self._notify_once(now, kind, f"{senders} have sent {exceeded.limit}")
-                if self.config.mode == "enforce":
-                    return self._try_later(f"{senders} may send {exceeded.limit}", exceeded.free_at)
-        ledger.count_message(now, LOCAL, more, "", queue_id)
-        return None
 
     def reject_unowned_sender(self, now: int, name: str, sender: str) -> str | None:
         """The refusal of a message whose envelope sender or From: the account does not own. In mode `learn`, None for
@@ -172,6 +191,7 @@ class Judge:
     def transaction_aborted(self, instance: str) -> None:
         """The message of this instance will not be completed."""
         self._open.pop(instance, None)
+        self.forwards.transaction_aborted(instance)
 
     # --- the shared store ---------------------------------------------------------------------------------------------
 
@@ -229,15 +249,36 @@ class Judge:
     def _add_network(self, now: int, name: str, account: Account, network: str) -> None:
         """For a network that the account has not used for an hour."""
         known = self._database.networks_of(name)
+        account.is_first_use = not known
         if known and network not in known and account.should_notify(f"network {network}", now, DAY):
             self._database.add_event(now, "network", name, f"sends from {network}, for the first time")
-        self._database.remember_network(now, name, network)
+        if known:
+            self._database.remember_network(now, name, network)
         account.networks[network] = now
 
-    def _check_limits(self, now: int, request: PolicyRequest, account: Account, more: Usage) -> str | None:
+    def _note_first_use(self, now: int, request: PolicyRequest, account: Account, more: Usage) -> None:
+        """A password that nobody uses is the one whose theft nobody notices. While the database is new, so is each
+        account to it: that is no news, and `mailkeepctl events` has it."""
+        name, network = request.account, network_of(request.client)
+        account.is_first_use = False
+        self._database.remember_network(now, name, network)
+        is_news = now - self._database.began_at > NEWS_AFTER
+        recipients = count_noun(more.recipients, "recipient")
+        detail = (
+            f"sends for the first time, from {request.client} ({network}), to {recipients}. "
+            f"If that is not its owner: `mailkeepctl freeze {name}`"
+        )
+        self._database.add_event(now, FIRST_USE if is_news else FIRST_USE_EXPECTED, name, detail)
+
+    def _check_limits(
+        self, now: int, request: PolicyRequest, account: Account, more: Usage, members: int = 1
+    ) -> str | None:
+        """`members` are those whom the last recipient reaches."""
         name = request.account
         if exceeded := self.config.limits_of(name).find_exceeded(account.history, now, more):
             reason = f"may send {exceeded.limit}"
+            if members > exceeded.limit.maximum:
+                reason += f", and {request.recipient.lower()} is {members}: `limits` of the account in mail.yml"
             return self._refuse_over_limit(now, name, account, request.instance, reason, exceeded.free_at)
         if exceeded := self.config.server_ceiling.find_exceeded(self.ledger.server, now, more):
             self._notify_once(now, "ceiling", f"All who send here have sent {exceeded.limit}")
@@ -278,9 +319,9 @@ class Judge:
             if account.should_notify(limit.name, now, limit.window):
                 self._database.add_event(now, "near", name, f"has sent {used} of {limit}")
 
-    def _notify_once(self, now: int, kind: str, detail: str) -> None:
-        """Once an hour, of something that concerns no single account."""
-        if self.ledger.notices.should_notify(kind, now):
+    def _notify_once(self, now: int, kind: str, detail: str, interval: int = HOUR, subject: str = "") -> None:
+        """Once in the interval, of something that concerns no single account."""
+        if self.ledger.notices.should_notify(f"{kind} {subject}".strip(), now, interval):
             self._database.add_event(now, kind, "", detail)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
+from mailkeep_server.common.sender_kinds import LOCAL
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.database import (
     NEW_NETWORK,
@@ -21,8 +22,6 @@ from mailkeep_server.guard.database import (
 )
 from mailkeep_server.guard.sliding_window import DAY, MAX_CLOCK_STEP, SendHistory, Usage
 
-LOCAL = "local"
-"""The account name of programs that use sendmail(1). No account is called so: their names are addresses."""
 MAX_OPEN_MESSAGES = 2000
 """Messages in transfer: one a connection."""
 _RETRY_MILLISECONDS = 120_000
@@ -44,8 +43,10 @@ class Ledger:
     def __init__(self, database: Database, now: int) -> None:
         self._database = database
         self.accounts: dict[str, Account] = {}
-        self.server, self.local = SendHistory(), SendHistory()
-        """Of all senders together, and of programs on the server."""
+        self.server, self.local, self.forwards = SendHistory(), SendHistory(), SendHistory()
+        """Of all senders together, of programs on the server, and of mail of strangers that leaves again."""
+        self.lists: dict[str, SendHistory] = {}
+        """Of strangers to each list (`AliasReach.find_list`), and of bounces to each address."""
         self.notices = Account()
         """When a limit that concerns no single account was last reported."""
         self.on_uncounted: Callable[[Message], None] = lambda _: None
@@ -69,9 +70,9 @@ class Ledger:
 
     def _restore_message(self, message: Message) -> None:
         _, time, name, recipients, new_recipients, network, _ = message
-        self._history_of(name).add_message(time, recipients, new_recipients)
-        self.server.add_message(time, recipients, new_recipients)
-        if name != LOCAL:
+        for history in (*self._histories_of(name, network), self.server):
+            history.add_message(time, recipients, new_recipients)
+        if is_account(name):
             self.get_account(name).networks[network] = time
 
     def _restore_violation(self, violation: Violation) -> None:
@@ -95,18 +96,23 @@ class Ledger:
             account = self.accounts[name] = Account()
         return account
 
-    def _history_of(self, name: str) -> SendHistory:
-        return self.local if name == LOCAL else self.get_account(name).history
+    def _histories_of(self, name: str, network: str) -> tuple[SendHistory, ...]:
+        if is_account(name):
+            return (self.get_account(name).history,)
+        total = self.local if name == LOCAL else self.forwards
+        return (total, self.lists.setdefault(network, SendHistory())) if network else (total,)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def count_message(
         self, now: int, name: str, usage: Usage, network: str, queue_id: str, recipients: Collection[int] = ()
     ) -> None:
-        """`recipients` are hashes: once the message is accepted, the account knows them."""
+        """`recipients` are hashes: once the message is accepted, the account knows them. Of a message without an
+        account, `network` is the list."""
         _, recipient_count, new_recipients = usage
         time = self.server.add_message(now, recipient_count, new_recipients)  # never before the latest of all
-        self._history_of(name).add_message(time, recipient_count, new_recipients)
+        for history in self._histories_of(name, network):
+            history.add_message(time, recipient_count, new_recipients)
         message = self._database.add_message(time, name, recipient_count, new_recipients, network, queue_id)
         self._add_pending(PendingMessage(message, recipients))
 
@@ -117,7 +123,7 @@ class Ledger:
     def pending_message(self, queue_id: str) -> Message | None:
         """An account's message that counts and that Postfix may still refuse."""
         pending = self._pending.get(queue_id)
-        return pending.message if pending and pending.message.account != LOCAL else None
+        return pending.message if pending and is_account(pending.message.account) else None
 
     def message_accepted(self, queue_id: str) -> None:
         """Nothing in Postfix refuses the message any more. Only now are its recipients known to the account."""
@@ -130,7 +136,7 @@ class Ledger:
         """Postfix refused the message after all, as when it could not be signed. Its retry must not count twice."""
         if pending := self._pending.pop(queue_id, None):
             message = pending.message
-            for history in (self._history_of(message.account), self.server):
+            for history in (*self._histories_of(message.account, message.network), self.server):
                 history.uncount_message(message.time, message.recipients, message.new_recipients)
             self._database.uncount_message(message)
             self.on_uncounted(message)
@@ -152,7 +158,7 @@ class Ledger:
     def _clamp_times_to(self, now: int, latest_time: int) -> None:
         for account in (*self.accounts.values(), self.notices):
             account.clamp_times_to(now)
-        for history in (self.server, self.local):
+        for history in (self.server, self.local, self.forwards, *self.lists.values()):
             history.clamp_times_to(now)
         for queue_id, (message, recipients) in self._pending.items():
             self._pending[queue_id] = PendingMessage(message._replace(time=min(message.time, now)), recipients)
@@ -164,8 +170,13 @@ class Ledger:
     def forget_expired(self, now: int) -> None:
         """A sweep over 100,000 accounts takes a tenth of a second."""
         self.accounts = {name: account for name, account in self.accounts.items() if account.forget_expired(now)}
-        self.server.forget_expired(now)
-        self.local.forget_expired(now)
+        self.lists = {name: history for name, history in self.lists.items() if history.forget_expired(now)}
+        for history in (self.server, self.local, self.forwards):
+            history.forget_expired(now)
+
+
+def is_account(name: str) -> bool:
+    return "@" in name
 
 
 def bound_size(messages: OrderedDict[str, V]) -> None:

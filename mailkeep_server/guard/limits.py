@@ -109,6 +109,24 @@ class AccountLimits(RateLimits):
 
 
 @dataclass(frozen=True)
+class ListLimits:
+    """How much strangers may send to one alias or catch-all. Only members elsewhere count."""
+
+    recipients_per_hour: int
+    recipients_per_day: int
+    messages_per_hour: int
+    """However long a list is, as many messages fit."""
+    messages_per_day: int
+
+    def for_list(self, members: int) -> "Ceiling":
+        """For a list with as many members elsewhere."""
+        return Ceiling(
+            recipients_per_hour=max(self.recipients_per_hour, self.messages_per_hour * members),
+            recipients_per_day=max(self.recipients_per_day, self.messages_per_day * members),
+        )
+
+
+@dataclass(frozen=True)
 class Ceiling(RateLimits):
     """How much many senders together may send."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.judge import Judge
@@ -26,7 +27,9 @@ _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 # until the next.
 _PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
 _CONTINUE, _REPLY, _TEMPORARY_FAILURE, _SKIP = b"c", b"y", b"t", b"s"
-_LOGIN, _QUEUE_ID, _CLIENT = "{auth_authen}", "i", "{client_addr}"
+_LOGIN, _QUEUE_ID, _CLIENT, _SERVICE = "{auth_authen}", "i", "{client_addr}", "{daemon_name}"
+_KINDS = {kind: kind for kind in (FORWARD, BOUNCE)}
+"""By milter_macro_daemon_name of master.cf's services, how a message without a login counts; else as LOCAL."""
 
 
 class ProtocolError(Exception):
@@ -39,7 +42,9 @@ class _Message:
 
     login: str = ""
     queue_id: str = ""
-    recipients: int = 0
+    kind: str = LOCAL
+    """How a message without a login counts."""
+    recipients: set[str] = field(default_factory=set)
     client: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
     """The lines that name authors."""
@@ -82,20 +87,26 @@ class MilterSession:
         words = _split_words(data[1:])
         macros = dict(zip(words[::2], words[1::2], strict=False))
         before = {} if data[:1] == b"M" else self._macros
-        self._macros = before | {name: macros[name] for name in (_LOGIN, _QUEUE_ID, _CLIENT) if name in macros}
+        names = (_LOGIN, _QUEUE_ID, _CLIENT, _SERVICE)
+        self._macros = before | {name: macros[name] for name in names if name in macros}
 
     def _take_sender(self, data: bytes) -> bytes:
         self._abort_message()
         login = self._macros.get(_LOGIN, "").lower()
-        address = [*_split_words(data), ""][0].removeprefix("<").removesuffix(">")
-        self._message = _Message(login=login, client=self._macros.get(_CLIENT, ""), has_sender=bool(address))
+        address = _first_address(data)
+        self._message = _Message(
+            login=login,
+            kind=_KINDS.get(self._macros.get(_SERVICE, ""), LOCAL),
+            client=self._macros.get(_CLIENT, ""),
+            has_sender=bool(address),
+        )
         # The empty sender is that of a read receipt, which is judged when all of it is there.
         if login and address and not self._judge.owns_address(login, address):
             return self._reject_sender(address) or _CONTINUE
         return _CONTINUE
 
-    def _take_recipient(self, _data: bytes) -> None:
-        self._message.recipients += 1
+    def _take_recipient(self, data: bytes) -> None:
+        self._message.recipients.add(_first_address(data))
         self._message.queue_id = self._macros.get(_QUEUE_ID, "")
 
     def _take_header(self, data: bytes) -> None:
@@ -126,7 +137,8 @@ class MilterSession:
     def _find_refusal(self) -> bytes | None:
         message, login = self._message, self._message.login
         if not login:
-            refusal = self._judge.judge_local_message(self._read_clock(), message.recipients, message.queue_id)
+            judge = self._judge.forwards
+            refusal = judge.judge_forward(self._read_clock(), message.kind, message.recipients, message.queue_id)
             return _TEMPORARY_FAILURE if refusal else None
         authors = from_header.judge_authors(message.headers, self._judge.owner_of(login))
         if authors.names_other:
@@ -136,7 +148,7 @@ class MilterSession:
         kind = RECEIPT if not message.has_sender else REDIRECT if authors.is_redirect else ""
         if not kind:
             return None
-        count = message.recipients
+        count = len(self._judge.config.reach.expand_all(message.recipients))
         return self._refuse(self._judge.judge_exception(self._read_clock(), login, kind, count, message.queue_id))
 
     def _find_receipt_fault(self) -> str:
@@ -144,7 +156,7 @@ class MilterSession:
         if message.has_sender:
             return ""
         owns_address = partial(self._judge.owns_address, message.login)
-        return receipts.find_fault(message.content_type, message.body, message.recipients, owns_address)
+        return receipts.find_fault(message.content_type, message.body, len(message.recipients), owns_address)
 
     def _abort_message(self, _data: bytes = b"") -> None:
         if self._message.queue_id:
@@ -186,6 +198,11 @@ def split_packets(buffer: bytes) -> tuple[list[bytes], bytes]:
         packets.append(buffer[start + 4 : start + 4 + length])
         start += 4 + length
     return packets, buffer[start:]
+
+
+def _first_address(data: bytes) -> str:
+    """Of MAIL and RCPT: the address without its brackets."""
+    return [*_split_words(data), ""][0].removeprefix("<").removesuffix(">")
 
 
 def _split_words(data: bytes) -> list[str]:

@@ -6,6 +6,8 @@ arrives at once, or the connection ends.
 
 from typing import NamedTuple
 
+from mailkeep_server.common.sender_kinds import STRANGERS
+
 DUNNO = "DUNNO"
 """Postfix's word for: no objection from here (access(5))."""
 MAX_REQUEST_BYTES = 16_384
@@ -30,6 +32,8 @@ class PolicyRequest(NamedTuple):
     recipients: int = 0
     """How many the message has, at its end."""
     queue_id: str = ""
+    is_strangers: bool = False
+    """Whether Postfix asks about a message on port 25, where nobody logs in."""
 
 
 def split_requests(buffer: bytes) -> tuple[list[bytes], bytes]:
@@ -55,6 +59,7 @@ def parse_request(request: bytes) -> tuple[str, PolicyRequest]:
             _value_of(text, "\nrecipient="),
             recipients,
             _value_of(text, "\nqueue_id="),
+            f"\npolicy_context={STRANGERS}\n" in text,
         )
     except UnicodeDecodeError:  # its message would put the whole request into the journal
         raise MalformedError("bytes that are not UTF-8") from None

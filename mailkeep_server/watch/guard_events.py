@@ -11,7 +11,7 @@ from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 ANSWER_TIMEOUT = 2.0  # seconds
 MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that starts
-URGENT_KINDS = {"over", "spoof", "ceiling", "store", "state", "counts-lost"}
+URGENT_KINDS = {"over", "spoof", "ceiling", "forward", "list", "store", "state", "counts-lost", "first-use"}
 # The detail of these events is worded for the account.
 INTRODUCTIONS = {
     "over": "is over a limit: ",
@@ -20,6 +20,8 @@ INTRODUCTIONS = {
     "would-freeze": "would have been frozen: ",
 }
 REPORTED_BY_FREEZE_ENFORCER = {"frozen", "thawed"}
+SILENT_KINDS = {"first-use-expected"}
+"""`mailkeepctl events` has them: while the guard's database is new, each account sends for the first time."""
 
 
 class GuardEvents(Sensor):
@@ -49,6 +51,6 @@ class GuardEvents(Sensor):
         events, self.unreported = self.unreported, []
         for event in events:
             kind = event["kind"]
-            if kind not in REPORTED_BY_FREEZE_ENFORCER:
+            if kind not in REPORTED_BY_FREEZE_ENFORCER | SILENT_KINDS:
                 text = f"{event['account']} {INTRODUCTIONS.get(kind, '')}{event['detail']}".strip()
                 yield f"{kind}:{event['account']}", text, kind in URGENT_KINDS

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import unix_http
+from mailkeep_server.common.sender_kinds import LOCAL
 from mailkeep_server.guard import config, state_repair
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.judge import Judge
@@ -56,6 +57,10 @@ def build_config(**changes: Any) -> dict[str, Any]:
         "domains": ["example.org", "mail.example.org"],
         "server": NO_CEILING,
         "local": NO_CEILING,
+        "forwards": NO_CEILING,
+        "lists": NO_CEILING | {"messages_per_hour": 1, "messages_per_day": 1},
+        "aliases": {},
+        "catch_all": {},
         "freeze": NO_FREEZE,
         **changes,
     }
@@ -110,6 +115,21 @@ class JudgeSetup:
         if not queue_id:
             self.judge.ledger.message_accepted(request.queue_id)
         return action
+
+    def send_local(self, queue_id: str, *to: str, kind: str = LOCAL) -> str | None:
+        """A message without a login, as the milter judges it; returns the refusal."""
+        recipients = to or ("you@example.net",)
+        return self.judge.forwards.judge_forward(self.now, kind, recipients, queue_id)
+
+    def send_as_stranger(self, *to: str, client: str = "198.51.100.7") -> list[str]:
+        """On port 25: the actions about each recipient, and about the message if any recipient was accepted."""
+        number = next(self._serial)
+        request = PolicyRequest("", client, f"s{number}", queue_id=f"S{number}", is_strangers=True)
+        judge = self.judge.forwards
+        actions = [judge.judge_recipient(self.now, request._replace(recipient=recipient)) for recipient in to]
+        if DUNNO in actions:
+            actions.append(judge.judge_message(self.now, request._replace(recipients=actions.count(DUNNO))))
+        return actions
 
     def usage_of(self, account: str = ANNA, window: int = HOUR) -> tuple[int, int, int]:
         """Messages, recipients and first-time recipients that count."""

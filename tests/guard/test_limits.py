@@ -246,20 +246,18 @@ def test_all_together_send_no_more_than_the_ceiling(new_setup: NewSetup) -> None
     setup = new_setup(server={"recipients_per_hour": 10, "recipients_per_day": 1000}, limits=NO_LIMITS)
     assert setup.send_message(ANNA, to=5) == setup.send_message(BERT, to=5) == DUNNO
     assert setup.send_message(BERT).startswith("450 4.7.1 All who send here may send 10 recipients in an hour")
-    assert setup.judge.judge_local_message(setup.now, 1, "L1").startswith("450")
+    assert setup.send_local("L1").startswith("450")
     assert [kind for kind, _ in setup.list_events("ceiling")] == [""]
 
 
 def test_programs_on_the_server_have_a_ceiling_of_their_own(new_setup: NewSetup) -> None:
     setup = new_setup(local={"recipients_per_hour": 3, "recipients_per_day": 1000}, limits=NO_LIMITS)
-    assert [setup.judge.judge_local_message(setup.now, 1, f"L{number}") for number in range(3)] == [None] * 3
-    assert setup.judge.judge_local_message(setup.now, 1, "L4").startswith(
-        "450 4.7.1 Programs on this server may send 3"
-    )
+    assert [setup.send_local(f"L{number}") for number in range(3)] == [None] * 3
+    assert setup.send_local("L4").startswith("450 4.7.1 Programs on this server may send 3")
     assert setup.send_message() == DUNNO
     assert len(setup.list_events("local")) == 1
     setup.restart()
-    assert setup.judge.judge_local_message(setup.now, 1, "L5").startswith("450")
+    assert setup.send_local("L5").startswith("450")
 
 
 def test_an_honest_user_is_not_blamed_for_the_ceiling(new_setup: NewSetup) -> None:
@@ -326,7 +324,7 @@ def test_a_clock_that_was_ahead_once_holds_up_nobody(new_setup: NewSetup, runnin
         setup.send_message(BERT, queue_id=f"Q{number}")
     for _ in range(FREEZE["refused_tries"] - 1):
         setup.send_message(BERT)
-    setup.judge.judge_local_message(setup.now, 1, "L1")
+    setup.send_local("L1")
     setup.advance_clock(-DAY)
     if running:
         setup.judge.ledger.correct_clock_step(setup.now)

@@ -175,6 +175,11 @@ EXAMPLES: dict[str, Example] = {
     ),
     **_limit_examples("guard.server", {"recipients_per_hour": 1501, "recipients_per_day": 8001}),
     **_limit_examples("guard.local", {"recipients_per_hour": 61, "recipients_per_day": 301}),
+    **_limit_examples("guard.forwards", {"recipients_per_hour": 71, "recipients_per_day": 401}),
+    **_limit_examples(
+        "guard.lists",
+        {"recipients_per_hour": 81, "recipients_per_day": 451, "messages_per_hour": 4, "messages_per_day": 13},
+    ),
     **_limit_examples(
         "guard.freeze", {"refused_tries": 21, "foreign_senders": 6, "networks": 10, "new_recipients": 201}
     ),
