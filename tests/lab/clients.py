@@ -160,6 +160,38 @@ def deliver_message(
     return catch_answer(hold_session)
 
 
+def deliver_chunks(
+    host: str, port: int, sender: str, recipients: list[str], data: str, *, login: tuple[str, str] | None = None
+) -> str:
+    """Send one message byte for byte by BDAT (RFC 3030), whose length says where it ends."""
+
+    def hold_session() -> str:
+        with open_smtp(host, port) as connection:
+            commands = [auth_plain(*login)] if login else []
+            answer = send_commands(connection, *commands, *envelope_commands(sender, *recipients))
+            if not is_accepted(answer):
+                return answer
+            connection.send(b"BDAT %d LAST\r\n" % len(data.encode()) + data.encode())
+            code, text = connection.getreply()
+            return f"{code} {text.decode(errors='replace')}"
+
+    return catch_answer(hold_session)
+
+
+def greet_as(host: str, port: int, name: str, commands: Iterable[str], login: tuple[str, str] | None = None) -> str:
+    """The answer to these commands after EHLO with this name, whatever bytes it has; or to EHLO, if it is refused."""
+
+    def hold_session() -> str:
+        with open_smtp(host, port) as connection:
+            connection.send(f"EHLO {name}\r\n".encode())
+            code, text = connection.getreply()
+            if code != 250:
+                return f"{code} {text.decode(errors='replace')}"
+            return send_commands(connection, *([auth_plain(*login)] if login else []), *commands)
+
+    return catch_answer(hold_session)
+
+
 def compose_message(sender: str, recipient: str, subject: str, *headers: str) -> str:
     lines = [*headers, f"From: {sender}", f"To: {recipient}", f"Subject: {subject}", "", "Hello.", ""]
     return "\r\n".join(lines)
