@@ -123,6 +123,27 @@ def test_a_server_is_deployed_and_well_without_ipv6_and_with_cloud_inits_files(m
     )
 
 
+def test_a_bare_machine_without_ipv6_becomes_a_server(lab: Lab, internet: Internet, base_server: Boot) -> None:
+    """Every service sees no IPv6, from the installation of its package on."""
+    server = base_server("four", hostname="mail.example.test")
+    internet.resolve_for(server)
+    site = create_site(lab, server)
+    declare(site, addresses=[str(server.ip)])
+    server.run(f"{NO_IPV6}; systemctl daemon-reload")
+    server.restart()
+
+    deployed = site.deploy()
+    assert deployed.code == 0, deployed.output
+    rerun = site.deploy()
+    assert (rerun.code, rerun.changed) == (0, []), rerun.output
+
+    failed = {
+        outcome.check: outcome.observed for outcome in verify_inventory(site.inventory) if outcome.status == "failed"
+    }
+    assert failed == {}
+    assert read_troubles(site) == []
+
+
 def declare(site: Site, addresses: list[str]) -> None:
     settings = yaml.safe_load(site.settings_file.read_text())
     settings["host"]["addresses"] = addresses
