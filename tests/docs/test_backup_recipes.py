@@ -5,6 +5,8 @@ their end on a server, with Dovecot.
 """
 
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from documents import Command, read_steps
+from documents import Command, read_prose, read_steps
 
 BOTH, READ, MOVED, LOST = ("1.M1P1.mail,S=9,W=9", "2.M1P1.mail,S=9,W=9", "3.M1P1.mail,S=9,W=9", "4.M1P1.mail,S=9,W=9")
 # What ssh does with the archive that tar made on the server.
@@ -110,3 +112,29 @@ def test_a_mailbox_that_is_gone_gets_all_of_its_mail(vmail: Path, tmp_path: Path
     for text in ("tar -C /var/vmail/restore", "xargs -r"):
         run_command(find_command(text), vmail, tmp_path)
     assert list_messages(vmail / "restore") == [BOTH, READ, MOVED, LOST]
+
+
+def test_a_backup_that_shares_messages_between_mailboxes_is_restored_as_well(vmail: Path, tmp_path: Path) -> None:
+    """One made without --hard-dereference, as the documentation says in a sentence."""
+    backup = find_command("mv mail.part").replace("--hard-dereference", "")
+    assert run_command(backup, vmail, tmp_path).returncode == 0
+    anna, bert = vmail / "example.org/anna", vmail / "example.org/bert"
+    for user in (anna, bert):
+        (user / "Maildir/new" / BOTH).unlink()
+    extract = find_command("tar -C /var/vmail/restore")
+    restored = []
+    for user in ("anna", "bert"):
+        (vmail / "restore").mkdir()
+        one_mailbox = run_command(extract.replace("anna", user), vmail, tmp_path)
+        assert one_mailbox.returncode == 0 or "Cannot hard link" in one_mailbox.stderr
+        restored += list_messages(vmail / "restore")
+        shutil.rmtree(vmail / "restore")
+    assert restored.count(BOTH) == 1  # of two
+
+    (vmail / "restore").mkdir()
+    everything = extract.replace(" --strip-components=3", "").replace(" ./example.org/anna", "")
+    assert run_command(everything, vmail, tmp_path).returncode == 0
+    [move] = re.findall(r"`(mv /var/vmail/restore/[^`]+)`", " ".join(read_prose("day-two.md").split()))
+    for command in (move, find_command("xargs -r")):
+        assert run_command(command, vmail, tmp_path).returncode == 0
+    assert list_messages(vmail / "restore/Maildir") == [BOTH]
