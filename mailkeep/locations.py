@@ -25,11 +25,16 @@ def inventories_home() -> Path:
     return expand_home(os.environ.get(HOME_VARIABLE, "")).resolve()
 
 
+def find_clone() -> Path | None:
+    """The clone of Mailkeep that this program runs in; None for an installed wheel."""
+    clone = Path(__file__).resolve().parents[1]
+    return clone if (clone / "pyproject.toml").is_file() else None
+
+
 def state_directory() -> Path:
     """Where labs keep keys, images and pictures: `.lab/` of a clone; for an installed wheel `mailkeep/` below
     XDG_STATE_HOME (default `~/.local/state`, XDG Base Directory Specification)."""
-    clone = Path(__file__).resolve().parents[1]
-    if (clone / "pyproject.toml").is_file():
+    if clone := find_clone():
         return clone / ".lab"
     configured = os.environ.get("XDG_STATE_HOME", "")
     return (Path(configured) if configured.startswith("/") else expand_home("~/.local/state")) / "mailkeep"

@@ -1,5 +1,6 @@
-"""`mailkeep acme`, `relay`, `store`, `webhook`: secrets that others issued, stored in an inventory's vault."""
+"""`mailkeep acme`, `relay`, `store`, `webhook`: secrets that others issued. `mailkeep vault recover`: a new vault."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,22 @@ from mailkeep.cli.common import Home, InventoryName, ask_lines, ask_secret, open
 from mailkeep.inventory import hosts
 
 commands = typer.Typer()
+vault = typer.Typer(
+    no_args_is_help=True,
+    help="Replace a vault that nobody can open any more.",
+    epilog="Example: `mailkeep vault recover home`.",
+)
+commands.add_typer(vault, name="vault")
+
+
+@vault.command("recover", epilog="Example: `mailkeep vault recover home`, then `mailkeep plan home`")
+def recover_vault(name: InventoryName, home: Home = None) -> None:
+    """Make a new vault and age identity, with the keys from the running server. For a lost identity only."""
+    from mailkeep.operate import vault_recovery
+
+    directory, settings = open_inventory(name, home)
+    for line in vault_recovery.recover_vault(settings, directory, date.today()):
+        out.print(line, markup=False)
 
 
 @commands.command("acme", epilog="Example: `mailkeep acme home`, then `mailkeep deploy home`")

@@ -15,7 +15,7 @@ import yaml
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords, secrets, vault
 from mailkeep.inventory.hosts import HOSTS_FILE, INVENTORIES, SETTINGS_FILE, inventory_label
-from mailkeep.locations import HOME_VARIABLE
+from mailkeep.locations import HOME_VARIABLE, find_clone
 from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
@@ -203,9 +203,18 @@ def _remove_directories(empty: Sequence[Path]) -> None:
 def _list_next_steps(target: Path, identity: Path) -> tuple[str, ...]:
     label = inventory_label(target)
     return (
-        f"Back up {identity}: it alone opens the keys in {target / 'secrets'}. Commit {target}: it holds no "
-        "secret in clear text.",
+        f"Back up {identity}: it alone opens the keys in {target / 'secrets'}. {_advise_on_git(target)}",
         f"`mailkeep dns {label}` prints the DNS records to publish. Your hosting provider sets reverse DNS.",
         f"`mailkeep plan {label}` says what would change on the server, and changes nothing.",
         f"`mailkeep deploy {label}` builds it, and ends with the checks of `mailkeep verify {label}`.",
     )
+
+
+def _advise_on_git(target: Path) -> str:
+    clone = find_clone()
+    if clone and target.resolve().is_relative_to(clone / INVENTORIES):
+        return (
+            f"`git init {target}` makes it a repository of its own: it holds no secret in clear text, and this clone "
+            "of Mailkeep ignores it."
+        )
+    return f"Commit {target}: it holds no secret in clear text."

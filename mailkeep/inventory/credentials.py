@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mailkeep.errors import UserError
-from mailkeep.inventory.vault import open_vault
+from mailkeep.inventory.vault import open_vault_to_write
 from mailkeep.inventory.vault_entries import DNS_CREDENTIALS, RELAY, SHARED_STORE, WEBHOOK
 
 DnsCredentials = Mapping[str, str]
@@ -32,7 +32,7 @@ def _save_password(inventory: Path, entry: str, owner: str, password: str) -> No
         raise UserError(
             f"The password of the {owner} must be one line of printable characters, without a space at either end."
         )
-    open_vault(inventory).write(entry, password.encode())
+    open_vault_to_write(inventory).write(entry, password.encode())
 
 
 def save_webhook(inventory: Path, url: str, token: str) -> None:
@@ -44,7 +44,7 @@ def save_webhook(inventory: Path, url: str, token: str) -> None:
         )
     if not _TOKEN.fullmatch(token):
         raise UserError("The webhook's token must be printable ASCII without spaces. It is not shown here.")
-    open_vault(inventory).write(WEBHOOK, f"{url}\n{token}".encode())
+    open_vault_to_write(inventory).write(WEBHOOK, f"{url}\n{token}".encode())
 
 
 def _is_webhook_url(url: str) -> bool:
@@ -61,7 +61,7 @@ def save_dns_credentials(inventory: Path, lines: str) -> list[str]:
     line has another form."""
     credentials = parse_dns_credentials(lines)
     text = "".join(f"{name}={value}\n" for name, value in credentials.items())
-    open_vault(inventory).write(DNS_CREDENTIALS, text.encode())
+    open_vault_to_write(inventory).write(DNS_CREDENTIALS, text.encode())
     return [*credentials]
 
 

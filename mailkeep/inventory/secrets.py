@@ -12,7 +12,7 @@ from mailkeep.inventory.dkim_keys import DkimKey, current_selectors, list_dkim_e
 from mailkeep.inventory.hosts import inventory_label
 from mailkeep.inventory.tls_certificate import split_pem
 from mailkeep.inventory.tls_keys import CREATED_ENTRIES, TlsPair, list_acme_tls_entries
-from mailkeep.inventory.vault import Vault, open_vault
+from mailkeep.inventory.vault import Vault, open_vault, open_vault_to_write
 from mailkeep.inventory.vault_entries import (
     DNS_CREDENTIALS,
     RELAY,
@@ -63,7 +63,7 @@ def load_secrets(settings: Settings, inventory: Path) -> Secrets:
     vault = open_vault(inventory)
     domains, selectors = signing_domains(settings), current_selectors(vault)
     other_dkim = [entry for entry in list_dkim_entries(vault) if entry.state != "current" and entry.domain in domains]
-    texts = {name: vault.read(name).decode() for name, is_needed in _NEEDED_TEXTS.items() if is_needed(settings)}
+    texts = {name: vault.read(name).decode() for name, is_needed in NEEDED_TEXTS.items() if is_needed(settings)}
     return Secrets(
         dkim=tuple(read_dkim_key(vault, DkimEntry(domain, selectors[domain])) for domain in domains),
         tls=tls_keys.read_tls_pair(settings, inventory, vault),
@@ -97,12 +97,13 @@ def list_missing(settings: Settings, inventory: Path) -> list[str]:
         SHARED_STORE: f"No password for the guard's shared store: run `mailkeep store {label}`.",
     }
     names = vault.names()
-    return lines + [line for name, line in commands.items() if _NEEDED_TEXTS[name](settings) and name not in names]
+    return lines + [line for name, line in commands.items() if NEEDED_TEXTS[name](settings) and name not in names]
 
 
 def create_missing_keys(settings: Settings, inventory: Path, today: date) -> list[str]:
-    """Creates the keys that the settings need and the vault lacks; returns a line for each. Replaces no valid key."""
-    vault, lines = open_vault(inventory), []
+    """Creates the keys that the settings need and the vault lacks; returns a line for each. Replaces no valid key.
+    UserError if this user cannot open the vault."""
+    vault, lines = open_vault_to_write(inventory), []
     selectors = current_selectors(vault)
     for domain in signing_domains(settings):
         if domain not in selectors:
@@ -124,8 +125,8 @@ def _is_needed(settings: Settings, name: str) -> bool:
         return entry.domain in signing_domains(settings)
     if parse_acme_tls_entry(name):
         return settings.tls.mode == "acme"
-    if name in _NEEDED_TEXTS:
-        return _NEEDED_TEXTS[name](settings)
+    if name in NEEDED_TEXTS:
+        return NEEDED_TEXTS[name](settings)
     return name == {"self-signed": SELF_SIGNED, "files": TLS_KEY}.get(settings.tls.mode)
 
 
@@ -137,7 +138,7 @@ def _read_other_certificates(settings: Settings, vault: Vault) -> tuple[bytes, .
     return tuple(split_pem(vault.read(entry.name))[0] for entry in others)
 
 
-_NEEDED_TEXTS: dict[str, Callable[[Settings], bool]] = {
+NEEDED_TEXTS: dict[str, Callable[[Settings], bool]] = {
     DNS_CREDENTIALS: lambda settings: settings.tls.mode == "acme" and settings.tls.acme.challenge == "dns-01",
     RELAY: lambda settings: settings.relay is not None and settings.relay.user is not None,
     WEBHOOK: lambda settings: settings.alerts.webhook is not None,

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mailkeep.errors import UserError
 from mailkeep.inventory import tls_certificate
 from mailkeep.inventory.hosts import inventory_label
-from mailkeep.inventory.vault import Vault, open_vault, write_private_file
+from mailkeep.inventory.vault import Vault, open_vault_to_write, write_private_file
 from mailkeep.inventory.vault_entries import ACME_TLS, SELF_SIGNED, TLS_KEY, AcmeTlsEntry, parse_acme_tls_entry
 from mailkeep.settings.models import Settings
 
@@ -64,7 +64,7 @@ def import_certificate(settings: Settings, inventory: Path, chain: Path, key: Pa
     pair = TlsPair(_read_file(chain), _read_file(key))
     _check_pair(settings, pair, str(chain), str(key))
     target = inventory / (settings.tls.certificate or "tls.pem")
-    vault = open_vault(inventory)
+    vault = open_vault_to_write(inventory)
     is_new_key = _differs_from_vault(settings, vault, pair)
     vault.write(TLS_KEY, pair.key)
     write_private_file(target, pair.certificate)

@@ -19,6 +19,9 @@ from mailkeep.locations import expand_home
 RECIPIENTS = "recipients.txt"
 IDENTITY = "age-identity"
 SUFFIX = ".age"
+RECOVERY = (
+    "\nIf it is lost for good: `mailkeep vault recover NAME` brings the keys from the running server into a new vault."
+)
 _NAME = re.compile(r"(?:[a-z0-9_][a-z0-9._-]*/)*[a-z0-9_][a-z0-9._-]*")
 _IDENTITY_HEADER = """\
 # The private key (age identity) to the secrets of a Mailkeep inventory. Keep a backup: without it nobody
@@ -61,6 +64,7 @@ class Vault:
                     f"{path}: not encrypted for the identity {self.identity}.\n"
                     "Set MAILKEEP_IDENTITY to the right identity file. Or have somebody who can open the vault"
                     f" add yours to {self.directory / RECIPIENTS} and run `mailkeep keys NAME --reencrypt`."
+                    f"{RECOVERY}"
                 ) from None
             raise UserError(
                 f"{path}: damaged: this is no age file, or it was changed since. Restore it from git or a backup."
@@ -84,6 +88,18 @@ class Vault:
         paths = self.directory.rglob(f"*{SUFFIX}")
         return sorted(path.relative_to(self.directory).as_posix().removesuffix(SUFFIX) for path in paths)
 
+    def check_identity(self) -> None:
+        """UserError unless this user can read what is in the vault, and what is written now. A new key in a vault whose
+        identity is lost would be lost too."""
+        public = {str(identity.to_public()) for identity in self._read_identities()}
+        for name in self.names()[:1]:
+            self.read(name)
+        if not public & {str(recipient) for recipient in self._read_recipients()}:
+            raise UserError(
+                f"{self.directory / RECIPIENTS}: does not name the recipient of {self.identity}, so you could not read "
+                f"what is written now. Add the line that `age-keygen -y {self.identity}` prints."
+            )
+
     def reencrypt(self) -> None:
         """Encrypts every secret to the present recipients."""
         for name, data in [(name, self.read(name)) for name in self.names()]:
@@ -101,7 +117,7 @@ class Vault:
             "Restore this file from your backup (mode 0600), or set MAILKEEP_IDENTITY to its path. "
             "Without it nobody can read these secrets.\n"
             "By default it goes by the name of the inventory's directory: if that was renamed, rename this file "
-            "likewise.",
+            f"likewise.{RECOVERY}",
         )
         if mode := self.identity.stat().st_mode & 0o077:
             raise UserError(
@@ -135,6 +151,13 @@ class Vault:
 def open_vault(inventory: Path) -> Vault:
     """The vault of an inventory, to be decrypted with the identity of this user."""
     return Vault(inventory / "secrets", identity_path(inventory))
+
+
+def open_vault_to_write(inventory: Path) -> Vault:
+    """The same, after the check that this user can read it. UserError."""
+    vault = open_vault(inventory)
+    vault.check_identity()
+    return vault
 
 
 def create_vault(directory: Path, identity: Path) -> Vault:

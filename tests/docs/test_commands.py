@@ -18,7 +18,7 @@ from mailkeep.parts.model import Part
 from mailkeep.settings.load import load_settings
 
 # Tests of their own run these, in an environment of their own.
-INSTALLERS = ("pipx install ", "mailkeep --install-completion")
+INSTALLERS = ("pipx install ", "mailkeep --install-completion", "git pull ")
 GUIDES = [name for name in DOCUMENTS if any(True for _ in read_steps(name))]
 
 

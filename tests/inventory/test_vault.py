@@ -225,7 +225,7 @@ def test_no_name_leads_out_of_the_vault(vault: Vault, name: str) -> None:
         vault.write(name, SECRET)
 
 
-def test_git_ignores_a_lab_identity_and_keeps_encrypted_secrets() -> None:
+def test_a_clone_ignores_inventories_and_identities_but_not_its_own_examples() -> None:
     repository = Path(__file__).resolve().parents[2]
 
     def is_ignored(path: str) -> bool:
@@ -233,7 +233,9 @@ def test_git_ignores_a_lab_identity_and_keeps_encrypted_secrets() -> None:
 
     assert is_ignored("inventories/first/age-identity")
     assert is_ignored("inventories/first.age-identity")
-    assert not is_ignored("inventories/first/secrets/relay.age")
+    assert is_ignored("inventories/first/secrets/relay.age")
+    assert is_ignored("inventories/demo/age-identity")
+    assert not is_ignored("inventories/example/mail.yml")
 
 
 def test_an_identity_file_may_hold_several(vault: Vault, tmp_path: Path) -> None:

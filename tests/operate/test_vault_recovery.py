@@ -1,0 +1,117 @@
+"""A lost age identity: nothing is written that nobody could read, and the server's files make a new vault."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from mailkeep.errors import UserError
+from mailkeep.inventory import credentials, secrets, tls_keys
+from mailkeep.inventory.tls_certificate import split_pem
+from mailkeep.inventory.vault import create_vault, identity_path, open_vault
+from mailkeep.operate import vault_recovery
+from mailkeep.parts import mail_server
+from mailkeep.settings.models import Settings
+
+TODAY = date.today()
+SELF_SIGNED: dict[str, object] = {
+    "host": {"name": "mail.example.org", "addresses": ["192.0.2.1"]},
+    "domains": ["example.org", "example.net"],
+    "admin": {"addresses": ["admin@example.com"]},
+}
+ALL: dict[str, object] = {
+    **SELF_SIGNED,
+    "tls": {"mode": "acme", "acme": {"challenge": "dns-01", "provider": "rfc2136"}},
+    "relay": {"host": "smtp.example.net", "port": 587, "user": "anna"},
+    "alerts": {"webhook": {}},
+    "guard": {"shared_store": {"host": "192.0.2.9"}},
+}
+PASSWORD = 'a :b"$`\\c'  # noqa: S105
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An inventory with every kind of secret."""
+    monkeypatch.setenv("MAILKEEP_IDENTITY", str(tmp_path / "identity"))
+    directory = tmp_path / "home"
+    create_vault(directory / "secrets", identity_path(directory))
+    credentials.save_relay_password(directory, PASSWORD)
+    credentials.save_shared_store_password(directory, PASSWORD)
+    credentials.save_webhook(directory, "https://ntfy.example.org/topic", "token")
+    credentials.save_dns_credentials(directory, f"RFC2136_TSIG_SECRET={PASSWORD}\nRFC2136_NAMESERVER=192.0.2.53\n")
+    return directory
+
+
+def render_files(settings: Settings, directory: Path) -> dict[str, bytes]:
+    parts = mail_server.build_parts(settings, secrets.load_secrets(settings, directory))
+    return {file.path: file.content for part in parts for file in part.files}
+
+
+@pytest.mark.parametrize("declared", [SELF_SIGNED, ALL], ids=["self-signed", "all"])
+def test_the_files_of_a_server_make_a_vault_from_which_a_deploy_changes_nothing(
+    declared: dict[str, object], inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.model_validate(declared)
+    secrets.create_missing_keys(settings, inventory, TODAY)
+    files, before = render_files(settings, inventory), open_vault(inventory)
+    contents = {name: before.read(name) for name in before.names()}
+    identity_path(inventory).unlink()
+    monkeypatch.setattr(vault_recovery, "_read_files", lambda _: ("mail", files))
+
+    lines = vault_recovery.recover_vault(settings, inventory, TODAY)
+
+    after = open_vault(inventory)
+    after.check_identity()
+    needed = {name: text for name, text in contents.items() if name in after.names()}
+    assert set(contents) - set(needed) == (set() if declared is ALL else {"acme", "relay", "store", "webhook"})
+    for name, text in needed.items():
+        if name == "tls/acme":
+            assert split_pem(after.read(name))[1] == split_pem(text)[1]
+        else:
+            assert after.read(name) == text, name
+    changed = {path for path, content in render_files(settings, inventory).items() if files[path] != content}
+    assert changed <= {"/etc/mailkeep/tls/server.pem"} if declared is ALL else not changed
+    assert not [line for line in lines if line.startswith("Not on the server")]
+    assert (inventory / f"secrets.lost-{TODAY:%Y%m%d}").is_dir()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda settings, directory: secrets.create_missing_keys(settings, directory, TODAY),
+        lambda _, directory: credentials.save_relay_password(directory, "a password"),
+        lambda _, directory: credentials.save_webhook(directory, "https://ntfy.example.org/topic", ""),
+        lambda _, directory: credentials.save_dns_credentials(directory, "A=b"),
+    ],
+)
+@pytest.mark.parametrize("identity", ["lost", "another"])
+def test_nothing_is_written_into_a_vault_that_its_writer_cannot_open(
+    write: Callable[[Settings, Path], object], identity: str, inventory: Path, tmp_path: Path
+) -> None:
+    identity_path(inventory).unlink()
+    if identity == "another":
+        create_vault(tmp_path / "other", identity_path(inventory))
+    before = open_vault(inventory).names()
+    with pytest.raises(UserError, match="mailkeep vault recover NAME"):
+        write(Settings.model_validate(SELF_SIGNED), inventory)
+    assert open_vault(inventory).names() == before
+
+
+def test_a_vault_that_can_be_opened_is_not_replaced(inventory: Path, tmp_path: Path) -> None:
+    settings = Settings.model_validate(SELF_SIGNED)
+    with pytest.raises(UserError, match="nothing is lost"):
+        vault_recovery.recover_vault(settings, inventory, TODAY)
+    identity_path(inventory).unlink()
+    create_vault(tmp_path / "other", identity_path(inventory))
+    with pytest.raises(UserError, match="this identity exists, and does not open"):
+        vault_recovery.recover_vault(settings, inventory, TODAY)
+
+
+def test_a_key_that_the_server_does_not_have_is_named(inventory: Path) -> None:
+    settings = Settings.model_validate(SELF_SIGNED)
+    secrets.create_missing_keys(settings, inventory, TODAY)
+    files = {path: text for path, text in render_files(settings, inventory).items() if "example.net" not in path}
+    entries, missing = vault_recovery.read_entries(settings, files, TODAY)
+    assert tls_keys.SELF_SIGNED in entries
+    assert missing == ["a DKIM key for example.net; for a new domain, `mailkeep keys` creates one"]
