@@ -25,6 +25,8 @@ _MODE = 0o640  # Dovecot reads it by its group, which the setgid directory gives
 _TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 _TIME = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+_COLON = "\ua789"
+"""Stands for a colon, as in an IPv6 address, which a field of a passwd-file cannot hold."""
 LOCK = "lock"
 LOCK_SECONDS = 0.5
 SPARES = 8
@@ -41,7 +43,7 @@ class FreezeRecord:
     @property
     def entry(self) -> str:
         """The fifth field (GECOS) of the account's line."""
-        return f"{self.at.astimezone(UTC):{_TIME_FORMAT}} {self.by} {self.why}"
+        return f"{self.at.astimezone(UTC):{_TIME_FORMAT}} {self.by} {self.why}".replace(":", _COLON)
 
 
 FrozenAccounts = dict[str, FreezeRecord]
@@ -119,7 +121,7 @@ def parse_entry(entry: str, changed: datetime = _UNKNOWN_TIME) -> FreezeRecord:
     by, _, why = rest.partition(" ")
     if _TIME.fullmatch(when):
         with suppress(ValueError):
-            return FreezeRecord(datetime.fromisoformat(when), by, why)
+            return FreezeRecord(datetime.fromisoformat(when), by, why.replace(_COLON, ":"))
     return FreezeRecord(changed.replace(microsecond=0), "somebody", _printable(entry).strip() or "by hand")
 
 
@@ -146,8 +148,7 @@ def create_if_missing(path: Path = FILE) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without colons and control characters, which a field of a passwd-file cannot hold."""
-    return "".join(letter if letter.isprintable() and letter != ":" else " " for letter in text)
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _format_list(accounts: FrozenAccounts) -> str:

@@ -114,11 +114,13 @@ class Freezer:
         self._ledger.reset_violations(now, name)
         self._database.add_event(now, "thawed", name, "may send and log in again")
 
-    def freeze_abuser(self, now: int, name: str, account: Account, config: GuardConfig) -> None:
-        """Freezes the account if it has reached a threshold; in mode `learn`, notes an event instead."""
-        reason = describe_abuse(now, account, config.freeze_thresholds)
-        if not reason or name in self.frozen_accounts(now):
+    def freeze_abuser(self, now: int, name: str, account: Account, config: GuardConfig, source: str = "") -> None:
+        """Freezes the account if it has reached a threshold; in mode `learn`, notes an event instead. `source` ends the
+        reason: where the last try came from."""
+        abuse = describe_abuse(now, account, config.freeze_thresholds)
+        if not abuse or name in self.frozen_accounts(now):
             return
+        reason = f"{abuse}{source}"
         if config.mode == "learn":
             if account.should_notify("would-freeze", now):
                 self._database.add_event(now, "would-freeze", name, reason)
@@ -157,11 +159,20 @@ def _restore_record(event: Event) -> freeze_list.FreezeRecord:
     return freeze_list.FreezeRecord(datetime.fromtimestamp(event.time // 1000, UTC), by, why)
 
 
+def count_over_limit(now: int, account: Account) -> int:
+    """Messages refused over a limit, in ten minutes."""
+    return sum(time > now - TEN_MINUTES for time in account.violations.over_limit)
+
+
+def count_unowned(now: int, account: Account) -> int:
+    """Messages as somebody else, in an hour."""
+    return sum(time > now - HOUR for time in account.violations.unowned_sender)
+
+
 def describe_abuse(now: int, account: Account, thresholds: FreezeThresholds) -> str | None:
     """Which threshold the account has reached, or None."""
     violations = account.violations
-    over_limit = sum(time > now - TEN_MINUTES for time in violations.over_limit)
-    unowned = sum(time > now - HOUR for time in violations.unowned_sender)
+    over_limit, unowned = count_over_limit(now, account), count_unowned(now, account)
     networks = account.count_refused_networks(now)
     new = sum(time > now - DAY for time in violations.new_recipients.values())
     counts = (

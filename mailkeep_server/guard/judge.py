@@ -28,12 +28,12 @@ from mailkeep_server.guard.database import (
 )
 from mailkeep_server.guard.database_recovery import LOST_COUNTS
 from mailkeep_server.guard.forwards import ForwardJudge
-from mailkeep_server.guard.freezer import Freezer
+from mailkeep_server.guard.freezer import Freezer, count_over_limit, count_unowned
 from mailkeep_server.guard.from_header import Owner
 from mailkeep_server.guard.ledger import Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
-from mailkeep_server.guard.sliding_window import DAY, HOUR, Usage
+from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Usage
 
 FIRST_USE, FIRST_USE_EXPECTED = "first-use", "first-use-expected"
 """Kinds of events."""
@@ -76,6 +76,8 @@ class Judge:
         """By instance."""
         self._refused: OrderedDict[str, None] = OrderedDict()
         """Instances or queue ids of messages whose refusal has been counted."""
+        self._client = ""
+        """Where the present request comes from, for events."""
 
     def set_config(self, config: GuardConfig, now: int) -> None:
         self.declared_config = config
@@ -91,6 +93,7 @@ class Judge:
 
     def judge_recipient(self, now: int, request: PolicyRequest) -> str:
         """The action for one more recipient. Refused this early, the sender's mail program says which one it was."""
+        self._client = request.client
         if refusal := self._refuse_stranger_or_frozen(now, request.account):
             return refusal
         name, account = request.account, self.ledger.get_account(request.account)
@@ -123,7 +126,7 @@ class Judge:
 
     def judge_message(self, now: int, request: PolicyRequest) -> str:
         """The action for a message that has arrived whole. Unless it is refused, it counts."""
-        message = self._open.pop(request.instance, None) or _OpenMessage()
+        self._client, message = request.client, self._open.pop(request.instance, None) or _OpenMessage()
         if refusal := self._refuse_stranger_or_frozen(now, request.account):
             return refusal
         pending = self.ledger.pending_message(request.queue_id)
@@ -142,30 +145,35 @@ class Judge:
         self._notify_near_limits(now, request.account, account)
         return DUNNO
 
-    def reject_unowned_sender(self, now: int, name: str, sender: str) -> str | None:
+    def reject_unowned_sender(self, now: int, name: str, sender: str, client: str = "") -> str | None:
         """The refusal of a message whose envelope sender or From: the account does not own. In mode `learn`, None for
         an account of ours: a stranger is refused in any mode."""
         if name not in self.config.addresses:  # its own address is not known either: that is no spoof
             return f"{_TRY_LATER} {name} is no account here"
-        account = self.ledger.get_account(name)
+        account, self._client = self.ledger.get_account(name), client
         sender = _quote(sender)
         account.violations.unowned_sender.append(now)
         self._database.add_violation(now, name, UNOWNED_SENDER, sender)
         if account.should_notify("spoof", now):
-            self._database.add_event(now, "spoof", name, f"tried to send as {sender}")
-        self.freezer.freeze_abuser(now, name, account, self.config)
+            count, threshold = count_unowned(now, account), self.config.freeze_thresholds.foreign_senders
+            tries = f"{count_noun(count, 'such message')} in {WINDOW_NAMES[HOUR]}, {threshold} freeze it"
+            self._database.add_event(now, "spoof", name, f"tried to send as {sender}; {tries}{self._source}")
+        self.freezer.freeze_abuser(now, name, account, self.config, self._source)
         return None if self.config.mode == "learn" else f"553 5.7.1 {name} does not own {sender}"
 
-    def refuse_message(self, now: int, name: str, fault: str) -> str | None:
+    def refuse_message(self, now: int, name: str, fault: str, client: str = "") -> str | None:
         """The refusal of a message that is not as mail programs write it. It names nobody else, so it does not count:
         a program's fault must not freeze its user. In mode `learn`, None."""
-        fault = _quote(fault)
+        fault, self._client = _quote(fault), client
         if self.ledger.get_account(name).should_notify("unreadable", now, DAY):
-            self._database.add_event(now, "unreadable", name, fault)
+            self._database.add_event(now, "unreadable", name, f"{fault}{self._source}")
         return None if self.config.mode == "learn" else f"553 5.7.1 {fault}"
 
-    def judge_exception(self, now: int, name: str, kind: str, recipients: int, queue_id: str) -> str | None:
+    def judge_exception(
+        self, now: int, name: str, kind: str, recipients: int, queue_id: str, client: str = ""
+    ) -> str | None:
         """The refusal of a read receipt or a redirected message, of which a day has few. If None, it counts."""
+        self._client = client
         account, (maximum, noun) = self.ledger.get_account(name), MAX_EXCEPTIONS_A_DAY[kind]
         times = [time for time in account.violations.exceptions.get(kind, ()) if time > now - DAY]
         if len(times) + recipients > maximum:
@@ -199,7 +207,7 @@ class Judge:
         """The refusal of a message that fits here, but not into the count of all servers."""
         if not (message := self.ledger.pending_message(queue_id)):
             return None  # dropped meanwhile
-        account = self.ledger.get_account(message.account)
+        account, self._client = self.ledger.get_account(message.account), message.network
         reason = f"may send {exceeded.limit}"
         refusal = self._refuse_over_limit(now, message.account, account, queue_id, reason, exceeded.free_at)
         if verdict := self._final_verdict(now, message.account, account, refusal):
@@ -222,7 +230,7 @@ class Judge:
 
     def _final_verdict(self, now: int, name: str, account: Account, refusal: str) -> str | None:
         """The refusal, or that the account is frozen by now; None in mode `learn`."""
-        self.freezer.freeze_abuser(now, name, account, self.config)
+        self.freezer.freeze_abuser(now, name, account, self.config, self._source)
         if self.config.mode == "learn":
             return None
         return self._refuse_stranger_or_frozen(now, name) or refusal
@@ -251,7 +259,7 @@ class Judge:
         known = self._database.networks_of(name)
         account.is_first_use = not known
         if known and network not in known and account.should_notify(f"network {network}", now, DAY):
-            self._database.add_event(now, "network", name, f"sends from {network}, for the first time")
+            self._database.add_event(now, "network", name, f"sends from {network}, for the first time{self._source}")
         if known:
             self._database.remember_network(now, name, network)
         account.networks[network] = now
@@ -296,7 +304,9 @@ class Judge:
         is_learning = self.config.mode == "learn"
         kind, subject = ("would-refuse", f"would-refuse {reason}") if is_learning else ("over", "over")
         if account.should_notify(subject, now):
-            self._database.add_event(now, kind, name, reason)
+            count, threshold = count_over_limit(now, account), self.config.freeze_thresholds.refused_tries
+            tries = f"{count} refused in {WINDOW_NAMES[TEN_MINUTES]}, {threshold} freeze it"
+            self._database.add_event(now, kind, name, f"{reason}; {tries}{self._source}")
         return self._try_later(f"{name} {reason}", free_at)
 
     def _exceeds_new_recipients(self, now: int, name: str, account: Account, more: Usage) -> bool:
@@ -314,10 +324,15 @@ class Judge:
 
     # --- notices to the operator --------------------------------------------------------------------------------------
 
+    @property
+    def _source(self) -> str:
+        """Ends the text of an event."""
+        return f", last from {self._client}" if self._client else ""
+
     def _notify_near_limits(self, now: int, name: str, account: Account) -> None:
         for limit, used in self.config.limits_of(name).find_nearly_reached(account.history, now):
             if account.should_notify(limit.name, now, limit.window):
-                self._database.add_event(now, "near", name, f"has sent {used} of {limit}")
+                self._database.add_event(now, "near", name, f"has sent {used} of {limit}{self._source}")
 
     def _notify_once(self, now: int, kind: str, detail: str, interval: int = HOUR, subject: str = "") -> None:
         """Once in the interval, of something that concerns no single account."""

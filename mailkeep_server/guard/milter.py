@@ -144,12 +144,14 @@ class MilterSession:
         if authors.names_other:
             return self._reject_sender(authors.fault)
         if fault := authors.fault or self._find_receipt_fault():
-            return self._refuse(self._judge.refuse_message(self._read_clock(), login, fault))
+            return self._refuse(self._judge.refuse_message(self._read_clock(), login, fault, message.client))
         kind = RECEIPT if not message.has_sender else REDIRECT if authors.is_redirect else ""
         if not kind:
             return None
         count = len(self._judge.config.reach.expand_all(message.recipients))
-        return self._refuse(self._judge.judge_exception(self._read_clock(), login, kind, count, message.queue_id))
+        return self._refuse(
+            self._judge.judge_exception(self._read_clock(), login, kind, count, message.queue_id, message.client)
+        )
 
     def _find_receipt_fault(self) -> str:
         message = self._message
@@ -164,7 +166,8 @@ class MilterSession:
         self._message = _Message()
 
     def _reject_sender(self, sender: str) -> bytes | None:
-        return self._refuse(self._judge.reject_unowned_sender(self._read_clock(), self._message.login, sender))
+        login, client = self._message.login, self._message.client
+        return self._refuse(self._judge.reject_unowned_sender(self._read_clock(), login, sender, client))
 
     @staticmethod
     def _refuse(refusal: str | None) -> bytes | None:

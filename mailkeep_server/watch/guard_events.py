@@ -19,6 +19,16 @@ INTRODUCTIONS = {
     "would-refuse": "would have been refused: ",
     "would-freeze": "would have been frozen: ",
 }
+NEXT_STEPS = {
+    **dict.fromkeys(
+        ("over", "spoof", "near", "network"),
+        ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl status` shows what it has sent",
+    ),
+    **dict.fromkeys(("would-refuse", "would-freeze"), ". `guard` in mail.yml is in mode learn; `mailkeepctl status`"),
+    "unreadable": ". Its mail program needs another name in its settings: docs/guard.md, Names in From",
+    "ceiling": ". `mailkeepctl status` shows who has sent most",
+    "local": ". `journalctl -u postfix --grep pickup` shows the Linux users (uid=) that send",
+}
 REPORTED_BY_FREEZE_ENFORCER = {"frozen", "thawed"}
 SILENT_KINDS = {"first-use-expected"}
 """`mailkeepctl events` has them: while the guard's database is new, each account sends for the first time."""
@@ -52,5 +62,6 @@ class GuardEvents(Sensor):
         for event in events:
             kind = event["kind"]
             if kind not in REPORTED_BY_FREEZE_ENFORCER | SILENT_KINDS:
-                text = f"{event['account']} {INTRODUCTIONS.get(kind, '')}{event['detail']}".strip()
-                yield f"{kind}:{event['account']}", text, kind in URGENT_KINDS
+                account, next_step = event["account"], NEXT_STEPS.get(kind, "").format(account=event["account"])
+                text = f"{account} {INTRODUCTIONS.get(kind, '')}{event['detail']}{next_step}".strip()
+                yield f"{kind}:{account}", text, kind in URGENT_KINDS

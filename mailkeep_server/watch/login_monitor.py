@@ -10,11 +10,12 @@ import re
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mailkeep_server.common.networks import network_of
+from mailkeep_server.common.wording import count_noun
 from mailkeep_server.watch.alert_queue import URGENT, AlertQueue
 
 # Dovecot 2.4.1; earlier and later versions write `Login:`.
@@ -43,6 +44,7 @@ MAX_NETWORKS = 100  # remembered for an account
 FAILURE_WINDOW = 600.0  # seconds
 FAILURE_STEP = 10.0  # seconds; failures of one step are counted together
 MAX_FAILURE_ADDRESSES = 1000
+SHOWN_ADDRESSES = 3
 
 
 class FailureCounter:
@@ -58,12 +60,12 @@ class FailureCounter:
         self.steps[-1][1] += 1
         self.addresses.append((now, address))
 
-    def count_recent(self, now: float) -> tuple[int, int]:
-        """Failures and addresses."""
+    def count_recent(self, now: float) -> tuple[int, Counter[str]]:
+        """Failures, and the addresses of the last thousand with how many came from each."""
         while self.steps and now - self.steps[0][0] > FAILURE_WINDOW:
             self.steps.popleft()
-        recent = {address for at, address in self.addresses if now - at <= FAILURE_WINDOW}
-        return int(sum(failures for _, failures in self.steps)), len(recent)
+        recent = Counter(address for at, address in self.addresses if now - at <= FAILURE_WINDOW)
+        return int(sum(failures for _, failures in self.steps)), recent
 
 
 class LoginMonitor:
@@ -154,8 +156,12 @@ class LoginMonitor:
             count, addresses = self.failures.count_recent(time.time())
         self.are_soaring = count > (self.max_failures // 2 if self.are_soaring else self.max_failures)
         if self.are_soaring:
-            failures = f"{count} logins failed in ten minutes, from {addresses} addresses"
-            text = f"Somebody guesses passwords: {failures}; `fail2ban-client banned` shows the bans"
+            worst = ", ".join(f"{number} from {address}" for address, number in addresses.most_common(SHOWN_ADDRESSES))
+            failures = (
+                f"{count} logins failed in ten minutes, from {count_noun(len(addresses), 'address', 'addresses')}"
+            )
+            next_step = "`fail2ban-client banned` shows the bans; `firewall.block` in mail.yml shuts a network out"
+            text = f"Somebody guesses passwords: {failures}; of the last ones {worst}. {next_step}"
             self.alerts.report_trouble("failures", text, "Few logins fail again")
         else:
             self.alerts.end_trouble("failures")

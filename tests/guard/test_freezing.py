@@ -32,7 +32,7 @@ def test_too_many_refused_tries_freeze(new_setup: NewSetup) -> None:
         setup.send_message()
         == "521 5.7.1 anna@example.org is frozen since 2025-11-25 12:00 UTC. Ask postmaster@mail.example.org"
     )
-    assert setup.freeze_reasons() == {ANNA: "5 messages over its limits in 10 minutes"}
+    assert setup.freeze_reasons() == {ANNA: "5 messages over its limits in 10 minutes, last from 192.0.2.1"}
     assert [account for account, _ in setup.list_events("frozen")] == [ANNA]
 
 
@@ -53,10 +53,12 @@ def test_violations_are_forgotten_after_their_time(new_setup: NewSetup) -> None:
 
 def test_unowned_senders_freeze(new_setup: NewSetup) -> None:
     setup = new_setup(freeze=NO_FREEZE | {"foreign_senders": 4})
-    refusals = [setup.judge.reject_unowned_sender(setup.now, ANNA, "boss@example.org") for _ in range(4)]
+    refusals = [setup.judge.reject_unowned_sender(setup.now, ANNA, "boss@example.org", "2001:db8::9") for _ in range(4)]
     assert refusals == ["553 5.7.1 anna@example.org does not own boss@example.org"] * 4
-    assert setup.freeze_reasons() == {ANNA: "4 messages as somebody else in an hour"}
-    assert setup.list_events("spoof") == [(ANNA, "tried to send as boss@example.org")]
+    assert setup.freeze_reasons() == {ANNA: "4 messages as somebody else in an hour, last from 2001:db8::9"}
+    assert setup.list_events("spoof") == [
+        (ANNA, "tried to send as boss@example.org; 1 such message in an hour, 4 freeze it, last from 2001:db8::9")
+    ]
 
 
 def test_an_account_that_was_removed_or_is_yet_to_come_does_not_spoof_itself(new_setup: NewSetup) -> None:
@@ -77,7 +79,7 @@ def test_too_many_networks_freeze_and_a_single_one_that_insists_does_not(new_set
     setup.send_message(client="203.0.113.1")
     assert not setup.freeze_reasons()
     assert setup.send_message(client="2001:db8::1").startswith("521")
-    assert setup.freeze_reasons() == {ANNA: "3 networks beyond its limit in an hour"}
+    assert setup.freeze_reasons() == {ANNA: "3 networks beyond its limit in an hour, last from 2001:db8::1"}
 
 
 def test_too_many_first_time_recipients_freeze_and_the_same_again_and_again_does_not(new_setup: NewSetup) -> None:
@@ -88,7 +90,7 @@ def test_too_many_first_time_recipients_freeze_and_the_same_again_and_again_does
     assert not setup.freeze_reasons()
     for number in range(5):
         setup.ask_recipient(f"r{number}@example.net")
-    assert setup.freeze_reasons() == {ANNA: "6 first-time recipients over its limit in a day"}
+    assert setup.freeze_reasons() == {ANNA: "6 first-time recipients over its limit in a day, last from 192.0.2.1"}
 
 
 @pytest.mark.parametrize("kind", ["refused", "foreign", "networks", "new"])
@@ -166,7 +168,7 @@ def test_mode_learn_freezes_nobody_and_notes_whom_it_would_have_frozen(new_setup
         assert setup.judge.reject_unowned_sender(setup.now, BERT, "boss@example.org") is None
     assert not setup.freeze_reasons()
     assert setup.list_events("would-freeze") == [
-        (ANNA, "5 messages over its limits in 10 minutes"),
+        (ANNA, "5 messages over its limits in 10 minutes, last from 192.0.2.1"),
         (BERT, "4 messages as somebody else in an hour"),
     ]
 
@@ -178,8 +180,8 @@ def test_mode_learn_notes_networks_and_first_time_recipients_too(new_setup: NewS
         assert setup.send_message(ANNA, client=f"198.51.{number}.1") == DUNNO
         assert setup.send_message(BERT, to=[f"r{number}@example.net"]) == DUNNO
     assert setup.list_events("would-freeze") == [
-        (ANNA, "3 networks beyond its limit in an hour"),
-        (BERT, "6 first-time recipients over its limit in a day"),
+        (ANNA, "3 networks beyond its limit in an hour, last from 198.51.3.1"),
+        (BERT, "6 first-time recipients over its limit in a day, last from 192.0.2.1"),
     ]
 
 

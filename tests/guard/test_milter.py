@@ -89,6 +89,18 @@ def test_an_unowned_sender_or_author_is_refused_by_name(new_setup: NewSetup) -> 
     assert len(setup.judge.ledger.accounts[ANNA].violations.unowned_sender) == 2
 
 
+def test_the_operator_reads_where_a_spoof_came_from(new_setup: NewSetup) -> None:
+    setup = new_setup()
+    address = "{client_addr}"
+    macros = build_packet(b"DM", "{auth_authen}", ANNA, address, "2001:db8::66")
+    session = open_session(setup)
+    exchange_packets(session, macros, build_packet(b"M", "<boss@example.org>"))
+    exchange_packets(session, macros, *build_message(ANNA, ANNA, [("From", "x, anna@example.org")])[1:], END)
+    (spoof,), (unreadable,) = setup.list_events("spoof"), setup.list_events("unreadable")
+    assert spoof[1].endswith("freeze it, last from 2001:db8::66")
+    assert unreadable[1].endswith("needs quotes, last from 2001:db8::66")
+
+
 def test_upper_case_logins_and_header_names_are_the_same(new_setup: NewSetup) -> None:
     setup = new_setup()
     assert send_message(open_session(setup), [("FROM", ANNA)], login="ANNA@example.org")[-1] == b"c"

@@ -261,4 +261,6 @@ def test_in_mode_learn_a_message_over_a_shared_limit_is_accepted_and_counts(new_
     assert asyncio.run(charge_together(setup, counter, ("Q1",))) == [b"action=DUNNO\n\n"]
     assert setup.usage_of() == (1, 1, 1)
     assert not counter.uncounted
-    assert setup.list_events("would-refuse") == [(ANNA, "may send 7 messages in an hour")]
+    assert setup.list_events("would-refuse") == [
+        (ANNA, "may send 7 messages in an hour; 1 refused in 10 minutes, 1000000000 freeze it, last from 192.0.2.0/24")
+    ]

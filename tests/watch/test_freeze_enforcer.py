@@ -64,7 +64,8 @@ def test_a_freeze_is_enforced_at_once_and_reported_with_its_result(
     assert recorder.calls == [("anna@example.org", ("anna@example.org", "info@example.org"))]
     assert (
         "anna@example.org is frozen by guard: 30 tries over its limits in 10 minutes. 3 messages held, 1 session cut; "
-        "a sample is in /var/lib/mailkeep-watch/samples/anna. docs/after-a-break-in.md says what to do"
+        "a sample is in /var/lib/mailkeep-watch/samples/anna. "
+        "`mailkeepctl queue anna@example.org` shows its mail; docs/after-a-break-in.md says what to do"
     ) in take_text(alerts, clock)
     enforcer.file.write_text("")
     enforcer.read_freezes()

@@ -11,6 +11,9 @@ from mailkeep_server.watch import guard_events
 from mailkeep_server.watch.guard_events import GuardEvents
 
 NOW = 4e9  # seconds: after all tests
+NEXT_STEP = (
+    ". If that is not its user: `mailkeepctl freeze anna@example.org`. `mailkeepctl status` shows what it has sent"
+)
 
 
 @pytest.fixture
@@ -31,9 +34,13 @@ def test_events_are_reported_once_with_their_account(control_socket: Path, guard
     guard.add_event("ceiling", "", "the server sent 1000 messages in an hour", NOW)
     assert sensor.find_troubles() == {}
     assert list(sensor.take_events()) == [
-        ("near:anna@example.org", "anna@example.org has sent 48 of 60 messages in 10 minutes", False),
-        ("over:anna@example.org", "anna@example.org is over a limit: may send 60 messages in 10 minutes", True),
-        ("ceiling:", "the server sent 1000 messages in an hour", True),
+        ("near:anna@example.org", f"anna@example.org has sent 48 of 60 messages in 10 minutes{NEXT_STEP}", False),
+        (
+            "over:anna@example.org",
+            f"anna@example.org is over a limit: may send 60 messages in 10 minutes{NEXT_STEP}",
+            True,
+        ),
+        ("ceiling:", "the server sent 1000 messages in an hour. `mailkeepctl status` shows who has sent most", True),
     ]
     sensor.find_troubles()
     assert list(sensor.take_events()) == []

@@ -87,7 +87,8 @@ def test_failures_that_soar_are_reported_once_and_when_they_are_over(
     for _ in range(10):
         monitor.check_failures()
     (notification,) = wait(5)
-    assert "101 logins failed in ten minutes, from 20 addresses" in notification.text
+    assert "101 logins failed in ten minutes, from 20 addresses; of the last ones 6 from " in notification.text
+    assert "`firewall.block` in mail.yml shuts a network out" in notification.text
     clock.now += 700
     monitor.check_failures()
     assert "Few logins fail again" in wait(1200)[0].text
@@ -103,7 +104,7 @@ def test_a_hundred_failures_in_a_day_are_nothing(monitor: LoginMonitor, wait: Wa
 
 def test_a_frozen_accounts_own_password_is_no_failure(monitor: LoginMonitor) -> None:
     monitor.read_message(failure_line("203.0.113.1", reason="passwd-file-deny: denied"))
-    assert monitor.failures.count_recent(0) == (0, 0)
+    assert monitor.failures.count_recent(0) == (0, {})
 
 
 REACHED = "service(imap-login): process_limit (100) reached, client connections are being dropped"
