@@ -484,8 +484,8 @@ def flood_attacks() -> Iterator[Attack]:
         NO_LIMITS,
     )
     yield Attack(
-        "one address holds more than 20 connections",
-        from_new_address(connect_often, 21, True),
+        "one address holds more than 10 connections",
+        from_new_address(connect_often, 11, True),
         "421 4.7.0 .*too many connections",
         NO_LIMITS,
     )
@@ -496,14 +496,14 @@ def flood_attacks() -> Iterator[Attack]:
         NO_LIMITS,
     )
     yield Attack(
-        "one address sends to more than 300 recipients a minute",
-        from_new_address(talk_smtp, [mail, *[recipient] * 75, "RSET"] * 4 + [mail, recipient]),
+        "one address sends to more than 100 recipients a minute",
+        from_new_address(talk_smtp, [mail, *[recipient] * 25, "RSET"] * 4 + [mail, recipient]),
         "450 4.7.1 .*too many recipients",
         NO_LIMITS,
     )
     yield Attack(
-        "two addresses of one /64 send to more than 300 recipients a minute",
-        lambda at: at.from_one_network([mail, *[recipient] * 75, "RSET"] * 4, [mail, recipient]),
+        "two addresses of one /64 send to more than 100 recipients a minute",
+        lambda at: at.from_one_network([mail, *[recipient] * 25, "RSET"] * 4, [mail, recipient]),
         "450 4.7.1 .*too many recipients",
         edit_main_cf("smtpd_client_ipv6_prefix_length=84"),
     )
