@@ -64,6 +64,11 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "max_queued_messages": alerts.queue,
         "max_disk_percent": alerts.disk,
         "max_failed_logins": alerts.failed_logins,
+        "max_leaving": {
+            "max_per_hour": settings.max_leaving.recipients_per_hour,
+            "max_per_day": settings.max_leaving.recipients_per_day,
+        },
+        "domains": [*settings.domains, settings.host.name, "localhost"],
         "control_socket": paths.GUARD_CONTROL_SOCKET,
         "freeze_list": paths.FREEZE_LIST,
         "smtp_socket": postfix.ALERTS,

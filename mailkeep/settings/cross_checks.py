@@ -190,6 +190,14 @@ def _check_limits(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
                 yield _conflict((*loc, shorter), declared[shorter], expected)
 
 
+def _check_leaving(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
+    """Less than the guard lets through would stop honest mail."""
+    for name, number in settings.guard.leaving.model_dump(exclude_none=True).items():
+        ceiling = getattr(settings.guard.server, name)
+        if number < ceiling:
+            yield _conflict(("guard", "leaving", name), number, f"at least {ceiling}, which is guard.server.{name}")
+
+
 def _check_tls(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if settings.tls.mode == "files" and settings.tls.certificate is None:
         expected = "the path of the certificate chain (PEM) beside mail.yml, since tls.mode is files"
@@ -309,6 +317,7 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_ports,
     _check_networks,
     _check_limits,
+    _check_leaving,
     _check_tls,
     _check_acme,
     _check_openings,

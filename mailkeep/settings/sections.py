@@ -358,6 +358,22 @@ class ForwardCeiling(Ceiling):
     recipients_per_day: Count = Field(default=5000, description="Recipients in any day.", examples=[5000])
 
 
+class Leaving(Model):
+    """How much leaves to other servers, whoever sent it, as Postfix's log shows: also what has got past the guard. Over
+    it, the watch puts the queue's mail to others on hold, and you get an alert."""
+
+    recipients_per_hour: Count | None = Field(
+        default=None,
+        description="Recipients elsewhere in any hour. Default: twice `guard.server.recipients_per_hour`.",
+        examples=[4000],
+    )
+    recipients_per_day: Count | None = Field(
+        default=None,
+        description="Recipients elsewhere in any day. Default: twice `guard.server.recipients_per_day`.",
+        examples=[20000],
+    )
+
+
 class ListLimits(Model):
     """How much strangers may send through each alias or catch-all to its members elsewhere. What does not fit is
     refused for the time being."""
@@ -419,6 +435,9 @@ class Guard(Model):
     )
     forwards: ForwardCeiling = Field(
         default=ForwardCeiling(), description="How much mail of strangers together may leave the server again."
+    )
+    leaving: Leaving = Field(
+        default=Leaving(), description="How much leaves to other servers, whoever sent it. The watch stops more."
     )
     lists: ListLimits = Field(
         default=ListLimits(), description="How much strangers may send through each alias or catch-all."
@@ -607,6 +626,15 @@ class UncheckedSettings(Model):
     def spf_terms(self) -> tuple[str, ...]:
         """Others that send for our domains, as SPF terms: those of `dns.spf`, or else the relay host."""
         return self.dns.spf or (self.relay.spf_terms if self.relay else ())
+
+    @property
+    def max_leaving(self) -> Ceiling:
+        """`guard.leaving`, with its defaults."""
+        server, leaving = self.guard.server, self.guard.leaving
+        return Ceiling(
+            recipients_per_hour=leaving.recipients_per_hour or 2 * server.recipients_per_hour,
+            recipients_per_day=leaving.recipients_per_day or 2 * server.recipients_per_day,
+        )
 
     @property
     def serves_mta_sts_policy(self) -> bool:

@@ -53,6 +53,10 @@ class WatchConfig:
     min_certificate_days: int
     max_queued_messages: int
     max_disk_percent: int
+    max_leaving: dict[str, int]
+    """`max_per_hour` and `max_per_day`: recipients elsewhere."""
+    domains: list[str]
+    """Of this server: mail to any other leaves it."""
     max_failed_logins: int
     """In ten minutes."""
     control_socket: str

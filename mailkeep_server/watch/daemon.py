@@ -28,6 +28,7 @@ from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.freeze_enforcer import FreezeEnforcer
 from mailkeep_server.watch.guard_events import GuardEvents
 from mailkeep_server.watch.jail_proof import PROOF
+from mailkeep_server.watch.leaving import LeavingSensor, hold_leaving
 from mailkeep_server.watch.login_monitor import LoginMonitor
 from mailkeep_server.watch.mail_flow import DeliverySensor
 from mailkeep_server.watch.outbox import Outbox
@@ -46,10 +47,17 @@ class Watch:
         self.alerts = AlertQueue(settings.host, state)
         self.outbox = Outbox(settings.channels, partial(_send, settings), self.alerts, state)
         self.deliveries = DeliverySensor(state, relay=settings.relay is not None)
-        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self.deliveries.read_message)
+        domains, administrators = frozenset(settings.domains), frozenset(settings.admins)
+        self.leaving = LeavingSensor(
+            **settings.max_leaving,
+            own_domains=domains,
+            state=state,
+            hold_leaving=lambda: hold_leaving(domains, administrators),
+        )
+        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))
-        self.sensors = sensors.build_sensors(settings, PROOF, self.deliveries)
+        self.sensors = [*sensors.build_sensors(settings, PROOF, self.deliveries), self.leaving]
         if paths.GUARD_SERVICE in settings.units:
             self.sensors.append(self.guard_events)
         self.due = dict.fromkeys(self.sensors, 0.0)
@@ -59,6 +67,10 @@ class Watch:
         """By sensor, how many samples in a row failed."""
         self.reports: dict[str, dict[str, Any]] = {}
         self.saved_text, self.saved = "", float("-inf")
+
+    def _read_delivery(self, text: str) -> None:
+        self.deliveries.read_message(text)
+        self.leaving.read_message(text)
 
     def run(self) -> None:
         for component in (self.outbox, self.logins, self.freezes):
@@ -113,7 +125,7 @@ class Watch:
         }
 
     def save_state(self) -> None:
-        components = (self.alerts, self.outbox, self.logins, self.deliveries)
+        components = (self.alerts, self.outbox, self.logins, self.deliveries, self.leaving)
         state = {name: value for component in components for name, value in component.export_state().items()}
         text = json.dumps(state | {"last_event": self.guard_events.last_id})
         if text != self.saved_text and self.write_file(saved_state.FILE, text):

@@ -36,7 +36,7 @@ JOURNAL_COMMAND = (
     *("journalctl", "--follow", "--no-tail", "--output=json", "--output-fields=MESSAGE"),
     *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service"),
     # Of one field, any of several values.
-    *(f"SYSLOG_IDENTIFIER=postfix/{agent}" for agent in ("error", "smtp", "lmtp")),
+    *(f"SYSLOG_IDENTIFIER=postfix/{agent}" for agent in ("error", "smtp", "lmtp", "relay/smtp")),
 )
 REPEAT_SECONDS = 1800.0  # until a condition that has a line for each connection or message is reported again
 REREAD_SECONDS = 30.0  # of the journal that a starting watch reads: the last one may have died meanwhile

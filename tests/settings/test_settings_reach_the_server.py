@@ -175,6 +175,8 @@ EXAMPLES: dict[str, Example] = {
     ),
     **_limit_examples("guard.server", {"recipients_per_hour": 1501, "recipients_per_day": 8001}),
     **_limit_examples("guard.local", {"recipients_per_hour": 61, "recipients_per_day": 301}),
+    "guard.leaving.recipients_per_hour": Example(3101, (WATCH,)),
+    "guard.leaving.recipients_per_day": Example(17001, (WATCH,)),
     **_limit_examples("guard.forwards", {"recipients_per_hour": 71, "recipients_per_day": 401}),
     **_limit_examples(
         "guard.lists",

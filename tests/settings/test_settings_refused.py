@@ -13,6 +13,28 @@ CATCH_ALL = "  example.net: bert@example.net"
 SEND_AS = "[info@example.org, team@example.net]"
 
 REFUSED = [
+    (
+        "recipients_per_hour: 3100,",
+        "recipients_per_hour: 1499,",
+        "guard.leaving.recipients_per_hour",
+        "1499",
+        "at least 1500",
+    ),
+    (
+        "recipients_per_day: 17000",
+        "recipients_per_day: 7999",
+        "guard.leaving.recipients_per_day",
+        "7999",
+        "at least 8000",
+    ),
+    ("messages_per_hour: 3,", "messages_per_hour: 0,", "guard.lists.messages_per_hour", "0", "from 1 to"),
+    (
+        "recipients_per_hour: 70,",
+        "recipients_per_hour: many,",
+        "guard.forwards.recipients_per_hour",
+        "many",
+        "from 1 to",
+    ),
     ("resolver: system", "resolvr: system", "resolvr", "resolvr", "resolver"),
     ("quota: 2G", "quotta: 2G", "accounts[0].quotta", "quotta", "quota"),
     ("  port: 2222", "  prot: 2222", "ssh.prot", "prot", "port"),

@@ -48,6 +48,8 @@ def config(tmp_path: Path) -> WatchConfig:
         max_queued_messages=10,
         max_disk_percent=85,
         max_failed_logins=100,
+        max_leaving={"max_per_hour": 4000, "max_per_day": 20_000},
+        domains=["example.org", "mail.example.org"],
         control_socket=str(tmp_path / "control"),
         freeze_list=str(tmp_path / "accounts"),
         smtp_socket=str(tmp_path / "smtp"),
