@@ -54,7 +54,8 @@ class Watch:
             state=state,
             hold_leaving=lambda: hold_leaving(domains, administrators),
         )
-        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery)
+        [ssh_port] = settings.jails["sshd"] or [22]
+        self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery, ssh_port)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))
         self.sensors = [*sensors.build_sensors(settings, PROOF, self.deliveries), self.leaving]

@@ -16,6 +16,7 @@ from typing import Any
 
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.wording import count_noun
+from mailkeep_server.watch import busy_ports
 from mailkeep_server.watch.alert_queue import URGENT, AlertQueue
 
 # Dovecot 2.4.1; earlier and later versions write `Login:`.
@@ -37,6 +38,8 @@ JOURNAL_COMMAND = (
     *("_SYSTEMD_UNIT=dovecot.service", "+", "_SYSTEMD_UNIT=postfix.service"),
     # Of one field, any of several values.
     *(f"SYSLOG_IDENTIFIER=postfix/{agent}" for agent in ("error", "smtp", "lmtp", "relay/smtp")),
+    # Only root may log by these names.
+    *("+", "_UID=0", *(f"SYSLOG_IDENTIFIER={name}" for name in busy_ports.IDENTIFIERS)),
 )
 REPEAT_SECONDS = 1800.0  # until a condition that has a line for each connection or message is reported again
 REREAD_SECONDS = 30.0  # of the journal that a starting watch reads: the last one may have died meanwhile
@@ -77,9 +80,10 @@ class LoginMonitor:
         max_failures: int,
         state: Mapping[str, Any] | None = None,
         read_delivery: Callable[[str], object] = lambda _: None,
+        ssh_port: int = 22,
     ) -> None:
         """`read_delivery` gets the lines of Postfix's delivery agents."""
-        self.read_delivery = read_delivery
+        self.read_delivery, self.ssh_port = read_delivery, ssh_port
         self.alerts, self.max_failures = alerts, max_failures
         self.networks: dict[str, list[str]] = dict((state or {}).get("networks", {}))
         self.failures, self.are_soaring = FailureCounter(), False
@@ -129,6 +133,8 @@ class LoginMonitor:
         elif match := DELIVERY_SUSPENDED.match(text):
             text = f"Mail is not delivered to the mailboxes, and waits in the queue: {match[1]}"
             self._report_lasting("suspended", f"{text}; `systemctl status dovecot` says why")
+        elif busy := busy_ports.describe_busy_port(text, self.ssh_port):
+            self._report_lasting(*busy)
         else:
             self.read_delivery(text)
 

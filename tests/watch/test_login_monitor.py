@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from watch_samples import Clock
 
-from mailkeep_server.watch import login_monitor
+from mailkeep_server.watch import busy_ports, login_monitor
 from mailkeep_server.watch.alert_queue import AlertQueue, Notification
 from mailkeep_server.watch.login_monitor import MAX_NETWORKS, LoginMonitor
 
@@ -120,6 +120,42 @@ def test_a_dovecot_that_accepts_no_more_connections_is_reported_with_what_to_do(
     assert "Dovecot's imap-login accepts no more connections: " in text
     assert "_limit (100) reached; `doveadm who` says" in text
     assert text.count("\n") == 1, "though there is a line for each"
+
+
+BUSY = 'warning: service "smtp" (25) has reached its process limit "100": new clients may experience noticeable delays'
+CONNECTIONS = """\
+0      0      198.51.100.74:25      203.0.113.9:40001
+0      0      [2001:db8::1]:25      [2001:db8:7:7::1]:40002
+0      0      [2001:db8::1]:25      [2001:db8:7:7::2]:40003
+0      0      [::ffff:198.51.100.74]:25      [::ffff:203.0.113.8]:40004
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "port"), [(BUSY, 25), (BUSY.replace("25", "465"), 465), ("error: beginning MaxStartups throttling", 22)]
+)
+def test_a_port_that_serves_as_many_clients_as_it_can_is_reported_with_who_they_are(
+    monitor: LoginMonitor, wait: Wait, monkeypatch: pytest.MonkeyPatch, line: str, port: int
+) -> None:
+    commands = []
+
+    def run(*command: str, **_: object) -> str:
+        commands.append(command)
+        return CONNECTIONS
+
+    monkeypatch.setattr(busy_ports, "run", run)
+    for _ in range(50):
+        monitor.read_message(line)
+    text = join_texts(wait(3600))
+    assert "2001:db8:7:7::/64 (2), 203.0.113.9 (1), 203.0.113.8 (1). `ss -nt " in text
+    assert {command[-1] for command in commands} == {f"sport = :{port}"}
+    assert f"sport = :{port}'` on the server lists them" in text
+    assert text.count("\n") == 1, "though master says it again and again"
+
+
+def test_busy_outgoing_mail_is_no_port(monitor: LoginMonitor, wait: Wait) -> None:
+    monitor.read_message(BUSY.replace("(25)", "(private/smtp)"))
+    assert wait(60) == []
 
 
 LOST = "lost connection with mail.example.org[private/dovecot-lmtp] while sending RCPT TO"
