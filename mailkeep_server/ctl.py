@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mailkeep_server import account_password
 from mailkeep_server.common import paths, unix_http
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
@@ -35,6 +36,7 @@ examples:
   mailkeepctl status                        how much of its limits each account has used
   mailkeepctl events                        what the guard has reported
   mailkeepctl freeze anna@example.org --why "sends spam"
+  mailkeepctl passwd anna@example.org       a new passphrase, when only a phone is at hand
   mailkeepctl queue anna@example.org        anna's mail that waits or is held
   mailkeepctl delete anna@example.org       deletes that mail, for good
   mailkeepctl thaw anna@example.org         after a new password
@@ -85,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     freeze = add("freeze", freeze_account, text, f"{anna} --why 'sends spam'")
     freeze.add_argument("--why", default="frozen by hand", help="the reason, shown by `status` and in the alert")
     freeze.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help=argparse.SUPPRESS)
+    text = "Give an account a new passphrase, shown once, and cut its sessions. Take it into mail.yml before a deploy."
+    add("passwd", change_password, text, anna)
+    add("password-hash", show_password_hash, "For `mailkeep account passwd --from-host`.", anna)
     add("thaw", thaw_account, "Let a frozen account send and log in again; shows which mail is still held.", anna)
     queue = add("queue", show_queue, "Show an account's queued mail.", anna)
     add("release", release_mail, "Send an account's held mail.", anna)
@@ -128,6 +133,31 @@ def thaw_account(options: argparse.Namespace) -> None:
         print(f"  mailkeepctl queue {account}     shows them")
         print(f"  mailkeepctl release {account}   sends them")
         print(f"  mailkeepctl delete {account}    deletes them")
+
+
+def change_password(options: argparse.Namespace) -> None:
+    account = options.account
+    find_addresses(account)
+    password = account_password.generate_password()
+    try:
+        account_password.replace_password(account, account_password.hash_password(password))
+    except ValueError as error:
+        raise CtlError(f"The password of {account} is not changed: {error}.") from None
+    print(
+        f"{account} has a new passphrase on this server, shown only now and stored nowhere:\n  {password}", flush=True
+    )
+    print(f"{count_noun(enforce.cut_sessions(account), 'session')} cut.")
+    if account in freeze_list.read_freezes():
+        print(f"It is still frozen: `mailkeepctl thaw {account}` lets it send and log in again.")
+    print("On your machine, before the next deploy: `mailkeep account passwd NAME ACCOUNT --from-host`")
+    print("takes it into mail.yml. Until then, a deploy is refused. Other servers still have the old password.")
+
+
+def show_password_hash(options: argparse.Namespace) -> None:
+    find_addresses(options.account)
+    if not account_password.was_set_here(options.account):
+        raise CtlError(f"The password of {options.account} was not changed on this server.")
+    print(account_password.read_hash(options.account))
 
 
 def show_queue(options: argparse.Namespace) -> None:

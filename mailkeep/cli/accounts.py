@@ -30,7 +30,6 @@ account = typer.Typer(
 commands = typer.Typer()
 commands.add_typer(account, name="account")
 
-MAX_TABLE_ROWS = 500
 Generate = Annotated[bool, typer.Option("--generate", help="Generate a passphrase, and show it once.")]
 CheckBreaches = Annotated[
     bool,
@@ -43,8 +42,6 @@ CheckBreaches = Annotated[
 @account.command("list", epilog="Example: `mailkeep account list home`")
 def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = None) -> None:
     """List the accounts in mail.yml."""
-    from rich.table import Table
-
     from mailkeep.settings import edit_accounts
 
     _, settings = open_inventory(name, home)
@@ -52,15 +49,12 @@ def list_accounts(name: InventoryName, as_json: AsJson = False, home: Home = Non
     if as_json:
         print(json.dumps([row._asdict() for row in rows], indent=2))
         return
-    if len(rows) <= MAX_TABLE_ROWS:
-        table = Table("address", "name", "quota", "sends as", "aliases")
-        for row in rows:
-            table.add_row(row.address, row.name, row.quota, "\n".join(row.send_as), "\n".join(row.aliases))
-        out.print(table)
-        return
-    for row in rows:  # the layout of a table of 10,000 rows takes ten seconds
-        others = ("sends as " + ", ".join(row.send_as) if row.send_as else "", ", ".join(row.aliases))
-        print("  ".join(filter(None, (row.address, row.name, row.quota, *others))))
+    cells = [("ADDRESS", "NAME", "QUOTA", "SENDS AS", "ALIASES")]
+    cells += [(row.address, row.name, row.quota, ", ".join(row.send_as), ", ".join(row.aliases)) for row in rows]
+    # No table, which would cut addresses to the width of the terminal, and in a pipe to 80 columns.
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row_cells in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row_cells, widths, strict=True)).rstrip())
 
 
 @account.command("add", epilog="Example: `mailkeep account add home anna@example.org --quota 2G --generate`")
@@ -94,6 +88,9 @@ def change_password(
     name: InventoryName,
     address: Address,
     generate: Generate = False,
+    from_host: Annotated[
+        bool, typer.Option("--from-host", help="Take the one that `mailkeepctl passwd` has set on the server.")
+    ] = False,
     check_breaches: CheckBreaches = False,
     home: Home = None,
 ) -> None:
@@ -104,6 +101,13 @@ def change_password(
     directory, settings = open_inventory(name, home)
     label = hosts.inventory_label(directory)
     edit_accounts.check_account_exists(directory / hosts.SETTINGS_FILE, settings.account_addresses, address)
+    if from_host:
+        from mailkeep.operate import account_freeze
+
+        host, password_hash = account_freeze.read_changed_hash(directory, address)
+        edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, password_hash)
+        out.print(f"mail.yml has the password of {address} that was set on {host}. Deploys go on.", markup=False)
+        return
     password = _new_password(settings, address, generate, check_breaches)
     edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password))
     outcome = f"{address} has a new password in mail.yml. Run `mailkeep deploy {label}` to change it on the server."

@@ -16,7 +16,7 @@ from pyinfra.api import FactBase
 
 from mailkeep.parts import firewall, web
 from mailkeep.settings.models import Settings
-from mailkeep_server.common.paths import STOPPED_UNITS
+from mailkeep_server.common.paths import REPLACED_PASSWORDS, STOPPED_UNITS
 
 FILE_MARK = "Written by Mailkeep"
 """In the first line of each of our configuration files."""
@@ -95,6 +95,7 @@ class HostFacts:
     password. `has_ipv6`: programs may open sockets of IPv6. `listeners` is None without ss(8). `nft_ruleset` is nft's
     in JSON, empty without nft, and `iptables_rules` has the lines of each iptables-save program. `interface` is that of
     the default route. `jail_files` are fail2ban's files that Mailkeep did not write, by path and text.
+    `replaced_passwords` are lines `DIGEST TIME ACCOUNT` of hashes that `mailkeepctl passwd` has replaced.
     `stopped_units` are those that a deploy has stopped to replace their packages, and that has not ended.
     """
 
@@ -122,6 +123,7 @@ class HostFacts:
     has_ipv6: bool = True
     jail_files: tuple[tuple[str, str], ...] = ()
     stopped_units: tuple[str, ...] = ()
+    replaced_passwords: tuple[str, ...] = ()
 
 
 _READ_STATE = f"""
@@ -144,6 +146,7 @@ ss -Hlntup >/dev/null && {{ echo 'has listeners'; ss -Hlntup | sed 's/^/listener
 bash -c 'exec 3<>/dev/udp/::1/9' 2>&1 | grep -q 'family not supported' && echo 'has no-ipv6'
 [ -d {PASSED_MARK} ] && echo 'has passed'
 sed 's/^/stopped /' {STOPPED_UNITS}
+sed 's/^/replaced /' {REPLACED_PASSWORDS}
 [ -e {web.UNIT} ] && echo 'has web'
 grep -qs '{FILE_MARK}' /etc/resolv.conf && echo 'has resolver'
 nft -j -t list ruleset | sed 's/^/nft /'
@@ -224,6 +227,7 @@ def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
         interface=first("interface"),
         has_ipv6="no-ipv6" not in flags,
         jail_files=tuple(_read_jail_files(lines)),
+        replaced_passwords=tuple(values.get("replaced", ())),
         stopped_units=tuple(
             line.removeprefix("unit ") for line in values.get("stopped", ()) if line.startswith("unit ")
         ),

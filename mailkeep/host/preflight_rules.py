@@ -9,6 +9,7 @@ from mailkeep.host.preflight_facts import CONNECT_TIMEOUT, HostFacts, Listener, 
 from mailkeep.parts import firewall
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
+from mailkeep_server.account_password import digest_hash
 
 BACKUPS = "/var/backups/mailkeep"
 
@@ -61,6 +62,7 @@ def judge_host(settings: Settings, login: Login, facts: HostFacts, *, adopt: boo
         *_port_problems(settings, facts),
         *_resolver_problems(settings, facts),
         *_lockout_problems(settings, login, facts),
+        *_password_problems(settings, facts),
     )
     return Verdict(problems, tuple(_warnings(settings, facts)))
 
@@ -168,6 +170,18 @@ def _resolver_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
             "not known. Write your provider's `nameserver` lines into it, run `systemctl disable --now unbound`, then "
             "deploy again."
         )
+
+
+def _password_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    """A stolen password must not come back by a deploy."""
+    replaced = {line.split(" ")[0]: line.split(" ")[1] for line in facts.replaced_passwords if line.count(" ") == 2}
+    for account in settings.accounts if replaced else ():
+        if time := replaced.get(digest_hash(account.password)):
+            yield (
+                f"{account.address} got a new password on this server by `mailkeepctl passwd`, at {time}. mail.yml has "
+                "the one before, and a deploy would bring it back. Run "
+                f"`mailkeep account passwd NAME {account.address} --from-host` to take over the new one, then deploy."
+            )
 
 
 def _lockout_problems(settings: Settings, login: Login, facts: HostFacts) -> Iterator[str]:

@@ -22,7 +22,7 @@ from mailkeep.inventory import hosts
 CONNECT_TIMEOUT = 10  # seconds for TCP, and for each step until sshd asks who is there
 ALIVE_SECONDS, MAX_UNANSWERED = 15, 3
 LOGIN_TIMEOUT = 45.0  # seconds for the first command: sshd may accept the key and hang then
-COMMAND_TIMEOUT = 300  # seconds (pyinfra wants an integer) for any other command but a deploy's; the longest takes ten
+COMMAND_TIMEOUT = 300  # seconds, an integer for pyinfra, for any command but a deploy's; the longest takes ten
 DEPLOY_TIMEOUT = 3600.0  # seconds: packages may come over a slow line, after another program's apt-get
 SSH_FAILED = 255  # ssh(1), EXIT STATUS
 SLOW_HOST = "Log in, and see what hangs: `systemctl list-jobs`, `dmesg`. If you cannot, restart the machine."

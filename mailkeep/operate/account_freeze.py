@@ -24,6 +24,25 @@ def thaw_account(inventory: Path, account: str) -> Iterator[tuple[str, str]]:
     return _run_mailkeepctl(inventory, "thaw", "--", account)
 
 
+def read_changed_hash(inventory: Path, account: str) -> tuple[str, str]:
+    """The host on which `mailkeepctl passwd` has changed the account's password, and the hash. Raises UserError if
+    there is none, or if hosts differ."""
+
+    def ask_host(host: RemoteHost) -> tuple[str, str]:
+        done = host.run(join(["mailkeepctl", "password-hash", "--", account]))
+        return host.name, "" if done.rc else str(done.stdout).strip()
+
+    hashes = {name: password_hash for name, password_hash in for_each_host(inventory, ask_host) if password_hash}
+    if not hashes:
+        raise UserError(f"The password of {account} was not changed on any host by `mailkeepctl passwd`.")
+    if len({*hashes.values()}) > 1:
+        raise UserError(
+            f"The password of {account} was changed on {' and '.join(hashes)}, to different ones. "
+            "Without --from-host, `mailkeep account passwd` sets one for all."
+        )
+    return next(iter(hashes.items()))
+
+
 def _run_mailkeepctl(inventory: Path, *arguments: str) -> Iterator[tuple[str, str]]:
     def run_on_host(host: RemoteHost) -> tuple[str, str]:
         done = host.run_mailkeep(join(["mailkeepctl", *arguments]))

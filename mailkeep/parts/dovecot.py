@@ -12,7 +12,7 @@ from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
 CONF = "/etc/dovecot/dovecot.conf"
-USERS = "/etc/dovecot/users"
+USERS = paths.DOVECOT_USERS
 ALIASES = "/etc/dovecot/aliases"
 MAIL = "/var/vmail"
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"

@@ -7,6 +7,9 @@ All are strings: parts and templates take them as they are.
 ETC = "/etc/mailkeep"
 KNOWN_ACCESS = "/var/lib/mailkeep/root-access.json"
 """Who and what could become root when the server was deployed first."""
+REPLACED_PASSWORDS = "/var/lib/mailkeep/replaced-passwords"
+"""Digests of the password hashes that `mailkeepctl passwd` has replaced: no deploy brings one of them back."""
+DOVECOT_USERS = "/etc/dovecot/users"
 STOPPED_UNITS = "/var/lib/mailkeep/stopped-units"
 """Units that a deploy has stopped to replace their packages, until it has ended: lines `unit NAME`, `package NAME`."""
 

@@ -473,6 +473,17 @@ def test_colour_is_for_terminals_only(home: Path, mailkeep: Run) -> None:
 # --- output of each command
 
 
+@pytest.mark.usefixtures("home")
+def test_the_list_of_accounts_cuts_no_address_in_a_pipe(mailkeep: Run) -> None:
+    address = f"{'long' * 15}@example.org"
+    assert mailkeep("account", "add", "home", address, "--name", "Somebody With A Name", "--generate").code == 0
+    lines = mailkeep("account", "list", "home").out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split() == ["ADDRESS", "NAME", "QUOTA", "SENDS", "AS", "ALIASES"]
+    assert f"{address}  Somebody With A Name" in lines[2]
+    assert [row["address"] for row in list_accounts(mailkeep)] == ["anna@example.org", address]
+
+
 def test_check_says_that_all_is_well(home: Path, mailkeep: Run) -> None:
     result = mailkeep("check", "home")
     assert (result.code, result.err) == (0, "")

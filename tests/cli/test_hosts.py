@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from cli_samples import MAILKEEP, SSH, SUDO, Run, Terminal, environment, write_program
 
+from mailkeep.inventory.passwords import hash_password
+
 FREEZE = ("account", "freeze", "home", "anna@example.org")
 CTL = """\
 #!/bin/sh
@@ -42,6 +44,18 @@ def test_an_account_is_frozen_on_all_hosts_that_can_be_reached(verb: str, home: 
         "gone: ssh: connect to host gone port 22: Connection refused. Does sshd run there, at this port? "
         "`ssh gone` must log in without asking anything.\n"
     )
+
+
+def test_a_password_set_on_a_server_is_taken_into_mail_yml(home: Path, mailkeep: Run, mailkeepctl: Path) -> None:
+    new = hash_password("correct horse battery staple")
+    one, other = f"[ $MACHINE = first ] && echo '{new}'", f"echo '{new[:-4]}'$MACHINE"
+    declare_hosts(home, "first", "second")
+    for answer, code in (("exit 1", 1), (other, 1), (one, 0)):
+        write_program(mailkeepctl / "mailkeepctl", f"#!/bin/sh\n{answer}\n")
+        result = mailkeep("account", "passwd", "home", "anna@example.org", "--from-host")
+        assert result.code == code, result.err
+        assert (new in (home / "mail.yml").read_text()) == (code == 0)
+    assert result.out == "mail.yml has the password of anna@example.org that was set on first. Deploys go on.\n"
 
 
 @pytest.mark.usefixtures("mailkeepctl")

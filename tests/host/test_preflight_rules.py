@@ -9,6 +9,7 @@ from mailkeep.host.preflight_rules import Verdict, closed_port_warning, judge_ho
 from mailkeep.inventory.passwords import hash_password
 from mailkeep.parts.model import File, Part
 from mailkeep.settings.models import Settings
+from mailkeep_server.account_password import digest_hash
 
 DECLARED = {
     "host": {"name": "mail.example.org", "addresses": ["192.0.2.1"]},
@@ -179,6 +180,19 @@ def test_a_declared_address_of_ipv6_needs_a_kernel_with_ipv6() -> None:
     [problem] = judge_host(both, ROOT, without).problems
     assert "no IPv6, but mail.yml declares 2001:db8::1" in problem
     assert judge_host(both, ROOT, FRESH) == judge_host(make_settings(), ROOT, without) == Verdict()
+
+
+def test_a_password_that_was_replaced_on_the_server_does_not_come_back() -> None:
+    settings = make_settings()
+    digest = digest_hash(settings.accounts[0].password)
+    facts = parse_facts([f"replaced {digest} 2026-11-29T01:00:00Z ann@example.org", "os debian 13"], 0, 0)
+    assert facts.replaced_passwords == (f"{digest} 2026-11-29T01:00:00Z ann@example.org",)
+    built = replace(BUILT, replaced_passwords=facts.replaced_passwords)
+    (problem,) = judge_host(settings, ROOT, built).problems
+    assert "ann@example.org got a new password on this server by `mailkeepctl passwd`, at 2026-11-29T01:00" in problem
+    assert "`mailkeep account passwd NAME ann@example.org --from-host`" in problem
+    fresh = {"address": "ann@example.org", "password": hash_password("correct horse battery staple")}
+    assert judge_host(make_settings(accounts=[fresh]), ROOT, built) == Verdict()
 
 
 def test_all_problems_are_in_one_message() -> None:
