@@ -12,6 +12,7 @@ REFUSAL = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]")
 PASSWORD_DATABASES = (
     f"passdb passwd-file {FREEZE_LIST}",
     f"passdb passwd-file {dovecot.USERS}",
+    f"userdb passwd-file {FREEZE_LIST}",
     f"userdb passwd-file {dovecot.USERS}",
 )
 MAX_ACCOUNTS = 50  # whose addresses are checked; the probe asks for as many
