@@ -15,6 +15,7 @@ PROGRAMS = {
     "dns-monitor": "dns_monitor",
     "certificate-renewal": "certificate_renewal",
     "log-keeper": "log_keeper",
+    "lines": "lines.milter",
     "spf-sources": "spf_sources",
     "root-access": "common.root_access",
     "sieve-mail": "sieve_mail",

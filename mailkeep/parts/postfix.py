@@ -112,6 +112,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         spf_lookups=_list_spf_lookups(settings),
         guard_policy=paths.GUARD_POLICY_SOCKET,
         strangers=STRANGERS,
+        lines_milter=paths.LINES_MILTER_SOCKET,
         guard_milter=paths.GUARD_MILTER_SOCKET,
     )
 

@@ -26,6 +26,9 @@ GUARD_MILTER_SOCKET = "/run/mailkeep-guard.milter"
 GUARD_CONTROL_SOCKET = "/run/mailkeep-guard/control"
 GUARD_SERVICE = "mailkeep-guard.service"
 
+# The milter that breaks long lines.
+LINES_MILTER_SOCKET = "/run/mailkeep-lines.milter"
+
 # The watch, and the proof of the jails.
 WATCH_CONFIG = f"{ETC}/watch.json"
 WATCH_STATE = "/var/lib/mailkeep-watch"

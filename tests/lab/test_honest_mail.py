@@ -114,6 +114,28 @@ def test_a_signature_stays_valid_on_the_way_to_a_server_without_8bitmime(mail_se
         set_parameter(mail_server, "smtp_discard_ehlo_keywords =")
 
 
+def test_a_signature_covers_long_lines_as_they_leave(mail_server: MailServer) -> None:
+    def list_valid(subject: str) -> list[bool]:
+        addresses = ", ".join(f"user{number}@outside.test" for number in range(60))
+        messages = {
+            "text": compose(f"{subject} text", "<p>" + "word " * 500 + "</p>", "Content-Type: text/html"),
+            "word": compose(f"{subject} word", "x" * 2500),
+            "header": compose(f"{subject} header", "text", f"Cc: {addresses}"),
+        }
+        for data in messages.values():
+            assert is_accepted(submit(mail_server, data))
+        received = [mail_server.wait_outside(f"{subject} {name}").data for name in messages]
+        assert max(len(line) for data in received for line in data.split(b"\r\n")) <= 998
+        return [mail_server.is_signature_valid(data) for data in received]
+
+    assert list_valid("long") == [True] * 3
+    mail_server.server.run("systemctl stop mailkeep-lines.socket mailkeep-lines.service")
+    try:
+        assert list_valid("without the milter") == [False] * 3
+    finally:
+        mail_server.server.run("systemctl start mailkeep-lines.socket mailkeep-lines.service")
+
+
 @pytest.mark.parametrize("port", [SUBMISSION, SUBMISSIONS])
 def test_a_computer_whose_name_has_an_umlaut_sends(mail_server: MailServer, port: int) -> None:
     login = ANNA, mail_server.site.passphrases[ANNA]

@@ -16,7 +16,7 @@ def parts(declared: dict[str, object]) -> list[Part]:
     return [
         *(part.build_part(settings) for part in (dovecot, fail2ban, firewall, resolver, ssh, system, web)),
         postfix.build_part(settings, None),
-        opendkim.build_part(()),
+        opendkim.build_part((), settings.retention.queue_days),
     ]
 
 

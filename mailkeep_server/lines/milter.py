@@ -1,0 +1,137 @@
+"""The milter that breaks long lines: Postfix asks it before the one that signs. It refuses nothing.
+
+A message is kept until its end, because a milter can only replace a body as a whole. Its protocol is described in
+`mailkeep_server.guard.milter`.
+"""
+
+import os
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+from mailkeep_server.guard.milter import ProtocolError, split_packets
+from mailkeep_server.lines.line_breaks import MAX_LINE, break_body, fold_header, has_long_line
+
+MAX_CONNECTIONS = 200
+MAX_HEADERS = 2000
+MAX_IN_MEMORY = 1 << 18  # bytes of a body; the rest is in a file
+MAX_REPLY = 65535  # bytes of a body in one packet (libmilter's MILTER_CHUNK_SIZE)
+IDLE_SECONDS = 3600.0
+
+_VERSION, _CHANGE_BODY, _CHANGE_HEADERS = 6, 0x2, 0x10
+_SKIPPED = 0x1 | 0x2 | 0x4 | 0x8 | 0x40 | 0x100 | 0x200  # connect, helo, mail, rcpt, end of headers, unknown, data
+_NO_REPLIES = 0x80 | 0x80000  # to headers and to pieces of the body
+_PROTOCOL = _SKIPPED | _NO_REPLIES
+_CONTINUE = b"c"
+
+
+def _open_body() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(MAX_IN_MEMORY)
+
+
+@dataclass
+class _Message:
+    """The message in transfer."""
+
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: IO[bytes] = field(default_factory=_open_body)
+    tail: bytes = b""
+    """The end of the last piece, which may be the beginning of a long line."""
+    is_long: bool = False
+
+
+class LineSession:
+    """One connection of Postfix's, for one message after another."""
+
+    def __init__(self) -> None:
+        self._message = _Message()
+
+    def answer_packet(self, packet: bytes) -> Iterator[bytes]:
+        """The packets to answer with; none where Postfix waits for none. Raises ProtocolError."""
+        command, data = packet[:1], packet[1:]
+        if command == b"O":
+            yield self._negotiate(data)
+        elif command == b"L":
+            self._take_header(data)
+        elif command == b"B":
+            self._take_body(data)
+        elif command == b"E":
+            self._take_body(data)
+            yield from self._end_message()
+            self._forget_message()
+        elif command in (b"A", b"K", b"Q"):
+            self._forget_message()
+        elif command != b"D":  # macros
+            raise ProtocolError(f"command {command!r}")
+
+    def _negotiate(self, data: bytes) -> bytes:
+        if len(data) < 12:
+            raise ProtocolError("a short negotiation")
+        version, actions, offered = struct.unpack_from("!III", data)
+        needed = _CHANGE_BODY | _CHANGE_HEADERS
+        if version < _VERSION or needed & ~actions or _PROTOCOL & ~offered:
+            raise ProtocolError(f"version {version} with actions {actions:#x} and protocol {offered:#x}")
+        return b"O" + struct.pack("!III", _VERSION, needed, _PROTOCOL)
+
+    def _take_header(self, data: bytes) -> None:
+        name, _, value = data.removesuffix(b"\0").partition(b"\0")
+        if len(self._message.headers) < MAX_HEADERS:
+            self._message.headers.append((name, value))
+
+    def _take_body(self, data: bytes) -> None:
+        message = self._message
+        message.body.write(data)
+        message.is_long = message.is_long or has_long_line(message.tail + data)
+        message.tail = (message.tail + data)[-2 * MAX_LINE :]
+
+    def _end_message(self) -> Iterator[bytes]:
+        message = self._message
+        counts: dict[bytes, int] = {}
+        for name, value in message.headers:
+            counts[name.lower()] = index = counts.get(name.lower(), 0) + 1
+            if (folded := fold_header(name, value)) != value:
+                yield b"m" + struct.pack("!I", index) + name + b"\0" + folded + b"\0"
+        if message.is_long:
+            message.body.seek(0)
+            body = break_body(message.body.read())
+            yield from (b"b" + body[start : start + MAX_REPLY] for start in range(0, len(body), MAX_REPLY))
+        yield _CONTINUE
+
+    def _forget_message(self) -> None:
+        self._message.body.close()
+        self._message = _Message()
+
+
+def serve_connection(connection: socket.socket, slots: threading.Semaphore) -> None:
+    """Until Postfix closes it. Whatever goes wrong, Postfix goes on without this milter."""
+    session, buffer = LineSession(), b""
+    with connection:
+        try:
+            connection.settimeout(IDLE_SECONDS)
+            while data := connection.recv(1 << 17):
+                packets, buffer = split_packets(buffer + data)
+                for packet in packets:
+                    for reply in session.answer_packet(packet):
+                        connection.sendall(struct.pack("!I", len(reply)) + reply)
+        except (OSError, ProtocolError, MemoryError) as error:
+            print(f"lines: {error!r}", file=sys.stderr)
+        finally:
+            slots.release()
+
+
+def main(_arguments: list[str]) -> int:
+    """systemd opens the socket (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_FDS") != "1":
+        print("lines: systemd starts it, by its socket", file=sys.stderr)
+        return 2
+    slots = threading.Semaphore(MAX_CONNECTIONS)
+    with socket.socket(fileno=3) as listener:
+        while True:
+            slots.acquire()
+            connection, _ = listener.accept()
+            threading.Thread(target=serve_connection, args=(connection, slots), daemon=True).start()
