@@ -14,6 +14,8 @@ from mailkeep_server.common import paths
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = paths.DOVECOT_USERS
 ALIASES = "/etc/dovecot/aliases"
+REPEATS = "/etc/dovecot/repeated_passwords.lua"
+"""A program in Dovecot's auth process that knows wrong passwords again."""
 MAIL = "/var/vmail"
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = 2**30  # bytes
@@ -36,6 +38,7 @@ def build_part(settings: Settings) -> Part:
         default_messages=DEFAULT_QUOTA // BYTES_PER_MESSAGE,
         max_folders=MAX_FOLDERS,
         frozen=paths.FREEZE_LIST,
+        repeats=REPEATS,
         python=server_package.PYTHON,
         aliases=ALIASES,
     )
@@ -46,17 +49,18 @@ def build_part(settings: Settings) -> Part:
     ]
     return Part(
         name="dovecot",
-        packages=("dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve"),
+        packages=("dovecot-auth-lua", "dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve"),
         users=(User("vmail", home=MAIL),),
         directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(str(Path(CONF).parent)), Directory(DROP_IN)),
         files=(
             File(CONF, conf),
+            File(REPEATS, render_template("dovecot/repeated_passwords.lua")),
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
             File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf", mail=MAIL)),
         ),
-        units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, certificates.DIRECTORY)),),
+        units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),),
     )
 

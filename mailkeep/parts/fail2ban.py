@@ -22,7 +22,7 @@ FILTERS = {
     # A log line that each filter must match. `fail2ban-client --test` compiles no pattern, and with a broken one
     # fail2ban starts without the jail.
     "sshd": "sshd-session[1]: Invalid user test from 192.0.2.1 port 1",
-    "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): passwd-file: unknown user",
+    "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): lua: db-lua: another wrong password",
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
     "recidive": "fail2ban-server[1]: fail2ban.actions [1]: NOTICE  [sshd] Ban 2001:db8:1:2::/64",
 }

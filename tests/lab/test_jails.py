@@ -229,6 +229,24 @@ def test_the_mail_of_an_honest_server_cannot_be_made_to_ban_it(besieged: Besiege
     assert run_on(attacker, await_greeting, host, SMTP, 5, source=provider) == "OK", "its mail arrives"
 
 
+def test_an_old_device_with_an_old_password_is_not_banned_and_a_guesser_beside_it_is(besieged: BesiegedServer) -> None:
+    office, guesser = map(str, besieged.attacker.sources[-9:-7])
+    host, attacker = besieged.address_of(4), besieged.attacker
+    with ThreadPoolExecutor() as pool:
+        logins = [
+            pool.submit(run_on, attacker, log_in, host, door, ANNA, "last year's", source=office)
+            for door in (IMAP, SUBMISSION)
+            for _ in range(MAXRETRY + 1)
+        ]
+    assert not any(is_accepted(login.result()) for login in logins)
+    besieged.guess_passwords(guesser)  # fail2ban reads in order: after this ban it has read all before
+    poll(lambda: guesser in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
+    assert office not in besieged.list_banned_anywhere()
+    assert not besieged.server.run('journalctl -u dovecot -o cat -g "last year\'s"', check=False).stdout
+    besieged.guess_passwords(office)
+    poll(lambda: office in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
+
+
 def test_clients_of_frozen_or_limited_accounts_are_not_banned(besieged: BesiegedServer) -> None:
     """Mail programs retry with the right password; a ban would also hit other users behind the same address."""
     frozen, refused, guesser = map(str, besieged.attacker.sources[-5:-2])

@@ -111,6 +111,31 @@ def test_what_an_attacker_sends_is_not_taken_for_an_address(text: str) -> None:
         assert find_culprit("postfix", f"postfix/smtpd[7]: warning: {logged}") is None
 
 
+# --- passwords
+
+AUTH = "dovecot[7]: auth({},{},sasl:plain)<yH/B1GBhILh/AAAB>: {}"
+HONEST_LOGINS = [
+    "lua: db-lua: the same wrong password again",
+    "lua: Password mismatch",
+    "passwd-file: Password mismatch",
+    "freeze-list: unknown user",
+    "freeze-list: User found from deny passdb",
+]
+
+
+@pytest.mark.parametrize("account", ["anna@example.org", "x", "?"])
+def test_a_wrong_password_counts_once(account: str) -> None:
+    line = AUTH.format(account, ATTACKER, "lua: db-lua: another wrong password")
+    assert find_culprit("dovecot", line) == ATTACKER
+    for message in HONEST_LOGINS:
+        assert find_culprit("dovecot", AUTH.format(account, VICTIM, message)) is None
+
+
+def test_a_login_name_that_no_account_has_counts() -> None:
+    text = "plain: Username character disallowed by auth_username_chars: 0x2c (username: a,b)"
+    assert find_culprit("dovecot", AUTH.format("?", ATTACKER, text)) == ATTACKER
+
+
 # --- SSH
 
 PREAUTH = "port 4711 [preauth]"

@@ -12,6 +12,7 @@ REFUSAL = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]")
 PASSWORD_DATABASES = (
     f"passdb passwd-file {FREEZE_LIST}",
     f"passdb passwd-file {dovecot.USERS}",
+    f"passdb lua {dovecot.REPEATS}",
     f"userdb passwd-file {FREEZE_LIST}",
     f"userdb passwd-file {dovecot.USERS}",
 )

@@ -261,5 +261,5 @@ def list_password_databases() -> list[str]:
 def _describe_database(name: str, body: str) -> str:
     """Without a `driver`, a database's name is its driver."""
     driver = re.search(r"^  driver = (\S+)", body, re.MULTILINE)
-    path = re.search(r"^  passwd_file_path = (\S+)", body, re.MULTILINE)
+    path = re.search(r"^  (?:passwd_file_path|lua_file) = (\S+)", body, re.MULTILINE)
     return f"{driver[1] if driver else name} {path[1] if path else ''}".strip()
