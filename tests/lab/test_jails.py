@@ -82,7 +82,8 @@ class BesiegedServer:
         return run_on(self.attacker, try_again, host, door, source, MAXRETRY - 1, source=source)
 
     def guess_passwords(self, source: str) -> None:
-        run_on(self.attacker, try_again, self.address_of(4), "imap", source, MAXRETRY, source=source)
+        host = self.address_of(6 if ":" in source else 4)
+        run_on(self.attacker, try_again, host, "imap", source, MAXRETRY, source=source)
 
     def list_banned(self, jail: str) -> set[str]:
         """The addresses in the firewall's sets of this jail."""
@@ -211,8 +212,8 @@ def test_a_guesser_with_a_network_of_ipv6_is_banned_as_one(besieged: BesiegedSer
 
 def test_the_mail_of_an_honest_server_cannot_be_made_to_ban_it(besieged: BesiegedServer) -> None:
     """Its users choose the recipients, and the MX of their own domains; so do those of its webmail the passwords."""
-    provider, guesser = map(str, besieged.attacker.sources[-7:-5])
-    host, attacker = besieged.address_of(4), besieged.attacker
+    provider, guesser = (str(besieged.attacker.distant_address(number)) for number in (110, 111))
+    host, attacker = besieged.address_of(6), besieged.attacker
     unknown = [f"nobody-{number}@example.test" for number in range(8)]
     hosted = [f"x{number}@attacker.example" for number in range(8)]
     for sender, recipients in ((STRANGER, hosted), (STRANGER, unknown), ("x@gone.invalid", [ANNA, BEN])):
@@ -223,15 +224,15 @@ def test_the_mail_of_an_honest_server_cannot_be_made_to_ban_it(besieged: Besiege
     run_on(attacker, await_greeting, host, SSH, times=MAXRETRY + 1, source=provider)
     besieged.guess_passwords(provider)
     besieged.guess_passwords(guesser)  # fail2ban reads in order: after this ban it has read all before
-    poll(lambda: guesser in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
-    assert provider in besieged.list_banned("dovecot"), "a webmail from which somebody guesses"
-    assert not {jail for jail in JAILS - {"dovecot"} if provider in besieged.list_banned(jail)}
+    poll(lambda: ban_target(guesser) in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
+    assert ban_target(provider) in besieged.list_banned("dovecot"), "a webmail from which somebody guesses"
+    assert not {jail for jail in JAILS - {"dovecot"} if ban_target(provider) in besieged.list_banned(jail)}
     assert run_on(attacker, await_greeting, host, SMTP, 5, source=provider) == "OK", "its mail arrives"
 
 
 def test_an_old_device_with_an_old_password_is_not_banned_and_a_guesser_beside_it_is(besieged: BesiegedServer) -> None:
-    office, guesser = map(str, besieged.attacker.sources[-9:-7])
-    host, attacker = besieged.address_of(4), besieged.attacker
+    office, guesser = (str(besieged.attacker.distant_address(number)) for number in (120, 121))
+    host, attacker = besieged.address_of(6), besieged.attacker
     with ThreadPoolExecutor() as pool:
         logins = [
             pool.submit(run_on, attacker, log_in, host, door, ANNA, "last year's", source=office)
@@ -240,11 +241,11 @@ def test_an_old_device_with_an_old_password_is_not_banned_and_a_guesser_beside_i
         ]
     assert not any(is_accepted(login.result()) for login in logins)
     besieged.guess_passwords(guesser)  # fail2ban reads in order: after this ban it has read all before
-    poll(lambda: guesser in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
-    assert office not in besieged.list_banned_anywhere()
+    poll(lambda: ban_target(guesser) in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
+    assert ban_target(office) not in besieged.list_banned_anywhere()
     assert not besieged.server.run('journalctl -u dovecot -o cat -g "last year\'s"', check=False).stdout
     besieged.guess_passwords(office)
-    poll(lambda: office in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
+    poll(lambda: ban_target(office) in besieged.list_banned("dovecot"), BAN_TIMEOUT, "not banned")
 
 
 def test_clients_of_frozen_or_limited_accounts_are_not_banned(besieged: BesiegedServer) -> None:
