@@ -1,18 +1,18 @@
 """A new password for an account, set on the server: for the night when only a phone is at hand.
 
-The inventory still has the old one. So the server remembers which hashes were replaced, and a deploy that would bring
-one of them back is refused: `mailkeep account passwd … --from-host` takes the new one into mail.yml.
+The inventory still has the old one. So the server remembers which hashes were replaced, and no deploy brings one of
+them back. `mailkeep account passwd … --from-host` takes the new one into mail.yml.
 """
 
 import os
 import secrets
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 
 from mailkeep_server.common import paths
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.files import atomic_write
+from mailkeep_server.common.password_digest import digest_hash
 
 USERS = Path(paths.DOVECOT_USERS)
 REPLACED = Path(paths.REPLACED_PASSWORDS)
@@ -55,11 +55,6 @@ def replace_password(account: str, password_hash: str, users: Path = USERS, repl
         file.flush()
         os.fsync(descriptor)
     new.rename(users)
-
-
-def digest_hash(password_hash: str) -> str:
-    """What is kept of a replaced hash."""
-    return sha256(password_hash.encode()).hexdigest()
 
 
 def _remember_replaced(account: str, former: str, replaced: Path) -> None:

@@ -13,9 +13,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from mailkeep_server import account_password
+from mailkeep_server import account_password, mailbox_move
 from mailkeep_server.common import paths, unix_http
+from mailkeep_server.common.commands import run
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
 from mailkeep_server.freezes.enforce import QueuedMessage
@@ -24,6 +26,7 @@ from mailkeep_server.guard import config
 CONFIG = Path(paths.GUARD_CONFIG)
 CONTROL_SOCKET = paths.GUARD_CONTROL_SOCKET
 ANSWER_TIMEOUT = 5.0  # seconds
+RESTART_TIMEOUT = 30.0  # seconds
 MAX_SHOWN_RECIPIENTS = 3
 MAX_SHOWN_LIMITS = 2
 MAX_SUGGESTIONS = 5
@@ -89,6 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
     freeze.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help=argparse.SUPPRESS)
     text = "Give an account a new passphrase, shown once, and cut its sessions. Take it into mail.yml before a deploy."
     add("passwd", change_password, text, anna)
+    text = "After `mailkeep account rename` and a deploy: move mailbox, counts and freeze to the new address."
+    add("rename", rename_account, text, f"{anna} anna.b@example.org").add_argument(
+        "new", type=str.lower, help="the new one"
+    )
     add("password-hash", show_password_hash, "For `mailkeep account passwd --from-host`.", anna)
     add("thaw", thaw_account, "Let a frozen account send and log in again; shows which mail is still held.", anna)
     queue = add("queue", show_queue, "Show an account's queued mail.", anna)
@@ -151,6 +158,28 @@ def change_password(options: argparse.Namespace) -> None:
         print(f"It is still frozen: `mailkeepctl thaw {account}` lets it send and log in again.")
     print("On your machine, before the next deploy: `mailkeep account passwd NAME ACCOUNT --from-host`")
     print("takes it into mail.yml. Until then, a deploy is refused. Other servers still have the old password.")
+
+
+def rename_account(options: argparse.Namespace) -> None:
+    """Each step may be repeated: after a failure, run it again."""
+    old, new = options.account, options.new
+    accounts = config.load_config(CONFIG).addresses
+    if record := freeze_list.read_freezes().get(old):
+        freeze_list.freeze_account(new, record.by, record.why, record.at)
+        print(f"{new} is frozen, as {old} is.")
+    if old in accounts or new not in accounts:
+        raise CtlError(
+            f"Nothing else is moved: rename {old} by `mailkeep account rename`, deploy, then run this again."
+        )
+    for account in (old, new):
+        enforce.cut_sessions(account)
+    moved = mailbox_move.move_mailbox(mailbox_move.find_home(old), mailbox_move.find_home(new))
+    print(f"The mailbox of {old} is that of {new}; {count_noun(moved, 'message')} that came meanwhile is in it, too.")
+    ask_guard(f"/rename?{urlencode({'old': old, 'new': new})}")
+    run("systemctl", "restart", paths.GUARD_SERVICE, timeout=RESTART_TIMEOUT)
+    if record:
+        freeze_list.thaw_account(old)
+    print(f"What {old} has sent counts for {new}.")
 
 
 def show_password_hash(options: argparse.Namespace) -> None:

@@ -114,6 +114,26 @@ def change_password(
     _print_outcome(label, address, outcome, password if generate else "")
 
 
+@account.command("rename", epilog="Example: `mailkeep account rename home anna@example.org ann@example.org`")
+def rename_account(
+    name: InventoryName,
+    address: Address,
+    new_address: Annotated[str, typer.Argument(metavar="NEW", help="The account's new address, and login name.")],
+    home: Home = None,
+) -> None:
+    """Give an account another address in mail.yml, and make the old one its alias. Then deploy, and move its mail."""
+    from mailkeep.settings import edit_accounts
+
+    directory = find_inventory(name, home)
+    edit_accounts.rename_account(directory / hosts.SETTINGS_FILE, address, new_address)
+    out.print(
+        f"{address} is {new_address} in mail.yml, and an alias of it. Run `mailkeep deploy "
+        f"{hosts.inventory_label(directory)}`, then on each server at once `mailkeepctl rename {address} "
+        f"{new_address}`: it moves mailbox, counts and freeze. If it is frozen, run that before the deploy, too.",
+        markup=False,
+    )
+
+
 @account.command("remove", epilog="Example: `mailkeep account remove home anna@example.org`")
 def remove_account(name: InventoryName, address: Address, home: Home = None) -> None:
     """Remove an account from mail.yml. Then deploy. Its mail stays on the server."""

@@ -9,7 +9,7 @@ from mailkeep.host.preflight_facts import CONNECT_TIMEOUT, HostFacts, Listener, 
 from mailkeep.parts import firewall
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
-from mailkeep_server.account_password import digest_hash
+from mailkeep_server.common.password_digest import digest_hash
 
 BACKUPS = "/var/backups/mailkeep"
 

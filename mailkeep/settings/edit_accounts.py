@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -94,6 +94,28 @@ def set_password(path: Path, address: str, password_hash: str) -> None:
         changed = {**file.accounts[index], "password": password_hash}
         accounts = [*file.accounts[:index], changed, *file.accounts[index + 1 :]]
         file.save(accounts, f"The password of {address} is not changed")
+
+
+def rename_account(path: Path, old: str, new: str) -> None:
+    """Gives an account another address, also where aliases and others name it, and makes the old one an alias of it.
+    Raises UserError, changing nothing."""
+    with _locked_file(path) as file:
+        file.find_account(old)
+        check_account_is_new(path, file.addresses, new)
+        data = _replace_values(file.data, old, new)
+        data["aliases"] = {**(data.get("aliases") or {}), old: new}
+        file.replace_values(old, new)
+        file.add_alias(old, new)
+        file.save_data(data, f"{old} is not renamed")
+
+
+def _replace_values(data: Any, old: str, new: str) -> Any:
+    """All values that are `old`, and no keys."""
+    if isinstance(data, dict):
+        return {key: _replace_values(value, old, new) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_replace_values(value, old, new) for value in data]
+    return new if data == old else data
 
 
 def remove_account(path: Path, address: str) -> None:
@@ -178,6 +200,24 @@ class _File:
             if key.value == field:
                 self._replace_node(value, text if value.value else f" {text}")
 
+    def replace_values(self, old: str, new: str) -> None:
+        """Each value that is `old`, the last one first: the marks of the others stay right."""
+        for node in sorted(_list_values(self.root), key=lambda node: node.start_mark.index, reverse=True):
+            if node.value == old:
+                self._replace_node(node, new)
+
+    def add_alias(self, alias: str, target: str) -> None:
+        """Writes it first below `aliases:`, or with a new section at the end."""
+        line = f"{_quote_scalar('address', alias)}: {_quote_scalar('address', target)}"
+        section = next(((key, value) for key, value in self.root.value if key.value == "aliases"), None)
+        if section is None:
+            self._insert_lines(len(self.lines), ["aliases:", f"  {line}"])
+        elif section[1].value and not section[1].flow_style:
+            first = section[1].value[0][0].start_mark
+            self._insert_lines(first.line, [" " * first.column + line])
+        else:
+            raise UserError(f"{alias} is not renamed: write `{line}` below `aliases:` in {self.path}, then again.")
+
     def remove_item(self, index: int) -> None:
         """Removes an item's lines."""
         start, end = self._span_of(index)
@@ -192,14 +232,20 @@ class _File:
 
     def save(self, accounts: list[dict[str, Any]], failure: str) -> None:
         """Replaces the file if the new one is valid and differs from the old one in these accounts only."""
+        self.save_data({**self.data, "accounts": accounts}, failure, parse_edited_settings)
+
+    def save_data(
+        self, data: dict[str, Any], failure: str, parse: Callable[[Path, str, str], object] | None = None
+    ) -> None:
+        """Replaces the file if the new one is valid and holds these data."""
         new = self.content[: self.content.startswith(BYTE_ORDER_MARK)] + "".join(self.lines)
-        if not self._has_accounts(new, accounts):
+        if not self._has_data(new, data):
             line = self.key.start_mark.line + 1 if self.key else 0
             expected = "accounts as a list of `- address: …` lines, or the change made by hand"
             layout = Problem(line, "accounts", "a layout that cannot be edited in place", expected)
             raise UserError(f"{failure}, the file is as it was.\n{SettingsError(self.path, [layout])}")
         try:
-            parse_edited_settings(self.path, new, self.content)
+            parse(self.path, new, self.content) if parse else parse_settings(self.path, new)
         except SettingsError as error:
             raise UserError(f"{failure}, the file is as it was.\n{self._new_problems(error)}") from None
         if yaml_reader.read_text(self.path) != self.content:
@@ -208,9 +254,9 @@ class _File:
             )
         _replace_file(self.path, new.encode())
 
-    def _has_accounts(self, new: str, accounts: list[dict[str, Any]]) -> bool:
+    def _has_data(self, new: str, data: dict[str, Any]) -> bool:
         try:
-            return yaml_reader.parse_document(self.path, new).data == {**self.data, "accounts": accounts}
+            return bool(yaml_reader.parse_document(self.path, new).data == data)
         except SettingsError:
             return False
 
@@ -255,6 +301,15 @@ class _File:
         while end < len(self.lines) and comment.match(self.lines[end]):
             end += 1
         return start, end
+
+
+def _list_values(node: Any) -> Iterator[Any]:
+    """All scalars below a node but keys."""
+    if isinstance(node.value, str):
+        yield node
+        return
+    for child in node.value:
+        yield from _list_values(child[1] if isinstance(child, tuple) else child)
 
 
 def _line_after(node: Any) -> int:

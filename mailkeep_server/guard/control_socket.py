@@ -1,4 +1,5 @@
-"""The guard's control socket, for root: `GET /status`, `/config`, `/events?after=ID`, `/metrics` in HTTP/1.0."""
+"""The guard's control socket, for root: `GET /status`, `/config`, `/events?after=ID`, `/metrics`, `/rename?old=…&new=…`
+in HTTP/1.0."""
 
 import asyncio
 import contextlib
@@ -58,6 +59,11 @@ async def _answer_request(target: str, judge: Judge, database: Database, batch: 
     if url.path == "/config":
         answer = describe_config(judge.declared_config) | {"careful_until": _describe_care(judge, read_clock())}
         return "application/json", json.dumps(answer).encode()
+    if url.path == "/rename":  # the guard must start again then, to count anew
+        old, new = parse_qs(url.query)["old"][0], parse_qs(url.query)["new"][0]
+        database.rename_account(old, new)
+        database.commit()
+        return "application/json", b"{}"
     if url.path == "/metrics":
         return "text/plain; version=0.0.4", format_metrics(judge, batch, read_clock()).encode()
     raise ValueError(url.path)

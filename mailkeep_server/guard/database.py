@@ -187,6 +187,13 @@ class Database:
     def remember_network(self, time: int, account: str, network: str) -> None:
         self._add("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
 
+    def rename_account(self, old: str, new: str) -> None:
+        """What was counted of the old address counts of the new one. Both may have rows."""
+        for table in TABLES:
+            if table != "events":
+                self._change(f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?", new, old)  # noqa: S608
+                self._change(f"DELETE FROM {table} WHERE account = ?", old)  # noqa: S608
+
     # --- events -------------------------------------------------------------------------------------------------------
 
     def add_event(self, time: int, kind: str, account: str, detail: str) -> None:

@@ -1,7 +1,7 @@
 """The addresses that readers see a message come from: the From: and Sender: lines (RFC 5322 section 3.6.2).
 
-Postfix checks the envelope sender, which readers never see. Here the same rule holds for the visible lines: every
-address in them belongs to the login, in every way in which mail programs read them. A name may be anything else.
+Postfix checks the envelope sender, which readers never see. Here the same rule holds for the visible lines. Every
+address in them belongs to the login, however a mail program reads them. A name may be anything else.
 
 A redirected message (RFC 5322 section 3.6.6) keeps the lines of its author, and names the login in Resent-From:.
 """

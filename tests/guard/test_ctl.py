@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,31 @@ def test_events_of_the_guard_itself(
     assert capsys.readouterr().out.startswith("0 events; ")
     assert ctl.main(["status"]) == 0
     assert f"  100%  {ANNA}" in capsys.readouterr().out
+
+
+def test_a_rename_moves_the_freeze_first_and_the_rest_after_the_deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, frozen, asked, commands = "old@example.org", ANNA, tmp_path / "frozen" / "accounts", [], []
+    frozen.parent.mkdir()
+    for function in (freeze_list.read_freezes, freeze_list.thaw_account):
+        monkeypatch.setattr(function, "__defaults__", (frozen,))
+    monkeypatch.setattr(freeze_list.freeze_account, "__defaults__", (frozen,))
+    monkeypatch.setattr(enforce, "cut_sessions", lambda _: 0)
+    monkeypatch.setattr(ctl.mailbox_move, "find_home", lambda account: tmp_path / account)
+    monkeypatch.setattr(ctl, "ask_guard", asked.append)
+    monkeypatch.setattr(ctl, "run", lambda *command, **_: commands.append(command))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    freeze_list.freeze_account(old, "carl", "sends spam: 3", datetime.now(UTC), frozen)
+    (tmp_path / old / "Maildir").mkdir(parents=True)
+    assert ctl.main(["rename", old, "declared-later@example.org"]) == 1
+    assert "deploy, then run this again" in capsys.readouterr().err
+    assert {*freeze_list.read_freezes(frozen)} == {old, "declared-later@example.org"}
+    assert (tmp_path / old).exists()
+    assert ctl.main(["rename", old, new]) == 0
+    assert not (tmp_path / old).exists()
+    assert (tmp_path / new / "Maildir").exists()
+    assert {*freeze_list.read_freezes(frozen)} == {new, "declared-later@example.org"}
+    assert freeze_list.read_freezes(frozen)[new].why == "sends spam: 3"
+    assert asked == ["/rename?old=old%40example.org&new=anna%40example.org"]
+    assert commands == [("systemctl", "restart", "mailkeep-guard.service")]

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from guard_samples import ANNA, BERT, NOON
 
 from mailkeep_server.guard import database as database_module
 from mailkeep_server.guard.database import RECIPIENTS_KEPT, Database
@@ -40,6 +41,26 @@ def path(tmp_path: Path) -> Path:
             writer.execute("INSERT INTO recipients VALUES (?, ?, ?)", (account, key - 50, seen))
             writer.execute("INSERT INTO networks VALUES (?, ?, ?)", (account, f"192.0.2.{key}/32", seen))
     return path
+
+
+def test_what_was_counted_moves_to_a_renamed_account(tmp_path: Path) -> None:
+    database = Database(tmp_path / "guard.db")
+    for account, recipient, network in (
+        (ANNA, 1, "192.0.2.0/24"),
+        (BERT, 1, "192.0.2.0/24"),
+        (BERT, 2, "198.51.100.0/24"),
+    ):
+        database.add_message(NOON, account, 1, 1, network, "Q")
+        database.remember_recipient(NOON, account, recipient)
+        database.remember_network(NOON, account, network)
+        database.add_violation(NOON, account, "refused", "x")
+    database.rename_account(BERT, ANNA)
+    assert [message.account for message in database.messages_since(0)] == [ANNA] * 3
+    assert {violation.account for violation in database.violations_since(0)} == {ANNA}
+    assert database.knows_recipient(ANNA, 2)
+    assert not database.knows_recipient(BERT, 1)
+    assert database.networks_of(ANNA) == {"192.0.2.0/24", "198.51.100.0/24"}
+    database.close()
 
 
 def test_what_has_expired_is_forgotten_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

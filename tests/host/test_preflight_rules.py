@@ -9,7 +9,7 @@ from mailkeep.host.preflight_rules import Verdict, closed_port_warning, judge_ho
 from mailkeep.inventory.passwords import hash_password
 from mailkeep.parts.model import File, Part
 from mailkeep.settings.models import Settings
-from mailkeep_server.account_password import digest_hash
+from mailkeep_server.common.password_digest import digest_hash
 
 DECLARED = {
     "host": {"name": "mail.example.org", "addresses": ["192.0.2.1"]},

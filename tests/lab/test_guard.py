@@ -39,7 +39,23 @@ from mailkeep.lab.site import Site
 from mailkeep_server.common.paths import FREEZE_LIST, GUARD_STATE
 
 # An account for each test, so that no test uses up another's limits.
-NAMES = ("cara", "dora", "emil", "fritz", "gerd", "hanna", "ida", "jan", "karl", "lena", "mia", "nora", "olga", "paul")
+NAMES = (
+    "cara",
+    "dora",
+    "emil",
+    "fritz",
+    "gerd",
+    "hanna",
+    "ida",
+    "jan",
+    "karl",
+    "lena",
+    "mia",
+    "nora",
+    "olga",
+    "paul",
+    "rosa",
+)
 MAX_MESSAGES = 5  # messages in ten minutes
 MAX_RECIPIENTS = 8
 MAX_LOCAL_RECIPIENTS = 3
@@ -75,6 +91,11 @@ class GuardedServer:
         sender = address_of(name)
         text = compose_message(header or sender, to, f"from {name}")
         return deliver_message(self.ip, port, sender, [to], text, login=(sender, self.password))
+
+    def deliver_from_outside(self, address: str, count: int) -> None:
+        for number in range(count):
+            text = compose_message(STRANGER, address, f"from outside, {number}").encode()
+            assert self.outside.send(STRANGER, address, self.ip, text).code == 250
 
     def try_login(self, name: str, port: int) -> str:
         return log_in(self.ip, port, address_of(name), self.password)
@@ -272,11 +293,10 @@ hello
 def test_a_read_receipt_and_a_redirect_leave_and_nothing_else_without_a_sender(guarded: GuardedServer) -> None:
     def submit(sender: str, text: str) -> str:
         session = guarded.open_session("paul")
-        commands = (f"MAIL FROM:<{sender}>", f"RCPT TO:<{OUTSIDE}>", "DATA")
-        for command in commands:
-            answer = send_commands(session, command)
-        assert answer.startswith("354"), answer
-        return send_commands(session, text.replace("\n", "\r\n") + ".")
+        answer = send_commands(session, f"MAIL FROM:<{sender}>", f"RCPT TO:<{OUTSIDE}>")
+        assert is_accepted(answer), answer
+        code, reply = session.data(text)
+        return f"{code} {reply.decode()}"
 
     assert is_accepted(submit("", RECEIPT))
     assert is_accepted(submit("paul@example.test", REDIRECT))
@@ -300,6 +320,72 @@ def test_an_account_writes_as_itself_with_a_name_and_an_extension(guarded: Guard
 def test_without_the_milter_an_account_writes_as_somebody_else(guarded: GuardedServer) -> None:
     with extra_main_cf_line(guarded, "submission_milters = $signing_milter"):
         assert is_accepted(guarded.send_message("ida", header="anna@example.test"))
+
+
+def test_a_password_set_on_the_server_holds_and_no_deploy_brings_the_old_one_back(guarded: GuardedServer) -> None:
+    inventory, rosa = str(guarded.site.settings_file.parent), address_of("rosa")
+    assert is_accepted(guarded.try_login("rosa", IMAPS))
+    password = guarded.run_ctl("passwd", "rosa").splitlines()[1].strip()
+    poll(lambda: is_accepted(log_in(guarded.ip, IMAPS, rosa, password)), 5, "cannot log in by the new password")
+    assert not is_accepted(guarded.try_login("rosa", IMAPS))
+    refused = guarded.site.deploy()
+    assert refused.code == 1
+    assert f"{rosa} got a new password on this server by `mailkeepctl passwd`" in refused.output
+    with pytest.raises(SystemExit) as end:
+        app.app(["account", "passwd", inventory, rosa, "--from-host"])
+    assert end.value.code in (0, None)
+    result = guarded.site.deploy()
+    assert result.code == 0, result.output
+    assert is_accepted(log_in(guarded.ip, IMAPS, rosa, password))
+    assert not is_accepted(guarded.try_login("rosa", IMAPS))
+
+
+def test_a_renamed_account_keeps_mail_uids_counts_and_freeze(guarded: GuardedServer) -> None:
+    inventory, old, new = str(guarded.site.settings_file.parent), address_of("sven"), address_of("svenja")
+    deliver = guarded.deliver_from_outside
+
+    def list_uids(address: str) -> tuple[str, list[str]]:
+        mailbox = open_imap(guarded.ip)
+        mailbox.login(address, guarded.password)
+        validity = str(mailbox.status("INBOX", "(UIDVALIDITY)"))
+        mailbox.select("INBOX")
+        return validity, mailbox.uid("SEARCH", "ALL")[1][0].decode().split()
+
+    deliver(old, 2)
+    assert is_accepted(guarded.send_message("sven"))
+    before = list_uids(old)
+    guarded.run_ctl("freeze", "sven")
+    with pytest.raises(SystemExit) as end:
+        app.app(["account", "rename", inventory, old, new])
+    assert end.value.code in (0, None)
+    early = guarded.server.run(f"mailkeepctl rename {old} {new}", check=False)
+    assert "deploy, then run this again" in early.stderr
+    result = guarded.site.deploy()
+    assert result.code == 0, result.output
+    assert not is_accepted(log_in(guarded.ip, IMAPS, new, guarded.password)), "it is frozen"
+    deliver(new, 1)
+    deliver(old, 1)
+    poll(
+        lambda: "2" in guarded.server.run(f"doveadm mailbox status -u {new} messages INBOX").stdout, 10, "not delivered"
+    )
+    output = guarded.server.run(f"mailkeepctl rename {old} {new}").stdout
+    assert "2 messages that came meanwhile" in output
+    assert guarded.is_frozen("svenja")
+    assert not guarded.is_frozen("sven")
+    guarded.run_ctl("thaw", "svenja")
+    poll(lambda: is_accepted(log_in(guarded.ip, IMAPS, new, guarded.password)), 5, "does not log in")
+    poll(lambda: len(list_uids(new)[1]) == 4, 10, "mail is missing")
+    after = list_uids(new)
+    assert after[0].replace(new, old) == before[0]
+    assert after[1][:2] == before[1]
+    assert guarded.count_used("svenja") == 1
+    assert guarded.count_used("sven") == 0
+    deliver(old, 1)
+    poll(lambda: len(list_uids(new)[1]) == 5, 10, "mail to the old address is missing")
+    source = "maildir:/var/vmail/example.test/svenja/Maildir"
+    guarded.server.run(f"doveadm import -u {address_of('karl')} {source} svenja all")
+    copied = guarded.server.run(f"doveadm mailbox status -u {address_of('karl')} messages 'svenja*'").stdout
+    assert "svenja/INBOX messages=5" in copied.replace(".", "/") or "svenja messages=5" in copied, copied
 
 
 # --- freezes ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from mailkeep.inventory.passwords import hash_password
 from mailkeep_server import account_password, ctl
+from mailkeep_server.common.password_digest import digest_hash
 from mailkeep_server.freezes import freeze_list
 
 ANNA, BERT = "anna@example.org", "bert@example.org"
@@ -52,7 +53,7 @@ def test_only_the_hash_of_the_account_changes_and_the_file_keeps_its_access(user
     assert stat.S_IMODE(users.stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "replaced").stat().st_mode) == 0o600
     digest, _, account = (tmp_path / "replaced").read_text().split()
-    assert (digest, account) == (account_password.digest_hash(OLD), ANNA)
+    assert (digest, account) == (digest_hash(OLD), ANNA)
     assert OLD not in (tmp_path / "replaced").read_text()
     assert (account_password.was_set_here(ANNA), account_password.was_set_here(BERT)) == (True, False)
 
@@ -71,7 +72,7 @@ def test_every_replaced_hash_is_remembered_once(tmp_path: Path) -> None:
     for password_hash in (NEW, OLD, NEW):
         account_password.replace_password(ANNA, password_hash)
     lines = (tmp_path / "replaced").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == [account_password.digest_hash(text) for text in (NEW, OLD)]
+    assert [line.split()[0] for line in lines] == [digest_hash(text) for text in (NEW, OLD)]
 
 
 def test_the_passphrase_is_shown_once_and_sessions_are_cut(doveadm: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from settings_samples import COMPLETE, HASH, Inventory, line_of
 from mailkeep.errors import UserError
 from mailkeep.settings import edit_accounts
 from mailkeep.settings.edit_accounts import AccountRow
-from mailkeep.settings.load import parse_edited_settings, parse_settings
+from mailkeep.settings.load import load_settings, parse_edited_settings, parse_settings
 from mailkeep.settings.models import Settings
 from mailkeep.settings.yaml_reader import SettingsError
 
@@ -39,6 +39,57 @@ def refuse(file: Inventory, *arguments: str, call: object = edit_accounts.add_ac
 
 
 # Adding
+
+
+RENAMED = """\
+# The server.
+host:
+  name: mail.example.org
+  addresses: [192.0.2.1]
+domains: [example.org]
+admin: {addresses: ["anna@example.org"]}
+accounts:
+  - address: anna@example.org  # the boss
+    password: PASSWORD
+    send_as: [info@example.org]
+  - address: bert@example.org
+    password: PASSWORD
+aliases:
+  # for all
+  info@example.org: [bert@example.org, anna@example.org]
+  post@example.org: anna@example.org
+"""
+
+
+def test_a_renamed_account_keeps_its_mail_from_everywhere(tmp_path: Path) -> None:
+    file, old, new = tmp_path / "mail.yml", "anna@example.org", "ann@example.org"
+    file.write_text(RENAMED.replace("PASSWORD", f"'{HASH}'"))
+    before = file.read_text()
+    edit_accounts.rename_account(file, old, new)
+    settings = load_settings(file)
+    assert settings.account_addresses == {new, "bert@example.org"}
+    assert settings.aliases[old] == (new,)
+    assert settings.aliases["info@example.org"] == ("bert@example.org", new)
+    assert settings.aliases["post@example.org"] == settings.admin.addresses == (new,)
+    assert "# the boss" in file.read_text()
+    assert "# for all" in file.read_text()
+    text = file.read_text()
+    for address, other in (
+        (old, "carl@example.org"),
+        ("nobody@example.org", "x@example.org"),
+        (new, "bert@example.org"),
+    ):
+        with pytest.raises(UserError):
+            edit_accounts.rename_account(file, address, other)
+    assert file.read_text() == text
+    for aliases in ("", "aliases: {}\n"):
+        file.write_text(before.partition("aliases:")[0].replace("    send_as: [info@example.org]\n", "") + aliases)
+        if aliases:
+            with pytest.raises(UserError, match="below `aliases:`"):
+                edit_accounts.rename_account(file, old, new)
+        else:
+            edit_accounts.rename_account(file, old, new)
+            assert load_settings(file).aliases == {old: (new,)}
 
 
 def test_an_account_is_added_after_the_last_and_nothing_else_changes(mail_yml: Inventory) -> None:
