@@ -27,7 +27,7 @@ from mailkeep.inventory.credentials import save_relay_password
 from mailkeep.lab import Lab, Server, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import DeployResult, Site
-from mailkeep.parts import alerts, mail_server
+from mailkeep.parts import alerts, logs, mail_server
 from mailkeep.parts.model import File, Part
 
 Boot = Callable[..., Server]
@@ -272,11 +272,11 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         ),
         **{
             f"/etc/systemd/system/{unit}.service.d/mailkeep.conf": (lambda text: text + "Nonsense=1\n", "Unknown key")
-            for unit in ("nftables", "unbound", "opendkim", "dovecot", "postfix", "fail2ban")
+            for unit in ("nftables", "ssh", "unbound", "opendkim", "dovecot", "postfix", "fail2ban")
         },
         **{
             f"/etc/systemd/system/{unit}": (lambda text: text.replace("[Unit]", "[Unit]\nNonsense=1"), "Unknown key")
-            for unit in alerts.UNIT_FILES
+            for unit in (*alerts.UNIT_FILES, logs.SERVICE)
         },
         "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
     },
