@@ -38,6 +38,8 @@ def build_rules(settings: Settings) -> bytes:
         ports=sorted(open_ports(settings)),
         openings=_list_opening_rules(settings),
         relay_is_tried_by_root=may_root_send(settings),
+        max_connections=settings.max_leaving_connections,
+        burst=settings.max_leaving_connections // 4 + 1,
         sets={
             f"{name}{version}": [network for network in networks if network.version == version]
             for name, networks in sets.items()

@@ -193,9 +193,9 @@ def _check_limits(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
 def _check_leaving(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     """Less than the guard lets through would stop honest mail."""
     for name, number in settings.guard.leaving.model_dump(exclude_none=True).items():
-        ceiling = getattr(settings.guard.server, name)
+        ceiling = getattr(settings.guard.server, name.replace("connections", "recipients"))
         if number < ceiling:
-            yield _conflict(("guard", "leaving", name), number, f"at least {ceiling}, which is guard.server.{name}")
+            yield _conflict(("guard", "leaving", name), number, f"at least {ceiling}, which is guard.server's")
 
 
 def _check_tls(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:

@@ -372,6 +372,13 @@ class Leaving(Model):
         description="Recipients elsewhere in any day. Default: twice `guard.server.recipients_per_day`.",
         examples=[20000],
     )
+    connections_per_hour: Count | None = Field(
+        default=None,
+        description="Connections to port 25 elsewhere in any hour, at which the firewall refuses more: also those of a "
+        "program that has become Postfix's user. A quarter of them may come at once. Default: five times "
+        "`recipients_per_hour`.",
+        examples=[20000],
+    )
 
 
 class ListLimits(Model):
@@ -635,6 +642,11 @@ class UncheckedSettings(Model):
             recipients_per_hour=leaving.recipients_per_hour or 2 * server.recipients_per_hour,
             recipients_per_day=leaving.recipients_per_day or 2 * server.recipients_per_day,
         )
+
+    @property
+    def max_leaving_connections(self) -> int:
+        """`guard.leaving.connections_per_hour`, with its default."""
+        return self.guard.leaving.connections_per_hour or 5 * self.max_leaving.recipients_per_hour
 
     @property
     def serves_mta_sts_policy(self) -> bool:

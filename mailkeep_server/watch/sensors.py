@@ -24,6 +24,7 @@ from mailkeep_server.watch.mail_flow import DeliverySensor, QueueSensor
 from mailkeep_server.watch.mail_reserve import MailReserveSensor
 from mailkeep_server.watch.mount_sensor import MountSensor
 from mailkeep_server.watch.processes import ProcessSensor, read_process_state
+from mailkeep_server.watch.refused_connections import RefusedConnections
 from mailkeep_server.watch.relay_sensor import RelaySensor
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
@@ -193,6 +194,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         DiskSensor(config.max_disk_percent),
         MountSensor(DiskSensor.DIRECTORIES),
         MailReserveSensor(),
+        RefusedConnections(),
         QueueSensor(config.max_queued_messages, deliveries),
         deliveries,
         *([RelaySensor(config.relay.host)] if config.relay else ()),

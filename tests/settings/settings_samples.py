@@ -50,7 +50,7 @@ guard:
     networks_per_hour: 6
   server: {recipients_per_hour: 1500, recipients_per_day: 8000}
   local: {recipients_per_hour: 60, recipients_per_day: 300}
-  leaving: {recipients_per_hour: 3100, recipients_per_day: 17000}
+  leaving: {recipients_per_hour: 3100, recipients_per_day: 17000, connections_per_hour: 9000}
   forwards: {recipients_per_hour: 70, recipients_per_day: 400}
   lists: {recipients_per_hour: 80, recipients_per_day: 450, messages_per_hour: 3, messages_per_day: 12}
   freeze:

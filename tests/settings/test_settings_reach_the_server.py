@@ -177,6 +177,7 @@ EXAMPLES: dict[str, Example] = {
     **_limit_examples("guard.local", {"recipients_per_hour": 61, "recipients_per_day": 301}),
     "guard.leaving.recipients_per_hour": Example(3101, (WATCH,)),
     "guard.leaving.recipients_per_day": Example(17001, (WATCH,)),
+    "guard.leaving.connections_per_hour": Example(9001, (FIREWALL,)),
     **_limit_examples("guard.forwards", {"recipients_per_hour": 71, "recipients_per_day": 401}),
     **_limit_examples(
         "guard.lists",

@@ -27,6 +27,13 @@ REFUSED = [
         "7999",
         "at least 8000",
     ),
+    (
+        "connections_per_hour: 9000",
+        "connections_per_hour: 99",
+        "guard.leaving.connections_per_hour",
+        "99",
+        "at least 1500",
+    ),
     ("messages_per_hour: 3,", "messages_per_hour: 0,", "guard.lists.messages_per_hour", "0", "from 1 to"),
     (
         "recipients_per_hour: 70,",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mailkeep_server.watch import leaving
+from mailkeep_server.watch import leaving, refused_connections
 from mailkeep_server.watch.leaving import DAY, HOUR, STEP, LeavingSensor, hold_leaving
+from mailkeep_server.watch.refused_connections import RefusedConnections
 
 SENT = (
     "4dGk0001: to=<{to}>, relay=mx.outside.test[192.0.2.9]:25, delay=0.1, delays=0/0/0/0.1, dsn=2.0.0, status={status}"
@@ -90,3 +91,24 @@ def test_mail_to_others_is_put_on_hold_and_listed_but_alerts_go_on(
     assert hold_leaving(OWN, {"you@example.net"}) == 2
     assert commands == [("postsuper", "-h", "-", "OUT\nBOTH\n")]
     assert (tmp_path / "stopped").read_text() == "OUT\nBOTH\n"
+
+
+# --- connections that the firewall refuses ----------------------------------------------------------------------------
+
+
+def list_chain(packets: int, comment: str = "leaving") -> str:
+    expressions = [{"match": {}}, {"counter": {"packets": packets, "bytes": 60 * packets}}, {"reject": {}}]
+    other = {"rule": {"expr": [{"counter": {"packets": 7, "bytes": 420}}]}}
+    rule = {"rule": {"comment": comment, "expr": expressions}}
+    return json.dumps({"nftables": [{"metainfo": {}}, {"chain": {"name": "output"}}, other, rule]})
+
+
+def test_connections_that_the_firewall_refuses_are_a_trouble_while_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    listings = iter(
+        [list_chain(3), list_chain(3), list_chain(10), list_chain(10), list_chain(0), list_chain(5, "other")]
+    )
+    monkeypatch.setattr(refused_connections, "run", lambda *_: next(listings))
+    sensor = RefusedConnections()
+    texts = [[text for text, _ in sensor.find_troubles().values()] for _ in range(6)]
+    assert [len(sample) for sample in texts] == [0, 0, 1, 0, 0, 0]
+    assert "port 25 elsewhere: 7 in 30 seconds" in texts[2][0]

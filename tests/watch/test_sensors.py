@@ -288,7 +288,7 @@ def test_every_bound_of_the_configuration_reaches_its_sensor(config: WatchConfig
     built = {sensor.name: sensor for sensor in build_sensors(config, tmp_path / "jails.json", DeliverySensor())}
     assert {*built} == {
         *("unit", "process", "signing", "resolver", "fail2ban", "logins", "firewall", "proof", "dns", "disk", "queue"),
-        *("delivery", "mailbox", "address", "mount", "reserve", "certificate"),
+        *("delivery", "mailbox", "address", "mount", "reserve", "certificate", "connections"),
     }
     values = vars(built["disk"]) | vars(built["queue"]) | vars(built["certificate"])
     assert (values["max_percent"], values["max_messages"], values["min_days"]) == (85, 10, 14)
