@@ -19,11 +19,12 @@ class RefusedConnections(Sensor):
         """By the rule's counter, at the last sample."""
 
     def find_troubles(self) -> Troubles:
-        before, self.refused = (
-            self.refused,
-            read_counter(run("nft", "-j", "list", "chain", "inet", "mailkeep", "output")),
-        )
-        if before is None or self.refused <= before:  # a reload of the firewall begins anew
+        before = self.refused
+        try:
+            self.refused = read_counter(run("nft", "-j", "list", "chain", "inet", "mailkeep", "output"))
+        except RuntimeError:  # without its table, the firewall itself is a trouble, which its sensor tells
+            self.refused = None
+        if before is None or self.refused is None or self.refused <= before:  # a reload begins anew
             return {}
         text = (
             f"The firewall refuses connections to port 25 elsewhere: {self.refused - before} in {self.interval:.0f} "

@@ -40,6 +40,7 @@ from mailkeep_server.watch import (
     mail_reserve,
     mount_sensor,
     processes,
+    refused_connections,
     saved_state,
     sensors,
 )
@@ -228,6 +229,7 @@ def connect_sources(machine: Machine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sensors, "run", machine.show_units)
     patch.setattr(sensors, "os", machine)
     patch.setattr(firewall_sensors, "run", machine.list_rules)
+    patch.setattr(refused_connections, "run", machine.list_rules)
     patch.setattr(nft_generation, "read_generation", lambda: machine.generation)
     patch.setattr(firewall_sensors, "find_interface", lambda: "eth0")
     patch.setattr(mail_flow.QueueSensor, "SPOOL", directory / "spool")
