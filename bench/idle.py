@@ -7,6 +7,7 @@ Builds the demonstration's server in the lab and leaves it alone. A wake-up is a
 """
 
 import argparse
+import json
 import time
 
 import fresh
@@ -26,15 +27,24 @@ UNITS = (
 )
 SETTLE_SECONDS = 60
 """The first proof of the jails, and the first look at everything, come right after the start."""
-READ_UNIT = r"""
-group=/sys/fs/cgroup$(systemctl show -p ControlGroup --value "$1")
-awk '$1 == "usage_usec" { print $2 }' "$group/cpu.stat"
-find "$group" -name cgroup.threads -exec cat {} + | while read -r thread; do
-    awk '/^voluntary_ctxt/ { print $2 }' "/proc/$thread/status" 2>/dev/null
-done | awk '{ sum += $1 } END { print sum + 0 }'
-find "$group" -name cgroup.procs -exec cat {} + | while read -r process; do
-    awk '/^Pss:/ { print $2 }' "/proc/$process/smaps_rollup" 2>/dev/null
-done | awk '{ sum += $1 } END { print sum + 0 }'
+READ_UNITS = r"""
+import collections, json, os, pathlib, re
+tick = os.sysconf("SC_CLK_TCK")
+units = collections.defaultdict(lambda: [0, 0, 0])
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        unit = re.search(r"/system\.slice/(?:.*/)?([^/\n]+\.service)", (process / "cgroup").read_text())
+        statistics = (process / "stat").read_text().rpartition(")")[2].split()
+        switches = [path.read_text() for path in process.glob("task/*/status")]
+        memory = (process / "smaps_rollup").read_text()
+    except OSError:
+        continue
+    if unit:
+        numbers = units[unit[1]]
+        numbers[0] += sum(map(int, statistics[11:15])) / tick  # its ended children's, too
+        numbers[1] += sum(int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M)[1]) for text in switches)
+        numbers[2] += int(re.search(r"^Pss:\s+(\d+)", memory, re.M)[1])
+print(json.dumps(units))
 """
 
 
@@ -46,19 +56,20 @@ def main() -> None:
     with fresh.fresh_lab("bench-idle") as lab:
         server = fresh.build_server(lab).server
         time.sleep(SETTLE_SECONDS)
-        before = {unit: read_unit(server, unit) for unit in UNITS}
+        before = read_units(server)
         time.sleep(60 * options.minutes)
-        after = {unit: read_unit(server, unit) for unit in UNITS}
+        after = read_units(server)
     print(f"{'unit':25} {'CPU a minute':>12} {'wake-ups a minute':>18} {'memory (PSS)':>13}")
     for unit in UNITS:
-        processor_time, wake_ups = ((after[unit][field] - before[unit][field]) / options.minutes for field in (0, 1))
-        print(f"{unit:25} {processor_time / 1e6:>10.2f} s {wake_ups:>18.0f} {after[unit][2] / 1024:>10.1f} MB")
+        seconds, wake_ups = ((after[unit][field] - before[unit][field]) / options.minutes for field in (0, 1))
+        print(f"{unit:25} {seconds:>10.2f} s {wake_ups:>18.0f} {after[unit][2] / 1024:>10.1f} MB")
     print(f"(goal: at most {MAX_WATCH_SECONDS} s a minute of {WATCH})")
 
 
-def read_unit(server: Server, unit: str) -> list[int]:
-    """Processor time so far in microseconds, wake-ups so far, and the proportional set size in KiB."""
-    return [int(line) for line in server.run(f"set -- {unit}\n{READ_UNIT}").stdout.split()]
+def read_units(server: Server) -> dict[str, list[float]]:
+    """By unit: processor seconds so far, wake-ups so far, and the proportional set size in KiB."""
+    units: dict[str, list[float]] = json.loads(server.run("python3 -", stdin=READ_UNITS).stdout)
+    return units
 
 
 if __name__ == "__main__":
