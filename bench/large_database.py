@@ -1,6 +1,8 @@
 # ruff: noqa: S311 - random rows, not secrets
-"""The guard with millions of messages and recipients: seconds until it answers, its memory, the time of its answers,
-and the longest pause while it forgets what has expired.
+"""The guard with millions of messages and recipients.
+
+It prints the seconds until the guard answers, its memory, the time of its answers, and the longest pause while it
+forgets what has expired.
 
 Usage: .venv/bin/python bench/large_database.py [--messages N] [--recipients N] [--expired PER_CENT]
 """

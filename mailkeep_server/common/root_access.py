@@ -21,7 +21,7 @@ from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.paths import KNOWN_ACCESS
 
 COMMAND_TIMEOUT = 20.0  # seconds
-FIND_TIMEOUT = 5  # seconds; on a large disk, the programs found until then, and INCOMPLETE
+FIND_TIMEOUT = 10  # seconds; on a large disk, the programs found until then, and INCOMPLETE
 RECORD_FIND_TIMEOUT = 60  # seconds; only the first deploy records
 TIMED_OUT = 124  # timeout(1), EXIT STATUS
 INCOMPLETE = "incomplete:setuid"

@@ -168,8 +168,10 @@ class AttackRun:
         """
         user = self.job["login"][0]
         accepted: list[str] = []
+        is_taken = False
 
         def run_transaction() -> str:
+            nonlocal is_taken
             smtp.rset()
             require_code(smtp.mail(self.job["envelope"] or user))
             refusal = None
@@ -183,13 +185,13 @@ class AttackRun:
             if refusal and (not accepted or str(refusal).startswith(CLOSED)):
                 raise refusal
             require_code(smtp.data(make_message(self.job["author"] or user, number)))
+            is_taken = True
             if refusal:
                 raise refusal
             return "250"
 
         answer = answer_of(run_transaction)
-        is_sent = answer.startswith("250") or (answer.startswith("450") and accepted)
-        return answer, len(accepted) if is_sent else 0
+        return answer, len(accepted) if is_taken else 0
 
     def make_recipients(self, number: int) -> list[str]:
         """New recipients for each message. Every fourth has a recipient whose server answers "later", as most did in
