@@ -5,7 +5,7 @@ from pyinfra.api.exceptions import PyinfraError
 
 from mailkeep.errors import UserError
 from mailkeep.host.operations import converge_host
-from mailkeep.host.preflight import run_preflight
+from mailkeep.host.preflight import declare_state, run_preflight
 from mailkeep.inventory import hosts, secrets
 from mailkeep.parts import mail_server
 from mailkeep.settings.load import load_settings
@@ -23,4 +23,4 @@ def deploy_host() -> None:
     except UserError as error:
         raise PyinfraError(str(error)) from None  # pyinfra prints it, without a traceback
     run_preflight(settings, parts)
-    converge_host(parts)
+    converge_host(parts, declare_state(settings, parts))

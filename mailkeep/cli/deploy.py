@@ -4,13 +4,16 @@ import os
 import subprocess
 from getpass import getuser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out, print_notes
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
+
+if TYPE_CHECKING:
+    from mailkeep.host.deployment import Options
 
 commands = typer.Typer()
 
@@ -53,10 +56,15 @@ def deploy_inventory(
     ] = False,
     resolver: Resolver = "",
     full: Full = False,
+    allow_older: Annotated[
+        bool,
+        typer.Option("--allow-older", help="Deploy this inventory although it undoes what a newer one has deployed."),
+    ] = False,
     home: Home = None,
 ) -> None:
     """Make the host what mail.yml says, verify it, and check its DNS records. Safe to repeat."""
     from mailkeep.dns import report as dns_report
+    from mailkeep.host.deployment import Options
     from mailkeep.inventory import secrets
 
     directory, settings = open_inventory(name, home)
@@ -69,26 +77,28 @@ def deploy_inventory(
     host_names = hosts.read_hosts(directory)  # UserError for an invalid inventory.py, before anything connects
     refuse_nameless_user()
     verify = not no_verify and not as_json
+    options = Options(adopt=adopt, allow_older=allow_older)
     if len(host_names) > 1 and not full:
         from mailkeep.verify import rollout
 
-        if not rollout.deploy_and_report(directory, adopt=adopt, verify=verify, as_json=as_json):
+        if not rollout.deploy_and_report(directory, options=options, verify=verify, as_json=as_json):
             raise typer.Exit(1)
     else:
-        run_pyinfra(directory, as_json=as_json, adopt=adopt)
+        run_pyinfra(directory, options, as_json=as_json)
         if verify:
             verify_servers(name, full=full, home=home)
     if verify:
         dns_report.print_reminder(settings, keys, resolver, f"mailkeep dns {hosts.inventory_label(directory)} --check")
 
 
-def run_pyinfra(directory: Path, *, as_json: bool, adopt: bool) -> None:
+def run_pyinfra(directory: Path, options: "Options", *, as_json: bool) -> None:
     """Deploy by pyinfra's program, with all its output. Exits with its code when it fails."""
     from mailkeep.host import plan as host_plan
 
-    options = [*(["--json"] if as_json else []), *(["--data", "adopt=true"] if adopt else [])]
+    data = [word for name in options.as_data() for word in ("--data", f"{name}=true")]
+    words = [*(["--json"] if as_json else []), *data]
     stdout = subprocess.PIPE if as_json else None
-    process = subprocess.run(hosts.pyinfra_command(directory, *options), check=False, text=True, stdout=stdout)
+    process = subprocess.run(hosts.pyinfra_command(directory, *words), check=False, text=True, stdout=stdout)
     print(process.stdout or "", end="")
     if process.returncode:
         host_plan.explain_failure(directory, json=as_json and not process.stdout)

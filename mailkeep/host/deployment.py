@@ -4,7 +4,7 @@ pyinfra's program makes all hosts wait for each other, at the connection and at 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pyinfra.api import Host
@@ -15,12 +15,27 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 
 from mailkeep.host import connection
 from mailkeep.host.operations import converge_host
-from mailkeep.host.preflight import run_preflight
+from mailkeep.host.preflight import declare_state, run_preflight
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
 
 Status = Literal["success", "no_change", "error"]
 """pyinfra's words: `success` is a change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`adopt`: another mail server may be replaced. `allow_older`: what a newer inventory brought may be undone."""
+
+    adopt: bool = False
+    allow_older: bool = False
+
+    def as_data(self) -> dict[str, object]:
+        """As pyinfra's `--data` gives them to the deploy."""
+        return {name: True for name, value in asdict(self).items() if value}
+
+
+NO_OPTIONS = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +67,10 @@ class Deployment:
 
 
 def deploy_to_host(
-    name: str, data: dict[str, object], settings: Settings, parts: tuple[Part, ...], *, adopt: bool = False
+    name: str, data: dict[str, object], settings: Settings, parts: tuple[Part, ...], *, options: Options = NO_OPTIONS
 ) -> Deployment:
     """Make the host what the parts say. Call it in a process of its own: pyinfra knows one state at a time."""
-    if adopt:
-        data = {**data, "adopt": True}
+    data = {**data, **options.as_data()}
     operations: list[tuple[str, Status]] = []
     error = ""
     with connection.collect_log(name) as log:
@@ -79,7 +93,7 @@ def _run_operations(host: Host, settings: Settings, parts: tuple[Part, ...]) -> 
     state.set_stage(StateStage.Prepare)
     with ctx_config.use(state.config.copy()), ctx_host.use(host):
         run_preflight(settings, parts)
-        converge_host(parts)
+        converge_host(parts, declare_state(settings, parts))
         state.set_stage(StateStage.Execute)
         state.is_executing = True
         for key in state.get_op_order():  # type: ignore[no-untyped-call]

@@ -16,21 +16,22 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep.host import diff
+from mailkeep.host import deploy_history, diff
 from mailkeep.host.diff import FileChange
-from mailkeep.host.preflight import needs_sudo
+from mailkeep.host.preflight import needs_sudo, read_history
 from mailkeep.host.snapshot import NEW_SUFFIX, PENDING, POLICY_RC_D, RUN, Snapshot, SnapshotFact
 from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep.host.stopped_units import BRING_BACK, BRING_BACK_IF_IT_FAILS, STOP_REPLACED
 from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part
-from mailkeep_server.common.paths import KNOWN_ACCESS, STOPPED_UNITS
+from mailkeep_server.common.paths import DEPLOY_HISTORY, KNOWN_ACCESS, STOPPED_UNITS
 
 Commands = Generator[StringCommand, None, None]
 Parts = tuple[Part, ...]
 
 LEFTOVERS, PACKAGES, USERS = "Leftovers of an interrupted run", "Packages", "System users"
 ACCESS, SETTLE = "Who can become root", "What was stopped is replaced"
+HISTORY = "Which inventory was deployed"
 FILES = "Files: checked, then put in place"
 STAGE = f"{RUN}/stage"
 """Holds the changed files while they are checked. A tmpfs that only the committing process sees, and that ends with
@@ -39,8 +40,9 @@ LOCK_TIMEOUT = 600  # seconds for another deploy to end
 MAX_APT_WAITS = 300  # of a second each, for another program to release a lock of apt's or dpkg's
 
 
-def converge_host(parts: Parts) -> None:
-    """Declare the operations that make `parts` true on the current host."""
+def converge_host(parts: Parts, declared: deploy_history.DeclaredState | None = None) -> None:
+    """Declare the operations that make `parts` true on the current host. With `declared`, the host keeps what was
+    deployed."""
     sudo = needs_sudo()
     clear_leftovers(parts=parts, name=LEFTOVERS, _sudo=sudo)
     install_packages(parts=parts, name=PACKAGES, _sudo=sudo)
@@ -51,6 +53,8 @@ def converge_host(parts: Parts) -> None:
             activate_units(parts=parts, part=part, name=f"{part.name}: services", _sudo=sudo)
     record_root_access(parts=parts, name=ACCESS, _sudo=sudo)
     forget_stopped_units(parts=parts, name=SETTLE, _sudo=sudo)
+    if declared:
+        record_inventory(declared=declared, name=HISTORY, _sudo=sudo)
 
 
 def read_snapshot(parts: Parts) -> Snapshot:
@@ -328,6 +332,22 @@ def forget_stopped_units(parts: Parts) -> Commands:
     if diff.has_stopped_units(read_snapshot(parts)):
         yield _script(_LOCK, f"rm -f {STOPPED_UNITS}")
         forget_snapshot()
+
+
+@operation()
+def record_inventory(declared: deploy_history.DeclaredState) -> Commands:
+    """Last: a later deploy from an older inventory is then noticed."""
+    history = read_history()
+    if history is not None and not deploy_history.is_recorded(history, declared):
+        yield StringCommand(
+            _join_lines(
+                "set -eu",
+                _LOCK,
+                f"install -d -m 755 {DEPLOY_HISTORY.rpartition('/')[0]}",
+                f"umask 077; cat > {DEPLOY_HISTORY}.new; mv {DEPLOY_HISTORY}.new {DEPLOY_HISTORY}",
+            ),
+            _stdin=deploy_history.add_state(history, declared).splitlines(),
+        )
 
 
 _ACT = f"""

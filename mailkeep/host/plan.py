@@ -16,7 +16,7 @@ from typing import Any
 from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep.host import connection, diff, each_host, operations, plan_report, preflight
+from mailkeep.host import connection, deploy_history, diff, each_host, operations, plan_report, preflight, takeover
 from mailkeep.host.diff import FileChange
 from mailkeep.host.plan_report import Change, HostPlan
 from mailkeep.host.preflight_facts import PASSED_MARK, HostFacts, LoginFact
@@ -28,7 +28,7 @@ from mailkeep.parts import mail_server, server_package
 from mailkeep.parts.model import Directory, File, Part, Unit
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
-from mailkeep_server.common.paths import STOPPED_UNITS
+from mailkeep_server.common.paths import DEPLOY_HISTORY, STOPPED_UNITS
 
 Parts = tuple[Part, ...]
 MAX_DIFF_BYTES = 200_000  # of a live file; ours are far smaller
@@ -80,12 +80,14 @@ class _DeclaredHost:
     data: dict[str, object]
     settings: Settings
     parts: Parts
+    state: deploy_history.DeclaredState
 
 
 def _load_host(name: str, data: dict[str, object]) -> _DeclaredHost:
     file = hosts.settings_path(name, data)
     settings = load_settings(file)
-    return _DeclaredHost(data, settings, mail_server.build_parts(settings, secrets.load_secrets(settings, file.parent)))
+    parts = mail_server.build_parts(settings, secrets.load_secrets(settings, file.parent))
+    return _DeclaredHost(data, settings, parts, deploy_history.declare_state(file, settings, parts))
 
 
 def explain_failure(inventory: Path, *, json: bool = False) -> None:
@@ -123,14 +125,20 @@ def _plan_host(host: Host, declared: _DeclaredHost, adopt: bool) -> HostPlan:
     facts, verdict = preflight.examine_host(declared.settings, login, read, adopt=adopt, can_ask=can_ask)
     if verdict.problems or facts is None:
         return HostPlan(problems=verdict.problems, warnings=verdict.warnings)
+    warnings, history = verdict.warnings, deploy_history.parse_history(facts.deploy_history)
+    if older := deploy_history.describe_undone(history, declared.state):
+        warnings = (f"A deploy would refuse. {older}", *warnings)
     actual = read(SnapshotFact, parts=declared.parts)
     changes = [change for part in declared.parts for change in diff.changed_files(part, actual)]
     shown = [change.file.path for change in changes if _may_show(change, actual)]
     live = read(FileContents, paths=shown) if shown else {}
-    return HostPlan(
-        warnings=verdict.warnings,
-        changes=(*_takeover_changes(facts), *list_changes(declared.parts, actual, live)),
-    )
+    plan = (*_takeover_changes(facts), *list_changes(declared.parts, actual, live))
+    if not deploy_history.is_recorded(history, declared.state):
+        plan = (*plan, Change(operations.HISTORY, f"write into {DEPLOY_HISTORY} what was deployed"))
+    losses: tuple[str, ...] = ()
+    if is_takeover(facts) and (facts.other_mtas or facts.foreign_files):
+        losses = takeover.describe_losses(declared.settings, declared.parts, facts, read(takeover.TakeoverFact), actual)
+    return HostPlan(warnings=warnings, changes=plan, losses=losses)
 
 
 def _read_fact(host: Host, fact: type[FactBase[Any]], sudo: bool = False, **arguments: Any) -> Any:

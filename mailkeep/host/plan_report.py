@@ -29,6 +29,7 @@ class Change:
 class HostPlan:
     """The changes that a deploy would make to a host, or the reasons why it would make none.
 
+    `losses` are those of a takeover, a line for each kind.
     For its `problems` a deploy would refuse the host; the `error` kept Mailkeep from reading its state.
     """
 
@@ -36,6 +37,7 @@ class HostPlan:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
+    losses: tuple[str, ...] = ()
 
 
 def print_host_plan(name: str, plan: HostPlan) -> None:
@@ -47,6 +49,7 @@ def print_host_plan(name: str, plan: HostPlan) -> None:
         refusal = Verdict(plan.problems).refusal(name)
         err.print(Text(f"{name}: {plan.error}" if plan.error else refusal, "red"))
         return
+    _print_losses(out, name, plan.losses)
     out.print(Text(f"{name}: {_count_changes(plan.changes)}", "bold"))
     _print_changes(out, plan.changes)
 
@@ -70,6 +73,8 @@ def print_broken_and_changes(plans: Mapping[str, HostPlan]) -> None:
     for problems, names in group_hosts((name, plan.problems) for name, plan in plans.items()).items():
         if problems:
             err.print(Text(Verdict(problems).refusal(list_names(names)), "red"))
+    for losses, names in group_hosts((name, plan.losses) for name, plan in plans.items()).items():
+        _print_losses(out, list_names(names), losses)
     for changes, names in group_hosts((name, plan.changes) for name, plan in plans.items()).items():
         if changes:
             out.print(Text(f"Changes on {list_names(names)}:", "bold"))
@@ -117,6 +122,13 @@ def _print_changes(out: Console, changes: tuple[Change, ...]) -> None:
         out.print(Text(f"    {change.action}"))
         for line in change.diff.splitlines():
             out.print(Text(f"      {line}", _DIFF_STYLES.get(line[:1], "")))
+
+
+def _print_losses(out: Console, name: str, losses: tuple[str, ...]) -> None:
+    if losses:
+        out.print(Text(f"{name}: after this deploy, these are gone, since mail.yml does not declare them:", "bold red"))
+        for line in losses:
+            out.print(Text(f"  {line}"))
 
 
 def _count_changes(changes: tuple[Change, ...]) -> str:

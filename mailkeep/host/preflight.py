@@ -12,7 +12,7 @@ from typing import Any, cast
 from pyinfra import host, logger
 from pyinfra.api import StringCommand, operation
 
-from mailkeep.host import preflight_rules
+from mailkeep.host import deploy_history, preflight_rules
 from mailkeep.host.preflight_facts import (
     PASSED_MARK,
     ConnectFact,
@@ -25,6 +25,7 @@ from mailkeep.host.preflight_facts import (
 from mailkeep.host.preflight_rules import BACKUPS, Verdict
 from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep.host.stopped_units import BRING_BACK_NOW
+from mailkeep.inventory import hosts
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
 
@@ -78,11 +79,26 @@ def run_preflight(settings: Settings, parts: tuple[Part, ...]) -> None:
         _preflight(settings=settings, parts=parts, login=login, name=OPERATION, _sudo=sudo)
 
 
+def declare_state(settings: Settings, parts: tuple[Part, ...]) -> deploy_history.DeclaredState:
+    """What is about to be deployed to the current host."""
+    return deploy_history.declare_state(hosts.settings_path(host.name, host.data), settings, parts)
+
+
+def read_history() -> deploy_history.History | None:
+    """The current host's history of deploys, as the preflight read it. None without a preflight."""
+    return cast(deploy_history.History | None, host.connector_data.get("mailkeep history"))
+
+
 @operation()
 def _preflight(settings: Settings, parts: tuple[Part, ...], login: Login) -> Generator[StringCommand, None, None]:
     adopt = bool(host.data.get("adopt"))
     can_ask, read_fact = can_ask_password(host.data), partial(host.get_fact, _timeout=COMMAND_TIMEOUT)
     facts, verdict = examine_host(settings, login, read_fact, adopt=adopt, can_ask=can_ask)
+    if facts is not None:
+        history = host.connector_data["mailkeep history"] = deploy_history.parse_history(facts.deploy_history)
+        older = deploy_history.describe_undone(history, declare_state(settings, parts))
+        if older and not host.data.get("allow_older"):
+            verdict = Verdict((*verdict.problems, older), verdict.warnings)
     for warning in verdict.warnings:
         host.log(warning, logger.warning)
     if verdict.problems or facts is None:

@@ -16,7 +16,7 @@ from pyinfra.api import FactBase
 
 from mailkeep.parts import firewall, web
 from mailkeep.settings.models import Settings
-from mailkeep_server.common.paths import REPLACED_PASSWORDS, STOPPED_UNITS
+from mailkeep_server.common.paths import DEPLOY_HISTORY, REPLACED_PASSWORDS, STOPPED_UNITS
 
 FILE_MARK = "Written by Mailkeep"
 """In the first line of each of our configuration files."""
@@ -97,6 +97,7 @@ class HostFacts:
     the default route. `jail_files` are fail2ban's files that Mailkeep did not write, by path and text.
     `replaced_passwords` are lines `DIGEST TIME ACCOUNT` of hashes that `mailkeepctl passwd` has replaced.
     `stopped_units` are those that a deploy has stopped to replace their packages, and that has not ended.
+    `deploy_history` is the text of the file of that name.
     """
 
     system: str
@@ -124,6 +125,7 @@ class HostFacts:
     jail_files: tuple[tuple[str, str], ...] = ()
     stopped_units: tuple[str, ...] = ()
     replaced_passwords: tuple[str, ...] = ()
+    deploy_history: str = field(repr=False, default="")
 
 
 _READ_STATE = f"""
@@ -147,6 +149,7 @@ bash -c 'exec 3<>/dev/udp/::1/9' 2>&1 | grep -q 'family not supported' && echo '
 [ -d {PASSED_MARK} ] && echo 'has passed'
 sed 's/^/stopped /' {STOPPED_UNITS}
 sed 's/^/replaced /' {REPLACED_PASSWORDS}
+sed 's/^/history =/' {DEPLOY_HISTORY}
 [ -e {web.UNIT} ] && echo 'has web'
 grep -qs '{FILE_MARK}' /etc/resolv.conf && echo 'has resolver'
 nft -j -t list ruleset | sed 's/^/nft /'
@@ -228,6 +231,7 @@ def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
         has_ipv6="no-ipv6" not in flags,
         jail_files=tuple(_read_jail_files(lines)),
         replaced_passwords=tuple(values.get("replaced", ())),
+        deploy_history="\n".join(line.removeprefix("=") for line in values.get("history", ())),
         stopped_units=tuple(
             line.removeprefix("unit ") for line in values.get("stopped", ()) if line.startswith("unit ")
         ),

@@ -237,7 +237,7 @@ def _warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
                 )
 
 
-def _listeners_cut_off(settings: Settings, facts: HostFacts) -> list[Listener]:
+def list_listeners_cut_off(settings: Settings, facts: HostFacts) -> list[Listener]:
     """Those that strangers reach until the first deploy, and that its firewall or configuration does not let in."""
     if facts.is_built:
         return []
@@ -268,7 +268,7 @@ def _is_loopback(address: str) -> bool:
 def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
     if not facts.is_built:
         yield from foreign_firewalls.describe_forwarding(settings, facts.nft_ruleset, facts.iptables_rules)
-    listeners = _listeners_cut_off(settings, facts)
+    listeners = list_listeners_cut_off(settings, facts)
     if forwarded := [listener for listener in listeners if DOCKER_PROXY in listener.programs]:
         yield (
             f"After the deploy, strangers still reach: {_join(forwarded)}. The reason: docker forwards these packets "

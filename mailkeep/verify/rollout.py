@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep.host import each_host
-from mailkeep.host.deployment import Deployment, deploy_to_host
+from mailkeep.host.deployment import NO_OPTIONS, Deployment, Options, deploy_to_host
 from mailkeep.host.ssh_connection import DEPLOY_TIMEOUT
 from mailkeep.verify import hosts_report, verification
 from mailkeep.verify.hosts_report import HostReport
@@ -16,7 +16,9 @@ from mailkeep.verify.outcome import Outcome
 from mailkeep.verify.target import Target, encode_probe
 
 
-def deploy_and_report(inventory: Path, *, adopt: bool = False, verify: bool = True, as_json: bool = False) -> bool:
+def deploy_and_report(
+    inventory: Path, *, options: Options = NO_OPTIONS, verify: bool = True, as_json: bool = False
+) -> bool:
     """Deploy to all hosts of an inventory directory, verify them, and print a line for each, or JSON.
 
     Returns whether every deploy succeeded and no check failed. Raises UserError, before any host is touched, when the
@@ -24,7 +26,7 @@ def deploy_and_report(inventory: Path, *, adopt: bool = False, verify: bool = Tr
     """
     start, reports = time.monotonic(), []
     targets = verification.load_targets(inventory)
-    for report in deploy_each(targets, adopt=adopt, verify=verify):
+    for report in deploy_each(targets, options=options, verify=verify):
         reports.append(report)
         if not as_json:
             hosts_report.print_line(report)
@@ -38,7 +40,9 @@ def deploy_and_report(inventory: Path, *, adopt: bool = False, verify: bool = Tr
     return all(report.has_passed for report in reports)
 
 
-def deploy_each(targets: Sequence[Target], *, adopt: bool = False, verify: bool = True) -> Iterator[HostReport]:
+def deploy_each(
+    targets: Sequence[Target], *, options: Options = NO_OPTIONS, verify: bool = True
+) -> Iterator[HostReport]:
     """Yields the report of each host as it is ready."""
     encode_probe()  # once, before the processes are forked
     target_by_name = {target.name: target for target in targets}
@@ -46,7 +50,7 @@ def deploy_each(targets: Sequence[Target], *, adopt: bool = False, verify: bool 
     def deploy_and_verify(name: str) -> tuple[Deployment, list[Outcome]]:
         target = target_by_name[name]
         data = dict(target.remote.data)
-        deployment = deploy_to_host(name, data, target.settings, target.parts, adopt=adopt)
+        deployment = deploy_to_host(name, data, target.settings, target.parts, options=options)
         outcomes = verification.verify_target(target) if verify and deployment.succeeded else []
         return deployment, outcomes
 

@@ -10,6 +10,8 @@ KNOWN_ACCESS = "/var/lib/mailkeep/root-access.json"
 REPLACED_PASSWORDS = "/var/lib/mailkeep/replaced-passwords"
 """Digests of the password hashes that `mailkeepctl passwd` has replaced: no deploy brings one of them back."""
 DOVECOT_USERS = "/etc/dovecot/users"
+DEPLOY_HISTORY = "/var/lib/mailkeep/deploy-history.json"
+"""The inventories that were deployed last: who deployed them, and digests of what they declare."""
 STOPPED_UNITS = "/var/lib/mailkeep/stopped-units"
 """Units that a deploy has stopped to replace their packages, until it has ended: lines `unit NAME`, `package NAME`."""
 

@@ -1,0 +1,170 @@
+"""Which inventories a server was deployed from. So an older one is noticed: of an administrator who has not pulled, or
+from a backup.
+
+The server keeps the last states as items: a name for people, such as `the account anna@example.org`, and a value. What
+a deploy would set back to a value of an earlier state, it would undo. A new value is an edit, and undoes nothing.
+"""
+
+import hashlib
+import json
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from getpass import getuser
+from pathlib import Path
+
+from mailkeep.parts import dovecot
+from mailkeep.parts.model import Part
+from mailkeep.settings.models import Settings
+
+Items = Mapping[str, str]
+MAX_STATES = 50
+MAX_NAMES = 8  # of undone items in a message
+_DIGITS = 12
+_PASSWORD = "the password of "  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedState:
+    """One deploy: `blob` is git's name of the mail.yml, `origin` that of this copy of the inventory. `changed` has the
+    items that differ from the state before; None: gone. In the first state, it has all."""
+
+    time: str
+    by: str
+    blob: str
+    origin: str
+    changed: dict[str, str | None]
+
+
+History = tuple[DeployedState, ...]
+"""From the oldest to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredState:
+    """The inventory that is about to be deployed."""
+
+    settings_file: Path
+    items: Items
+
+
+def declare_state(settings_file: Path, settings: Settings, parts: Iterable[Part]) -> DeclaredState:
+    return DeclaredState(settings_file.resolve(), _describe_items(settings, parts))
+
+
+def _describe_items(settings: Settings, parts: Iterable[Part]) -> Items:
+    items: dict[str, str] = {f"the domain {domain}": "" for domain in settings.domains}
+    for account in settings.accounts:
+        items[f"the account {account.address}"] = ""
+        items[f"{_PASSWORD}{account.address}"] = _digest(account.password)
+    items |= {f"the alias {alias}": _digest(" ".join(targets)) for alias, targets in settings.aliases.items()}
+    items |= {f"the catch-all of {domain}": _digest(target) for domain, target in settings.catch_all.items()}
+    items |= {f"the block of {network}": "" for network in settings.firewall.block}
+    # Keys and passwords. Dovecot's file has the hashes of all accounts.
+    secret_files = (file for part in parts for file in part.files if file.secret and not file.create_only)
+    items |= {file.path: _digest(file.content) for file in secret_files if file.path != dovecot.USERS}
+    return items
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:_DIGITS]
+
+
+def parse_history(text: str) -> History:
+    """The history in the server's file. Nothing of one that is damaged: the next deploy begins a new one."""
+    with suppress(ValueError, TypeError, KeyError):
+        return tuple(DeployedState(**state) for state in json.loads(text))
+    return ()
+
+
+def _list_items(history: History) -> list[dict[str, str]]:
+    """All items of each state."""
+    states, items = list[dict[str, str]](), dict[str, str]()
+    for state in history:
+        items = {name: value for name, value in (items | state.changed).items() if value is not None}
+        states.append(items)
+    return states
+
+
+def is_recorded(history: History, declared: DeclaredState) -> bool:
+    """Whether the last state is this one."""
+    return bool(history) and _list_items(history)[-1] == declared.items
+
+
+def describe_undone(history: History, declared: DeclaredState) -> str:
+    """What a deploy would undo, and what to do; nothing if the inventory goes on from the last state."""
+    undone = list_undone(history, declared.items)
+    if not undone or _goes_on(history[-1], declared.settings_file):
+        return ""
+    last, more = history[-1], len(undone) - MAX_NAMES
+    names = f"{', '.join(undone[:MAX_NAMES])}{f' and {more} more' if more > 0 else ''}"
+    return (
+        f"This inventory is older than the last one, which was deployed on {last.time} by {last.by}. It would undo: "
+        f"{names}. Get that inventory first, such as by `git pull` where it is kept, and plan again. If you mean it: "
+        "`mailkeep deploy --allow-older` (pyinfra: --data allow_older=true)."
+    )
+
+
+def list_undone(history: History, items: Items) -> list[str]:
+    """What a deploy of these items would set back to an earlier state, in words."""
+    if len(history) < 2:
+        return []
+    *earlier, last = _list_items(history)
+    differing = [name for name in sorted({*last, *items}) if last.get(name) != items.get(name)]
+    undone = [name for name in differing if any(state.get(name) == items.get(name) for state in earlier)]
+    return [
+        f"remove {name}" if name not in items else f"bring back {name}" if name not in last else f"set back {name}"
+        for name in undone
+        # A password comes and goes with its account.
+        if not (name.startswith(_PASSWORD) and (name not in items or name not in last))
+    ]
+
+
+def _goes_on(last: DeployedState, settings_file: Path) -> bool:
+    """Whether this inventory is the copy that was deployed last, or holds that mail.yml in its history in git."""
+    if last.origin == _name_origin(settings_file):
+        return True
+    with suppress(OSError, subprocess.TimeoutExpired):
+        command = ["git", "log", "-1", "--format=%h", f"--find-object={last.blob}", "--", settings_file.name]
+        done = subprocess.run(command, cwd=settings_file.parent, capture_output=True, check=False, timeout=60)
+        return done.returncode == 0 and bool(done.stdout.strip())
+    return False
+
+
+def _name_origin(settings_file: Path) -> str:
+    try:
+        machine = Path("/etc/machine-id").read_text()
+    except OSError:
+        machine = socket.gethostname()
+    return _digest(f"{machine.strip()} {settings_file}")
+
+
+def add_state(history: History, declared: DeclaredState) -> str:
+    """The text of the history with this state as the last."""
+    states = _list_items(history)
+    before = states[-1] if states else {}
+    changed: dict[str, str | None] = {name: None for name in before if name not in declared.items}
+    changed |= {name: value for name, value in declared.items.items() if before.get(name) != value}
+    content = declared.settings_file.read_bytes()
+    state = DeployedState(
+        time=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        by=f"{getuser()}@{socket.gethostname()}",
+        blob=hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(),
+        origin=_name_origin(declared.settings_file),
+        changed=changed,
+    )
+    kept = _shorten((*history, state))
+    return json.dumps([asdict(state) for state in kept], indent=0)
+
+
+def _shorten(history: History) -> History:
+    """The last MAX_STATES states; the first has all items then."""
+    surplus = len(history) - MAX_STATES
+    if surplus <= 0:
+        return history
+    first = history[surplus]
+    items: dict[str, str | None] = {**_list_items(history)[surplus]}
+    return (DeployedState(first.time, first.by, first.blob, first.origin, items), *history[surplus + 1 :])
