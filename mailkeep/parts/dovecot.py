@@ -23,6 +23,8 @@ DEFAULT_QUOTA = 2**30  # bytes
 # there is one inode for 16 KiB.
 BYTES_PER_MESSAGE = 8 * 2**10
 TRASH_MESSAGES = 2  # of the largest size, for which Trash has room beyond the quota
+LIMIT_SESSIONS = "/usr/local/sbin/mailkeep-limit-sessions"
+MAX_SESSIONS = 40  # of IMAP, for each account: some eight devices, with five connections each
 MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
@@ -39,6 +41,7 @@ def build_part(settings: Settings) -> Part:
         max_folders=MAX_FOLDERS,
         frozen=paths.FREEZE_LIST,
         repeats=REPEATS,
+        limit_sessions=LIMIT_SESSIONS,
         python=server_package.PYTHON,
         aliases=ALIASES,
     )
@@ -54,6 +57,7 @@ def build_part(settings: Settings) -> Part:
         directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(str(Path(CONF).parent)), Directory(DROP_IN)),
         files=(
             File(CONF, conf),
+            File(LIMIT_SESSIONS, render_template("dovecot/limit_sessions", max_sessions=MAX_SESSIONS), mode=0o755),
             File(REPEATS, render_template("dovecot/repeated_passwords.lua")),
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),

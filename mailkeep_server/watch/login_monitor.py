@@ -27,6 +27,8 @@ FAILED_LOGIN = re.compile(
 )
 # By Dovecot's master: the lines of other processes begin with their names. It may be process_limit or client_limit.
 LIMIT_REACHED = re.compile(r"(?:master: )?(?:Warning: )?service\(([\w-]+)\): (\w+_limit \(\d+\)) reached")
+# By imap, of an account that has logged in. See limit_sessions.
+SESSIONS_LIMIT = re.compile(r"imap\(([^()\s]+)\): Error: Post-login script denied access to user ")
 # By Postfix's error(8), which gets messages for a destination that the queue manager has given up for some time.
 # Neither an address, which is in <>, nor another server's answer, which follows its name, can look like it.
 DELIVERY_SUSPENDED = re.compile(
@@ -130,6 +132,12 @@ class LoginMonitor:
             self._report_lasting(
                 f"full:{match[1]}", f"Dovecot's {match[1]} accepts no more connections: {match[2]} reached; {hint}"
             )
+        elif match := SESSIONS_LIMIT.match(text):
+            text = f"{match[1]} has as many IMAP sessions as an account may have, and gets no more for now"
+            hint = (
+                f"`doveadm who {match[1]}` says from where; if that is somebody else, `mailkeepctl freeze {match[1]}`"
+            )
+            self._report_lasting(f"sessions:{match[1]}", f"{text}; {hint}")
         elif match := DELIVERY_SUSPENDED.match(text):
             text = f"Mail is not delivered to the mailboxes, and waits in the queue: {match[1]}"
             self._report_lasting("suspended", f"{text}; `systemctl status dovecot` says why")

@@ -153,6 +153,17 @@ def test_a_port_that_serves_as_many_clients_as_it_can_is_reported_with_who_they_
     assert text.count("\n") == 1, "though master says it again and again"
 
 
+def test_an_account_with_too_many_sessions_is_reported_once(monitor: LoginMonitor, wait: Wait) -> None:
+    for _ in range(9):
+        monitor.read_message(
+            f"imap({ANNA}): Error: Post-login script denied access to user {ANNA} (connection created 91 msecs ago)"
+        )
+    text = join_texts(wait(3600))
+    assert f"{ANNA} has as many IMAP sessions as an account may have" in text
+    assert f"`mailkeepctl freeze {ANNA}`" in text
+    assert text.count("\n") == 1
+
+
 def test_busy_outgoing_mail_is_no_port(monitor: LoginMonitor, wait: Wait) -> None:
     monitor.read_message(BUSY.replace("(25)", "(private/smtp)"))
     assert wait(60) == []
