@@ -41,6 +41,7 @@ OPTIONS = {
 }
 _READY = "mailkeep: connected"
 _CHANGED_KEY = "REMOTE HOST IDENTIFICATION HAS CHANGED"
+_TELLING = ("banner exchange", "kex_exchange_identification")
 
 
 class SshError(Exception):
@@ -149,11 +150,11 @@ class SshConnection:
         return self._master.returncode is not None
 
     def _read_reason(self) -> str:
-        """The last line that ssh has logged. Of a changed host key, that line says less than the warning before it."""
+        """The last line that ssh has logged, or the line before it that says more."""
         self._log.seek(0)
         text = self._log.read().decode(errors="replace")
         if _CHANGED_KEY in text:
             return _CHANGED_KEY.capitalize()
         lines = text.split("\n")
         lines = [line.strip().removeprefix("ssh: ").rstrip(".") for line in lines if line.strip()]
-        return lines[-1] if lines else ""
+        return next((line for line in lines if any(phrase in line for phrase in _TELLING)), lines[-1] if lines else "")
