@@ -460,7 +460,7 @@ def test_events_come_from_where_the_reader_left_off(start_guard: StartGuard) -> 
         for _ in range(3):
             ask_guard(client, build_request())
     first = running.get_target("/events?after=0")
-    assert [event["kind"] for event in first["events"]] == ["near", "over"]
+    assert [event["kind"] for event in first["events"]] == ["first-use-expected", "near", "over"]
     assert running.get_target(f"/events?after={first['last']}") == {"last": first["last"], "events": []}
     running.kill()
     running.start()
