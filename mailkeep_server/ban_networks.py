@@ -61,8 +61,8 @@ def find_target(address: str, exempt: Iterable[str]) -> str:
     """The network to ban for this IPv6 address: its /64, or the widest part of it without an exempt address. The
     server's own and an administrator's must not be banned with a neighbour. Such parts never overlap, as nft needs."""
     target = ban_target(address)
-    if not target.endswith(f"/{BAN_PREFIX}"):
-        return target
+    if target == address:  # a network as well, which recidive reads in fail2ban's log
+        return address
     inside = [network for network in _parse_networks(exempt) if IPv6Network(target).supernet_of(network)]
     for length in range(BAN_PREFIX, 128):
         part = IPv6Network((address, length), strict=False)

@@ -25,6 +25,11 @@ def test_our_jails_count_the_network_of_an_address(jail: str) -> None:
     assert count(jail, *addresses) == ["2001:db8:7:7::/64", "2001:db8:7:7::/64", "192.0.2.1"]
 
 
+def test_recidive_counts_the_networks_that_others_have_banned() -> None:
+    targets = ("2001:db8:7:7::/64", "2001:db8:100:64::/124", "192.0.2.1", "64:ff9b::c000:201")
+    assert count("recidive", *targets) == [*targets]
+
+
 def test_jails_of_the_operators_count_as_they_did() -> None:
     assert count("mine", "2001:db8:7:7::1") == ["2001:db8:7:7::1"]
 
