@@ -2,7 +2,7 @@
 
 Each accepted message becomes a line of JSON in `messages`. The local part of a recipient decides the answer: `defer@…`
 gets 451, `refuse@…` 550. For `strict@…`, SPF, DKIM and DMARC are checked, and a message that fails DMARC is refused
-where its domain's policy is `reject`.
+where its domain's policy is `reject`. While there is a file `old`, 8BITMIME is not offered.
 
 Runs in the Internet container, as `mail.py DIRECTORY`. DIRECTORY contains `messages`, `mx.pem`, `mx.key` and
 `relay.json` (user, password).
@@ -32,6 +32,13 @@ class MessageHandler:
     def __init__(self, messages: Path, listener: str) -> None:
         self.messages = messages
         self.listener = listener
+
+    async def handle_EHLO(  # noqa: N802
+        self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        is_old = (self.messages.parent / "old").exists()
+        return [line for line in responses if not (is_old and line.endswith(("8BITMIME", "SMTPUTF8")))]
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
