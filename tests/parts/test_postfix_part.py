@@ -20,3 +20,47 @@ def test_the_first_address_is_the_source_unless_a_relay_host_takes_the_mail(
         "outbound_address": address,
         "outbound_address6": address6,
     }
+
+
+def read_files(declared: dict[str, object], **more: object) -> dict[str, str]:
+    part = postfix.build_part(Settings.model_validate(declared | more), None)
+    return {file.path.rpartition("/")[2]: file.content.decode() for file in part.files}
+
+
+def list_rows(table: str) -> list[str]:
+    return [line for line in table.splitlines() if not line.startswith("#")]
+
+
+def test_servers_that_spf_declares_and_forwarders_may_send_as_our_domains(declared: dict[str, object]) -> None:
+    spf = ["ip4:198.51.100.98", "ip6:2001:db8:2::/48", "a:shop.example.net", "include:_spf.example.net"]
+    files = read_files(declared, dns={"spf": spf}, forwarders=["198.51.100.60"])
+    assert list_rows(files["own_senders"]) == ["198.51.100.98 OK", "2001:db8:2::/48 OK", "198.51.100.60/32 OK"]
+    assert "spf-sources a:shop.example.net include:_spf.example.net\n" in files["master.cf"]
+    assert "check_policy_service { unix:private/spf-sources, " in files["main.cf"]
+    assert "example.org own_sender" in list_rows(files["own_domains"])
+    assert any(row.startswith(".example.org REJECT") for row in list_rows(files["own_domains"]))
+
+
+def test_without_names_to_look_up_nothing_asks_the_dns(declared: dict[str, object]) -> None:
+    files = read_files(declared, dns={"spf": ["ip4:198.51.100.98"]})
+    assert "spf-sources" not in files["main.cf"] + files["master.cf"]
+    assert list_rows(files["own_senders"]) == ["198.51.100.98 OK"]
+
+
+def test_a_relay_host_may_bring_our_mail_back(declared: dict[str, object]) -> None:
+    assert (
+        "spf-sources include:smtp.example.net\n"
+        in read_files(declared, relay={"host": "smtp.example.net"})["master.cf"]
+    )
+    assert list_rows(read_files(declared, relay={"host": "192.0.2.9"})["own_senders"]) == ["192.0.2.9 OK"]
+
+
+def test_postfix_reads_answers_and_patterns_whole(declared: dict[str, object]) -> None:
+    """An answer with blanks needs braces, and a dollar begins a parameter's name. smtpd ends at each of both."""
+    main_cf = read_files(declared, dns={"spf": ["a:shop.example.net"]})["main.cf"]
+    answers = [line for line in main_cf.splitlines() if "default_action=4" in line]
+    assert len(answers) > 1
+    assert all("{ default_action=4" in line for line in answers)
+    pattern = next(line for line in main_cf.splitlines() if line.startswith("smtpd_command_filter"))
+    assert pattern.count("$") == 2
+    assert "$$/" in pattern
