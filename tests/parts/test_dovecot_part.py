@@ -1,5 +1,9 @@
 """Mailboxes have quotas, and Dovecot applies them to every alias of one account."""
 
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from mailkeep.inventory import passwords
@@ -59,3 +63,45 @@ def test_dovecot_listens_on_ipv6_where_it_is_declared(
     settings = Settings.model_validate(declared | {"host": {"name": "mail.example.org", "addresses": addresses}})
     conf = next(file.content for file in dovecot.build_part(settings).files if file.path == dovecot.CONF)
     assert f"\nlisten = {listen}\n" in conf.decode()
+
+
+def read_files(settings: Settings) -> dict[str, str]:
+    return {file.path: file.content.decode() for file in dovecot.build_part(settings).files}
+
+
+def test_one_stolen_password_leaves_sessions_to_others(settings: Settings) -> None:
+    conf = read_files(settings)[dovecot.CONF]
+    limits = [int(limit) for limit in re.findall(r"^  process_limit = (\d+)$", conf, re.MULTILINE)]
+    assert len(limits) == 2
+    assert min(limits) >= 3 * dovecot.MAX_SESSIONS
+    assert f"script-login {dovecot.LIMIT_SESSIONS}\n" in conf
+
+
+@pytest.mark.parametrize(("sessions", "begins"), [(0, True), (39, True), (40, False), (99, False), (None, True)])
+def test_a_session_begins_unless_the_account_has_too_many(
+    settings: Settings, tmp_path: Path, sessions: int | None, begins: bool
+) -> None:
+    """Dovecot starts the session if the script runs the command that it was given. None: doveadm fails."""
+    script, doveadm = tmp_path / "script", tmp_path / "doveadm"
+    script.write_text(read_files(settings)[dovecot.LIMIT_SESSIONS])
+    lists = 'test "$*" = "-f flow who -1 anna@example.org" && seq ' + str(sessions)
+    doveadm.write_text(f"#!/bin/sh\n{'exit 75' if sessions is None else lists}\n")
+    doveadm.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "USER": "anna@example.org"}
+    done = subprocess.run(
+        ["sh", str(script), "echo", "begins"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout == "begins\n") == begins
+
+
+def test_wrong_passwords_are_known_again_in_the_auth_process_alone(settings: Settings) -> None:
+    """Its workers have a memory each. The program writes no password, and opens nothing but the source of its key."""
+    files = read_files(settings)
+    conf, program = files[dovecot.CONF], files[dovecot.REPEATS]
+    assert f"passdb lua {{\n  lua_file = {dovecot.REPEATS}\n  use_worker = no\n}}\n" in conf
+    passdbs = re.findall(r"^passdb (\S+)", conf, re.MULTILINE)
+    assert passdbs[-1] == "lua", "asked when all others have refused"
+    code = re.sub(r"--.*", "", program)
+    assert re.findall(r"io\.\w+\(.*?\)", code) == ['io.open("/dev/urandom", "rb")']
+    assert {*re.findall(r"log_\w+\((.*?)\)", code)} == {'"another wrong password"', '"the same wrong password again"'}
+    assert "PASSDB_RESULT_OK" not in code

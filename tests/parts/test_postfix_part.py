@@ -1,4 +1,4 @@
-"""What Postfix is told of the way to others."""
+"""What Postfix is told of the way to others, and of times of stress."""
 
 import pytest
 
@@ -64,3 +64,25 @@ def test_postfix_reads_answers_and_patterns_whole(declared: dict[str, object]) -
     pattern = next(line for line in main_cf.splitlines() if line.startswith("smtpd_command_filter"))
     assert pattern.count("$") == 2
     assert "$$/" in pattern
+
+
+def test_postfix_sheds_slow_clients_in_times_of_stress(settings: Settings) -> None:
+    """By a fixed number for one of these, Postfix's own for times of stress would be off (STRESS_README)."""
+    files = {file.path: file.content.decode() for file in postfix.build_part(settings, None).files}
+    lines = files["/etc/postfix/main.cf"].splitlines()
+    parameters = dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith(("#", " ")))
+    for name in ("smtpd_timeout", "smtpd_hard_error_limit", "smtpd_junk_command_limit", "smtpd_starttls_timeout"):
+        assert parameters[name].startswith("${stress?{1"), name
+    assert parameters["smtpd_per_request_deadline"] == "${stress?{yes}:{no}}"
+    assert parameters["submission_timeout"].startswith("${stress?{10}:")
+    for name in ("smtpd_timeout", "smtpd_hard_error_limit", "smtpd_junk_command_limit", "smtpd_per_request_deadline"):
+        overrides = [line for line in files["/etc/postfix/master.cf"].splitlines() if f"-o {name}=" in line]
+        assert all("$submission_timeout" in line for line in overrides)
+
+
+def test_it_takes_many_networks_to_shut_port_25(settings: Settings) -> None:
+    files = {file.path: file.content.decode() for file in postfix.build_part(settings, None).files}
+    [smtp] = [line.split() for line in files["/etc/postfix/master.cf"].splitlines() if line.startswith("smtp   ")][:1]
+    assert (smtp[1], smtp[6]) == ("inet", "100")
+    assert "smtpd_client_connection_count_limit = ${stress?{3}:{10}}" in files["/etc/postfix/main.cf"]
+    assert "smtpd_client_ipv6_prefix_length = 64" in files["/etc/postfix/main.cf"]

@@ -50,3 +50,11 @@ def test_where_passwords_are_allowed_only_root_needs_a_key(
 ) -> None:
     settings = Settings.model_validate(declared | {"ssh": {"passwords": True}})
     assert run_key_check(settings, fake_host(tmp_path, user, key="")).returncode == status
+
+
+def test_silent_connections_of_one_network_leave_room_for_the_administrator(settings: Settings) -> None:
+    [config] = [file.content.decode() for file in ssh.build_part(settings).files if file.path == ssh.CONFIG]
+    options = dict(line.split(" ", 1) for line in config.splitlines() if line and not line.startswith("#"))
+    dropped_from = int(options["MaxStartups"].split(":")[0])
+    assert dropped_from >= 6 * int(options["PerSourceMaxStartups"])
+    assert options["PerSourceNetBlockSize"] == "32:64"
