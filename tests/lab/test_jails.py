@@ -300,7 +300,10 @@ def test_in_a_flood_of_other_lines_the_jail_sees_each_failure(besieged: Besieged
     another = besieged.source_for(4, "all", patient=True)
     besieged.guess_passwords(another)
     poll(lambda: besieged.read_bans(another), FLOOD_TIMEOUT, "not banned")
-    logged = {source: f"journalctl -u dovecot -o cat -g '{source},sasl:.*mismatch'" for source in (guesser, unnoticed)}
+    logged = {
+        source: f"journalctl -u dovecot -o cat -g '{source},sasl:.*another wrong password'"
+        for source in (guesser, unnoticed)
+    }
     assert len(besieged.server.run(logged[guesser]).stdout.splitlines()) == MAXRETRY
     assert besieged.server.run(logged[unnoticed], check=False).stdout == ""
     assert besieged.read_bans(unnoticed) == []
