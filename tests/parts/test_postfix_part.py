@@ -5,6 +5,9 @@ import pytest
 from mailkeep.parts import postfix
 from mailkeep.settings.models import Settings
 
+SALT_AND_DIGEST = "2b4fYwrsusIjrfimc3MFvw$MiGIqKV9aEP4koUvcuIkQpdtKftJqMrZnwq2+tdVtCg"
+HASH = f"{{ARGON2ID}}$argon2id$v=19$m=19456,t=2,p=1${SALT_AND_DIGEST}"
+
 
 @pytest.mark.parametrize(
     ("relay", "address", "address6"), [({}, "192.0.2.1", "2001:db8::1"), ({"relay": {"host": "10.0.0.9"}}, "", "")]
@@ -86,3 +89,34 @@ def test_it_takes_many_networks_to_shut_port_25(settings: Settings) -> None:
     assert (smtp[1], smtp[6]) == ("inet", "100")
     assert "smtpd_client_connection_count_limit = ${stress?{3}:{10}}" in files["/etc/postfix/main.cf"]
     assert "smtpd_client_ipv6_prefix_length = 64" in files["/etc/postfix/main.cf"]
+
+
+def test_the_guard_is_asked_about_lists_with_members_elsewhere_and_about_nothing_else(
+    declared: dict[str, object],
+) -> None:
+    changes = {
+        "aliases": {
+            "club@example.org": ["x@outside.test"],
+            "all@example.org": ["club@example.org"],
+            "here@example.org": ["anna@example.org"],
+        },
+        "catch_all": {"example.org": "y@outside.test"},
+        "accounts": [{"address": "anna@example.org", "password": HASH}],
+    }
+    settings = Settings.model_validate(declared | changes)
+    part = postfix.build_part(settings, None)
+    table = next(file.content for file in part.files if file.path == "/etc/postfix/lists").decode()
+    rows = dict(line.split(" ", 1) for line in table.splitlines() if not line.startswith("#"))
+    expected = {"club@": "ask_about_list", "all@": "ask_about_list", "here@": "DUNNO", "": "ask_about_list"}
+    assert {key: rows[f"{key}example.org"] for key in expected} == expected
+    assert {rows[account.address] for account in settings.accounts} <= {"DUNNO"}
+    assert rows["postmaster"] == "ask_about_list"
+
+
+def test_nothing_signs_what_sieve_sends_and_bounces(declared: dict[str, object]) -> None:
+    part = postfix.build_part(Settings.model_validate(declared), None)
+    lines = next(file.content for file in part.files if file.path == "/etc/postfix/master.cf").decode().splitlines()
+    for name, option in (("forwards ", "smtpd_milters"), ("bounce-cleanup ", "non_smtpd_milters")):
+        begin = next(number for number, line in enumerate(lines) if line.startswith(name))
+        options = [line.strip() for line in lines[begin + 1 : begin + 12]]
+        assert f"-o {option}=$guard_milter" in options
