@@ -202,3 +202,25 @@ def test_limits_that_are_halved_after_lost_counts_are_a_warning(
     outcome = run_check("the_guard_runs_as_declared", guard_config=running)
     assert outcome.status == status
     assert until in outcome.observed
+
+
+@pytest.mark.parametrize(
+    ("properties", "status"),
+    [
+        ({"Restart": "always", "StartLimitIntervalUSec": "0", "MemoryMax": "500000000"}, "passed"),
+        ({"Restart": "no", "StartLimitIntervalUSec": "0", "MemoryMax": "500000000"}, "failed"),
+        ({"Restart": "always", "StartLimitIntervalUSec": "10s", "MemoryMax": "500000000"}, "failed"),
+    ],
+)
+def test_a_service_that_systemd_would_give_up_is_named(
+    run_check: RunCheck, properties: dict[str, str], status: str
+) -> None:
+    sandboxes = [{"properties": {"Id": "dovecot.service"} | properties, "lacking": []}]
+    assert run_check("services_come_back", sandboxes=sandboxes).status == status
+
+
+def test_a_dovecot_without_its_bound_of_memory_is_named(run_check: RunCheck) -> None:
+    sandboxes = [{"properties": {"Id": "dovecot.service", "MemoryMax": "infinity"}, "lacking": []}]
+    assert (
+        "MemoryMax=infinity, declared 60%" in run_check("services_have_their_sandboxes", sandboxes=sandboxes).observed
+    )
