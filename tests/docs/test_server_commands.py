@@ -556,7 +556,7 @@ def test_a_bare_machine_becomes_a_mail_server(document: str, world: World) -> No
 def test_a_running_server_is_maintained(document: str, world: World, readme_inventory: Workstation) -> None:
     world.workstation.copy_inventory(readme_inventory)
     world.publish_records()
-    world.run_command("mailkeep deploy home --no-verify")
+    world.run_command("mailkeep deploy home --no-verify --allow-older")
     if document == "certificates.md":
         world.internet.start_authority()
         world.internet.trust_authority(world.server)
@@ -568,7 +568,7 @@ def test_a_running_server_is_maintained(document: str, world: World, readme_inve
 def test_a_server_moves_to_another_machine(lab: Lab, world: World, readme_inventory: Workstation) -> None:
     world.workstation.copy_inventory(readme_inventory)
     world.publish_records()
-    world.run_command("mailkeep deploy home --no-verify")
+    world.run_command("mailkeep deploy home --no-verify --allow-older")
     world.fill_with_life()
     [backup] = [step for step in read_steps("day-two.md") if isinstance(step, Command) and "mv mail.part" in step.text]
     world.workstation.run(backup)
