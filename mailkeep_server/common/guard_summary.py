@@ -16,7 +16,10 @@ def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
         name.lower(): [sorted(map(str.lower, account["addresses"])), account.get("limits", config["limits"])]
         for name, account in config["accounts"].items()
     }
-    lists = {name: {key: sorted(targets) for key, targets in config[name].items()} for name in ("aliases", "catch_all")}
+    aliases, catch_all = (
+        {name.lower(): sorted(map(str.lower, targets)) for name, targets in config[section].items()}
+        for section in ("aliases", "catch_all")
+    )
     return {
         "mode": config["mode"],
         "contact": config["contact"],
@@ -24,8 +27,8 @@ def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
         **numbers,
         "accounts": len(accounts),
         "of accounts": _digest(accounts),
-        "aliases": len(config["aliases"]),
-        "of aliases": _digest(lists),
+        "aliases": len(aliases),
+        "of aliases": _digest([aliases, catch_all]),
     }
 
 

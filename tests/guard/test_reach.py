@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from guard_samples import ANNA, BERT, FREEZE, NO_CEILING, NO_LIMITS, JudgeSetup, build_message, build_packet
+from guard_samples import (
+    ANNA,
+    BERT,
+    FREEZE,
+    NO_CEILING,
+    NO_LIMITS,
+    JudgeSetup,
+    build_config,
+    build_message,
+    build_packet,
+)
 
 from mailkeep_server.common.alias_reach import AliasReach
+from mailkeep_server.common.guard_summary import summarise_config
 from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import milter
+from mailkeep_server.guard.config import describe_config, load_config
 from mailkeep_server.guard.forwards import MAX_EXTENSIONS
 from mailkeep_server.guard.milter import MilterSession
 from mailkeep_server.guard.policy import DUNNO
@@ -289,3 +303,11 @@ def test_while_the_database_is_new_first_uses_are_no_news(new_club: NewSetup) ->
     setup.send_message()
     assert setup.list_events("first-use") == []
     assert len(setup.list_events("first-use-expected")) == 1
+
+
+def test_the_running_guard_is_as_declared_whatever_the_case_of_its_aliases(tmp_path: Path) -> None:
+    """`mailkeep verify` compares the two."""
+    declared = build_config(aliases=ALIASES | {"MAILER-DAEMON@example.org": ["You@example.net"]}, catch_all=CATCH_ALL)
+    file = tmp_path / "guard.json"
+    file.write_text(json.dumps(declared))
+    assert describe_config(load_config(file)) == summarise_config(declared)

@@ -131,7 +131,7 @@ def test_a_machine_with_everything_wrong_is_refused_in_one_message_and_left_alon
     assert server.run(STATE).stdout == before
 
 
-def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: Lab, base_server: Boot) -> None:
+def test_another_mail_server_is_refused_and_saved_when_adopted(lab: Lab, base_server: Boot) -> None:
     server = base_server("exim", hostname="mail.example.test")
     server.run("apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y exim4-daemon-light 2>&1")
     poll(lambda: "exim4" in server.run("ss -Hlntp sport = 25").stdout, 20, "exim4 does not listen")
@@ -144,11 +144,9 @@ def test_another_mail_server_is_refused_and_saved_and_stopped_when_adopted(lab: 
 
     adopted = run_preflight_alone(other, "--data", "adopt=true")
     assert adopted.code == 0, adopted.output
-    assert server.run("ss -Hlntp sport = 25").stdout == ""
     saved = server.run(f"cat {BACKUPS}/*/etc/exim4/update-exim4.conf.conf").stdout
     assert saved.endswith("# mine\n")
     assert server.run(f"stat -c %a {BACKUPS}/*").stdout == "700\n"
-    assert server.run("systemctl is-enabled exim4", check=False).stdout == "disabled\n"
 
 
 def test_a_foreign_postfix_is_refused_but_not_the_postfix_of_an_interrupted_deploy(boot_copy: Copy) -> None:
