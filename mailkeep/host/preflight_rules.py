@@ -174,9 +174,10 @@ def _resolver_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
 
 def _password_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
     """A stolen password must not come back by a deploy."""
-    replaced = {line.split(" ")[0]: line.split(" ")[1] for line in facts.replaced_passwords if line.count(" ") == 2}
+    lines = [line.split(" ") for line in facts.replaced_passwords if line.count(" ") == 2]
+    replaced = {(account, digest): time for digest, time, account in lines}  # another account may have the same hash
     for account in settings.accounts if replaced else ():
-        if time := replaced.get(digest_hash(account.password)):
+        if time := replaced.get((account.address, digest_hash(account.password))):
             yield (
                 f"{account.address} got a new password on this server by `mailkeepctl passwd`, at {time}. mail.yml has "
                 "the one before, and a deploy would bring it back. Run "

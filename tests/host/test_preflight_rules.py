@@ -191,6 +191,8 @@ def test_a_password_that_was_replaced_on_the_server_does_not_come_back() -> None
     (problem,) = judge_host(settings, ROOT, built).problems
     assert "ann@example.org got a new password on this server by `mailkeepctl passwd`, at 2026-11-29T01:00" in problem
     assert "`mailkeep account passwd NAME ann@example.org --from-host`" in problem
+    others = replace(BUILT, replaced_passwords=(f"{digest} 2026-11-29T01:00:00Z bert@example.org",))
+    assert judge_host(settings, ROOT, others) == Verdict(), "another account had the same hash"
     fresh = {"address": "ann@example.org", "password": hash_password("correct horse battery staple")}
     assert judge_host(make_settings(accounts=[fresh]), ROOT, built) == Verdict()
 

@@ -55,6 +55,7 @@ NAMES = (
     "olga",
     "paul",
     "rosa",
+    "sven",
 )
 MAX_MESSAGES = 5  # messages in ten minutes
 MAX_RECIPIENTS = 8
