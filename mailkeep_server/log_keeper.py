@@ -1,7 +1,7 @@
 """Keeps the lines of the mail services beside the journal, in files of their own that are bounded and compressed.
 
 Any Linux user may write into the journal, at 32 MB an entry (sd_journal_send(3)), and the journal then deletes its
-oldest files, whoever wrote them. A namespace of the journal (systemd.exec(5), LogNamespace) would not help: its sockets
+oldest files, whoever wrote them. A namespace of the journal (systemd.exec(5), LogNamespace) would not help. Its sockets
 are open to everybody, too, and `journalctl --unit` and fail2ban would no longer see the lines. So they are copied.
 """
 

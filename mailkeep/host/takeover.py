@@ -1,5 +1,6 @@
-"""What a machine with another mail server loses by a first deploy, for the beginning of `plan --adopt`: the accounts,
-aliases, ports, jails and services that mail.yml does not declare."""
+"""What a machine with another mail server loses by a first deploy, for the beginning of `plan --adopt`.
+
+That is the accounts, aliases, ports, jails and services that mail.yml does not declare."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

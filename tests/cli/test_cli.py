@@ -51,6 +51,7 @@ def command_line(path: tuple[str, ...], name: str) -> list[str]:
     required = {
         ("render",): ["new"],
         ("tls", "import"): ["--certificate", "chain.pem", "--key", "key.pem"],
+        ("account", "rename"): ["anna@example.org", "anne@example.org"],
         **{("account", verb): ["anna@example.org"] for verb in ("add", "passwd", "remove", "freeze", "thaw")},
     }
     return [*path, name, *required.get(path, [])]
