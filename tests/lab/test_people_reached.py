@@ -13,6 +13,8 @@ from mailkeep.lab.site import Site
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 TRIO, CLUB, BOUNCING = "trio@example.test", "club@example.test", "bouncing@example.test"
+ADMINISTRATOR = "operator@outside.test"
+"""The other one has her mailbox on the server."""
 MEMBERS = 6
 SETTINGS = {
     "aliases": {
@@ -24,8 +26,8 @@ SETTINGS = {
         "limits": {"recipients_per_10_minutes": MEMBERS + 1},
         "local": {"recipients_per_hour": 3, "recipients_per_day": 100},
         "lists": {"recipients_per_hour": 9, "recipients_per_day": 90, "messages_per_hour": 1},
-        "server": {"recipients_per_hour": 200},
-        "leaving": {"recipients_per_hour": 200},
+        "server": {"recipients_per_hour": 80},
+        "leaving": {"recipients_per_hour": 80},
     },
 }
 BEN_HOME = "/var/vmail/example-two.test/ben"
@@ -79,8 +81,9 @@ def reach_server(lab: Lab, internet: Internet, built_site: Site, built_image: st
 
 def test_a_list_counts_as_its_members(reach_server: ReachServer) -> None:
     assert is_accepted(reach_server.submit(CLUB, "to the club"))
-    assert "and club@example.test is 6" not in (answer := reach_server.submit(CLUB, "once more"))
-    assert answer.startswith("450 4.7.1 anna@example.test may send 7 recipients in 10 minutes"), answer
+    answer = reach_server.submit(CLUB, "once more")
+    assert answer.startswith("450 4.7.1")
+    assert "anna@example.test may send 7 recipients in 10 minutes; again at" in answer
     poll(lambda: len(reach_server.list_outside("to the club")) == MEMBERS, 20, "the club did not get it once each")
 
 
@@ -103,12 +106,11 @@ def test_many_addresses_of_one_mailbox_are_few_copies(reach_server: ReachServer)
     postmasters = [f"postmaster+{number}@mail.example.test" for number in range(12)]
     _, refusals = reach_server.receive("to the postmaster", *postmasters)
     assert [refusal[:3] for refusal in refusals] == ["452"] * 2
-    administrators = len(reach_server.site.settings.admin.addresses)
-    poll(lambda: len(reach_server.list_outside("to the postmaster")) >= administrators, 20, "no copy")
+    poll(lambda: reach_server.list_outside("to the postmaster"), 20, "no copy")
     _, refusals = reach_server.receive("to ben", *(f"ben+{number}@example-two.test" for number in range(12)))
     assert [refusal[:3] for refusal in refusals] == ["452"] * 2
     poll(lambda: reach_server.count_in_inbox("to ben") == 10, 20, "not ten copies")
-    assert len(reach_server.list_outside("to the postmaster")) == administrators
+    assert reach_server.list_outside("to the postmaster") == [ADMINISTRATOR]
 
 
 def test_what_a_script_sends_on_is_not_signed_not_root_s_and_ends_with_a_freeze(reach_server: ReachServer) -> None:
@@ -119,7 +121,15 @@ def test_what_a_script_sends_on_is_not_signed_not_root_s_and_ends_with_a_freeze(
     local, forwards = reach_server.read_status("local"), reach_server.read_status("forwards")
     for number in range(4):
         assert reach_server.receive(f"forged {number}", BEN, author=ANNA)[0] == 250
-    poll(lambda: len(reach_server.list_outside("forged")) == 4, 30, "not redirected")
+    try:
+        poll(lambda: len(reach_server.list_outside("forged")) == 4, 30, "not redirected")
+    except Exception:
+        print(
+            server.run(
+                "journalctl --no-pager -n 60 -u postfix -u dovecot -u mailkeep-guard; postqueue -p", check=False
+            ).stdout
+        )
+        raise
     for message in reach_server.outside.read_messages():
         if "forged" in str(message.message["Subject"]):
             assert message.message["X-Sieve-Redirected-From"] == BEN
@@ -164,14 +174,13 @@ def test_without_the_guard_lists_wait_and_all_else_comes_in(reach_server: ReachS
 def test_what_leaves_past_the_guard_is_stopped(reach_server: ReachServer) -> None:
     """As a process of Postfix's own: alerts ask no guard, and count to what leaves."""
     server = reach_server.server
-    administrator = reach_server.site.settings.admin.addresses[0]
     assert is_accepted(reach_server.submit("defer@outside.test", "waits"))
     program = f"""
 import smtplib, socket
 from mailkeep_server.common.unix_smtp import UnixSmtp
 with UnixSmtp("/var/spool/postfix/private/alerts-unsigned", local_hostname="localhost", timeout=20) as client:
-    for number in range(210):
-        client.sendmail("root@mail.example.test", ["{administrator}"], b"Subject: flood\\n\\nx\\n")
+    for number in range(85):
+        client.sendmail("root@mail.example.test", ["{ADMINISTRATOR}"], b"Subject: flood\\n\\nx\\n")
 """
     server.run("PYTHONPATH=/usr/lib/mailkeep python3 -", stdin=program)
     poll(lambda: "hold" in server.run("postqueue -j").stdout, 30, "nothing is on hold")
