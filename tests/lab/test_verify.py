@@ -474,10 +474,11 @@ def has_probe_account(site: Site) -> bool:
 
 
 def add_correspondent(site: Site) -> Site:
-    """Declare an alias to an address elsewhere, whose mail server verify can try."""
+    """Deploy an alias to an address elsewhere, whose mail server verify can try."""
     site.settings_file.write_text(
         site.settings_file.read_text().replace("\naliases:\n", "\naliases:\n  out@example.test: you@outside.test\n")
     )
+    assert site.deploy().code == 0
     return site
 
 
