@@ -52,7 +52,7 @@ def build_part(settings: Settings) -> Part:
     ]
     return Part(
         name="dovecot",
-        packages=("dovecot-auth-lua", "dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve"),
+        packages=("dovecot-auth-lua", "dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve", "lua5.4"),
         users=(User("vmail", home=MAIL),),
         directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(str(Path(CONF).parent)), Directory(DROP_IN)),
         files=(
@@ -65,7 +65,11 @@ def build_part(settings: Settings) -> Part:
             File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf", mail=MAIL)),
         ),
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
-        checks=(Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),),
+        checks=(
+            Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),
+            Check(f"luac5.4 -p {REPEATS}", reads=(REPEATS,)),  # with a broken one, Dovecot lets nobody in
+            Check(f"sh -n {LIMIT_SESSIONS}", reads=(LIMIT_SESSIONS,)),
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """The milter that breaks long lines before mail is signed. The program is `mailkeep_server.lines`."""
 
-from mailkeep.parts.model import SYSTEMD, File, Part, Unit, unit_check
+from mailkeep.parts.model import SYSTEMD, File, Part, Unit
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
@@ -24,5 +24,4 @@ def build_part(settings: Settings) -> Part:
             Unit("mailkeep-lines.socket", restart_on=(SOCKET_FILE,)),
             Unit("mailkeep-lines.service", restart_on=(f"{DIRECTORY}/", SERVICE_FILE)),
         ),
-        checks=(unit_check(SERVICE_FILE, SERVICE_FILE),),
     )

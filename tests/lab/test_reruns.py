@@ -190,13 +190,14 @@ def test_another_password_counts_at_once_though_its_hash_is_as_long(settled_site
     assert (try_login(settled_site.passphrases[ANNA]), try_login(new)) == (77, 0)
 
 
-def test_another_message_size_reloads_postfix_alone(settled_site: Site) -> None:
+def test_another_message_size_concerns_only_services_that_know_it(settled_site: Site) -> None:
     before = read_service_states(settled_site)
     change_settings(settled_site, message_size="23M")
     assert_success(settled_site.deploy())
     after = read_service_states(settled_site)
     assert after.keys() == before.keys()
-    assert [service for service in after if after[service] != before[service]] == ["postfix.service"]
+    changed = {service for service in after if after[service] != before[service]}
+    assert changed == {"postfix.service", "mailkeep-lines.service", "dovecot.service"}  # the last: room in Trash
     assert read_offered_size(settled_site) == 23 * 2**20
 
 
@@ -236,8 +237,11 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/fail2ban/jail.d/mailkeep.local": (lambda text: text + "[sshd\n", "parsing errors"),
         "/etc/mailkeep/guard.json": (lambda text: text.replace('"enforce"', '"enforced"'), "not one of enforce, learn"),
         "/usr/local/sbin/mailkeepctl": (lambda text: text + "if (\n", "Syntax error"),
+        "/usr/local/sbin/mailkeep-limit-sessions": (lambda text: text + "if (\n", "Syntax error"),
+        "/etc/dovecot/repeated_passwords.lua": (lambda text: text + "end\n", "<eof> expected near 'end'"),
         **{
-            f"/etc/systemd/system/mailkeep-guard.{kind}": (lambda text: text + "Nonsense=1\n", "Unknown key")
+            f"/etc/systemd/system/mailkeep-{name}.{kind}": (lambda text: text + "Nonsense=1\n", "Unknown key")
+            for name in ("guard", "lines")
             for kind in ("service", "socket")
         },
         "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
@@ -264,12 +268,16 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/usr/lib/mailkeep/__main__.py": (lambda text: text + "def\n", "SyntaxError"),
         **{
             f"/etc/postfix/{table}": (lambda text: text + "nonsense\n", "expected format: key whitespace value")
-            for table in ("mailboxes", "aliases", "sender_login", "own_domains", "alert_recipients")
+            for table in ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients")
         },
-        "/etc/fail2ban/filter.d/mailkeep-postfix.conf": (
-            lambda text: text.replace("mdpr-normal = ", "mdpr-normal = nonsense"),
-            "0 matched",
-        ),
+        "/etc/postfix/own_senders": (lambda text: text + "nonsense\n", "skipping this rule"),
+        **{
+            f"/etc/fail2ban/filter.d/mailkeep-{name}.conf": (
+                lambda text: text.replace("failregex = ^", "failregex = ^nonsense"),
+                "0 matched",
+            )
+            for name in ("postfix", "recidive", "sshd")
+        },
         **{
             f"/etc/systemd/system/{unit}.service.d/mailkeep.conf": (lambda text: text + "Nonsense=1\n", "Unknown key")
             for unit in ("nftables", "ssh", "unbound", "opendkim", "dovecot", "postfix", "fail2ban")
@@ -282,6 +290,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
+        "/etc/fail2ban/action.d/mailkeep-nftables.conf": (lambda text: text + "[Definition\n", "parsing errors"),
         "/usr/lib/mailkeep/mailkeep_server": (lambda text: text + "def\n", "SyntaxError"),
         "/etc/systemd/system/mailkeep-dns.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         **{
