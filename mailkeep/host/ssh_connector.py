@@ -1,6 +1,7 @@
 """pyinfra's connection to a host, by the same program as all other commands: ssh.
 
-pyinfra's own (paramiko) reads a part of the SSH configuration only, and accepts unknown host keys.
+pyinfra's own (paramiko) reads a part of the SSH configuration only, and accepts unknown host keys. And it passes sudo's
+password as an argument (`env PYINFRA_SUDO_PASSWORD=…`), which any user sees in the process list.
 """
 
 from typing import IO, Any
@@ -15,11 +16,19 @@ from pyinfra.connectors.util import (
     OutputLine,
     execute_command_with_sudo_retry,
     extract_control_arguments,
+    make_unix_command,
     make_unix_command_for_host,
     remove_any_sudo_askpass_file,
 )
 
 from mailkeep.host.ssh_connection import DEPLOY_TIMEOUT, SSH_FAILED, SshConnection, SshError
+
+_SUDO_READS = "sudo -H -k -S -p ''"
+"""sudo with its password on standard input, as `mailkeep.host.remote` does it. -k: sudo must ask, even if it
+remembers."""
+_SUDO_HAS_READ = "mailkeep: the lines for sudo end here"
+_SKIP_LINES = f'while IFS= read -r line && [ "$line" != "{_SUDO_HAS_READ}" ]; do :; done'
+"""For a user who needs no password: sudo leaves it on standard input then."""
 
 _get_connectors = inventory.get_execution_connectors
 
@@ -60,10 +69,15 @@ class SshProgramConnector(SSHConnector):
         timeout = control.get("_timeout") or DEPLOY_TIMEOUT
 
         def execute() -> tuple[int, CommandOutput]:
-            line = make_unix_command_for_host(self.state, self.host, command, **arguments)
+            password = self._find_sudo_password(arguments)
+            if password:
+                line = _read_sudo_password(command, arguments)
+            else:
+                line = make_unix_command_for_host(self.state, self.host, command, **arguments)
             if print_input:
                 echo(f"{self.host.print_prefix}>>> {line}", err=True)
-            return self._run(line.get_raw_value(), stdin, timeout)
+            lines = f"{password}\n{_SUDO_HAS_READ}\n".encode() if password else b""
+            return self._run(line.get_raw_value(), lines + stdin, timeout)
 
         code, output = execute_command_with_sudo_retry(self.host, arguments, execute)  # type: ignore[arg-type]
         if print_output:
@@ -71,6 +85,12 @@ class SshProgramConnector(SSHConnector):
                 text = line.line if line.buffer_name == "stdout" else format_text(line.line, "red")
                 echo(f"{self.host.print_prefix}{text}", err=True)
         return code in (control.get("_success_exit_codes") or (0,)), output
+
+    def _find_sudo_password(self, arguments: dict[str, Any]) -> str:
+        """From the inventory, or as pyinfra has asked for it; "" if sudo needs none."""
+        if not arguments.get("_sudo"):
+            return ""
+        return str(arguments.get("_sudo_password") or self.host.connector_data.get("prompted_sudo_password") or "")
 
     def _run(self, command: str, stdin: bytes, timeout: float) -> tuple[int, CommandOutput]:
         assert self.connection
@@ -106,6 +126,15 @@ class SshProgramConnector(SSHConnector):
         if done.code:
             raise OSError(done.stderr.decode(errors="replace").strip())
         return done.stdout
+
+
+def _read_sudo_password(command: StringCommand, arguments: dict[str, Any]) -> StringCommand:
+    """The command for a shell, with sudo that reads its password and the end of it from standard input."""
+    after_password = StringCommand(f"{_SKIP_LINES};", command)
+    line = make_unix_command(after_password, **{**arguments, "_sudo_password": ""})
+    before, sudo, after = line.get_raw_value().partition("sudo -H -n ")
+    assert sudo  # as pyinfra writes it without a password
+    return StringCommand(f"{before}{_SUDO_READS} {after}")
 
 
 def _split_lines(text: bytes) -> list[str]:
