@@ -173,15 +173,24 @@ def _resolver_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
 
 
 def _password_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
-    """A stolen password must not come back by a deploy."""
+    """A stolen password must not come back by a deploy, nor under another address of its account."""
     lines = [line.split(" ") for line in facts.replaced_passwords if line.count(" ") == 2]
     replaced = {(account, digest): time for digest, time, account in lines}  # another account may have the same hash
+    renamed = {digest: (account, time) for digest, time, account in lines if account not in settings.account_addresses}
     for account in settings.accounts if replaced else ():
-        if time := replaced.get((account.address, digest_hash(account.password))):
+        digest = digest_hash(account.password)
+        if time := replaced.get((account.address, digest)):
             yield (
                 f"{account.address} got a new password on this server by `mailkeepctl passwd`, at {time}. mail.yml has "
                 "the one before, and a deploy would bring it back. Run "
                 f"`mailkeep account passwd NAME {account.address} --from-host` to take over the new one, then deploy."
+            )
+        elif digest in renamed:
+            former, time = renamed[digest]
+            yield (
+                f"{account.address} has the password that {former} had until `mailkeepctl passwd` replaced it on this "
+                f"server, at {time}. A deploy would bring it back. Run `mailkeep account passwd NAME "
+                f"{account.address}` to set a new one, then deploy."
             )
 
 

@@ -191,10 +191,21 @@ def test_a_password_that_was_replaced_on_the_server_does_not_come_back() -> None
     (problem,) = judge_host(settings, ROOT, built).problems
     assert "ann@example.org got a new password on this server by `mailkeepctl passwd`, at 2026-11-29T01:00" in problem
     assert "`mailkeep account passwd NAME ann@example.org --from-host`" in problem
+    bert = {"address": "bert@example.org", "password": hash_password("battery staple correct horse")}
+    both = make_settings(accounts=[settings.accounts[0].model_dump(), bert])
     others = replace(BUILT, replaced_passwords=(f"{digest} 2026-11-29T01:00:00Z bert@example.org",))
-    assert judge_host(settings, ROOT, others) == Verdict(), "another account had the same hash"
+    assert judge_host(both, ROOT, others) == Verdict(), "another account had the same hash"
     fresh = {"address": "ann@example.org", "password": hash_password("correct horse battery staple")}
     assert judge_host(make_settings(accounts=[fresh]), ROOT, built) == Verdict()
+
+
+def test_a_password_that_was_replaced_does_not_come_back_after_a_rename() -> None:
+    settings = make_settings()
+    digest = digest_hash(settings.accounts[0].password)
+    built = replace(BUILT, replaced_passwords=(f"{digest} 2026-11-29T01:00:00Z anna@example.org",))
+    (problem,) = judge_host(settings, ROOT, built).problems
+    assert "ann@example.org has the password that anna@example.org had until `mailkeepctl passwd`" in problem
+    assert "`mailkeep account passwd NAME ann@example.org` to set a new one" in problem
 
 
 def test_all_problems_are_in_one_message() -> None:
