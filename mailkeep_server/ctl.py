@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from mailkeep_server import account_password, mailbox_move
-from mailkeep_server.common import paths, unix_http
+from mailkeep_server.common import mailboxes, paths, unix_http
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
@@ -173,7 +173,8 @@ def rename_account(options: argparse.Namespace) -> None:
         )
     for account in (old, new):
         enforce.cut_sessions(account)
-    moved = mailbox_move.move_mailbox(mailbox_move.find_home(old), mailbox_move.find_home(new))
+    with mailbox_move.act_as(mailboxes.USER):
+        moved = mailbox_move.move_mailbox(mailbox_move.find_home(old), mailbox_move.find_home(new))
     print(f"The mailbox of {old} is that of {new}; {count_noun(moved, 'message')} that came meanwhile is in it, too.")
     ask_guard(f"/rename?{urlencode({'old': old, 'new': new})}")
     run("systemctl", "restart", paths.GUARD_SERVICE, timeout=RESTART_TIMEOUT)

@@ -6,7 +6,10 @@ becomes the new one's: Dovecot takes files that appear in a maildir as new messa
 
 import errno
 import os
+import pwd
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mailkeep_server.common import mailboxes
@@ -18,6 +21,25 @@ _MESSAGES = ("cur", "new")
 def find_home(account: str, root: str = mailboxes.ROOT) -> Path:
     local_part, _, domain = account.rpartition("@")
     return Path(root, domain, local_part)
+
+
+@contextmanager
+def act_as(user: str) -> Iterator[None]:
+    """Root has only this user's rights: a link that an intruder with the user's rights has planted gives no more.
+
+    Raises KeyError if there is no such user.
+    """
+    entry = pwd.getpwnam(user)
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def move_mailbox(old: Path, new: Path) -> int:

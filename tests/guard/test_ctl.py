@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,14 @@ def test_a_rename_moves_the_freeze_first_and_the_rest_after_the_deploy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new, frozen, asked, commands = "old@example.org", ANNA, tmp_path / "frozen" / "accounts", [], []
+    users: list[str] = []
     frozen.parent.mkdir()
     for function in (freeze_list.read_freezes, freeze_list.thaw_account):
         monkeypatch.setattr(function, "__defaults__", (frozen,))
     monkeypatch.setattr(freeze_list.freeze_account, "__defaults__", (frozen,))
     monkeypatch.setattr(enforce, "cut_sessions", lambda _: 0)
     monkeypatch.setattr(ctl.mailbox_move, "find_home", lambda account: tmp_path / account)
+    monkeypatch.setattr(ctl.mailbox_move, "act_as", lambda user: nullcontext(users.append(user)))
     monkeypatch.setattr(ctl, "ask_guard", asked.append)
     monkeypatch.setattr(ctl, "run", lambda *command, **_: commands.append(command))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -161,6 +164,7 @@ def test_a_rename_moves_the_freeze_first_and_the_rest_after_the_deploy(
     assert ctl.main(["rename", old, new]) == 0
     assert not (tmp_path / old).exists()
     assert (tmp_path / new / "Maildir").exists()
+    assert users == ["vmail"]
     assert {*freeze_list.read_freezes(frozen)} == {new, "declared-later@example.org"}
     assert freeze_list.read_freezes(frozen)[new].why == "sends spam: 3"
     assert asked == ["/rename?old=old%40example.org&new=anna%40example.org"]

@@ -1,5 +1,9 @@
 """A mailbox that moves to another address keeps its files, and takes what came to the new address meanwhile."""
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,31 @@ def test_nothing_is_lost_where_names_are_the_same_or_a_script_is_there(homes: tu
     (aside / "Maildir" / "cur" / "1:2,S").unlink()
     assert mailbox_move.move_mailbox(old, new) == 0
     assert (aside / ".dovecot.sieve").read_text() == "keep;"
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Other users can reach it, unlike pytest's."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_planted_link_moves_nothing_that_the_user_of_mailboxes_cannot_write(open_directory: Path) -> None:
+    """Whoever has become that user could else have root move a file into a directory of root's."""
+    root, target = open_directory / "vmail", open_directory / "sudoers.d"
+    old, new = mailbox_move.find_home("anna@example.org", str(root)), mailbox_move.find_home("b@example.org", str(root))
+    add_message(old, "1")
+    add_message(new.with_name("b.before-rename1"), "everybody")
+    target.mkdir()
+    shutil.rmtree(old / "Maildir" / "cur")
+    (old / "Maildir" / "cur").symlink_to(target)
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(PermissionError), mailbox_move.act_as("nobody"):
+        mailbox_move.move_mailbox(old, new)
+    assert [*target.iterdir()] == []
+    assert (os.geteuid(), os.getegid()) == (0, os.getgid())
+    assert not old.exists()
