@@ -18,9 +18,9 @@ from mailkeep_server.guard.limits import Ceiling, ExceededLimit
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.sliding_window import DAY, HOUR, SendHistory, Usage
 
-MAX_EXTENSIONS = 10
-"""Addresses of one mailbox or list in one message: as many as Dovecot's LMTP delivers to one user at a time
-(lmtp_user_concurrency_limit). The others would wait in the queue for nothing but copies."""
+MAX_EXTENSIONS = 5
+"""Addresses of one mailbox or list in one message. Dovecot's LMTP delivers to ten of one user at a time
+(lmtp_user_concurrency_limit), of all messages together; others would wait in the queue for nothing but copies."""
 TOO_MANY_EXTENSIONS = "452 4.5.3 Too many addresses of one mailbox in one message. Send the others in another one"
 # RFC 5321 section 4.5.3.1.10: after 452, the client sends the other recipients in a further transaction.
 MAX_BOUNCES = Ceiling(recipients_per_hour=3, recipients_per_day=10)

@@ -105,11 +105,11 @@ def test_a_stranger_s_mail_to_a_list_is_one_copy_each_and_so_much_an_hour(reach_
 def test_many_addresses_of_one_mailbox_are_few_copies(reach_server: ReachServer) -> None:
     postmasters = [f"postmaster+{number}@mail.example.test" for number in range(12)]
     _, refusals = reach_server.receive("to the postmaster", *postmasters)
-    assert [refusal[:3] for refusal in refusals] == ["452"] * 2
+    assert [refusal[:3] for refusal in refusals] == ["452"] * 7
     poll(lambda: reach_server.list_outside("to the postmaster"), 20, "no copy")
     _, refusals = reach_server.receive("to ben", *(f"ben+{number}@example-two.test" for number in range(12)))
-    assert [refusal[:3] for refusal in refusals] == ["452"] * 2
-    poll(lambda: reach_server.count_in_inbox("to ben") == 10, 20, "not ten copies")
+    assert [refusal[:3] for refusal in refusals] == ["452"] * 7
+    poll(lambda: reach_server.count_in_inbox("to ben") == 5, 20, "not five copies")
     assert reach_server.list_outside("to the postmaster") == [ADMINISTRATOR]
 
 
@@ -136,7 +136,7 @@ def test_what_a_script_sends_on_is_not_signed_not_root_s_and_ends_with_a_freeze(
             assert message.message["DKIM-Signature"] is None
     assert reach_server.read_status("local") == local
     assert reach_server.read_status("forwards")["recipients_per_hour"] == forwards["recipients_per_hour"] + 4
-    server.run(f"mailkeepctl freeze {BEN} test")
+    server.run(f"mailkeepctl freeze {BEN}")
     try:
         assert reach_server.receive("forged while frozen", BEN, author=ANNA)[0] == 250
         poll(lambda: reach_server.count_in_inbox("forged while frozen") == 1, 30, "not in the inbox")
