@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,7 +23,7 @@ import yaml
 
 from mailkeep.atomic_file import write_atomically
 from mailkeep.errors import UserError
-from mailkeep.settings import yaml_reader
+from mailkeep.settings import account_rename, yaml_reader
 from mailkeep.settings.load import parse_edited_settings, parse_settings
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import format_size
@@ -97,25 +97,13 @@ def set_password(path: Path, address: str, password_hash: str) -> None:
 
 
 def rename_account(path: Path, old: str, new: str) -> None:
-    """Gives an account another address, also where aliases and others name it, and makes the old one an alias of it.
-    Raises UserError, changing nothing."""
+    """Gives an account another address, also where aliases and others name it. The old one becomes an alias of it, and
+    one of its `send_as`. Raises UserError, changing nothing."""
     with _locked_file(path) as file:
         file.find_account(old)
         check_account_is_new(path, file.addresses, new)
-        data = _replace_values(file.data, old, new)
-        data["aliases"] = {**(data.get("aliases") or {}), old: new}
-        file.replace_values(old, new)
-        file.add_alias(old, new)
-        file.save_data(data, f"{old} is not renamed")
-
-
-def _replace_values(data: Any, old: str, new: str) -> Any:
-    """All values that are `old`, and no keys."""
-    if isinstance(data, dict):
-        return {key: _replace_values(value, old, new) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_replace_values(value, old, new) for value in data]
-    return new if data == old else data
+        file.apply_edits(account_rename.list_edits(file.root, old, new))
+        file.save_data(account_rename.rename_in_data(file.data, old, new), f"{old} is not renamed")
 
 
 def remove_account(path: Path, address: str) -> None:
@@ -131,7 +119,7 @@ def _quote_scalar(key: str, value: str) -> str:
         raise UserError(f"The {key} must be one line of printable characters.")
     if key == "password":  # begins with a brace
         return "'" + value.replace("'", "''") + "'"
-    return str(yaml.safe_dump([value], allow_unicode=True, width=10**6))[2:].rstrip("\n")
+    return account_rename.quote_scalar(value)
 
 
 @contextmanager
@@ -200,23 +188,13 @@ class _File:
             if key.value == field:
                 self._replace_node(value, text if value.value else f" {text}")
 
-    def replace_values(self, old: str, new: str) -> None:
-        """Each value that is `old`, the last one first: the marks of the others stay right."""
-        for node in sorted(_list_values(self.root), key=lambda node: node.start_mark.index, reverse=True):
-            if node.value == old:
-                self._replace_node(node, new)
-
-    def add_alias(self, alias: str, target: str) -> None:
-        """Writes it first below `aliases:`, or with a new section at the end."""
-        line = f"{_quote_scalar('address', alias)}: {_quote_scalar('address', target)}"
-        section = next(((key, value) for key, value in self.root.value if key.value == "aliases"), None)
-        if section is None:
-            self._insert_lines(len(self.lines), ["aliases:", f"  {line}"])
-        elif section[1].value and not section[1].flow_style:
-            first = section[1].value[0][0].start_mark
-            self._insert_lines(first.line, [" " * first.column + line])
-        else:
-            raise UserError(f"{alias} is not renamed: write `{line}` below `aliases:` in {self.path}, then again.")
+    def apply_edits(self, edits: Iterable[account_rename.Edit]) -> None:
+        """The last one first: the marks of the others stay right."""
+        for edit in sorted(edits, key=lambda edit: (edit.line, edit.column), reverse=True):
+            if edit.node is None:
+                self._insert_lines(edit.line, edit.text.split("\n"))
+            else:
+                self._replace_node(edit.node, edit.text)
 
     def remove_item(self, index: int) -> None:
         """Removes an item's lines."""
@@ -296,30 +274,11 @@ class _File:
         start = item.start_mark.line
         while start > 0 and self.lines[start][: column + 1].strip() != "-":
             start -= 1
-        end = _line_after(item)
+        end = account_rename.line_after(item)
         comment = re.compile(rf"[ \t]{{{column + 1},}}#")
         while end < len(self.lines) and comment.match(self.lines[end]):
             end += 1
         return start, end
-
-
-def _list_values(node: Any) -> Iterator[Any]:
-    """All scalars below a node but keys."""
-    if isinstance(node.value, str):
-        yield node
-        return
-    for child in node.value:
-        yield from _list_values(child[1] if isinstance(child, tuple) else child)
-
-
-def _line_after(node: Any) -> int:
-    """The line after the last line of a node. The end mark of a block would include the blank lines and comments after
-    it."""
-    while not getattr(node, "flow_style", True) and node.value:
-        last = node.value[-1]
-        node = last[1] if isinstance(last, tuple) else last
-    line: int = node.end_mark.line
-    return line + 1 if node.end_mark.column else line
 
 
 def _format_item(column: int, fields: list[str]) -> list[str]:

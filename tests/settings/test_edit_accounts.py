@@ -64,7 +64,7 @@ aliases:
 def test_a_renamed_account_keeps_its_mail_from_everywhere(tmp_path: Path) -> None:
     file, old, new = tmp_path / "mail.yml", "anna@example.org", "ann@example.org"
     file.write_text(RENAMED.replace("PASSWORD", f"'{HASH}'"))
-    before = file.read_text()
+    file.read_text()
     edit_accounts.rename_account(file, old, new)
     settings = load_settings(file)
     assert settings.account_addresses == {new, "bert@example.org"}
@@ -82,14 +82,73 @@ def test_a_renamed_account_keeps_its_mail_from_everywhere(tmp_path: Path) -> Non
         with pytest.raises(UserError):
             edit_accounts.rename_account(file, address, other)
     assert file.read_text() == text
-    for aliases in ("", "aliases: {}\n"):
-        file.write_text(before.partition("aliases:")[0].replace("    send_as: [info@example.org]\n", "") + aliases)
-        if aliases:
-            with pytest.raises(UserError, match="below `aliases:`"):
-                edit_accounts.rename_account(file, old, new)
-        else:
-            edit_accounts.rename_account(file, old, new)
-            assert load_settings(file).aliases == {old: (new,)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "aliases:\n  anna@example.org: ann@example.org\n"),
+        ("aliases:\n", "aliases:\n  anna@example.org: ann@example.org\n"),
+        ("aliases: {}  # none\n", "aliases: {anna@example.org: ann@example.org}  # none\n"),
+        (
+            "aliases: {post@example.org: anna@example.org}\n",
+            "aliases: {anna@example.org: ann@example.org, post@example.org: ann@example.org}\n",
+        ),
+        ("aliases:\n  anna@example.org: ann@example.org\n", "aliases:\n  anna@example.org: ann@example.org\n"),
+        ("aliases:\n  ann@example.org: anna@example.org\n", "aliases:\n  anna@example.org: ann@example.org\n"),
+        ("aliases: {ann@example.org: [anna@example.org]}", "aliases: {anna@example.org: [ann@example.org]}"),
+    ],
+)
+def test_a_renamed_account_gets_the_mail_to_its_former_address(before: str, after: str, tmp_path: Path) -> None:
+    """Also where `aliases` is empty or in flow style, or has the new address as an alias of the account."""
+    file, top = tmp_path / "mail.yml", RENAMED.replace("PASSWORD", f"'{HASH}'").partition("aliases:")[0]
+    top = top.replace("    send_as: [info@example.org]\n", "")
+    file.write_text(top + before)
+    edit_accounts.rename_account(file, "anna@example.org", "ann@example.org")
+    assert file.read_text().endswith(after)
+    assert next(iter(load_settings(file).aliases.items())) == ("anna@example.org", ("ann@example.org",))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("    send_as: [info@example.org]\n", "    send_as: [info@example.org, anna@example.org]\n"),
+        ("", "    send_as: [anna@example.org]\n"),
+        ("    send_as: []\n", "    send_as: [anna@example.org]\n"),
+        ("    send_as:\n", "    send_as: [anna@example.org]\n"),
+        ("    send_as: [anna@example.org]\n", "    send_as: [anna@example.org]\n"),
+        ("    send_as: [info@example.org, ann@example.org]\n", "    send_as: [info@example.org, anna@example.org]\n"),
+        (
+            "    send_as:\n    - info@example.org  # sales\n",
+            "    send_as:\n    - info@example.org  # sales\n    - anna@example.org\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_renamed_account_may_write_from_its_former_address(
+    before: str, after: str, is_last: bool, tmp_path: Path
+) -> None:
+    file, text = tmp_path / "mail.yml", RENAMED.replace("PASSWORD", f"'{HASH}'")
+    text = text.replace("    send_as: [info@example.org]\n", before)
+    if is_last:
+        top, accounts, aliases = (text[: text.index("accounts:")], text[text.index("accounts:") :], "")
+        accounts, _, aliases = accounts.partition("aliases:")
+        anna = accounts[accounts.index("  - address: anna") : accounts.index("  - address: bert")]
+        text = f"{top}aliases:{aliases}{accounts.replace(anna, '')}{anna}".rstrip("\n")
+    file.write_text(text)
+    edit_accounts.rename_account(file, "anna@example.org", "ann@example.org")
+    assert after.rstrip("\n") in file.read_text()
+    accounts_by_address = {account.address: account for account in load_settings(file).accounts}
+    assert accounts_by_address["ann@example.org"].send_as[-1] == "anna@example.org"
+    assert "  # the boss\n" in file.read_text()
+
+
+def test_an_account_in_flow_style_is_renamed(tmp_path: Path) -> None:
+    file = tmp_path / "mail.yml"
+    file.write_text(f"{LEAST}accounts: [{{address: anna@example.org, password: '{HASH}'}}]\n")
+    edit_accounts.rename_account(file, "anna@example.org", "ann@example.org")
+    [account] = load_settings(file).accounts
+    assert (account.address, account.send_as) == ("ann@example.org", ("anna@example.org",))
 
 
 def test_an_account_is_added_after_the_last_and_nothing_else_changes(mail_yml: Inventory) -> None:
