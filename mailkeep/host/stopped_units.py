@@ -9,19 +9,30 @@ from mailkeep.host.snapshot import RUN
 from mailkeep_server.common.paths import STOPPED_UNITS
 
 BRING_BACK = f"""
+comes_back() {{  # a package that is removed and not purged leaves its init script, which does nothing and succeeds
+  systemctl start "$1" 2> /dev/null || return 1
+  script=$(systemctl show --property SourcePath --value "$1")
+  case $script in /etc/init.d/*) ;; *) return 0 ;; esac
+  package=$(dpkg -S "$script" 2> /dev/null | sed 's/: .*//') || package=
+  state=$(dpkg-query --show --showformat '${{db:Status-Status}}' "$package" 2> /dev/null) || state=
+  [ "$state" = config-files ] || return 0
+  systemctl stop "$1"
+  return 1
+}}
 bring_back() {{
   [ -s {STOPPED_UNITS} ] || return 0
   gone=
   for unit in $(sed -n 's/^unit //p' {STOPPED_UNITS} | sort -u); do
-    if systemctl start "$unit" 2> /dev/null; then echo "$unit had been stopped, and runs again." >&2
+    if comes_back "$unit"; then echo "$unit had been stopped, and runs again." >&2
     else gone="$gone $unit"
     fi
   done
   packages=$(sed -n 's/^package //p' {STOPPED_UNITS} | sort -u | xargs)
   if [ -z "$gone" ]; then rm {STOPPED_UNITS}
   else
-    echo "Stopped, and cannot be started again:$gone. Until a deploy succeeds, nothing does their work." >&2
-    echo "APT has removed, or began to: $packages. Deploy again, or bring them back: apt-get install $packages" >&2
+    echo "Stopped, and cannot be started again:$gone. Until a deploy succeeds, mail may not flow." >&2
+    echo "APT has removed, or began to: $packages. Deploy again. To give up Mailkeep instead, bring them back;" >&2
+    echo "that removes Postfix where it is installed: apt-get install $packages" >&2
   fi
 }}"""
 """Starts the units again, and says so; names those that cannot be started."""
@@ -43,9 +54,13 @@ stop_replaced() {{  # arguments of apt-get; policy-rc.d keeps APT from stopping 
     printf '%s\\n' "$files" |
       sed -n 's,^\\(/usr\\)\\?/lib/systemd/system/\\([^/@]*[.][a-z]*\\)$,\\2,p
         s,^/etc/init[.]d/\\([^/]*\\)$,\\1.service,p'
-    for process in /proc/[0-9]*; do  # their units may be the operator's own
+    # Their units may be the operator's own. Not those where cron or a web server has called sendmail.
+    for process in /proc/[0-9]*; do
       program=$(readlink "$process/exe") && printf '%s\\n' "$files" | grep -qxF "$program" || continue
-      sed -n 's,.*/\\([^/]*[.]service\\)$,\\1,p' "$process/cgroup" 2> /dev/null | head -n 1
+      unit=$(sed -n 's,.*/\\([^/]*[.]service\\)$,\\1,p' "$process/cgroup" 2> /dev/null | head -n 1)
+      [ -n "$unit" ] || continue
+      main=$(systemctl show --property MainPID --value "$unit")
+      [ "$main" != "${{process##*/}}" ] || printf '%s\\n' "$unit"
     done
   )
   units=

@@ -19,14 +19,19 @@ case "$*" in
   *--download-only*) ! [ -e no-download ] || { echo 'E: no network' >&2; exit 100; } ;;
   *install*) touch removed; ! [ -e no-install ] || { echo 'E: unpacking' >&2; exit 100; } ;;
 esac""",
-    "dpkg": "printf '%s\\n' /usr/sbin/exim4 /usr/lib/systemd/system/exim4.service "
-    "/usr/lib/systemd/system/exim4-base.timer /usr/lib/systemd/system/exim4-base@.service /etc/init.d/exim4",
+    "dpkg": """[ "$1" = -L ] || { echo "exim4-base: $2"; exit; }
+printf '%s\\n' /usr/sbin/exim4 /usr/lib/systemd/system/exim4.service /usr/lib/systemd/system/exim4-base.timer \\
+  /usr/lib/systemd/system/exim4-base@.service /etc/init.d/exim4""",
     "systemctl": """echo "systemctl $*" >> log
 case "$*" in
-  *is-active*) [ "$3" = exim4.service ] || [ "$3" = exim4-base.timer ] ;;
+  *is-active*) case $3 in exim4.service | exim4-base.timer | cron.service | own.service) ;; *) false ;; esac ;;
   *is-failed*) [ "$3" = exim4-base.timer ] ;;
   start*) ! [ -e gone ] ;;
+  *MainPID*cron.service) echo 7 ;;
+  *MainPID*own.service) echo 9 ;;
+  *SourcePath*) [ ! -e state ] || echo /etc/init.d/exim4 ;;
 esac""",
+    "dpkg-query": "cat state",
     "sync": "",
 }
 
@@ -87,6 +92,31 @@ def test_services_are_stopped_between_download_and_installation(run_script: Run,
     # The timer of a removed package would stay failed.
     assert "systemctl reset-failed exim4-base.timer" in read_log(tmp_path)
     assert "disable" not in " ".join(read_log(tmp_path))  # after a reboot, they run again
+
+
+def test_only_a_unit_whose_main_process_is_of_the_package_is_stopped_not_a_caller_of_sendmail(
+    run_script: Run, install: str, tmp_path: Path
+) -> None:
+    for pid, unit in {8: "cron.service", 9: "own.service"}.items():
+        process = tmp_path / "proc" / str(pid)
+        process.mkdir()
+        (process / "exe").symlink_to("/usr/sbin/exim4")
+        (process / "cgroup").write_text(f"0::/system.slice/{unit}\n")
+    done = run_script(install)
+    assert done.returncode == 0, done.stderr
+    assert "systemctl stop exim4-base.timer exim4.service own.service" in read_log(tmp_path)
+
+
+@pytest.mark.parametrize(("state", "is_back"), [("config-files", False), ("installed", True)])
+def test_an_init_script_of_a_removed_package_is_no_service_that_runs_again(
+    state: str, is_back: bool, run_script: Run, install: str, tmp_path: Path
+) -> None:
+    (tmp_path / "no-install").touch()
+    (tmp_path / "state").write_text(state)
+    done = run_script(install)
+    assert ("exim4.service had been stopped, and runs again." in done.stderr) is is_back
+    assert ("cannot be started again: exim4-base.timer exim4.service." in done.stderr) is not is_back
+    assert record(tmp_path).exists() is not is_back
 
 
 def test_after_an_installation_that_fails_they_run_again(run_script: Run, install: str, tmp_path: Path) -> None:
