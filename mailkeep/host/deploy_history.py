@@ -23,20 +23,25 @@ from mailkeep.settings.models import Settings
 Items = Mapping[str, str]
 MAX_STATES = 50
 MAX_NAMES = 8  # of undone items in a message
+VAULT = "secrets"
 _DIGITS = 12
 _PASSWORD = "the password of "  # noqa: S105
+
+_SHALLOW = "This clone is shallow, and may lack what was deployed last: `git fetch --unshallow`. "
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedState:
-    """One deploy: `blob` is git's name of the mail.yml, `origin` that of this copy of the inventory. `changed` has the
-    items that differ from the state before; None: gone. In the first state, it has all."""
+    """One deploy: `blob` is git's name of the mail.yml, `origin` that of this copy of the inventory. `key_blobs` are
+    git's names of the vault's files, and of the certificate. `changed` has the items that differ from the state before;
+    None: gone. In the first state, it has all."""
 
     time: str
     by: str
     blob: str
     origin: str
     changed: dict[str, str | None]
+    key_blobs: tuple[str, ...] = ()
 
 
 History = tuple[DeployedState, ...]
@@ -49,10 +54,13 @@ class DeclaredState:
 
     settings_file: Path
     items: Items
+    certificate: str | None = None
+    """Its path in the inventory, as `tls.certificate` has it."""
 
 
 def declare_state(settings_file: Path, settings: Settings, parts: Iterable[Part]) -> DeclaredState:
-    return DeclaredState(settings_file.resolve(), _describe_items(settings, parts))
+    certificate = str(settings.tls.certificate) if settings.tls.certificate else None
+    return DeclaredState(settings_file.resolve(), _describe_items(settings, parts), certificate)
 
 
 def _describe_items(settings: Settings, parts: Iterable[Part]) -> Items:
@@ -97,13 +105,20 @@ def is_recorded(history: History, declared: DeclaredState) -> bool:
 def describe_undone(history: History, declared: DeclaredState) -> str:
     """What a deploy would undo, and what to do; nothing if the inventory goes on from the last state."""
     undone = list_undone(history, declared.items)
-    if not undone or _goes_on(history[-1], declared.settings_file):
+    if not undone or history[-1].origin == _name_origin(declared.settings_file):
+        return ""
+    blobs, is_shallow = _list_blobs(declared)
+    if history[-1].blob in blobs:
+        has_keys = set(history[-1].key_blobs) <= blobs
+        undone = [] if has_keys else [text for text in undone if _names_key(text)]
+    if not undone:
         return ""
     last, more = history[-1], len(undone) - MAX_NAMES
     names = f"{', '.join(undone[:MAX_NAMES])}{f' and {more} more' if more > 0 else ''}"
     return (
         f"This inventory is older than the last one, which was deployed on {last.time} by {last.by}. It would undo: "
-        f"{names}. Get that inventory first, such as by `git pull` where it is kept, and plan again. If you mean it: "
+        f"{names}. Get that inventory first, such as by `git pull` where it is kept, and plan again. "
+        f"{_SHALLOW if is_shallow else ''}If you mean it: "
         "`mailkeep deploy --allow-older` (pyinfra: --data allow_older=true)."
     )
 
@@ -123,15 +138,29 @@ def list_undone(history: History, items: Items) -> list[str]:
     ]
 
 
-def _goes_on(last: DeployedState, settings_file: Path) -> bool:
-    """Whether this inventory is the copy that was deployed last, or holds that mail.yml in its history in git."""
-    if last.origin == _name_origin(settings_file):
-        return True
+def _names_key(text: str) -> bool:
+    """Whether a line of `list_undone` is about a file of keys or passwords, not about mail.yml."""
+    return " /" in text
+
+
+def _list_blobs(declared: DeclaredState) -> tuple[set[str], bool]:
+    """Git's names of all versions of mail.yml, the vault's files and the certificate in the history of this inventory;
+    and whether the clone is shallow, so that older ones are not known."""
+    directory = declared.settings_file.parent
+    paths = [declared.settings_file.name, VAULT, *([declared.certificate] if declared.certificate else [])]
+    # -m: an inventory may come by a merge alone, of which git shows no differences by default.
+    log = ["-c", "log.showRoot=true", "log", "-m", "--raw", "--no-abbrev", "--no-renames", "--format=", "--", *paths]
+    blobs = {line.split()[3] for line in _ask_git(directory, *log).splitlines() if line.startswith(":")}
+    return blobs, _ask_git(directory, "rev-parse", "--is-shallow-repository").strip() == "true"
+
+
+def _ask_git(directory: Path, *words: str) -> str:
+    """Nothing without git, or outside of its repositories."""
     with suppress(OSError, subprocess.TimeoutExpired):
-        command = ["git", "log", "-1", "--format=%h", f"--find-object={last.blob}", "--", settings_file.name]
-        done = subprocess.run(command, cwd=settings_file.parent, capture_output=True, check=False, timeout=60)
-        return done.returncode == 0 and bool(done.stdout.strip())
-    return False
+        command = ["git", *words]
+        done = subprocess.run(command, cwd=directory, capture_output=True, check=False, timeout=60)
+        return "" if done.returncode else done.stdout.decode(errors="replace")
+    return ""
 
 
 def _name_origin(settings_file: Path) -> str:
@@ -148,16 +177,27 @@ def add_state(history: History, declared: DeclaredState) -> str:
     before = states[-1] if states else {}
     changed: dict[str, str | None] = {name: None for name in before if name not in declared.items}
     changed |= {name: value for name, value in declared.items.items() if before.get(name) != value}
-    content = declared.settings_file.read_bytes()
     state = DeployedState(
         time=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         by=f"{getuser()}@{socket.gethostname()}",
-        blob=hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(),
+        blob=_name_blob(declared.settings_file),
         origin=_name_origin(declared.settings_file),
         changed=changed,
+        key_blobs=tuple(sorted({_name_blob(file) for file in _list_key_files(declared)})),
     )
     kept = _shorten((*history, state))
     return json.dumps([asdict(state) for state in kept], indent=0)
+
+
+def _name_blob(file: Path) -> str:
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _list_key_files(declared: DeclaredState) -> list[Path]:
+    directory = declared.settings_file.parent
+    certificate = [directory / declared.certificate] if declared.certificate else []
+    return [file for file in (*(directory / VAULT).rglob("*.age"), *certificate) if file.is_file()]
 
 
 def _shorten(history: History) -> History:
@@ -167,4 +207,7 @@ def _shorten(history: History) -> History:
         return history
     first = history[surplus]
     items: dict[str, str | None] = {**_list_items(history)[surplus]}
-    return (DeployedState(first.time, first.by, first.blob, first.origin, items), *history[surplus + 1 :])
+    return (
+        DeployedState(first.time, first.by, first.blob, first.origin, items, first.key_blobs),
+        *history[surplus + 1 :],
+    )

@@ -69,16 +69,22 @@ def test_who_deployed_last_may_take_back_an_edit(here: Path) -> None:
     assert deploy_history.describe_undone(history, DeclaredState(here, DOMAIN)) == ""
 
 
-def test_who_has_pulled_what_was_deployed_last_may_remove_it(here: Path, there: Path) -> None:
-    def git(directory: Path, *arguments: str) -> None:
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(directory), *arguments]
-        subprocess.run(command, check=True, capture_output=True)
+def git(directory: Path, *arguments: str) -> None:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(directory), *arguments]
+    subprocess.run(command, check=True, capture_output=True)
 
-    history = deploy((), here, DOMAIN)
+
+def share(here: Path, there: Path) -> None:
+    """A repository with this inventory, and a clone of it."""
     git(here.parent, "init", "-q", "-b", "main")
     git(here.parent, "add", "-A")
     git(here.parent, "commit", "-qm", "first")
     git(here.parent.parent, "clone", "-q", str(here.parent), str(there.parent))
+
+
+def test_who_has_pulled_what_was_deployed_last_may_remove_it(here: Path, there: Path) -> None:
+    history = deploy((), here, DOMAIN)
+    share(here, there)
     history = deploy(history, there, {**DOMAIN, **ANNA})
     git(there.parent, "commit", "-qam", "second")
 
@@ -87,6 +93,57 @@ def test_who_has_pulled_what_was_deployed_last_may_remove_it(here: Path, there: 
     git(here.parent, "pull", "-q", str(there.parent), "main")
     here.write_text("without her again")
     assert deploy_history.describe_undone(history, older) == ""
+
+
+def test_a_key_of_a_colleague_is_not_set_back_although_mail_yml_is_the_same(here: Path, there: Path) -> None:
+    def write_key(inventory: Path, content: str) -> None:
+        (inventory.parent / "secrets").mkdir(parents=True, exist_ok=True)
+        (inventory.parent / "secrets" / "relay-password.age").write_text(content)
+
+    relay = "/etc/postfix/relay-password"
+    write_key(here, "first")
+    history = deploy((), here, {**DOMAIN, relay: "1"})
+    share(here, there)
+    write_key(there, "second")
+    there.write_text(here.read_text())
+    state = DeclaredState(there, {**DOMAIN, relay: "2"})
+    history = deploy_history.parse_history(deploy_history.add_state(history, state))
+    git(there.parent, "commit", "-qam", "second")
+
+    older = DeclaredState(here, {**DOMAIN, relay: "1"})
+    assert f"set back {relay}" in deploy_history.describe_undone(history, older)
+    # With the colleague's vault, it is an edit.
+    git(here.parent, "pull", "-q", str(there.parent), "main")
+    assert deploy_history.describe_undone(history, older) == ""
+
+
+def test_an_inventory_that_a_merge_alone_has_brought_is_not_older(here: Path, there: Path) -> None:
+    history = deploy((), here, DOMAIN)
+    share(here, there)
+    for inventory, text in {here: "here", there: "there"}.items():
+        inventory.write_text(text)
+        git(inventory.parent, "commit", "-qam", text)
+    git(here.parent, "fetch", "-q", str(there.parent), "main")
+    git(here.parent, "merge", "-q", "--no-commit", "-s", "ours", "FETCH_HEAD")
+    history = deploy(history, there, {**DOMAIN, **ANNA})
+    here.write_text(there.read_text())
+    git(here.parent, "commit", "-qam", "merged")
+    here.write_text("without her again")
+    assert deploy_history.describe_undone(history, DeclaredState(here, DOMAIN)) == ""
+
+
+def test_a_shallow_clone_is_told_what_it_may_lack(here: Path, there: Path) -> None:
+    history = deploy((), here, DOMAIN)
+    git(here.parent, "init", "-q", "-b", "main")
+    for text in ("first", "second"):
+        here.write_text(text)
+        git(here.parent, "add", "-A")
+        git(here.parent, "commit", "-qm", text)
+    history = deploy(history, here, {**DOMAIN, **ANNA})
+    git(here.parent.parent, "clone", "-q", "--depth=1", f"file://{here.parent}", str(there.parent))
+    text = deploy_history.describe_undone(history, DeclaredState(there, DOMAIN))
+    assert "`git fetch --unshallow`" in text
+    assert "`git fetch" not in deploy_history.describe_undone(history, DeclaredState(here.parent / "copy.yml", DOMAIN))
 
 
 def test_only_a_changed_state_is_recorded_and_the_oldest_are_forgotten(here: Path) -> None:
