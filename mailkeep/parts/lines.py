@@ -7,12 +7,11 @@ from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
 SERVICE_FILE, SOCKET_FILE = f"{SYSTEMD}/mailkeep-lines.service", f"{SYSTEMD}/mailkeep-lines.socket"
-MEMORY = 48 * 2**20  # bytes, without messages
-COPIES = 4  # of a message, while its body is replaced
+MEMORY = 96 * 2**20  # bytes: the program, and the headers and blocks of messages. Their bodies are in files
 
 
 def build_part(settings: Settings) -> Part:
-    memory = MEMORY + COPIES * settings.message_size
+    memory = MEMORY + settings.message_size  # the kernel's cache of the files counts, and is given back
     return Part(
         name="lines",
         packages=("python3",),

@@ -4,40 +4,58 @@ A line has at most 998 bytes (RFC 5321 section 4.5.3.1.6). Postfix breaks longer
 a space (smtp_line_length_limit), and so breaks the signature. Sent unbroken, they are refused by other servers.
 """
 
-import re
+from collections.abc import Iterator
+from typing import IO
 
 MAX_LINE = 990
 """Bytes of a line. Below Postfix's limit, which then finds nothing to break."""
 MIN_LINE = 700
 """A line is broken at a blank from here on. Without one, it is broken at MAX_LINE."""
-BREAK = b"\r\n "
-_LONG_LINE = re.compile(rb"[^\n]{%d}" % (MAX_LINE + 2))
+BLOCK = 60_000
+"""Bytes of a body that are read together. With the breaks in them, they fit into one packet of a milter's protocol."""
+_LONG = MAX_LINE + len(b"\r\n")
 
 
 def has_long_line(data: bytes) -> bool:
-    return _LONG_LINE.search(data) is not None
+    """Whether _LONG bytes stand without a line feed among them. The work grows with the bytes, not with their lines."""
+    start = 0
+    while len(data) - start >= _LONG:
+        line_feed = data.rfind(b"\n", start, start + _LONG)
+        if line_feed < 0:
+            return True
+        start = line_feed + 1
+    return False
 
 
-def break_body(body: bytes) -> bytes:
-    """Each long line in pieces. All pieces after the first begin with a blank, as Postfix's do."""
-    return b"\n".join(_break_line(line) for line in body.split(b"\n"))
+def break_body(body: IO[bytes]) -> Iterator[bytes]:
+    """The body in blocks, each long line in pieces. All pieces after the first begin with a blank, as Postfix's do.
+
+    Nothing but a block is in memory: a body may have as many bytes as a message, in lines of any length.
+    """
+    rest = b""
+    while block := body.read(BLOCK):
+        text = rest + block
+        end = text.rfind(b"\n") + 1
+        lines, (*pieces, rest) = text[:end], _break_line(text[end:])
+        if has_long_line(lines):
+            lines = b"\n".join(b"\r\n".join(_break_line(line)) for line in lines.split(b"\n"))
+        if changed := b"".join([lines, *(piece + b"\r\n" for piece in pieces)]):
+            yield changed
+    if rest:
+        yield rest
 
 
-def _break_line(line: bytes) -> bytes:
-    end = b"\r" if line.endswith(b"\r") else b""
-    rest = line.removesuffix(b"\r")
+def _break_line(line: bytes) -> list[bytes]:
+    """The line in pieces that fit. It may be the beginning of a line: a carriage return at its end is not counted."""
     pieces: list[bytes] = []
-    while len(rest) > MAX_LINE:
-        piece, rest = _split_line(rest, MAX_LINE - 1 if pieces else MAX_LINE)
+    room = MAX_LINE + line.endswith(b"\r")
+    while len(line) > room:
+        if (blank := line.rfind(b" ", MIN_LINE, MAX_LINE)) > 0:
+            piece, line = line[:blank], line[blank:]
+        else:
+            piece, line = line[:MAX_LINE], b" " + line[MAX_LINE:]
         pieces.append(piece)
-    return BREAK.join([*pieces, rest]) + end
-
-
-def _split_line(line: bytes, length: int) -> tuple[bytes, bytes]:
-    """The beginning, and the rest. The blank between them is the one with which the next line begins."""
-    if (blank := line.rfind(b" ", MIN_LINE, length)) > 0:
-        return line[:blank], line[blank + 1 :]
-    return line[:length], line[length:]
+    return [*pieces, line]
 
 
 def fold_header(name: bytes, value: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The milter that breaks long lines: Postfix asks it before the one that signs. It refuses nothing.
 
-A message is kept until its end, because a milter can only replace a body as a whole. Its protocol is described in
-`mailkeep_server.guard.milter`.
+A message is kept until its end, because a milter can only replace a body as a whole. Its body is in a file, and is read
+and answered in blocks. The protocol is described in `mailkeep_server.guard.milter`.
 """
 
 import os
@@ -19,8 +19,8 @@ from mailkeep_server.lines.line_breaks import MAX_LINE, break_body, fold_header,
 
 MAX_CONNECTIONS = 200
 MAX_HEADERS = 2000
-MAX_IN_MEMORY = 1 << 18  # bytes of a body; the rest is in a file
-MAX_REPLY = 65535  # bytes of a body in one packet (libmilter's MILTER_CHUNK_SIZE)
+MAX_HEADER_BYTES = 1 << 20  # of all headers; those after them stay as they are
+MAX_IN_MEMORY = 1 << 16  # bytes of a body; a longer one is in a file
 IDLE_SECONDS = 3600.0
 
 _VERSION, _CHANGE_BODY, _CHANGE_HEADERS = 6, 0x2, 0x10
@@ -39,6 +39,7 @@ class _Message:
     """The message in transfer."""
 
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    header_bytes: int = 0
     body: IO[bytes] = field(default_factory=_open_body)
     tail: bytes = b""
     """The end of the last piece, which may be the beginning of a long line."""
@@ -80,8 +81,10 @@ class LineSession:
 
     def _take_header(self, data: bytes) -> None:
         name, _, value = data.removesuffix(b"\0").partition(b"\0")
-        if len(self._message.headers) < MAX_HEADERS:
-            self._message.headers.append((name, value))
+        message = self._message
+        message.header_bytes += len(data)
+        if len(message.headers) < MAX_HEADERS and message.header_bytes <= MAX_HEADER_BYTES:
+            message.headers.append((name, value))
 
     def _take_body(self, data: bytes) -> None:
         message = self._message
@@ -98,8 +101,7 @@ class LineSession:
                 yield b"m" + struct.pack("!I", index) + name + b"\0" + folded + b"\0"
         if message.is_long:
             message.body.seek(0)
-            body = break_body(message.body.read())
-            yield from (b"b" + body[start : start + MAX_REPLY] for start in range(0, len(body), MAX_REPLY))
+            yield from (b"b" + block for block in break_body(message.body))
         yield _CONTINUE
 
     def _forget_message(self) -> None:

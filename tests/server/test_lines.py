@@ -1,18 +1,29 @@
 """Long lines are broken before a message is signed, and nothing else in it changes."""
 
+import io
 import random
 import socket
 import struct
 import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 
 from mailkeep_server.guard.milter import ProtocolError
-from mailkeep_server.lines.line_breaks import break_body, fold_header, has_long_line
-from mailkeep_server.lines.milter import LineSession, serve_connection
+from mailkeep_server.lines import line_breaks
+from mailkeep_server.lines.line_breaks import fold_header, has_long_line
+from mailkeep_server.lines.milter import MAX_HEADER_BYTES, LineSession, serve_connection
 
 POSTFIX_LIMIT = 998
+MAX_REPLY = 65535  # bytes of a body in one packet (libmilter's MILTER_CHUNK_SIZE)
+MIB = 1 << 20
 ALL = 0xFFFFFFFF
+
+
+def break_body(body: bytes) -> bytes:
+    return b"".join(line_breaks.break_body(io.BytesIO(body)))
 
 
 def longest_line(data: bytes) -> int:
@@ -90,9 +101,57 @@ def test_a_header_that_cannot_be_folded_stays(value: bytes) -> None:
 
 def test_messages_of_one_session_are_kept_apart() -> None:
     session = LineSession()
-    long = b"B" + b"word " * 300
+    long = b"B" + b"word " * 300 + b"\r\n"
     assert len([*session.answer_packet(long), *session.answer_packet(b"E")]) == 2
     assert [*session.answer_packet(long), *session.answer_packet(b"A"), *session.answer_packet(b"E")] == [b"c"]
+
+
+def cut_body(line: bytes, size: int) -> Iterator[bytes]:
+    """Packets of a body of about this size: one long line, and then these lines."""
+    yield b"B" + b"word " * 300 + b"\r\n"
+    block = b"B" + line * (60_000 // len(line))
+    yield from (block for _ in range(size // len(block)))
+
+
+@pytest.mark.parametrize("line", [b"x\r\n", b"x" * 76 + b"\r\n", b"y" * 990 + b"\r\n", b"z" * 5000], ids=len)
+def test_a_large_message_takes_the_memory_of_its_blocks(line: bytes) -> None:
+    session, size, kept = LineSession(), 0, 0
+    tracemalloc.start()
+    try:
+        for packet in cut_body(line, 8 * MIB):
+            kept += len(packet) - 1
+            assert [*session.answer_packet(packet)] == []
+        for reply in session.answer_packet(b"E"):
+            assert len(reply) - 1 <= MAX_REPLY
+            size += len(reply) - 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept < size < kept * 1.01
+    assert peak < 4 * MIB
+
+
+def test_a_long_line_is_sought_in_the_time_that_reading_takes() -> None:
+    """By a pattern, 6 to 85 seconds for a message of 50 MB."""
+    bodies = [(b"x" * length + b"\r\n") * (4 * MIB // (length + 2)) for length in (1, 76, 500, 980, 989)]
+    start = time.thread_time()
+    assert not any(map(has_long_line, bodies))
+    assert time.thread_time() - start < 1
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("length", range(985, 996))
+def test_a_long_line_is_found_wherever_it_stands(length: int, end: bytes) -> None:
+    lines = [b"x" * length, b"", b"y" * 700, b"z"]
+    is_long = length + len(end) - 1 > 991
+    for turn in range(4):
+        assert has_long_line(end.join(lines[turn:] + lines[:turn] + [b""])) == is_long
+
+
+def test_headers_beyond_a_bound_stay_as_they_are() -> None:
+    value = b"word " * 18_000
+    changes, _ = run_session([(b"X-%d" % n, value) for n in range(30)], b"text\r\n")
+    assert len(changes) == MAX_HEADER_BYTES // (len(value) + len(b"X-10\0\0"))
 
 
 @pytest.mark.parametrize("packet", [b"Z", b"", b"O\0", b"O" + struct.pack("!III", 6, 0, ALL)])
