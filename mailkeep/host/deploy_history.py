@@ -19,6 +19,7 @@ from pathlib import Path
 from mailkeep.parts import dovecot
 from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
+from mailkeep_server.common.paths import DEPLOY_HISTORY
 
 Items = Mapping[str, str]
 MAX_STATES = 50
@@ -95,6 +96,19 @@ def _list_items(history: History) -> list[dict[str, str]]:
         items = {name: value for name, value in (items | state.changed).items() if value is not None}
         states.append(items)
     return states
+
+
+def refuse_if_changed(text: str | None) -> str:
+    """Shell lines that end a script if the server's history is no longer this text, as the preflight read it. None: it
+    has not read any."""
+    if text is None or (text and not parse_history(text)):
+        return ":"  # the next deploy begins a new one
+    digest = hashlib.sha256(text.rstrip("\n").encode()).hexdigest()
+    now = f'printf %s "$(cat {DEPLOY_HISTORY} 2> /dev/null)" | sha256sum'
+    return f"""[ "$({now})" = "{digest}  -" ] || {{
+  echo "Another deploy to this host has ended since this one began. Deploy again: it names what it would undo." >&2
+  exit 1
+}}"""
 
 
 def is_recorded(history: History, declared: DeclaredState) -> bool:

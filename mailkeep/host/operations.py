@@ -18,7 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 
 from mailkeep.host import deploy_history, diff
 from mailkeep.host.diff import FileChange
-from mailkeep.host.preflight import needs_sudo, read_history
+from mailkeep.host.preflight import needs_sudo, read_history, read_history_text
 from mailkeep.host.snapshot import NEW_SUFFIX, PENDING, POLICY_RC_D, RUN, Snapshot, SnapshotFact
 from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep.host.stopped_units import BRING_BACK, BRING_BACK_IF_IT_FAILS, STOP_REPLACED
@@ -156,21 +156,23 @@ def put_in_place(parts: Parts) -> Commands:
         # Files and scripts travel on standard input. Any user of the host can read an argument list, and could guess
         # the name of a temporary file.
         encoded = base64.encodebytes(build_archive(parts, actual, directories)).decode().splitlines()
-        yield StringCommand(
-            _join_lines(
-                "set -eu",
-                _LOCK,
-                BRING_BACK_IF_IT_FAILS,
-                f"mkdir -p {STAGE}",
-                "unshare --mount --propagation private sh -euc '",
-                f"mount -t tmpfs -o mode=700 tmpfs {STAGE}",
-                f"base64 -d | tar -x -p -m -C {STAGE} -f -",  # -m: Dovecot rereads accounts when their time changes
-                f"exec sh -eu {STAGE}/commit < /dev/null",
-                "'",
-            ),
-            _stdin=encoded,
-        )
+        yield StringCommand(_unpack_script(read_history_text()), _stdin=encoded)
         forget_snapshot()
+
+
+def _unpack_script(history_text: str | None) -> str:
+    return _join_lines(
+        "set -eu",
+        _LOCK,
+        BRING_BACK_IF_IT_FAILS,
+        deploy_history.refuse_if_changed(history_text),
+        f"mkdir -p {STAGE}",
+        "unshare --mount --propagation private sh -euc '",
+        f"mount -t tmpfs -o mode=700 tmpfs {STAGE}",
+        f"base64 -d | tar -x -p -m -C {STAGE} -f -",  # -m: Dovecot rereads accounts when their time changes
+        f"exec sh -eu {STAGE}/commit < /dev/null",
+        "'",
+    )
 
 
 def _file_changes(parts: Parts, actual: Snapshot) -> list[FileChange]:
@@ -339,15 +341,18 @@ def record_inventory(declared: deploy_history.DeclaredState) -> Commands:
     """Last: a later deploy from an older inventory is then noticed."""
     history = read_history()
     if history is not None and not deploy_history.is_recorded(history, declared):
-        yield StringCommand(
-            _join_lines(
-                "set -eu",
-                _LOCK,
-                f"install -d -m 755 {DEPLOY_HISTORY.rpartition('/')[0]}",
-                f"umask 077; cat > {DEPLOY_HISTORY}.new; mv {DEPLOY_HISTORY}.new {DEPLOY_HISTORY}",
-            ),
-            _stdin=deploy_history.add_state(history, declared).splitlines(),
-        )
+        state = deploy_history.add_state(history, declared)
+        yield StringCommand(_record_script(read_history_text()), _stdin=state.splitlines())
+
+
+def _record_script(history_text: str | None) -> str:
+    return _join_lines(
+        "set -eu",
+        _LOCK,
+        deploy_history.refuse_if_changed(history_text),
+        f"install -d -m 755 {DEPLOY_HISTORY.rpartition('/')[0]}",
+        f"umask 077; cat > {DEPLOY_HISTORY}.new; mv {DEPLOY_HISTORY}.new {DEPLOY_HISTORY}",
+    )
 
 
 _ACT = f"""

@@ -89,6 +89,11 @@ def read_history() -> deploy_history.History | None:
     return cast(deploy_history.History | None, host.connector_data.get("mailkeep history"))
 
 
+def read_history_text() -> str | None:
+    """The text of the file with that history, likewise."""
+    return cast(str | None, host.connector_data.get("mailkeep history text"))
+
+
 @operation()
 def _preflight(settings: Settings, parts: tuple[Part, ...], login: Login) -> Generator[StringCommand, None, None]:
     adopt = bool(host.data.get("adopt"))
@@ -96,6 +101,7 @@ def _preflight(settings: Settings, parts: tuple[Part, ...], login: Login) -> Gen
     facts, verdict = examine_host(settings, login, read_fact, adopt=adopt, can_ask=can_ask)
     if facts is not None:
         history = host.connector_data["mailkeep history"] = deploy_history.parse_history(facts.deploy_history)
+        host.connector_data["mailkeep history text"] = facts.deploy_history
         older = deploy_history.describe_undone(history, declare_state(settings, parts))
         if older and not host.data.get("allow_older"):
             verdict = Verdict((*verdict.problems, older), verdict.warnings)

@@ -1,13 +1,15 @@
 """An inventory that is older than the one deployed last is noticed, whoever deploys it."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from mailkeep.host import deploy_history
+from mailkeep.host import deploy_history, operations
 from mailkeep.host.deploy_history import DeclaredState, History
+from mailkeep.host.snapshot import RUN
+from mailkeep_server.common.paths import DEPLOY_HISTORY
 
 ANNA = {"the account anna@example.org": "", "the password of anna@example.org": "1"}
 BERT = {"the account bert@example.org": "", "the password of bert@example.org": "5"}
@@ -155,6 +157,41 @@ def test_only_a_changed_state_is_recorded_and_the_oldest_are_forgotten(here: Pat
         assert deploy_history.is_recorded(history, DeclaredState(here, items))
     assert len(history) == deploy_history.MAX_STATES
     assert history[0].changed == {**DOMAIN, "the password of anna@example.org": "5"}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("script", [operations._record_script, operations._unpack_script])
+def test_of_two_deploys_at_once_the_second_changes_and_records_nothing(
+    script: Callable[[str | None], str], is_first: bool, here: Path, tmp_path: Path
+) -> None:
+    file = Path(f"{tmp_path}{DEPLOY_HISTORY}")
+    file.parent.mkdir(parents=True)
+
+    def run(text: str | None, new: str) -> subprocess.CompletedProcess[str]:
+        lines = (
+            script(text).replace(RUN, f"{tmp_path}{RUN}").replace(str(Path(DEPLOY_HISTORY).parent), str(file.parent))
+        )
+        lines = lines.replace("unshare", "exit 0; unshare")
+        return subprocess.run(["sh", "-c", lines], input=new, capture_output=True, text=True)
+
+    def add_state(history: History, items: dict[str, str]) -> str:
+        here.parent.mkdir(exist_ok=True)
+        here.write_text(str(items))
+        return deploy_history.add_state(history, DeclaredState(here, items))
+
+    text = "" if is_first else add_state((), DOMAIN)
+    if text:
+        file.write_text(f"{text}\n")
+    first = add_state(deploy_history.parse_history(text), {**DOMAIN, **ANNA})
+    done = run(text, first)
+    assert (done.returncode, done.stderr) == (0, "")
+    file.write_text(first)
+    done = run(text, "of the second")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Another deploy to this host has ended since this one began.")
+    assert file.read_text() == first
+    assert run(first, "of the third").returncode == 0
+    assert run("{", "of a deploy that has read a damaged one").returncode == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"time": 1}]'])
