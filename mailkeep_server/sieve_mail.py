@@ -3,12 +3,18 @@
 By sendmail(1) such mail would be root's: signed, and counted as root's. But a redirected message is a stranger's, and
 its From: may be one of our addresses. So it goes to a socket of Postfix's of its own (master.cf), which asks the guard
 and no signing milter. Only root and Postfix can enter its directory.
+
+Dovecot knows no permanent failure of this program: any makes it defer the message, for days. So if Postfix refuses one
+for good, its sender gets a notice, as of mail that another server refuses.
 """
 
 import os
 import smtplib
 import sys
 from collections.abc import Iterable
+from email.utils import formatdate
+from itertools import chain
+from secrets import token_hex
 from typing import BinaryIO
 
 from mailkeep_server.common.unix_smtp import UnixSmtp
@@ -18,6 +24,12 @@ TIMEOUT = 60.0
 """Seconds for each answer. Dovecot's own is submission_timeout, 30 s."""
 CHUNK = 65_536
 """Bytes."""
+MAX_RETURNED = 32_768
+"""Bytes of the headers in a notice."""
+
+
+class RefusedError(smtplib.SMTPResponseException):
+    """Postfix refuses the message for good (RFC 5321 section 4.2.1)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -26,11 +38,73 @@ def main(arguments: list[str]) -> int:
         os.seteuid(0)  # Dovecot is the mailbox's user while it delivers; its real user is root
     try:
         sender, recipients = _parse_arguments(arguments)
-        send_message(SOCKET, sender, recipients, sys.stdin.buffer)
+        headers = _read_headers(sys.stdin.buffer)
+        try:
+            send_message(SOCKET, sender, recipients, chain(headers, sys.stdin.buffer))
+        except RefusedError as refusal:
+            print(f"{SOCKET}: refused for good, from <{sender}> to {', '.join(recipients)}: {refusal}", file=sys.stderr)
+            if sender:  # RFC 5321 section 6.1: no notice about a notice
+                send_message(SOCKET, "", [sender], _build_notice(sender, recipients, headers, refusal))
     except (OSError, smtplib.SMTPException, ValueError) as error:
         print(f"{SOCKET}: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL
     return os.EX_OK
+
+
+def _read_headers(message: BinaryIO) -> list[bytes]:
+    """Its lines up to the empty one, with it. The rest of very long ones stays unread."""
+    lines: list[bytes] = []
+    length = 0
+    while length < MAX_RETURNED and (line := message.readline()):
+        lines.append(line)
+        length += len(line)
+        if not line.strip(b"\r\n"):
+            break
+    return lines
+
+
+def _build_notice(
+    sender: str, recipients: list[str], headers: list[bytes], refusal: smtplib.SMTPResponseException
+) -> list[bytes]:
+    """RFC 3464. Like a notice of Postfix's, it has the headers of the message only."""
+    boundary, host = token_hex(16), os.uname().nodename
+    answer = refusal.smtp_error if isinstance(refusal.smtp_error, bytes) else refusal.smtp_error.encode()
+    reason = f"{refusal.smtp_code} {answer.decode('ascii', 'replace')}".encode("ascii", "replace").decode()
+    reason = " ".join(reason.split())
+    text = f"""\
+From: Mail Delivery System <MAILER-DAEMON@{host}>
+To: {sender}
+Date: {formatdate()}
+Message-ID: <{token_hex(16)}@{host}>
+Subject: Undelivered Mail Returned to Sender
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="{boundary}"
+
+--{boundary}
+Content-Type: text/plain; charset=us-ascii
+
+Your message was to be sent on to {", ".join(recipients)}, and was refused:
+
+{reason}
+
+--{boundary}
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; {host}
+
+"""
+    for recipient in recipients:
+        text += f"""\
+Final-Recipient: rfc822; {recipient}
+Action: failed
+Status: 5.0.0
+Diagnostic-Code: smtp; {reason}
+
+"""
+    text += f"--{boundary}\nContent-Type: text/rfc822-headers\n\n"
+    lines = [line + b"\n" for line in text.encode("ascii", "replace").splitlines()]
+    return [*lines, *headers, b"\n", f"--{boundary}--\n".encode()]
 
 
 def _parse_arguments(arguments: list[str]) -> tuple[str, list[str]]:
@@ -43,8 +117,8 @@ def _parse_arguments(arguments: list[str]) -> tuple[str, list[str]]:
     return sender.removeprefix("<").removesuffix(">"), recipients
 
 
-def send_message(path: str, sender: str, recipients: Iterable[str], message: BinaryIO) -> None:
-    """Raises OSError or smtplib.SMTPException if Postfix does not take it for all recipients."""
+def send_message(path: str, sender: str, recipients: Iterable[str], message: Iterable[bytes]) -> None:
+    """Raises OSError or smtplib.SMTPException if Postfix does not take it for all recipients; RefusedError for good."""
     with UnixSmtp(path, local_hostname="localhost", timeout=TIMEOUT) as client:
         client.ehlo()
         commands = [f"MAIL FROM:<{sender}> BODY=8BITMIME", *(f"RCPT TO:<{recipient}>" for recipient in recipients)]
@@ -64,4 +138,4 @@ def send_message(path: str, sender: str, recipients: Iterable[str], message: Bin
 
 def _expect(code: int, reply: tuple[int, bytes]) -> None:
     if reply[0] != code:
-        raise smtplib.SMTPResponseException(*reply)
+        raise (RefusedError if 500 <= reply[0] < 600 else smtplib.SMTPResponseException)(*reply)

@@ -1,5 +1,7 @@
 """What Postfix is told of the way to others, and of times of stress."""
 
+from itertools import takewhile
+
 import pytest
 
 from mailkeep.parts import postfix
@@ -120,3 +122,15 @@ def test_nothing_signs_what_sieve_sends_and_bounces(declared: dict[str, object])
         begin = next(number for number, line in enumerate(lines) if line.startswith(name))
         options = [line.strip() for line in lines[begin + 1 : begin + 12]]
         assert f"-o {option}=$guard_milter" in options
+
+
+def read_options(declared: dict[str, object], service: str) -> dict[str, str]:
+    """The options of a service in master.cf."""
+    lines = read_files(declared)["master.cf"].splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith(f"{service} "))
+    options = takewhile(lambda line: line.startswith("  -o "), lines[begin + 1 :])
+    return dict(option.removeprefix("  -o ").split("=", 1) for option in options)
+
+
+def test_sieve_may_redirect_to_an_account_that_is_gone(declared: dict[str, object]) -> None:
+    assert read_options(declared, "forwards")["smtpd_reject_unlisted_recipient"] == "no"

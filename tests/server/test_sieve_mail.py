@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,23 @@ MESSAGE = b"X-Sieve: Pigeonhole\nFrom: anna@example.org\r\n\n.hidden\n" + b"x" *
 
 
 class FakePostfix(threading.Thread):
-    """One SMTP session over a Unix socket; `refusal` answers the end of the data."""
+    """SMTP sessions over a Unix socket. `refusals` answer RCPT (`at_rcpt`) or the end of the data."""
 
-    def __init__(self, path: Path, refusal: str = "") -> None:
+    def __init__(self, path: Path, *refusals: str, at_rcpt: bool = False) -> None:
         super().__init__(daemon=True)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen()
-        self.refusal, self.commands, self.data = refusal, list[bytes](), b""
+        self.refusals, self.at_rcpt = [*refusals], at_rcpt
+        self.commands, self.data = list[bytes](), b""
 
     def run(self) -> None:
+        for _ in range(max(1, len(self.refusals))):
+            self.serve(self.refusals.pop(0) if self.refusals else "")
+
+    def serve(self, refusal: str) -> None:
         connection, _ = self.listener.accept()
+        self.commands, self.data = [], b""
         with connection, connection.makefile("rwb") as stream:
 
             def answer(line: str) -> None:
@@ -39,7 +46,9 @@ class FakePostfix(threading.Thread):
                     answer("354 go on")
                     while (part := stream.readline()) != b".\r\n":
                         self.data += part
-                    answer(self.refusal or "250 2.0.0 queued")
+                    answer(refusal or "250 2.0.0 queued")
+                elif line.startswith(b"RCPT") and self.at_rcpt and refusal:
+                    answer(refusal)
                 else:
                     answer("221 bye" if line.startswith(b"QUIT") else "250 ok")
 
@@ -78,3 +87,40 @@ def test_what_postfix_does_not_take_is_tried_again(monkeypatch: pytest.MonkeyPat
     assert call_program(monkeypatch, tmp_path / "s", "-f", "s@example.com", "--", "x@example.net") == os.EX_TEMPFAIL
     assert call_program(monkeypatch, tmp_path / "gone", "-f", "s@example.com", "--", "x@example.net") == os.EX_TEMPFAIL
     assert call_program(monkeypatch, tmp_path / "s", "-f", "s@example.com", "x@example.net") == os.EX_TEMPFAIL
+
+
+@pytest.mark.parametrize("at_rcpt", [True, False])
+def test_what_postfix_refuses_for_good_goes_back_to_its_sender(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_rcpt: bool
+) -> None:
+    """Dovecot would defer the message for as long as Postfix keeps mail."""
+    postfix = FakePostfix(tmp_path / "s", "552 5.3.4 Message size exceeds fixed limit", "", at_rcpt=at_rcpt)
+    postfix.start()
+    assert call_program(monkeypatch, tmp_path / "s", "-f", "s@example.com", "--", "gone@example.net") == os.EX_OK
+    assert postfix.commands[1:3] == [b"MAIL FROM:<> BODY=8BITMIME", b"RCPT TO:<s@example.com>"]
+    notice = message_from_bytes(postfix.data)
+    assert notice.get_content_type() == "multipart/report"
+    assert (notice["To"], notice["Auto-Submitted"]) == ("s@example.com", "auto-replied")
+    text, status, headers = notice.get_payload()  # type: ignore[misc]
+    assert "gone@example.net" in str(text)
+    assert "Diagnostic-Code: smtp; 552 5.3.4 Message size exceeds fixed limit" in str(status)
+    assert "X-Sieve: Pigeonhole" in str(headers)
+    assert b"hidden" not in postfix.data
+    assert "refused for good, from <s@example.com> to gone@example.net" in capsys.readouterr().err
+
+
+def test_a_notice_that_is_not_taken_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for number, answer in enumerate(("451 4.7.1 Try again later", "550 5.1.1 no such user")):
+        FakePostfix(tmp_path / str(number), "550 5.1.1 no such user", answer).start()
+        arguments = ("-f", "s@example.com", "--", "gone@example.net")
+        assert call_program(monkeypatch, tmp_path / str(number), *arguments) == os.EX_TEMPFAIL
+
+
+def test_no_notice_is_written_about_a_message_without_a_sender(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Such as a notice of another server, or an automatic answer of the script's."""
+    postfix = FakePostfix(tmp_path / "s", "550 5.1.1 no such user")
+    postfix.start()
+    assert call_program(monkeypatch, tmp_path / "s", "-f", "<>", "--", "gone@example.net") == os.EX_OK
+    postfix.join(5)
+    assert postfix.commands[1] == b"MAIL FROM:<> BODY=8BITMIME"
+    assert not postfix.is_alive()
