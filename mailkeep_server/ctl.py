@@ -184,10 +184,10 @@ def rename_account(options: argparse.Namespace) -> None:
 
 
 def show_password_hash(options: argparse.Namespace) -> None:
+    """Nothing, if `mailkeepctl passwd` has not changed the password on this server."""
     find_addresses(options.account)
-    if not account_password.was_set_here(options.account):
-        raise CtlError(f"The password of {options.account} was not changed on this server.")
-    print(account_password.read_hash(options.account))
+    if account_password.was_set_here(options.account):
+        print(account_password.read_hash(options.account))
 
 
 def show_queue(options: argparse.Namespace) -> None:

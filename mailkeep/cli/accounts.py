@@ -1,6 +1,7 @@
 """`mailkeep account …`: the accounts in mail.yml, and freezing them on the server."""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,9 +105,14 @@ def change_password(
     if from_host:
         from mailkeep.operate import account_freeze
 
-        host, password_hash = account_freeze.read_changed_hash(directory, address)
-        edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, password_hash)
-        out.print(f"mail.yml has the password of {address} that was set on {host}. Deploys go on.", markup=False)
+        present = next(account.password for account in settings.accounts if account.address == address)
+        changed = account_freeze.read_changed_hash(directory, address, present)
+        edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, changed.password_hash)
+        out.print(
+            f"mail.yml has the password of {address} that was set on {changed.host}. Deploys go on.", markup=False
+        )
+        if changed.failures:
+            print(f"Not asked, so a newer one may be there:\n{changed.failures}", file=sys.stderr)
         return
     password = _new_password(settings, address, generate, check_breaches)
     edit_accounts.set_password(directory / hosts.SETTINGS_FILE, address, passwords.hash_password(password))

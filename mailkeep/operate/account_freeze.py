@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import join
+from typing import NamedTuple
 
 from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, for_each_host
@@ -24,23 +25,45 @@ def thaw_account(inventory: Path, account: str) -> Iterator[tuple[str, str]]:
     return _run_mailkeepctl(inventory, "thaw", "--", account)
 
 
-def read_changed_hash(inventory: Path, account: str) -> tuple[str, str]:
-    """The host on which `mailkeepctl passwd` has changed the account's password, and the hash. Raises UserError if
-    there is none, or if hosts differ."""
+class ChangedHash(NamedTuple):
+    """The host on which `mailkeepctl passwd` has changed a password, and its hash. `failures` names the hosts that did
+    not answer, a line each."""
+
+    host: str
+    password_hash: str
+    failures: str
+
+
+def read_changed_hash(inventory: Path, account: str, present_hash: str) -> ChangedHash:
+    """`present_hash` is mail.yml's: a host that has it changed the password earlier, or was deployed since. Raises
+    UserError if no host has another, or if hosts differ."""
 
     def ask_host(host: RemoteHost) -> tuple[str, str]:
-        done = host.run(join(["mailkeepctl", "password-hash", "--", account]))
-        return host.name, "" if done.rc else str(done.stdout).strip()
+        done = host.run_mailkeep(join(["mailkeepctl", "password-hash", "--", account]))
+        if done.rc:
+            raise UserError((done.stderr or done.stdout).strip() or f"mailkeepctl ended with exit code {done.rc}")
+        return host.name, str(done.stdout).strip()
 
-    hashes = {name: password_hash for name, password_hash in for_each_host(inventory, ask_host) if password_hash}
-    if not hashes:
-        raise UserError(f"The password of {account} was not changed on any host by `mailkeepctl passwd`.")
-    if len({*hashes.values()}) > 1:
+    hashes, failures = dict[str, str](), ""
+    try:
+        hashes.update(for_each_host(inventory, ask_host))
+    except UserError as error:
+        failures = str(error)
+    changed = {name: password_hash for name, password_hash in hashes.items() if password_hash not in ("", present_hash)}
+    if not changed:
+        same = " and ".join(name for name, password_hash in hashes.items() if password_hash)
+        outcome = (
+            f"mail.yml already has the password of {account} that {same} has."
+            if same
+            else f"No host that answered has a new password of {account} by `mailkeepctl passwd`."
+        )
+        raise UserError("\n".join(filter(None, (failures, outcome))))
+    if len({*changed.values()}) > 1:
         raise UserError(
-            f"The password of {account} was changed on {' and '.join(hashes)}, to different ones. "
+            f"The password of {account} was changed on {' and '.join(changed)}, to different ones. "
             "Without --from-host, `mailkeep account passwd` sets one for all."
         )
-    return next(iter(hashes.items()))
+    return ChangedHash(*next(iter(changed.items())), failures)
 
 
 def _run_mailkeepctl(inventory: Path, *arguments: str) -> Iterator[tuple[str, str]]:

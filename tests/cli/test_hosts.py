@@ -50,12 +50,44 @@ def test_a_password_set_on_a_server_is_taken_into_mail_yml(home: Path, mailkeep:
     new = hash_password("correct horse battery staple")
     one, other = f"[ $MACHINE = first ] && echo '{new}'", f"echo '{new[:-4]}'$MACHINE"
     declare_hosts(home, "first", "second")
-    for answer, code in (("exit 1", 1), (other, 1), (one, 0)):
+    for answer, code in (("exit 1", 1), ("exit 0", 1), (other, 1), (f"{one}; true", 0)):
         write_program(mailkeepctl / "mailkeepctl", f"#!/bin/sh\n{answer}\n")
         result = mailkeep("account", "passwd", "home", "anna@example.org", "--from-host")
         assert result.code == code, result.err
         assert (new in (home / "mail.yml").read_text()) == (code == 0)
     assert result.out == "mail.yml has the password of anna@example.org that was set on first. Deploys go on.\n"
+
+
+def test_a_password_set_on_a_second_server_is_taken_after_that_of_the_first(
+    home: Path, mailkeep: Run, mailkeepctl: Path
+) -> None:
+    """Each remembers that it has changed the password; the first one's is in mail.yml already."""
+    first, second = (hash_password(f"{word} horse battery staple") for word in ("correct", "wrong"))
+    declare_hosts(home, "gone", "first", "second")
+    passwd = ("account", "passwd", "home", "anna@example.org", "--from-host")
+    write_program(mailkeepctl / "mailkeepctl", f"#!/bin/sh\n[ $MACHINE = second ] || echo '{first}'\n")
+    assert mailkeep(*passwd).code == 0
+    result = mailkeep(*passwd)
+    assert (result.code, first in (home / "mail.yml").read_text()) == (1, True)
+    assert "gone: ssh: connect to host gone port 22" in result.err
+    assert "mail.yml already has the password of anna@example.org that first has." in result.err
+
+    echo = f"[ $MACHINE = second ] && echo '{second}' || echo '{first}'"
+    write_program(mailkeepctl / "mailkeepctl", f"#!/bin/sh\n{echo}\n")
+    result = mailkeep(*passwd)
+    assert (result.code, second in (home / "mail.yml").read_text()) == (0, True), result.err
+    assert "that was set on second. Deploys go on." in result.out
+    assert "Not asked, so a newer one may be there:\ngone: ssh: connect to host gone port 22" in result.err
+
+
+def test_a_server_that_fails_is_not_taken_for_a_password_that_was_not_changed(
+    home: Path, mailkeep: Run, mailkeepctl: Path
+) -> None:
+    declare_hosts(home, "first")
+    write_program(mailkeepctl / "mailkeepctl", "#!/bin/sh\necho broken >&2; exit 1\n")
+    result = mailkeep("account", "passwd", "home", "anna@example.org", "--from-host")
+    assert result.code == 1
+    assert "first: " in result.err
 
 
 @pytest.mark.usefixtures("mailkeepctl")
