@@ -6,6 +6,7 @@ The processes are forked, so what the parent has imported and loaded costs nothi
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from pyinfra.connectors import util as pyinfra_util
 
 from mailkeep.errors import UserError
 from mailkeep.host import remote
-from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
+from mailkeep.host.ssh_connection import COMMAND_TIMEOUT, make_socket_directory, use_socket_directory
 from mailkeep_server.common.wording import describe_error
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ def run_on_each(
     Call it in a process without other threads.
     """
     context = multiprocessing.get_context("fork")
-    turn = context.Lock()
+    turn, sockets = context.Lock(), make_socket_directory()
     queue, running = deque(names), dict[Connection, _Run]()
     try:
         while queue or running:
@@ -78,7 +79,7 @@ def run_on_each(
                 name = queue.popleft()
                 reader, writer = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=_answer, args=(writer, name, action, turn, _find_terminal()), daemon=False
+                    target=_answer, args=(writer, name, action, turn, _find_terminal(), sockets), daemon=False
                 )
                 process.start()
                 writer.close()  # so that its end is noticed
@@ -91,6 +92,7 @@ def run_on_each(
         for run in running.values():
             run.process.terminate()
             run.process.join()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _collect_results(
@@ -131,10 +133,16 @@ def _find_terminal() -> str:
 
 
 def _answer(
-    writer: Connection, name: str, action: Callable[[str], T], turn: AbstractContextManager[Any], terminal: str
+    writer: Connection,
+    name: str,
+    action: Callable[[str], T],
+    turn: AbstractContextManager[Any],
+    terminal: str,
+    sockets: str,
 ) -> None:
     """The forked process: run the action, and send (its value, no error) or (None, the error)."""
     gevent.reinit()  # the parent may have used an event loop
+    use_socket_directory(sockets)
     if terminal:
         sys.stdin = Path(terminal).open()  # noqa: SIM115  # multiprocessing has closed it; with it, sudo may ask
 

@@ -26,7 +26,7 @@ COMMAND_TIMEOUT = 300  # seconds, an integer for pyinfra, for any command but a 
 DEPLOY_TIMEOUT = 3600.0  # seconds: packages may come over a slow line, after another program's apt-get
 SSH_FAILED = 255  # ssh(1), EXIT STATUS
 SLOW_HOST = "Log in, and see what hangs: `systemctl list-jobs`, `dmesg`. If you cannot, restart the machine."
-MAX_DIRECTORY = 60  # bytes: unix(7) has 108 for the path of a socket; ssh adds 17 while it creates it
+MAX_DIRECTORY = 55  # bytes: unix(7) has 108 for the path of a socket; ssh adds 17 while it creates it, we two names
 OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": str(CONNECT_TIMEOUT),
@@ -44,6 +44,9 @@ _CHANGED_KEY = "REMOTE HOST IDENTIFICATION HAS CHANGED"
 _TELLING = ("banner exchange", "kex_exchange_identification")
 
 
+_forks_directory = ""
+
+
 class SshError(Exception):
     """There is no connection, or it has ended. The message is ssh's."""
 
@@ -57,6 +60,19 @@ class Finished:
     stderr: bytes
 
 
+def make_socket_directory() -> str:
+    """A directory in which forks of this process have their connections' sockets. The caller removes it: a fork that
+    is killed cannot."""
+    temporary = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="mailkeep-", dir=temporary if len(temporary) < MAX_DIRECTORY else "/tmp")  # noqa: S108
+
+
+def use_socket_directory(directory: str) -> None:
+    """Call it in the fork."""
+    global _forks_directory
+    _forks_directory = directory
+
+
 class SshConnection:
     """A connection to the host of this `name` in the inventory, with the `data` that the inventory gives for it. The
     first command opens it; it ends with this process."""
@@ -67,11 +83,14 @@ class SshConnection:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # ends with this object
         self._socket = ""
 
+    @property
+    def is_open(self) -> bool:
+        return self._master is not None and self._master.poll() is None
+
     def open(self) -> None:
         """Log in. Raises SshError."""
         self.close()
-        temporary = tempfile.gettempdir()
-        directory = tempfile.mkdtemp(prefix="mailkeep-", dir=temporary if len(temporary) < MAX_DIRECTORY else "/tmp")  # noqa: S108
+        directory = tempfile.mkdtemp(prefix="", dir=_forks_directory) if _forks_directory else make_socket_directory()
         process_end.Finalize(self, shutil.rmtree, (directory, True), exitpriority=1)
         self._socket = f"{directory}/ssh"
         self._log.seek(0)
@@ -92,7 +111,7 @@ class SshConnection:
     def run(self, command: str, stdin: bytes = b"", timeout: float = COMMAND_TIMEOUT) -> Finished:
         """Run `command` in the login shell. Raises SshError without a connection, and when the command takes longer
         than `timeout` seconds. OSError of E2BIG: the command is longer than an argument can be."""
-        if self._master is None or self._master.poll() is not None:
+        if not self.is_open:
             self.open()
         try:
             done = subprocess.run(

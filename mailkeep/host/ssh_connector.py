@@ -14,6 +14,7 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import (
     CommandOutput,
     OutputLine,
+    clear_askpass_cache,
     execute_command_with_sudo_retry,
     extract_control_arguments,
     make_unix_command,
@@ -56,6 +57,8 @@ class SshProgramConnector(SSHConnector):
             raise ConnectError(str(error)) from None
 
     def disconnect(self) -> None:
+        if not self.connection or not self.connection.is_open:
+            clear_askpass_cache(self.host)  # a host that froze would have to be waited for once more
         remove_any_sudo_askpass_file(self.host)  # pyinfra would do it afterwards, by another connection
         if self.connection:
             self.connection.close()
