@@ -1,6 +1,7 @@
 """Mailboxes have quotas, and Dovecot applies them to every alias of one account."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -105,3 +106,31 @@ def test_wrong_passwords_are_known_again_in_the_auth_process_alone(settings: Set
     assert re.findall(r"io\.\w+\(.*?\)", code) == ['io.open("/dev/urandom", "rb")']
     assert {*re.findall(r"log_\w+\((.*?)\)", code)} == {'"another wrong password"', '"the same wrong password again"'}
     assert "PASSDB_RESULT_OK" not in code
+
+
+LUA = shutil.which("lua5.4") or shutil.which("lua5.3")
+LOGINS = """
+dovecot = {auth = {PASSDB_RESULT_PASSWORD_MISMATCH = 0}}
+dofile(arg[1])
+local request = {log_info = function(_, text) print(text) end}
+for _ = 1, 401 do
+  request.user = "anna@example.org"
+  auth_password_verify(request, "old")
+end
+request.user = "ben@example.org"
+auth_password_verify(request, "old")
+"""
+
+
+@pytest.mark.skipif(not LUA, reason="Lua is not installed")
+def test_the_same_wrong_password_counts_again_at_every_hundredth_try(settings: Settings, tmp_path: Path) -> None:
+    """An old device tries a few times a minute. Somebody who tries a thousand times a minute has the server hash."""
+    program, logins = tmp_path / "program.lua", tmp_path / "logins.lua"
+    program.write_text(read_files(settings)[dovecot.REPEATS])
+    logins.write_text(LOGINS)
+    done = subprocess.run([str(LUA), logins, program], capture_output=True, text=True, check=True)
+    *annas, bens = done.stdout.splitlines()
+    counted = [number for number, line in enumerate(annas) if line == "another wrong password"]
+    assert counted == [0, 100, 200, 300, 400]
+    assert set(annas) == {"another wrong password", "the same wrong password again"}
+    assert bens == "another wrong password"
