@@ -1,5 +1,6 @@
 """What Postfix is told of the way to others, and of times of stress."""
 
+import re
 from itertools import takewhile
 
 import pytest
@@ -120,7 +121,7 @@ def test_nothing_signs_what_sieve_sends_and_bounces(declared: dict[str, object])
     lines = next(file.content for file in part.files if file.path == "/etc/postfix/master.cf").decode().splitlines()
     for name, option in (("forwards ", "smtpd_milters"), ("bounce-cleanup ", "non_smtpd_milters")):
         begin = next(number for number, line in enumerate(lines) if line.startswith(name))
-        options = [line.strip() for line in lines[begin + 1 : begin + 12]]
+        options = [line.strip() for line in lines[begin + 1 : begin + 20]]
         assert f"-o {option}=$guard_milter" in options
 
 
@@ -134,3 +135,12 @@ def read_options(declared: dict[str, object], service: str) -> dict[str, str]:
 
 def test_sieve_may_redirect_to_an_account_that_is_gone(declared: dict[str, object]) -> None:
     assert read_options(declared, "forwards")["smtpd_reject_unlisted_recipient"] == "no"
+
+
+@pytest.mark.parametrize("service", ["forwards", "alerts", "alerts-unsigned"])
+def test_the_limits_of_one_client_are_not_for_sockets_of_the_server(declared: dict[str, object], service: str) -> None:
+    """For Postfix, all who use a socket are one client. Mail of scripts would have waited at 60 messages in a minute."""
+    main_cf, options = read_files(declared)["main.cf"], read_options(declared, service)
+    limits = re.findall(r"^(smtpd_client_(?:connection|message|recipient)\w*_limit) =", main_cf, re.MULTILINE)
+    assert len(limits) == 4
+    assert {name: options.get(name) for name in limits} == dict.fromkeys(limits, "0")
