@@ -139,8 +139,17 @@ def test_sieve_may_redirect_to_an_account_that_is_gone(declared: dict[str, objec
 
 @pytest.mark.parametrize("service", ["forwards", "alerts", "alerts-unsigned"])
 def test_the_limits_of_one_client_are_not_for_sockets_of_the_server(declared: dict[str, object], service: str) -> None:
-    """For Postfix, all who use a socket are one client. Mail of scripts would have waited at 60 messages in a minute."""
+    """For Postfix, all who use a socket are one client. Mail of scripts would have waited at 60 in a minute."""
     main_cf, options = read_files(declared)["main.cf"], read_options(declared, service)
     limits = re.findall(r"^(smtpd_client_(?:connection|message|recipient)\w*_limit) =", main_cf, re.MULTILINE)
     assert len(limits) == 4
     assert {name: options.get(name) for name in limits} == dict.fromkeys(limits, "0")
+
+
+def test_nobody_keeps_a_process_that_evaluates_spf(declared: dict[str, object]) -> None:
+    """smtpd keeps its connection while a client is silent, for five minutes. Five such clients deferred all others."""
+    files = read_files(declared, dns={"spf": ["a:shop.example.net"]})
+    service = files["main.cf"].split("check_policy_service { unix:private/spf-sources, ")[1].split("}")[0]
+    assert "request_limit=1," in service
+    [row] = [line.split() for line in files["master.cf"].splitlines() if line.startswith("spf-sources ")]
+    assert int(row[6]) >= 20
