@@ -9,7 +9,6 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from shlex import join
@@ -17,7 +16,7 @@ from shlex import join
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailkeep.errors import UserError
-from mailkeep.host.remote import RemoteHost, UnreachableError
+from mailkeep.host.remote import RemoteHost, for_each_host, last_line
 from mailkeep.inventory import hosts, tls_certificate
 from mailkeep.inventory import vault as vaults
 from mailkeep.inventory.dkim_keys import signing_domains
@@ -46,20 +45,20 @@ SECRET_FILES = (
 )
 _READ = f"""
 for file in {opendkim.KEYS}/*.pem {join(SECRET_FILES)}; do
-  [ ! -f "$file" ] || {{ echo "$file $(base64 -w 0 "$file")"; }}
+  [ -f "$file" ] || continue
+  content=$(base64 -w 0 "$file") || exit 1
+  echo "$file $content"
 done"""
 
 
 def recover_vault(settings: Settings, inventory: Path, today: date) -> list[str]:
     """Replaces the vault of this inventory, and its identity. Returns what was done and what is left to do, a line
-    each. UserError if the vault can be opened, and when no server of the inventory can be read; then nothing has
-    changed."""
+    each. UserError if the vault can be opened, when no server of the inventory can be read, and when servers differ;
+    then nothing has changed."""
     identity = vaults.identity_path(inventory)
     _refuse_if_readable(inventory, identity)
-    host, files = _read_files(inventory)
-    entries, missing = read_entries(settings, files, today)
-    if not entries:
-        raise UserError(f"{host}: none of Mailkeep's keys are on this server. Nothing was changed.")
+    files, failures = _read_files(inventory)
+    host, entries, missing, unread = _choose_host(settings, files, failures, today)
     vault = vaults.open_vault(inventory)
     states = {name: parse_dkim_entry(name) or parse_acme_tls_entry(name) for name in vault.names()}
     lost = [name for name, entry in states.items() if entry and entry.state != "current"]
@@ -68,6 +67,7 @@ def recover_vault(settings: Settings, inventory: Path, today: date) -> list[str]
     return [
         f"From {host}: {', '.join(sorted(entries))}.",
         *(f"Not on the server: {text}." for text in missing),
+        *(f"Not read: {text}" for text in unread),
         *(f"Lost, since the server does not hold it: {name}. Its DNS record can go." for name in lost),
         f"The vault is new: {vault.directory}. The one that nobody can open is now {former}.",
         f"Back up the new identity today: {identity}. Colleagues go into {vault.directory / vaults.RECIPIENTS} again.",
@@ -88,20 +88,65 @@ def _refuse_if_readable(inventory: Path, identity: Path) -> None:
     raise UserError("The vault can be opened with your identity: nothing is lost, and nothing was changed.")
 
 
-def _read_files(inventory: Path) -> tuple[str, Files]:
-    """The secret files of the first host that can be read, with its name."""
-    failures = []
-    for name, data in hosts.read_hosts(inventory).items():
-        try:
-            done = RemoteHost(name, data).run(_READ)
-        except UnreachableError as error:
-            failures.append(f"{name}: {error}. {error.remedy}")
-            continue
+def _read_files(inventory: Path) -> tuple[dict[str, Files], list[str]]:
+    """The secret files of each host that can be read, by its name; and why others cannot, a line each."""
+
+    def read_host(host: RemoteHost) -> tuple[str, Files]:
+        done = host.run(_READ)
+        if done.rc:
+            raise UserError(f"its keys cannot be read: {last_line(done)}")
         pairs = (line.partition(" ") for line in done.stdout.splitlines() if line.startswith("/"))
-        with suppress(binascii.Error):
-            return name, {path: base64.b64decode(text, validate=True) for path, _, text in pairs}
-        failures.append(f"{name}: its answer cannot be read")
-    raise UserError("\n".join((*failures, "No server could be read. Nothing was changed.")))
+        try:
+            return host.name, {path: base64.b64decode(text, validate=True) for path, _, text in pairs}
+        except binascii.Error:
+            raise UserError("its answer cannot be read") from None
+
+    files, failures = dict[str, Files](), list[str]()
+    try:
+        files.update(for_each_host(inventory, read_host))
+    except UserError as error:
+        failures = str(error).splitlines()
+    return files, failures
+
+
+def _choose_host(
+    settings: Settings, files: Mapping[str, Files], failures: list[str], today: date
+) -> tuple[str, dict[str, bytes], list[str], list[str]]:
+    """The host that lacks least, its entries, what it lacks, and why others were not read. UserError if hosts
+    differ."""
+    unread, recovered = [*failures], dict[str, tuple[dict[str, bytes], list[str]]]()
+    for name, content in files.items():
+        try:
+            entries, missing = read_entries(settings, content, today)
+        except UserError as error:
+            unread.append(f"{name}: {error}")
+            continue
+        if entries:
+            recovered[name] = entries, missing
+        else:
+            unread.append(f"{name}: none of Mailkeep's keys are on this server.")
+    if not recovered:
+        raise UserError("\n".join((*unread, "No server could be read. Nothing was changed.")))
+    host = min(recovered, key=lambda name: len(recovered[name][1]))
+    for other in recovered:
+        if names := _list_differences(recovered, files, host, other):
+            raise UserError(
+                f"{host} and {other} differ: {', '.join(names)}. Take the host with the older keys out of inventory.py "
+                "for this run, and run it again. Nothing was changed."
+            )
+    return host, *recovered[host], unread
+
+
+def _list_differences(
+    recovered: Mapping[str, tuple[dict[str, bytes], list[str]]], files: Mapping[str, Files], host: str, other: str
+) -> list[str]:
+    """The entries that differ, or that only one has although neither lacks more than the other."""
+    (first, first_missing), (second, second_missing) = recovered[host], recovered[other]
+    one_sided = {*first} ^ {*second} if len(first_missing) == len(second_missing) else set()
+    unequal = {name for name in {*first} & {*second} if first[name] != second[name]}
+    if files[host].get(certificates.KEY) == files[other].get(certificates.KEY):
+        unequal.discard(ACME_TLS)  # its certificate is made anew for each
+    return sorted(one_sided | unequal)
 
 
 def read_entries(settings: Settings, files: Files, today: date) -> tuple[dict[str, bytes], list[str]]:
@@ -122,7 +167,10 @@ def read_entries(settings: Settings, files: Files, today: date) -> tuple[dict[st
     name, path, parse_key = _describe_tls_key(settings, today)
     for entry, (file, parse) in {name: (path, parse_key), **needed}.items():
         if file in files:
-            entries[entry] = parse(files[file])
+            try:
+                entries[entry] = parse(files[file])
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{file} on this server is damaged: it does not hold `{entry}`.") from None
         else:
             missing.append(f"{file}, which holds `{entry}`")
     return entries, missing

@@ -1,5 +1,6 @@
 """A lost age identity: nothing is written that nobody could read, and the server's files make a new vault."""
 
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_the_files_of_a_server_make_a_vault_from_which_a_deploy_changes_nothing(
     files, before = render_files(settings, inventory), open_vault(inventory)
     contents = {name: before.read(name) for name in before.names()}
     identity_path(inventory).unlink()
-    monkeypatch.setattr(vault_recovery, "_read_files", lambda _: ("mail", files))
+    monkeypatch.setattr(vault_recovery, "_read_files", lambda _: ({"mail": files}, []))
 
     lines = vault_recovery.recover_vault(settings, inventory, TODAY)
 
@@ -115,3 +116,51 @@ def test_a_key_that_the_server_does_not_have_is_named(inventory: Path) -> None:
     entries, missing = vault_recovery.read_entries(settings, files, TODAY)
     assert tls_keys.SELF_SIGNED in entries
     assert missing == ["a DKIM key for example.net; for a new domain, `mailkeep keys` creates one"]
+
+
+@pytest.fixture
+def lost(inventory: Path) -> tuple[Settings, Path, dict[str, bytes]]:
+    """An inventory whose identity is lost, and the files of its server."""
+    settings = Settings.model_validate(ALL)
+    secrets.create_missing_keys(settings, inventory, TODAY)
+    files = render_files(settings, inventory)
+    identity_path(inventory).unlink()
+    return settings, inventory, files
+
+
+def test_the_server_that_lacks_nothing_makes_the_vault(
+    lost: tuple[Settings, Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, inventory, files = lost
+    fewer = {path: text for path, text in files.items() if "example.net" not in path}
+    damaged = {**files, vault_recovery.paths.GUARD_SHARED_STORE: b"[]"}
+    hosts = {"fresh": {}, "damaged": damaged, "fewer": fewer, "full": files, "same": files}
+    monkeypatch.setattr(vault_recovery, "_read_files", lambda _: (hosts, ["gone: no route"]))
+    lines = vault_recovery.recover_vault(settings, inventory, TODAY)
+    assert lines[0].startswith("From full: ")
+    assert [line for line in lines if line.startswith("Not ")] == [
+        "Not read: gone: no route",
+        "Not read: fresh: none of Mailkeep's keys are on this server.",
+        f"Not read: damaged: {vault_recovery.paths.GUARD_SHARED_STORE} on this server is damaged: it does not hold "
+        f"`{vault_recovery.SHARED_STORE}`.",
+    ]
+
+
+@pytest.mark.parametrize("change", ["another DKIM key", "a former password", "damaged"])
+def test_servers_that_differ_or_are_damaged_change_nothing(
+    change: str, lost: tuple[Settings, Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, inventory, files = lost
+    other = {
+        "another DKIM key": {
+            re.sub(r"example\.net\.s[0-9]{8}", "example.net.s20200101", path): text for path, text in files.items()
+        },
+        "a former password": {**files, vault_recovery.postfix.RELAY_PASSWORD: b"[smtp.example.net]:587 anna:former\n"},
+        "damaged": {**files, vault_recovery.paths.GUARD_SHARED_STORE: b"{}"},
+    }[change]
+    hosts = {"other": other} if change == "damaged" else {"mail": files, "other": other}
+    monkeypatch.setattr(vault_recovery, "_read_files", lambda _: (hosts, []))
+    before = sorted(inventory.iterdir())
+    with pytest.raises(UserError, match="Nothing was changed"):
+        vault_recovery.recover_vault(settings, inventory, TODAY)
+    assert sorted(inventory.iterdir()) == before
