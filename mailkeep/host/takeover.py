@@ -29,11 +29,16 @@ list_table() {
     case $table in
       hash:/* | btree:/* | lmdb:/* | cdb:/* | texthash:/*)
         sed -n "s/^\([^#[:space:]][^[:space:]]*\).*/$2 \1/p" "${table#*:}" ;;
+      ?*:*) echo "unread $table" ;;
     esac
   done
 }
 list_table virtual_mailbox_maps account
 list_table virtual_alias_maps alias
+doveconf -n | sed -n '/^\(passdb\|userdb\) /,/^}/ {
+  s/^[a-z]* \(sql\|ldap\|lua\|dict\|oauth2\|imap\) {.*/unread Dovecot'\''s \1/p
+  s/^[[:space:]]*driver = \(sql\|ldap\|lua\|dict\|oauth2\|imap\)$/unread Dovecot'\''s \1/p
+}'
 sed -n 's/^\([^#:[:space:]]*\)[[:space:]]*:.*/alias \1/p' /etc/aliases
 fail2ban-client status | sed -n 's/.*Jail list:[[:space:]]*//p' | tr ',' '\n' | sed -n 's/^ *\([^ ]\)/jail \1/p'
 true"""
@@ -41,11 +46,15 @@ true"""
 
 @dataclass(frozen=True, slots=True)
 class FormerMail:
-    """What the other mail server served: names or addresses of accounts and aliases; and the jails that run."""
+    """What the other mail server served: names or addresses of accounts and aliases; and the jails that run.
+
+    `unread` names tables such as `mysql:/etc/postfix/users.cf`, whose accounts and aliases are not read.
+    """
 
     accounts: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     jails: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 class TakeoverFact(FactBase[FormerMail]):
@@ -60,7 +69,7 @@ class TakeoverFact(FactBase[FormerMail]):
         def list_names(key: str) -> tuple[str, ...]:
             return tuple(dict.fromkeys(name.strip() for kind, _, name in pairs if kind == key and name.strip()))
 
-        return FormerMail(list_names("account"), list_names("alias"), list_names("jail"))
+        return FormerMail(list_names("account"), list_names("alias"), list_names("jail"), list_names("unread"))
 
 
 def describe_losses(
@@ -72,6 +81,7 @@ def describe_losses(
     kinds = {
         "accounts and mailboxes": [name for name in former.accounts if name.lower() not in declared],
         "aliases": [name for name in former.aliases if name.lower() not in declared],
+        "accounts or aliases in these, which plan does not read": former.unread,
         "ports": dict.fromkeys(map(str, (*list_listeners_cut_off(settings, facts), *_former_mail_ports(facts)))),
         "jails that Mailkeep's replace": [name for name in former.jails if name in fail2ban.JAILS],
         "services": [*_list_services(parts, facts, actual)],
