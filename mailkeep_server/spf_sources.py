@@ -23,6 +23,7 @@ UNKNOWN = "451 4.4.3 The SPF record of this domain could not be looked up. Try a
 MAX_LOOKUPS = 10
 MAX_ADDRESS_LOOKUPS = 10  # of the hosts of an MX
 MAX_REQUEST_BYTES = 16_384
+MAX_NAME, MAX_LABEL = 254, 64  # bytes, with a dot at the end
 SECONDS = 10.0  # for all lookups of a request
 LOOKUP_SECONDS = 3.0
 
@@ -32,7 +33,10 @@ class TooManyLookupsError(Exception):
 
 
 class Evaluation:
-    """SPF for one client, as far as `dns.spf` needs it: macros, `exists` and `ptr` match nobody."""
+    """SPF for one client, as far as `dns.spf` needs it: macros, `exists` and `ptr` match nobody.
+
+    Nor does a malformed term, of which RFC 7208 section 4.6 makes a permanent error. The other terms still match.
+    """
 
     def __init__(self, client: Client, lookup: Lookup) -> None:
         self.client, self._lookup, self._lookups = client, lookup, 0.0
@@ -72,7 +76,10 @@ class Evaluation:
         return False
 
     def _is_in(self, network: str) -> bool:
-        return self.client in ip_network(network, strict=False)
+        try:
+            return self.client in ip_network(network, strict=False)
+        except ValueError:
+            return False
 
     def _format_length(self, lengths: str) -> str:
         """`24//64` is 24 bits of an IPv4 address and 64 of an IPv6 address (section 5.6)."""
@@ -81,7 +88,7 @@ class Evaluation:
         return f"/{length}" if length else ""
 
     def _list_exchangers(self, domain: str) -> list[str]:
-        return [data[2:].decode("ascii") for data in self._count_lookup(domain, "MX")][:MAX_ADDRESS_LOOKUPS]
+        return [data[2:].decode("ascii", "replace") for data in self._count_lookup(domain, "MX")][:MAX_ADDRESS_LOOKUPS]
 
     def _list_addresses(self, hosts: list[str]) -> Iterator[str]:
         for host in hosts:
@@ -96,7 +103,13 @@ class Evaluation:
         self._lookups += 1 / share
         if self._lookups > MAX_LOOKUPS + 0.5:
             raise TooManyLookupsError
-        return self._lookup(name, record_type)
+        return self._lookup(name, record_type) if _is_name(name) else []
+
+
+def _is_name(name: str) -> bool:
+    """Whether the DNS can be asked for it (RFC 1035 section 3.1)."""
+    labels = name.removesuffix(".").split(".")
+    return len(name) < MAX_NAME and name.isascii() and all(0 < len(label) < MAX_LABEL for label in labels)
 
 
 def answer_request(request: bytes, terms: list[str], lookup: Lookup) -> str:

@@ -26,6 +26,8 @@ ZONE: Mapping[tuple[str, str], list[str]] = {
 
 
 def look_up(name: str, record_type: str) -> list[bytes]:
+    if not name.isascii() or any(len(label) > 63 for label in name.split(".")):
+        raise OSError("the resolver answers with code 1")
     values = ZONE.get((name, record_type), [])
     if record_type == "TXT":
         return [bytes([len(value)]) + value.encode() for value in values]
@@ -65,6 +67,26 @@ def test_two_records_or_none_let_nobody_in() -> None:
 
 def test_a_record_without_end_lets_nobody_in() -> None:
     assert ask("192.0.2.9", "include:loop.example") == "DUNNO"
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "ip4:192.0.2.999",
+        "ip4:",
+        "a:ok.example/99",
+        "include:",
+        "include:a..example",
+        f"mx:{'x' * 64}.example",
+        "a:ü.example",
+    ],
+)
+def test_a_malformed_term_of_a_provider_defers_nobody_for_ever(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    """The operator here cannot mend it. Other terms hold."""
+    zone = {("bad.example", "TXT"): [f"v=spf1 {term} -all"], ("ok.example", "A"): ["203.0.113.1"]}
+    monkeypatch.setitem(globals(), "ZONE", {**ZONE, **zone})
+    assert ask("192.0.2.9", "include:bad.example") == "DUNNO"
+    assert ask("192.0.2.9", "include:bad.example", "ip4:192.0.2.9") == "OK"
 
 
 def test_a_resolver_that_fails_defers_the_mail() -> None:
