@@ -23,10 +23,7 @@ def find_fault(content_type: str, body: bytes, recipients: int, owns_address: Ca
         return f"A read receipt has one recipient, not {recipients}"
     if len(body) > MAX_BYTES:
         return f"A read receipt has at most {MAX_BYTES} bytes"
-    header = Message()
-    header["Content-Type"] = content_type
-    boundary, kind = header.get_boundary(), str(header.get_param("report-type")).lower()
-    if header.get_content_type() != "multipart/report" or kind != "disposition-notification" or not boundary:
+    if not (boundary := _find_boundary(content_type)):
         return "Without a sender, only read receipts are sent"
     parts = _split_parts(body, boundary)
     notifications = [content for kind, content in parts if kind == _NOTIFICATION]
@@ -40,6 +37,20 @@ def find_fault(content_type: str, body: bytes, recipients: int, owns_address: Ca
     if len(readers) != 1 or not _DISPOSITION.search(notifications[0]):
         return "The notification in a read receipt has one Final-Recipient: and a Disposition:"
     return "" if owns_address(readers[0]) else f"The read receipt is for {readers[0]}, another account's mail"
+
+
+def _find_boundary(content_type: str) -> str:
+    """The boundary between the parts of a receipt; "" if this is the Content-Type of something else.
+
+    A parameter with a charset of its own (RFC 2231) is a tuple, and stays so: a boundary is ASCII (RFC 2046 section
+    5.1.1). Python decodes it with any of its codecs, of which some raise errors, and remembers all names of charsets.
+    """
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary, kind = header.get_param("boundary"), header.get_param("report-type")
+    if header.get_content_type() != "multipart/report" or str(kind).lower() != "disposition-notification":
+        return ""
+    return boundary.rstrip() if isinstance(boundary, str) else ""
 
 
 def _split_parts(body: bytes, boundary: str) -> list[tuple[str, str]]:

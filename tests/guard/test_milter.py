@@ -309,6 +309,14 @@ def test_nothing_else_is_sent_without_a_sender(
     assert send_receipt(setup, body, headers, recipients=recipients)[:4] == b"y553"
 
 
+@pytest.mark.parametrize("parameter", ["*=idna''b", "*=undefined''b", "*=punycode''%ff", "*=\t''b"])
+def test_a_boundary_that_python_cannot_read_is_refused(new_setup: NewSetup, parameter: str) -> None:
+    """An exception ended the connection, and Postfix told the account to try again later, for days."""
+    content_type = RECEIPT_TYPE.replace('="b"', parameter)
+    headers = [*RECEIPT_HEADERS[:2], ("Content-Type", content_type)]
+    assert send_receipt(new_setup(), compose_receipt(), headers)[:4] == b"y553"
+
+
 def test_the_body_of_a_message_with_a_sender_is_not_read(new_setup: NewSetup) -> None:
     packets = build_message(ANNA, ANNA, [("From", ANNA)])
     replies = exchange_packets(open_session(new_setup()), *packets, build_packet(b"B", "x" * 60_000), END)
