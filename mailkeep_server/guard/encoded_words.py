@@ -6,9 +6,12 @@ have no encoded word, and one reading.
 """
 
 import base64
+import encodings
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from encodings.aliases import aliases
 from itertools import product
 
 _HEAD = re.compile(r"=\?([\w.:+*-]{0,60})\?([bq])\?", re.IGNORECASE | re.ASCII)
@@ -53,6 +56,7 @@ _SAFE_CODECS = {
 }
 """Charsets that all mail programs read alike (the labels of WHATWG's Encoding standard), with Python's codecs. Python
 takes many other spellings, such as `utf_16_be`, which nobody else knows: others show the bytes."""
+_PYTHON_CODECS = frozenset({module.name for module in pkgutil.iter_modules(encodings.__path__)})
 _GUESSES = ("cp1252", "gb18030", "big5", "cp932", "cp949")
 """For bytes without a charset. Others have no ASCII letters in their pairs of bytes, and do not hide or show any."""
 
@@ -145,9 +149,19 @@ def _declared(raw: bytes, charset: str) -> str:
     try:
         with warnings.catch_warnings():  # of the codec unicode_escape
             warnings.simplefilter("ignore")
-            return raw.decode(label, "replace")
+            return raw.decode(_find_python_codec(label), "replace")
     except (LookupError, ValueError):
         return _read_as_ascii(raw)
+
+
+def _find_python_codec(label: str) -> str:
+    """Its own name, as `encodings.search_function` finds it. Python remembers each other spelling, known or not, for as
+    long as the process lives and there is no end of spellings. Raises LookupError."""
+    name = encodings.normalize_encoding(label).lower()
+    name = aliases.get(name) or aliases.get(name.replace(".", "_")) or name
+    if name not in _PYTHON_CODECS:
+        raise LookupError(label)
+    return name
 
 
 def _others(raw: bytes, charset: str) -> str:

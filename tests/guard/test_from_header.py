@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import encodings
 import random
 import re
 import sysconfig
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep_server.guard import from_header
+from mailkeep_server.guard import encoded_words, from_header
 from mailkeep_server.guard.from_header import Authors, Owner
 
 OWNED = {"anna@example.org", "sales@example.org", "anna+shop@example.org", "anna@xn--bcher-kva.example"}
@@ -335,6 +336,16 @@ _MAILS = Path(sysconfig.get_path("stdlib")) / "test" / "test_email" / "data"
 _AUTHOR_LINE = re.compile(rb"(?mi)^(?:From|Sender):((?:[^\r\n]*)(?:\r?\n[ \t]+[^\r\n]*)*)")
 NO_ADDRESS = {"foo", "MAILER DAEMON <>"}
 """Names a bounce and a test. Mail programs show no address either."""
+
+
+def test_no_spelling_of_a_charset_is_remembered() -> None:
+    """Python keeps each of them for as long as the process lives, and an account may send endless ones."""
+    labels = [f"{name}{end}" for name in ("x-secret", "utf-16", "mac-arabic") for end in ("-1", ":", "--", "+x")]
+    encoded_words.list_readings("=?mac_arabic?q?x?= =?utf_16?q?x?=")
+    known = set(vars(encodings)["_cache"])
+    for label in labels:
+        assert "ab" in encoded_words.list_readings(f"=?{label}?q?ab?=")
+    assert set(vars(encodings)["_cache"]) == known
 
 
 @pytest.mark.skipif(not _MAILS.is_dir(), reason="this Python has no tests of its own")
