@@ -30,8 +30,9 @@ LOCK = Path(paths.JAIL_PROOF_LOCK)
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 USED_ELSEWHERE = ("192.0.2.1",)
 """The probe and the watch ask by which way a packet to this address would leave; a canary's packets stay here."""
-NETWORK6 = ipaddress.IPv6Network("2001:db8:fa11::/48")
-"""A jail bans the /64 of a canary, so that each canary needs one of its own."""
+NETWORK6 = ipaddress.IPv6Network("2001:db8:fa00::/40")
+"""From all of it, so that each canary has a /48 of its own: Dovecot lets a /48 with refused logins wait, up to 15 s
+(PENALTY_IPV6_MASK_BITS in its sources)."""
 RETRY_SECONDS = 0.5
 NOTICE_TIMEOUT = 15.0  # seconds in which a jail must notice a refusal; fail2ban reads the journal as it is written
 
@@ -99,7 +100,7 @@ def choose_canaries(
     row = [addresses[(first + n) % len(addresses)] for n in range(len(addresses))]
     fresh = [address for address in row if address not in recently_banned]
     chosen = fresh if len(fresh) >= number else row
-    return [(chosen[n % len(chosen)], str(NETWORK6[int.from_bytes(os.urandom(10))])) for n in range(number)]
+    return [(chosen[n % len(chosen)], str(NETWORK6[int.from_bytes(os.urandom(11))])) for n in range(number)]
 
 
 def find_recent_canaries() -> set[str]:

@@ -3,7 +3,7 @@
 An alert leaves within 10 s, 1 s of it for batching. One-sample sensors run every 5 s. Services and firewall restart now
 and then, by themselves or in a deploy. So services must be down in 3 samples, 2 s apart, and in 4 if still on the way
 up; and the firewall in 5, 1.5 s apart, since a restart of fail2ban takes its rules away for that time.
-Starting programs is the cost. So `systemctl show` runs every 4 s only, or when a main process has gone; and `nft list`
+Starting programs is the cost. So `systemctl show` runs when a unit's state or main process has changed; and `nft list`
 when the kernel's number of the ruleset has changed, or a minute is over. The other sensors read a file or two.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mailkeep_server.common import unit_states
 from mailkeep_server.common.certificates import read_certificate
 from mailkeep_server.common.commands import run
 from mailkeep_server.watch.alert_queue import Troubles
@@ -36,10 +37,10 @@ class UnitSensor(Sensor):
 
     name, interval, samples = "unit", 2.0, 3
     PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic,MainPID,ControlGroup"
-    MAX_CALM_SAMPLES = 1  # without `systemctl show`, while all units run and their main processes are the same
+    MAX_CALM_SAMPLES = 29  # without `systemctl show`, while the units' states and main processes are the same
 
-    def __init__(self, units: list[str], proc: Path = Path("/proc")) -> None:
-        self.units, self.proc = units, proc
+    def __init__(self, units: list[str], proc: Path = Path("/proc"), systemd: str = unit_states.SOCKET) -> None:
+        self.units, self.proc, self.systemd = units, proc, systemd
         self.restarts: dict[str, int] = {}
         self.down: set[str] = set()
         self.restarted: list[str] = []
@@ -47,16 +48,27 @@ class UnitSensor(Sensor):
         """By unit, as `systemctl show` says."""
         self.main_processes: dict[str, str] = {}
         """By number, its start time."""
+        self.states: dict[str, str] = {}
+        """By unit, its ActiveState, as `systemctl show` says."""
         self.calm_samples = self.MAX_CALM_SAMPLES
 
     def find_troubles(self) -> Troubles:
-        if not self.down and self.calm_samples < self.MAX_CALM_SAMPLES and self._main_processes_run():
+        if not self.down and self.calm_samples < self.MAX_CALM_SAMPLES and self._is_unchanged():
             self.calm_samples += 1
             return {}
         self.calm_samples = self.MAX_CALM_SAMPLES  # also if it raises
         troubles = self._ask_systemd()
         self.calm_samples = 0
         return troubles
+
+    def _is_unchanged(self) -> bool:
+        """Unknown counts as changed: `systemctl` is asked then, and says what is wrong."""
+        try:
+            return self._main_processes_run() and self.states == unit_states.read_active_states(
+                self.units, self.systemd
+            )
+        except OSError:
+            return False
 
     def _main_processes_run(self) -> bool:
         states = {pid: read_process_state(self.proc / pid) for pid in self.main_processes}
@@ -73,9 +85,11 @@ class UnitSensor(Sensor):
         output = run("systemctl", "show", f"--property={self.PROPERTIES}", "--", *self.units)
         troubles, down = {}, set()
         self.main_processes.clear()
+        self.states.clear()
         for block in output.strip().split("\n\n"):
             properties = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = properties["Id"]
+            self.states[unit] = properties["ActiveState"]
             self._note_restarts(unit, int(properties.get("NRestarts") or 0))
             self._note_processes(unit, properties)
             if is_running(properties):

@@ -100,7 +100,7 @@ class Simulation:
         directory = self.machine.directory
         match sensor:
             case sensors.UnitSensor():
-                sensor.proc = directory / "proc"
+                sensor.proc, sensor.systemd = directory / "proc", str(directory / "systemd")  # which is not there
             case processes.ProcessSensor():
                 sensor.proc, sensor.roots = directory / "proc", (str(directory / "cgroup"),)
             case answer_sensors.ResolverSensor():

@@ -59,8 +59,12 @@ def test_a_name_with_brackets_and_blanks_is_read_as_it_is(tmp_path: Path) -> Non
     assert read_process_state(tmp_path / "none") is None
 
 
-def test_systemd_is_asked_at_once_when_a_main_process_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemctl_is_asked_when_a_state_or_a_main_process_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start is the cost of the watch."""
     asked: list[str] = []
+    states = {"x.service": "active"}
 
     def show(*_: str) -> str:
         asked.append("systemd")
@@ -71,6 +75,7 @@ def test_systemd_is_asked_at_once_when_a_main_process_has_gone(tmp_path: Path, m
         (tmp_path / "7/stat").write_text(f"7 (x) S {' '.join(['0'] * 18)} {start_time} 0\n")
 
     monkeypatch.setattr(sensors, "run", show)
+    monkeypatch.setattr(sensors.unit_states, "read_active_states", lambda *_: states)
     write_start_time(100)
     sensor = UnitSensor(["x.service"], tmp_path)
 
@@ -82,8 +87,11 @@ def test_systemd_is_asked_at_once_when_a_main_process_has_gone(tmp_path: Path, m
 
     assert count_questions(1) == 1
     assert sensor.control_groups == {"x.service": "/x.service"}
-    assert count_questions(10) == 5
+    assert count_questions(UnitSensor.MAX_CALM_SAMPLES) == 0
+    assert count_questions(1) == 1  # once a minute, whatever is seen
     assert count_questions(1) == 0
     write_start_time(200)
-    sensor.calm_samples = 0
+    assert count_questions(1) == 1
+    assert count_questions(1) == 0
+    states["x.service"] = "inactive"
     assert count_questions(1) == 1
