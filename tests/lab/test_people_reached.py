@@ -186,3 +186,30 @@ with UnixSmtp("/var/spool/postfix/private/alerts-unsigned", local_hostname="loca
     poll(lambda: "hold" in server.run("postqueue -j").stdout, 30, "nothing is on hold")
     server.run("cat /var/lib/mailkeep-watch/stopped; postsuper -H - < /var/lib/mailkeep-watch/stopped")
     poll(lambda: reach_server.list_outside("[mail.example.test]"), 20, "no alert")
+
+
+def test_a_silent_server_elsewhere_uses_up_one_connection_a_try(reach_server: ReachServer) -> None:
+    """The kernel repeats each SYN. A stranger who names a silent server must not use up the connections of all."""
+    server = reach_server.server
+    server.run("nft -f /etc/nftables.conf")  # all of the burst, a quarter of connections_per_hour, is free again
+    server.run("ip link add silent type dummy && ip link set silent up && ip route add 198.51.100.0/24 dev silent")
+    program = """
+import errno, pathlib, socket, time
+def connect():
+    client = socket.socket()
+    client.setblocking(False)
+    return client, client.connect_ex(("198.51.100.9", 25))
+clients = [connect() for number in range(40)]
+assert {error for _, error in clients} == {errno.EINPROGRESS}, clients
+deadline = time.monotonic() + 30
+packets = pathlib.Path("/sys/class/net/silent/statistics/tx_packets")
+while int(packets.read_text()) < 140:  # 40 first ones, and three repeats after 1, 3 and 7 seconds
+    assert time.monotonic() < deadline, packets.read_text()
+    time.sleep(0.1)
+print([errno.errorcode[connect()[1]] for number in range(10)])
+"""
+    try:
+        answers = server.run("runuser -u postfix -- python3 -", stdin=program).stdout
+    finally:
+        server.run("ip link delete silent; nft -f /etc/nftables.conf")
+    assert answers.split() == ["['EINPROGRESS',", *["'EINPROGRESS',"] * 8, "'EINPROGRESS']"]
