@@ -126,7 +126,7 @@ firewall:
   block: [198.51.100.128/25]
   open: [{{port: 9100, protocol: tcp, networks: [198.51.100.7]}}, https, 8443, 51820/udp]
   may_send: [172.30.0.0/24]
-forwarders: ["198.51.100.60", 2001:db8:60::/48]
+forwarders: [198.51.100.60, 2001:db8:60::/48]
 local_senders: [root, www-data]
 {GUARD}\
 accepted: [job:/etc/cron.d/backup, group:sudo:anna]
