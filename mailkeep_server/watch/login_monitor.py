@@ -46,6 +46,7 @@ JOURNAL_COMMAND = (
 REPEAT_SECONDS = 1800.0  # until a condition that has a line for each connection or message is reported again
 REREAD_SECONDS = 30.0  # of the journal that a starting watch reads: the last one may have died meanwhile
 MAX_NETWORKS = 100  # remembered for an account
+NEWS_AFTER = 7 * 86400.0  # seconds from the watch's first start. Until then each account's first login is no news
 FAILURE_WINDOW = 600.0  # seconds
 FAILURE_STEP = 10.0  # seconds; failures of one step are counted together
 MAX_FAILURE_ADDRESSES = 1000
@@ -88,6 +89,7 @@ class LoginMonitor:
         self.read_delivery, self.ssh_port = read_delivery, ssh_port
         self.alerts, self.max_failures = alerts, max_failures
         self.networks: dict[str, list[str]] = dict((state or {}).get("networks", {}))
+        self.began_at: float = (state or {}).get("logins_since", time.time())
         self.failures, self.are_soaring = FailureCounter(), False
         self.last_reports: dict[str, float] = {}
         self.lock = threading.Lock()
@@ -96,7 +98,8 @@ class LoginMonitor:
     def export_state(self) -> dict[str, Any]:
         """For the constructor after a restart, as JSON values."""
         with self.lock:
-            return {"networks": {account: list(networks) for account, networks in self.networks.items()}}
+            networks = {account: list(networks) for account, networks in self.networks.items()}
+            return {"networks": networks, "logins_since": self.began_at}
 
     def start(self) -> None:
         threading.Thread(target=self._follow_journal, name="journal", daemon=True).start()
@@ -159,10 +162,14 @@ class LoginMonitor:
             # The last one used is the last of the list; the one not used for longest is forgotten.
             others = [other for other in known if other != network]
             self.networks[account] = [*others, network][-MAX_NETWORKS:]
+        advice = f"if that is not its owner, `mailkeepctl freeze {account}`"
         if known and network not in known:
-            advice = f"if that is somebody else, `mailkeepctl freeze {account}`"
             text = f"{account} has read mail from a network that is new to it: {address}; {advice}"
             self.alerts.report_event(f"network:{account}", text)
+        elif not known and time.time() - self.began_at > NEWS_AFTER:
+            # A password that nobody uses is the one whose theft nobody notices.
+            text = f"{account} has read mail for the first time, from {address}; {advice}"
+            self.alerts.report_event(f"network:{account}", text, URGENT)
 
     def check_failures(self) -> None:
         """Reports failures that soar; to be called every few seconds."""

@@ -8,7 +8,7 @@ from watch_samples import Clock
 
 from mailkeep_server.watch import busy_ports, login_monitor
 from mailkeep_server.watch.alert_queue import AlertQueue, Notification
-from mailkeep_server.watch.login_monitor import MAX_NETWORKS, LoginMonitor
+from mailkeep_server.watch.login_monitor import MAX_NETWORKS, NEWS_AFTER, LoginMonitor
 
 Wait = Callable[[float], list[Notification]]
 ANNA = "anna@example.org"
@@ -39,8 +39,23 @@ def test_a_login_from_a_new_network_is_reported_but_not_the_first_one(monitor: L
         monitor.read_message(login_line(address))
     (notification,) = wait(5)
     assert notification.text.count("\n") == 1
-    expected = f"{ANNA} has read mail from a network that is new to it: 2001:db8::1; if that is somebody else, "
+    expected = f"{ANNA} has read mail from a network that is new to it: 2001:db8::1; if that is not its owner, "
     assert f"{expected}`mailkeepctl freeze {ANNA}`" in notification.text
+
+
+def test_the_first_login_of_an_account_is_reported_once_the_watch_knows_those_in_use(
+    monitor: LoginMonitor, alerts: AlertQueue, clock: Clock, wait: Wait
+) -> None:
+    monitor.read_message(login_line("192.0.2.7"))
+    clock.now += NEWS_AFTER + 1
+    assert wait(5) == []
+    restarted = LoginMonitor(alerts, 100, json.loads(json.dumps(monitor.export_state())))
+    restarted.read_message(login_line("192.0.2.7"))
+    restarted.read_message(login_line("198.51.100.1", "forgotten@example.org"))
+    restarted.read_message(login_line("198.51.100.1", "forgotten@example.org"))
+    (notification,) = wait(5)
+    assert "forgotten@example.org has read mail for the first time, from 198.51.100.1; if" in notification.text
+    assert notification.text.count("\n") == 1
 
 
 def test_a_botnet_with_the_right_password_is_reported_a_few_times(monitor: LoginMonitor, wait: Wait) -> None:
