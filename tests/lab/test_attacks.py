@@ -232,7 +232,6 @@ SPOOFED = {
     "root": f"root@{HOST}",
     "a foreign domain": "boss@bank.test",
     "a subdomain": "anna@sub.example.test",
-    "nobody": "",
     "another account behind a source route": f"@example.test:{BEN}",
     "another account in quotes": '"ben"@example-two.test',
     "another account in capitals": BEN.upper(),
@@ -257,6 +256,14 @@ def spoof_attacks() -> Iterator[Attack]:
             "55[34] 5.7.1|504 5.5.2|501 5.1.7",
             NO_LOGIN_MAP,
         )
+    yield Attack(
+        "Anna's login sends as nobody, as only a read receipt may",
+        on_port(
+            SUBMISSION, *envelope_commands("", OUTSIDE), "DATA", f"From: {ANNA}\r\nSubject: x\r\n\r\nx\r\n.", login=True
+        ),
+        "55[04] 5.7.1",
+        NO_LOGIN_MAP,
+    )
     yield Attack(
         "Anna's login sends as the host's own name at submissions",
         on_port(SUBMISSIONS, *envelope_commands(f"test@{HOST}", OUTSIDE), login=True),
