@@ -56,7 +56,7 @@ SMTP_AND_LOGIN = {
         sed -i 's/smtpd_tls_security_level=encrypt/smtpd_tls_security_level=may/' /etc/postfix/master.cf
         sed -i 's/^auth_allow_cleartext.*/auth_allow_cleartext = yes/; s/^ssl = required/ssl = yes/' $dovecot""",
     "accounts_send_as_themselves_only": "main submission_sender_restrictions=permit_sasl_authenticated",
-    "nobody_relays postfix_serves_what_is_declared_only every_jail_bans_in_the_firewall": """
+    "nobody_relays postfix_serves_what_is_declared_only": """
         main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination""",
     "our_names_are_not_spoofed": "main smtpd_sender_restrictions=",
     "unknown_recipients_are_refused": "main smtpd_recipient_restrictions= smtpd_reject_unlisted_recipient=no",
@@ -83,12 +83,12 @@ THE_REST = {
         sed -i 's/^listen = .*/listen = */' $dovecot
         systemctl restart dovecot""",
     # As in one of the incidents: the jail looks healthy.
-    "every_jail_bans_in_the_firewall": "printf '[dovecot]\\nport = imap3,imaps\\n' >>/etc/fail2ban/jail.d/zz.local",
     "every_jail_notices_guesses": "printf '[sshd]\\njournalmatch = _COMM=x\\n' >>/etc/fail2ban/jail.d/zz.local",
     "jails_of_the_operator_ban_too?": """
         printf '[mine]\\nenabled = true\\nfilter = sshd\\nport = imap3\\n' >>/etc/fail2ban/jail.d/zz.local""",
-    "the_server_does_not_ban_itself": """
-        printf '[postfix]\\nignoreself = no\\nignoreip =\\nmaxretry = 999\\n' >>/etc/fail2ban/jail.d/zz.local
+    "every_jail_bans_in_the_firewall the_server_does_not_ban_itself": """
+        printf '[dovecot]\\nport = imap3,imaps\\n' >>/etc/fail2ban/jail.d/zz.local
+        printf 'ignoreself = no\\nignoreip =\\nmaxretry = 999\\n' >>/etc/fail2ban/jail.d/zz.local
         systemctl restart fail2ban
         until nft list chain inet f2b-table f2b-chain >/dev/null 2>&1; do sleep 0.2; done""",
     "fail2ban_would_start_again": """
