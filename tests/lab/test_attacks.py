@@ -258,8 +258,8 @@ def spoof_attacks() -> Iterator[Attack]:
         )
     yield Attack(
         "Anna's login sends as nobody, as only a read receipt may",
-        on_port(
-            SUBMISSION, *envelope_commands("", OUTSIDE), "DATA", f"From: {ANNA}\r\nSubject: x\r\n\r\nx\r\n.", login=True
+        lambda at: deliver_message(
+            at.ip, SUBMISSION, "", [OUTSIDE], compose_message(ANNA, OUTSIDE, "from nobody"), login=at.anna
         ),
         "55[04] 5.7.1",
         NO_LOGIN_MAP,
