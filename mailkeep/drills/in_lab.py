@@ -74,7 +74,7 @@ nft -a list chain inet mailkeep output | sed -nE 's/.* comment "leaving" # handl
 
 @contextmanager
 def bypass_guard(server: Server) -> Iterator[None]:
-    """Let Postfix not ask the guard, and the firewall not bound what leaves. A drill then shows from what they protect."""
+    """Let Postfix not ask the guard, nor the firewall bound what leaves. A drill then shows from what they protect."""
     server.run(LIFT_FIREWALL_BOUND)
     server.run("cp --preserve=all /etc/postfix/main.cf /etc/postfix/main.cf.guarded")
     try:
