@@ -261,7 +261,7 @@ def spoof_attacks() -> Iterator[Attack]:
         lambda at: deliver_message(
             at.ip, SUBMISSION, "", [OUTSIDE], compose_message(ANNA, OUTSIDE, "from nobody"), login=at.anna
         ),
-        "55[04] 5.7.1",
+        "553 5.7.1 Without a sender, only read receipts",
         NO_LOGIN_MAP,
     )
     yield Attack(
