@@ -24,7 +24,7 @@ class Attack:
     """Whether a single message goes ahead, to see whether it is accepted."""
     pace: float = 160 / 60
     """Messages a second, over all connections together."""
-    workers: int = 20
+    workers: int = 10
     """Simultaneous connections: as many as Postfix accepts from one address."""
     fresh: bool = False
     """Whether each message has a new connection. Otherwise a connection is used for as long as the server allows."""
