@@ -125,7 +125,9 @@ class ForwardJudge:
             if not reached:
                 return None
         number = max(len(reached), 1)
-        list_name = f"bounces to {min(reached)}" if kind == BOUNCE else ""  # a bounce has one recipient
+        # A bounce has one recipient. One of ours, such as root, has sent the mail; nobody else can name it.
+        is_bounded = kind == BOUNCE and any(map(config.reach.is_elsewhere, map(str.lower, recipients)))
+        list_name = f"bounces to {min(reached)}" if is_bounded else ""
         if kind == LOCAL:
             refusal = self._check_ceiling(
                 now, self._ledger.local, config.local_ceiling, "local", "Programs on this server", number

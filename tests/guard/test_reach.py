@@ -234,6 +234,19 @@ def test_one_address_gets_few_bounces_and_the_rest_waits(new_club: NewSetup) -> 
     ] * 10
 
 
+def test_notices_about_our_own_mail_do_not_wait(new_club: NewSetup) -> None:
+    """As of a cron job that mails to an address that is gone; the administrator may read it elsewhere."""
+    setup = new_club()
+    notices = [setup.send_local(f"Q{number}", "Postmaster@mail.example.org", kind=BOUNCE) for number in range(11)]
+    assert notices == [None] * 11
+
+
+def test_notices_about_our_own_mail_have_the_ceiling_of_all_that_leaves_again(new_club: NewSetup) -> None:
+    setup = new_club(forwards={"recipients_per_hour": 5, "recipients_per_day": 8})
+    notices = [setup.send_local(f"Q{number}", "postmaster@mail.example.org", kind=BOUNCE) for number in range(9)]
+    assert [bool(refusal) for refusal in notices] == [False] * 5 + [True] * 4
+
+
 def test_a_forward_that_postfix_gives_up_counts_no_more(new_club: NewSetup) -> None:
     setup = new_club(forwards={"recipients_per_hour": 1, "recipients_per_day": 1})
     assert setup.send_local("Q1", kind=FORWARD) is None
