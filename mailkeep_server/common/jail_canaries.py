@@ -31,8 +31,8 @@ NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 USED_ELSEWHERE = ("192.0.2.1",)
 """The probe and the watch ask by which way a packet to this address would leave; a canary's packets stay here."""
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa00::/40")
-"""From all of it, so that each canary has a /48 of its own: Dovecot lets a /48 with refused logins wait, up to 15 s
-(PENALTY_IPV6_MASK_BITS in its sources)."""
+"""Dovecot lets a /48 with refused logins wait, up to 15 s (PENALTY_IPV6_MASK_BITS in its sources). So each canary has a
+/48 of its own."""
 RETRY_SECONDS = 0.5
 NOTICE_TIMEOUT = 15.0  # seconds in which a jail must notice a refusal; fail2ban reads the journal as it is written
 
