@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab import Internet, Lab
 from mailkeep.lab.addresses import COPY_HOST
 from mailkeep.lab.podman import LABEL, podman
 from mailkeep.lab.site import DeployResult, Site, create_site
-from mailkeep.parts.alerts import JAIL_PROOF, JAIL_PROOF_TIMER
 from mailkeep_server.common.paths import KNOWN_ACCESS
 
 KEPT_RESOLV_CONF = "/root/resolv.conf"
@@ -25,21 +24,6 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory that all workers of this run share."""
     directory = tmp_path_factory.getbasetemp()
     return directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory
-
-
-def bake_quiet(server: Server, name: str) -> str:
-    """An image of the server's disk without a proof's bans, which fail2ban would restore in each copy."""
-    stop_proofs(server)
-    image = server.bake(name)
-    server.run(f"systemctl start {JAIL_PROOF_TIMER}")
-    return image
-
-
-def stop_proofs(server: Server) -> None:
-    """Lets a proof of the jails end, and no other begin."""
-    server.run(f"systemctl stop {JAIL_PROOF_TIMER}")
-    state = f"systemctl show --property=ActiveState --value {JAIL_PROOF}"
-    poll(lambda: server.run(state).stdout.strip() != "activating", 60, "a proof of the jails does not end")
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +46,8 @@ def first_build(lab: Lab, internet: Internet, run_lab: Lab, run_directory: Path)
             site.publish(internet)
             result = site.deploy()
             assert result.code == 0, result.output
-            stop_proofs(server)
-            podman("commit", "-q", "--pause=false", "--change", f"LABEL {LABEL}={run_lab.prefix}", server.id, image)
-            server.run(f"systemctl start {JAIL_PROOF_TIMER}")
+            with site.pause_proofs():
+                podman("commit", "-q", "--pause=false", "--change", f"LABEL {LABEL}={run_lab.prefix}", server.id, image)
             result_file.write_text(json.dumps(asdict(result)))
             return site, result
     server = lab.boot_server("mail", hostname="mail.example.test", image=image)
@@ -92,7 +75,7 @@ def built_site(first_build: tuple[Site, DeployResult]) -> Site:
 @pytest.fixture(scope="session")
 def built_image(built_site: Site) -> str:
     """The name of an image of the built server's disk."""
-    return bake_quiet(built_site.server, "built")
+    return built_site.bake("built")
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +87,7 @@ def copied_site(lab: Lab, built_site: Site, built_image: str) -> tuple[Site, str
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     server.run(f"cp -p /etc/resolv.conf {KEPT_RESOLV_CONF}")
-    image = bake_quiet(server, "copied")
+    image = site.bake("copied")
     server.remove()
     return site, image
 
