@@ -76,7 +76,7 @@ def main() -> None:
 
 def boot_copies(lab: Lab, built: Site, number: int) -> list[Site]:
     """Copies of the built server, with inventories that name their own addresses, deployed."""
-    image = built.server.bake("built")
+    image = built.bake("built")
     built.server.remove()
     sites = []
     for index in range(1, number + 1):

@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from mailkeep.inventory.secrets import Secrets
 from mailkeep.lab.demo_inventory import create_demo_inventory
 from mailkeep.lab.internet import Internet
 from mailkeep.lab.lab import Lab, Server
+from mailkeep.lab.podman import poll
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
 
@@ -77,6 +79,20 @@ class Site:
             text = re.sub(rf"{re.escape(str(address))}(?![0-9a-f:.])", str(new), text)
         (target / "mail.yml").write_text(text)
         return Site(server, target, self.passphrases)
+
+    @contextmanager
+    def pause_proofs(self) -> Iterator[None]:
+        """Lets a proof of the jails end, and no other begin: each copy of the disk would restore its bans."""
+        self.server.run("systemctl stop mailkeep-jails.timer")
+        state = "systemctl show --property=ActiveState --value mailkeep-jails"
+        poll(lambda: self.server.run(state).stdout.strip() != "activating", 60, "a proof of the jails does not end")
+        yield
+        self.server.run("systemctl start mailkeep-jails.timer")
+
+    def bake(self, tag: str) -> str:
+        """An image of the built server's disk, as `Container.bake` saves it, between proofs of the jails."""
+        with self.pause_proofs():
+            return self.server.bake(tag)
 
     def declare_addresses(self) -> None:
         """Have mail.yml name the server's own addresses, instead of those of the server that it was copied from."""

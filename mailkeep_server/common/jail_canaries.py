@@ -31,8 +31,8 @@ NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 USED_ELSEWHERE = ("192.0.2.1",)
 """The probe and the watch ask by which way a packet to this address would leave; a canary's packets stay here."""
 NETWORK6 = ipaddress.IPv6Network("2001:db8:fa00::/40")
-"""Dovecot lets a /48 with refused logins wait, up to 15 s (PENALTY_IPV6_MASK_BITS in its sources). So each canary has a
-/48 of its own."""
+"""Dovecot lets a /48 with refused logins wait, up to 15 s (PENALTY_IPV6_MASK_BITS in its sources). So canaries that
+follow each other have a /48 each."""
 RETRY_SECONDS = 0.5
 NOTICE_TIMEOUT = 15.0  # seconds in which a jail must notice a refusal; fail2ban reads the journal as it is written
 
@@ -100,7 +100,12 @@ def choose_canaries(
     row = [addresses[(first + n) % len(addresses)] for n in range(len(addresses))]
     fresh = [address for address in row if address not in recently_banned]
     chosen = fresh if len(fresh) >= number else row
-    return [(chosen[n % len(chosen)], str(NETWORK6[int.from_bytes(os.urandom(11))])) for n in range(number)]
+    return [(chosen[n % len(chosen)], _choose_address6(first + n)) for n in range(number)]
+
+
+def _choose_address6(number: int) -> str:
+    """An address of the /48 with this number in NETWORK6; the last is followed by the first."""
+    return str(NETWORK6[(number % 256) << 80 | int.from_bytes(os.urandom(10))])
 
 
 def find_recent_canaries() -> set[str]:

@@ -46,7 +46,8 @@ def first_build(lab: Lab, internet: Internet, run_lab: Lab, run_directory: Path)
             site.publish(internet)
             result = site.deploy()
             assert result.code == 0, result.output
-            podman("commit", "-q", "--pause=false", "--change", f"LABEL {LABEL}={run_lab.prefix}", server.id, image)
+            with site.pause_proofs():
+                podman("commit", "-q", "--pause=false", "--change", f"LABEL {LABEL}={run_lab.prefix}", server.id, image)
             result_file.write_text(json.dumps(asdict(result)))
             return site, result
     server = lab.boot_server("mail", hostname="mail.example.test", image=image)
@@ -74,7 +75,7 @@ def built_site(first_build: tuple[Site, DeployResult]) -> Site:
 @pytest.fixture(scope="session")
 def built_image(built_site: Site) -> str:
     """The name of an image of the built server's disk."""
-    return built_site.server.bake("built")
+    return built_site.bake("built")
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,7 @@ def copied_site(lab: Lab, built_site: Site, built_image: str) -> tuple[Site, str
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     server.run(f"cp -p /etc/resolv.conf {KEPT_RESOLV_CONF}")
-    image = server.bake("copied")
+    image = site.bake("copied")
     server.remove()
     return site, image
 

@@ -47,7 +47,7 @@ def machine_image(lab: Lab, built_site: Site, built_image: str) -> Iterator[tupl
     deployed = site.deploy()
     assert deployed.code == 0, deployed.output
     server.run("systemctl start mailkeep-jails; systemctl start mailkeep-jails")  # the first may join a proof that runs
-    yield site, server.bake("machine")
+    yield site, site.bake("machine")
     server.remove()
 
 

@@ -45,6 +45,12 @@ def test_no_canary_of_a_proof_is_used_twice() -> None:
     assert len({address for pair in canaries for address in pair}) == 800
 
 
+def test_canaries_that_follow_each_other_have_a_network_each() -> None:
+    """By /48, Dovecot remembers refused logins, and lets the next one wait."""
+    canaries = [*choose_canaries(200, 500, NEVER_BAN), *choose_canaries(56, 700, NEVER_BAN)]
+    assert len({ip_network((v6, 48), strict=False) for _, v6 in canaries}) == 256
+
+
 def test_no_canary_of_the_last_day_comes_again_while_there_are_others() -> None:
     recently_banned = {v4 for v4, _ in choose_canaries(499, 0, ["203.0.113.7"])}
     assert {v4 for v4, _ in choose_canaries(8, 0, ["203.0.113.7"], recently_banned)}.isdisjoint(recently_banned)
