@@ -210,6 +210,17 @@ def test_a_guesser_with_a_network_of_ipv6_is_banned_as_one(besieged: BesiegedSer
         assert "timed out" in answer, "an address that has not failed itself"
 
 
+def test_a_ban_by_hand_closes_the_network_of_an_ipv6_address(besieged: BesiegedServer) -> None:
+    first, host = besieged.attacker.distant_address(120), besieged.address_of(6)
+    neighbour = str(first + 2)
+    besieged.attacker.run(f"ip addr replace {neighbour}/128 dev eth0 nodad")
+    besieged.server.run(f"fail2ban-client set sshd banip {first + 1}")
+    poll(lambda: ban_target(str(first)) in besieged.list_banned("sshd"), BAN_TIMEOUT, "not banned")
+    assert "timed out" in run_on(besieged.attacker, await_greeting, host, SSH, 5, source=neighbour)
+    besieged.server.run(f"fail2ban-client set sshd unbanip {ban_target(str(first))}")
+    assert run_on(besieged.attacker, await_greeting, host, SSH, 5, source=neighbour) == "OK"
+
+
 def test_the_mail_of_an_honest_server_cannot_be_made_to_ban_it(besieged: BesiegedServer) -> None:
     """Its users choose the recipients, and the MX of their own domains; so do those of its webmail the passwords."""
     provider, guesser = (str(besieged.attacker.distant_address(number)) for number in (110, 111))

@@ -132,7 +132,7 @@ def test_what_a_script_sends_on_is_not_signed_not_root_s_and_ends_with_a_freeze(
     server.run(f"mailkeepctl freeze {BEN}")
     try:
         # Dovecot looks at the list once in a second.
-        poll(lambda: "/nonexistent" in server.run(f"doveadm user {BEN}").stdout, 5, "the script runs still")
+        poll(lambda: "sieve_enabled\tno" in server.run(f"doveadm user {BEN}").stdout, 5, "the script runs still")
         assert reach_server.receive("forged while frozen", BEN, author=ANNA)[0] == 250
         poll(lambda: reach_server.count_in_inbox("forged while frozen") == 1, 30, "not in the inbox")
         assert reach_server.list_outside("forged while frozen") == []

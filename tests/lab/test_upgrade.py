@@ -19,12 +19,13 @@ from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.internet import DIRECTORY
 from mailkeep.lab.site import DeployResult, Site
 from mailkeep.verify.verification import verify_inventory
+from mailkeep_server.common.networks import ban_target
 
 CLONE = Path(__file__).resolve().parents[2]
 COMMIT = "b7a50b585d14d1ac6d3e852c7d080c81af6c3a8e"  # version 0.1.0
 HOST, ANNA, BEN = "mail.example.test", "anna@example.test", "ben@example-two.test"
 WAITS = "defer@outside.test"  # the outside world never accepts its mail
-BANNED = "203.0.113.250"
+BANNED, BANNED6 = "203.0.113.250", "2001:db8:9:9::7"
 SETTINGS = f"""
 tls: {{mode: acme, acme: {{directory: "{DIRECTORY}"}}}}
 dns: {{mta_sts: testing}}
@@ -157,7 +158,7 @@ def simulate_use(site: Site, internet: Internet) -> None:
     poll(lambda: len(read_queue(site.server, "deferred")) == 3, 30, "the messages do not wait")
     poll(lambda: len(site.server.run(READ_MAILBOXES).stdout.splitlines()) == 2, 30, "the mail has not arrived")
     site.server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
-    site.server.run(f"fail2ban-client set dovecot banip {BANNED}")
+    site.server.run(f"fail2ban-client set dovecot banip {BANNED} {BANNED6}")
 
 
 def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
@@ -257,6 +258,8 @@ def test_counters_freezes_samples_and_bans_are_kept(upgraded: Upgrade) -> None:
     assert BEN in upgraded.before.samples
     assert upgraded.after.samples == upgraded.before.samples
     assert upgraded.after.banned == upgraded.before.banned
+    sets = "nft list ruleset | grep -o '2001:db8:9:9::[^ ,]*'"
+    assert upgraded.site.server.run(sets).stdout.split() == [ban_target(BANNED6)], "version 0.1.0 banned the address"
 
 
 def test_the_certificate_and_the_baseline_of_the_dns_are_kept(upgraded: Upgrade) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from mailkeep_server.ban_networks import count_networks, find_target
+from mailkeep_server.ban_networks import ban_networks, count_networks, find_target, remember_networks, target_finder
 
 OWN = ["127.0.0.0/8", "::1", "198.51.100.74", "2001:db8:100:64::10", "2001:db8:5::/48", "mail.example.org"]
+FINDER = target_finder(lambda _: OWN, str)
 
 
 def count(jail: str, *addresses: str) -> list[str]:
@@ -15,8 +16,22 @@ def count(jail: str, *addresses: str) -> list[str]:
         assert (line, date) == ("line", 1.0)
         return [[0, address, date, {}] for address in addresses]
 
-    wrapped = count_networks(find_failure, lambda _: OWN, str)
+    wrapped = count_networks(find_failure, FINDER)
     return [failure[1] for failure in wrapped(SimpleNamespace(jailName=jail), "line", date=1.0)]
+
+
+def put_ticket(jail: str, address: str) -> str:
+    put: list[str] = []
+    ticket = SimpleNamespace(getID=lambda: address, setID=put.append)
+    wrapped = remember_networks(lambda _, given: put.append("put" if given is ticket else "another"), FINDER)
+    wrapped(SimpleNamespace(filter=SimpleNamespace(jailName=jail)), ticket)
+    assert put.pop() == "put"
+    return put.pop()
+
+
+def ban_by_hand(jail: str, addresses: str | list[str]) -> list[str]:
+    actions = SimpleNamespace(_jail=SimpleNamespace(filter=SimpleNamespace(jailName=jail)))
+    return list(ban_networks(lambda given, banned: banned if given is actions else [], FINDER)(actions, addresses))
 
 
 @pytest.mark.parametrize("jail", ["sshd", "postfix", "dovecot", "recidive"])
@@ -32,6 +47,15 @@ def test_recidive_counts_the_networks_that_others_have_banned() -> None:
 
 def test_jails_of_the_operators_count_as_they_did() -> None:
     assert count("mine", "2001:db8:7:7::1") == ["2001:db8:7:7::1"]
+    assert put_ticket("mine", "2001:db8:7:7::1") == "2001:db8:7:7::1"
+    assert ban_by_hand("mine", "2001:db8:7:7::1") == ["2001:db8:7:7::1"]
+
+
+def test_remembered_bans_and_bans_by_hand_are_networks_too() -> None:
+    """nft refuses a network while an address of it is in the set: its guessers would go on."""
+    assert put_ticket("sshd", "2001:db8:7:7::1") == "2001:db8:7:7::/64"
+    assert ban_by_hand("sshd", "2001:db8:7:7::1") == ["2001:db8:7:7::/64"]
+    assert ban_by_hand("sshd", ["2001:db8:7:7::1", "192.0.2.1"]) == ["2001:db8:7:7::/64", "192.0.2.1"]
 
 
 @pytest.mark.parametrize(
