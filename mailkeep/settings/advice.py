@@ -8,6 +8,7 @@ from mailkeep.settings.alias_expansion import find_next_alias
 from mailkeep.settings.fields import strip_extension
 from mailkeep.settings.list_notes import describe_short_limits
 from mailkeep.settings.models import Settings
+from mailkeep.settings.password_hashes import find_hash_kind
 
 MAX_NAMED = 5
 """Addresses in a note."""
@@ -15,7 +16,30 @@ MAX_NAMED = 5
 
 def list_advice(settings: Settings) -> list[str]:
     """A note to the operator for each such setting."""
-    return [*_find_dead_senders(settings), *_find_local_administrators(settings), *describe_short_limits(settings)]
+    return [
+        *_find_weak_hashes(settings),
+        *_find_dead_senders(settings),
+        *_find_local_administrators(settings),
+        *describe_short_limits(settings),
+    ]
+
+
+def _find_weak_hashes(settings: Settings) -> Iterator[str]:
+    """Hashes that came along from another server, and that a thief of mail.yml tries faster than Mailkeep's own. No
+    login replaces them: the server does not write mail.yml."""
+    hashes = {account.address: find_hash_kind(account.password) for account in settings.accounts}
+    weak = {address: parsed.kind.name for address, parsed in hashes.items() if parsed and parsed.is_weaker_than_ours}
+    for kind in dict.fromkeys(weak.values()):
+        addresses = [address for address in weak if weak[address] == kind]
+        yield (
+            f"accounts: {_name_some(addresses)}: the password's hash, {kind}, is weaker than Mailkeep's own. Whoever "
+            "gets hold of mail.yml guesses faster. `mailkeep account passwd` sets a new password, with a strong hash."
+        )
+
+
+def _name_some(addresses: list[str]) -> str:
+    more = f" and {len(addresses) - MAX_NAMED} more" if len(addresses) > MAX_NAMED else ""
+    return f"{', '.join(addresses[:MAX_NAMED])}{more}"
 
 
 def _find_dead_senders(settings: Settings) -> Iterator[str]:
@@ -23,9 +47,8 @@ def _find_dead_senders(settings: Settings) -> Iterator[str]:
     senders = dict.fromkeys(address for account in settings.accounts for address in account.send_as)
     dead = [address for address in senders if not _takes_mail(settings, address)]
     if dead:
-        more = f" and {len(dead) - MAX_NAMED} more" if len(dead) > MAX_NAMED else ""
         yield (
-            f"send_as: {', '.join(dead[:MAX_NAMED])}{more} gets no mail, so answers to it are refused. Write it below "
+            f"send_as: {_name_some(dead)} gets no mail, so answers to it are refused. Write it below "
             "`aliases`, with the address that is to get them; or leave it so if nobody is to answer."
         )
 

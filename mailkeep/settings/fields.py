@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from mailkeep.settings import password_hashes
 from mailkeep.settings.field_errors import invalid, require_text
 
 Address = IPv4Address | IPv6Address
@@ -36,17 +37,6 @@ FINDING_NAME = r"[a-z0-9-]+:[^\s:][^\n]{0,300}"
 LOGIN = "[!-9;-~]{1,255}"  # printable ASCII but space and colon
 # Never in the public DNS: RFC 6761, RFC 6762, and the names that /etc/hosts gives the machine itself.
 LOCAL_NAMES = {"localhost", "localdomain", "local", "invalid"}
-
-# Memory in KiB and passes of Argon2id. The floor is the weakest choice of OWASP's Password Storage Cheat Sheet. The
-# ceiling, libsodium's "interactive" 64 MiB, is what a 1 GB machine bears several times at once.
-MIN_ARGON2_MEMORY, MAX_ARGON2_MEMORY = 7168, 65536
-MIN_ARGON2_WORK = 5 * 7168  # memory times passes
-MAX_ARGON2_PASSES = 10
-MAX_ARGON2_LANES = 4
-ARGON2ID = re.compile(
-    r"\{ARGON2ID\}\$argon2id\$v=19\$m=([0-9]{1,9}),t=([0-9]{1,9}),p=([0-9]{1,9})"
-    r"\$(?:[A-Za-z0-9+/]{4}){2,21}[A-Za-z0-9+/]{2,3}\$[A-Za-z0-9+/]{43}"  # a salt from 8 bytes on, a tag of 32
-)
 
 NEVER_PUBLIC = {
     "unspecified": ("0.0.0.0/8", "::/128"),
@@ -154,24 +144,8 @@ def _wrap_single_target(value: object) -> object:
 
 
 def parse_password_hash(value: object, info: ValidationInfo) -> str:
-    """`{ARGON2ID}$argon2id$v=19$m=KiB,t=passes,p=lanes$salt$hash`, neither too weak nor too expensive."""
-    remedy = f"Set it with: mailkeep account passwd NAME {info.data.get('address', 'ADDRESS')}"
-    match = ARGON2ID.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise invalid(f"a hash {{ARGON2ID}}$argon2id$…, never clear text. {remedy}", _describe_other_hash(value))
-    memory, passes, lanes = (int(number) for number in match.group(1, 2, 3))
-    if memory < MIN_ARGON2_MEMORY or memory * passes < MIN_ARGON2_WORK:
-        raise invalid(f"at least m={MIN_ARGON2_MEMORY},t=5 or m=19456,t=2. {remedy}", "a hash that is too weak")
-    if memory > MAX_ARGON2_MEMORY or passes > MAX_ARGON2_PASSES or not 1 <= lanes <= MAX_ARGON2_LANES:
-        highest = f"m={MAX_ARGON2_MEMORY},t={MAX_ARGON2_PASSES},p={MAX_ARGON2_LANES}"
-        raise invalid(f"at most {highest}, which a 1 GB machine bears. {remedy}", "a hash that is too expensive")
-    return match[0]
-
-
-def _describe_other_hash(value: object) -> str:
-    if isinstance(value, str) and value.startswith("{") and "}" in value:
-        return "another kind of hash, or a damaged one (not shown)"
-    return "no hash (not shown)"
+    """A hash of one of the kinds that Dovecot verifies, with its scheme."""
+    return password_hashes.parse_password_hash(value, info.data.get("address", "ADDRESS"))
 
 
 def parse_display_name(value: object) -> str:
@@ -302,7 +276,7 @@ Targets = Annotated[
     Field(min_length=1, max_length=MAX_EXPANSION),
     BeforeValidator(_wrap_single_target, json_schema_input_type=Mailbox | tuple[Mailbox, ...]),
 ]
-PasswordHash = Annotated[str, BeforeValidator(parse_password_hash), _text_schema(ARGON2ID.pattern)]
+PasswordHash = Annotated[str, BeforeValidator(parse_password_hash), _text_schema(password_hashes.PATTERN)]
 DisplayName = Annotated[str, BeforeValidator(parse_display_name), _text_schema("[^:]{0,100}")]
 PublicAddress = Annotated[Address, BeforeValidator(parse_public_address)]
 AnyNetwork = Annotated[Network, BeforeValidator(parse_network), _text_schema(r"[0-9a-fA-F.:]+(?:/[0-9.]+)?")]

@@ -127,7 +127,8 @@ class Account(Model):
     )
     password: PasswordHash = Field(
         repr=False,
-        description="The hash that `mailkeep account passwd` writes, in quotes; never clear text.",
+        description="The hash that `mailkeep account passwd` writes, in quotes; never clear text. A hash from another "
+        "server will do, too: Argon2, yescrypt, sha512-crypt, sha256-crypt or bcrypt. `mailkeep check` names the weak.",
         examples=["{ARGON2ID}$argon2id$v=19$m=19456,t=2,p=1$…$…"],
     )
     name: DisplayName = Field(

@@ -359,6 +359,6 @@ def _suggest_remedy(content: str, line: int) -> str:
     text = lines[line - 1] if 0 < line <= len(lines) else ""
     if text.lstrip(" ").startswith("\t"):
         return "spaces: YAML does not allow a tab in the indentation"
-    if "{ARGON2ID}" in text:
+    if re.search(r"password: *\{[A-Z0-9-]+\}\$", text):
         return "quotes around the hash, which begins with a brace: password: '{ARGON2ID}$…'"
     return "a look at this line and the one above: indentation, a missing colon, an open quote or bracket"

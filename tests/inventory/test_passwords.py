@@ -16,7 +16,7 @@ from nacl.exceptions import InvalidkeyError
 from mailkeep.errors import UserError
 from mailkeep.inventory import passwords
 from mailkeep.inventory.passwords import check_password, count_breaches, generate_password, hash_password
-from mailkeep.settings.fields import ARGON2ID
+from mailkeep.settings.password_hashes import ARGON2ID
 
 DOMAINS = ("example.org", "mail.example.org")
 
