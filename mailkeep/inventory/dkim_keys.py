@@ -1,6 +1,7 @@
 """The DKIM keys in a vault, one or more for each domain that signs."""
 
 import base64
+import re
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -16,9 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 from mailkeep.errors import UserError
 from mailkeep.inventory.tls_certificate import parse_private_key
 from mailkeep.inventory.vault import Vault
-from mailkeep.inventory.vault_entries import DkimEntry, KeyState, parse_dkim_entry
+from mailkeep.inventory.vault_entries import SELECTOR, DkimEntry, KeyState, parse_dkim_entry
 from mailkeep.settings.models import Settings
 
+MIN_BITS = 1024  # RFC 8301 §3.2: signers must not use shorter ones, as a server taken over may have
 KEY_BITS = 2048  # RFC 8301 §3.2: at least 1024, should be 2048; the record of 4096 needs more than one DNS packet
 
 
@@ -45,18 +47,19 @@ def signing_domains(settings: Settings) -> tuple[str, ...]:
 
 def list_dkim_entries(vault: Vault) -> list[DkimEntry]:
     """By domain, and for each from the oldest selector to the newest."""
-    return [entry for name in vault.names() if (entry := parse_dkim_entry(name))]
+    entries = (entry for name in vault.names() if (entry := parse_dkim_entry(name)))
+    return sorted(entries, key=lambda entry: entry.age_key)
 
 
 def current_selectors(vault: Vault) -> dict[str, str]:
-    """For each domain the selector that signs: the newest of its current keys (the day of creation sorts as text)."""
+    """For each domain the selector that signs: the newest of its current keys."""
     return {entry.domain: entry.selector for entry in list_dkim_entries(vault) if entry.state == "current"}
 
 
 def read_dkim_key(vault: Vault, entry: DkimEntry) -> DkimKey:
     """UserError if the entry is missing, unreadable, or holds another kind of key."""
     file, pem = f"{vault.directory / entry.name}.age", vault.read(entry.name)
-    if not isinstance(parse_private_key(file, pem), rsa.RSAPrivateKey):
+    if not isinstance(parse_private_key(file, pem, MIN_BITS), rsa.RSAPrivateKey):
         raise UserError(f"{file}: this is no RSA key, and Mailkeep signs with no other kind.")
     return DkimKey(entry.domain, entry.selector, pem)
 
@@ -68,7 +71,28 @@ def create_dkim_key(vault: Vault, domain: str, today: date, state: KeyState = "c
     return entry
 
 
+def take_over_dkim_key(vault: Vault, domain: str, selector: str, pem: bytes, source: str) -> tuple[DkimEntry, int]:
+    """Puts another server's key into the vault, to sign under its selector. Returns its entry and its bits.
+
+    `source` is its file, for the messages. UserError if it is no key that Mailkeep signs with, or if the vault has a
+    current key of the domain, which would sign instead.
+    """
+    key = parse_private_key(source, pem, MIN_BITS)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise UserError(f"{source}: this is no RSA key, and Mailkeep signs with no other kind.")
+    entry = DkimEntry(domain, selector.lower())
+    if not re.fullmatch(SELECTOR, entry.selector):
+        raise UserError(f"{source}: the selector {selector!r} is not one label of letters, digits, - and _.")
+    if domain in current_selectors(vault):
+        raise UserError(f"{source}: the vault has a key of {domain} already. Nothing was replaced.")
+    vault.write(entry.name, _to_pem(key))
+    return entry, key.key_size
+
+
 def generate_dkim_pem() -> bytes:
     """A new private key, PKCS #8 in PEM."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
+    return _to_pem(rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS))
+
+
+def _to_pem(key: rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

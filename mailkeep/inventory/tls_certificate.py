@@ -67,7 +67,7 @@ def parse_chain(file: str, pem: bytes) -> list[x509.Certificate]:
         raise UserError(f"{file}: no certificate in PEM form (-----BEGIN CERTIFICATE-----) is in this file.") from None
 
 
-def parse_private_key(file: str, pem: bytes) -> PrivateKeyTypes:
+def parse_private_key(file: str, pem: bytes, min_rsa_bits: int = 2048) -> PrivateKeyTypes:
     """An RSA or ECDSA key in PEM. UserError, which names `file`, for any other, or one with a passphrase."""
     try:
         key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
@@ -80,8 +80,8 @@ def parse_private_key(file: str, pem: bytes) -> PrivateKeyTypes:
         raise UserError(f"{file}: no private key in PEM form (-----BEGIN PRIVATE KEY-----) is in this file.") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise UserError(f"{file}: neither an RSA nor an ECDSA key; many mail servers and clients know no other.")
-    if isinstance(key, rsa.RSAPrivateKey) and key.key_size < 2048:
-        raise UserError(f"{file}: an RSA key of {key.key_size} bits; at least 2048 are needed.")
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size < min_rsa_bits:
+        raise UserError(f"{file}: an RSA key of {key.key_size} bits; at least {min_rsa_bits} are needed.")
     return key
 
 

@@ -6,7 +6,7 @@ On disk the states are suffixes:
 
 | file                          | key                                                                     |
 |-------------------------------|-------------------------------------------------------------------------|
-| `dkim/DOMAIN/SELECTOR`        | current; of several, the newest selector signs                          |
+| `dkim/DOMAIN/SELECTOR`        | current; of several, the newest selector signs, one of another server last |
 | `….next`                      | next                                                                    |
 | `….until-YYYYMMDD`            | former; its record must stay until that day                             |
 | `tls/acme`                    | current                                                                 |
@@ -32,8 +32,10 @@ SHARED_STORE = "store"
 
 _DAY = "%Y%m%d"
 _MINUTE = "%Y%m%d%H%M"
+SELECTOR = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_DATED_SELECTOR = re.compile("s[0-9]{8}")
 _DKIM_NAME = re.compile(
-    r"dkim/(?P<domain>[^/]+)/(?P<selector>s[0-9]{8})(?P<suffix>\.next|\.until-(?P<until>[0-9]{8}))?"
+    rf"dkim/(?P<domain>[^/]+)/(?P<selector>{SELECTOR})(?P<suffix>\.next|\.until-(?P<until>[0-9]{{8}}))?"
 )
 _ACME_TLS_NAME = re.compile(r"tls/acme(?P<suffix>\.next|\.from-(?P<usable_from>[0-9]{12})|\.former)?")
 
@@ -42,7 +44,8 @@ KeyState = Literal["next", "current", "former"]
 
 @dataclass(frozen=True, slots=True)
 class DkimEntry:
-    """The name of a DKIM key. A selector is `s` and the day on which its key was created (YYYYMMDD)."""
+    """The name of a DKIM key. A selector of ours is `s` and the day on which its key was created (YYYYMMDD). One of
+    another server is any label of the DNS."""
 
     domain: str
     selector: str
@@ -55,8 +58,20 @@ class DkimEntry:
         return f"dkim/{self.domain}/{self.selector}{suffix}"
 
     @property
+    def is_taken_over(self) -> bool:
+        """Whether another server made the key: its selector has not the form of ours."""
+        return not _DATED_SELECTOR.fullmatch(self.selector)
+
+    @property
+    def age_key(self) -> tuple[str, bool, str]:
+        """Sorts by domain, then from the oldest key to the newest. Keys of another server come before ours."""
+        return self.domain, not self.is_taken_over, self.selector
+
+    @property
     def created_on(self) -> date:
-        """UserError if the selector holds no day."""
+        """The day in the selector; of a key that was taken over, the first day of all. UserError if it is no day."""
+        if self.is_taken_over:
+            return date.min
         return self._parse_day(self.selector.removeprefix("s"))
 
     @property

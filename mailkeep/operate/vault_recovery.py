@@ -25,6 +25,7 @@ from mailkeep.inventory.vault_entries import (
     ACME_TLS,
     DNS_CREDENTIALS,
     RELAY,
+    SELECTOR,
     SELF_SIGNED,
     SHARED_STORE,
     TLS_KEY,
@@ -178,7 +179,7 @@ def read_entries(settings: Settings, files: Files, today: date) -> tuple[dict[st
 
 def _find_dkim_keys(domain: str, files: Files) -> Iterator[tuple[str, bytes]]:
     for path, content in files.items():
-        match = re.fullmatch(rf"{re.escape(opendkim.KEYS)}/{re.escape(domain)}\.(s[0-9]{{8}})\.pem", path)
+        match = re.fullmatch(rf"{re.escape(opendkim.KEYS)}/{re.escape(domain)}\.({SELECTOR})\.pem", path)
         if match:
             yield DkimEntry(domain, match[1]).name, content
 

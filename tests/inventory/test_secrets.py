@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
 from inventory_samples import SELECTOR, TODAY, make_settings
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets
 from mailkeep.inventory.credentials import save_relay_password
-from mailkeep.inventory.dkim_keys import signing_domains
+from mailkeep.inventory.dkim_keys import generate_dkim_pem, signing_domains, take_over_dkim_key
 from mailkeep.inventory.vault import Vault, open_vault
 
 RELAY = {"host": "smtp.example.net", "user": "us"}
@@ -69,9 +75,40 @@ def test_a_new_domain_gets_a_key_and_the_others_keep_theirs(inventory: Path) -> 
 def test_of_several_selectors_the_newest_signs(complete_inventory: Path) -> None:
     pem = secrets.load_secrets(make_settings(), complete_inventory).dkim[0].private_pem
     newest = f"s{TODAY.year + 1}0301"
-    for selector in (newest, "s20251231", "other"):
+    for selector in (newest, "s20251231", "mail", "zeta"):
         open_vault(complete_inventory).write(f"dkim/example.org/{selector}", pem)
     assert secrets.load_secrets(make_settings(), complete_inventory).dkim[0].selector == newest
+
+
+def test_a_key_of_another_server_signs_under_its_selector_and_no_key_is_created_beside_it(inventory: Path) -> None:
+    vault = open_vault(inventory)
+    pem = rsa.generate_private_key(public_exponent=65537, key_size=1024).private_bytes(  # noqa: S505 - as old servers have
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    )
+    assert take_over_dkim_key(vault, "example.org", "Mail", pem, "mail.private")[1] == 1024
+    created = secrets.create_missing_keys(make_settings(), inventory, TODAY)
+    assert [line for line in created if line.startswith("DKIM")] == [
+        f"DKIM key for mail.example.org, selector {SELECTOR} (RSA 2048)"
+    ]
+    loaded = secrets.load_secrets(make_settings(), inventory)
+    assert (loaded.dkim[0].domain, loaded.dkim[0].selector) == ("example.org", "mail")
+    assert secrets.list_unused(make_settings(), inventory) == []
+    with pytest.raises(UserError, match=r"has a key of example\.org already"):
+        take_over_dkim_key(vault, "example.org", "other", pem, "mail.private")
+
+
+@pytest.mark.parametrize("selector", ["a.b", "mail.next", "mail.until-20260101", "-a", "", "ä", "x" * 64])
+def test_a_selector_that_the_vault_could_confuse_is_refused(inventory: Path, selector: str) -> None:
+    with pytest.raises(UserError, match="not one label"):
+        take_over_dkim_key(open_vault(inventory), "example.org", selector, generate_dkim_pem(), "mail.private")
+
+
+def test_a_key_of_another_kind_is_not_taken_over(inventory: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for text in (pem, b"-----BEGIN nothing"):
+        with pytest.raises(UserError, match=r"mail\.private"):
+            take_over_dkim_key(open_vault(inventory), "example.org", "mail", text, "mail.private")
 
 
 def test_the_self_signed_certificate_satisfies_a_client_that_trusts_it(complete_inventory: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mailkeep.dns import records
 from mailkeep.errors import UserError
 from mailkeep.inventory import secrets, vault
-from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem, list_dkim_entries
+from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem, list_dkim_entries, take_over_dkim_key
 from mailkeep.inventory.vault import open_vault
 from mailkeep.inventory.vault_entries import DkimEntry
 from mailkeep.operate.dkim_rotation import FORMER_PERIOD, DkimRotation, FindSigningSince, FindUnpublished
@@ -119,6 +119,21 @@ def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> Non
     assert f"must stay until {late + FORMER_PERIOD}" in output
     assert published_selectors(inventory) == {old, new}
     rotate(inventory, late + FORMER_PERIOD, find_signing_since=deployed_on(late))
+    assert published_selectors(inventory) == {new}
+
+
+def test_a_key_of_another_server_is_due_at_once_and_rotates_like_ours(inventory: Path) -> None:
+    old, new = f"s{FIRST_DAY:%Y%m%d}", f"s{FIRST_DAY + timedelta(days=1):%Y%m%d}"
+    keys = open_vault(inventory)
+    keys.delete(f"dkim/example.org/{old}")
+    take_over_dkim_key(keys, "example.org", "mail", generate_dkim_pem(), "mail.private")
+    assert (signing_selectors(inventory), published_selectors(inventory)) == ({"mail", old}, {"mail"})
+
+    day = FIRST_DAY + timedelta(days=1)
+    assert f"{new}._domainkey.example.org" in rotate(inventory, day)
+    assert "example.org: " + new + " replaces mail" in rotate(inventory, day, all_published)
+    assert (signing_selectors(inventory), published_selectors(inventory)) == ({new, old}, {"mail", new})
+    rotate(inventory, day + FORMER_PERIOD, find_signing_since=deployed_on(day))
     assert published_selectors(inventory) == {new}
 
 

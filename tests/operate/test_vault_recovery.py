@@ -9,6 +9,7 @@ import pytest
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import credentials, secrets, tls_keys
+from mailkeep.inventory.dkim_keys import generate_dkim_pem, take_over_dkim_key
 from mailkeep.inventory.tls_certificate import split_pem
 from mailkeep.inventory.vault import create_vault, identity_path, open_vault
 from mailkeep.operate import vault_recovery
@@ -107,6 +108,15 @@ def test_a_vault_that_can_be_opened_is_not_replaced(inventory: Path, tmp_path: P
     create_vault(tmp_path / "other", identity_path(inventory))
     with pytest.raises(UserError, match="this identity exists, and does not open"):
         vault_recovery.recover_vault(settings, inventory, TODAY)
+
+
+def test_a_dkim_key_that_was_taken_over_is_recovered_too(inventory: Path) -> None:
+    settings = Settings.model_validate(SELF_SIGNED)
+    take_over_dkim_key(open_vault(inventory), "example.net", "mail", generate_dkim_pem(), "mail.private")
+    secrets.create_missing_keys(settings, inventory, TODAY)
+    entries, missing = vault_recovery.read_entries(settings, render_files(settings, inventory), TODAY)
+    assert "dkim/example.net/mail" in entries
+    assert missing == []
 
 
 def test_a_key_that_the_server_does_not_have_is_named(inventory: Path) -> None:
