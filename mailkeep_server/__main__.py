@@ -19,6 +19,7 @@ PROGRAMS = {
     "spf-sources": "spf_sources",
     "root-access": "common.root_access",
     "sieve-mail": "sieve_mail",
+    "mail-import": "mail_import.import_session",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""

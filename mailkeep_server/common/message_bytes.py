@@ -4,8 +4,13 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
+Content: TypeAlias = "bytes | Path"
+"""The bytes of a message, or a file with them."""
 CHUNK = 2**18
+MAX_IN_MEMORY = 2**22  # bytes of a message; a larger one is a file
+LARGE_FILES = "/var/tmp"  # noqa: S108 - for directories of mkdtemp; /tmp is memory on Debian 13
 MAX_HEADER = 2**16  # bytes in which the Message-ID is looked for
 _MESSAGE_ID = re.compile(rb"^Message-ID[ \t]*:[ \t]*((?:\n[ \t]+|[^\n])*)", re.IGNORECASE | re.MULTILINE)
 
@@ -56,7 +61,7 @@ class MessageDigest:
             self._header += data[: MAX_HEADER - len(self._header)]
 
 
-def read_chunks(content: bytes | Path) -> Iterator[bytes]:
+def read_chunks(content: Content) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
         return
@@ -65,7 +70,7 @@ def read_chunks(content: bytes | Path) -> Iterator[bytes]:
             yield chunk
 
 
-def digest_content(content: bytes | Path) -> tuple[str, MessageDigest]:
+def digest_content(content: Content) -> tuple[str, MessageDigest]:
     """The hash of a whole message, and the facts. Raises OSError."""
     digest = MessageDigest()
     for chunk in read_chunks(content):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mailkeep_server.common.folder_names import encode_name
-from mailkeep_server.common.message_bytes import digest_content
+from mailkeep_server.common.message_bytes import MessageDigest, digest_content
 from mailkeep_server.mail_import.imap_session import (
     ImapError,
     ImapSession,
@@ -39,6 +39,7 @@ class AppendedMessage(NamedTuple):
 
     message: Message
     digest: str
+    facts: MessageDigest
     uid_validity: int
     uid: int
     is_new: bool
@@ -63,16 +64,15 @@ def append_messages(
     *,
     session: ImapSession | None = None,
     uid_validity: int = 0,
-    ignored_uids: Container[int] = (),
     note_batch: Callable[[list[AppendedMessage]], None] | None = None,
 ) -> Counts:
     """Appends the messages to the folder, which it creates and subscribes to if there is none. `folder` has our
     separator between its levels.
 
     A message of which the folder has the same bytes is not appended. If the same bytes are there twice, two messages
-    are not, and so on; messages whose UIDs are `ignored_uids` do not count. With `uid_validity`, and a folder that is
-    empty or has this UIDVALIDITY already, messages keep their UIDs where these follow the folder's. `note_batch` is
-    called after each batch. Without a session, one is opened and closed.
+    are not, and so on. With `uid_validity`, and a folder that is empty or has this UIDVALIDITY already, messages keep
+    their UIDs where these follow the folder's. `note_batch` is called after each batch. Without a session, one is
+    opened and closed.
 
     Raises QuotaExceededError, ImapError, SessionEndedError, OSError. What `note_batch` has got is in the folder.
     """
@@ -85,12 +85,11 @@ def append_messages(
                 messages,
                 session=opened,
                 uid_validity=uid_validity,
-                ignored_uids=ignored_uids,
                 note_batch=note_batch,
             )
         finally:
             opened.close()
-    appender = FolderAppender(address, folder, session, uid_validity, ignored_uids)
+    appender = FolderAppender(address, folder, session, uid_validity)
     for batch in split_batches(messages):
         arrived = appender.append_batch(batch)
         if note_batch:
@@ -99,7 +98,8 @@ def append_messages(
 
 
 class FolderAppender:
-    """Appends batches to one folder. Arguments are those of `append_messages`."""
+    """Appends batches to one folder. Arguments are those of `append_messages`; by the folder's UIDVALIDITY,
+    `list_ignored` gives UIDs of messages that do not count as duplicates."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class FolderAppender:
         folder: str,
         session: ImapSession,
         uid_validity: int = 0,
-        ignored_uids: Container[int] = (),
+        list_ignored: Callable[[int], Container[int]] = lambda _: (),
     ) -> None:
         self._address, self._folder, self._session = address, folder, session
         self._name = encode_name(folder).encode()
@@ -119,32 +119,32 @@ class FolderAppender:
             state = session.select_folder(self._name)
         self.uid_validity, self._uid_next = state.uid_validity, state.uid_next
         self._keeps_uids = uid_validity == state.uid_validity
-        self._present = PresentMessages(session, self._name, state.messages, ignored_uids)
+        self._present = PresentMessages(session, self._name, state.messages, list_ignored(state.uid_validity))
 
     def append_batch(self, batch: list[Message]) -> list[AppendedMessage]:
         """Returns those of the batch that are in the folder, new and old ones. Raises as `append_messages` does."""
         digests = [digest_content(message.content) for message in batch]
         self._present.hash_sizes({facts.imap_size for _, facts in digests})
-        arrived, missing = list[AppendedMessage](), list[tuple[Message, str]]()
-        for message, (digest, _) in zip(batch, digests, strict=True):
-            if uid := self._present.take(digest):
-                self.counts.duplicates += 1
-                arrived.append(AppendedMessage(message, digest, self.uid_validity, uid, False))
-            else:
-                missing.append((message, digest))
+        arrived, missing = list[AppendedMessage](), list[AppendedMessage]()
+        for message, (digest, facts) in zip(batch, digests, strict=True):
+            uid = self._present.take(digest)
+            (arrived if uid else missing).append(
+                AppendedMessage(message, digest, facts, self.uid_validity, uid, not uid)
+            )
+        self.counts.duplicates += len(arrived)
         for run in self._split_by_uid(missing):
-            self._reserve_uid(run[0][0].uid)
+            self._reserve_uid(run[0].message.uid)
             arrived += self._append_run(run)
         return arrived
 
-    def _split_by_uid(self, messages: list[tuple[Message, str]]) -> Iterator[list[tuple[Message, str]]]:
+    def _split_by_uid(self, missing: list[AppendedMessage]) -> Iterator[list[AppendedMessage]]:
         """Runs of messages whose UIDs follow each other, if these are kept."""
-        run: list[tuple[Message, str]] = []
-        for message, digest in messages:
-            if run and self._keeps_uids and message.uid > run[-1][0].uid + 1:
+        run: list[AppendedMessage] = []
+        for appended in missing:
+            if run and self._keeps_uids and appended.message.uid > run[-1].message.uid + 1:
                 yield run
                 run = []
-            run.append((message, digest))
+            run.append(appended)
         if run:
             yield run
 
@@ -153,31 +153,27 @@ class FolderAppender:
         if self._keeps_uids and uid > self._uid_next:
             update_folder(self._address, self._folder, "--min-next-uid", str(uid))
 
-    def _append_run(self, run: list[tuple[Message, str]]) -> list[AppendedMessage]:
+    def _append_run(self, run: list[AppendedMessage]) -> list[AppendedMessage]:
         """Appends them together; if Dovecot refuses that, each alone, to see which it refuses."""
+        messages = [appended.message for appended in run]
         try:
             uid_validity, uids = self._session.append(
-                self._name, [(message.attributes, message.content) for message, _ in run]
+                self._name, [(message.attributes, message.content) for message in messages]
             )
         except ImapError as error:
             if error.code == "OVERQUOTA":
                 raise QuotaExceededError(str(error)) from None
             if len(run) > 1:
-                return [arrived for message in run for arrived in self._append_run([message])]
-            self.counts.refused.append((run[0][0].key, str(error)))
+                return [arrived for appended in run for arrived in self._append_run([appended])]
+            self.counts.refused.append((messages[0].key, str(error)))
             return []
-        self.counts.added += len(run)
-        self.counts.size += sum(_measure_size(message) for message, _ in run)
         if len(uids) != len(run):
             uids = [0] * len(run)
+        self.counts.added += len(run)
+        self.counts.size += sum(_measure_size(message) for message in messages)
+        self.counts.other_uids += sum(message.uid not in (0, uid) for message, uid in zip(messages, uids, strict=True))
         self._uid_next = max(self._uid_next, uids[-1] + 1)
-        self.counts.other_uids += sum(
-            bool(message.uid) and message.uid != uid for (message, _), uid in zip(run, uids, strict=True)
-        )
-        return [
-            AppendedMessage(message, digest, uid_validity, uid, True)
-            for (message, digest), uid in zip(run, uids, strict=True)
-        ]
+        return [appended._replace(uid_validity=uid_validity, uid=uid) for appended, uid in zip(run, uids, strict=True)]
 
 
 class PresentMessages:

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias
 
-from mailkeep_server.common.message_bytes import CHUNK
+from mailkeep_server.common.message_bytes import CHUNK, LARGE_FILES, MAX_IN_MEMORY, Content
 
-MAX_IN_MEMORY = 2**22  # bytes of a message; a larger one is a file
 MAX_LINE = 2**22  # bytes of a response without its literals
-LARGE_FILES = "/var/tmp"  # noqa: S108 - a directory of mkdtemp in it; /tmp is memory on Debian 13
 END_TIMEOUT = 10.0  # seconds for Dovecot's process to end
 _LITERAL = re.compile(rb"\{(\d+)\+?\}\r?\n\Z")
 _TOKEN = re.compile(rb' *(?:(\()|(\))|"((?:[^"\\]|\\.)*)"|([^ ()"\[]*(?:\[[^\]]*\])?[^ ()"]*))')
 _STATUSES = (b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH")
 
-Content: TypeAlias = "bytes | Path"
 Value: TypeAlias = "bytes | Path | list[Value]"
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from mailkeep_server.mail_import.imap_session import Content
+from mailkeep_server.common.message_bytes import Content
 
 SYSTEM_FLAGS = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
 _KEYWORD = re.compile(r"[A-Za-z0-9!#$&'+,./:;<=>?@^_`|}~$\[-]{1,50}")  # RFC 3501: an atom; Dovecot keeps 50 bytes
@@ -29,9 +29,14 @@ class Message:
     @property
     def attributes(self) -> str:
         """Its flags and date in a command APPEND."""
+        return f'{self.flag_list} "{format_date(self.date)}"'
+
+    @property
+    def flag_list(self) -> str:
+        """Its flags and keywords, as a list of IMAP."""
         words = [flag for flag in SYSTEM_FLAGS if flag in self.flags]
         words += sorted(keyword for keyword in self.keywords if is_keyword(keyword))
-        return f'({" ".join(words)}) "{format_date(self.date)}"'
+        return f"({' '.join(words)})"
 
 
 def is_keyword(text: str) -> bool:

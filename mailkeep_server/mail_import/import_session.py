@@ -1,0 +1,261 @@
+"""The server's end of `mailkeep import`: it answers requests about one account, until its standard input ends.
+
+Each request is a line of JSON, `{"do": …}`; its answer is any number of lines, and one with `done` or `error`. The
+first request opens the account. An import of an account excludes another one.
+"""
+
+import errno
+import fcntl
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from mailkeep_server.common import mailboxes
+from mailkeep_server.common.files import open_lock
+from mailkeep_server.common.folder_names import encode_name
+from mailkeep_server.common.mail_frames import (
+    CutError,
+    discard_content,
+    iterate_lines,
+    read_content,
+    read_line,
+    write_line,
+)
+from mailkeep_server.common.message_bytes import LARGE_FILES, digest_content
+from mailkeep_server.mail_import import journal as journals
+from mailkeep_server.mail_import.append import AppendedMessage, FolderAppender, QuotaExceededError, split_batches
+from mailkeep_server.mail_import.dbox_copy import DboxCopy
+from mailkeep_server.mail_import.folder_reader import FolderMessage, read_folder, read_quota
+from mailkeep_server.mail_import.imap_session import (
+    ImapError,
+    ImapSession,
+    SessionEndedError,
+    open_account,
+    quote_text,
+)
+from mailkeep_server.mail_import.imap_source import ImapSource, SourceError
+from mailkeep_server.mail_import.journal import Arrival, Journal
+from mailkeep_server.mail_import.messages import Message
+
+MAX_IN_LINE = 1000  # messages in a line of an answer
+
+
+class ImportSession:
+    """`reader` and `writer` lead to the operator's machine."""
+
+    def __init__(
+        self,
+        reader: IO[bytes],
+        writer: IO[bytes],
+        open_session: Callable[[str], ImapSession] = open_account,
+        directory: str = journals.DIRECTORY,
+    ) -> None:
+        self._reader, self._writer, self._open_session, self._directory = reader, writer, open_session, directory
+        self._ends = ExitStack()
+        self._source: ImapSource | None = None
+
+    def serve(self) -> int:
+        """Answers requests until their end. Returns the exit code."""
+        with self._ends:
+            self._files = self._ends.enter_context(tempfile.TemporaryDirectory(prefix="mailkeep-", dir=LARGE_FILES))
+            try:
+                while request := self._read_request():
+                    self._answer(done=True, **getattr(self, f"_do_{request.pop('do')}")(**request))
+            except CutError:
+                return 1  # nobody is there to be told
+            except Exception as error:
+                self._answer(**describe_error(error))
+                if not isinstance(error, EXPECTED_ERRORS):
+                    raise
+                return 1
+        return 0
+
+    def _read_request(self) -> dict[str, Any]:
+        try:
+            return read_line(self._reader)
+        except CutError:
+            return {}
+
+    def _answer(self, **values: Any) -> None:
+        write_line(self._writer, values)
+        self._writer.flush()
+
+    def _do_open(self, address: str, source: str) -> dict[str, Any]:
+        """Locks the account for imports, and tells its folders, quota and room on the disk."""
+        self._address, self._source_name = address, source
+        directory = Path(self._directory, address)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = self._ends.enter_context(open_lock(directory / "lock"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"Another import into {address} is running. Wait for its end.") from None
+        self._session = self._open_session(address)
+        self._ends.callback(self._session.close)
+        folders = self._session.list_folders()
+        status = os.statvfs(mailboxes.ROOT if Path(mailboxes.ROOT).exists() else directory)
+        return {
+            "separator": next((folder.separator for folder in folders if folder.separator), "."),
+            "folders": len(folders),
+            "quota": read_quota(self._session),
+            "free": status.f_bavail * status.f_frsize,
+            "known": journals.count_arrivals(address, source, self._directory),
+        }
+
+    def _do_known(self, folder: str) -> dict[str, Any]:
+        """The arrivals in a folder."""
+        arrivals = list(self._open_journal(folder).arrivals.values())
+        for start in range(0, len(arrivals), MAX_IN_LINE):
+            self._answer(arrivals=arrivals[start : start + MAX_IN_LINE])
+        return {}
+
+    def _do_append(self, folder: str, uid_validity: int, subscribe: bool) -> dict[str, Any]:
+        """Appends the messages that follow the request."""
+        return self._append(folder, self._receive_messages(), uid_validity, subscribe)
+
+    def _do_list(self, folder: str) -> dict[str, Any]:
+        """The messages that are in a folder, by Dovecot's IMAP."""
+        state, messages = read_folder(self._session, encode_name(folder).encode())
+        part: list[FolderMessage] = []
+        for message in messages:
+            part.append(message)
+            if len(part) == MAX_IN_LINE:
+                self._answer(messages=part)
+                part = []
+        self._answer(messages=part)
+        return {"uid_validity": state.uid_validity}
+
+    def _do_store(self, folder: str, flags: list[tuple[int, list[str]]]) -> dict[str, Any]:
+        """Sets the flags and keywords of messages, by UID."""
+        self._session.select_folder(encode_name(folder).encode(), read_only=False)
+        for uid, words in flags:
+            attributes = Message(b"", frozenset(words), frozenset(words)).flag_list
+            self._session.run(f"UID STORE {int(uid)} FLAGS.SILENT {attributes}".encode())
+        self._session.run(b"UNSELECT")
+        return {}
+
+    def _do_connect(self, **server: Any) -> dict[str, Any]:
+        """Logs in to an IMAP server elsewhere, and tells its folders."""
+        self._source = ImapSource.log_in(**server)
+        self._ends.callback(self._source.close)
+        return {"folders": self._source.list_folders()}
+
+    def _do_unpack(self, size: int) -> dict[str, Any]:
+        """Receives a dbox directory as a tar archive, and opens the copy with our Dovecot."""
+        copy = DboxCopy(self._address, size)
+        self._ends.callback(copy.remove)
+        copy.unpack(self._reader)
+        self._source = ImapSource(copy.open(), {})
+        self._ends.callback(self._source.close)
+        return {"folders": self._source.list_folders()}
+
+    def _do_scan(self, name: str) -> dict[str, Any]:
+        """The messages that are in a folder of the source: UID, flags, date and size of each."""
+        assert self._source
+        state, messages = self._source.scan_folder(name)
+        part: list[Any] = []
+        for message in messages:
+            part.append(message)
+            if len(part) == MAX_IN_LINE:
+                self._answer(messages=part)
+                part = []
+        self._answer(messages=part)
+        return {"uid_validity": state.uid_validity}
+
+    def _do_pull(
+        self, name: str, uids: list[int], prefix: str, folder: str, uid_validity: int, subscribe: bool
+    ) -> dict[str, Any]:
+        """Appends messages of a folder of the source. Their keys begin with `prefix`."""
+        assert self._source
+        messages = self._source.read_messages(name, uids, prefix, self._files)
+        return self._append(folder, messages, uid_validity, subscribe)
+
+    def _append(self, folder: str, messages: Iterator[Message], uid_validity: int, subscribe: bool) -> dict[str, Any]:
+        journal = self._open_journal(folder)
+        appender = FolderAppender(self._address, folder, self._session, uid_validity, journal.list_uids)
+        if subscribe and folder != "INBOX":
+            self._session.run(b"SUBSCRIBE ", quote_text(encode_name(folder).encode()))
+        try:
+            for batch in split_batches(messages):
+                arrivals = [note_arrival(appended) for appended in appender.append_batch(batch)]
+                journal.note(arrivals)
+                for message in batch:
+                    discard_content(message.content)
+                self._answer(arrivals=arrivals, added=appender.counts.added, bytes=appender.counts.size)
+        finally:
+            journal.close()
+        counts = appender.counts
+        return {
+            "added": counts.added,
+            "duplicates": counts.duplicates,
+            "bytes": counts.size,
+            "other_uids": counts.other_uids,
+            "refused": counts.refused,
+            "uid_validity": appender.uid_validity,
+        }
+
+    def _receive_messages(self) -> Iterator[Message]:
+        for values in iterate_lines(self._reader):
+            content = read_content(self._reader, values["size"], self._files)
+            digest, _ = digest_content(content)
+            if digest != values["digest"]:
+                raise CutError("a message was damaged on its way")
+            yield Message(
+                content,
+                frozenset(values["flags"]),
+                frozenset(values["flags"]),
+                values["date"],
+                values["uid"],
+                values["key"],
+            )
+
+    def _open_journal(self, folder: str) -> Journal:
+        return Journal(self._address, self._source_name, folder, self._directory)
+
+
+class BusyError(Exception):
+    """Another import works on the account."""
+
+
+EXPECTED_ERRORS = (BusyError, CutError, ImapError, OSError, QuotaExceededError, SessionEndedError, SourceError)
+"""Errors that the operator can do something about."""
+
+
+def describe_error(error: Exception) -> dict[str, Any]:
+    """The line that tells the operator's machine: the kind of the error, and its text."""
+    if isinstance(error, SourceError):
+        return {"error": "source", "text": str(error), **error.details}
+    if isinstance(error, QuotaExceededError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return {"error": "room", "text": str(error)}
+    if isinstance(error, BusyError):
+        return {"error": "busy", "text": str(error)}
+    return {"error": "server", "text": f"{type(error).__name__}: {error}"}
+
+
+def note_arrival(appended: AppendedMessage) -> Arrival:
+    message = appended.message
+    flags = sorted({*message.flags, *message.keywords})
+    facts = appended.facts
+    return Arrival(
+        message.key,
+        appended.digest,
+        facts.imap_size,
+        facts.message_id,
+        flags,
+        appended.uid_validity,
+        appended.uid,
+        facts.nul_bytes,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    if arguments:
+        print("usage: mail-import; `mailkeep import` speaks with it on standard input", file=sys.stderr)
+        return 2
+    return ImportSession(sys.stdin.buffer, sys.stdout.buffer).serve()
