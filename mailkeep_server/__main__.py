@@ -20,6 +20,8 @@ PROGRAMS = {
     "root-access": "common.root_access",
     "sieve-mail": "sieve_mail",
     "mail-import": "mail_import.import_session",
+    "backup": "backup.command",
+    "backup-snapshot": "backup.mail_snapshot",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""

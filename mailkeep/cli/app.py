@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import mailkeep
-from mailkeep.cli import accounts, deploy, dns, drill, inventories, keys, vault
+from mailkeep.cli import accounts, backups, deploy, dns, drill, inventories, keys, vault
 from mailkeep.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
 PANELS = {
     "Servers": (inventories, deploy),
     "Accounts": (accounts,),
+    "Mail": (backups,),
     "Keys and secrets": (keys, vault),
     "DNS": (dns,),
     "Rehearsals": (drill,),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mailkeep.errors import UserError
 from mailkeep.inventory import dkim_keys, tls_keys
+from mailkeep.inventory.backup_keys import BackupKeys
 from mailkeep.inventory.credentials import DnsCredentials, parse_dns_credentials
 from mailkeep.inventory.dkim_keys import DkimKey, current_selectors, list_dkim_entries, read_dkim_key, signing_domains
 from mailkeep.inventory.hosts import inventory_label
@@ -14,6 +15,8 @@ from mailkeep.inventory.tls_certificate import split_pem
 from mailkeep.inventory.tls_keys import CREATED_ENTRIES, TlsPair, list_acme_tls_entries
 from mailkeep.inventory.vault import Vault, open_vault, open_vault_to_write
 from mailkeep.inventory.vault_entries import (
+    BACKUP_PASSPHRASE,
+    BACKUP_SSH_KEY,
     DNS_CREDENTIALS,
     RELAY,
     SELF_SIGNED,
@@ -41,6 +44,7 @@ class Secrets:
     other_dkim: tuple[DkimKey, ...] = ()
     other_tls: tuple[bytes, ...] = ()
     dns_credentials: DnsCredentials | None = field(repr=False, default=None)
+    backup: BackupKeys | None = field(repr=False, default=None)
 
     @property
     def published_tls(self) -> tuple[bytes, ...]:
@@ -73,6 +77,7 @@ def load_secrets(settings: Settings, inventory: Path) -> Secrets:
         other_dkim=tuple(read_dkim_key(vault, entry) for entry in other_dkim),
         other_tls=_read_other_certificates(settings, vault),
         dns_credentials=parse_dns_credentials(texts[DNS_CREDENTIALS]) if DNS_CREDENTIALS in texts else None,
+        backup=BackupKeys(texts[BACKUP_PASSPHRASE], texts[BACKUP_SSH_KEY]) if BACKUP_PASSPHRASE in texts else None,
     )
 
 
@@ -95,6 +100,8 @@ def list_missing(settings: Settings, inventory: Path) -> list[str]:
         RELAY: f"No password for the relay host: run `mailkeep relay {label}`.",
         WEBHOOK: f"No URL for the webhook: run `mailkeep webhook {label}`.",
         SHARED_STORE: f"No password for the guard's shared store: run `mailkeep store {label}`.",
+        BACKUP_PASSPHRASE: f"No passphrase for backups: run `mailkeep backup {label} --init`.",
+        BACKUP_SSH_KEY: f"No SSH key for backups: run `mailkeep backup {label} --init`.",
     }
     names = vault.names()
     return lines + [line for name, line in commands.items() if NEEDED_TEXTS[name](settings) and name not in names]
@@ -143,5 +150,7 @@ NEEDED_TEXTS: dict[str, Callable[[Settings], bool]] = {
     RELAY: lambda settings: settings.relay is not None and settings.relay.user is not None,
     WEBHOOK: lambda settings: settings.alerts.webhook is not None,
     SHARED_STORE: lambda settings: settings.guard.shared_store is not None,
+    BACKUP_PASSPHRASE: lambda settings: settings.backup is not None,
+    BACKUP_SSH_KEY: lambda settings: settings.backup is not None,
 }
 """By entry, whether these settings need it."""

@@ -29,6 +29,8 @@ DNS_CREDENTIALS = "acme"
 RELAY = "relay"
 WEBHOOK = "webhook"
 SHARED_STORE = "store"
+BACKUP_PASSPHRASE = "backup/passphrase"  # noqa: S105 - the name of an entry
+BACKUP_SSH_KEY = "backup/ssh"  # OpenSSH's private key
 
 _DAY = "%Y%m%d"
 _MINUTE = "%Y%m%d%H%M"

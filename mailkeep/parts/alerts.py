@@ -17,6 +17,8 @@ WEBHOOK = f"{paths.ETC}/webhook"
 """URL and token, a line each; absent where alerts go by mail alone."""
 WATCH, WATCH_FAILED = "mailkeep-watch.service", "mailkeep-watch-failed.service"
 JAIL_PROOF, JAIL_PROOF_TIMER = "mailkeep-jails.service", "mailkeep-jails.timer"
+BACKUP_SLACK_HOURS = 2
+"""How much later than planned a backup may end."""
 UNIT_FILES = (WATCH, WATCH_FAILED, JAIL_PROOF, JAIL_PROOF_TIMER)
 
 
@@ -35,6 +37,7 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
             *(File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python)) for name in UNIT_FILES),
         ),
         absent=() if webhook else (WEBHOOK,),
+        kept=(paths.WATCH_STATE,),
         units=(
             Unit(WATCH, restart_on=(package, CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
             Unit(JAIL_PROOF_TIMER, restart_on=(f"{SYSTEMD}/{JAIL_PROOF_TIMER}",)),
@@ -80,6 +83,11 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "addresses": [str(address) for address in settings.host.addresses],
         "dns_troubles_file": dns_watch.TROUBLES if settings.resolver == "local" else "",
         "renewal_troubles_file": certificates.TROUBLES if settings.tls.mode == "acme" else "",
+        "backup": settings.backup
+        and {
+            "targets": [target.name for target in settings.backup.targets],
+            "max_age_hours": settings.backup.every_hours + BACKUP_SLACK_HOURS,
+        },
         "webhook": webhook
         and {"format": webhook.format, "template": webhook.template or "", "secret_file": Path(WEBHOOK).name},
     }

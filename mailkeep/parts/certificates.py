@@ -79,6 +79,7 @@ def _add_renewal(common: Part, settings: Settings, secrets: Secrets) -> Part:
             *(File(unit, _render_unit(Path(unit).name, settings)) for unit in UNITS),
         ),
         absent=(*common.absent, *(() if secrets.dns_credentials else (CREDENTIALS,))),
+        kept=(PEM, STATE, ACCOUNT),
         units=(Unit(TIMER, restart_on=(KEY, CREDENTIALS, PROGRAM, CONFIG, *UNITS)),),
         checks=(
             *common.checks,

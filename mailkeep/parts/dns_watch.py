@@ -33,6 +33,7 @@ def build_part(settings: Settings, secrets: Secrets) -> Part:
             File(CONFIG, _build_config(settings, secrets)),
             *(File(file, render_template(f"dns_watch/{Path(file).name}", **variables)) for file in units),
         ),
+        kept=(STATE,),
         units=(Unit(TIMER, restart_on=(f"{DIRECTORY}/", CONFIG, *units)),),
         checks=(
             Check(f"{PYTHON} dns-monitor --check {CONFIG}", reads=(f"{DIRECTORY}/", CONFIG)),

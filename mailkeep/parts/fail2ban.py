@@ -26,6 +26,7 @@ FILTERS = {
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
     "recidive": "fail2ban-server[1]: fail2ban.actions [1]: NOTICE  [sshd] Ban 2001:db8:1:2::/64",
 }
+DATABASE = "/var/lib/fail2ban/fail2ban.sqlite3"
 ACTION = "/etc/fail2ban/action.d/mailkeep-nftables.conf"
 DROP_IN = f"{SYSTEMD}/fail2ban.service.d"
 PROGRAM = tuple(
@@ -142,6 +143,7 @@ def build_part(settings: Settings) -> Part:
                 ),
             ),
         ),
+        kept=(DATABASE,),
         units=(Unit("fail2ban.service", restart_on=("/etc/fail2ban/", DROP_IN, *PROGRAM)),),
         checks=(
             Check("fail2ban-client --test", reads=("/etc/fail2ban/",)),

@@ -57,6 +57,7 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
                 ),
             ),
         ),
+        kept=(paths.GUARD_STATE,),
         checks=(Check(f"{PYTHON} guard --check {paths.GUARD_CONFIG}", reads=(f"{DIRECTORY}/", paths.GUARD_CONFIG)),),
     )
 

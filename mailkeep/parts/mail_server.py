@@ -3,6 +3,7 @@
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.parts import (
     alerts,
+    backup,
     certificates,
     dns_watch,
     dovecot,
@@ -42,4 +43,6 @@ def build_parts(settings: Settings, secrets: Secrets) -> tuple[Part, ...]:
         dns_watch.build_part(settings, secrets),
         web.build_part(settings),
     )
-    return (*services, alerts.build_part(settings, secrets.webhook, services))
+    kept = (*services, alerts.build_part(settings, secrets.webhook, services))
+    backups = backup.build_part(settings, secrets.backup, kept)
+    return (*services, backups, alerts.build_part(settings, secrets.webhook, (*services, backups)))

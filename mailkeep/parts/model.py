@@ -90,7 +90,9 @@ def unit_check(unit: str, file: str) -> Check:
 @dataclass(frozen=True, slots=True)
 class Part:
     """One service: what must exist (`packages` to `files`), the `absent` files and directories, its units, and the
-    checks. `memberships` are (user, group) pairs: the user is added to the group."""
+    checks. `memberships` are (user, group) pairs: the user is added to the group.
+
+    `kept` are paths of state that the service makes by itself, and that nothing can make anew: backups have it."""
 
     name: str
     packages: tuple[str, ...] = ()
@@ -101,6 +103,7 @@ class Part:
     absent: tuple[str, ...] = ()
     units: tuple[Unit, ...] = ()
     checks: tuple[Check, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Part({self.name})"

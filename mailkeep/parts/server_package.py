@@ -5,6 +5,7 @@ from pathlib import Path
 import mailkeep_server
 from mailkeep.parts.model import Check, Directory, File, Part
 from mailkeep.templating import render_template
+from mailkeep_server.common import paths
 
 NAME = "server package"
 DIRECTORY = "/usr/lib/mailkeep"
@@ -38,6 +39,7 @@ def build_part() -> Part:
             File(f"{MAN_DIRECTORY}/{MANUAL.name}", MANUAL.read_bytes()),
         ),
         absent=FORMER,
+        kept=(paths.SERVER_STATE,),
         checks=(
             Check(f"{PYTHON} check", reads=(DIRECTORY,)),
             Check(f"sh -n {CTL}", reads=(CTL,)),

@@ -47,6 +47,7 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("forwarders",), settings.forwarders)
     yield from _find_repeated(("local_senders",), settings.local_senders)
     yield from _find_repeated(("accepted",), settings.accepted)
+    yield from _find_repeated(("backup", "targets"), (target.name for target in settings.backup_targets), "name")
     yield from _find_repeated(("dns", "spf"), settings.dns.spf)
     yield from _find_repeated(("dns", "never_send"), settings.dns.never_send)
     yield from _find_repeated(("dns", "caa"), settings.dns.caa)
@@ -70,6 +71,16 @@ def _check_host(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
             yield _conflict(("domains", index), domain, expected, f"{domain}, which is host.name")
     if settings.relay and settings.relay.host == settings.host.name:
         yield _conflict(("relay", "host"), settings.relay.host, "another host than host.name")
+
+
+def _check_backup(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
+    for index, target in enumerate(settings.backup_targets):
+        loc = ("backup", "targets", index)
+        if target.host and not target.host_key:
+            expected = f"a host key: `ssh-keyscan -t ed25519 {target.host}` prints it after the host"
+            yield _conflict((*loc, "host_key"), "", expected, "none")
+        if target.host == settings.host.name:
+            yield _conflict((*loc, "host"), target.host, "another machine, or no host for a path on this one")
 
 
 def _check_accounts(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -307,6 +318,7 @@ def _expected_domains(settings: UncheckedSettings) -> str:
 CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = (
     _check_duplicates,
     _check_host,
+    _check_backup,
     _check_accounts,
     _check_send_as,
     _check_aliases,

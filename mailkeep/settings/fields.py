@@ -34,6 +34,9 @@ HTTPS_URL = rf"https://{DOMAIN}(?::[0-9]{{1,5}})?/[A-Za-z0-9._~/-]*"
 DNS_PROVIDER = "[a-z0-9][a-z0-9-]{0,30}"
 USER_NAME = "[a-z_][a-z0-9_-]{0,31}"
 FINDING_NAME = r"[a-z0-9-]+:[^\s:][^\n]{0,300}"
+TARGET_NAME = "[a-z][a-z0-9-]{0,30}"
+REPOSITORY_PATH = "/[A-Za-z0-9._/-]{1,200}"
+HOST_KEY = "(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)) AAAA[A-Za-z0-9+/]{16,1400}={0,2}"
 LOGIN = "[!-9;-~]{1,255}"  # printable ASCII but space and colon
 # Never in the public DNS: RFC 6761, RFC 6762, and the names that /etc/hosts gives the machine itself.
 LOCAL_NAMES = {"localhost", "localdomain", "local", "invalid"}
@@ -260,6 +263,29 @@ def parse_dns_provider(value: object) -> str:
     return name
 
 
+def parse_target_name(value: object) -> str:
+    name = require_text(value, "a name such as offsite")
+    if not re.fullmatch(TARGET_NAME, name):
+        raise invalid("a name of lower-case letters, digits and hyphens, such as offsite")
+    return name
+
+
+def parse_repository_path(value: object) -> str:
+    """An absolute path that borg's URLs can hold."""
+    path = require_text(value, "an absolute path such as /srv/backup/mail")
+    if not re.fullmatch(REPOSITORY_PATH, path) or ".." in PurePosixPath(path).parts:
+        raise invalid("an absolute path of letters, digits and ._-/, such as /srv/backup/mail")
+    return path
+
+
+def parse_host_key(value: object) -> str:
+    """A public key as known_hosts has it (sshd(8)): its type, and base64."""
+    key = require_text(value, "a host key such as ssh-ed25519 AAAA…")
+    if not re.fullmatch(HOST_KEY, key):
+        raise invalid("type and key, such as `ssh-ed25519 AAAA…`, as `ssh-keyscan -t ed25519 HOST` prints them")
+    return key
+
+
 def _text_schema(pattern: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
 
@@ -289,3 +315,6 @@ SpfTerm = Annotated[str, BeforeValidator(parse_spf_term), _text_schema(r"(?:incl
 HttpsUrl = Annotated[str, BeforeValidator(parse_https_url), _text_schema(HTTPS_URL)]
 DnsProvider = Annotated[str, BeforeValidator(parse_dns_provider), _text_schema(DNS_PROVIDER)]
 FileBeside = Annotated[str, BeforeValidator(parse_file_beside), WithJsonSchema({"type": "string"})]
+TargetName = Annotated[str, BeforeValidator(parse_target_name), _text_schema(TARGET_NAME)]
+RepositoryPath = Annotated[str, BeforeValidator(parse_repository_path), _text_schema(REPOSITORY_PATH)]
+HostKey = Annotated[str, BeforeValidator(parse_host_key), _text_schema(HOST_KEY)]

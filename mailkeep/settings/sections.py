@@ -22,6 +22,7 @@ from mailkeep.settings.fields import (
     Domain,
     FileBeside,
     FindingName,
+    HostKey,
     HostName,
     HttpsUrl,
     JsonTemplate,
@@ -31,7 +32,9 @@ from mailkeep.settings.fields import (
     PasswordHash,
     PublicAddress,
     RelayHost,
+    RepositoryPath,
     SpfTerm,
+    TargetName,
     Targets,
     UserName,
 )
@@ -268,6 +271,57 @@ class Retention(Model):
         description="Days after which mail in Trash and Junk is deleted, 1 to 3650.",
         examples=[30],
     )
+
+
+class BackupTarget(Model):
+    """A place that takes backups: a directory of the server's, such as a mounted disk, or one on another machine, which
+    the server reaches over SSH and which needs borgbackup."""
+
+    name: TargetName = Field(description="A name of your choice.", examples=["offsite"])
+    path: RepositoryPath = Field(
+        description="The directory of the repository. It is made by `mailkeep backup NAME --init`.",
+        examples=["/srv/backup/mail"],
+    )
+    host: RelayHost | None = Field(
+        default=None,
+        description="The other machine's name or address. Default: the path is on the server itself.",
+        examples=["backup.example.net"],
+    )
+    port: Port = Field(default=22, description="Its SSH port.", examples=[22])
+    user: UserName = Field(default="mailkeep", description="The Linux user there.", examples=["mailkeep"])
+    host_key: HostKey | None = Field(
+        default=None,
+        description="Its SSH host key, as `ssh-keyscan -t ed25519 HOST` prints it, without the host. It is needed with "
+        "`host`.",
+        examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEB1Z29vZGV4YW1wbGVrZXlmb3Jkb2N1bWVudGF0"],
+    )
+
+
+class Keep(Model):
+    """How many archives `mailkeep backup NAME --prune` keeps: the newest of each day, week and month. The server itself
+    cannot delete any."""
+
+    daily: Annotated[int, *integer_between(1, 366)] = Field(
+        default=7, description="Days, 1 to 366. It changes nothing on the server.", examples=[7]
+    )
+    weekly: Annotated[int, *integer_between(0, 520)] = Field(
+        default=5, description="Weeks, 0 to 520. It changes nothing on the server.", examples=[5]
+    )
+    monthly: Annotated[int, *integer_between(0, 240)] = Field(
+        default=12, description="Months, 0 to 240. It changes nothing on the server.", examples=[12]
+    )
+
+
+class Backup(Model):
+    """Where all mail, and what the server has learned, is copied to. `mailkeep backup NAME --init` makes the keys."""
+
+    targets: tuple[BackupTarget, ...] = Field(
+        min_length=1, max_length=8, description="The places that take backups. Each gets all of it."
+    )
+    every_hours: Annotated[int, *integer_between(1, 24)] = Field(
+        default=24, description="Hours between two backups, 1 to 24. The first of a day begins at night.", examples=[24]
+    )
+    keep: Keep = Field(default=Keep(), description="How many archives are kept.")
 
 
 class Ssh(Model):
@@ -591,6 +645,9 @@ class UncheckedSettings(Model):
     dns: Dns = Field(default=Dns(), description="DNS settings that the rest of mail.yml does not determine.")
     web: Web = Field(default=Web(), description="What the server itself serves over HTTPS.")
     retention: Retention = Field(default=Retention(), description="What the server deletes by itself.")
+    backup: Backup | None = Field(
+        default=None, description="Backups of all mail, encrypted. Default: the server makes none."
+    )
     resolver: Literal["local", "system"] = Field(
         default="local",
         description="`local` runs a validating unbound on the server; `system` uses the provider's resolver.",
@@ -625,6 +682,11 @@ class UncheckedSettings(Model):
         description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",
         examples=["25M"],
     )
+
+    @property
+    def backup_targets(self) -> tuple[BackupTarget, ...]:
+        """The places that take backups; none without `backup`."""
+        return self.backup.targets if self.backup else ()
 
     def effective_limits(self, limits: Limits) -> dict[str, int]:
         """By name, each of these limits; if it is not set, that of `guard.limits`, then the default."""

@@ -5,14 +5,15 @@ All are strings: parts and templates take them as they are.
 """
 
 ETC = "/etc/mailkeep"
-KNOWN_ACCESS = "/var/lib/mailkeep/root-access.json"
+SERVER_STATE = "/var/lib/mailkeep"
+KNOWN_ACCESS = f"{SERVER_STATE}/root-access.json"
 """Who and what could become root when the server was deployed first."""
-REPLACED_PASSWORDS = "/var/lib/mailkeep/replaced-passwords"
+REPLACED_PASSWORDS = f"{SERVER_STATE}/replaced-passwords"
 """Digests of the password hashes that `mailkeepctl passwd` has replaced: no deploy brings one of them back."""
 DOVECOT_USERS = "/etc/dovecot/users"
-DEPLOY_HISTORY = "/var/lib/mailkeep/deploy-history.json"
+DEPLOY_HISTORY = f"{SERVER_STATE}/deploy-history.json"
 """The inventories that were deployed last: who deployed them, and digests of what they declare."""
-STOPPED_UNITS = "/var/lib/mailkeep/stopped-units"
+STOPPED_UNITS = f"{SERVER_STATE}/stopped-units"
 """Units that a deploy has stopped to replace their packages, until it has ended: lines `unit NAME`, `package NAME`."""
 
 # The guard.
@@ -30,6 +31,11 @@ GUARD_SERVICE = "mailkeep-guard.service"
 
 # The milter that breaks long lines.
 LINES_MILTER_SOCKET = "/run/mailkeep-lines.milter"
+
+# Backups.
+BACKUP_ETC = f"{ETC}/backup"
+BACKUP_CONFIG = f"{BACKUP_ETC}/config.json"
+BACKUP_STATE = "/var/lib/mailkeep-backup"
 
 # The watch, and the proof of the jails.
 WATCH_CONFIG = f"{ETC}/watch.json"

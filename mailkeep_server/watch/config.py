@@ -34,6 +34,14 @@ class RelayConfig:
 
 
 @dataclass(frozen=True)
+class BackupPlan:
+    """The targets by name, and the age of the last backup from which on it is late."""
+
+    targets: list[str]
+    max_age_hours: int
+
+
+@dataclass(frozen=True)
 class WatchConfig:
     host: str
     admins: list[str]
@@ -78,6 +86,8 @@ class WatchConfig:
     """Empty where no certificate authority is asked."""
     relay: RelayConfig | None = None
     """The relay host that takes all outgoing mail, if there is one."""
+    backup: BackupPlan | None = None
+    """None where no backups are made."""
     webhook: WebhookConfig | None = None
 
     @property
@@ -89,9 +99,10 @@ class WatchConfig:
 def load_config(file: Path = FILE) -> WatchConfig:
     """Raises OSError, ValueError, TypeError or KeyError for a file that is not as `mailkeep deploy` writes it."""
     fields: dict[str, Any] = json.loads(file.read_text())
-    webhook, relay = fields.pop("webhook"), fields.pop("relay")
+    webhook, relay, backup = (fields.pop(name) for name in ("webhook", "relay", "backup"))
     return WatchConfig(
         **fields,
+        backup=BackupPlan(**backup) if backup else None,
         relay=RelayConfig(**relay) if relay else None,
         webhook=_load_webhook(webhook, file.parent) if webhook else None,
     )

@@ -18,6 +18,7 @@ from mailkeep_server.common.certificates import read_certificate
 from mailkeep_server.common.commands import run
 from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.answer_sensors import build_answer_sensors
+from mailkeep_server.watch.backup_sensor import BackupSensor
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.firewall_sensors import FirewallSensor, JailProofSensor
 from mailkeep_server.watch.machine_sensors import AddressSensor, MailboxSensor
@@ -208,6 +209,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         DiskSensor(config.max_disk_percent),
         MountSensor(DiskSensor.DIRECTORIES),
         MailReserveSensor(),
+        *([BackupSensor(config.backup)] if config.backup else ()),
         RefusedConnections(),
         QueueSensor(config.max_queued_messages, deliveries),
         deliveries,

@@ -118,6 +118,17 @@ retention:
   journal: 100M
   queue_days: 3
   trash_days: 14
+backup:
+  targets:
+    - name: offsite
+      path: /srv/backup/mail
+      host: backup.example.net
+      port: 2022
+      user: keeper
+      host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEB1Z29vZGV4YW1wbGVrZXlmb3Jkb2N1bWVudGF0
+    - {{name: disk, path: /mnt/disk/mail}}
+  every_hours: 12
+  keep: {{daily: 8, weekly: 6, monthly: 13}}
 resolver: system
 ssh:
   port: 2222

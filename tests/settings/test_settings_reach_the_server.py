@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from settings_samples import COMPLETE, COMPLETE_WITH_FILES, HASH
 
 from mailkeep.dns import records
+from mailkeep.inventory.backup_keys import BackupKeys
 from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem
 from mailkeep.inventory.secrets import Secrets
 from mailkeep.inventory.tls_certificate import create_self_signed, split_pem
@@ -26,6 +27,7 @@ from mailkeep.settings.sections import nested_models
 
 ABSENT = object()
 ACME, GUARD, WATCH = (f"/etc/mailkeep/{name}.json" for name in ("acme", "guard", "watch"))
+BACKUP = "/etc/mailkeep/backup/config.json"
 NGINX, SHARED_STORE = "/etc/mailkeep/web/nginx.conf", "/etc/mailkeep/guard-store.json"
 MAIN_CF, ALIASES, SENDER_LOGIN, RELAY_PASSWORD = (
     f"/etc/postfix/{name}" for name in ("main.cf", "aliases", "sender_login", "relay_password")
@@ -147,6 +149,20 @@ EXAMPLES: dict[str, Example] = {
     ),
     "retention.queue_days": Example(4, (MAIN_CF, "/etc/opendkim.conf")),
     "retention.trash_days": Example(15, ("/etc/dovecot/dovecot.conf",)),
+    "backup": Example(ABSENT, (BACKUP, WATCH, "part backup")),
+    "backup.targets[].name": Example("other", (BACKUP, WATCH)),
+    "backup.targets[].path": Example("/srv/other", (BACKUP,)),
+    "backup.targets[].host": Example("other.example.net", (BACKUP, "/etc/mailkeep/backup/known_hosts")),
+    "backup.targets[].port": Example(2223, (BACKUP, "/etc/mailkeep/backup/known_hosts")),
+    "backup.targets[].user": Example("other", (BACKUP,)),
+    "backup.targets[].host_key": Example(
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ("/etc/mailkeep/backup/known_hosts",),
+    ),
+    "backup.every_hours": Example(6, (BACKUP, WATCH, "/etc/systemd/system/mailkeep-backup.timer")),
+    "backup.keep.daily": Example(9, (), elsewhere="It changes nothing on the server"),
+    "backup.keep.weekly": Example(4, (), elsewhere="It changes nothing on the server"),
+    "backup.keep.monthly": Example(11, (), elsewhere="It changes nothing on the server"),
     "resolver": Example(
         "local", (MAIN_CF, "/etc/resolv.conf", "/etc/unbound/unbound.conf.d/mailkeep.conf", "part resolver")
     ),
@@ -228,7 +244,15 @@ def secrets() -> Secrets:
     pem = generate_dkim_pem()
     pair = TlsPair(*split_pem(create_self_signed("mail.example.org", date.today())))
     keys = tuple(DkimKey(domain, "s20261122", pem) for domain in ("example.org", "mail.example.org"))
-    return Secrets(keys, pair, "password", "https://alerts.example.net/\n", "password", dns_credentials={"TOKEN": "x"})
+    return Secrets(
+        keys,
+        pair,
+        "password",
+        "https://alerts.example.net/\n",
+        "password",
+        dns_credentials={"TOKEN": "x"},
+        backup=BackupKeys("passphrase", "key"),
+    )
 
 
 def render_places(settings: Settings, secrets: Secrets) -> dict[str, object]:

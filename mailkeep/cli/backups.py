@@ -1,0 +1,123 @@
+"""`mailkeep backup`: the server's backups, set up, made now, listed and proven."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mailkeep.cli.common import AsJson, Home, InventoryName, open_inventory, out
+from mailkeep.inventory import hosts
+
+if TYPE_CHECKING:
+    from mailkeep.operate.backups import TargetReport
+    from mailkeep.settings.models import Settings
+
+commands = typer.Typer()
+
+HOUR = 3600
+
+
+@commands.command(
+    "backup",
+    epilog="Example: `mailkeep backup home --init`, then `mailkeep backup home`. docs/backup.md has the whole way.",
+)
+def back_up(
+    name: InventoryName,
+    init: Annotated[
+        bool, typer.Option("--init", help="Make the keys, and the repositories at the targets; print what to keep.")
+    ] = False,
+    list_archives: Annotated[bool, typer.Option("--list", help="List the archives, their ages and sizes.")] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Restore a random mailbox into a scratch place, and compare it.")
+    ] = False,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Make a backup now, at all targets of mail.yml. It goes on if you interrupt this command.
+
+    Exit code 1: a target has a fault, which the output names."""
+    from mailkeep.operate import backups
+    from mailkeep.parts.backup import PROOF, SERVICE
+
+    directory, settings = open_inventory(name, home)
+    backups.require_backup(settings, directory / hosts.SETTINGS_FILE)
+    if sum((init, list_archives, prove)) > 1:
+        raise typer.BadParameter("--init, --list and --prove exclude each other")
+    if init:
+        _set_up(directory, settings)
+        return
+    if list_archives:
+        reports = [*backups.list_backups(directory)]
+    else:
+        reports = [*backups.run_unit(directory, PROOF if prove else SERVICE, _show_progress)]
+    if as_json:
+        print(json.dumps([_as_json(report) for report in reports], indent=1))
+    else:
+        for report in reports:
+            out.print("\n".join(_describe(report, every_archive=list_archives)), markup=False)
+    if any(report.faults for report in reports):
+        raise typer.Exit(1)
+
+
+def _show_progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _set_up(directory: Path, settings: "Settings") -> None:
+    """Keys first; the repositories as soon as the server can reach its targets."""
+    from mailkeep.errors import UserError
+    from mailkeep.operate import backups
+
+    label = hosts.inventory_label(directory)
+    new_keys = backups.create_keys(directory)
+    for line in new_keys:
+        out.print(f"Made and stored in the vault: {line}", markup=False)
+    for place, line in backups.list_authorized_keys(settings, directory):
+        out.print(f"\nOn {place}, put this line into ~/.ssh/authorized_keys (one line):\n\n{line}\n", markup=False)
+    if new_keys:
+        out.print(f"Next: `mailkeep deploy {label}`, then `mailkeep backup {label} --init` once more.", markup=False)
+        return
+    results = [*backups.create_repositories(directory)]
+    for result in results:
+        if result.fault:
+            out.print(f"{result.host}, {result.target}: {result.fault}", markup=False)
+            continue
+        state = "a new repository" if result.is_new else "the repository is there already"
+        out.print(f"{result.host}, {result.target}: {state}.\n\n{result.key}", markup=False)
+    if any(result.fault for result in results):
+        raise UserError(f"Mend what is named above, then run `mailkeep backup {label} --init` again.")
+    out.print(RECOVERY_NOTE.format(label=label), markup=False)
+
+
+RECOVERY_NOTE = """\
+Keep on paper, or in another safe place away from the server:
+- the age identity of this inventory, without which nobody opens its vault: `mailkeep init` showed where it is;
+- a copy of the inventory (it is safe to keep in git);
+- the key above. It helps if the key in the repository is damaged; it needs the passphrase, which is in the vault.
+With these and a target, `mailkeep rebuild {label}` makes the server anew, with its mail.
+Now make the first backup: `mailkeep backup {label}`."""
+
+
+def _describe(report: "TargetReport", *, every_archive: bool) -> list[str]:
+    lines = [f"{report.host}, {report.target} ({report.repository}): {report.size / 2**20:.0f} MB"]
+    archives = report.archives if every_archive else report.archives[-1:]
+    lines += [f"  {archive}  {_describe_age(time)}" for archive, time in archives] or ["  no archive"]
+    proved = (
+        f"proven {_describe_age(datetime.fromtimestamp(report.proved, UTC))}" if report.proved else "not proven yet"
+    )
+    return [*lines, f"  {proved}", *(f"  FAULT: {fault}" for fault in report.faults)]
+
+
+def _describe_age(time: datetime) -> str:
+    hours = (datetime.now(UTC) - time).total_seconds() / HOUR
+    if hours < 1:
+        return f"{hours * 60:.0f} minutes ago"
+    return f"{hours:.0f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+
+
+def _as_json(report: "TargetReport") -> dict[str, object]:
+    archives = [{"name": archive, "time": time.isoformat()} for archive, time in report.archives]
+    return {**vars(report), "archives": archives}

@@ -1,0 +1,111 @@
+"""`backup COMMAND …`: what the units of the backup run, and what `mailkeep backup` and its like run over SSH.
+
+Exit codes: 0 done; 1 a fault, which the output names.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+
+from mailkeep_server.backup import proof, run
+from mailkeep_server.backup.borg import BackupError, Repository
+from mailkeep_server.backup.config import BackupConfig, load_config
+from mailkeep_server.backup.progress import Progress, wait_for_progress
+from mailkeep_server.common.backup_status import load_status
+from mailkeep_server.common.wording import describe_error
+
+WAIT_SECONDS = 20.0
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="backup")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init", help="make the repositories that do not exist")
+    commands.add_parser("run", help="make a backup at every target")
+    commands.add_parser("list", help="list the archives of every target")
+    prove = commands.add_parser("prove", help="restore a random mailbox and compare")
+    wait = commands.add_parser("wait", help="wait until a unit of the backup ends, or has news")
+    wait.add_argument("unit")
+    wait.add_argument("--last", default="", help="the progress that is known already")
+    prove.add_argument("--quick", action="store_true", help="a hundred messages, without reading the whole repository")
+    options = parser.parse_args(arguments)
+    try:
+        return COMMANDS[options.command](load_config(), options)
+    except (BackupError, OSError, ValueError, LookupError) as error:
+        print(describe_error(error), file=sys.stderr)
+        return 1
+
+
+def _create_repositories(config: BackupConfig, options: argparse.Namespace) -> int:
+    """Prints, as JSON, each target's key to keep on paper, or its fault."""
+    del options
+    results = {}
+    for target in config.targets:
+        repository = Repository(target)
+        try:
+            try:
+                repository.list_archives()
+                is_new = False
+            except BackupError as error:
+                if "no repository" not in str(error) and "does not exist" not in str(error):
+                    raise
+                repository.create()
+                is_new = True
+            results[target.name] = {"new": is_new, "key": repository.export_key(), "fault": ""}
+        except BackupError as error:
+            results[target.name] = {"new": False, "key": "", "fault": str(error)}
+    print(json.dumps(results))
+    return 1 if any(result["fault"] for result in results.values()) else 0
+
+
+def _make_backup(config: BackupConfig, options: argparse.Namespace) -> int:
+    is_good = run.make_backup(config, Progress())
+    status = load_status()
+    for target in config.targets:
+        target_status = status.of(target.name)
+        if not options.json:
+            print(f"{target.name}: {target_status.fault or target_status.archive}", flush=True)
+    if options.json:
+        print(json.dumps({target.name: vars(status.of(target.name)) for target in config.targets}))
+    return 0 if is_good else 1
+
+
+def _list_archives(config: BackupConfig, options: argparse.Namespace) -> int:
+    """Always JSON, which the operator's side shows."""
+    del options
+    status = load_status()
+    results = {}
+    for target in config.targets:
+        repository = Repository(target)
+        result = vars(status.of(target.name)) | {"repository": target.repository, "archives": [], "size": 0}
+        try:
+            archives = repository.list_archives()
+            result["archives"] = [{"name": archive.name, "time": archive.time.isoformat()} for archive in archives]
+            result["size"] = repository.read_size()
+        except BackupError as error:
+            result["fault"] = str(error)
+        results[target.name] = result
+    print(json.dumps(results))
+    return 1 if any(result["fault"] for result in results.values()) else 0
+
+
+def _wait_for_unit(config: BackupConfig, options: argparse.Namespace) -> int:
+    del config
+    print(wait_for_progress(options.unit, options.last, WAIT_SECONDS))
+    return 0
+
+
+def _prove_backups(config: BackupConfig, options: argparse.Namespace) -> int:
+    faults = proof.prove_backups(config, quick=options.quick, show_progress=Progress())
+    return proof.print_proof(faults, options.json)
+
+
+COMMANDS: dict[str, Callable[[BackupConfig, argparse.Namespace], int]] = {
+    "init": _create_repositories,
+    "run": _make_backup,
+    "list": _list_archives,
+    "prove": _prove_backups,
+    "wait": _wait_for_unit,
+}
