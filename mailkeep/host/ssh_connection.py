@@ -128,6 +128,19 @@ class SshConnection:
             raise SshError(self._read_reason() or "the connection has ended")
         return Finished(done.returncode, done.stdout, done.stderr)
 
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        """Start `command` in the login shell, for input or output that is too long for memory. The caller uses its
+        pipes and ends it; what it writes to standard error is dropped. Raises SshError without a connection."""
+        if not self.is_open:
+            self.open()
+        return subprocess.Popen(
+            self._build_command("no", "ERROR", command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def close(self) -> None:
         if master := self._master:
             self._master = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-Content: TypeAlias = "bytes | Path"
+Content: TypeAlias = bytes | Path
 """The bytes of a message, or a file with them."""
 CHUNK = 2**18
 MAX_IN_MEMORY = 2**22  # bytes of a message; a larger one is a file

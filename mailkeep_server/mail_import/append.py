@@ -108,11 +108,13 @@ class FolderAppender:
         session: ImapSession,
         uid_validity: int = 0,
         list_ignored: Callable[[int], Container[int]] = lambda _: (),
+        *,
+        subscribe: bool = True,
     ) -> None:
         self._address, self._folder, self._session = address, folder, session
         self._name = encode_name(folder).encode()
         self.counts = Counts()
-        create_folder(session, folder)
+        create_folder(session, folder, subscribe=subscribe)
         state = session.select_folder(self._name)
         if uid_validity and not state.messages and state.uid_validity != uid_validity:
             update_folder(address, folder, "--uid-validity", str(uid_validity))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from mailkeep_server.common import mailboxes
+from mailkeep_server.common.mail_frames import CutError, read_line
 from mailkeep_server.mail_import.imap_session import ImapSession, LocalSession, SessionEndedError
 from mailkeep_server.mail_import.imap_source import SourceError
 
@@ -26,15 +27,16 @@ class DboxCopy:
         self._directory = Path(tempfile.mkdtemp(prefix=".import-", dir=mailboxes.ROOT))
         shutil.chown(self._directory, mailboxes.USER, mailboxes.USER)
 
-    def unpack(self, reader: IO[bytes]) -> None:
+    def unpack(self, reader: "ChunkReader") -> None:
         """Takes a tar archive from the stream, and no link or device out of it. Raises SourceError."""
         try:
-            with tarfile.open(fileobj=reader, mode="r|") as archive:
+            with tarfile.open(fileobj=reader, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in archive:
                     if member.isfile() or member.isdir():
                         archive.extract(member, self._directory, set_attrs=False, filter="data")
         except tarfile.TarError as error:
             raise SourceError(f"The archive of the dbox directory is cut: {error}", step="read") from None
+        reader.skip_rest()
         for path in self._directory.rglob("*"):
             shutil.chown(path, mailboxes.USER, mailboxes.USER)
 
@@ -57,3 +59,27 @@ class DboxCopy:
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class ChunkReader:
+    """The bytes that come in lines with `chunk`, each with its bytes, until a line with `end`."""
+
+    def __init__(self, reader: IO[bytes]) -> None:
+        self._reader, self._rest, self._has_ended = reader, b"", False
+
+    def read(self, size: int) -> bytes:
+        """Fewer bytes at the end only. Raises CutError."""
+        while len(self._rest) < size and not self._has_ended:
+            values = read_line(self._reader)
+            self._has_ended = bool(values.get("end"))
+            if not self._has_ended:
+                chunk = self._reader.read(values["size"])
+                if len(chunk) < values["size"]:
+                    raise CutError("the connection has ended")
+                self._rest += chunk
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def skip_rest(self) -> None:
+        while self.read(2**18):
+            pass

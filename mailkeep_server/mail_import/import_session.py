@@ -28,7 +28,7 @@ from mailkeep_server.common.mail_frames import (
 from mailkeep_server.common.message_bytes import LARGE_FILES, digest_content
 from mailkeep_server.mail_import import journal as journals
 from mailkeep_server.mail_import.append import AppendedMessage, FolderAppender, QuotaExceededError, split_batches
-from mailkeep_server.mail_import.dbox_copy import DboxCopy
+from mailkeep_server.mail_import.dbox_copy import ChunkReader, DboxCopy
 from mailkeep_server.mail_import.folder_reader import FolderMessage, read_folder, read_quota
 from mailkeep_server.mail_import.imap_session import (
     ImapError,
@@ -97,13 +97,15 @@ class ImportSession:
         self._session = self._open_session(address)
         self._ends.callback(self._session.close)
         folders = self._session.list_folders()
+        known, known_size = journals.measure_arrivals(address, source, self._directory)
         status = os.statvfs(mailboxes.ROOT if Path(mailboxes.ROOT).exists() else directory)
         return {
             "separator": next((folder.separator for folder in folders if folder.separator), "."),
             "folders": len(folders),
             "quota": read_quota(self._session),
             "free": status.f_bavail * status.f_frsize,
-            "known": journals.count_arrivals(address, source, self._directory),
+            "known": known,
+            "known_size": known_size,
         }
 
     def _do_known(self, folder: str) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class ImportSession:
         """Receives a dbox directory as a tar archive, and opens the copy with our Dovecot."""
         copy = DboxCopy(self._address, size)
         self._ends.callback(copy.remove)
-        copy.unpack(self._reader)
+        copy.unpack(ChunkReader(self._reader))
         self._source = ImapSource(copy.open(), {})
         self._ends.callback(self._source.close)
         return {"folders": self._source.list_folders()}
@@ -176,7 +178,9 @@ class ImportSession:
 
     def _append(self, folder: str, messages: Iterator[Message], uid_validity: int, subscribe: bool) -> dict[str, Any]:
         journal = self._open_journal(folder)
-        appender = FolderAppender(self._address, folder, self._session, uid_validity, journal.list_uids)
+        appender = FolderAppender(
+            self._address, folder, self._session, uid_validity, journal.list_uids, subscribe=False
+        )
         if subscribe and folder != "INBOX":
             self._session.run(b"SUBSCRIBE ", quote_text(encode_name(folder).encode()))
         try:

@@ -7,6 +7,7 @@ messages: if it lacks some after a kill, their hashes tell. It holds no text of 
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -28,10 +29,28 @@ class Arrival(NamedTuple):
     nul_bytes: int
 
 
-def count_arrivals(address: str, source: str, directory: str = DIRECTORY) -> int:
-    """How many messages of a source have arrived in all folders of the account."""
-    files = Path(directory, address, hash_text(source)).glob("*.jsonl")
-    return sum(path.read_bytes().count(b"]\n") for path in files)
+def measure_arrivals(address: str, source: str, directory: str = DIRECTORY) -> tuple[int, int]:
+    """How many messages of a source have arrived in all folders of the account, and their bytes."""
+    count = size = 0
+    for path in Path(directory, address, hash_text(source)).glob("*.jsonl"):
+        arrivals = read_arrivals(path)
+        count += len(arrivals)
+        size += sum(arrival.size for arrival in arrivals.values())
+    return count, size
+
+
+def read_arrivals(path: Path) -> dict[str, Arrival]:
+    """By their keys. A line that a kill has cut is left out."""
+    arrivals: dict[str, Arrival] = {}
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError, TypeError):
+                    arrival = Arrival(*json.loads(line))
+                    arrivals[arrival.key] = arrival
+    except FileNotFoundError:
+        pass
+    return arrivals
 
 
 class Journal:
@@ -39,14 +58,8 @@ class Journal:
 
     def __init__(self, address: str, source: str, folder: str, directory: str = DIRECTORY) -> None:
         self._path = Path(directory, address, hash_text(source), f"{hash_text(folder)}.jsonl")
-        self.arrivals: dict[str, Arrival] = {}
+        self.arrivals = read_arrivals(self._path)
         self._file: IO[bytes] | None = None
-        try:
-            with self._path.open("rb") as file:
-                for line in file:
-                    self._read_line(line)
-        except FileNotFoundError:
-            pass
 
     def list_uids(self, uid_validity: int) -> set[int]:
         """The UIDs that arrivals have in the folder."""
@@ -71,10 +84,3 @@ class Journal:
         if self._file:
             self._file.close()
             self._file = None
-
-    def _read_line(self, line: bytes) -> None:
-        try:
-            arrival = Arrival(*json.loads(line))
-        except (ValueError, TypeError):  # half a line
-            return
-        self.arrivals[arrival.key] = arrival

@@ -142,7 +142,13 @@ class _Session:
         return b"OK done"
 
     def answer_status(self, name: str, _command: bytes) -> bytes:
-        return b"OK done" if name in self.store.folders else b"NO no such folder"
+        if name not in self.store.folders:
+            return b"NO no such folder"
+        self.send(f'* STATUS "{name}" (MESSAGES {len(self.store.folders[name].messages)})'.encode())
+        return b"OK done"
+
+    def answer_unselect(self, _name: str, _command: bytes) -> bytes:
+        return b"OK done"
 
     def read_name(self, command: bytes) -> str:
         match = re.match(rb'\w+ "((?:[^"\\]|\\.)*)"', command)
@@ -168,6 +174,8 @@ class _Session:
         return b"OK [READ-ONLY] done"
 
     def answer_uid(self, _name: str, command: bytes) -> bytes:
+        if command.split()[1] == b"STORE":
+            return b"OK done"
         words = command.split()
         ranges = [part.split(b":") for part in words[2].split(b",")]
         items = b" ".join(words[3:])
@@ -185,6 +193,8 @@ class _Session:
                 line += b" BODY[] {%d}\r\n" % len(body) + body
             self.send(line + b")")
         return b"OK done"
+
+    answer_select = answer_examine
 
     def answer_append(self, name: str, command: bytes) -> bytes:
         rest = command.partition(b'" ')[2] if b'" (' in command else command

@@ -1,0 +1,124 @@
+"""`mailkeep import`: from an old server into ours."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailkeep.cli.common import Address, AsJson, Home, InventoryName, ask_secret, open_inventory, out
+from mailkeep.errors import UserError
+from mailkeep.inventory import hosts
+
+commands = typer.Typer()
+
+PASSWORD_VARIABLE = "IMAP_PASSWORD"  # noqa: S105 - its name
+
+
+@commands.command(
+    "import",
+    epilog="Examples:\n\n"
+    "`mailkeep import home anna@example.org --from ssh://root@old.example.org/home/anna/Maildir`\n\n"
+    "`mailkeep import home anna@example.org --from ssh://root@old.example.org/var/mail/anna`\n\n"
+    "`mailkeep import home anna@example.org --from imaps://anna@imap.example.net --dry-run`\n\n"
+    "Exit codes: 0: all is here, and equal. 1: differences, or an error, which the message explains. 2: wrong "
+    "arguments. 3: the source cannot be reached or read, or refuses the login. 4: quota or disk have no room. 130: "
+    "interrupted. After each of them, the same command goes on from where it ended.",
+)
+def import_mail(
+    name: InventoryName,
+    address: Address,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="ssh://[USER@]HOST[:PORT]/PATH: a Maildir, dbox directory, mbox file or directory of them; /~/PATH "
+            "is below the login's home. Or imaps://USER@HOST[:PORT].",
+        ),
+    ],
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"For imaps://: a file with the password, or with a line {PASSWORD_VARIABLE}=…. Default: it is asked "
+            "for, or read from standard input.",
+        ),
+    ] = None,
+    certificate: Annotated[
+        str,
+        typer.Option(metavar="SHA256", help="For imaps://: accept the certificate with this hash, whoever signed it."),
+    ] = "",
+    ssh_config: Annotated[
+        str, typer.Option(metavar="FILE", help="For ssh://: another configuration of ssh than yours (`ssh -F`).")
+    ] = "",
+    host: Annotated[str, typer.Option(metavar="HOST", help="The server, if the inventory has several.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is there; copy nothing.")] = False,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Copy a mailbox of another server into an account, with folders, flags, dates and where possible UIDs; then
+    compare each message. Nothing changes on the other server. Run twice, it copies nothing twice."""
+    from mailkeep.host.remote import RemoteHost
+    from mailkeep.moving_in import copy_mail
+    from mailkeep.moving_in.copy_address import parse_source
+    from mailkeep.moving_in.copy_model import CopyError
+    from mailkeep.moving_in.copy_report import ProgressLine
+    from mailkeep.settings import edit_accounts
+
+    directory, settings = open_inventory(name, home)
+    edit_accounts.check_account_exists(directory / hosts.SETTINGS_FILE, settings.account_addresses, address)
+    source_address = parse_source(source)
+    server, data = _choose_host(directory, host)
+    password = ""
+    if source_address.scheme == "imaps":
+        password = _read_password(password_file, f"Password of {source_address.user} at {source_address.host}")
+    progress = ProgressLine()
+    try:
+        report = copy_mail.import_mail(
+            RemoteHost(server, data),
+            address,
+            source_address,
+            password=password,
+            certificate=certificate,
+            ssh_config=ssh_config,
+            message_size=settings.message_size,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    except CopyError as error:
+        progress.clear()
+        print(error, file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    progress.clear()
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        out.print(report.describe_plan() if dry_run else report.describe(), markup=False)
+    if report.differences:
+        raise typer.Exit(1)
+
+
+def _choose_host(directory: Path, name: str) -> tuple[str, dict[str, object]]:
+    """UserError if the inventory has several hosts, and none is named."""
+    known = hosts.read_hosts(directory)
+    if name and name not in known:
+        raise UserError(f"--host {name}: the inventory has no such host. It has {', '.join(known)}.")
+    if not name and len(known) > 1:
+        raise UserError(
+            f"The inventory has several hosts. Say which gets the mail: --host {' or --host '.join(known)}."
+        )
+    name = name or next(iter(known))
+    return name, known[name]
+
+
+def _read_password(file: Path | None, question: str) -> str:
+    if not file:
+        return ask_secret(question)
+    lines = file.read_text().splitlines()
+    named = [line.partition("=")[2] for line in lines if line.startswith(f"{PASSWORD_VARIABLE}=")]
+    password = (named or lines or [""])[0].strip()
+    if not password:
+        raise UserError(f"{file}: there is no password in its first line, nor a line {PASSWORD_VARIABLE}=….")
+    return password

@@ -1,0 +1,1 @@
+"""From an old server into ours: what is there, and its mail."""
