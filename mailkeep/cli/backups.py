@@ -1,4 +1,4 @@
-"""`mailkeep backup`: the server's backups, set up, made now, listed and proven."""
+"""`mailkeep backup`, `restore`, `rebuild`: the server's mail, kept elsewhere and brought back."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailkeep.cli.common import AsJson, Home, InventoryName, open_inventory, out
+from mailkeep.cli.common import Address, AsJson, Home, InventoryName, find_inventory, open_inventory, out
 from mailkeep.inventory import hosts
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def back_up(
     prove: Annotated[
         bool, typer.Option("--prove", help="Restore a random mailbox into a scratch place, and compare it.")
     ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete old archives, with borg on this machine and your own SSH key.")
+    ] = False,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
@@ -44,10 +47,13 @@ def back_up(
 
     directory, settings = open_inventory(name, home)
     backups.require_backup(settings, directory / hosts.SETTINGS_FILE)
-    if sum((init, list_archives, prove)) > 1:
-        raise typer.BadParameter("--init, --list and --prove exclude each other")
+    if sum((init, list_archives, prove, prune)) > 1:
+        raise typer.BadParameter("--init, --list, --prove and --prune exclude each other")
     if init:
         _set_up(directory, settings)
+        return
+    if prune:
+        _prune(directory, settings)
         return
     if list_archives:
         reports = [*backups.list_backups(directory)]
@@ -60,6 +66,106 @@ def back_up(
             out.print("\n".join(_describe(report, every_archive=list_archives)), markup=False)
     if any(report.faults for report in reports):
         raise typer.Exit(1)
+
+
+def _prune(directory: Path, settings: "Settings") -> None:
+    from mailkeep.operate.backup_pruning import prune_archives
+
+    for report in prune_archives(settings, directory, _show_progress):
+        out.print(f"{report.target}: {len(report.deleted)} deleted, {len(report.kept)} kept", markup=False)
+
+
+TargetName = Annotated[
+    str, typer.Option("--target", metavar="NAME", help="The backup target in mail.yml. Default: the first.")
+]
+
+
+@commands.command(
+    "restore",
+    epilog="Examples: `mailkeep restore home anna@example.org --folder Archive --into Restored`; a single message: "
+    "`mailkeep restore home anna@example.org --subject invoice --into Restored`.",
+)
+def restore_account(
+    name: InventoryName,
+    address: Address,
+    folder: Annotated[str, typer.Option(metavar="F", help="This folder only, with . between its levels.")] = "",
+    since: Annotated[str, typer.Option(metavar="DATE", help="Only mail that arrived since this day, YYYY-MM-DD.")] = "",
+    subject: Annotated[str, typer.Option(metavar="TEXT", help="Only mail whose subject has this text.")] = "",
+    message_id: Annotated[str, typer.Option(metavar="ID", help="Only the message with this Message-ID.")] = "",
+    archive: Annotated[str, typer.Option(metavar="A", help="The archive, as --list shows it. Default: the last.")] = "",
+    into: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Put it below this folder. Default: each message in its own place.")
+    ] = "",
+    target: TargetName = "",
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Bring back mail of one account from a backup. What is still there does not come twice; the user may be logged in.
+
+    Exit code 1: an error; or Dovecot refused a message, which the output names."""
+    from mailkeep.operate import mail_restore
+
+    directory = find_inventory(name, home)
+    selection = mail_restore.MailSelection(address, target, archive, folder, since, subject, message_id, into)
+    report = mail_restore.restore_mail(directory, selection, _show_progress)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        out.print(f"From {report['archive']}:", markup=False)
+        for name_in_account, counts in report["folders"].items():
+            counted = f"{counts['restored']} restored, {counts['present']} were there"
+            out.print(f"  {name_in_account}: {counted}", markup=False)
+        for line in report["refused"] or ([] if report["folders"] else ["No message of this archive fits."]):
+            out.print(f"  {line}", markup=False)
+    if report["refused"]:
+        raise typer.Exit(1)
+
+
+@commands.command(
+    "rebuild",
+    epilog="Example: with the new machine's addresses in mail.yml, `mailkeep rebuild home`. docs/rebuild.md has the "
+    "whole way.",
+)
+def rebuild_server(
+    name: InventoryName,
+    from_archive: Annotated[
+        str,
+        typer.Option(metavar="A", help="The archive, as `backup --list` shows it. Default: the last."),
+    ] = "",
+    target: TargetName = "",
+    home: Home = None,
+) -> None:
+    """From a bare Debian machine and a backup to the server with its mail: deploy, restore, compare, verify.
+
+    Run it again after an interruption: it goes on where it ended. Exit code 1: an error, or a check failed."""
+    from mailkeep.cli.deploy import refuse_nameless_user, run_pyinfra
+    from mailkeep.host.deployment import Options
+    from mailkeep.inventory import secrets
+    from mailkeep.operate import backups, mail_restore
+    from mailkeep.verify.verification import verify_and_report
+
+    directory, settings = open_inventory(name, home)
+    backups.require_backup(settings, directory / hosts.SETTINGS_FILE)
+    secrets.load_secrets(settings, directory)
+    refuse_nameless_user()
+    run_pyinfra(directory, Options(allow_older=True), as_json=False)
+    record = mail_restore.rebuild_mail(directory, target, from_archive, _show_progress)
+    count = sum(record["accounts"].values())
+    out.print(
+        f"{count} messages of {len(record['accounts'])} accounts are back, each compared with {record['archive']}.",
+        markup=False,
+    )
+    passed = verify_and_report(directory)
+    out.print(AFTER_REBUILD.format(label=hosts.inventory_label(directory)), markup=False)
+    if not passed:
+        raise typer.Exit(1)
+
+
+AFTER_REBUILD = """\
+What only you can do now:
+- `mailkeep dns {label}` prints the records: change A and AAAA where your domain's DNS is, if the addresses are new.
+- Set the reverse DNS of the addresses at your hoster; `mailkeep dns {label} --check` tells when all is right.
+- If the old machine still runs: `postqueue -p` there shows mail on its way. Let it leave, then wipe the disk."""
 
 
 def _show_progress(text: str) -> None:

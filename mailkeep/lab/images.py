@@ -45,6 +45,7 @@ INTERNET_PACKAGES = [
     "postfix",
     "postfix-mta-sts-resolver",
     "bind9-utils",
+    "borgbackup",
     "python3-authheaders",
     "python3-dkim",
     "python3-spf",

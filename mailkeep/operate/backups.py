@@ -101,7 +101,7 @@ def run_unit(inventory: Path, unit: str, show_progress: ShowProgress) -> Iterato
 
 def follow_unit(remote: RemoteHost, unit: str, show_progress: ShowProgress) -> None:
     """Starts a unit unless it runs, and returns when it has ended. Raises UserError if it cannot start."""
-    _require_backups(remote)
+    require_backups(remote)
     done = remote.run_mailkeep(f"systemctl start --no-block {quote(unit)}")
     if done.rc:
         raise UserError(last_line(done))
@@ -139,7 +139,7 @@ def _read_reports(remote: RemoteHost) -> list[TargetReport]:
 
 def _run_backup(remote: RemoteHost, *words: str) -> Any:
     """The JSON that a command of the server's backup prints. Raises UserError with its words if there is none."""
-    _require_backups(remote)
+    require_backups(remote)
     done = remote.run_mailkeep(f"{PYTHON} backup {' '.join(map(quote, words))}")
     try:
         return json.loads(done.stdout)
@@ -147,7 +147,7 @@ def _run_backup(remote: RemoteHost, *words: str) -> Any:
         raise UserError(last_line(done)) from None
 
 
-def _require_backups(remote: RemoteHost) -> None:
+def require_backups(remote: RemoteHost) -> None:
     """UserError where the last deploy has set up no backups."""
     require_backup(load_settings(remote.settings_file), remote.settings_file)
     if remote.run(f"test -e {paths.BACKUP_ETC}/config.json").rc:

@@ -37,7 +37,7 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
             *(File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python)) for name in UNIT_FILES),
         ),
         absent=() if webhook else (WEBHOOK,),
-        kept=(paths.WATCH_STATE,),
+        kept=(paths.FREEZE_SAMPLES, paths.WATCH_SAVED_STATE),
         units=(
             Unit(WATCH, restart_on=(package, CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
             Unit(JAIL_PROOF_TIMER, restart_on=(f"{SYSTEMD}/{JAIL_PROOF_TIMER}",)),

@@ -39,7 +39,7 @@ def build_part() -> Part:
             File(f"{MAN_DIRECTORY}/{MANUAL.name}", MANUAL.read_bytes()),
         ),
         absent=FORMER,
-        kept=(paths.SERVER_STATE,),
+        kept=(paths.REPLACED_PASSWORDS,),
         checks=(
             Check(f"{PYTHON} check", reads=(DIRECTORY,)),
             Check(f"sh -n {CTL}", reads=(CTL,)),

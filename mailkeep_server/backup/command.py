@@ -5,14 +5,17 @@ Exit codes: 0 done; 1 a fault, which the output names.
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 
-from mailkeep_server.backup import proof, run
+from mailkeep_server.backup import proof, rebuild, run
 from mailkeep_server.backup.borg import BackupError, Repository
-from mailkeep_server.backup.config import BackupConfig, load_config
+from mailkeep_server.backup.config import STATE, BackupConfig, load_config
 from mailkeep_server.backup.progress import Progress, wait_for_progress
+from mailkeep_server.backup.restore import Selection, parse_since, restore_mail
 from mailkeep_server.common.backup_status import load_status
+from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.wording import describe_error
 
 WAIT_SECONDS = 20.0
@@ -26,6 +29,15 @@ def main(arguments: list[str]) -> int:
     commands.add_parser("run", help="make a backup at every target")
     commands.add_parser("list", help="list the archives of every target")
     prove = commands.add_parser("prove", help="restore a random mailbox and compare")
+    restore = commands.add_parser("restore", help="restore mail of an account")
+    restore.add_argument("account")
+    for name in ("target", "archive", "folder", "since", "subject", "message-id", "into"):
+        restore.add_argument(f"--{name}", default="")
+    rebuild_options = commands.add_parser("rebuild", help="put an archive's mail and state on a new machine")
+    rebuild_options.add_argument("--target", default="")
+    rebuild_options.add_argument("--archive", default="")
+    result = commands.add_parser("result", help="print what the last restore or rebuild has come to")
+    result.add_argument("of", choices=("restore", "rebuild"))
     wait = commands.add_parser("wait", help="wait until a unit of the backup ends, or has news")
     wait.add_argument("unit")
     wait.add_argument("--last", default="", help="the progress that is known already")
@@ -91,6 +103,53 @@ def _list_archives(config: BackupConfig, options: argparse.Namespace) -> int:
     return 1 if any(result["fault"] for result in results.values()) else 0
 
 
+def _restore_mail(config: BackupConfig, options: argparse.Namespace) -> int:
+    def restore_selected() -> object:
+        selection = Selection(
+            options.folder,
+            parse_since(options.since) if options.since else 0,
+            options.subject,
+            options.message_id,
+            options.into,
+        )
+        return restore_mail(
+            config,
+            options.account,
+            selection,
+            target=options.target,
+            archive=options.archive,
+            show_progress=Progress(),
+        )
+
+    return _write_result("restore", restore_selected)
+
+
+def _rebuild_mail(config: BackupConfig, options: argparse.Namespace) -> int:
+    return _write_result(
+        "rebuild",
+        lambda: rebuild.rebuild_mail(config, target=options.target, archive=options.archive, show_progress=Progress()),
+    )
+
+
+def _write_result(name: str, work: Callable[[], object]) -> int:
+    """The operator's machine may be gone when the work ends: it asks for the result later."""
+    file = STATE / f"{name}-result.json"
+    file.unlink(missing_ok=True)
+    try:
+        fields = vars(work()) | {"error": ""}
+    except (BackupError, OSError, ValueError, subprocess.SubprocessError) as error:
+        fields = {"error": describe_error(error)}
+    atomic_write(file, json.dumps(fields), 0o600)
+    print(fields["error"] or "done")
+    return 1 if fields["error"] else 0
+
+
+def _print_result(config: BackupConfig, options: argparse.Namespace) -> int:
+    del config
+    print((STATE / f"{options.of}-result.json").read_text())
+    return 0
+
+
 def _wait_for_unit(config: BackupConfig, options: argparse.Namespace) -> int:
     del config
     print(wait_for_progress(options.unit, options.last, WAIT_SECONDS))
@@ -108,4 +167,7 @@ COMMANDS: dict[str, Callable[[BackupConfig, argparse.Namespace], int]] = {
     "list": _list_archives,
     "prove": _prove_backups,
     "wait": _wait_for_unit,
+    "restore": _restore_mail,
+    "rebuild": _rebuild_mail,
+    "result": _print_result,
 }

@@ -84,7 +84,7 @@ def take_snapshot(account: str, root: Path = Path(mailboxes.ROOT), stage: Path =
     others = sorted(_link_others(home, copy))
     known = {message.key: message for message in read_messages(manifest)}
     messages = [_describe_message(copy, path, known) for path in sorted(linked.values())]
-    _write_manifest(manifest, messages, [(path, _hash_file(copy / path)) for path in others])
+    _write_manifest(manifest, messages, [(path, hash_file(copy / path)) for path in others])
     return len(messages)
 
 
@@ -207,10 +207,10 @@ def _describe_message(copy: Path, path: str, known: dict[str, StoredMessage]) ->
     former = known.get(make_key(path))
     if former and former.size == size:
         return StoredMessage(path, size, former.sha256)
-    return StoredMessage(path, size, _hash_file(copy / path))
+    return StoredMessage(path, size, hash_file(copy / path))
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

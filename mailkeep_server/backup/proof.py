@@ -6,7 +6,6 @@ the whole repository where it lies, so that a flipped byte or a missing segment 
 somebody with rights at the target could forge. The restored messages are authenticated by the key, which is not there.
 """
 
-import hashlib
 import json
 import random
 import shutil
@@ -105,12 +104,12 @@ def _compare_mailbox(
         file = restored / message.path
         if not file.is_file():
             yield f"a message of {account} is missing: {message.path}"
-        elif hash_file(file) != message.sha256:
+        elif mail_snapshot.hash_file(file) != message.sha256:
             yield f"a message of {account} comes back with other bytes: {message.path}"
         elif fault := _compare_live(account, message, live):
             yield fault
     for path, sha256 in others.items():
-        if not (restored / path).is_file() or hash_file(restored / path) != sha256:
+        if not (restored / path).is_file() or mail_snapshot.hash_file(restored / path) != sha256:
             yield f"{path} of {account} does not come back as it was"
 
 
@@ -120,7 +119,7 @@ def _compare_live(account: str, message: StoredMessage, live: dict[str, str]) ->
     if path is None:
         return ""
     try:
-        sha256 = hash_file(mail_snapshot.find_home(account) / path)
+        sha256 = mail_snapshot.hash_file(mail_snapshot.find_home(account) / path)
     except FileNotFoundError:
         return ""
     return "" if sha256 == message.sha256 else f"a message of {account} differs from the live one: {path}"
@@ -135,11 +134,6 @@ def _count_older(account: str, archive: Archive) -> int:
         except FileNotFoundError:
             continue
     return count
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def print_proof(faults: dict[str, str], as_json: bool) -> int:

@@ -40,6 +40,7 @@ BACKUP_STATE = "/var/lib/mailkeep-backup"
 # The watch, and the proof of the jails.
 WATCH_CONFIG = f"{ETC}/watch.json"
 WATCH_STATE = "/var/lib/mailkeep-watch"
+WATCH_SAVED_STATE = f"{WATCH_STATE}/state.json"
 JAIL_PROOF = f"{WATCH_STATE}/jails.json"
 LOADED_FIREWALL = "/run/mailkeep-firewall"
 """Mailkeep's table of nft as it was when nftables.service had loaded it, by `nft -s -t list table`."""

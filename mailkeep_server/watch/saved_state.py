@@ -6,7 +6,7 @@ from typing import Any
 
 from mailkeep_server.common import paths
 
-FILE = Path(paths.WATCH_STATE) / "state.json"
+FILE = Path(paths.WATCH_SAVED_STATE)
 
 # Version 0.1.0 had other names.
 _NAMES_0_1_0 = {

@@ -36,6 +36,7 @@ class ProbeConfig:
     files: dict[str, list[Any]]  # each declared file: owner, group and mode
     directories: dict[str, list[Any]]  # each declared directory, likewise
     reads: dict[str, list[list[str]]]  # by unit, the path prefixes that it reads at a start, and at a reload
+    backup_targets: list[str]  # their names in mail.yml
     web: list[list[str]]  # (name, path, method) of each text served over HTTPS
 
     @classmethod

@@ -11,7 +11,22 @@ from mailkeep_server.common import root_access
 from mailkeep_server.common.own_addresses import find_missing_addresses
 from mailkeep_server.common.wording import describe_error
 
-from . import bans, dns_client, forwarding, guard, hardening, login, machine, mail, milter, running, tls, watch, web
+from . import (
+    backups,
+    bans,
+    dns_client,
+    forwarding,
+    guard,
+    hardening,
+    login,
+    machine,
+    mail,
+    milter,
+    running,
+    tls,
+    watch,
+    web,
+)
 from .config import ProbeConfig
 from .linux_account import linux_account, lock_probe, try_rights
 
@@ -51,6 +66,7 @@ AREAS: dict[str, Callable[[ProbeConfig], Any]] = {
     "watch": lambda _: watch.examine_watch(),
     "alert recipients": watch.try_alert_recipients,
     "web": web.try_requests,
+    "backups": backups.prove_backups,
     "guard config": lambda _: running.read_guard_config(),
     "postfix listeners": running.examine_postfix_listeners,
     "root access": lambda _: root_access.compare_with_record(),

@@ -85,8 +85,8 @@ def test_a_second_copy_follows_flags_moves_and_deletions_and_reads_no_message_ag
     (maildir / "cur/1.host,S=9:2,S").rename(maildir / ".Archive/cur/1.host,S=9:2,S")
     (maildir / "cur/2.host,S=9:2,S").unlink()
     hashed: list[str] = []
-    hash_file = mail_snapshot._hash_file
-    monkeypatch.setattr(mail_snapshot, "_hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    hash_file = mail_snapshot.hash_file
+    monkeypatch.setattr(mail_snapshot, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
     assert mail_snapshot.take_snapshot(ANNA, root, stage) == 3
     messages = {path for path in list_copy(stage) if "/cur/" in path or "/new/" in path}
     assert messages == {

@@ -1,0 +1,108 @@
+"""Old archives are deleted from the operator's machine: the mail server itself may only add.
+
+An intruder on the server can ask borg to delete archives. In an append-only repository they are all still there, until
+somebody with more rights compacts it. So nothing is deleted here before each archive that was seen last time is there.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mailkeep.atomic_file import write_atomically
+from mailkeep.errors import UserError
+from mailkeep.inventory.backup_keys import read_backup_keys
+from mailkeep.inventory.vault import open_vault
+from mailkeep.parts.backup import build_repository_url
+from mailkeep.settings.models import Settings
+from mailkeep.settings.sections import BackupTarget, Keep
+
+RECORD = "backups.json"
+"""In the inventory: the archives of each target as they were seen last. It belongs into git."""
+TIMEOUT = 6 * 3600  # seconds
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    target: str
+    deleted: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def prune_archives(settings: Settings, inventory: Path, show_progress: Callable[[str], None]) -> list[PruneReport]:
+    """At each target that is on another machine. Raises UserError, and then leaves that target as it is."""
+    if settings.backup is None:
+        raise UserError("mail.yml has no `backup`.")
+    if not shutil.which("borg"):
+        raise UserError("This needs borg on this machine: install the package borgbackup, then run it again.")
+    passphrase = read_backup_keys(open_vault(inventory)).passphrase
+    seen, reports = _read_record(inventory / RECORD), []
+    for target in settings.backup_targets:
+        if target.host is None:
+            continue
+        show_progress(target.name)
+        borg = OperatorsBorg(target, passphrase)
+        before = borg.list_archives(settings.host.name)
+        if missing := [name for name in seen.get(target.name, ()) if name not in before]:
+            raise UserError(
+                f"{target.name}: {len(missing)} archives are gone that were there last time, the newest is "
+                f"{missing[-1]}. Nobody but you may delete any, so nothing is deleted now: they can still be brought "
+                f"back. See docs/backup.md, An intruder. If you have deleted them, remove {target.name} from "
+                f"{inventory / RECORD}."
+            )
+        borg.prune(settings.backup.keep, settings.host.name)
+        kept = borg.list_archives(settings.host.name)
+        seen[target.name] = kept
+        write_atomically(inventory / RECORD, f"{json.dumps(seen, indent=1)}\n".encode())
+        reports.append(PruneReport(target.name, tuple(name for name in before if name not in kept), tuple(kept)))
+    return reports
+
+
+class OperatorsBorg:
+    """borg on this machine, which reaches the target by the operator's own SSH keys. Raises UserError."""
+
+    def __init__(self, target: BackupTarget, passphrase: str) -> None:
+        self.target, self.repository, self._passphrase = target, build_repository_url(target), passphrase
+
+    def list_archives(self, host: str) -> list[str]:
+        """From the oldest to the newest."""
+        archives: list[dict[str, Any]] = json.loads(self._run("list", "--json", self.repository))["archives"]
+        names = [str(archive["archive"]) for archive in archives]
+        return [name for name in names if name.startswith(f"{host}-") and ".checkpoint" not in name]
+
+    def prune(self, keep: Keep, host: str) -> None:
+        bounds = [f"--keep-{unit}={count}" for unit, count in keep.model_dump().items()]
+        self._run("prune", f"--glob-archives={host}-*", *bounds, self.repository)
+        self._run("compact", self.repository)
+
+    def _run(self, *arguments: str) -> str:
+        environment = os.environ | {
+            "BORG_PASSPHRASE": self._passphrase,
+            "BORG_RELOCATED_REPO_ACCESS_IS_OK": "no",
+            "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "no",
+        }
+        done = subprocess.run(
+            ["borg", *arguments], capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT
+        )
+        if done.returncode > 1 and done.returncode not in range(100, 128):  # a warning
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            reason = lines[-1] if lines else f"exit {done.returncode}"
+            raise UserError(
+                f"{self.target.name}: {reason}. Your own SSH key must let you in as {self.target.user} on "
+                f"{self.target.host}, without the restrictions of the server's key."
+            )
+        return done.stdout
+
+
+def _read_record(file: Path) -> dict[str, list[str]]:
+    try:
+        record: dict[str, list[str]] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{file}: it is no JSON ({error}). Restore it from git.") from None
+    return record
