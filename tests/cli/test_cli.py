@@ -52,6 +52,7 @@ def command_line(path: tuple[str, ...], name: str) -> list[str]:
         ("render",): ["new"],
         ("tls", "import"): ["--certificate", "chain.pem", "--key", "key.pem"],
         ("account", "rename"): ["anna@example.org", "anne@example.org"],
+        ("import",): ["anna@example.org", "--from", "ssh://old.example.org/var/mail/anna"],
         **{("account", verb): ["anna@example.org"] for verb in ("add", "passwd", "remove", "freeze", "thaw")},
     }
     return [*path, name, *required.get(path, [])]
