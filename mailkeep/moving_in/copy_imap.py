@@ -9,6 +9,8 @@ from mailkeep.moving_in.copy_host import Entry, OldHost
 from mailkeep.moving_in.copy_model import Arrival, CopiedMessage, FolderResult, Progress, Server, SourceFolder
 from mailkeep_server.common.folder_names import read_name
 
+ALL = "\\All"
+"""The attribute of a folder that has the messages of all others; only those come that no other has."""
 _VIRTUAL = {"\\flagged", "\\important"}
 """Folders whose messages are all in another (RFC 6154, RFC 8457), as Gmail has them."""
 
@@ -20,6 +22,7 @@ class ImapSource:
         self.notes: list[str] = []
         self.folders: list[SourceFolder] = []
         self._names: dict[str, str] = {}
+        self._digests: set[str] = set()
         has_all = any(_has(values, "\\all") for values in answer["folders"])
         for values in sorted(answer["folders"], key=lambda values: (_has(values, "\\all"), values["name"])):
             folder = self._describe_folder(values)
@@ -53,15 +56,19 @@ class ImapSource:
             folder=target,
             uid_validity=state["uid_validity"] if keep_uids else 0,
             subscribe=folder.is_subscribed,
+            elsewhere=sorted(self._digests) if ALL in folder.attributes else [],
         )
         result.added, result.duplicates, result.size = counts["added"], counts["duplicates"], counts["bytes"]
         result.refused = dict(counts["refused"])
         for uid, flags, date, _ in scanned:
             arrival = known.get(keys[uid]) or arrivals.get(keys[uid])
             digest, message_id = (arrival.digest, arrival.message_id) if arrival else ("", "")
+            if ALL in folder.attributes and digest in self._digests:
+                continue
             result.messages.append(
                 CopiedMessage(keys[uid], folder.name, f"UID {uid}", digest, message_id, flags, date, uid, arrival)
             )
+        self._digests |= {message.digest for message in result.messages}
         return result
 
     def _describe_folder(self, values: dict[str, Any]) -> SourceFolder:

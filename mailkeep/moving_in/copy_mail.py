@@ -14,7 +14,7 @@ from mailkeep.host.remote import RemoteHost
 from mailkeep.moving_in.compare_folders import Comparison, ListedMessage, compare_messages
 from mailkeep.moving_in.copy_address import SourceAddress
 from mailkeep.moving_in.copy_host import OldHost
-from mailkeep.moving_in.copy_imap import ImapSource, is_dbox, send_dbox
+from mailkeep.moving_in.copy_imap import ALL, ImapSource, is_dbox, send_dbox
 from mailkeep.moving_in.copy_maildir import MaildirSource, is_maildir
 from mailkeep.moving_in.copy_mbox import MboxSource
 from mailkeep.moving_in.copy_model import (
@@ -99,7 +99,7 @@ class MailImport:
 
     def check_room(self, places: dict[str, list[SourceFolder]]) -> None:
         """Raises CopyError if quota or disk have no room for what is still to come."""
-        folders = [folder for group in places.values() for folder in group]
+        folders = [folder for group in places.values() for folder in group if ALL not in folder.attributes]
         needed = max(sum(folder.size for folder in folders) - self._state["known_size"], 0)
         count = max(sum(max(folder.messages, 0) for folder in folders) - self._state["known"], 0)
         address = self.report.address

@@ -9,7 +9,7 @@ import fcntl
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -169,14 +169,29 @@ class ImportSession:
         return {"uid_validity": state.uid_validity}
 
     def _do_pull(
-        self, name: str, uids: list[int], prefix: str, folder: str, uid_validity: int, subscribe: bool
+        self,
+        name: str,
+        uids: list[int],
+        prefix: str,
+        folder: str,
+        uid_validity: int,
+        subscribe: bool,
+        elsewhere: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Appends messages of a folder of the source. Their keys begin with `prefix`."""
+        """Appends messages of a folder of the source. Their keys begin with `prefix`. Those whose hashes are in
+        `elsewhere` are in another folder already, and are only noted."""
         assert self._source
         messages = self._source.read_messages(name, uids, prefix, self._files)
-        return self._append(folder, messages, uid_validity, subscribe)
+        return self._append(folder, messages, uid_validity, subscribe, frozenset(elsewhere))
 
-    def _append(self, folder: str, messages: Iterator[Message], uid_validity: int, subscribe: bool) -> dict[str, Any]:
+    def _append(
+        self,
+        folder: str,
+        messages: Iterator[Message],
+        uid_validity: int,
+        subscribe: bool,
+        elsewhere: frozenset[str] = frozenset(),
+    ) -> dict[str, Any]:
         journal = self._open_journal(folder)
         appender = FolderAppender(
             self._address, folder, self._session, uid_validity, journal.list_uids, subscribe=False
@@ -185,7 +200,8 @@ class ImportSession:
             self._session.run(b"SUBSCRIBE ", quote_text(encode_name(folder).encode()))
         try:
             for batch in split_batches(messages):
-                arrivals = [note_arrival(appended) for appended in appender.append_batch(batch)]
+                wanted, arrivals = split_elsewhere(batch, elsewhere)
+                arrivals += [note_arrival(appended) for appended in appender.append_batch(wanted)]
                 journal.note(arrivals)
                 for message in batch:
                     discard_content(message.content)
@@ -240,6 +256,19 @@ def describe_error(error: Exception) -> dict[str, Any]:
     if isinstance(error, BusyError):
         return {"error": "busy", "text": str(error)}
     return {"error": "server", "text": f"{type(error).__name__}: {error}"}
+
+
+def split_elsewhere(batch: list[Message], elsewhere: frozenset[str]) -> tuple[list[Message], list[Arrival]]:
+    """The messages that are in no other folder; and notes about those that are, without a UID."""
+    wanted, arrivals = list[Message](), list[Arrival]()
+    for message in batch if elsewhere else ():
+        digest, facts = digest_content(message.content)
+        if digest in elsewhere:
+            flags = sorted({*message.flags, *message.keywords})
+            arrivals.append(Arrival(message.key, digest, 0, facts.message_id, flags, 0, 0, facts.nul_bytes))
+        else:
+            wanted.append(message)
+    return (wanted if elsewhere else batch), arrivals
 
 
 def note_arrival(appended: AppendedMessage) -> Arrival:

@@ -11,6 +11,7 @@ import pytest
 from imap_store import ImapStore
 
 from mailkeep_server.common.folder_names import decode_name, encode_name, find_purpose, place_folder, read_name
+from mailkeep_server.common.message_bytes import digest_content
 from mailkeep_server.mail_import import append, dbox_copy, import_session
 from mailkeep_server.mail_import.dbox_copy import ChunkReader
 from mailkeep_server.mail_import.imap_source import ImapSource, SourceError
@@ -219,3 +220,16 @@ def test_names_that_are_not_modified_utf_7_are_taken_as_written(encoded: str) ->
 def test_folders_have_their_place(path: tuple[str, ...], attributes: tuple[str, ...], folder: str) -> None:
     assert place_folder(path, ".", frozenset(attributes)) == folder
     assert find_purpose(path, frozenset(attributes)) in (folder, "")
+
+
+def test_what_is_in_another_folder_is_noted_and_not_appended(ask: Ask, new: ImapStore) -> None:
+    elsewhere = [digest_content(b"Subject: a\n\n")[0]]
+    *_, line, done = ask(
+        OPEN,
+        {"do": "connect", "host": "x"},
+        {"do": "scan", "name": "INBOX"},
+        {**pull("INBOX", [1, 2], "All Mail"), "elsewhere": elsewhere},
+    )
+    assert done["added"] == 1
+    assert [arrival[6] for arrival in line["arrivals"]] == [0, 2]
+    assert new.contents("All Mail") == [b"Subject: b\r\n\r\n"]
