@@ -1,7 +1,8 @@
-"""`mailkeep import`: from an old server into ours."""
+"""`mailkeep inspect` and `import`: from an old server into ours."""
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,57 @@ import typer
 from mailkeep.cli.common import Address, AsJson, Home, InventoryName, ask_secret, open_inventory, out
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
+from mailkeep.locations import expand_home
 
 commands = typer.Typer()
 
 PASSWORD_VARIABLE = "IMAP_PASSWORD"  # noqa: S105 - its name
+
+
+@commands.command("inspect", epilog="Example: `mailkeep inspect root@old.example.org --name home`")
+def inspect_server(
+    host: Annotated[str, typer.Argument(metavar="[USER@]HOST", help="The old server, as SSH reaches it.")],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="The new inventory's name. Default: HOST.", show_default=False)
+    ] = "",
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="[USER@]HOST",
+            help="The new server, as SSH reaches it; HOST again, if it is the same machine. Default: a TODO in "
+            "inventory.py.",
+            show_default=False,
+        ),
+    ] = "",
+    address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="A public IP address of the new server; repeatable. Default: a TODO."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts, and write nothing.")] = False,
+    home: Home = None,
+) -> None:
+    """Read an old mail server over SSH, change nothing on it, and write the draft of an inventory from it."""
+    from mailkeep.inventory import create, vault
+    from mailkeep.moving_in import inspection, new_inventory, remote_reader, report
+
+    target = (
+        (expand_home(str(home)).resolve() if home else Path())
+        / hosts.INVENTORIES
+        / (name or create.parse_ssh_host(host)[1])
+    )
+    if not as_json:
+        create.check_target(target, vault.identity_path(target))
+        out.print(f"Reading {host}, which takes a minute or so for each million messages.", markup=False)
+    inspected = inspection.inspect_observed(remote_reader.read_server(host))
+    if as_json:
+        print(json.dumps(report.describe_as_data(inspected, host), indent=2))
+        return
+    for line in report.format_inspection(inspected, host):
+        out.print(line, markup=False)
+    text = new_inventory.make_draft(inspected, host, date.today(), address or [], is_same_machine=to == host)
+    keys = new_inventory.write_new_inventory(target, text, to, inspected, date.today())
+    for line in new_inventory.describe_outcome(target, text, keys, is_host_known=bool(to)):
+        out.print(line, markup=False)
 
 
 @commands.command(

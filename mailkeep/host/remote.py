@@ -16,7 +16,7 @@ from testinfra.host import Host
 
 from mailkeep.errors import UserError
 from mailkeep.host import preflight, preflight_facts, preflight_rules
-from mailkeep.host.ssh_connection import SSH_FAILED, SshConnection, SshError
+from mailkeep.host.ssh_connection import COMMAND_TIMEOUT, SSH_FAILED, SshConnection, SshError
 from mailkeep.host.ssh_failure import explain_ssh_failure
 from mailkeep.inventory import hosts as inventories
 from mailkeep.parts import server_package
@@ -63,12 +63,14 @@ class SudoSshBackend(BaseBackend):  # type: ignore[misc]
         # -k: sudo must ask, even if it remembers. Else the command would find the password on its standard input.
         return str(self.quote("sudo -k -S -p '' /bin/sh -c %s", command))
 
-    def run(self, command: str, *args: str, **_: Any) -> CommandResult:
-        """Raises UnreachableError."""
+    def run(
+        self, command: str, *args: str, stdin: bytes = b"", timeout: float = COMMAND_TIMEOUT, **_: Any
+    ) -> CommandResult:
+        """Raises UnreachableError. The command gets `stdin` after sudo has read its own line."""
         line = self.get_command(command, *args)
-        stdin = f"{self.password}\n".encode() if self.sudo and self.password is not None else b""
+        password = f"{self.password}\n".encode() if self.sudo and self.password is not None else b""
         try:
-            done = self.connection.run(line, stdin)
+            done = self.connection.run(line, password + stdin, timeout)
         except SshError as error:
             raise UnreachableError(f"ssh: {error}", self._explain(str(error))) from None
         except OSError as error:

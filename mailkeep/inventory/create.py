@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -57,7 +57,7 @@ def create_inventory(
     UserError if `target` exists or an argument will not do. After that, as after any other failure, nothing remains.
     """
     identity = vault.identity_path(target)
-    _check_target(target, identity)
+    check_target(target, identity)
     if not domains and "." not in host:  # else each text that is made from the domain would be an error, too
         raise UserError(f"--host (host.name) is {host!r}. Expected a full name such as mail.example.org.")
     domains = tuple(domains) or (host.partition(".")[2],)
@@ -74,42 +74,59 @@ def create_inventory(
     )
     settings = parse_new_settings(text)
     hosts = render_hosts(ssh_host or host)
+    keys = write_inventory(
+        target, text, hosts, lambda stage: create_vault_and_keys(stage, settings, today or date.today())
+    )
+    return NewInventory(target, identity, address, passphrase, tuple(keys), _list_next_steps(target, identity))
+
+
+def write_inventory(target: Path, text: bytes, hosts: bytes, fill_vault: Callable[[Path], list[str]]) -> list[str]:
+    """Writes the inventory, complete or not at all: its mail.yml, its inventory.py, and its vault, whose identity goes
+    where it will be used. `fill_vault` makes the vault and its identity in the directory that it gets; returns its
+    result."""
+    identity = vault.identity_path(target)
+    check_target(target, identity)
     with staging_directory(target) as stage:
         vault.write_private_file(stage / SETTINGS_FILE, text)
         (stage / HOSTS_FILE).write_bytes(hosts)
-        keys = create_vault_and_keys(stage, settings, today or date.today())
+        lines = fill_vault(stage)
         with _identity_moved_out(stage / vault.IDENTITY, identity):
             stage.rename(target)
-    return NewInventory(target, identity, address, passphrase, tuple(keys), _list_next_steps(target, identity))
+    return lines
 
 
 def render_settings(**values: str | Sequence[str]) -> bytes:
     """The commented mail.yml. No value can become YAML syntax: each is quoted where YAML needs it."""
-    quoted = {name: _quote_yaml(value) for name, value in values.items()}
+    quoted = {name: quote_yaml(value) for name, value in values.items()}
     domains = values["domains"]
     roles = (f"{role}@{domain}" for domain in dict.fromkeys(domains) for role in ("postmaster", "abuse"))
     return render_template(
         "inventory/mail.yml",
         **quoted,
-        domain=_quote_yaml(domains[0]),
-        sales=_quote_yaml(f"sales@{domains[0]}"),
-        roles=[_quote_yaml(role) for role in roles if role != values["address"]],
+        domain=quote_yaml(domains[0]),
+        sales=quote_yaml(f"sales@{domains[0]}"),
+        roles=[quote_yaml(role) for role in roles if role != values["address"]],
     )
 
 
 def render_hosts(ssh_host: str) -> bytes:
     """The inventory.py for one host, `[USER@]HOST`; a user other than root becomes root by sudo."""
+    user, host = parse_ssh_host(ssh_host)
+    data = {"ssh_user": json.dumps(user)} if user else {}
+    if user not in (None, "root"):
+        data["_sudo"] = "True"
+    return render_template("inventory/inventory.py", host=json.dumps(host), data=data)
+
+
+def parse_ssh_host(ssh_host: str) -> tuple[str | None, str]:
+    """User and host. UserError unless it is `[USER@]HOST`."""
     match = _SSH_HOST.fullmatch(ssh_host)
     if not match or (":" in match["host"] and not _is_address(match["host"])):
         raise UserError(
             f"{ssh_host!r}: no host for SSH. Expected HOST or USER@HOST, where HOST is a name, an address, or a "
             "Host of ~/.ssh/config; a port or a jump host belongs there."
         )
-    user = match["user"]
-    data = {"ssh_user": json.dumps(user)} if user else {}
-    if user not in (None, "root"):
-        data["_sudo"] = "True"
-    return render_template("inventory/inventory.py", host=json.dumps(match["host"]), data=data)
+    return match["user"], match["host"]
 
 
 def _is_address(text: str) -> bool:
@@ -149,7 +166,8 @@ def create_vault_and_keys(directory: Path, settings: Settings, today: date) -> l
     return secrets.create_missing_keys(settings, directory, today)
 
 
-def _check_target(target: Path, identity: Path) -> None:
+def check_target(target: Path, identity: Path) -> None:
+    """UserError unless an inventory may be created there."""
     if not _NAME.fullmatch(target.name) or ".." in target.parts:
         raise UserError(f"{target}: not a name for an inventory. Use letters, digits, '-', '_' and '.'.")
     if target.exists() or target.is_symlink():
@@ -172,10 +190,10 @@ def _choose_first_account(admin: Sequence[str], domains: Sequence[str]) -> str:
     return next(in_domains, f"postmaster@{domains[0]}")
 
 
-def _quote_yaml(value: str | Sequence[str]) -> str:
+def quote_yaml(value: str | Sequence[str]) -> str:
     """On one line, in the flow style, with quotes only where YAML would read the text as something else."""
     if not isinstance(value, str):
-        return f"[{', '.join(_quote_yaml(item) for item in value)}]"
+        return f"[{', '.join(quote_yaml(item) for item in value)}]"
     style = None if value.isprintable() else '"'
     text = yaml.safe_dump([value], default_flow_style=True, default_style=style, width=float("inf"))
     return text.strip()[1:-1]

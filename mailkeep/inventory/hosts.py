@@ -13,6 +13,8 @@ from mailkeep.locations import HOME_VARIABLE, expand_home, inventories_home
 INVENTORIES = "inventories"
 SETTINGS_FILE = "mail.yml"
 HOSTS_FILE = "inventory.py"
+UNANSWERED = "TODO"
+"""In a draft, in place of what only the operator knows. `check` refuses it."""
 DEPLOY = "mailkeep.deploy.deploy_host"
 """The function that pyinfra runs for each host."""
 RUN_PYINFRA = (
@@ -88,6 +90,11 @@ def read_hosts(directory: Path) -> dict[str, dict[str, object]]:
     for host, data in hosts.items():
         if not isinstance(host, str):
             raise UserError(f"{file}: {host!r} is no name of a host. Write the name in quotes.")
+        if host == UNANSWERED:
+            raise UserError(
+                f"{file}: write in place of {UNANSWERED} how SSH reaches the new server. The old server itself would "
+                "lose its mail server to a deploy with --adopt."
+            )
         settings_path(host, data)
         if unusable := [key for key in _UNUSABLE_DATA if data.get(key)]:
             raise UserError(

@@ -63,6 +63,13 @@ def _common_passwords() -> frozenset[str]:
     return frozenset(FREQUENCY_LISTS["passwords"])
 
 
+def list_common_passwords() -> list[str]:
+    """The most common first."""
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+    return list(FREQUENCY_LISTS["passwords"])
+
+
 def _strip_decoration(password: str) -> str:
     """Without the digits and signs that people put around a common password to satisfy a rule."""
     return password.lower().strip("0123456789!@#$%^&*()-_=+.,:;?/ ")

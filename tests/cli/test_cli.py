@@ -40,7 +40,7 @@ def list_commands() -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]
 
 
 COMMANDS = dict(list_commands())
-OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("schema",), ("drill",))]
+OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("inspect",), ("schema",), ("drill",))]
 # An account is frozen in a hurry, so these commands work in spite of other errors.
 URGENT = [("account", "freeze"), ("account", "thaw")]
 ASKING_HOSTS = [("check",), ("plan",), ("deploy",), ("verify",), ("alert-test",), *URGENT]
@@ -137,7 +137,7 @@ def test_a_missing_inventory_is_named_with_those_that_exist(path: tuple[str, ...
     assert "There are: home." in result.err
 
 
-@pytest.mark.parametrize("path", [*OF_AN_INVENTORY, ("init",), ("drill",)], ids=" ".join)
+@pytest.mark.parametrize("path", [*OF_AN_INVENTORY, ("init",), ("inspect",), ("drill",)], ids=" ".join)
 def test_every_command_of_an_inventory_finds_it_the_same_way(path: tuple[str, ...]) -> None:
     [option] = [parameter for parameter in COMMANDS[path].params if "--in" in parameter.opts]
     assert option.envvar == "MAILKEEP_HOME"
