@@ -28,11 +28,15 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`kept_uids` counts messages that have the source's UID; `others` are messages here that are not the source's."""
+    """`kept_uids` counts messages that have the source's UID; `others` are messages here that are not the source's.
+
+    `changed` are messages whose flags the source has changed since their arrival, and nobody here: UID, key and flags.
+    """
 
     differences: list[Difference]
     kept_uids: int
     others: int
+    changed: list[tuple[int, str, list[str]]]
 
 
 TEXTS = {
@@ -74,7 +78,12 @@ def compare_messages(result: FolderResult, listed: Iterable[ListedMessage], uid_
         for difference in _compare_message(copied, present, result.refused.get(copied.key, ""))
     ]
     kept = sum(bool(present and copied.uid and copied.uid == present.uid) for copied, present in pairs)
-    return Comparison(differences, kept, len(by_uid) - len(taken - {0}))
+    changed = [
+        (present.uid, copied.key, copied.flags)
+        for copied, present in pairs
+        if present and copied.arrival and {*copied.arrival.flags} == {*present.flags} != {*copied.flags}
+    ]
+    return Comparison(differences, kept, len(by_uid) - len(taken - {0}), changed)
 
 
 def _compare_message(copied: CopiedMessage, present: ListedMessage | None, refusal: str) -> list[Difference]:

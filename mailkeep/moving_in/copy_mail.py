@@ -137,6 +137,9 @@ class MailImport:
             for result in results:
                 together.refused.update(result.refused)
             comparison = self._compare(target, together)
+            if comparison.changed:
+                self._session.ask("store", folder=target, flags=comparison.changed)
+                comparison = self._compare(target, together)
             self.report.differences += comparison.differences
             self._note_large_messages(together)
             for folder, result in zip(folders, results, strict=True):

@@ -131,13 +131,16 @@ class ImportSession:
         self._answer(messages=part)
         return {"uid_validity": state.uid_validity}
 
-    def _do_store(self, folder: str, flags: list[tuple[int, list[str]]]) -> dict[str, Any]:
-        """Sets the flags and keywords of messages, by UID."""
+    def _do_store(self, folder: str, flags: list[tuple[int, str, list[str]]]) -> dict[str, Any]:
+        """Sets the flags and keywords of messages, by UID, and notes them by the message's key."""
+        journal = self._open_journal(folder)
         self._session.select_folder(encode_name(folder).encode(), read_only=False)
-        for uid, words in flags:
+        for uid, _, words in flags:
             attributes = Message(b"", frozenset(words), frozenset(words)).flag_list
             self._session.run(f"UID STORE {int(uid)} FLAGS.SILENT {attributes}".encode())
         self._session.run(b"UNSELECT")
+        journal.note(journal.arrivals[key]._replace(flags=words) for _, key, words in flags if key in journal.arrivals)
+        journal.close()
         return {}
 
     def _do_connect(self, **server: Any) -> dict[str, Any]:

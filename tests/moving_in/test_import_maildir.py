@@ -120,6 +120,23 @@ def test_what_the_owner_has_deleted_here_is_told_and_does_not_come_back(bench: B
     assert len(bench.store.contents("INBOX")) == 2
 
 
+def test_flags_that_the_old_server_has_changed_since_come_over_unless_they_changed_here(bench: Bench) -> None:
+    write_maildir(bench.directory)
+    bench.run()
+    for name in ("1.a.host:2,RS", "2.b.host:2,Sab"):
+        file = bench.directory / "cur" / name
+        file.rename(file.with_name(f"{name.partition(':')[0]}:2,FS"))
+    bench.store.folders["INBOX"].messages[1].flags = "\\Seen \\Deleted"
+    report = bench.run()
+    assert [(item.kind, item.text) for item in report.differences] == [
+        ("flags", "\\Flagged \\Seen there, \\Deleted \\Seen here")
+    ]
+    assert bench.store.folders["INBOX"].messages[0].flags == "\\Seen \\Flagged"
+    (bench.directory / "cur" / "1.a.host:2,FS").rename(bench.directory / "cur" / "1.a.host:2,RS")
+    bench.run()
+    assert bench.store.folders["INBOX"].messages[0].flags == "\\Seen \\Answered"
+
+
 def test_every_difference_is_told(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.run()

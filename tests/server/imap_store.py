@@ -175,6 +175,10 @@ class _Session:
 
     def answer_uid(self, _name: str, command: bytes) -> bytes:
         if command.split()[1] == b"STORE":
+            flags = command.partition(b"(")[2].partition(b")")[0].decode()
+            for message in self.store.folders[self.selected].messages:
+                if message.uid == int(command.split()[2]):
+                    message.flags = flags
             return b"OK done"
         words = command.split()
         ranges = [part.split(b":") for part in words[2].split(b",")]

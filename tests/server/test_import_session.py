@@ -132,7 +132,7 @@ def test_a_full_mailbox_is_told(ask: Ask, new: ImapStore) -> None:
 
 def test_flags_can_be_set_by_uid(ask: Ask, new: ImapStore) -> None:
     new.add("INBOX", b"x\n")
-    ask(OPEN, {"do": "store", "folder": "INBOX", "flags": [[1, ["\\Seen", "work", "b)d"]]]})
+    ask(OPEN, {"do": "store", "folder": "INBOX", "flags": [[1, "key", ["\\Seen", "work", "b)d"]]]})
     assert "UID STORE 1 FLAGS.SILENT (\\Seen work)" in new.commands
 
 
