@@ -17,6 +17,7 @@ from mailkeep_server.mail_import.imap_session import (
     ListedFolder,
     Literal,
     SessionEndedError,
+    Value,
     join_uids,
     quote_text,
     read_bytes,
@@ -79,11 +80,12 @@ class ImapSource:
         try:
             folders = self._session.list_folders()
             subscribed = self._read_subscribed()
-            prefix = self._read_prefix()
+            prefix, others = self._read_namespaces()
             return [
                 self._describe_folder(folder, folder.name in subscribed, prefix)
                 for folder in folders
                 if not {attribute.lower() for attribute in folder.attributes} & _UNREADABLE
+                and not folder.name.startswith(others)
             ]
         except (ImapError, SessionEndedError) as error:
             raise SourceError(str(error), step="read") from None
@@ -138,15 +140,19 @@ class ImapSource:
         responses, _ = self._session.run(b'LSUB "" "*"')
         return {read_bytes(words[3]) for _, words, _ in responses if len(words) >= 4 and words[0] == b"LSUB"}
 
-    def _read_prefix(self) -> bytes:
-        """Of the account's own folders, such as `INBOX.` (RFC 2342)."""
+    def _read_namespaces(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """The prefix of the account's own folders, such as `INBOX.`; and those of other people's and shared folders,
+        which are not the account's mail (RFC 2342)."""
         if "NAMESPACE" not in self._session.capabilities:
-            return b""
+            return b"", ()
         responses, _ = self._session.run(b"NAMESPACE")
         for _, words, _ in responses:
-            if words[:1] == [b"NAMESPACE"] and isinstance(words[1], list) and isinstance(words[1][0], list):
-                return read_bytes(words[1][0][0])
-        return b""
+            if words[:1] == [b"NAMESPACE"]:
+                own_prefixes, *foreign = [_read_prefixes(word) for word in words[1:]]
+                return (own_prefixes or [b""])[0], tuple(
+                    prefix for prefixes in foreign for prefix in prefixes if prefix
+                )
+        return b"", ()
 
     def _describe_folder(self, folder: ListedFolder, is_subscribed: bool, prefix: bytes) -> dict[str, Any]:
         name = folder.name.decode(errors="backslashreplace")
@@ -180,6 +186,13 @@ class ImapSource:
                     int(read_bytes(item.get("RFC822.SIZE", b"0"))) for item in self._session.fetch("1:*", "RFC822.SIZE")
                 )
         return {"messages": messages, "size": size}
+
+
+def _read_prefixes(namespaces: Value) -> list[bytes]:
+    """Of a list of namespaces, or NIL."""
+    if not isinstance(namespaces, list):
+        return []
+    return [read_bytes(namespace[0]) for namespace in namespaces if isinstance(namespace, list) and namespace]
 
 
 def connect_tls(host: str, port: int, certificate: str = "") -> ssl.SSLSocket:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +42,7 @@ from mailkeep_server.mail_import.imap_source import ImapSource, SourceError
 from mailkeep_server.mail_import.journal import Arrival, Journal
 from mailkeep_server.mail_import.messages import Message
 
+LOCK_TIMEOUT = 10.0  # seconds
 MAX_IN_LINE = 1000  # messages in a line of an answer
 
 
@@ -89,11 +91,7 @@ class ImportSession:
         self._address, self._source_name = address, source
         directory = Path(self._directory, address)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self._ends.enter_context(open_lock(directory / "lock"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"Another import into {address} is running. Wait for its end.") from None
+        wait_for_lock(self._ends.enter_context(open_lock(directory / "lock")), address)
         self._session = self._open_session(address)
         self._ends.callback(self._session.close)
         folders = self._session.list_folders()
@@ -244,6 +242,20 @@ class BusyError(Exception):
     """Another import works on the account."""
 
 
+def wait_for_lock(lock: IO[str], address: str) -> None:
+    """An import that was killed still ends its last batch. Raises BusyError."""
+    end = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise BusyError(f"Another import into {address} is running. Wait for its end.") from None
+            time.sleep(LOCK_TIMEOUT / 50)
+        else:
+            return
+
+
 EXPECTED_ERRORS = (BusyError, CutError, ImapError, OSError, QuotaExceededError, SessionEndedError, SourceError)
 """Errors that the operator can do something about."""
 
@@ -258,6 +270,8 @@ def describe_error(error: Exception) -> dict[str, Any]:
         return {"error": "room", "text": str(error)}
     if isinstance(error, BusyError):
         return {"error": "busy", "text": str(error)}
+    if isinstance(error, EXPECTED_ERRORS):
+        return {"error": "server", "text": str(error)}
     return {"error": "server", "text": f"{type(error).__name__}: {error}"}
 
 

@@ -84,4 +84,5 @@ def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     store.max_bytes = 10**9
     monkeypatch.setattr(append, "update_folder", lambda _, folder, *options: store.update(folder, *options))
     monkeypatch.setattr(import_session.mailboxes, "ROOT", str(tmp_path))
+    monkeypatch.setattr(import_session, "LOCK_TIMEOUT", 0.1)
     return Bench(tmp_path / "old", tmp_path / "journals", store)

@@ -112,7 +112,7 @@ class _Session:
         return b"OK done"
 
     def answer_namespace(self, _name: str, _command: bytes) -> bytes:
-        self.send(f'* NAMESPACE (("{self.store.prefix}" "{self.store.separator}")) NIL NIL'.encode())
+        self.send(f'* NAMESPACE (("{self.store.prefix}" "{self.store.separator}")) (("Other/" "/")) NIL'.encode())
         return b"OK done"
 
     def answer_list(self, _name: str, _command: bytes) -> bytes:

@@ -29,6 +29,7 @@ def old() -> ImapStore:
     old.add("INBOX", b"Subject: a\n\n", "\\Seen \\Recent $Forwarded", "14-Jul-2017 04:40:01 +0200")
     old.add("INBOX", b"Subject: b\n\n")
     old.add("INBOX/Gr&APYA3w-e", b"Subject: c\n\n")
+    old.add("Other/ben", b"Subject: ben's\n\n")
     old.subscribed = {"INBOX/Gr&APYA3w-e"}
     old.prefix = "INBOX/"
     old.folders["INBOX"].uid_validity = 555
