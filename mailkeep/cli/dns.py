@@ -12,7 +12,9 @@ from mailkeep_server.common.wording import count_noun
 
 if TYPE_CHECKING:
     from mailkeep.dns.blocklists import BlocklistEntry
+    from mailkeep.dns.moving_order import Change
     from mailkeep.dns.records import Record
+    from mailkeep.inventory.secrets import Secrets
     from mailkeep.settings.models import Settings
 
 commands = typer.Typer()
@@ -41,21 +43,23 @@ def print_records(
     check: Annotated[
         bool, typer.Option("--check", help="Check the published records. Exit code 1: something is wrong.")
     ] = False,
+    moving: Annotated[
+        bool,
+        typer.Option("--moving", help="Compare with an old server's records, and say which to change in which order."),
+    ] = False,
     resolver: Resolver = "",
     home: Home = None,
 ) -> None:
     """Print the DNS records to publish, the most important first, each with its reason; or check the published ones."""
-    from mailkeep.dns import formats, records, report
+    from mailkeep.dns import formats, records
     from mailkeep.inventory import secrets
 
-    actions = {"--check": check, "--zone": zone, "--form": form, "--octodns": octodns, "--json": as_json}
-    chosen = [option for option, value in actions.items() if value]
-    if len(chosen) > 1 and chosen != ["--check", "--json"]:
-        raise typer.BadParameter(f"{' and '.join(chosen)} do not go together: use one. --check may have --json.")
+    actions = {"--check": check, "--moving": moving, "--zone": zone, "--form": form, "--octodns": octodns}
+    _refuse_several({**actions, "--json": as_json})
     directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
-    if check:
-        raise typer.Exit(report.run_check(settings, keys, resolver, as_json=as_json))
+    if check or moving:
+        raise typer.Exit(_compare_with_published(settings, keys, resolver, moving=moving, as_json=as_json))
     own_records = records.own_zone_records(settings, keys)
     if zone:
         print(formats.format_zone_file(own_records), end="")
@@ -68,6 +72,49 @@ def print_records(
         print(json.dumps([record.asdict() for record in all_records], indent=2))
     else:
         _print_with_reasons(own_records, records.third_party_records(settings, keys), settings)
+
+
+def _refuse_several(actions: dict[str, object]) -> None:
+    chosen = [option for option, value in actions.items() if value]
+    if len(chosen) > 1 and chosen not in (["--check", "--json"], ["--moving", "--json"]):
+        raise typer.BadParameter(
+            f"{' and '.join(chosen)} do not go together: use one. --check and --moving may have --json."
+        )
+
+
+def _compare_with_published(
+    settings: "Settings", keys: "Secrets", resolver: str, *, moving: bool, as_json: bool
+) -> int:
+    """Returns the exit code."""
+    from mailkeep.dns import client, moving_order, observe, records, report
+
+    if not moving:
+        return report.run_check(settings, keys, resolver, as_json=as_json)
+    questions = [client.Question(record.name, record.type) for record in records.all_records(settings, keys)]
+    answers = observe.query_names([*dict.fromkeys(questions)], client.make_resolver(resolver))
+    changes = moving_order.order_changes(settings, keys, answers)
+    if as_json:
+        print(json.dumps([change.asdict() for change in changes], indent=2))
+    else:
+        _print_changes(changes)
+    return 0
+
+
+def _print_changes(changes: "list[Change]") -> None:
+    from mailkeep.dns.moving_order import STAGES
+
+    for stage, heading in STAGES.items():
+        steps = [change for change in changes if change.stage == stage]
+        if steps:
+            out.print(f"\n[bold]{heading}[/]")
+        for change in steps:
+            out.print(f"  {change.name}  {change.type}: {change.action}", markup=False)
+            for label, text in (("now", change.published), ("set", change.value)):
+                if text and stage != "unchanged":
+                    out.print(f"    {label}: {text}", markup=False)
+    out.print(
+        "\nRecords of other DKIM selectors stay until a week after the switch: mail that they signed is under way."
+    )
 
 
 def _write_octodns(own_records: "list[Record]", target: Path) -> None:
