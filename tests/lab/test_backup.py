@@ -20,10 +20,8 @@ from mailkeep.verify.verification import verify_inventory
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 KEEPER, PATH = "keeper", "/home/keeper/mail"
+SERVERS_COMMAND = "python3 -IB /usr/lib/mailkeep backup"
 LOCAL = "/srv/backup"
-TROUBLES = (
-    "python3 -c \"import json; print(*json.load(open('/run/mailkeep-watch/looked.json'))['backup']['troubles'])\""
-)
 
 
 @dataclass(frozen=True)
