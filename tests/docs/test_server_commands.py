@@ -583,6 +583,40 @@ def test_a_running_server_is_maintained(document: str, world: World, readme_inve
     follow_document(document, world)
 
 
+def test_backups_are_set_up_made_restored_and_pruned(world: World, readme_inventory: Workstation) -> None:
+    """The other machine is the outside world's. Its root is also the operator, whose borg reaches it."""
+    internet, workstation = world.internet, world.workstation
+    workstation.copy_inventory(readme_inventory)
+    world.publish_records()
+    world.run_command("mailkeep deploy home --no-verify --allow-older")
+    world.receive_mail("invoice 7")
+    key = " ".join(internet.run("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[:2])
+    workstation.substitutes |= {"backup.example.net": str(internet.ip), DOCUMENTED_HOST_KEY: key}
+    write_ssh_config(workstation, **{"mail.example.org": world.server, str(internet.ip): internet})
+    write_backup_programs(world)
+    internet.run("userdel --remove mailkeep", check=False)
+    follow_document("backup.md", world)
+    assert world.list_subjects(folder="Restored.INBOX") == world.list_subjects()
+
+
+DOCUMENTED_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEB1Z29vZGV4YW1wbGVrZXlmb3Jkb2N1bWVudGF0"
+
+
+def write_backup_programs(world: World) -> None:
+    """The reader's borg: it runs on the outside world's machine, with a key that has all rights at the repository."""
+    internet, programs = world.internet, Path(world.workstation.environment["PATH"].partition(":")[0])
+    internet.run("rm -f ~/.ssh/id_ed25519; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
+    internet.run(f"ssh-keyscan -t ed25519 {internet.ip} 127.0.0.1 > ~/.ssh/known_hosts 2>/dev/null")
+    script = f"""#!/bin/sh
+ssh() {{ command ssh -F '{internet.ssh_config.resolve()}' {internet.name} "$@"; }}
+ssh 'grep -qf ~/.ssh/id_ed25519.pub ~mailkeep/.ssh/authorized_keys ||
+  cat ~/.ssh/id_ed25519.pub >> ~mailkeep/.ssh/authorized_keys'
+printf '%s' "$BORG_PASSPHRASE" | ssh "BORG_PASSPHRASE_FD=0 borg $*"
+"""
+    (programs / "borg").write_text(script)
+    (programs / "borg").chmod(0o755)
+
+
 def test_a_server_moves_to_another_machine(lab: Lab, world: World, readme_inventory: Workstation) -> None:
     world.workstation.copy_inventory(readme_inventory)
     world.publish_records()
@@ -602,7 +636,7 @@ def test_a_server_moves_to_another_machine(lab: Lab, world: World, readme_invent
 @pytest.mark.slow
 def test_every_document_with_server_commands_is_followed() -> None:
     maintenance = {"dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"}
-    followed = {"README.md", "first-server.md", "rebuild.md"} | maintenance
+    followed = {"README.md", "first-server.md", "rebuild.md", "backup.md"} | maintenance
     with_steps = {name for name in DOCUMENTS if any(_is_for_an_operator(step) for step in read_steps(name))}
     assert with_steps == followed
 
