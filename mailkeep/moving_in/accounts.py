@@ -24,7 +24,7 @@ nobody odroid oracle osmc pi postgres prometheus redis rock root sonarr steam su
 test1 test2 testuser tomcat ts3 ubnt ubuntu user vagrant valheim vmail volumio web webmaster www www-data zabbix
 """
 SERVICE_NAMES = frozenset(_SERVICES.split())
-_PAM_LIKE = re.compile(r"\b(?:driver = (?:pam|shadow|passwd|bsdauth)|passdb (?:pam|shadow|passwd|bsdauth)\b)")
+_PAM_LIKE = re.compile(r"\b(?:driver = |passdb )(?:pam|shadow|passwd|bsdauth)(?![\w-])")
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,8 @@ def _read_table(table: str, rows: Rows, source: str) -> Iterator[Alias]:
             name = row.get("source") or row.get("address") or ""
             targets = split_list(row.get("destination") or row.get("goto") or "")
         elif table == "forwardings":
-            name, targets = row.get("address", ""), split_list(row.get("forwarding", ""))
+            name = row.get("address") or row.get("source") or ""
+            targets = split_list(row.get("forwarding") or row.get("destination") or "")
         elif table == "alias_domain":
             name, targets = f"@{row.get('alias_domain', '')}", [f"@{row.get('target_domain', '')}"]
         else:

@@ -132,6 +132,8 @@ read_databases() {
         for path in "$T"/commands/tables/*/*/*; do
             [ -f "$path" ] && emit table "${path#"$T/commands/tables/"}" <"$path"
         done
+        emit_output redis-DKIM_SELECTORS :
+        emit_output redis-DKIM_PRIV_KEYS :
         return 0
     fi
     for client in mariadb mysql; do

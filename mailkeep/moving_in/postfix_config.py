@@ -72,9 +72,9 @@ def read_map_rows(observed: Observed, value: str) -> Iterator[MapRow]:
     """The lines of all text maps that a parameter's value names."""
     for file in _TEXT_MAP.findall(value.replace(",", " ")):
         for line in join_lines(observed.read_text(file)):
-            key, _, rest = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
-            if rest.strip():
-                yield MapRow(file, key.strip(), rest.strip())
+            words = line.split(None, 1)
+            if len(words) == 2:
+                yield MapRow(file, words[0], words[1].strip())
 
 
 def list_unreadable_maps(observed: Observed, parameters: Mapping[str, str]) -> list[str]:
