@@ -22,7 +22,7 @@ PLACES: dict[str, Literal["clone", "machine", "server"]] = {
 _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _HOST = re.compile(
     r"\b(?:ssh"
-    r"|mailkeep (?:plan|deploy|verify|alert-test|account (?:freeze|thaw)|blocklists|dns home --check"
+    r"|mailkeep (?:plan|deploy|verify|alert-test|account (?:freeze|thaw)|blocklists|dns home --(?:check|moving)|inspect"
     r"|import|backup|restore|rebuild))\b"
 )
 
