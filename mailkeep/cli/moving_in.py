@@ -37,6 +37,9 @@ def inspect_server(
         list[str] | None,
         typer.Option(metavar="ADDRESS", help="A public IP address of the new server; repeatable. Default: a TODO."),
     ] = None,
+    ssh_config: Annotated[
+        str, typer.Option(metavar="FILE", help="Another configuration of ssh than yours (`ssh -F`).")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts, and write nothing.")] = False,
     home: Home = None,
 ) -> None:
@@ -52,7 +55,7 @@ def inspect_server(
     if not as_json:
         create.check_target(target, vault.identity_path(target))
         out.print(f"Reading {host}, which takes a minute or so for each million messages.", markup=False)
-    inspected = inspection.inspect_observed(remote_reader.read_server(host))
+    inspected = inspection.inspect_observed(remote_reader.read_server(host, ssh_config))
     if as_json:
         print(json.dumps(report.describe_as_data(inspected, host), indent=2))
         return

@@ -14,6 +14,7 @@ from mailkeep.settings.numbers import UNITS
 from mailkeep.settings.password_hashes import find_hash_kind, parse_password_hash
 
 NO_MAIL = "no mail, and no login that the logs know"
+FIRST_HOME = 500  # the first uid of people on old systems
 FIRST_USER, LAST_USER = 1000, 59999
 """Linux user ids of people (login.defs(5), UID_MIN and UID_MAX), where login.defs does not say."""
 # Accounts of programs, of distributions' images and of beginners' guides, which guessers of passwords try first.
@@ -207,7 +208,9 @@ def _has_mailbox(candidate: Candidate, mailbox: Mailbox) -> bool:
     path = mailbox.path
     if candidate.uid is not None:
         spools = (f"/var/mail/{candidate.login}", f"/var/spool/mail/{candidate.login}")
-        return path in spools or (len(candidate.home) > 1 and path.startswith(f"{candidate.home}/"))
+        # The home of some system accounts holds everybody's mail.
+        is_below_home = candidate.home.startswith("/") and path.startswith(f"{candidate.home.rstrip('/')}/")
+        return path in spools or (is_below_home and candidate.uid >= FIRST_HOME)
     if candidate.home and f"/{candidate.home.strip('/')}/" in f"{path}/":
         return True
     local_part, _, domain = candidate.address.partition("@")

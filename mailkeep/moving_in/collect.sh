@@ -264,7 +264,10 @@ read_mail_logins() {
         [ -n "$T" ] || timeout 120 journalctl -q --no-pager -o short-iso --since '-90 days' --facility=mail
     } 2>/dev/null | awk '
         /authentication failed/ { next }
-        match($0, /Login: user=<[^>]+>/) { user = substr($0, RSTART + 13, RLENGTH - 14); count[user]++; last[user] = substr($0, 1, 25); next }
+        match($0, /(Login|Logged in): user=<[^>]+>/) { # of Dovecot 2.3, and of 2.4
+            user = substr($0, RSTART, RLENGTH); sub(/^[^<]*</, "", user); sub(/>$/, "", user)
+            count[user]++; last[user] = substr($0, 1, 25); next
+        }
         match($0, /sasl_username=[^, ]+/) { user = substr($0, RSTART + 14, RLENGTH - 14); count[user]++; last[user] = substr($0, 1, 25) }
         END { for (user in count) printf "%s\t%d\t%s\n", user, count[user], last[user] }' | emit command mail-logins
 }

@@ -11,10 +11,14 @@ PROGRAM = Path(__file__).with_name("collect.sh")
 READ_TIMEOUT = 3600.0  # seconds: it counts every message, at the lowest priority
 
 
-def read_server(ssh_host: str) -> Observed:
-    """`ssh_host` is `[USER@]HOST`. UserError if it cannot be reached, or does not answer as it should."""
+def read_server(ssh_host: str, ssh_config: str = "") -> Observed:
+    """`ssh_host` is `[USER@]HOST`, `ssh_config` a file for `ssh -F`.
+
+    UserError if it cannot be reached, or does not answer as it should.
+    """
     user, host = parse_ssh_host(ssh_host)
-    remote = RemoteHost(host, {"ssh_user": user} if user else {})
+    data = {"ssh_user": user, "ssh_config_file": ssh_config}
+    remote = RemoteHost(host, {key: value for key, value in data.items() if value})
     try:
         # The program comes by standard input: nothing is written there, and no process list shows it.
         done = remote.connect().run("sh -s", stdin=PROGRAM.read_bytes(), timeout=READ_TIMEOUT)

@@ -99,6 +99,7 @@ def linux_server() -> dict[str, str | bytes]:
     """A server as a guide's reader makes it: Linux accounts, configured by hand."""
     passwd = {
         "root": (0, "/root", ""),
+        "mail": (8, "/var/mail", ""),
         "www-data": (33, "/var/www", ""),
         "anna": (1000, "/home/anna", "Anna Example,,,"),
         "bert": (1001, "/home/bert", "Bert"),
@@ -113,6 +114,7 @@ def linux_server() -> dict[str, str | bytes]:
     }
     shadow = {
         "root": "*",
+        "mail": "*",
         "www-data": "*",
         "anna": make_hash(GOOD_PASSWORD, "$6$rounds=1000$saltsalt"),
         "bert": make_hash(GOOD_PASSWORD, "$y$j75$saltsalt"),
@@ -157,7 +159,7 @@ def linux_server() -> dict[str, str | bytes]:
         "/var/mail/root": mbox("cron"),
         "/var/log/mail.log": (
             "Jan  5 10:00:00 mail dovecot: imap-login: Login: user=<anna>, method=PLAIN\n"
-            "Jan  6 10:00:00 mail dovecot: imap-login: Login: user=<anna>, method=PLAIN\n"
+            "Jan  6 10:00:00 mail dovecot: imap-login: Logged in: user=<anna>, method=PLAIN\n"
             "Jan  6 10:00:00 mail postfix/submission/smtpd[1]: AB: client=x[192.0.2.1], sasl_method=PLAIN, "
             "sasl_username=bert\n"
             "Jan  6 10:00:01 mail postfix/submission/smtpd[1]: warning: x[192.0.2.1]: SASL PLAIN authentication failed:"
