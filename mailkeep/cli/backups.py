@@ -69,10 +69,14 @@ def back_up(
 
 
 def _prune(directory: Path, settings: "Settings") -> None:
+    from mailkeep.operate import backups
     from mailkeep.operate.backup_pruning import prune_archives
 
     for report in prune_archives(settings, directory, _show_progress):
         out.print(f"{report.target}: {len(report.deleted)} deleted, {len(report.kept)} kept", markup=False)
+    if settings.backup and any(target.host is None for target in settings.backup_targets):
+        for target, deleted, kept in backups.prune_local_archives(directory, settings.backup.keep):
+            out.print(f"{target}: {deleted} deleted, {kept} kept", markup=False)
 
 
 TargetName = Annotated[

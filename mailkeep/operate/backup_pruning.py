@@ -37,13 +37,12 @@ def prune_archives(settings: Settings, inventory: Path, show_progress: Callable[
     """At each target that is on another machine. Raises UserError, and then leaves that target as it is."""
     if settings.backup is None:
         raise UserError("mail.yml has no `backup`.")
-    if not shutil.which("borg"):
+    others = [target for target in settings.backup_targets if target.host]
+    if others and not shutil.which("borg"):
         raise UserError("This needs borg on this machine: install the package borgbackup, then run it again.")
     passphrase = read_backup_keys(open_vault(inventory)).passphrase
     seen, reports = _read_record(inventory / RECORD), []
-    for target in settings.backup_targets:
-        if target.host is None:
-            continue
+    for target in others:
         show_progress(target.name)
         borg = OperatorsBorg(target, passphrase)
         before = borg.list_archives(settings.host.name)

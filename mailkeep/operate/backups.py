@@ -16,6 +16,7 @@ from mailkeep.parts import backup
 from mailkeep.parts.server_package import PYTHON
 from mailkeep.settings.load import load_settings
 from mailkeep.settings.models import Settings
+from mailkeep.settings.sections import Keep
 from mailkeep_server.common import paths
 
 ShowProgress = Callable[[str], None]
@@ -97,6 +98,17 @@ def run_unit(inventory: Path, unit: str, show_progress: ShowProgress) -> Iterato
 
     for reports in for_each_host(inventory, run):
         yield from reports
+
+
+def prune_local_archives(inventory: Path, keep: Keep) -> Iterator[tuple[str, int, int]]:
+    """On disks of the servers themselves. Of each target, its name and the numbers deleted and kept."""
+
+    def prune(remote: RemoteHost) -> list[tuple[str, int, int]]:
+        results = _run_backup(remote, "prune", *(f"--{unit}={count}" for unit, count in keep.model_dump().items()))
+        return [(name, result["deleted"], result["kept"]) for name, result in results.items()]
+
+    for results in for_each_host(inventory, prune):
+        yield from results
 
 
 def follow_unit(remote: RemoteHost, unit: str, show_progress: ShowProgress) -> None:

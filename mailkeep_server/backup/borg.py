@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,8 +82,10 @@ class Repository:
         self.target = target
 
     def create(self) -> None:
-        """Makes an empty repository, encrypted, whose key lies in it and is opened by the passphrase."""
-        self._run("init", "--encryption=repokey-blake2", "--append-only", "--make-parent-dirs", self.target.repository)
+        """Makes an empty repository, encrypted, whose key lies in it and is opened by the passphrase. On another
+        machine it is append-only."""
+        options = ("--append-only",) if self.target.is_remote else ("--make-parent-dirs",)
+        self._run("init", "--encryption=repokey-blake2", *options, self.target.repository)
 
     def export_key(self) -> str:
         """The key, as text to print: with it and the passphrase a repository whose key is lost can be read."""
@@ -127,6 +129,12 @@ class Repository:
         """Restores these paths, which are without their first slash, below a directory."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._run("extract", f"{self.target.repository}::{archive}", *paths, directory=directory)
+
+    def prune(self, host: str, keep: Mapping[str, int]) -> None:
+        """Deletes archives but the newest of so many days, weeks and months, and frees their space."""
+        bounds = [f"--keep-{unit}={count}" for unit, count in keep.items()]
+        self._run("prune", f"--glob-archives={host}-*", *bounds, self.target.repository)
+        self._run("compact", self.target.repository)
 
     def check(self) -> None:
         """Reads the whole repository where it lies, and the lists of all archives here."""

@@ -19,6 +19,7 @@ from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.wording import describe_error
 
 WAIT_SECONDS = 20.0
+KEEP_UNITS = ("daily", "weekly", "monthly")
 
 
 def main(arguments: list[str]) -> int:
@@ -38,6 +39,9 @@ def main(arguments: list[str]) -> int:
     rebuild_options.add_argument("--archive", default="")
     result = commands.add_parser("result", help="print what the last restore or rebuild has come to")
     result.add_argument("of", choices=("restore", "rebuild"))
+    prune = commands.add_parser("prune", help="delete old archives on disks of this machine")
+    for unit in KEEP_UNITS:
+        prune.add_argument(f"--{unit}", type=int, required=True)
     wait = commands.add_parser("wait", help="wait until a unit of the backup ends, or has news")
     wait.add_argument("unit")
     wait.add_argument("--last", default="", help="the progress that is known already")
@@ -103,6 +107,21 @@ def _list_archives(config: BackupConfig, options: argparse.Namespace) -> int:
     return 1 if any(result["fault"] for result in results.values()) else 0
 
 
+def _prune_archives(config: BackupConfig, options: argparse.Namespace) -> int:
+    """Prints, as JSON, the numbers of archives deleted and kept at each target that is on this machine."""
+    results = {}
+    with run.hold_lock():
+        for target in config.targets:
+            if not target.is_remote:
+                repository = Repository(target)
+                before = len(repository.list_archives())
+                repository.prune(config.host, {unit: getattr(options, unit) for unit in KEEP_UNITS})
+                kept = len(repository.list_archives())
+                results[target.name] = {"deleted": before - kept, "kept": kept}
+    print(json.dumps(results))
+    return 0
+
+
 def _restore_mail(config: BackupConfig, options: argparse.Namespace) -> int:
     def restore_selected() -> object:
         selection = Selection(
@@ -166,6 +185,7 @@ COMMANDS: dict[str, Callable[[BackupConfig, argparse.Namespace], int]] = {
     "run": _make_backup,
     "list": _list_archives,
     "prove": _prove_backups,
+    "prune": _prune_archives,
     "wait": _wait_for_unit,
     "restore": _restore_mail,
     "rebuild": _rebuild_mail,
