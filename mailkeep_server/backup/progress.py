@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mailkeep_server.backup import config
-from mailkeep_server.common import unit_states
+from mailkeep_server.common.commands import run
 from mailkeep_server.common.files import atomic_write
 
 FILE = config.STATE / "progress"
@@ -35,7 +35,7 @@ def wait_for_progress(unit: str, last: str, seconds: float, file: Path = FILE) -
     after so many seconds."""
     end = time.monotonic() + seconds
     while True:
-        is_running = unit_states.read_active_states([unit]).get(unit) in RUNNING
+        is_running = run("systemctl", "is-active", unit, check=False, timeout=60).strip() in RUNNING
         text = ""
         with suppress(OSError):
             text = file.read_text()

@@ -98,6 +98,11 @@ def backed_up(lab: Lab, internet: Internet, built_site: Site, built_image: str) 
         for account in (ANNA, BEN):
             for number in range(3):
                 backed_up.receive(account, f"message {number} to {account}")
+        # Dovecot stores a message to several people once, and links it.
+        mail = compose_message(STRANGER, ANNA, "to both").encode()
+        assert internet.send(STRANGER, (ANNA, BEN), server.ip, mail).code == 250
+        for account in (ANNA, BEN):
+            poll(lambda account=account: "to both" in backed_up.list_subjects(account), 30, "not arrived")
         backed_up.back_up()
         yield backed_up
     finally:
