@@ -208,8 +208,9 @@ def _has_mailbox(candidate: Candidate, mailbox: Mailbox) -> bool:
     path = mailbox.path
     if candidate.uid is not None:
         spools = (f"/var/mail/{candidate.login}", f"/var/spool/mail/{candidate.login}")
-        # The home of some system accounts holds everybody's mail.
-        is_below_home = candidate.home.startswith("/") and path.startswith(f"{candidate.home.rstrip('/')}/")
+        # Some system accounts have a home that holds everybody's mail, such as / and /var/mail.
+        home = candidate.home.rstrip("/")
+        is_below_home = home != "" and path.startswith(f"{home}/")
         return path in spools or (is_below_home and candidate.uid >= FIRST_HOME)
     if candidate.home and f"/{candidate.home.strip('/')}/" in f"{path}/":
         return True

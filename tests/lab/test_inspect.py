@@ -62,9 +62,10 @@ web = socket.socket(); web.bind(("", 80)); web.listen(); time.sleep(9999)'
 LOG_IN = f"""exec 3<>/dev/tcp/127.0.0.1/143; read -r _ <&3
 printf 'a LOGIN anna {PASSWORD}\\r\\n' >&3; read -r answer <&3
 echo "$answer"; printf 'b LOGOUT\\r\\n' >&3; cat <&3 >/dev/null"""
+# doveconf has a temporary file in /tmp for a moment, which changes the directory's time.
 FINGERPRINT = (
-    "find /etc /home /root /var/mail /var/spool/cron /var/lib/dovecot /usr/local /opt /srv /tmp -xdev "
-    "-printf '%p %y %m %s %T@ %C@\\n' | grep -v ' /root/.ssh' | sort | sha256sum"
+    "find /etc /home /root /var/mail /var/spool/cron /var/lib/dovecot /usr/local /opt /srv /tmp/ -xdev ! -path /tmp/ "
+    "-printf '%p %y %m %s %T@ %C@\\n' | sort"
 )
 
 
