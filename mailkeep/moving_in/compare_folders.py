@@ -44,7 +44,6 @@ TEXTS = {
     "gone": "had arrived, and its owner has moved or deleted it here since",
     "unread": "could not be read from the source",
     "bytes": "has other bytes here",
-    "nul": "has {count} NUL bytes, which Dovecot has changed",
 }
 
 
@@ -99,8 +98,7 @@ def _compare_message(copied: CopiedMessage, present: ListedMessage | None, refus
         return [differ(kind, TEXTS[kind])]
     differences = []
     if copied.digest != present.digest:
-        nul_bytes = copied.arrival.nul_bytes if copied.arrival else 0
-        differences.append(differ("bytes", TEXTS["nul"].format(count=nul_bytes) if nul_bytes else TEXTS["bytes"]))
+        differences.append(differ("bytes", TEXTS["bytes"]))
     if {*copied.flags} != {*present.flags}:
         differences.append(differ("flags", f"{_join(copied.flags)} there, {_join(present.flags)} here"))
     if copied.date != present.date:

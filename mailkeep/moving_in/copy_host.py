@@ -34,6 +34,12 @@ for file do
 done' sh {} + 2>/dev/null; exit 0"""
 
 
+_COUNT_MESSAGES = r"""cd "$1" 2>/dev/null; LC_ALL=C; export LC_ALL
+tr '\n' '\t' | tr '\0' '\n' | while IFS= read -r file; do
+  count=$(grep -acE '^From .*[0-9]:[0-9][0-9].* [0-9]{4}' -- "${file:-$1}" 2>/dev/null); echo "${count:-0}"
+done; exit 0"""
+
+
 class Entry(NamedTuple):
     """A file (`f`) or directory (`d`) on the old server; the path begins with `./`."""
 
@@ -97,6 +103,12 @@ class OldHost:
         """The files below the path that begin as an mbox does."""
         return set(self._run(_FIND_MBOXES).split(b"\0")) - {b""}
 
+    def count_messages(self, paths: list[bytes]) -> list[int]:
+        """About how many messages each mbox has: lines of text can look like the beginning of one. An empty path is
+        the operator's own."""
+        output = self._run(_COUNT_MESSAGES, b"".join(path + b"\0" for path in paths)).split()
+        return [int(number) for number in output] if len(output) == len(paths) else [-1] * len(paths)
+
     def read_files(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Content]]:
         """The contents of these files, in their order, as they are read. Files that cannot be read are left out.
         A large one is a temporary file, which is removed when the next is read. Raises CopyError."""
@@ -155,14 +167,15 @@ class OldHost:
             SOURCE_FAILED,
         )
 
-    def _run(self, script: str) -> bytes:
+    def _run(self, script: str, stdin: bytes = b"") -> bytes:
         try:
-            return self._connection.run(self._build_command(script)).stdout
+            return self._connection.run(self._build_command(script), stdin).stdout
         except SshError as error:
             raise self._connect_error(error) from None
 
     def _connect_error(self, error: SshError) -> CopyError:
         remedy = explain_ssh_failure(str(error), self.address.host, self._data)
+        remedy = remedy.replace("inventory.py", "--from")
         return CopyError(f"{self.address.host}: ssh: {error}. {remedy}", SOURCE_FAILED)
 
     def _build_command(self, script: str) -> str:

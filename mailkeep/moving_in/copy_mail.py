@@ -142,6 +142,7 @@ class MailImport:
                 comparison = self._compare(target, together)
             self.report.differences += comparison.differences
             self._note_large_messages(together)
+            self._note_nul_bytes(together)
             for folder, result in zip(folders, results, strict=True):
                 self.report.folders.append(self._report_folder(folder, target, result, comparison, len(folders) == 1))
         self.report.notes += source.notes
@@ -189,6 +190,13 @@ class MailImport:
             self.report.notes.append(
                 f"{large[0].folder}: {len(large)} messages are larger than `message_size` "
                 f"({describe_size(self._message_size)}). They are here all the same; new ones of that size are refused."
+            )
+
+    def _note_nul_bytes(self, result: FolderResult) -> None:
+        if odd := [message for message in result.messages if message.arrival and message.arrival.nul_bytes]:
+            self.report.notes.append(
+                f"{odd[0].folder}: {len(odd)} messages have NUL bytes, which no message may have; the first is "
+                f"{odd[0].message_id or odd[0].name}. Dovecot keeps them, and shows mail programs 0x80 instead."
             )
 
 

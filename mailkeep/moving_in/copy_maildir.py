@@ -126,12 +126,10 @@ class MaildirSource:
         return result
 
     def _read_entries(self, entries: list[Entry]) -> None:
-        directories = {entry.path for entry in entries if entry.kind == "d"}
-        by_directory = {
-            path.removesuffix(b"/cur"): MaildirFolder(path.removesuffix(b"/cur"))
-            for path in directories
-            if path.endswith(b"/cur")
-        }
+        directories = {
+            entry.path.removesuffix(b"/cur") for entry in entries if entry.kind == "d" and entry.path.endswith(b"/cur")
+        } | {entry.path.rpartition(b"/new/")[0] for entry in entries if entry.kind == "f" and _is_in_new(entry.path)}
+        by_directory = {directory: MaildirFolder(directory) for directory in directories}
         foreign = 0
         for entry in entries:
             folder, slash, name = entry.path.rpartition(b"/")
@@ -315,6 +313,12 @@ def read_subscriptions(data: bytes) -> set[tuple[str, ...]]:
         path = tuple(read_name(level)[0] for level in levels)
         folders |= {path, path[1:] if path[0] == "INBOX" and len(path) > 1 else path}
     return folders
+
+
+def _is_in_new(path: bytes) -> bool:
+    """A folder can lack `cur` while its messages are in `new`."""
+    directory, _, _ = path.rpartition(b"/")
+    return directory.endswith(b"/new")
 
 
 def _estimate_size(name: bytes, size: int) -> int:

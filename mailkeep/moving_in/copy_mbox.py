@@ -36,8 +36,11 @@ class MboxSource:
             self._files["INBOX"] = (b"", host.file_size)
         else:
             self._find_files(entries)
+        files = sorted(self._files.items())
+        counts = host.count_messages([path for _, (path, _) in files])
         self.folders = [
-            SourceFolder(name, _split_name(name), -1, size) for name, (_, size) in sorted(self._files.items())
+            SourceFolder(name, _split_name(name), count, size)
+            for (name, (_, size)), count in zip(files, counts, strict=True)
         ]
 
     def copy_folder(
@@ -78,7 +81,7 @@ class MboxSource:
                         known.get(key),
                     )
                 )
-                progress(folder.name, len(result.messages), -1, result.size)
+                progress(folder.name, len(result.messages), folder.messages, result.size)
                 first = next(messages, None)
             if counted.size < size:
                 raise self._host.cut_error()

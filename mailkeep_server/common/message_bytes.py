@@ -18,7 +18,8 @@ _MESSAGE_ID = re.compile(rb"^Message-ID[ \t]*:[ \t]*((?:\n[ \t]+|[^\n])*)", re.I
 class MessageDigest:
     """SHA-256 of a message with LF as its line ends, and facts that are counted on the way.
 
-    A Maildir has LF and IMAP has CRLF for the same line end, so neither is a difference. A CR elsewhere is kept.
+    A Maildir has LF and IMAP has CRLF for the same line end, so neither is a difference. A CR elsewhere is kept. NUL
+    counts as 0x80: IMAP has no NUL (RFC 3501, 4.3), and Dovecot, which keeps it, shows 0x80 to clients.
     """
 
     def __init__(self) -> None:
@@ -53,10 +54,12 @@ class MessageDigest:
         return b" ".join(match.group(1).split()).decode(errors="backslashreplace") if match else ""
 
     def _take(self, data: bytes) -> None:
-        self._sha256.update(data)
         self._size += len(data)
         self.lines += data.count(b"\n")
-        self.nul_bytes += data.count(b"\0")
+        if nul_bytes := data.count(b"\0"):
+            self.nul_bytes += nul_bytes
+            data = data.replace(b"\0", b"\x80")
+        self._sha256.update(data)
         if len(self._header) < MAX_HEADER:
             self._header += data[: MAX_HEADER - len(self._header)]
 

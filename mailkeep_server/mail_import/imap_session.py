@@ -18,7 +18,7 @@ from mailkeep_server.common.message_bytes import CHUNK, LARGE_FILES, MAX_IN_MEMO
 
 MAX_LINE = 2**22  # bytes of a response without its literals
 END_TIMEOUT = 10.0  # seconds for Dovecot's process to end
-_LITERAL = re.compile(rb"\{(\d+)\+?\}\r?\n\Z")
+_LITERAL = re.compile(rb"~?\{(\d+)\+?\}\r?\n\Z")
 _TOKEN = re.compile(rb' *(?:(\()|(\))|"((?:[^"\\]|\\.)*)"|([^ ()"\[]*(?:\[[^\]]*\])?[^ ()"]*))')
 _STATUSES = (b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH")
 

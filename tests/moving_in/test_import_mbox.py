@@ -140,6 +140,8 @@ def test_a_directory_of_mboxes_with_other_files(bench: Bench) -> None:
     (bench.directory / "work" / ".imap" / "dovecot.index").write_bytes(b"From ")
     (bench.directory / "photo.jpg").write_bytes(b"\xff\xd8")
     (bench.directory / "empty").write_bytes(b"")
+    planned = bench.run(dry_run=True).planned
+    assert [(row["folder"], row["messages"]) for row in planned] == [("Sent Items", 1), ("work/Résumé", 1)]
     report = bench.run()
     assert report.differences == []
     assert {row.folder: row.target for row in report.folders} == {"Sent Items": "Sent", "work/Résumé": "work.Résumé"}

@@ -169,3 +169,9 @@ def test_an_answer_that_is_no_imap_ends_the_session(store: ImapStore, monkeypatc
     monkeypatch.setattr(store, "separator", '"\r\n* LIST ) (\r\n')
     with pytest.raises(SessionEndedError):
         session.list_folders()
+
+
+def test_nul_counts_as_the_byte_that_imap_shows_for_it(store: ImapStore) -> None:
+    store.add("INBOX", b"Subject: x\n\na\x80b\n")
+    counts = append_messages(ADDRESS, "INBOX", [Message(b"Subject: x\n\na\0b\n")], session=store.connect())
+    assert counts.duplicates == 1
