@@ -26,6 +26,7 @@ from documents import DOCUMENTS, Command, SettingsBlock, read_steps
 from workstation import Workstation, read_init_command
 
 from mailkeep.dns import blocklists
+from mailkeep.inventory.dkim_keys import generate_dkim_pem
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.internet import DIRECTORY
 
@@ -633,10 +634,44 @@ def test_a_server_moves_to_another_machine(lab: Lab, world: World, readme_invent
     assert "after the restore" in world.list_subjects()
 
 
+OLD_PASSWORD = "violet-kettle-9-orbit-lamp"  # noqa: S105
+OLD_SERVER = f"""set -eu
+useradd --create-home anna; echo 'anna:{OLD_PASSWORD}' | chpasswd --crypt-method SHA512
+useradd --create-home test; echo test:test | chpasswd
+for name in cur new tmp; do runuser -u anna -- mkdir -p /home/anna/Maildir/$name; done
+printf 'From: x@example.net\\nSubject: from the old server\\nMessage-ID: <1@example.net>\\n\\nhello\\n' \\
+    >/home/anna/Maildir/cur/1.M1P1.old:2,S
+chown -R anna: /home/anna/Maildir
+mkdir -p /etc/postfix /etc/dkimkeys
+printf 'myhostname = mail.example.org\\nmydestination = example.org, localhost\\n' >/etc/postfix/main.cf
+printf 'root: anna\\nsales: anna\\n' >/etc/aliases
+printf 'Domain example.org\\nSelector mail\\nKeyFile /etc/dkimkeys/mail.private\\n' >/etc/opendkim.conf
+"""
+
+
+def test_an_old_server_moves_in(lab: Lab, world: World) -> None:
+    """A server of Linux accounts; its user has mail, an alias and a password, and keeps all three."""
+    world.old_server = lab.boot_server("docs-old", hostname="old.example.org")
+    world.old_server.run("bash -s", stdin=OLD_SERVER)
+    world.old_server.write("/etc/dkimkeys/mail.private", generate_dkim_pem())
+    world.server = start_bare_machine(lab, world.internet, "docs-moved")
+    world.workstation.substitutes |= lab_addresses(lab, world.server)
+    write_ssh_config(world.workstation, mail_example_org=world.server, old_example_org=world.old_server)
+    world.workstation.passphrases[ANNA] = OLD_PASSWORD
+    try:
+        follow_document("moving-in.md", world)
+        assert world.list_subjects() == ["from the old server"]
+        assert "mail._domainkey.example.org. " in world.run_command("mailkeep dns home --zone")
+        assert "test@" not in world.server.run("cat /etc/dovecot/users").stdout
+    finally:
+        world.old_server.remove()
+        world.server.remove()
+
+
 @pytest.mark.slow
 def test_every_document_with_server_commands_is_followed() -> None:
     maintenance = {"dns.md", "certificates.md", "day-two.md", "guard.md", "after-a-break-in.md"}
-    followed = {"README.md", "first-server.md", "rebuild.md", "backup.md"} | maintenance
+    followed = {"README.md", "first-server.md", "rebuild.md", "backup.md", "moving-in.md"} | maintenance
     with_steps = {name for name in DOCUMENTS if any(_is_for_an_operator(step) for step in read_steps(name))}
     assert with_steps == followed
 
