@@ -116,9 +116,11 @@ class FolderAppender:
         self.counts = Counts()
         create_folder(session, folder, subscribe=subscribe)
         state = session.select_folder(self._name)
+        session.unselect_folder()
         if uid_validity and not state.messages and state.uid_validity != uid_validity:
             update_folder(address, folder, "--uid-validity", str(uid_validity))
             state = session.select_folder(self._name)
+            session.unselect_folder()
         self.uid_validity, self._uid_next = state.uid_validity, state.uid_next
         self._keeps_uids = uid_validity == state.uid_validity
         self._present = PresentMessages(session, self._name, state.messages, list_ignored(state.uid_validity))
@@ -188,10 +190,12 @@ class PresentMessages:
         self._uids_by_digest: dict[str, list[int]] = {}
         if not count:
             return
+        self._session.select_folder(name)
         for values in session.fetch("1:*", "UID RFC822.SIZE"):
             uid, size = _read_number(values, "UID"), _read_number(values, "RFC822.SIZE")
             if uid and uid not in ignored_uids:
                 self._uids_by_size.setdefault(size, []).append(uid)
+        self._session.unselect_folder()
 
     def hash_sizes(self, sizes: set[int]) -> None:
         """Reads the messages of these sizes, each of them once."""
@@ -206,6 +210,7 @@ class PresentMessages:
                 if uid and isinstance(body, bytes | Path):
                     digest, _ = digest_content(body)
                     self._uids_by_digest.setdefault(digest, []).append(uid)
+        self._session.unselect_folder()
 
     def take(self, digest: str) -> int:
         """The UID of a message with these bytes, which counts no more from now on; 0 if there is none."""

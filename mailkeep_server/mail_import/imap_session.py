@@ -145,6 +145,10 @@ class ImapSession:
                 uid_next = int(match.group(1))
         return FolderState(messages, uid_validity, uid_next)
 
+    def unselect_folder(self) -> None:
+        """No folder is selected (RFC 3691). Dovecot ends a session whose folder gets another UIDVALIDITY."""
+        self.run(b"UNSELECT")
+
     def fetch(self, uids: str, items: str) -> Iterator[dict[str, Value]]:
         """The items of messages of the selected folder, by the names that the server returns. A body in a file is
         removed when the next message is read."""

@@ -96,7 +96,7 @@ class ImportSession:
         self._ends.callback(self._session.close)
         folders = self._session.list_folders()
         known, known_size = journals.measure_arrivals(address, source, self._directory)
-        status = os.statvfs(mailboxes.ROOT if Path(mailboxes.ROOT).exists() else directory)
+        status = os.statvfs(find_disk(address))
         return {
             "separator": next((folder.separator for folder in folders if folder.separator), "."),
             "folders": len(folders),
@@ -136,7 +136,7 @@ class ImportSession:
         for uid, _, words in flags:
             attributes = Message(b"", frozenset(words), frozenset(words)).flag_list
             self._session.run(f"UID STORE {int(uid)} FLAGS.SILENT {attributes}".encode())
-        self._session.run(b"UNSELECT")
+        self._session.unselect_folder()
         journal.note(journal.arrivals[key]._replace(flags=words) for _, key, words in flags if key in journal.arrivals)
         journal.close()
         return {}
@@ -236,6 +236,13 @@ class ImportSession:
 
     def _open_journal(self, folder: str) -> Journal:
         return Journal(self._address, self._source_name, folder, self._directory)
+
+
+def find_disk(address: str) -> Path:
+    """The account's home, or the directory above it that there is: a domain's mail may be on a disk of its own."""
+    local_part, _, domain = address.partition("@")
+    home = Path(mailboxes.ROOT, domain, local_part)
+    return next(path for path in (home, *home.parents) if path.exists())
 
 
 class BusyError(Exception):

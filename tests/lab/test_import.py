@@ -241,7 +241,7 @@ def test_a_dbox_comes_over_with_our_own_dovecot(importing: Import, old: Server, 
     rows = {row["folder"]: (row["target"], row["messages"], row["uids"]) for row in report["folders"]}
     assert rows["INBOX"] == ("INBOX", 3, "kept")
     assert rows["Gesendet"][0] == "Sent"
-    assert site.server.run("ls -A /var/vmail").stdout.split() == ["example-two.test", "example.test"]
+    assert ".import" not in site.server.run("ls -A /var/vmail").stdout, "the copy is gone"
 
 
 @pytest.mark.usefixtures("empty")
@@ -281,3 +281,21 @@ def test_what_has_no_room_is_told_before_it_begins(importing: Import, old: Serve
     assert site.server.run(f"doveadm mailbox status -u {ANNA} messages INBOX").stdout.strip().endswith("=0")
     code, _, output = importing.run(ANNA, "ssh://old/home/nobody/Maildir")
     assert (code, "no such file or directory" in output) == (3, True)
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_disk_that_fills_up_meanwhile_loses_nothing(importing: Import, old: Server, site: Site) -> None:
+    put_files(old, "/home/anna/Maildir", make_maildir(MANY))
+    disk = "/var/vmail/example.test"
+    site.server.run(
+        f"mount -t tmpfs -o size=500M,nr_inodes=1200,uid=vmail,gid=vmail,mode=700 tmpfs {disk}; doveadm reload"
+    )
+    try:
+        code, _, output = importing.run(ANNA, "ssh://old/home/anna/Maildir")
+        assert (code, "no room for the next message" in output) == (4, True), output
+        site.server.run(f"mount -o remount,nr_inodes=100000 {disk}")
+        code, report, output = importing.run(ANNA, "ssh://old/home/anna/Maildir")
+        assert code == 0, output
+        assert {row["folder"]: row["known"] > 100 for row in report["folders"]}["INBOX"]
+    finally:
+        site.server.run(f"umount -l {disk}")
