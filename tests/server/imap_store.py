@@ -86,12 +86,15 @@ class ImapStore:
 class _Session:
     def __init__(self, store: ImapStore, reader: BinaryIO, writer: BinaryIO) -> None:
         self.store, self.reader, self.writer = store, reader, writer
-        self.selected = ""
+        self.selected, self.selected_validity = "", 0
 
     def serve(self) -> None:
         self.send(b"* OK ready" if self.store.password else b"* PREAUTH logged in")
         while line := self.reader.readline():
             tag, _, command = line.partition(b" ")
+            if self.selected and self.store.folders[self.selected].uid_validity != self.selected_validity:
+                self.send(b"* BYE IMAP session state is inconsistent, please relogin.")
+                return
             self.store.commands.append(command.decode().strip())
             self.send(tag + b" " + self.answer(command))
 
@@ -148,6 +151,7 @@ class _Session:
         return b"OK done"
 
     def answer_unselect(self, _name: str, _command: bytes) -> bytes:
+        self.selected = ""
         return b"OK done"
 
     def read_name(self, command: bytes) -> str:
@@ -166,7 +170,7 @@ class _Session:
         if name not in self.store.folders:
             return b"NO [NONEXISTENT] Mailbox does not exist"
         folder = self.store.folders[name]
-        self.selected = name
+        self.selected, self.selected_validity = name, folder.uid_validity
         self.send(b"* FLAGS (\\Seen)")
         self.send(f"* {len(folder.messages)} EXISTS".encode())
         self.send(f"* OK [UIDVALIDITY {folder.uid_validity}] UIDs valid".encode())
