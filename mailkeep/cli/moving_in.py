@@ -63,7 +63,7 @@ def inspect_server(
         out.print(line, markup=False)
     text = new_inventory.make_draft(inspected, host, date.today(), address or [], is_same_machine=to == host)
     keys = new_inventory.write_new_inventory(target, text, to, inspected, date.today())
-    for line in new_inventory.describe_outcome(target, text, keys, is_host_known=bool(to)):
+    for line in new_inventory.describe_outcome(target, text, keys, inspected, host, is_host_known=bool(to)):
         out.print(line, markup=False)
 
 

@@ -225,7 +225,9 @@ read_maildirs() {
 # The same of files in mbox format: the spool, and what is in users' mail directories.
 read_mboxes() {
     {
-        find "$T/var/mail/" "$T/var/spool/mail/" -maxdepth 1 -type f 2>/dev/null
+        for spool in /var/mail /var/spool/mail; do # one is often a link to the other
+            [ -L "$T$spool" ] || find "$T$spool" -maxdepth 1 -type f 2>/dev/null
+        done
         list_homes | cut -f2 | while read -r home; do
             find "$T$home/mbox" "$T$home/mail" "$T$home/Mail" -xdev -type f -size +0 ! -path '*/cur/*' ! -path '*/new/*' 2>/dev/null
         done

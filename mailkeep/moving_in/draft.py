@@ -55,12 +55,12 @@ def render_draft(facts: DraftFacts) -> str:
         _render_relay(facts),
         _render_rest(facts),
     )
-    texts = ("".join(f"{line.rstrip()}\n" for line in section) for section in sections)
+    texts = ("".join(f"{make_printable(line).rstrip()}\n" for line in section) for section in sections)
     return "\n".join(text for text in texts if text)
 
 
 def _render_head(facts: DraftFacts) -> Iterator[str]:
-    yield f"# A draft, which `mailkeep inspect` made of {_clean(facts.server)} on {facts.today}."
+    yield f"# A draft, which `mailkeep inspect` made of {facts.server} on {facts.today}."
     yield "# Look at each `guess:`. Only you can answer a `TODO:`; delete it then. `mailkeep check` says what is"
     yield "# still missing, and docs/settings.md has all settings."
 
@@ -106,7 +106,7 @@ def _render_accounts(facts: DraftFacts) -> Iterator[str]:
 
 def _describe_refusal(verdict: Verdict) -> str:
     candidate = verdict.candidate
-    return f"# - {_clean(candidate.address or candidate.login)}: {verdict.reason}. {describe_use(candidate)}"
+    return f"# - {candidate.address or candidate.login}: {verdict.reason}. {describe_use(candidate)}"
 
 
 def _render_account(verdict: Verdict) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _render_aliases(facts: DraftFacts) -> Iterator[str]:
         yield ""
         yield "# TODO: these lines of the old server have no counterpart yet. Write others for them, or delete them."
         for row in facts.left_out:
-            yield f"# - {_clean(row.line)}: {row.reason}"
+            yield f"# - {row.line}: {row.reason}"
     if facts.catch_all:
         yield ""
         yield "# guess: mostly spam comes this way; without it, mail to addresses that do not exist is refused."
@@ -172,7 +172,7 @@ def _render_rest(facts: DraftFacts) -> Iterator[str]:
     yield "dns:"
     yield "  dmarc: none  # guess: the domains sent mail before. Two weeks of reports later: quarantine, then reject"
     for key in facts.keys:
-        source = _clean(f"{key.program}, {key.path}")
+        source = f"{key.program}, {key.path}"
         yield f"# DKIM: {key.domain} signs with the old server's key, selector {key.selector} ({source})."
     if facts.message_size > DEFAULT_MESSAGE_SIZE:
         yield ""
@@ -182,7 +182,7 @@ def _render_rest(facts: DraftFacts) -> Iterator[str]:
     if facts.notes:
         yield ""
     for note in facts.notes:
-        yield f"# {_clean(note)}"
+        yield f"# {note}"
 
 
 def _render_services(facts: DraftFacts) -> Iterator[str]:
@@ -193,14 +193,14 @@ def _render_services(facts: DraftFacts) -> Iterator[str]:
         ports = [f"{item.port}/udp" if item.protocol == "udp" else str(item.port) for item in others]
         yield f"# firewall: {{open: [{', '.join(ports)}]}}"
         for item in others:
-            program = f", {_clean(item.program)}" if item.program else ""
+            program = f", {item.program}" if item.program else ""
             yield f"# - {item.port}/{item.protocol}: {item.kind or 'unknown'}{program}"
     if facts.jobs:
         yield ""
         yield "# TODO: if one of these jobs moves too, its user must be allowed to send. Nobody else may, by sendmail."
-        yield f"# local_senders: [{', '.join(dict.fromkeys(_clean(job.user) for job in facts.jobs))}]"
+        yield f"# local_senders: [{', '.join(dict.fromkeys(job.user for job in facts.jobs))}]"
         for job in facts.jobs:
-            yield f"# - {_clean(job.file)}, {_clean(job.user)}: {_clean(job.line)[:80]}"
+            yield f"# - {job.file}, {job.user}: {job.line[:80]}"
 
 
 def choose_quota(candidate: Candidate) -> int | None:
@@ -216,7 +216,7 @@ def describe_use(candidate: Candidate) -> str:
     last = f", the last {candidate.last_login}" if candidate.last_login else ""
     logins = f"{count_noun(candidate.logins, 'login')}{last}" if candidate.logins else ""
     shell = "logs in by SSH or at the console" if candidate.has_shell_login else ""
-    return "; ".join(_clean(text) for text in (mail, logins or "no login of a mail program", shell) if text)
+    return "; ".join(text for text in (mail, logins or "no login of a mail program", shell) if text)
 
 
 def list_addresses(verdicts: Iterable[Verdict]) -> frozenset[str]:
@@ -241,6 +241,6 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _clean(text: str) -> str:
-    """A text of the old server, as part of one comment line."""
-    return "".join(character if character.isprintable() else " " for character in text).strip()
+def make_printable(line: str) -> str:
+    """Whatever the old server has put into it, it stays one line, and does nothing to a terminal."""
+    return "".join(character if character.isprintable() else " " for character in line)

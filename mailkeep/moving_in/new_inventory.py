@@ -1,6 +1,7 @@
 """The inventory that becomes of a foreign server: mail.yml, inventory.py, and a vault with its DKIM keys."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -9,13 +10,14 @@ from mailkeep.errors import UserError
 from mailkeep.inventory import create, secrets, vault
 from mailkeep.inventory.dkim_keys import take_over_dkim_key
 from mailkeep.inventory.hosts import HOSTS_FILE, SETTINGS_FILE, UNANSWERED, inventory_label
-from mailkeep.moving_in.draft import DraftFacts, render_draft
+from mailkeep.moving_in.draft import DraftFacts, make_printable, render_draft
 from mailkeep.moving_in.inspection import Inspection
 from mailkeep.moving_in.notes import list_notes
 from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
 from mailkeep.settings.yaml_reader import Problem, SettingsError
 
+MAX_NAMED_IMPORTS = 5
 SHORT_KEY = 2048  # bits of RSA
 _RELAY_HOST = re.compile(r"\[?([^\]:]+)\]?(?::(\w+))?")  # [HOST]:PORT of Postfix
 
@@ -77,8 +79,10 @@ def write_new_inventory(target: Path, text: str, ssh_host: str, inspection: Insp
     )
 
 
-def describe_outcome(target: Path, text: str, keys: list[str], *, is_host_known: bool) -> Iterator[str]:
-    """What was written, what the operator must answer, and what to do next."""
+def describe_outcome(
+    target: Path, text: str, keys: list[str], inspection: Inspection, server: str, *, is_host_known: bool
+) -> Iterator[str]:
+    """What was written, what the operator must answer, and what to do next. `server` is the old one's `[USER@]HOST`."""
     label, problems = inventory_label(target), find_unanswered(text)
     identity = vault.identity_path(target)
     yield f"\nWritten: {target}/, a draft, with"
@@ -98,7 +102,24 @@ def describe_outcome(target: Path, text: str, keys: list[str], *, is_host_known:
     yield "\nThen look at each `guess:` in it. Next:"
     yield f"  `mailkeep keys {label}` creates the keys that are still missing."
     yield f"  `mailkeep check {label}` must accept it."
+    yield f"  `mailkeep deploy {label}` builds the new server."
+    yield from _list_imports(label, inspection, server)
     yield f"  `mailkeep dns {label} --moving` says which DNS records to change, and when."
+
+
+def _list_imports(label: str, inspection: Inspection, server: str) -> Iterator[str]:
+    """The commands that copy the mail."""
+    sources = [
+        (verdict.candidate.address, mailbox.path)
+        for verdict in inspection.verdicts
+        if verdict.becomes_account
+        for mailbox in verdict.candidate.mailboxes
+    ]
+    for address, path in sources[:MAX_NAMED_IMPORTS]:
+        source = make_printable(shlex.quote(f"ssh://{server}{path}"))
+        yield f"  `mailkeep import {label} {address} --from {source}` copies mail."
+    if len(sources) > MAX_NAMED_IMPORTS:
+        yield f"  And so on for {len(sources) - MAX_NAMED_IMPORTS} more mailboxes, which are named above."
 
 
 def _fill_vault(stage: Path, text: str, inspection: Inspection, today: date) -> list[str]:

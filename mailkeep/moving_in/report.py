@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mailkeep.moving_in.accounts import Verdict
-from mailkeep.moving_in.draft import describe_use
+from mailkeep.moving_in.draft import describe_use, make_printable
 from mailkeep.moving_in.inspection import Inspection
 from mailkeep.moving_in.notes import list_notes
 from mailkeep.settings.password_hashes import find_hash_kind
@@ -16,13 +16,14 @@ MAX_FOLDERS = 6
 
 def format_inspection(inspection: Inspection, server: str) -> list[str]:
     """Lines, with what becomes of everything."""
-    return [
+    lines = [
         f"{server}: {_name_system(inspection)}. {_list_words('mail domain', inspection.names.domains)}.",
         *_format_accounts(inspection),
         *_format_aliases(inspection),
         *_format_keys(inspection),
         *_format_others(inspection),
     ]
+    return [make_printable(line) if line.strip() else line for text in lines for line in text.split("\n")]
 
 
 def _name_system(inspection: Inspection) -> str:

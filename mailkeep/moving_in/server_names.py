@@ -9,7 +9,8 @@ from mailkeep.moving_in.postfix_config import is_domain, list_domains
 
 @dataclass(frozen=True, slots=True)
 class ServerNames:
-    """`host` may be empty. `local` domains are those of Linux accounts, `primary` is the first of them."""
+    """`host` may be empty. `local` domains are those of all Linux accounts. `primary` is the one in which they become
+    accounts, or a virtual domain."""
 
     host: str
     primary: str
@@ -41,7 +42,9 @@ def find_names(observed: Observed, parameters: Mapping[str, str], account_domain
         # Users are at the host's own name, which then is the mail domain; or at the domain that it belongs to.
         domain = host if takes_mail_as_host and host.count(".") == 1 else parent
         others = [domain] if is_domain(domain) else []
-    preferred = [name for name in (parameters.get("myorigin", ""), parent) if name in others]
-    primary = next(iter(preferred), others[0] if others else "")
-    ordered = tuple(dict.fromkeys((*([primary] if primary else []), *others)))
+    # Without a domain of their own, Linux accounts get mail by virtual maps.
+    candidates = others or virtual
+    preferred = [name for name in (parameters.get("myorigin", ""), parent) if name in candidates]
+    primary = next(iter((*preferred, *candidates)), "")
+    ordered = tuple(dict.fromkeys((*([primary] if primary in others else []), *others)))
     return ServerNames(host, primary, ordered, tuple(virtual), takes_mail_as_host)

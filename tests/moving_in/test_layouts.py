@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from moving_in_samples import DKIM_PEM, GOOD_PASSWORD, inspect_tree, make_hash, mbox, write_tree
 
-from mailkeep.moving_in import new_inventory
+from mailkeep.moving_in import new_inventory, report
 from mailkeep.moving_in.inspection import Inspection
 from mailkeep.settings.load import parse_settings
 from mailkeep.settings.models import Settings
@@ -302,9 +302,18 @@ def test_hostile_texts_of_the_old_server_cannot_become_settings(tmp_path: Path) 
             "/var/mail/anna": mbox("x"),
             "/var/mail/bert": mbox("x"),
             "/etc/cron.d/x": "* * * * * root mail -s 'a\x0bb' x\n",
+            "/commands/tables/local/vmail/alias": batch(
+                {"address": "x\\ntls: {mode: files}@example.org", "goto": "anna@example.org", "active": 1},
+                {"address": "y@other.example\\naliases: {}", "goto": "anna@example.org", "active": 1},
+            ),
+            "/commands/redis-DKIM_SELECTORS": json.dumps({"example.org": "a\nresolver: system"}),
+            "/commands/redis-DKIM_PRIV_KEYS": json.dumps({"a\nresolver: system.example.org": DKIM_PEM.decode()}),
             "/commands/hostname": "mail.example.org\n",
         },
     )
-    settings = read_settings(inspect_tree(root))
+    inspection = inspect_tree(root)
+    settings = read_settings(inspection)
+    assert (settings.tls.mode, settings.resolver) == ("self-signed", "local")
+    assert all(line.isprintable() for line in report.format_inspection(inspection, "old"))
     assert {account.address for account in settings.accounts} >= {"bert@example.org"}
     assert set(settings.aliases) <= {f"{name}@example.org" for name in ("postmaster", "abuse", "multi")}

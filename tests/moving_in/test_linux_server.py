@@ -162,8 +162,9 @@ def test_an_unanswered_draft_has_a_vault_and_names_no_host(
         hosts.read_hosts(target)
     with pytest.raises(SettingsError):
         load_settings(target / "mail.yml")
-    outcome = "\n".join(new_inventory.describe_outcome(target, text, keys, is_host_known=False))
+    outcome = "\n".join(new_inventory.describe_outcome(target, text, keys, inspection, "root@old", is_host_known=False))
     assert re.search(r"mail\.yml:[0-9]+: host\.addresses\[0\]: expected an IPv4", outcome)
+    assert f"`mailkeep import {target} anna@example.org --from ssh://root@old/home/anna/Maildir`" in outcome
     assert "inventory.py: how SSH reaches the new server, in place of TODO" in outcome
 
 
