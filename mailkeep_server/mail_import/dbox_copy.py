@@ -24,7 +24,10 @@ class DboxCopy:
                 f"{mailboxes.ROOT}, and {free // 2**20} MiB are free.",
                 step="room",
             )
-        self._directory = Path(tempfile.mkdtemp(prefix=".import-", dir=mailboxes.ROOT))
+        prefix = f".import-{address}-"
+        for left in Path(mailboxes.ROOT).glob(f"{prefix}*"):  # by an import that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        self._directory = Path(tempfile.mkdtemp(prefix=prefix, dir=mailboxes.ROOT))
         shutil.chown(self._directory, mailboxes.USER, mailboxes.USER)
 
     def unpack(self, reader: "ChunkReader") -> None:

@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from import_bench import Bench, make_bench
+from import_bench import ADDRESS, Bench, make_bench
 
+from mailkeep.moving_in import copy_mail
+from mailkeep.moving_in.copy_address import parse_source
+from mailkeep.moving_in.copy_host import OldHost
 from mailkeep.moving_in.copy_maildir import read_subscriptions, read_uid_list, split_directory, split_flags
-from mailkeep.moving_in.copy_model import NO_ROOM, SOURCE_FAILED, CopyError
+from mailkeep.moving_in.copy_model import NO_ROOM, SOURCE_FAILED, CopyError, Source
 
 
 @pytest.fixture
@@ -164,6 +167,23 @@ def test_the_other_layout_and_names_that_do_not_decode(bench: Bench) -> None:
     assert bench.store.contents("Tom &- Jerry") == [b"Subject: 3\n\n"]
     assert "Projects/v1.2: is Projects.v1_2 here; the name cannot be the same." in report.notes
     assert "Tom & Jerry: the name is not in modified UTF-7; it is taken as it is written." in report.notes
+
+
+def test_files_that_get_another_name_while_they_are_read_come_all_the_same(bench: Bench) -> None:
+    write_maildir(bench.directory)
+    address = parse_source(f"ssh://old.example.org{bench.directory}")
+
+    def open_and_rename() -> Source:
+        source = work.open_ssh(OldHost(address), dry_run=False)
+        (bench.directory / "new" / "3.c.host").rename(bench.directory / "cur" / "3.c.host:2,S")
+        (bench.directory / "cur" / "2.b.host:2,Sab").unlink()
+        return source
+
+    with bench.connect() as session:
+        work = copy_mail.MailImport(session, ADDRESS, address)
+        report = copy_mail.run_import(work, open_and_rename, lambda *_: None)
+    assert [item.kind for item in report.differences] == ["unread"], "the file is gone"
+    assert len(bench.store.contents("INBOX")) == 2
 
 
 def test_a_compressed_message_is_unpacked(bench: Bench) -> None:

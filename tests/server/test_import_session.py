@@ -172,6 +172,7 @@ def test_a_dbox_archive_is_unpacked_without_links_and_paths_out_of_it(scratch: P
             member.type, member.linkname, member.size = kind, "/etc/passwd", 3 if kind == tarfile.REGTYPE else 0
             archive.addfile(member, io.BytesIO(b"abc"))
     stream = make_chunks(data.getvalue())
+    (scratch / f".import-{ADDRESS}-killed").mkdir()
     copy = dbox_copy.DboxCopy(ADDRESS, 100)
     copy.unpack(ChunkReader(stream))
     [directory] = scratch.iterdir()
