@@ -94,7 +94,11 @@ def run_unit(inventory: Path, unit: str, show_progress: ShowProgress) -> Iterato
 
     def run(remote: RemoteHost) -> list[TargetReport]:
         follow_unit(remote, unit, lambda text: show_progress(f"{remote.name}: {text}"))
-        return _read_reports(remote)
+        reports = _read_reports(remote)
+        result = remote.run(f"systemctl show --property=Result --value {quote(unit)}").stdout.strip()
+        if result != "success" and not any(report.faults for report in reports):
+            raise UserError(f"{unit} ended before its end ({result}): `journalctl -u {unit}` there says why")
+        return reports
 
     for reports in for_each_host(inventory, run):
         yield from reports

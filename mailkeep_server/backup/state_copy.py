@@ -1,12 +1,16 @@
 """Copies of the state that the server has made by itself: counters, freezes, bans, certificates.
 
-SQLite's databases are copied by SQLite, so that the copy is of one moment while a service writes.
+A database of SQLite must be of one moment while a service writes. With a write-ahead log, the file is copied first and
+the log after it. All that changes in the file meanwhile is in the log, unless the log begins anew. Then both are copied
+again (sqlite.org/walformat.html). SQLite itself could not copy it: the guard holds an exclusive lock. A database
+without such a log is copied by SQLite.
 """
 
 import os
 import shutil
 import sqlite3
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +19,9 @@ from mailkeep_server.backup import config
 
 STAGE = config.STATE / "state"
 SQLITE_HEADER = b"SQLite format 3\0"
+LOG_HEADER_BYTES = 32
+MAX_TRIES = 20
+LOCK_TIMEOUT = 60.0  # seconds
 SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -61,8 +68,47 @@ def _copy_file(source: Path, target: Path) -> None:
                 shutil.copyfileobj(file, copy)
             os.utime(target, ns=(os.fstat(descriptor).st_atime_ns, os.fstat(descriptor).st_mtime_ns))
             return
+    try:
+        _copy_with_log(source, target)
+    except FileNotFoundError:  # there is no log, or its service has just ended
+        _copy_by_sqlite(source, target)
+
+
+def _copy_with_log(source: Path, target: Path) -> None:
+    """Raises sqlite3.DatabaseError if the copy is not intact, and TimeoutError if the log begins anew each time."""
+    log, copied_log = (path.with_name(f"{path.name}-wal") for path in (source, target))
+    for _ in range(MAX_TRIES):
+        begin = _read_log_header(log)
+        shutil.copyfile(source, target)
+        shutil.copyfile(log, copied_log)
+        if begin == _read_log_header(log):
+            break
+    else:
+        raise TimeoutError(f"{source} has changed too much at each of {MAX_TRIES} tries")
+    with closing(sqlite3.connect(target)) as database:  # puts the log into the file
+        [result] = database.execute("PRAGMA quick_check").fetchone()
+        if result != "ok":
+            raise sqlite3.DatabaseError(f"{source}: {result}")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _read_log_header(log: Path) -> bytes:
+    """Empty if the log has no frames. Its salts change when it begins anew."""
+    with log.open("rb") as file:
+        return file.read(LOG_HEADER_BYTES)
+
+
+def _copy_by_sqlite(source: Path, target: Path) -> None:
+    """Raises TimeoutError if the database is locked all the time."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
+
+    def check_time(status: int, remaining: int, total: int) -> None:
+        del status, remaining, total
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{source} is locked")
+
     with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as database,
-        closing(sqlite3.connect(target)) as copy_database,
+        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database,
+        closing(sqlite3.connect(target)) as copy,
     ):
-        database.backup(copy_database)
+        database.backup(copy, progress=check_time)
