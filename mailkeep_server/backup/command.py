@@ -77,7 +77,8 @@ def _create_repositories(config: BackupConfig, options: argparse.Namespace) -> i
 
 
 def _make_backup(config: BackupConfig, options: argparse.Namespace) -> int:
-    is_good = run.make_backup(config, Progress())
+    with Progress() as show_progress:
+        is_good = run.make_backup(config, show_progress)
     status = load_status()
     for target in config.targets:
         target_status = status.of(target.name)
@@ -137,17 +138,21 @@ def _restore_mail(config: BackupConfig, options: argparse.Namespace) -> int:
             selection,
             target=options.target,
             archive=options.archive,
-            show_progress=Progress(),
+            show_progress=show_progress,
         )
 
-    return _write_result("restore", restore_selected)
+    with Progress() as show_progress:
+        return _write_result("restore", restore_selected)
 
 
 def _rebuild_mail(config: BackupConfig, options: argparse.Namespace) -> int:
-    return _write_result(
-        "rebuild",
-        lambda: rebuild.rebuild_mail(config, target=options.target, archive=options.archive, show_progress=Progress()),
-    )
+    with Progress() as show_progress:
+        return _write_result(
+            "rebuild",
+            lambda: rebuild.rebuild_mail(
+                config, target=options.target, archive=options.archive, show_progress=show_progress
+            ),
+        )
 
 
 def _write_result(name: str, work: Callable[[], object]) -> int:
@@ -176,7 +181,8 @@ def _wait_for_unit(config: BackupConfig, options: argparse.Namespace) -> int:
 
 
 def _prove_backups(config: BackupConfig, options: argparse.Namespace) -> int:
-    faults = proof.prove_backups(config, quick=options.quick, show_progress=Progress())
+    with Progress() as show_progress:
+        faults = proof.prove_backups(config, quick=options.quick, show_progress=show_progress)
     return proof.print_proof(faults, options.json)
 
 

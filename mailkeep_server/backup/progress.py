@@ -16,7 +16,7 @@ RUNNING = ("activating", "active", "deactivating", "reloading")
 
 
 class Progress:
-    """Call it with a text."""
+    """Call it with a text, within its context."""
 
     def __init__(self, file: Path = FILE) -> None:
         self.file, self.written = file, 0.0
@@ -26,7 +26,10 @@ class Progress:
             self.written = time.monotonic()
             atomic_write(self.file, text, 0o600, durable=False)
 
-    def clear(self) -> None:
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.file.unlink(missing_ok=True)
 
 
