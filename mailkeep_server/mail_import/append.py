@@ -26,6 +26,7 @@ from mailkeep_server.mail_import.messages import Message
 
 MAX_BATCH = 256  # messages
 MAX_BATCH_BYTES = 2**23
+MAX_FAILURES = 3  # of Dovecot's in a row: then it is not the messages
 MAX_HASHED_TOGETHER = 1000  # UIDs in a command
 UPDATE_TIMEOUT = 60.0
 
@@ -114,6 +115,7 @@ class FolderAppender:
         self._address, self._folder, self._session = address, folder, session
         self._name = encode_name(folder).encode()
         self.counts = Counts()
+        self._failures = 0
         create_folder(session, folder, subscribe=subscribe)
         state = session.select_folder(self._name)
         session.unselect_folder()
@@ -169,8 +171,13 @@ class FolderAppender:
                 raise QuotaExceededError(str(error)) from None
             if len(run) > 1:
                 return [arrived for appended in run for arrived in self._append_run([appended])]
+            if error.code == "SERVERBUG":
+                self._failures += 1
+                if self._failures == MAX_FAILURES:
+                    raise
             self.counts.refused.append((messages[0].key, str(error)))
             return []
+        self._failures = 0
         if len(uids) != len(run):
             uids = [0] * len(run)
         self.counts.added += len(run)

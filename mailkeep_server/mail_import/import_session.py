@@ -43,6 +43,7 @@ from mailkeep_server.mail_import.journal import Arrival, Journal
 from mailkeep_server.mail_import.messages import Message
 
 LOCK_TIMEOUT = 10.0  # seconds
+FULL_BYTES, FULL_INODES = 2**22, 100
 MAX_IN_LINE = 1000  # messages in a line of an answer
 
 
@@ -59,6 +60,7 @@ class ImportSession:
         self._reader, self._writer, self._open_session, self._directory = reader, writer, open_session, directory
         self._ends = ExitStack()
         self._source: ImapSource | None = None
+        self._address = ""
 
     def serve(self) -> int:
         """Answers requests until their end. Returns the exit code."""
@@ -70,11 +72,20 @@ class ImportSession:
             except CutError:
                 return 1  # nobody is there to be told
             except Exception as error:
-                self._answer(**describe_error(error))
+                self._answer(**(self._describe_full_disk(error) or describe_error(error)))
                 if not isinstance(error, EXPECTED_ERRORS):
                     raise
                 return 1
         return 0
+
+    def _describe_full_disk(self, error: Exception) -> dict[str, Any]:
+        """Dovecot calls a full disk an internal error, and writes the reason into its log."""
+        if not isinstance(error, ImapError | SessionEndedError) or not self._address:
+            return {}
+        status = os.statvfs(find_disk(self._address))
+        if status.f_bavail * status.f_frsize >= FULL_BYTES and (status.f_favail >= FULL_INODES or not status.f_files):
+            return {}
+        return {"error": "room", "text": f"The server's disk has no room, or no inodes. Dovecot says: {error}"}
 
     def _read_request(self) -> dict[str, Any]:
         try:

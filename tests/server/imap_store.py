@@ -44,6 +44,7 @@ class ImapStore:
         self.max_bytes = 10**9
         self.dies_after = -1
         self.prefix = ""
+        self.refusal = b"NO [CANNOT] refused"
         self.refuses: Callable[[bytes], bool] = lambda _: False
 
     def connect(self) -> ImapSession:
@@ -215,7 +216,7 @@ class _Session:
             content = self.reader.read(size)
             if self.store.refuses(content):
                 self.reader.readline()
-                return b"NO [CANNOT] refused"
+                return self.store.refusal
             batch.append(StoredMessage(0, flags, date, content))
             line = self.reader.readline()
         folder = self.store.folders[name]

@@ -235,3 +235,15 @@ def test_what_is_in_another_folder_is_noted_and_not_appended(ask: Ask, new: Imap
     assert done["added"] == 1
     assert [arrival[6] for arrival in line["arrivals"]] == [0, 2]
     assert new.contents("All Mail") == [b"Subject: b\r\n\r\n"]
+
+
+def test_a_full_disk_is_told_although_dovecot_calls_it_an_internal_error(
+    ask: Ask, new: ImapStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new.refusal, new.refuses = b"NO [SERVERBUG] Internal error occurred.", lambda _: True
+    requests = [OPEN, {"do": "connect", "host": "x"}, {"do": "scan", "name": "INBOX"}, pull("INBOX", [1, 2], "INBOX")]
+    assert ask(*requests)[-1].get("refused"), "two messages, and room"
+    monkeypatch.setattr(append, "MAX_FAILURES", 2)
+    assert ask(*requests)[-1]["error"] == "server"
+    monkeypatch.setattr(import_session, "FULL_INODES", 2**64)
+    assert ask(*requests)[-1]["error"] == "room"

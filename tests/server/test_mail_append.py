@@ -8,7 +8,7 @@ from imap_store import ImapStore
 from mailkeep_server.common.message_bytes import digest_content
 from mailkeep_server.mail_import import append, imap_session
 from mailkeep_server.mail_import.append import QuotaExceededError, append_messages
-from mailkeep_server.mail_import.imap_session import SessionEndedError, expand_uids, join_uids
+from mailkeep_server.mail_import.imap_session import ImapError, SessionEndedError, expand_uids, join_uids
 from mailkeep_server.mail_import.messages import Message, format_date, read_date
 
 ADDRESS = "anna@example.org"
@@ -175,3 +175,14 @@ def test_nul_counts_as_the_byte_that_imap_shows_for_it(store: ImapStore) -> None
     store.add("INBOX", b"Subject: x\n\na\x80b\n")
     counts = append_messages(ADDRESS, "INBOX", [Message(b"Subject: x\n\na\0b\n")], session=store.connect())
     assert counts.duplicates == 1
+
+
+def test_an_error_of_dovecots_own_ends_it_unless_it_is_about_a_single_message(store: ImapStore) -> None:
+    store.refusal = b"NO [SERVERBUG] Internal error occurred."
+    store.refuses = lambda content: b"text 00002" in content
+    assert append_messages(ADDRESS, "INBOX", make_messages(5), session=store.connect()).refused == [
+        ("2", "Internal error occurred.")
+    ]
+    store.refuses = lambda _: True
+    with pytest.raises(ImapError):
+        append_messages(ADDRESS, "INBOX", make_messages(5, 100), session=store.connect())
