@@ -45,7 +45,7 @@ def inspect_server(
 ) -> None:
     """Read an old mail server over SSH, change nothing on it, and write the draft of an inventory from it."""
     from mailkeep.inventory import create, vault
-    from mailkeep.moving_in import inspection, new_inventory, remote_reader, report
+    from mailkeep.moving_in import inspection, new_inventory, remote_reader, report, weak_passwords
 
     target = (
         (expand_home(str(home)).resolve() if home else Path())
@@ -55,7 +55,11 @@ def inspect_server(
     if not as_json:
         create.check_target(target, vault.identity_path(target))
         out.print(f"Reading {host}, which takes a minute or so for each million messages.", markup=False)
-    inspected = inspection.inspect_observed(remote_reader.read_server(host, ssh_config))
+    observed = remote_reader.read_server(host, ssh_config)
+    if not as_json:
+        minutes = f"{weak_passwords.MAX_SECONDS / 60:.0f} minutes"
+        out.print(f"Trying common passwords against the hashes, which takes {minutes} at most.\n", markup=False)
+    inspected = inspection.inspect_observed(observed)
     if as_json:
         print(json.dumps(report.describe_as_data(inspected, host), indent=2))
         return

@@ -36,7 +36,8 @@ def read_parameters(observed: Observed) -> dict[str, str]:
     raw.setdefault("myorigin", "$myhostname")
     if raw["myorigin"].startswith("/"):
         raw["myorigin"] = observed.read_text(raw["myorigin"]).strip() or raw["myhostname"]
-    raw.setdefault("mydestination", "$myhostname, localhost.$mydomain, localhost")
+    if text:  # Postfix is there, and this is its default
+        raw.setdefault("mydestination", "$myhostname, localhost.$mydomain, localhost")
     return {name: _expand(value, raw) for name, value in raw.items()}
 
 
