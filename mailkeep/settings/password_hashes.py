@@ -18,8 +18,9 @@ MIN_ARGON2_MEMORY, MAX_ARGON2_MEMORY = 7168, 65536
 MIN_ARGON2_WORK = 5 * 7168  # memory times passes
 MAX_ARGON2_PASSES = 10
 MAX_ARGON2_LANES = 4
-MAX_SHA_ROUNDS = 1_000_000  # about a second; passlib's default is 656,000
-MAX_BCRYPT_COST = 14  # about a second
+# Half a second each, as Argon2 at its ceiling: Dovecot verifies one password after the other.
+MAX_SHA_ROUNDS = 700_000  # passlib's default is 656,000
+MIN_BCRYPT_COST, MAX_BCRYPT_COST = 4, 13
 MAX_YESCRYPT_MEMORY = MAX_ARGON2_MEMORY
 DEFAULT_YESCRYPT_MEMORY = 16 * 1024  # KiB, of `$y$j9T$`: Debian's default
 
@@ -84,8 +85,8 @@ def _find_sha_flaw(match: re.Match[str]) -> tuple[str, str] | None:
 
 
 def _find_bcrypt_flaw(match: re.Match[str]) -> tuple[str, str] | None:
-    if int(match[1]) < 4:
-        return "a cost of 04 to 14", "no bcrypt hash, whose cost is at least 04"
+    if int(match[1]) < MIN_BCRYPT_COST:
+        return f"a cost from {MIN_BCRYPT_COST} to {MAX_BCRYPT_COST}", "no bcrypt hash"
     return _refuse_expensive(f"a cost of {MAX_BCRYPT_COST}") if int(match[1]) > MAX_BCRYPT_COST else None
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from pyinfra.api import StringCommand
+from testinfra.host import Host
 
 from mailkeep.host.connection import connect_host
+from mailkeep.host.remote import SudoSshBackend
 
 PASSWORD = "open-sesame-30121"  # noqa: S105
 # ssh runs the command here. So /proc has the processes of both sides.
@@ -55,6 +57,22 @@ def test_no_process_list_has_the_password_and_the_command_reads_only_its_input(
     assert output.stdout_lines[:2] == ["first", "second"]
     assert "ControlPath" in output.stdout  # ssh's own arguments were in the list
     assert PASSWORD not in output.stdout
+
+
+@pytest.mark.parametrize("needs_password", [True, False])
+def test_a_program_that_comes_by_standard_input_is_not_taken_for_the_password(
+    needs_password: bool, no_password: Path
+) -> None:
+    if not needs_password:
+        no_password.touch()
+    password = PASSWORD if needs_password else None
+    backend = SudoSshBackend("mail", {"ssh_hostname": "192.0.2.1"}, sudo=True, password=password)
+    backend.set_host(Host(backend))
+    done = backend.run("sh -s", stdin=f"echo first\n{READ_ALL}\n".encode())
+    assert done.rc == 0, done.stderr
+    assert done.stdout.startswith("first\n")
+    assert "ControlPath" in done.stdout
+    assert PASSWORD not in done.stdout
 
 
 def test_a_password_that_pyinfra_has_asked_for_goes_the_same_way(

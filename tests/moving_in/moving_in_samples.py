@@ -111,6 +111,7 @@ def linux_server() -> dict[str, str | bytes]:
         "empty": (1006, "/home/empty", ""),
         "locked": (1007, "/home/locked", ""),
         "old": (1008, "/home/old", ""),
+        "android": (1009, "/home/android", ""),
         "nobody": (65534, "/nonexistent", ""),
     }
     shadow = {
@@ -127,6 +128,7 @@ def linux_server() -> dict[str, str | bytes]:
         "empty": "",
         "locked": "!" + make_hash(GOOD_PASSWORD, "$6$rounds=1000$saltsalt"),
         "old": make_hash(GOOD_PASSWORD, "$1$saltsalt"),
+        "android": make_hash(GOOD_PASSWORD, "$6$rounds=1000$saltsalt"),
         "nobody": "*",
     }
     return {
@@ -158,6 +160,7 @@ def linux_server() -> dict[str, str | bytes]:
         "/var/mail/test": mbox("spam"),
         "/var/mail/old": mbox("old"),
         "/var/mail/locked": mbox("locked"),
+        "/var/mail/android": mbox("bounce"),
         "/var/mail/root": mbox("cron"),
         "/var/log/mail.log": (
             "Jan  5 10:00:00 mail dovecot: imap-login: Login: user=<anna>, method=PLAIN\n"

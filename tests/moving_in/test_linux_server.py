@@ -62,6 +62,7 @@ def test_accounts_that_should_not_be_are_refused_with_the_reason(inspection: Ins
         "dora": "no mail, and no login that the logs know",
         "empty": "its password is empty",
         "locked": "its password is locked",
+        "android": "its name is that of a program or a distribution, and no mail program logs in",
         "old": "its hash (md5-crypt) cannot come along",
     }
 
