@@ -91,8 +91,8 @@ def _render_accounts(facts: DraftFacts) -> Iterator[str]:
     others = [verdict for verdict in facts.verdicts if not verdict.becomes_account]
     if asked := [verdict for verdict in others if verdict.needs_answer]:
         yield ""
-        yield "# TODO: these have mail, and are no accounts here. If a person uses one, run `mailkeep account add NAME"
-        yield "# ADDRESS --generate` and give them the new passphrase. If not, delete its line."
+        yield "# TODO: which of these does a person use? They have mail or logins, and are no accounts here."
+        yield "# `mailkeep account add NAME ADDRESS --generate` makes one, with a passphrase to give to that person."
         for verdict in asked:
             yield _describe_refusal(verdict)
     if rest := [verdict for verdict in others if not verdict.needs_answer]:

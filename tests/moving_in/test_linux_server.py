@@ -71,7 +71,7 @@ def test_no_hash_of_a_guessed_password_and_no_clear_text_is_in_the_draft(inspect
     text = draft(inspection, ADDRESS)
     for secret in (make_hash("test", "$y$j75$saltsalt"), make_hash("steam", "$6$rounds=1000$saltsalt"), "secret"):
         assert secret not in text
-    assert "TODO: these have mail" in text
+    assert "TODO: which of these does a person use?" in text
     assert "# - test@example.org: its password is its own name" in text
 
 
@@ -121,7 +121,8 @@ def test_check_refuses_the_draft_until_the_questions_are_answered_and_says_which
     assert new_inventory.find_unanswered(text.replace("[TODO]", "[203.0.113.25]")) == []
     assert {question.split(" ")[0] for _, question in new_inventory.list_questions(text)} == {
         "the",  # host.addresses
-        "these",  # accounts and aliases
+        "which",  # accounts
+        "these",  # aliases
         "your",  # admin.networks
         "mail",  # tls
         "if",  # ports and cron jobs
