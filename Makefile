@@ -1,5 +1,5 @@
 # The two commands: `make demo` builds, verifies and shows a server in containers; `make test` runs everything.
-.PHONY: demo drills test test-fast lint manual bench down
+.PHONY: demo drills test test-fast lint manual bench rebuild down
 
 # Python keeps what it has compiled, whatever the environment says: the next run of the tests is faster for it.
 export PYTHONDONTWRITEBYTECODE =
@@ -35,6 +35,9 @@ manual: bootstrap
 	.venv/bin/python -m mailkeep.settings.reference
 	.venv/bin/python scripts/make_manual.py
 
+rebuild: bootstrap
+	.venv/bin/python bench/rebuild.py
+
 bench: bootstrap
 	.venv/bin/python bench/build.py
 	.venv/bin/python bench/rerun.py
@@ -42,6 +45,7 @@ bench: bootstrap
 	.venv/bin/python bench/submission.py
 	.venv/bin/python bench/drills.py
 	.venv/bin/python bench/accounts.py
+	.venv/bin/python bench/backup.py
 
 down: bootstrap
 	.venv/bin/python -m mailkeep.lab down
