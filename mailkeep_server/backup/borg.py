@@ -191,6 +191,8 @@ def explain_failure(messages: Sequence[tuple[str, str]], code: int) -> str:
     last = texts[-1] if texts else f"borg ended with exit code {code}"
     if any("No space left on device" in text for text in texts):
         return "the disk there is full"
+    if any("errors found" in text for text in texts):  # by `borg check`, which has no ID for it
+        return f"its data are damaged ({texts[0]})"
     for msgid, _ in reversed(messages):
         if msgid in EXPLANATIONS:
             explanation = EXPLANATIONS[msgid]
