@@ -18,6 +18,7 @@ LONGEST_FIRST = (
     "lab/test_foreign_machine.py",
     "lab/test_many_hosts.py",
     "lab/test_watch.py",
+    "lab/test_import.py",
     "cli/test_wheel.py",
     "lab/test_guard.py",
     "lab/test_jails.py",

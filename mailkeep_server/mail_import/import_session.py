@@ -101,9 +101,15 @@ class ImportSession:
         """Locks the account for imports, and tells its folders, quota and room on the disk."""
         self._address, self._source_name = address, source
         directory = Path(self._directory, address)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (directory.parent, directory):  # their names are addresses, which no other Linux user may read
+            path.mkdir(mode=0o700, exist_ok=True)
         wait_for_lock(self._ends.enter_context(open_lock(directory / "lock")), address)
-        self._session = self._open_session(address)
+        try:
+            self._session = self._open_session(address)
+        except SessionEndedError as error:
+            raise SessionEndedError(
+                f"Dovecot does not open the mailbox of {address}: {error}. Has the account been deployed?"
+            ) from None
         self._ends.callback(self._session.close)
         folders = self._session.list_folders()
         known, known_size = journals.measure_arrivals(address, source, self._directory)

@@ -186,6 +186,29 @@ def test_files_that_get_another_name_while_they_are_read_come_all_the_same(bench
     assert len(bench.store.contents("INBOX")) == 2
 
 
+def test_an_old_server_without_the_tools_of_gnu_is_read_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = OldHost.probe
+
+    def probe_without_gnu(host: OldHost) -> str:
+        kind = probe(host)
+        host._facts = {key: value for key, value in host._facts.items() if key not in ("find", "tar")}
+        return kind
+
+    monkeypatch.setattr(OldHost, "probe", probe_without_gnu)
+    write_maildir(bench.directory)
+    write_message(bench.directory / "with space", "8.h.host:2,S", b"Subject: space\n\n")
+    report = bench.run()
+    assert report.differences == []
+    assert sum(row.added for row in report.folders) == 7
+
+
+def test_no_other_user_can_read_whose_mail_was_imported(bench: Bench) -> None:
+    bench.journals.rmdir()
+    write_maildir(bench.directory)
+    bench.run()
+    assert bench.journals.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_compressed_message_is_unpacked(bench: Bench) -> None:
     content = b"Subject: packed\n\n" + b"x\n" * 1000
     write_message(bench.directory, f"1.a.host,S={len(content)}:2,SZ", gzip.compress(content))
