@@ -51,6 +51,7 @@ def command_line(path: tuple[str, ...], name: str) -> list[str]:
     required = {
         ("render",): ["new"],
         ("tls", "import"): ["--certificate", "chain.pem", "--key", "key.pem"],
+        ("restore",): ["anna@example.org"],
         ("account", "rename"): ["anna@example.org", "anne@example.org"],
         ("import",): ["anna@example.org", "--from", "ssh://old.example.org/var/mail/anna"],
         **{("account", verb): ["anna@example.org"] for verb in ("add", "passwd", "remove", "freeze", "thaw")},
