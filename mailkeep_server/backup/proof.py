@@ -23,13 +23,14 @@ from mailkeep_server.common.wording import count_noun, describe_error
 
 SCRATCH = STATE / "scratch"
 STAGE = str(mail_snapshot.STAGE).lstrip("/")
+WAIT, QUICK_WAIT = 6 * 3600.0, 100.0  # seconds, for a backup that runs
 QUICK_MESSAGES = 100
 """That a quick proof restores; the weekly one restores the whole mailbox."""
 
 
 def prove_backups(config: BackupConfig, *, quick: bool, show_progress: ShowProgress | None = None) -> dict[str, str]:
     """By target, what is wrong; empty if the proof holds. Raises BackupError if another run holds the lock."""
-    with hold_lock():
+    with hold_lock(QUICK_WAIT if quick else WAIT):
         faults = {}
         for target in config.targets:
             if show_progress:
@@ -126,14 +127,11 @@ def _compare_live(account: str, message: StoredMessage, live: dict[str, str]) ->
 
 
 def _count_older(account: str, archive: Archive) -> int:
-    """The account's messages on this machine that were there when the archive was made."""
-    home, count = mail_snapshot.find_home(account), 0
-    for path in mail_snapshot.list_messages(home).values():
-        try:
-            count += (home / path).stat().st_ctime < archive.time.timestamp()
-        except FileNotFoundError:
-            continue
-    return count
+    """The account's messages on this machine that were there when the archive was made. The name of a message begins
+    with the second in which it was stored here (maildir)."""
+    paths = mail_snapshot.list_messages(mail_snapshot.find_home(account)).values()
+    seconds = (path.rpartition("/")[2].partition(".")[0] for path in paths)
+    return sum(text.isdigit() and int(text) < archive.time.timestamp() for text in seconds)
 
 
 def print_proof(faults: dict[str, str], as_json: bool) -> int:

@@ -61,6 +61,7 @@ def rebuild_mail(
         if record is None or record.finished or (archive and archive != record.archive):
             chosen_target = config.find_target(target)
             chosen = choose_source(Repository(chosen_target), config.host, archive)
+            _refuse_used_mailboxes(_extract_manifests(Repository(chosen_target), chosen.name))
             record = RebuildRecord(chosen_target.name, chosen.name)
             _save_record(record)
         repository = Repository(config.find_target(record.target))
@@ -81,6 +82,17 @@ def rebuild_mail(
         record.finished = True
         _save_record(record)
     return record
+
+
+def _refuse_used_mailboxes(manifests: dict[str, Path]) -> None:
+    """Raises BackupError if this machine has mail of the archive: it is not lost, and deleted mail would come back."""
+    for account, manifest in manifests.items():
+        live = mail_snapshot.list_messages(mail_snapshot.find_home(account))
+        if any(message.key in live for message in mail_snapshot.read_messages(manifest)):
+            raise BackupError(
+                f"this machine has mail of {account} that is in the archive too, so it is no new one. `mailkeep "
+                "restore` brings back what is missing here"
+            )
 
 
 def choose_source(repository: Repository, host: str, archive: str) -> Archive:

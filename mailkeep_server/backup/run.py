@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from mailkeep_server.backup import mail_snapshot, state_copy
 from mailkeep_server.backup.borg import BackupError, Repository
@@ -21,21 +23,31 @@ from mailkeep_server.common.wording import describe_error
 PACKAGE = Path(__file__).resolve().parents[2]
 STAGES = (mail_snapshot.STAGE, state_copy.STAGE)
 """What an archive holds."""
+LOCK_POLL_SECONDS = 1.0
 SNAPSHOT_TIMEOUT = 4 * 3600  # seconds; the first one reads all mail
 
 ShowProgress = Callable[[str], None]
 
 
 @contextmanager
-def hold_lock() -> Iterator[None]:
-    """One backup, proof or restore at a time. Raises BackupError if another one runs."""
+def hold_lock(wait_seconds: float = 0) -> Iterator[None]:
+    """One backup, proof or restore at a time. Raises BackupError if another one still runs after so many seconds."""
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
     with open_lock(STATE / "lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupError("another backup, proof or restore is running. Try again when it has ended") from None
+        while not _try_lock(lock):
+            if time.monotonic() > deadline:
+                raise BackupError("another backup, proof or restore is running. Try again when it has ended")
+            time.sleep(LOCK_POLL_SECONDS)
         yield
+
+
+def _try_lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_backup(config: BackupConfig, show_progress: ShowProgress | None = None) -> bool:
@@ -56,15 +68,18 @@ def make_backup(config: BackupConfig, show_progress: ShowProgress | None = None)
         status.targets = {target.name: status.of(target.name) for target in config.targets}
         now = datetime.now(UTC)
         archive = f"{config.host}-{now:%Y%m%dT%H%M%SZ}"
-        for target in config.targets:
-            if show_progress:
-                show_progress(f"to {target.name}")
-            target_status = status.of(target.name)
-            target_status.fault = _find_fault(Repository(target), archive, counts, show_progress)
-            if not target_status.fault:
-                target_status.succeeded, target_status.archive = time.time(), archive
-                target_status.messages = sum(counts.values())
-            save_status(status)
+        try:
+            for target in config.targets:
+                if show_progress:
+                    show_progress(f"to {target.name}")
+                target_status = status.of(target.name)
+                target_status.fault = _find_fault(Repository(target), archive, counts, show_progress)
+                if not target_status.fault:
+                    target_status.succeeded, target_status.archive = time.time(), archive
+                    target_status.messages = sum(counts.values())
+                save_status(status)
+        finally:  # a link would keep the space of a message that somebody deletes
+            shutil.rmtree(mail_snapshot.STAGE / "mail", ignore_errors=True)
         return not any(target.fault for target in status.targets.values())
 
 

@@ -243,6 +243,12 @@ def test_damage_at_a_target_is_told_by_the_next_proof_and_its_end_too(backed_up:
     poll(lambda: backed_up.read_troubles() == "", 15, "the end is not seen")
 
 
+def test_a_backup_takes_no_room_beside_the_mail(backed_up: BackedUp) -> None:
+    """A link that stays would keep the space of mail that somebody deletes, on a disk that is full."""
+    links = "find /var/vmail -type f -path '*/cur/*' -links +2 -o -type f -path '*/.backup/mail/*'"
+    assert backed_up.server.run(links).stdout == ""
+
+
 def test_a_late_backup_is_told_within_ten_seconds(backed_up: BackedUp) -> None:
     late = (
         "python3 - <<'P'\nimport json\np='/var/lib/mailkeep-backup/status.json'\ns=json.load(open(p))\n"
@@ -291,3 +297,6 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     bare.run(f"mailkeepctl thaw {BEN}")
     open_imap(str(bare.ip)).login(BEN, backed_up.site.passphrases[BEN])
     assert backed_up.prove("--quick")["offsite"] == ""
+    code, output = backed_up.run_cli("rebuild")
+    assert code == 1
+    assert "it is no new one" in output
