@@ -131,7 +131,8 @@ def put_files(server: Server, directory: str, files: dict[str, tuple[bytes, int]
 def hash_folders(site: Site, address: str) -> dict[str, list[str]]:
     """By the directory of each folder, the sorted hashes of the files in it, which Dovecot has written with LF."""
     local_part, _, domain = address.partition("@")
-    find = "find . -type f -path '*/[cn]??/*' -exec sha256sum {} +"
+    # A file may get another name meanwhile.
+    find = "find . -type f -path '*/[cn]??/*' -exec sha256sum {} + 2>/dev/null || true"
     output = site.server.run(
         f"cd /var/vmail/{domain}/{local_part}/Maildir 2>/dev/null || exit 0; {find}", timeout=600
     ).stdout
