@@ -528,7 +528,7 @@ def lab_addresses(lab: Lab, server: Server, new_server: Server | None = None) ->
         "203.0.113.25": str(server.ip),
         "2001:db8::25": str(server.ip6),
         "198.51.100.0/24": f"{lab.ipv4_address(1)}/32",  # "your network": that of this machine, as the server sees it
-        "198.51.100.7": "2001:db8:bad::7",  # in no network of the jails' canaries
+        "198.51.100.7": "2001:db8:bad::/64",  # in no network of the jails' canaries
         "192.0.2.0/24": f"{strangers}.0/24",
         "192.0.2.66": f"{strangers}.66",
         "https://acme-staging-v02.api.letsencrypt.org/directory": DIRECTORY,
