@@ -436,7 +436,9 @@ def protocol_attacks() -> Iterator[Attack]:
     )
     yield Attack(
         "addresses are harvested with RCPT in one connection",
-        lambda at: talk_smtp(at.ip, SMTP, [*greeting, *["RCPT TO:<guess@example.test>"] * 8, greeting[1]], insist=True),
+        lambda at: talk_smtp(
+            at.ip, SMTP, [*greeting, *["RCPT TO:<guess@example.test>"] * 21, greeting[1]], insist=True
+        ),
         "dropped",
         NO_LIMITS,
     )

@@ -265,7 +265,7 @@ def test_clients_of_frozen_or_limited_accounts_are_not_banned(besieged: Besieged
     ben, anna = ((user, besieged.passphrases[user]) for user in (BEN, ANNA))
     host = besieged.address_of(4)
     besieged.server.run(f"mailkeepctl freeze {BEN}")
-    many = envelope_commands(ANNA, *["nobody@example.test"] * 8)
+    many = envelope_commands(ANNA, *["nobody@example.test"] * 24)
     attacker, times = besieged.attacker, MAXRETRY + 1
     with ThreadPoolExecutor() as pool:  # each service delays its answers
         logins = [
