@@ -269,6 +269,9 @@ def test_an_unreachable_target_keeps_no_other_from_its_backup(backed_up: BackedU
         assert "refused" in reports["offsite"]["faults"][0]
         assert reports["disk"]["faults"] == []
         poll(lambda: "The last backup to offsite failed" in backed_up.read_troubles(), 15, "not told")
+        statuses = {outcome.check: outcome.status for outcome in verify_inventory(backed_up.site.inventory)}
+        assert statuses["every_target_has_a_backup"] == "warning"
+        assert statuses["mail_comes_back_from_each_backup"] == "failed"
     finally:
         backed_up.internet.run(f"mv ~{KEEPER}/.ssh-away ~{KEEPER}/.ssh")
     backed_up.back_up()
