@@ -23,7 +23,8 @@ from mailkeep_server.common.jail_canaries import LOCK
 Boot = Callable[[], Site]
 
 # tests/verify breaks four checks. A container's clock is its host's, and no certificate ends within a test. Every lab
-# has IPv6. test_backup breaks the backups, test_web the checks of HTTPS, test_foreign_machine those of addresses and mailboxes.
+# has IPv6. test_backup breaks the backups, test_web the checks of HTTPS, test_foreign_machine those of addresses and
+# mailboxes.
 BACKUPS = {"mail_comes_back_from_each_backup", "every_target_has_a_backup"}
 HTTPS = {"what_is_served_over_https_can_be_had", "nothing_else_is_served_over_https"}
 BROKEN_ELSEWHERE = {
