@@ -91,8 +91,9 @@ def ban_networks(add_banned: Callable[..., Any], find_jail_target: FindTarget) -
     """A method in place of `add_banned`, which takes one address or a list."""
 
     def add_banned_networks(actions: Any, addresses: Any) -> Any:
-        listed = addresses if isinstance(addresses, list) else [addresses]
-        return add_banned(actions, [find_jail_target(actions._jail.filter, address) for address in listed])
+        if not isinstance(addresses, list):
+            addresses = [addresses]
+        return add_banned(actions, [find_jail_target(actions._jail.filter, address) for address in addresses])
 
     return add_banned_networks
 

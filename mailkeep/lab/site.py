@@ -84,10 +84,12 @@ class Site:
     def pause_proofs(self) -> Iterator[None]:
         """Lets a proof of the jails end, and no other begin: each copy of the disk would restore its bans."""
         self.server.run("systemctl stop mailkeep-jails.timer")
-        state = "systemctl show --property=ActiveState --value mailkeep-jails"
-        poll(lambda: self.server.run(state).stdout.strip() != "activating", 60, "a proof of the jails does not end")
-        yield
-        self.server.run("systemctl start mailkeep-jails.timer")
+        try:
+            state = "systemctl show --property=ActiveState --value mailkeep-jails"
+            poll(lambda: self.server.run(state).stdout.strip() != "activating", 60, "a proof of the jails does not end")
+            yield
+        finally:
+            self.server.run("systemctl start mailkeep-jails.timer")
 
     def bake(self, tag: str) -> str:
         """An image of the built server's disk, as `Container.bake` saves it, between proofs of the jails."""

@@ -23,7 +23,7 @@ def count(jail: str, *addresses: str) -> list[str]:
 def put_ticket(jail: str, address: str) -> str:
     put: list[str] = []
     ticket = SimpleNamespace(getID=lambda: address, setID=put.append)
-    wrapped = remember_networks(lambda _, given: put.append("put" if given is ticket else "another"), FINDER)
+    wrapped = remember_networks(lambda _, argument: put.append("put" if argument is ticket else "another"), FINDER)
     wrapped(SimpleNamespace(filter=SimpleNamespace(jailName=jail)), ticket)
     assert put.pop() == "put"
     return put.pop()
@@ -31,7 +31,7 @@ def put_ticket(jail: str, address: str) -> str:
 
 def ban_by_hand(jail: str, addresses: str | list[str]) -> list[str]:
     actions = SimpleNamespace(_jail=SimpleNamespace(filter=SimpleNamespace(jailName=jail)))
-    return list(ban_networks(lambda given, banned: banned if given is actions else [], FINDER)(actions, addresses))
+    return list(ban_networks(lambda owner, banned: banned if owner is actions else [], FINDER)(actions, addresses))
 
 
 @pytest.mark.parametrize("jail", ["sshd", "postfix", "dovecot", "recidive"])
