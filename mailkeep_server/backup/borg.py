@@ -101,7 +101,9 @@ class Repository:
             *(["--progress"] if show_progress else []),
             # Hard links change the time of change (ctime) of a message, not its content.
             "--files-cache=mtime,size,inode",
-            "--compression=auto,zstd,3",
+            # Messages have none of them, and each takes a system call a file.
+            *("--noacls", "--noxattrs", "--noflags"),
+            "--compression=zstd,3",
             "--exclude-if-present=.nobackup",
             f"{self.target.repository}::{name}",
             *map(str, paths),

@@ -16,9 +16,8 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mailkeep_server.common import mailboxes
 
@@ -32,8 +31,7 @@ MADE_ANEW = ("dovecot.index", "dovecot.list.index", "dovecot.mailbox.log", "mail
 MADE_ANEW_SUFFIXES = (".lock", ".svbin", ".tmp")
 
 
-@dataclass(frozen=True)
-class StoredMessage:
+class StoredMessage(NamedTuple):
     """A file in `cur` or `new`. `path` is relative to the account's home."""
 
     path: str
@@ -139,7 +137,7 @@ def _link_messages(home: Path, copy: Path, linked: dict[str, str]) -> int:
             (copy / path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             (copy / linked[key]).rename(copy / path)
             linked[key] = path
-        elif _link_file(home / path, copy / path):
+        elif _link_file(f"{home}/{path}", f"{copy}/{path}"):
             linked[key] = path
     return changes
 
@@ -181,13 +179,16 @@ def _list_names(directory: Path) -> list[str]:
         return []
 
 
-def _link_file(source: Path, target: Path) -> bool:
-    """False if the source has just been renamed."""
+def _link_file(source: str, target: str) -> bool:
+    """False if the source has just been renamed. Its paths are text: it is called for each message."""
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:
-        return False
+        directory = Path(target).parent
+        if directory.exists():
+            return False
+        directory.mkdir(mode=0o700, parents=True)
+        return _link_file(source, target)
     return True
 
 
@@ -203,7 +204,7 @@ def _copy_file(home: Path, copy: Path, path: str) -> bool:
 
 def _describe_message(copy: Path, path: str, known: dict[str, StoredMessage]) -> StoredMessage:
     """A message that the last manifest knows with the same size is not read again: it never changes."""
-    size = (copy / path).stat().st_size
+    size = os.stat(f"{copy}/{path}").st_size  # noqa: PTH116  # a Path takes four times as long
     former = known.get(make_key(path))
     if former and former.size == size:
         return StoredMessage(path, size, former.sha256)
