@@ -61,7 +61,7 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "jails": fail2ban.banned_ports_by_jail(settings),
         "jail_rules": {jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},
         "open_ports": sorted(firewall.open_ports(settings)),
-        "never_ban": [str(network) for network in (*settings.host.addresses, *settings.admin.networks)],
+        "never_ban": [str(network) for network in settings.never_banned],
         "certificate_file": certificates.PEM,
         "min_certificate_days": alerts.certificate_days,
         "max_queued_messages": alerts.queue,

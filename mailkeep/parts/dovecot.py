@@ -7,6 +7,7 @@ from mailkeep.parts import certificates, postfix, server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, User
 from mailkeep.settings.fields import strip_extension
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import PROXY_PORTS
 from mailkeep.settings.sections import Account
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
@@ -44,6 +45,8 @@ def build_part(settings: Settings) -> Part:
         limit_sessions=LIMIT_SESSIONS,
         python=server_package.PYTHON,
         aliases=ALIASES,
+        forwarded_from=settings.host.forwarded_from,
+        forwarded_ports=PROXY_PORTS,
     )
     users = [(account.address, account.password, _quota_fields(account)) for account in settings.accounts]
     aliases = [

@@ -63,14 +63,15 @@ def banned_ports_by_jail(settings: Settings) -> dict[str, tuple[int, ...] | None
 
 
 def list_ports_but_smtp(settings: Settings) -> tuple[int, ...]:
-    """The open ports of logins and of the web."""
+    """The open ports of logins and of the web. Those of forwarded connections are open to one machine, which is never
+    banned."""
     ports = {port for protocol, port, _ in firewall.list_doors(settings) if protocol == "tcp"}
-    return tuple(sorted(ports - {SERVICES["smtp"]}))
+    return tuple(sorted(ports - {SERVICES["smtp"], *firewall.forwarded_ports(settings)}))
 
 
 def rules_by_jail(settings: Settings) -> dict[str, JailRules]:
     """What each jail does, and whom it never bans."""
-    ignored = ("127.0.0.0/8", "::1", *map(str, (*settings.host.addresses, *settings.admin.networks)))
+    ignored = ("127.0.0.0/8", "::1", *map(str, settings.never_banned))
     numbers = dict.fromkeys(JAILS, (MAXRETRY, FINDTIME, BANTIME))
     numbers["recidive"] = (RECIDIVE_MAXRETRY, RECIDIVE_FINDTIME, RECIDIVE_BANTIME)
     ports = banned_ports_by_jail(settings)

@@ -6,7 +6,7 @@ from ipaddress import collapse_addresses
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
-from mailkeep.settings.numbers import SERVICES
+from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
@@ -25,8 +25,18 @@ def published_ports(settings: Settings) -> tuple[int, ...]:
     return (*MAIL_PORTS, *((HTTPS,) if settings.https_names else ()))
 
 
+def forwarded_ports(settings: Settings) -> tuple[int, ...]:
+    """The ports for the machine that this server has moved from, while that forwards."""
+    return tuple(sorted(PROXY_PORTS.values())) if settings.host.forwarded_from else ()
+
+
 def owned_ports(settings: Settings) -> tuple[int, ...]:
-    """The ports that no other program may use: the published ones, and port 80 if the ACME authority asks there."""
+    """The ports that no other program may use: those open to all, and those for forwarded connections."""
+    return (*_public_ports(settings), *forwarded_ports(settings))
+
+
+def _public_ports(settings: Settings) -> tuple[int, ...]:
+    """The published ones, and port 80 if the ACME authority asks there."""
     return (*published_ports(settings), *((HTTP,) if settings.tls.answers_on_port_80 else ()))
 
 
@@ -37,6 +47,8 @@ def build_rules(settings: Settings) -> bytes:
         "nftables/nftables.conf",
         ports=sorted(open_ports(settings)),
         openings=_list_opening_rules(settings),
+        forwarded_ports=forwarded_ports(settings),
+        forwarding=_match_sources(settings.forwarding_networks),
         relay_is_tried_by_root=may_root_send(settings),
         max_connections=settings.max_leaving_connections,
         burst=settings.max_leaving_connections // 4 + 1,
@@ -58,10 +70,16 @@ def _list_opening_rules(settings: Settings) -> list[str]:
     udp = sorted(port for protocol, port, network in list_doors(settings) if protocol == "udp" and not network)
     rules = [f"udp dport {{ {_join(udp)} }}"] if udp else []
     for opening in settings.firewall.open:
-        for version, family in ((4, "ip"), (6, "ip6")):
-            if networks := [network for network in _collapse(opening.networks) if network.version == version]:
-                rules.append(f"{family} saddr {{ {_join(networks)} }} {opening.protocol} dport {opening.port}")
+        rules += [f"{match} {opening.protocol} dport {opening.port}" for match in _match_sources(opening.networks)]
     return list(dict.fromkeys(rules))
+
+
+def _match_sources(networks: Iterable[Network]) -> list[str]:
+    """Matches of nft for packets from these networks, one for each family."""
+    collapsed = _collapse(networks)
+    families = {"ip": 4, "ip6": 6}
+    sources = {name: [network for network in collapsed if network.version == families[name]] for name in families}
+    return [f"{name} saddr {{ {_join(members)} }}" for name, members in sources.items() if members]
 
 
 def _join(items: Iterable[object]) -> str:
@@ -105,7 +123,9 @@ def open_ports(settings: Settings) -> set[int]:
 
 def list_doors(settings: Settings) -> set[Door]:
     """All that the firewall lets in: new connections of TCP, and packets of UDP."""
-    doors = {("tcp", port, "") for port in (settings.ssh.port, *owned_ports(settings))}
+    doors = {("tcp", port, "") for port in (settings.ssh.port, *_public_ports(settings))}
+    forwarding = _collapse(settings.forwarding_networks)
+    doors |= {("tcp", port, str(network)) for port in forwarded_ports(settings) for network in forwarding}
     for opening in settings.firewall.open:
         networks = _collapse(opening.networks) if opening.networks else ("",)
         doors |= {(opening.protocol, opening.port, str(network)) for network in networks}

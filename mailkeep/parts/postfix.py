@@ -6,6 +6,7 @@ from mailkeep.parts import certificates
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
+from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 from mailkeep_server.common.alias_reach import AliasReach
@@ -17,7 +18,7 @@ QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that Mailkeep
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
 TABLES = ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
-PORTS = {"smtp": 25, "submission": 587, "submissions": 465}
+PORTS = {name: SERVICES[name] for name in ("smtp", "submission", "submissions")}
 PROBE = "192.0.2.1"  # a key of any kind of table
 NO_IPV6 = "inet_protocols: disabling IPv6"
 ALERTS = "/var/spool/postfix/private/alerts"
@@ -39,7 +40,11 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             File(
                 f"{DIRECTORY}/master.cf",
                 render_template(
-                    "postfix/master.cf", spf_lookups=_list_spf_lookups(settings), forward=FORWARD, bounce=BOUNCE
+                    "postfix/master.cf",
+                    spf_lookups=_list_spf_lookups(settings),
+                    forward=FORWARD,
+                    bounce=BOUNCE,
+                    forwarded_ports=PROXY_PORTS if settings.host.forwarded_from else {},
                 ),
             ),
             File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
@@ -74,7 +79,7 @@ def list_declared_sockets(parts: Iterable[Part]) -> tuple[list[int], list[str]]:
     content = next(file.content for part in parts for file in part.files if file.path == f"{DIRECTORY}/master.cf")
     lines = [line for line in content.decode().splitlines() if line and not line.startswith(("#", " "))]
     services = [line.split() for line in lines]
-    ports = [PORTS[name] for name, kind, *_ in services if kind == "inet"]
+    ports = [PORTS.get(name) or int(name) for name, kind, *_ in services if kind == "inet"]
     sockets = [
         f"{'public' if private == 'n' else 'private'}/{name}" for name, kind, private, *_ in services if kind == "unix"
     ]

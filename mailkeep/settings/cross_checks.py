@@ -10,7 +10,7 @@ from pydantic_core import InitErrorDetails
 from mailkeep.settings import alias_expansion
 from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import strip_extension
-from mailkeep.settings.numbers import SERVICES
+from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
 from mailkeep.settings.sections import UncheckedSettings
 from mailkeep.settings.yaml_reader import Loc, format_path
 
@@ -34,6 +34,7 @@ def _conflict(loc: Loc, value: object, expected: str, actual: str | None = None)
 
 def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     yield from _find_repeated(("host", "addresses"), settings.host.addresses)
+    yield from _find_repeated(("host", "forwarded_from"), settings.host.forwarded_from)
     yield from _find_repeated(("domains",), settings.domains)
     yield from _find_repeated(("accounts",), (account.address for account in settings.accounts), "address")
     for index, account in enumerate(settings.accounts):
@@ -178,12 +179,32 @@ def _check_ports(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
         yield _conflict(("ssh", "port"), settings.ssh.port, expected)
 
 
+def _check_forwarding(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
+    """Whoever reaches the forwarded ports may name any address as his own, so nobody else does."""
+    for index, address in enumerate(settings.host.forwarded_from):
+        if address in settings.host.addresses:
+            expected = "addresses of another machine, from which this server has moved"
+            actual = f"{address}, which is in host.addresses too"
+            yield _conflict(("host", "forwarded_from", index), address, expected, actual)
+    ports = {port: name for name, port in PROXY_PORTS.items()} if settings.host.forwarded_from else {}
+    if service := ports.get(settings.ssh.port):
+        expected = f"another port: {service} that is forwarded comes there (host.forwarded_from)"
+        yield _conflict(("ssh", "port"), settings.ssh.port, expected)
+    for index, opening in enumerate(settings.firewall.open):
+        if opening.protocol == "tcp" and (service := ports.get(opening.port)):
+            expected = f"another port: {service} that is forwarded comes there, and from nobody else"
+            yield _conflict(("firewall", "open", index), opening.port, expected)
+
+
 def _check_networks(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, blocked in enumerate(settings.firewall.block):
         loc = ("firewall", "block", index)
         for trusted in settings.admin.networks:
             if blocked.version == trusted.version and blocked.overlaps(trusted):
                 yield _conflict(loc, blocked, f"a network apart from {trusted} in admin.networks")
+        for address in settings.host.forwarded_from:
+            if address in blocked:
+                yield _conflict(loc, blocked, f"a network without {address}, which host.forwarded_from names")
         for address in settings.host.addresses:
             if address in blocked:
                 yield _conflict(loc, blocked, f"a network without the server's own address {address}")
@@ -327,6 +348,7 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_loops,
     alias_expansion.find_endless_expansions,
     _check_ports,
+    _check_forwarding,
     _check_networks,
     _check_limits,
     _check_leaving,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import (
+    Address,
     AnyNetwork,
     DisplayName,
     DnsProvider,
@@ -28,6 +29,7 @@ from mailkeep.settings.fields import (
     JsonTemplate,
     Login,
     Mailbox,
+    Network,
     OwnMailbox,
     PasswordHash,
     PublicAddress,
@@ -66,6 +68,14 @@ class Host(Model):
         min_length=1,
         description="Its public addresses, IPv4 and IPv6.",
         examples=[["203.0.113.25", "2001:db8::25"]],
+    )
+    forwarded_from: tuple[PublicAddress, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Addresses of the machine that this server has moved from. It forwards its mail ports until the "
+        "DNS has followed, and is believed when it tells the addresses of its clients. `mailkeep move` sets this, and "
+        "removes it at the end.",
+        examples=[["203.0.113.20", "2001:db8::20"]],
     )
 
 
@@ -682,6 +692,16 @@ class UncheckedSettings(Model):
         description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",
         examples=["25M"],
     )
+
+    @property
+    def forwarding_networks(self) -> tuple[Network, ...]:
+        """`host.forwarded_from`, each as a network of one address."""
+        return tuple(ip_network(address) for address in self.host.forwarded_from)
+
+    @property
+    def never_banned(self) -> tuple[Address | Network, ...]:
+        """The server itself, its administrators, and the machine that forwards others' connections."""
+        return (*self.host.addresses, *self.admin.networks, *self.forwarding_networks)
 
     @property
     def backup_targets(self) -> tuple[BackupTarget, ...]:

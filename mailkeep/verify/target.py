@@ -133,7 +133,7 @@ class Target:
             mailboxes=[account.address for account in settings.accounts],
             ssh_port=settings.ssh.port,
             jails={jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},
-            never_ban=[str(network) for network in (*settings.host.addresses, *settings.admin.networks)],
+            never_ban=[str(network) for network in settings.never_banned],
             firewall_rules=firewall.build_rules(settings).decode(),
             open_ports=sorted(firewall.open_ports(settings)),
             units=[unit.name for part in self.parts for unit in part.units],

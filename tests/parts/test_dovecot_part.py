@@ -66,6 +66,16 @@ def test_dovecot_listens_on_ipv6_where_it_is_declared(
     assert f"\nlisten = {listen}\n" in conf.decode()
 
 
+def test_dovecot_believes_the_old_machine_alone(declared: dict[str, object]) -> None:
+    conf = read_files(Settings.model_validate(declared))[dovecot.CONF]
+    assert "haproxy" not in conf
+    host = {"name": "mail.example.org", "addresses": ["192.0.2.1"], "forwarded_from": ["192.0.2.8", "2001:db8::8"]}
+    conf = read_files(Settings.model_validate(declared | {"host": host}))[dovecot.CONF]
+    assert "\nhaproxy_trusted_networks = 192.0.2.8 2001:db8::8\n" in conf
+    assert "    port = 10143\n    haproxy = yes\n" in conf
+    assert "    port = 10993\n    ssl = yes\n    haproxy = yes\n" in conf
+
+
 def read_files(settings: Settings) -> dict[str, str]:
     return {file.path: file.content.decode() for file in dovecot.build_part(settings).files}
 

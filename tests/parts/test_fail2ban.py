@@ -55,6 +55,15 @@ def test_fail2ban_runs_with_networks_and_its_sets_take_them(settings: Settings) 
         assert Path(mailkeep_server.__file__).parents[1].joinpath(module.removeprefix("/usr/lib/mailkeep/")).exists()
 
 
+def test_the_machine_that_forwards_is_never_banned(declared: dict[str, object]) -> None:
+    """All that it forwards would be. Its ports are in no jail: the jails are proven by connections of the server's."""
+    host = {"name": "mail.example.org", "addresses": ["192.0.2.1"], "forwarded_from": ["192.0.2.8", "2001:db8::8"]}
+    jails = parse_jails(fail2ban.build_part(Settings.model_validate(declared | {"host": host})))
+    for jail in fail2ban.JAILS:
+        assert {"192.0.2.8/32", "2001:db8::8/128"} <= {*jails[jail]["ignoreip"].split()}
+        assert not {"10025", "10993"} & {*jails[jail]["port"].split(",")}
+
+
 def test_the_ssh_jail_guards_the_port_that_mail_yml_names(declared: dict[str, object]) -> None:
     moved = Settings.model_validate(declared | {"ssh": {"port": 2222}})
     assert parse_jails(fail2ban.build_part(moved))["sshd"]["port"] == "2222"

@@ -54,6 +54,26 @@ def test_a_port_is_opened_for_udp_and_for_certain_networks(declared: dict[str, o
     )
 
 
+def test_forwarded_connections_come_from_the_old_machine_alone(declared: dict[str, object]) -> None:
+    """Who reaches these ports may name any address as his own: no stranger does, and no local program."""
+    ports = "10025, 10143, 10465, 10587, 10993"
+    assert "10025" not in render_rules(Settings.model_validate(declared))
+    host = {"name": "mail.example.org", "addresses": ["192.0.2.1"], "forwarded_from": ["192.0.2.8", "2001:db8::8"]}
+    settings = Settings.model_validate(declared | {"host": host})
+    rules = [line.strip() for line in render_rules(settings).splitlines()]
+    assert rules.index(f"iif lo tcp dport {{ {ports} }} counter reject with tcp reset") < rules.index("iif lo accept")
+    assert [rule for rule in rules if "10025" in rule and "accept" in rule] == [
+        f"ip saddr {{ 192.0.2.8/32 }} tcp dport {{ {ports} }} ct state new accept",
+        f"ip6 saddr {{ 2001:db8::8/128 }} tcp dport {{ {ports} }} ct state new accept",
+    ]
+    assert 10025 in firewall.owned_ports(settings)
+    assert 10025 not in firewall.open_ports(settings)
+    assert {network for _, port, network in firewall.list_doors(settings) if port == 10993} == {
+        "192.0.2.8/32",
+        "2001:db8::8/128",
+    }
+
+
 @pytest.mark.parametrize(("sshd_output", "status"), [("port 22", 0), ("port 2222", 1), ("port 2222\nport 22", 0)])
 def test_rules_that_would_lock_out_ssh_users_are_refused(
     settings: Settings, tmp_path: Path, sshd_output: str, status: int

@@ -125,6 +125,24 @@ def test_nothing_signs_what_sieve_sends_and_bounces(declared: dict[str, object])
         assert f"-o {option}=$guard_milter" in options
 
 
+FORWARDED = {"host": {"name": "mail.example.org", "addresses": ["192.0.2.1"], "forwarded_from": ["192.0.2.8"]}}
+
+
+@pytest.mark.parametrize(("service", "port"), [("smtp", 10025), ("submissions", 10465), ("submission", 10587)])
+def test_forwarded_connections_have_the_rules_of_the_others(
+    declared: dict[str, object], service: str, port: int
+) -> None:
+    proxied = read_options(declared | FORWARDED, str(port))
+    assert proxied.pop("smtpd_upstream_proxy_protocol") == "haproxy"
+    assert proxied == read_options(declared, service)
+    assert f"\n{port} " not in read_files(declared)["master.cf"]
+
+
+def test_the_ports_of_forwarded_connections_are_declared(declared: dict[str, object]) -> None:
+    ports, _ = postfix.list_declared_sockets([postfix.build_part(Settings.model_validate(declared | FORWARDED), None)])
+    assert sorted(ports) == [25, 465, 587, 10025, 10465, 10587]
+
+
 def read_options(declared: dict[str, object], service: str) -> dict[str, str]:
     """The options of a service in master.cf."""
     lines = read_files(declared)["master.cf"].splitlines()

@@ -70,6 +70,7 @@ COMPLETE = f"""\
 host:
   name: mail.example.org
   addresses: [203.0.113.25, "2001:db8::25"]
+  forwarded_from: [203.0.113.20, "2001:db8::20"]
 domains:
   - example.org
   - example.net

@@ -33,7 +33,7 @@ MAIN_CF, ALIASES, SENDER_LOGIN, RELAY_PASSWORD = (
     f"/etc/postfix/{name}" for name in ("main.cf", "aliases", "sender_login", "relay_password")
 )
 OWN_SENDERS = "/etc/postfix/own_senders"
-DOVECOT_USERS, FIREWALL = "/etc/dovecot/users", "/etc/nftables.conf"
+DOVECOT, DOVECOT_USERS, FIREWALL = "/etc/dovecot/dovecot.conf", "/etc/dovecot/users", "/etc/nftables.conf"
 JAILS, SSHD = "/etc/fail2ban/jail.d/mailkeep.local", "/etc/ssh/sshd_config.d/10-mailkeep.conf"
 TRUSTED_NETWORK_FILES = (JAILS, SSHD, WATCH, MAIN_CF)
 
@@ -72,6 +72,7 @@ EXAMPLES: dict[str, Example] = {
     "host.addresses": Example(
         ["203.0.113.26"], (*TRUSTED_NETWORK_FILES, NGINX, "/etc/postfix/own_domains", "DNS A", "DNS AAAA", "DNS PTR")
     ),
+    "host.forwarded_from": Example(["203.0.113.21"], (DOVECOT, FIREWALL, JAILS, WATCH)),
     "domains": Example(
         ["example.org", "example.net", "example.edu"],
         (
@@ -148,7 +149,7 @@ EXAMPLES: dict[str, Example] = {
         "101M", ("/etc/systemd/journald.conf.d/mailkeep.conf", "/etc/systemd/system/mailkeep-logs.service")
     ),
     "retention.queue_days": Example(4, (MAIN_CF, "/etc/opendkim.conf")),
-    "retention.trash_days": Example(15, ("/etc/dovecot/dovecot.conf",)),
+    "retention.trash_days": Example(15, (DOVECOT,)),
     "backup": Example(ABSENT, (BACKUP, WATCH, "part backup")),
     "backup.targets[].name": Example("other", (BACKUP, WATCH)),
     "backup.targets[].path": Example("/srv/other", (BACKUP,)),
@@ -207,7 +208,7 @@ EXAMPLES: dict[str, Example] = {
     "guard.shared_store.port": Example(6381, (SHARED_STORE,)),
     "guard.shared_store.tls": Example("yes", (SHARED_STORE,)),
     "guard.shared_store.user": Example("other", (SHARED_STORE,)),
-    "message_size": Example("31M", (MAIN_CF, "/etc/dovecot/dovecot.conf")),
+    "message_size": Example("31M", (MAIN_CF, DOVECOT)),
 }
 
 

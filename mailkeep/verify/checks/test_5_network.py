@@ -49,7 +49,7 @@ def test_mail_is_served_on_every_declared_address(observed: ProbeResult, setting
         (
             f"{address} port {port}: nothing listens"
             for address in settings.host.addresses
-            for port in (settings.ssh.port, *firewall.published_ports(settings))
+            for port in (settings.ssh.port, *firewall.published_ports(settings), *firewall.forwarded_ports(settings))
             if not any((local, port) in listening for local in (str(address), *wildcards[address.version]))
         ),
         expected="a service on each port of each address",
