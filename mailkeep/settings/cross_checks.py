@@ -204,7 +204,8 @@ def _check_networks(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
                 yield _conflict(loc, blocked, f"a network apart from {trusted} in admin.networks")
         for address in settings.host.forwarded_from:
             if address in blocked:
-                yield _conflict(loc, blocked, f"a network without {address}, which host.forwarded_from names")
+                expected = f"a network without the server's previous address {address} (host.forwarded_from)"
+                yield _conflict(loc, blocked, expected)
         for address in settings.host.addresses:
             if address in blocked:
                 yield _conflict(loc, blocked, f"a network without the server's own address {address}")
