@@ -1,0 +1,1 @@
+"""A whole server moves to another machine."""
