@@ -99,6 +99,18 @@ def ask_lines(question: str) -> str:
     return "\n".join(lines)
 
 
+def ask_agreement(question: str, answer: str) -> None:
+    """UserError unless the user types this answer."""
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask at, and nothing was changed. With --yes it does not ask.")
+    try:
+        typed = str(typer.prompt(question, default="", show_default=False))
+    except typer.Abort:
+        raise typer.Exit(130) from None
+    if typed.strip() != answer:
+        raise UserError("Nothing was changed.")
+
+
 def ask_secret(question: str, confirm: bool = False, default: str | None = None) -> str:
     """The line that the user types, hidden; or a line of standard input. Never an argument, which other users of this
     machine can read in the process list."""

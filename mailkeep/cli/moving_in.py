@@ -1,4 +1,4 @@
-"""`mailkeep inspect` and `import`: from an old server into ours."""
+"""`mailkeep inspect`, `import` and `un-adopt`: from an old server into ours, and back."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mailkeep.cli.common import Address, AsJson, Home, InventoryName, ask_secret, open_inventory, out
+from mailkeep.cli.common import Address, AsJson, Home, InventoryName, ask_agreement, ask_secret, open_inventory, out
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
 from mailkeep.locations import expand_home
@@ -155,15 +155,49 @@ def import_mail(
         raise typer.Exit(1)
 
 
+@commands.command(
+    "un-adopt",
+    epilog="Example: `mailkeep un-adopt home`. docs/first-server.md says what comes back, and what stays.",
+)
+def un_adopt(
+    name: InventoryName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    host: Annotated[str, typer.Option(metavar="HOST", help="The server, if the inventory has several.")] = "",
+    home: Home = None,
+) -> None:
+    """Go back from a Mailkeep server to what the machine had before the first deploy. Mail stays where it is.
+
+    It says what it will do, and asks. Run it again after an interruption: it goes on. Exit code 1: an error, or
+    something did not come back yet."""
+    from mailkeep.host.remote import RemoteHost
+    from mailkeep.inventory import secrets
+    from mailkeep.operate import un_adopt as way_back
+    from mailkeep.parts import mail_server
+
+    directory, settings = open_inventory(name, home)
+    server, data = _choose_host(directory, host)
+    parts = mail_server.build_parts(settings, secrets.load_secrets(settings, directory))
+    un_adoption = way_back.UnAdoption(RemoteHost(server, data), parts)
+    way = un_adoption.look()
+    if not way.done:
+        for line in way_back.describe_before(server, way):
+            out.print(line, markup=False)
+        if not yes:
+            ask_agreement(f"Type the name of the host, {server}, to go back", server)
+        way = un_adoption.go()
+    for line in way_back.describe_after(server, way):
+        out.print(line, markup=False)
+    if way.failed:
+        raise typer.Exit(1)
+
+
 def _choose_host(directory: Path, name: str) -> tuple[str, dict[str, object]]:
     """UserError if the inventory has several hosts, and none is named."""
     known = hosts.read_hosts(directory)
     if name and name not in known:
         raise UserError(f"--host {name}: the inventory has no such host. It has {', '.join(known)}.")
     if not name and len(known) > 1:
-        raise UserError(
-            f"The inventory has several hosts. Say which gets the mail: --host {' or --host '.join(known)}."
-        )
+        raise UserError(f"The inventory has several hosts. Say which you mean: --host {' or --host '.join(known)}.")
     name = name or next(iter(known))
     return name, known[name]
 

@@ -16,7 +16,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep.host import deploy_history, diff
+from mailkeep.host import adoption, deploy_history, diff
 from mailkeep.host.diff import FileChange
 from mailkeep.host.preflight import needs_sudo, read_history, read_history_text
 from mailkeep.host.snapshot import NEW_SUFFIX, PENDING, POLICY_RC_D, RUN, Snapshot, SnapshotFact
@@ -109,6 +109,7 @@ def _install_script(packages: list[str], was_interrupted: bool) -> StringCommand
         *([f"patiently dpkg --configure -a {join(keep)} || true"] if was_interrupted else []),
         "patiently apt-get -qq update",
         f'replace() {{ patiently apt-get -qq -y {install} --download-only "$@"',
+        f"  {adoption.mark_script(adoption.PACKAGES_CHANGED)}",
         f'  stop_replaced {install} "$@"',
         f'  patiently apt-get -qq -y {install} "$@"; }}',
         *(["replace --fix-broken"] if was_interrupted else []),
@@ -220,6 +221,7 @@ def commit_script(parts: Parts, actual: Snapshot, directories: list[Directory]) 
         _COPY,
         f"mkdir -p -m 700 {PENDING}",
         *(f": > {PENDING}/{mark}" for mark in _pending_marks(parts, actual, changed)),
+        adoption.mark_script(adoption.FILES_REPLACED),
         f'for live; do mv -fT "$live{NEW_SUFFIX}" "$live"; done',
         _stop_units(parts, actual),
         _remove_paths(parts, actual),

@@ -16,11 +16,21 @@ from typing import Any
 from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
 
-from mailkeep.host import connection, deploy_history, diff, each_host, operations, plan_report, preflight, takeover
+from mailkeep.host import (
+    adoption,
+    connection,
+    deploy_history,
+    diff,
+    each_host,
+    operations,
+    plan_report,
+    preflight,
+    takeover,
+)
 from mailkeep.host.diff import FileChange
 from mailkeep.host.plan_report import Change, HostPlan
 from mailkeep.host.preflight_facts import PASSED_MARK, HostFacts, LoginFact
-from mailkeep.host.preflight_rules import BACKUPS, is_takeover
+from mailkeep.host.preflight_rules import is_takeover
 from mailkeep.host.snapshot import PathState, Snapshot, SnapshotFact
 from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep.inventory import hosts, secrets
@@ -135,10 +145,11 @@ def _plan_host(host: Host, declared: _DeclaredHost, adopt: bool) -> HostPlan:
     plan = (*_takeover_changes(facts), *list_changes(declared.parts, actual, live))
     if not deploy_history.is_recorded(history, declared.state):
         plan = (*plan, Change(operations.HISTORY, f"write into {DEPLOY_HISTORY} what was deployed"))
-    losses: tuple[str, ...] = ()
-    if is_takeover(facts) and (facts.other_mtas or facts.foreign_files):
-        losses = takeover.describe_losses(declared.settings, declared.parts, facts, read(takeover.TakeoverFact), actual)
-    return HostPlan(warnings=warnings, changes=plan, losses=losses)
+    if not takeover.is_told(facts):
+        return HostPlan(warnings=warnings, changes=plan)
+    arguments = (declared.settings, declared.parts, facts, read(takeover.TakeoverFact), actual)
+    losses, kept = takeover.describe_losses(*arguments), takeover.describe_kept(*arguments)
+    return HostPlan(warnings=warnings, changes=plan, losses=losses, kept=kept)
 
 
 def _read_fact(host: Host, fact: type[FactBase[Any]], sudo: bool = False, **arguments: Any) -> Any:
@@ -177,8 +188,7 @@ def _may_show(change: FileChange, actual: Snapshot) -> bool:
 def _takeover_changes(facts: HostFacts) -> Iterator[Change]:
     if is_takeover(facts):
         operation = preflight.OPERATION
-        if facts.foreign_files or facts.other_mtas:
-            yield Change(operation, f"save the existing mail server's configuration in {BACKUPS}")
+        yield Change(operation, f"save in {adoption.describe_directory()} what is replaced or removed")
         for package in facts.other_mtas:
             yield Change(
                 operations.PACKAGES, f"once all is downloaded, stop the services of {package}; Postfix replaces it"

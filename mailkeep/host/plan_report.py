@@ -12,6 +12,8 @@ from mailkeep_server.common.wording import count_noun
 
 K = TypeVar("K")
 MAX_NAMES = 8  # of hosts in one line
+GONE = "after this deploy, these are gone, since mail.yml does not declare them"
+KEPT = "these stay"
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -29,7 +31,7 @@ class Change:
 class HostPlan:
     """The changes that a deploy would make to a host, or the reasons why it would make none.
 
-    `losses` are those of a takeover, a line for each kind.
+    `losses` are those of a takeover, a line for each kind; `kept` is what stays, likewise.
     For its `problems` a deploy would refuse the host; the `error` kept Mailkeep from reading its state.
     """
 
@@ -38,6 +40,7 @@ class HostPlan:
     warnings: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     losses: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def print_host_plan(name: str, plan: HostPlan) -> None:
@@ -49,7 +52,7 @@ def print_host_plan(name: str, plan: HostPlan) -> None:
         refusal = Verdict(plan.problems).refusal(name)
         err.print(Text(f"{name}: {plan.error}" if plan.error else refusal, "red"))
         return
-    _print_losses(out, name, plan.losses)
+    _print_takeover(out, name, plan.losses, plan.kept)
     out.print(Text(f"{name}: {_count_changes(plan.changes)}", "bold"))
     _print_changes(out, plan.changes)
 
@@ -73,8 +76,9 @@ def print_broken_and_changes(plans: Mapping[str, HostPlan]) -> None:
     for problems, names in group_hosts((name, plan.problems) for name, plan in plans.items()).items():
         if problems:
             err.print(Text(Verdict(problems).refusal(list_names(names)), "red"))
-    for losses, names in group_hosts((name, plan.losses) for name, plan in plans.items()).items():
-        _print_losses(out, list_names(names), losses)
+    takeovers = group_hosts((name, (plan.losses, plan.kept)) for name, plan in plans.items())
+    for (losses, kept), names in takeovers.items():
+        _print_takeover(out, list_names(names), losses, kept)
     for changes, names in group_hosts((name, plan.changes) for name, plan in plans.items()).items():
         if changes:
             out.print(Text(f"Changes on {list_names(names)}:", "bold"))
@@ -124,11 +128,12 @@ def _print_changes(out: Console, changes: tuple[Change, ...]) -> None:
             out.print(Text(f"      {line}", _DIFF_STYLES.get(line[:1], "")))
 
 
-def _print_losses(out: Console, name: str, losses: tuple[str, ...]) -> None:
-    if losses:
-        out.print(Text(f"{name}: after this deploy, these are gone, since mail.yml does not declare them:", "bold red"))
-        for line in losses:
-            out.print(Text(f"  {line}"))
+def _print_takeover(out: Console, name: str, losses: tuple[str, ...], kept: tuple[str, ...]) -> None:
+    for title, style, lines in ((GONE, "bold red", losses), (KEPT, "bold", kept)):
+        if lines:
+            out.print(Text(f"{name}: {title}:", style))
+            for line in lines:
+                out.print(Text(f"  {line}"))
 
 
 def _count_changes(changes: tuple[Change, ...]) -> str:

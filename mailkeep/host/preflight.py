@@ -4,17 +4,15 @@
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from shlex import quote
 from typing import Any, cast
 
 from pyinfra import host, logger
 from pyinfra.api import StringCommand, operation
 
-from mailkeep.host import deploy_history, preflight_rules
+from mailkeep.host import adoption, deploy_history, preflight_rules, takeover
 from mailkeep.host.preflight_facts import (
-    PASSED_MARK,
     ConnectFact,
     HostFacts,
     Login,
@@ -22,7 +20,8 @@ from mailkeep.host.preflight_facts import (
     PreflightFact,
     outbound_peer,
 )
-from mailkeep.host.preflight_rules import BACKUPS, Verdict
+from mailkeep.host.preflight_rules import Verdict
+from mailkeep.host.snapshot import SnapshotFact
 from mailkeep.host.ssh_connection import COMMAND_TIMEOUT
 from mailkeep.host.stopped_units import BRING_BACK_NOW
 from mailkeep.inventory import hosts
@@ -111,20 +110,19 @@ def _preflight(settings: Settings, parts: tuple[Part, ...], login: Login) -> Gen
         has_stopped = facts is not None and bool(facts.stopped_units)
         script = f"cat >&2\n{BRING_BACK_NOW}\nexit 1" if has_stopped else "cat >&2; exit 1"
         yield StringCommand(script, _stdin=verdict.refusal(host.name, has_stopped=has_stopped).splitlines())
-    elif preflight_rules.is_takeover(facts):
-        yield StringCommand(_takeover_script(facts, parts))
+    elif preflight_rules.is_takeover(facts) or not facts.is_built:
+        for line in _describe_takeover(settings, parts, facts, read_fact):
+            host.log(line, logger.warning)
+        yield StringCommand(adoption.save_script(facts, parts))
 
 
-def _takeover_script(facts: HostFacts, parts: Iterable[Part]) -> str:
-    paths = preflight_rules.paths_to_save(facts, parts)
-    save = f"set -- {' '.join(map(quote, paths))}{_SAVE}" if paths else ":"
-    return f"set -eu\n{save}\nmkdir -p {PASSED_MARK}"
-
-
-_SAVE = f"""
-umask 077
-to={BACKUPS}/$(date -u +%Y%m%dT%H%M%SZ)
-for path; do
-  [ ! -e "$path" ] || {{ mkdir -p "$to" && cp -a --parents -- "$path" "$to"; }}
-done
-umask 022"""
+def _describe_takeover(
+    settings: Settings, parts: tuple[Part, ...], facts: HostFacts, read_fact: ReadFact
+) -> Iterator[str]:
+    """Before the first change, as `plan --adopt` tells it."""
+    if takeover.is_told(facts) and host.data.get("adopt"):
+        former, actual = read_fact(takeover.TakeoverFact), read_fact(SnapshotFact, parts=parts)
+        if former is not None and actual is not None:
+            arguments = (settings, parts, facts, former, actual)
+            yield from (f"gone: {line}" for line in takeover.describe_losses(*arguments))
+            yield from (f"stays: {line}" for line in takeover.describe_kept(*arguments))

@@ -16,7 +16,7 @@ from pyinfra.api import FactBase
 
 from mailkeep.parts import firewall, web
 from mailkeep.settings.models import Settings
-from mailkeep_server.common.paths import DEPLOY_HISTORY, REPLACED_PASSWORDS, STOPPED_UNITS
+from mailkeep_server.common.paths import DEPLOY_HISTORY, GONE_BACK, REPLACED_PASSWORDS, STOPPED_UNITS
 
 FILE_MARK = "Written by Mailkeep"
 """In the first line of each of our configuration files."""
@@ -146,7 +146,7 @@ done
 ss -Hlntup >/dev/null && {{ echo 'has listeners'; ss -Hlntup | sed 's/^/listener /'; }}
 [ -d /run/systemd/system ] && echo 'has systemd'
 bash -c 'exec 3<>/dev/udp/::1/9' 2>&1 | grep -q 'family not supported' && echo 'has no-ipv6'
-[ -d {PASSED_MARK} ] && echo 'has passed'
+[ -d {PASSED_MARK} ] && [ ! -e {GONE_BACK} ] && echo 'has passed'
 sed 's/^/stopped /' {STOPPED_UNITS}
 sed 's/^/replaced /' {REPLACED_PASSWORDS}
 sed 's/^/history =/' {DEPLOY_HISTORY}

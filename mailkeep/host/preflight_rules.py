@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mailkeep.host import foreign_firewalls
+from mailkeep.host.adoption import BACKUPS
 from mailkeep.host.preflight_facts import CONNECT_TIMEOUT, HostFacts, Listener, Login, OutboundPeer
 from mailkeep.parts import firewall
-from mailkeep.parts.model import Part
 from mailkeep.settings.models import Settings
 from mailkeep_server.common.password_digest import digest_hash
-
-BACKUPS = "/var/backups/mailkeep"
 
 MIN_MEMORY = 900  # MiB; a machine of 1 GB has that much left for programs
 MIN_DISK, MIN_DISK_RERUN = 2048, 256  # MiB; for the packages and their download, and for a rerun
@@ -26,10 +24,6 @@ OTHER_DAEMONS = {"exim4", "sendmail-mta", "smtpd", "nullmailer-send", "couriertc
 DOCKER_PROXY = "docker-proxy"
 """It listens where docker's rules of nat forward packets to a container: no chain of `input` sees them."""
 OTHER_RESOLVER = "systemd-resolve"
-OTHER_CONFIGURATIONS = (
-    *("/etc/aliases", "/etc/courier", "/etc/dovecot", "/etc/exim4", "/etc/mail", "/etc/msmtprc", "/etc/nullmailer"),
-    *("/etc/opendkim", "/etc/postfix", "/etc/smtpd.conf", "/etc/ssmtp"),
-)
 _ALTERNATIVES = {
     RESOLVER_PORT: ", or set `resolver: system`",
     firewall.HTTP: ", or set `tls.acme.challenge: dns-01`",
@@ -338,10 +332,3 @@ def sudo_problem(login: Login, can_ask: bool) -> tuple[str, str] | None:
 def is_takeover(facts: HostFacts) -> bool:
     """Whether the deploy takes the host over: for the first time, or from another mail server."""
     return not facts.passed_before or bool(facts.other_mtas)
-
-
-def paths_to_save(facts: HostFacts, parts: Iterable[Part]) -> list[str]:
-    """Paths to back up before the first deploy, if they exist. Empty if no other mail server was set up."""
-    if not facts.foreign_files and not facts.other_mtas:
-        return []
-    return sorted({*OTHER_CONFIGURATIONS, *(file.path for part in parts for file in part.files)})

@@ -5,6 +5,7 @@ Shell functions for the deploy's scripts. The units are written down before they
 ended. So a run after a killed one knows them, and a reboot brings them back.
 """
 
+from mailkeep.host.adoption import NOTE_REMOVED
 from mailkeep.host.snapshot import RUN
 from mailkeep_server.common.paths import STOPPED_UNITS
 
@@ -49,6 +50,7 @@ STOP_REPLACED = f"""
 stop_replaced() {{  # arguments of apt-get; policy-rc.d keeps APT from stopping the services of what it removes
   packages=$(apt-get -s -qq -y "$@" 2> /dev/null 9>&- | sed -n 's/^Remv \\([^ ]*\\) .*/\\1/p')
   [ -n "$packages" ] || return 0
+{NOTE_REMOVED}
   files=$(dpkg -L $packages 2> /dev/null || true)
   names=$(
     printf '%s\\n' "$files" |

@@ -1,9 +1,9 @@
 """The images that the lab's containers boot from.
 
-The base image is a Debian 13 as a provider installs it: systemd, OpenSSH, sudo, apt, Python. It is built from the
-registry's image; where that cannot be pulled, mmdebstrap builds it from the mirror of this machine's own apt. The
-Internet image adds the programs of the outside world. The hash of its packages is part of an image's name, so a changed
-list of packages makes a new image.
+The base image is a Debian as a provider installs it: systemd, OpenSSH, sudo, apt, Python. It is built from the
+registry's image; where that cannot be pulled, mmdebstrap builds it from the mirror of this machine's own apt. Servers
+are of Debian 13; a machine that somebody moves from may be of an older one. The Internet image adds the programs of the
+outside world. The hash of its packages is part of an image's name, so a changed list of packages makes a new image.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 
 from mailkeep.lab.podman import LabError, as_root, machine_flags, podman, print_progress
 
-SUITE = "trixie"
-REGISTRY_IMAGE = "debian:13"  # podman resolves the short name (containers-registries.conf(5))
+SUITE, OLDER_SUITE = "trixie", "bookworm"
+REGISTRY_IMAGES = {SUITE: "debian:13", OLDER_SUITE: "debian:12"}
+"""podman resolves the short names (containers-registries.conf(5))."""
 BASE_PACKAGES = [
     "systemd",
     "systemd-sysv",
@@ -57,16 +58,16 @@ INTERNET_PACKAGES = [
 _INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
 
 
-def base_image(state: Path) -> str:
-    """The name of the base image, which is built unless it exists (half a minute)."""
-    name = _image_name("base", BASE_PACKAGES)
+def base_image(state: Path, suite: str = SUITE) -> str:
+    """The name of the base image of this release, which is built unless it exists (half a minute)."""
+    name = _image_name("base" if suite == SUITE else suite, BASE_PACKAGES)
     with _build_lock(state):
         if not _image_exists(name):
             print_progress(f"building the base image {name} (once)")
-            if _pull_registry_image():
-                _build_image(name, REGISTRY_IMAGE, _BASE_STEPS)
+            if _pull_registry_image(REGISTRY_IMAGES[suite]):
+                _build_image(name, REGISTRY_IMAGES[suite], _BASE_STEPS)
             else:
-                _bootstrap_image(name)
+                _bootstrap_image(name, suite)
     return name
 
 
@@ -110,11 +111,11 @@ def _build_lock(state: Path) -> Iterator[None]:
         yield
 
 
-def _pull_registry_image() -> bool:
+def _pull_registry_image(image: str) -> bool:
     try:
-        podman("pull", "-q", REGISTRY_IMAGE, timeout=300)
+        podman("pull", "-q", image, timeout=300)
     except (LabError, subprocess.TimeoutExpired):
-        print_progress(f"{REGISTRY_IMAGE} cannot be pulled; mmdebstrap builds the image from this machine's apt mirror")
+        print_progress(f"{image} cannot be pulled; mmdebstrap builds the image from this machine's apt mirror")
         return False
     return True
 
@@ -126,11 +127,11 @@ def _build_image(name: str, parent: str, steps: str) -> None:
     )
 
 
-def _bootstrap_image(name: str) -> None:
-    sources = _source_lines()
+def _bootstrap_image(name: str, suite: str) -> None:
+    sources = _source_lines(suite)
     command = as_root(
         *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}"),
-        *(SUITE, "-", *(["-"] if sources else [])),
+        *(suite, "-", *(["-"] if sources else [])),
     )
     done = subprocess.run(command, input="\n".join(sources).encode(), capture_output=True, check=False)
     if done.returncode:
@@ -149,17 +150,17 @@ def mirror_addresses() -> set[IPv4Address]:
     return addresses
 
 
-def _source_lines() -> list[str]:
+def _source_lines(suite: str = SUITE) -> list[str]:
     """Lines of sources.list(5) for this machine's Debian mirrors. On Ubuntu none: mmdebstrap has a default."""
-    suites = {"debian": (SUITE, f"{SUITE}-updates"), "debian-security": (f"{SUITE}-security",)}
+    suites = {"debian": (suite, f"{suite}-updates"), "debian-security": (f"{suite}-security",)}
     mirrors = {uri.rstrip("/").rsplit("/", 1)[-1]: uri for uri in reversed(_archive_uris())}
     if "debian" not in mirrors:
         return []
     return [
-        f"deb {mirrors[archive]} {suite} main"
+        f"deb {mirrors[archive]} {archive_suite} main"
         for archive, archive_suites in suites.items()
         if archive in mirrors
-        for suite in archive_suites
+        for archive_suite in archive_suites
     ]
 
 

@@ -23,7 +23,7 @@ from mailkeep.lab.addresses import (
 )
 from mailkeep.lab.attacker import Attacker
 from mailkeep.lab.container import Container, list_containers
-from mailkeep.lab.images import base_image, internet_image, mirror_addresses
+from mailkeep.lab.images import SUITE, base_image, internet_image, mirror_addresses
 from mailkeep.lab.internet import Internet
 from mailkeep.lab.podman import LABEL, LabError, podman
 from mailkeep.locations import state_directory
@@ -77,14 +77,16 @@ class Lab:
         hostname: str | None = None,
         ip: IPv4Address | str | None = None,
         image: str | None = None,
+        suite: str = SUITE,
         fresh: bool = True,
     ) -> Server:
-        """A booted Debian 13 server with SSH. `image`: one that `Server.bake` returned, by default the base image.
+        """A booted Debian server with SSH. `image`: one that `Server.bake` returned, by default the base image of
+        `suite`.
 
         An existing server of this name is replaced. With `fresh` False it is kept, and booted if it is stopped.
         """
         address = IPv4Address(ip) if ip else self._free_address()
-        image = image or base_image(self._shared_state)
+        image = image or base_image(self._shared_state, suite)
         return self._boot_machine(Server, name, hostname or name, address, image, fresh)
 
     def reset_server(self, server: Server, image: str) -> Server:

@@ -15,6 +15,10 @@ DEPLOY_HISTORY = f"{SERVER_STATE}/deploy-history.json"
 """The inventories that were deployed last: who deployed them, and digests of what they declare."""
 STOPPED_UNITS = f"{SERVER_STATE}/stopped-units"
 """Units that a deploy has stopped to replace their packages, until it has ended: lines `unit NAME`, `package NAME`."""
+ADOPTED = f"{SERVER_STATE}/adopted"
+"""Has the path of the directory in which the first deploy saved what it replaces."""
+GONE_BACK = f"{SERVER_STATE}/gone-back"
+"""Exists from `mailkeep un-adopt` on, until the next deploy: the machine is not Mailkeep's then."""
 
 # The guard.
 GUARD_CONFIG = f"{ETC}/guard.json"

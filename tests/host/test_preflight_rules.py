@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mailkeep.host.preflight_facts import Disk, HostFacts, Listener, Login, OutboundPeer, parse_facts
-from mailkeep.host.preflight_rules import Verdict, closed_port_warning, judge_host, paths_to_save, sudo_problem
+from mailkeep.host.preflight_rules import Verdict, closed_port_warning, judge_host, sudo_problem
 from mailkeep.inventory.passwords import hash_password
-from mailkeep.parts.model import File, Part
 from mailkeep.settings.models import Settings
 from mailkeep_server.common.password_digest import digest_hash
 
@@ -321,13 +320,6 @@ def test_a_host_without_sudo_is_refused_even_at_a_terminal() -> None:
 
 def test_root_needs_no_sudo() -> None:
     assert sudo_problem(ROOT, can_ask=False) is None
-
-
-def test_replaced_files_are_saved_only_where_another_mail_server_was_set_up() -> None:
-    parts = (Part("demo", files=(File("/etc/demo.conf", b""),)),)
-    assert paths_to_save(FRESH, parts) == []
-    for other in ({"foreign_files": ("/etc/postfix/main.cf",)}, {"other_mtas": ("exim4-daemon-light",)}):
-        assert {"/etc/demo.conf", "/etc/postfix", "/etc/exim4"} < set(paths_to_save(replace(FRESH, **other), parts))
 
 
 def test_a_closed_port_25_names_the_relay_setting() -> None:

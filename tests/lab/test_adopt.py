@@ -221,3 +221,20 @@ def test_a_lost_identity_is_refused_and_the_keys_come_back_from_the_server(adopt
     assert report["results"]["totals"]["success"] == 0, output
     code, output = run_mailkeep("plan", inventory, **environment)
     assert (code, "nothing to do" in output) == (0, True), output
+
+
+def test_exim_comes_back_with_its_package_after_a_run_without_downloads(adoption: Adoption) -> None:
+    """The last test: the machine is no Mailkeep server afterwards."""
+    server, inventory = adoption.site.server, adoption.site.inventory
+    server.write("/etc/apt/apt.conf.d/99-no-downloads", NO_DOWNLOADS)
+    code, output = run_mailkeep("un-adopt", inventory, "--yes")
+    assert (code, "Nothing was changed" in output) == (1, True), output
+    assert "master" in server.run("ss -Hlntp sport = 25").stdout
+    server.run("rm /etc/apt/apt.conf.d/99-no-downloads")
+
+    code, output = run_mailkeep("un-adopt", inventory, "--yes")
+    assert code == 0, output
+    assert server.run(READ_EXIM).stdout == "active\nactive\nenabled\n"
+    poll(lambda: "exim4" in server.run("ss -Hlntp sport = 25").stdout, 20, "exim4 does not listen")
+    assert "sales: bob" in server.run("cat /etc/aliases").stdout
+    assert server.run("systemctl list-units --failed --plain --no-legend").stdout == ""
