@@ -3,6 +3,7 @@
 set -eu
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH="/usr/sbin:/usr/bin:/sbin:/bin"
 umask 022
+cd /  # cp --parents looks for the parents' owners by relative names
 new=.mailkeep-new
 
 install -d -m 700 "$run"
@@ -23,6 +24,7 @@ was_enabled() { awk -v unit="$1" '$1 == unit {print $2}' "$saved/unit-files"; }
 was_active() { awk -v unit="$1" '$1 == unit {found = 1} END {exit !found}' "$saved/active-units"; }
 is_listed() { unit=$1; shift; case " $* " in *" $unit "*) true ;; *) false ;; esac; }
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null)" = installed ]; }
+add_missing() { mkdir -p "$2"; tar -C "$1" -c . | tar -C "$2" -x -p --skip-old-files -f -; }
 count_files() { find "$@" -type f 2> /dev/null | wc -l; }
 
 # --- what there is to do ----------------------------------------------------------------------------------------------
@@ -111,8 +113,7 @@ done
 for path in $paths; do
   rm -f -- "$path$new"
   if [ -d "$saved/files$path" ] && [ ! -L "$saved/files$path" ]; then
-    mkdir -p "$path"
-    cp -a --update=none -- "$saved/files$path/." "$path"
+    add_missing "$saved/files$path" "$path"
   elif exists "$saved/files$path"; then
     mkdir -p "${path%/*}"
     cp -aT -- "$saved/files$path" "$path$new"
@@ -121,7 +122,7 @@ for path in $paths; do
   fi
 done
 for tree in $trees; do  # what was purged; what is here stays as it is
-  if [ -d "$saved/files$tree" ]; then mkdir -p "$tree"; cp -a --update=none -- "$saved/files$tree/." "$tree"
+  if [ -d "$saved/files$tree" ]; then add_missing "$saved/files$tree" "$tree"
   elif exists "$saved/files$tree" && ! exists "$tree"; then cp -aT -- "$saved/files$tree" "$tree"
   fi
 done

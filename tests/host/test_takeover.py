@@ -9,9 +9,9 @@ import pytest
 from test_preflight_rules import FRESH, make_settings
 
 from mailkeep.host.preflight_facts import Listener
-from mailkeep.host.snapshot import Snapshot, UnitState
-from mailkeep.host.takeover import MAX_NAMES, FormerMail, TakeoverFact, describe_losses
-from mailkeep.parts.model import Part, Unit
+from mailkeep.host.snapshot import PathState, Snapshot, UnitState
+from mailkeep.host.takeover import MAX_NAMES, FormerMail, TakeoverFact, describe_kept, describe_losses
+from mailkeep.parts.model import File, Part, Unit
 
 FACTS = replace(
     FRESH,
@@ -51,6 +51,45 @@ def test_what_mail_yml_does_not_declare_is_named_by_kind() -> None:
         "services: exim4-daemon-light, removed, the configuration in /etc/dovecot/dovecot.conf, replaced, "
         "systemd-resolved.service, stopped",
     )
+
+
+RULESET = '{"nftables": [{"chain": {"family": "inet", "table": "site", "name": "input"}}, \
+{"chain": {"family": "inet", "table": "f2b-table", "name": "f2b-chain"}}]}'
+
+
+def test_what_stays_beside_mailkeep_is_named_by_kind() -> None:
+    part = Part(
+        "demo",
+        files=(File("/etc/demo.conf", b"ours\n"), File("/etc/new.conf", b"ours\n")),
+        absent=("/etc/demo.old",),
+    )
+    state = PathState("regular file", "root", "root", 0o644, "another digest")
+    actual = Snapshot(paths={"/etc/demo.conf": state, "/etc/demo.old": state})
+    listeners = (
+        *FRESH.listeners,
+        Listener("tcp", "*", 80, ("nginx",)),
+        Listener("tcp", "*", 8080, ("docker-proxy",)),
+        Listener("tcp", "*", 8081, ("hidden",)),
+    )
+    facts = replace(FACTS, listeners=listeners, running_firewalls=("ufw",), nft_ruleset=RULESET)
+    settings = make_settings(firewall={"open": [80, 8080]})
+    former = FormerMail(accounts=("ann",), jails=("sshd", "shop"))
+    assert describe_kept(settings, (part,), facts, former, actual) == (
+        "firewalls beside Mailkeep's: ufw, table inet site",
+        "jails of your own: shop",
+        "services that are reached as before: nginx (tcp *:80), docker-proxy (tcp *:8080)",
+        "mail: mailboxes and the queue, which stay where they are",
+        "a copy in /var/backups/mailkeep/adopted-TIME, of what is replaced or removed: /etc/demo.conf, /etc/demo.old",
+    )
+
+
+def test_firewall_rules_that_the_next_boot_would_load_are_a_loss_if_their_file_is_replaced() -> None:
+    part = Part("firewall", files=(File("/etc/nftables.conf", b"ours\n"),), units=(Unit("nftables.service"),))
+    actual = Snapshot(paths={"/etc/nftables.conf": PathState("regular file", "root", "root", 0o755, "other")})
+    for enabled, expected in (("enabled", ["firewall rules, from the next boot on"]), ("disabled", [])):
+        units = {"nftables.service": UnitState({"UnitFileState": enabled})}
+        losses = describe_losses(make_settings(), (part,), FRESH, FormerMail(), replace(actual, units=units))
+        assert [line.partition(":")[0] for line in losses] == expected
 
 
 def test_the_summary_is_short_and_empty_where_nothing_is_lost() -> None:

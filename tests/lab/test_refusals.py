@@ -9,6 +9,7 @@ from collections.abc import Callable
 import dns.resolver
 import pytest
 
+from mailkeep.host.adoption import BACKUPS
 from mailkeep.host.preflight_facts import (
     PASSED_MARK,
     ConnectFact,
@@ -17,7 +18,6 @@ from mailkeep.host.preflight_facts import (
     PreflightFact,
     outbound_peer,
 )
-from mailkeep.host.preflight_rules import BACKUPS
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import DeployResult, Site, create_site
 
@@ -144,7 +144,7 @@ def test_another_mail_server_is_refused_and_saved_when_adopted(lab: Lab, base_se
 
     adopted = run_preflight_alone(other, "--data", "adopt=true")
     assert adopted.code == 0, adopted.output
-    saved = server.run(f"cat {BACKUPS}/*/etc/exim4/update-exim4.conf.conf").stdout
+    saved = server.run(f"cat {BACKUPS}/*/files/etc/exim4/update-exim4.conf.conf").stdout
     assert saved.endswith("# mine\n")
     assert server.run(f"stat -c %a {BACKUPS}/*").stdout == "700\n"
 
@@ -162,7 +162,7 @@ def test_a_foreign_postfix_is_refused_but_not_the_postfix_of_an_interrupted_depl
 
     adopted = site.deploy("--data", "adopt=true")
     assert adopted.code == 0, adopted.output
-    assert site.server.run(f"cat {BACKUPS}/*/etc/postfix/main.cf").stdout == DEBIANS_MAIN_CF
+    assert site.server.run(f"cat {BACKUPS}/*/files/etc/postfix/main.cf").stdout == DEBIANS_MAIN_CF
     assert "Written by Mailkeep" in site.server.run("head -1 /etc/postfix/main.cf").stdout
     assert site.deploy().changed == []
 

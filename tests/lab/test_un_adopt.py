@@ -36,7 +36,8 @@ apt-get -qq install -y --no-install-recommends postfix dovecot-imapd nftables fa
 useradd --create-home anna; echo 'anna:{PASSWORD}' | chpasswd
 postconf -e myhostname=mail.example.test 'mydestination=$myhostname, example.test, localhost' home_mailbox=Maildir/
 printf 'root: anna\\nsales: anna\\n' >/etc/aliases; newaliases
-printf 'mail_driver = maildir\\nmail_path = ~/Maildir\\nmail_inbox_path = ~/Maildir\\n' >/etc/dovecot/conf.d/99-by-hand.conf
+printf '%s\\n' 'mail_driver = maildir' 'mail_path = ~/Maildir' 'mail_inbox_path = ~/Maildir' \\
+    >/etc/dovecot/conf.d/99-by-hand.conf
 chmod 750 /etc/dovecot/conf.d
 printf 'relay of no use\\n' >/etc/postfix/relay_password; chmod 600 /etc/postfix/relay_password
 printf '{NFTABLES}' >/etc/nftables.conf
