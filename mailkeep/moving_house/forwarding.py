@@ -70,15 +70,20 @@ def render_config(
         )
     local = {*local_addresses}
     # The new server lets in the declared addresses only, and the kernel might choose another one.
-    source = next((old for old in map(str, old) if (":" in old) == (target.version == 6) and old in local), "")
+    source = next((address for address in old if address.version == target.version and str(address) in local), None)
     return render_template(
         "moving_house/haproxy.cfg",
         max_connections=MAX_CONNECTIONS,
         services=list(list_forwarded_services(settings, web=web)),
         versions=versions,
-        target=f"[{target}]" if target.version == 6 else str(target),
-        source=source,
+        target=_format_address(target),
+        source=_format_address(source) if source else "",
     )
+
+
+def _format_address(address: Address) -> str:
+    """haproxy takes the last part of a bare IPv6 address for a port."""
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def render_unit() -> bytes:
@@ -163,7 +168,7 @@ def _build_write_script(config: bytes) -> str:
 set -eu
 printf %s {quote(config.decode())} > {CONFIG}.new
 printf %s {quote(render_unit().decode())} > {DIRECTORY}/unit.new
-output=$({PROGRAM} -c -q -f {CONFIG}.new 2>&1) || {{ printf '%s\\n' "$output" >&2; exit 1; }}
+output=$({PROGRAM} -c -q -f {CONFIG}.new 2>&1) || {{ printf '%s\\n' "$output" | grep -m 1 ALERT >&2; exit 1; }}
 if cmp -s {CONFIG}.new {CONFIG} && cmp -s {DIRECTORY}/unit.new {UNIT_FILE}; then
   rm {CONFIG}.new {DIRECTORY}/unit.new
 else
@@ -219,7 +224,7 @@ _TRY_PORTS = f"""\
 perl -MIO::Socket::IP -ne '
   next unless /^\\tserver new \\[?([^\\s\\]]+)\\]?:(\\d+)/;
   my @end = (PeerHost => $1, PeerPort => $2, Timeout => {CONNECT_TIMEOUT});
-  push @end, LocalHost => $1 if / source (\\S+)/;
+  push @end, LocalHost => $1 if / source \\[?([^\\s\\]]+)/;
   print "$end[3]\\n" unless IO::Socket::IP->new(@end);
 ' {CONFIG}
 """

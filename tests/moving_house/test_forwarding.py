@@ -1,6 +1,7 @@
 """What the old machine is told to forward, and what is said when it cannot."""
 
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -50,7 +51,7 @@ def test_it_listens_on_ipv6_where_the_old_machine_has_that_and_prefers_ipv4_to_r
     assert "bind 0.0.0.0:993" in lines
     assert f"server new {NEW4}:10993 send-proxy-v2 source {OLD4}" in lines
     lines = render(declare(OLD4, OLD6), NEW6, local=(OLD4, OLD6))
-    assert f"server new [{NEW6}]:10993 send-proxy-v2 source {OLD6}" in lines
+    assert f"server new [{NEW6}]:10993 send-proxy-v2 source [{OLD6}]" in lines
 
 
 def test_behind_nat_the_kernel_chooses_the_source() -> None:
@@ -111,6 +112,24 @@ def test_another_failure_is_told_with_the_machines_own_words() -> None:
     machine = FakeMachine(1, stderr="nothing is prepared to forward them")
     with pytest.raises(UserError, match=r"^old: it does not forward its ports: nothing is prepared to forward them\.$"):
         forwarding.start_forwarding(as_remote(machine))
+
+
+def test_ports_of_the_new_server_that_cannot_be_reached_are_named(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "haproxy.cfg"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as closed:
+        ports = {"is open": server.getsockname()[1], "is closed": closed.getsockname()[1]}
+        closed.close()
+        config.write_text(
+            f"\tserver new 127.0.0.1:{ports['is open']} send-proxy-v2 source 127.0.0.1\n"
+            f"\tserver new 127.0.0.1:{ports['is closed']} send-proxy-v2\n"
+            f"\tserver new [::1]:{ports['is open']} source [::1]\n"
+        )
+        script = forwarding._TRY_PORTS.replace(forwarding.CONFIG, str(config))
+        output = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(ports["is closed"]), str(ports["is open"])]
+    assert forwarding.find_unreachable_ports(as_remote(FakeMachine(stdout=output))) == sorted(ports.values())
 
 
 def test_every_script_is_one_that_sh_can_read() -> None:
