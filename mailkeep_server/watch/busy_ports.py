@@ -12,6 +12,12 @@ IDENTIFIERS = ("postfix/master", "sshd")
 PROCESS_LIMIT = re.compile(r'warning: service "([\w-]+)" \((\d+)\) has reached its process limit "(\d+)"')
 STARTUPS_LIMIT = re.compile(r"(?:error: )?beginning MaxStartups throttling")
 MAX_NAMED = 3
+FIRST_FORWARDED_PORT = 10_000
+"""Those of Postfix above it are for connections that another machine forwards (`host.forwarded_from`)."""
+_FORWARDED = (
+    " They come through the old machine, which forwards its ports; `journalctl --unit postfix` on the server has their "
+    "addresses. Only the old machine's firewall can shut them out"
+)
 COMMAND_TIMEOUT = 5.0
 
 
@@ -20,7 +26,7 @@ def describe_busy_port(line: str, ssh_port: int) -> tuple[str, str] | None:
     if match := PROCESS_LIMIT.match(line):
         port = int(match[2])
         text = f"Port {port} serves as many clients as it can: {match[1]}'s limit is {match[3]}. Others have to wait"
-        return f"busy:{port}", f"{text}.{_advise(port)}"
+        return f"busy:{port}", f"{text}.{_advise(port) if port < FIRST_FORWARDED_PORT else _FORWARDED}"
     if STARTUPS_LIMIT.match(line):
         text = "Many clients hold connections to SSH without logging in, so sshd turns some new ones away"
         return f"busy:{ssh_port}", f"{text}.{_advise(ssh_port)}"

@@ -179,6 +179,16 @@ def test_an_account_with_too_many_sessions_is_reported_once(monitor: LoginMonito
     assert text.count("\n") == 1
 
 
+def test_a_busy_port_for_forwarded_connections_does_not_accuse_the_machine_that_forwards(
+    monitor: LoginMonitor, wait: Wait
+) -> None:
+    monitor.read_message(BUSY.replace('"smtp" (25)', '"10025" (10025)'))
+    text = join_texts(wait(60))
+    assert "Port 10025 serves as many clients as it can" in text
+    assert "They come through the old machine" in text
+    assert "firewall.block" not in text
+
+
 def test_busy_outgoing_mail_is_no_port(monitor: LoginMonitor, wait: Wait) -> None:
     monitor.read_message(BUSY.replace("(25)", "(private/smtp)"))
     assert wait(60) == []
