@@ -1,11 +1,15 @@
 """The way back: files, owners, services and packages as they were, and nothing of Mailkeep's."""
 
+import io
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from mailkeep.cli.common import ask_agreement
+from mailkeep.errors import UserError
 from mailkeep.operate import un_adopt
 from mailkeep.operate.un_adopt import WayBack, build_program, describe_after, describe_before, parse_answer
 from mailkeep.parts.model import Directory, File, Part, Unit
@@ -225,6 +229,17 @@ def test_the_text_says_what_stays_and_what_is_lost() -> None:
         assert text in before
         assert text in after
     assert "apt-get remove postfix unbound" in after
+
+
+def test_only_the_name_of_the_host_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("mail\n"))
+    with pytest.raises(UserError, match="no terminal to ask at, and nothing was changed"):
+        ask_agreement("Type mail", "mail")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for typed, is_agreed in (("mail ", True), ("", False), ("yes", False)):
+        monkeypatch.setattr("typer.prompt", lambda *_, typed=typed, **__: typed)
+        with nullcontext() if is_agreed else pytest.raises(UserError, match="Nothing was changed"):
+            ask_agreement("Type mail", "mail")
 
 
 def test_the_program_is_valid_shell_of_its_own() -> None:
