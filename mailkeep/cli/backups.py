@@ -10,6 +10,7 @@ import typer
 
 from mailkeep.cli.common import Address, AsJson, Home, InventoryName, find_inventory, open_inventory, out
 from mailkeep.inventory import hosts
+from mailkeep_server.common.backup_archives import MAX_FUTURE
 
 if TYPE_CHECKING:
     from mailkeep.operate.backups import TargetReport
@@ -75,8 +76,12 @@ def _prune(directory: Path, settings: "Settings") -> None:
     for report in prune_archives(settings, directory, _show_progress):
         out.print(f"{report.target}: {len(report.deleted)} deleted, {len(report.kept)} kept", markup=False)
     if settings.backup and any(target.host is None for target in settings.backup_targets):
-        for target, deleted, kept in backups.prune_local_archives(directory, settings.backup.keep):
-            out.print(f"{target}: {deleted} deleted, {kept} kept", markup=False)
+        results = [*backups.prune_local_archives(directory, settings.backup.keep)]
+        for result in results:
+            numbers = f"{result.deleted} deleted, {result.kept} kept"
+            out.print(f"{result.target}: {result.fault or numbers}", markup=False)
+        if any(result.fault for result in results):
+            raise typer.Exit(1)
 
 
 TargetName = Annotated[
@@ -223,8 +228,10 @@ def _describe(report: "TargetReport", *, every_archive: bool) -> list[str]:
 
 def _describe_age(time: datetime) -> str:
     hours = (datetime.now(UTC) - time).total_seconds() / HOUR
+    if hours * HOUR < -MAX_FUTURE:
+        return "dated later than now: a clock was or is wrong"
     if hours < 1:
-        return f"{hours * 60:.0f} minutes ago"
+        return f"{max(hours, 0) * 60:.0f} minutes ago"
     return f"{hours:.0f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
 
 

@@ -10,8 +10,8 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mailkeep.atomic_file import write_atomically
 from mailkeep.errors import UserError
@@ -20,6 +20,8 @@ from mailkeep.inventory.vault import open_vault
 from mailkeep.parts.backup import build_repository_url
 from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import BackupTarget, Keep
+from mailkeep_server.common.backup_archives import NAME_GLOB, Archive, find_clock_fault, select_archives
+from mailkeep_server.common.borg_faults import LOCK_WAIT, WARNINGS, explain_failure, read_messages, shorten_text
 
 RECORD = "backups.json"
 """In the inventory: the archives of each target as they were seen last. It belongs into git."""
@@ -45,7 +47,8 @@ def prune_archives(settings: Settings, inventory: Path, show_progress: Callable[
     for target in others:
         show_progress(target.name)
         borg = OperatorsBorg(target, passphrase)
-        before = borg.list_archives(settings.host.name)
+        archives = borg.list_archives(settings.host.name)
+        before = [archive.name for archive in archives]
         if missing := [name for name in seen.get(target.name, ()) if name not in before]:
             raise UserError(
                 f"{target.name}: {len(missing)} archives are gone that were there last time, the newest is "
@@ -53,8 +56,10 @@ def prune_archives(settings: Settings, inventory: Path, show_progress: Callable[
                 f"back. See docs/backup.md, An intruder. If you have deleted them, remove {target.name} from "
                 f"{inventory / RECORD}."
             )
+        if fault := find_clock_fault(archives, seen.get(target.name, ())):
+            raise UserError(f"{target.name}: {fault}.")
         borg.prune(settings.backup.keep, settings.host.name)
-        kept = borg.list_archives(settings.host.name)
+        kept = [archive.name for archive in borg.list_archives(settings.host.name)]
         seen[target.name] = kept
         write_atomically(inventory / RECORD, f"{json.dumps(seen, indent=1)}\n".encode())
         reports.append(PruneReport(target.name, tuple(name for name in before if name not in kept), tuple(kept)))
@@ -67,15 +72,19 @@ class OperatorsBorg:
     def __init__(self, target: BackupTarget, passphrase: str) -> None:
         self.target, self.repository, self._passphrase = target, build_repository_url(target), passphrase
 
-    def list_archives(self, host: str) -> list[str]:
-        """From the oldest to the newest."""
-        archives: list[dict[str, Any]] = json.loads(self._run("list", "--json", self.repository))["archives"]
-        names = [str(archive["archive"]) for archive in archives]
-        return [name for name in names if name.startswith(f"{host}-") and ".checkpoint" not in name]
+    def list_archives(self, host: str) -> list[Archive]:
+        """Of this server, from the oldest to the newest by their date."""
+        output = json.loads(self._run("list", "--json", "--format={start}", self.repository))
+        # borg prints local times, without their zone.
+        archives = [
+            Archive(archive["archive"], datetime.fromisoformat(archive["start"]).astimezone(UTC))
+            for archive in output["archives"]
+        ]
+        return select_archives(archives, host)
 
     def prune(self, keep: Keep, host: str) -> None:
         bounds = [f"--keep-{unit}={count}" for unit, count in keep.model_dump().items()]
-        self._run("prune", f"--glob-archives={host}-*", *bounds, self.repository)
+        self._run("prune", f"--glob-archives={host}-{NAME_GLOB}", *bounds, self.repository)
         self._run("compact", self.repository)
 
     def _run(self, *arguments: str) -> str:
@@ -84,17 +93,20 @@ class OperatorsBorg:
             "BORG_RELOCATED_REPO_ACCESS_IS_OK": "no",
             "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "no",
         }
-        done = subprocess.run(
-            ["borg", *arguments], capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT
-        )
-        if done.returncode > 1 and done.returncode not in range(100, 128):  # a warning
-            lines = (done.stderr or done.stdout).strip().splitlines()
-            reason = lines[-1] if lines else f"exit {done.returncode}"
-            raise UserError(
-                f"{self.target.name}: {reason}. Your own SSH key must let you in as {self.target.user} on "
-                f"{self.target.host}, without the restrictions of the server's key."
-            )
-        return done.stdout
+        command = ["borg", "--log-json", "--lock-wait", str(LOCK_WAIT), *arguments]
+        done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=TIMEOUT)
+        if done.returncode not in (0, 1, *WARNINGS):  # 1: a warning, of a borg that has no modern exit codes
+            messages = [*read_messages(done.stderr.splitlines())]
+            reason = explain_failure(messages, done.returncode, self.repository)
+            hint = ""
+            if any(msgid.startswith("ConnectionClosed") or msgid == "PathNotAllowed" for msgid, _ in messages):
+                reason = shorten_text(next((text for msgid, text in messages if not msgid and text), reason))
+                hint = (
+                    f" Your own SSH key must let you in as {self.target.user} on {self.target.host}, without the "
+                    "restrictions of the server's key."
+                )
+            raise UserError(f"{self.target.name}: {reason}.{hint}")
+        return done.stdout.decode()
 
 
 def _read_record(file: Path) -> dict[str, list[str]]:

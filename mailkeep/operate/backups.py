@@ -47,6 +47,16 @@ class NewRepository:
     fault: str
 
 
+@dataclass(frozen=True)
+class PruneResult:
+    """Numbers of archives at a target. With a `fault`, nothing was deleted."""
+
+    target: str
+    deleted: int
+    kept: int
+    fault: str = ""
+
+
 def create_keys(inventory: Path) -> list[str]:
     """The keys in the vault; a line for each that was lacking. UserError if this user cannot open the vault."""
     return create_backup_keys(open_vault_to_write(inventory))
@@ -104,12 +114,14 @@ def run_unit(inventory: Path, unit: str, show_progress: ShowProgress) -> Iterato
         yield from reports
 
 
-def prune_local_archives(inventory: Path, keep: Keep) -> Iterator[tuple[str, int, int]]:
-    """On disks of the servers themselves. Of each target, its name and the numbers deleted and kept."""
+def prune_local_archives(inventory: Path, keep: Keep) -> Iterator[PruneResult]:
+    """On disks of the servers themselves."""
 
-    def prune(remote: RemoteHost) -> list[tuple[str, int, int]]:
+    def prune(remote: RemoteHost) -> list[PruneResult]:
         results = _run_backup(remote, "prune", *(f"--{unit}={count}" for unit, count in keep.model_dump().items()))
-        return [(name, result["deleted"], result["kept"]) for name, result in results.items()]
+        return [
+            PruneResult(name, result["deleted"], result["kept"], result["fault"]) for name, result in results.items()
+        ]
 
     for results in for_each_host(inventory, prune):
         yield from results

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from mailkeep_server.backup import proof, rebuild, run
 from mailkeep_server.backup.borg import BackupError, Repository
-from mailkeep_server.backup.config import STATE, BackupConfig, load_config
+from mailkeep_server.backup.config import STATE, BackupConfig, Target, load_config
 from mailkeep_server.backup.progress import Progress, wait_for_progress
 from mailkeep_server.backup.restore import Selection, parse_since, restore_mail
+from mailkeep_server.common.backup_archives import find_clock_fault, select_archives
 from mailkeep_server.common.backup_status import load_status
 from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.wording import describe_error
@@ -109,18 +110,28 @@ def _list_archives(config: BackupConfig, options: argparse.Namespace) -> int:
 
 
 def _prune_archives(config: BackupConfig, options: argparse.Namespace) -> int:
-    """Prints, as JSON, the numbers of archives deleted and kept at each target that is on this machine."""
-    results = {}
+    """Prints, as JSON, numbers of archives deleted and kept at each target that is on this machine, or its fault."""
+    keep, status, results = {unit: getattr(options, unit) for unit in KEEP_UNITS}, load_status(), {}
     with run.hold_lock():
         for target in config.targets:
             if not target.is_remote:
-                repository = Repository(target)
-                before = len(repository.list_archives())
-                repository.prune(config.host, {unit: getattr(options, unit) for unit in KEEP_UNITS})
-                kept = len(repository.list_archives())
-                results[target.name] = {"deleted": before - kept, "kept": kept}
+                results[target.name] = _prune_target(config, target, status.of(target.name).archive, keep)
     print(json.dumps(results))
-    return 0
+    return 1 if any(result["fault"] for result in results.values()) else 0
+
+
+def _prune_target(config: BackupConfig, target: Target, last: str, keep: dict[str, int]) -> dict[str, str | int]:
+    repository = Repository(target)
+    try:
+        before = select_archives(repository.list_archives(), config.host)
+        earlier = {archive.name for archive in before} - {last}
+        if fault := find_clock_fault(before, earlier):
+            return {"deleted": 0, "kept": len(before), "fault": fault}
+        repository.prune(config.host, keep)
+        kept = select_archives(repository.list_archives(), config.host)
+        return {"deleted": len(before) - len(kept), "kept": len(kept), "fault": ""}
+    except BackupError as error:
+        return {"deleted": 0, "kept": 0, "fault": str(error)}
 
 
 def _restore_mail(config: BackupConfig, options: argparse.Namespace) -> int:

@@ -14,10 +14,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mailkeep_server.backup import mail_snapshot
-from mailkeep_server.backup.borg import Archive, BackupError, Repository
+from mailkeep_server.backup.borg import BackupError, Repository
 from mailkeep_server.backup.config import STATE, BackupConfig
 from mailkeep_server.backup.mail_snapshot import StoredMessage
 from mailkeep_server.backup.run import ShowProgress, hold_lock, list_mailboxes
+from mailkeep_server.common.backup_archives import Archive, describe_lack, select_archives
 from mailkeep_server.common.backup_status import load_status, save_status
 from mailkeep_server.common.wording import count_noun, describe_error
 
@@ -57,15 +58,18 @@ def prove_backups(config: BackupConfig, *, quick: bool, show_progress: ShowProgr
 def _find_faults(config: BackupConfig, repository: Repository, last_archive: str, quick: bool) -> Iterator[str]:
     if not quick:
         repository.check()
-    archives = [archive for archive in repository.list_archives() if archive.name.startswith(f"{config.host}-")]
+    everything = repository.list_archives()
+    archives = {archive.name: archive for archive in select_archives(everything, config.host)}
     if not archives:
-        yield f"it has no archive of {config.host}"
+        yield describe_lack(everything, config.host)
         return
-    if last_archive and last_archive not in {archive.name for archive in archives}:
+    if last_archive and last_archive not in archives:
         yield f"the last archive, {last_archive}, is gone from it"
         return
-    newest, *others = reversed(archives)
-    yield from _compare_archive(repository, newest, [*list_mailboxes(config)], quick)
+    # By the dates another one may be the newest: the clock may have been wrong.
+    newest = archives.pop(last_archive or [*archives][-1])
+    others = [*archives.values()]
+    yield from _compare_archive(repository, newest, () if newest.is_future else list_mailboxes(config), quick)
     if others:
         yield from _compare_archive(repository, random.choice(others), (), quick)  # noqa: S311 - no secret
 

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mailkeep_server.backup import mail_snapshot, maildir, state_copy
-from mailkeep_server.backup.borg import Archive, BackupError, Repository
+from mailkeep_server.backup.borg import BackupError, Repository
 from mailkeep_server.backup.config import STATE, BackupConfig
 from mailkeep_server.backup.restore import choose_archive
 from mailkeep_server.backup.run import ShowProgress, hold_lock
 from mailkeep_server.common import mailboxes
+from mailkeep_server.common.backup_archives import Archive, select_archives
 from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.wording import count_noun
 
@@ -103,7 +104,7 @@ def choose_source(repository: Repository, host: str, archive: str) -> Archive:
     newest = choose_archive(repository, host, archive)
     if archive:
         return newest
-    archives = [other for other in repository.list_archives() if other.name.startswith(f"{host}-")]
+    archives = select_archives(repository.list_archives(), host)
     if len(archives) > 1:
         counts = [_count_messages(repository, other.name) for other in archives[-2:]]
         if counts[1] < counts[0] / 2:

@@ -11,19 +11,20 @@ from datetime import datetime
 from email.header import decode_header, make_header
 from email.parser import BytesHeaderParser
 from pathlib import Path
+from typing import NamedTuple
 
-from mailkeep_server.backup import mail_snapshot, maildir
-from mailkeep_server.backup.borg import Archive, BackupError, Repository
+from mailkeep_server.backup import mail_snapshot, maildir, restore_room
+from mailkeep_server.backup.borg import BackupError, Repository
 from mailkeep_server.backup.config import STATE, BackupConfig
 from mailkeep_server.backup.run import ShowProgress, hold_lock
+from mailkeep_server.common.backup_archives import Archive, describe_lack, find_host, find_newest, select_archives
 from mailkeep_server.common.wording import count_noun, describe_error
 from mailkeep_server.mail_import.append import Counts, QuotaExceededError, append_messages
-from mailkeep_server.mail_import.imap_session import ImapError, SessionEndedError
+from mailkeep_server.mail_import.imap_session import ImapError, SessionEndedError, open_account
 from mailkeep_server.mail_import.messages import Message
 
 SCRATCH = STATE / "restore"
-MIN_FREE = 2
-"""Restored mail is on the disk twice, until the scratch copy goes."""
+QUOTA_REMEDY = "Raise `quota` in mail.yml and deploy, or restore less by --folder or --since. Then run this again"
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,22 @@ class RestoreReport:
 
 
 def choose_archive(repository: Repository, host: str, name: str = "") -> Archive:
-    """The archive of this name, or the newest. Raises BackupError."""
-    archives = [archive for archive in repository.list_archives() if archive.name.startswith(f"{host}-")]
-    chosen = [archive for archive in archives if name in ("", archive.name)]
-    if chosen:
-        return chosen[-1]
-    if not name:
-        raise BackupError(f"{repository.target.name}: it has no archive of {host}")
-    known = ", ".join(archive.name for archive in archives[-3:]) or "none"
-    raise BackupError(f"{repository.target.name}: it has no archive {name}. The last ones are: {known}")
+    """The archive of this name, or the newest of this server. Raises BackupError."""
+    place, everything = repository.target.name, repository.list_archives()
+    archives = {archive.name: archive for archive in select_archives(everything, host)}
+    if name in archives:
+        return archives[name]
+    if any(archive.name == name for archive in everything):
+        raise BackupError(f"{place}: {name} is of another server, {find_host(name)}. This one is {host}")
+    if name:
+        known = ", ".join([*archives][-3:]) or "none"
+        raise BackupError(f"{place}: it has no archive {name}. The last ones are: {known}")
+    try:
+        return find_newest([*archives.values()])
+    except ValueError as error:
+        raise BackupError(f"{place}: {error}") from None
+    except LookupError:
+        raise BackupError(f"{place}: {describe_lack(everything, host)}") from None
 
 
 def restore_mail(
@@ -106,10 +114,9 @@ def extract_mailbox(repository: Repository, archive: str, account: str, scratch:
     messages = {message.path: message for message in mail_snapshot.read_messages(manifest)}
     if not messages:
         raise BackupError(f"{archive} has no mail of {account}")
-    size, free = sum(message.size for message in messages.values()), shutil.disk_usage(scratch).free
-    if MIN_FREE * size > free:
-        room = f"{MIN_FREE * size / 2**20:.0f} MB, and {free / 2**20:.0f} MB are free"
-        raise BackupError(f"there is no room for the mail of {account}: restoring takes {room}")
+    size = sum(message.size for message in messages.values())
+    if lack := restore_room.find_lack_on_disk(size, restore_room.list_places(scratch)):
+        raise BackupError(f"there is no room for the mail of {account}: {lack}")
     home = mail_snapshot.find_home(account, Path(stage, "mail"))
     repository.extract(archive, [str(home)], scratch)
     for path, message in messages.items():
@@ -126,22 +133,38 @@ def _append_all(
     names = [name for name, _ in maildir.list_folders(directory)]
     if selection.folder and selection.folder not in names:
         raise BackupError(f"{report.archive} has no folder {selection.folder} of {account}: it has {', '.join(names)}")
+    folders = [*_select_folders(directory, selection)]
+    session = open_account(account)
+    try:
+        if lack := restore_room.find_lack_of_quota(session, [(folder.name, folder.messages) for folder in folders]):
+            raise BackupError(f"{account}: {lack}, so nothing was restored. {QUOTA_REMEDY}")
+        for folder in folders:
+            show_progress(f"{folder.name}: {count_noun(len(folder.messages), 'message')}")
+            iterator = _iterate(folder.messages, folder.name, show_progress)
+            counts = append_messages(account, folder.name, iterator, session=session, uid_validity=folder.uid_validity)
+            _note_counts(report, folder.name, counts)
+    except QuotaExceededError as error:  # mail has come in meanwhile
+        raise BackupError(f"the quota of {account} is used up: {error}. {QUOTA_REMEDY}") from error
+    finally:
+        session.close()
+
+
+class SelectedFolder(NamedTuple):
+    """Where messages go. `uid_validity` is 0 if they get new UIDs."""
+
+    name: str
+    messages: list[Message]
+    uid_validity: int
+
+
+def _select_folders(directory: Path, selection: Selection) -> Iterator[SelectedFolder]:
     for name, path in maildir.list_folders(directory):
         if selection.folder not in ("", name):
             continue
         messages = [message for message in maildir.read_folder(path) if selection.covers(message)]
-        if not messages and (selection.subject or selection.message_id or selection.since):
-            continue
-        target = f"{selection.into}.{name}" if selection.into else name
-        validity = 0 if selection.into else maildir.read_uid_list(path).validity
-        show_progress(f"{target}: {count_noun(len(messages), 'message')}")
-        try:
-            counts = append_messages(account, target, _iterate(messages, target, show_progress), uid_validity=validity)
-        except QuotaExceededError as error:
-            raise BackupError(
-                f"the quota of {account} is used up: {error}. Raise it in mail.yml, deploy, and run this again"
-            ) from error
-        _note_counts(report, target, counts)
+        if messages or not (selection.subject or selection.message_id or selection.since):
+            target = f"{selection.into}.{name}" if selection.into else name
+            yield SelectedFolder(target, messages, 0 if selection.into else maildir.read_uid_list(path).validity)
 
 
 def _iterate(messages: list[Message], folder: str, show_progress: ShowProgress) -> Iterator[Message]:

@@ -50,17 +50,23 @@ class BackupSensor(Sensor):
                     f"There is a new backup at {name}",
                 ),
             )
-        days = (now - (target.proved or since)) / 86400
-        if days > MAX_PROOF_DAYS:
-            text = (
-                f"No backup at {name} was proven for {days:.0f} days. `systemctl start mailkeep-backup-proof` does it"
-            )
+        unproven = now - (target.proved or since)
+        if unproven > MAX_PROOF_DAYS * 86400 or unproven < -MAX_FUTURE:
+            text = f"{_describe_proof(name, target, unproven)}. `systemctl start mailkeep-backup-proof` does it now"
             yield "unproven", (text, f"A backup at {name} was proven again")
 
 
 def _describe_age(name: str, target: TargetStatus, age: float) -> str:
-    if age < 0:
-        return f"The last backup to {name} is of a time to come: the clock was or is wrong"
     if not target.succeeded:
         return f"There is no backup at {name} yet"
+    if age < 0:
+        return f"The last backup to {name} is dated later than now: the clock was wrong then, or is wrong now"
     return f"The last backup to {name} is {count_noun(int(age // 3600), 'hour')} old"
+
+
+def _describe_proof(name: str, target: TargetStatus, seconds: float) -> str:
+    if seconds < 0 and not target.proved:
+        return f"No backup at {name} was proven yet"
+    if seconds < 0:
+        return f"The last proof of {name} is dated later than now: the clock was wrong then, or is wrong now"
+    return f"No backup at {name} was proven for {seconds / 86400:.0f} days"

@@ -266,7 +266,7 @@ def test_an_unreachable_target_keeps_no_other_from_its_backup(backed_up: BackedU
         code, output = backed_up.run_cli("backup", "--json")
         assert code == 1
         reports = {report["target"]: report for report in json.loads(output[output.index("[") :])}
-        assert "refused" in reports["offsite"]["faults"][0]
+        assert "refuses this server's SSH key" in reports["offsite"]["faults"][0]
         assert reports["disk"]["faults"] == []
         poll(lambda: "The last backup to offsite failed" in backed_up.read_troubles(), 15, "not told")
         statuses = {outcome.check: outcome.status for outcome in verify_inventory(backed_up.site.inventory)}

@@ -63,8 +63,18 @@ def test_a_new_target_has_as_much_time_as_others(declared: Path) -> None:
     assert set(judge(declared, succeeded=0, proved=0)) == {"disk:age"}
 
 
-def test_a_backup_of_a_time_to_come_is_told(declared: Path) -> None:
-    assert "clock" in judge(declared, succeeded=time.time() + HOUR)["disk:age"]
+def test_a_backup_and_a_proof_dated_later_than_now_are_told(declared: Path) -> None:
+    """Else neither would be late for as long as the clock was ahead."""
+    ahead = time.time() + HOUR
+    assert "dated later than now: the clock" in judge(declared, succeeded=ahead)["disk:age"]
+    assert "dated later than now: the clock" in judge(declared, proved=ahead)["disk:unproven"]
+
+
+def test_a_configuration_dated_later_than_now_hides_no_backup_that_lacks(declared: Path) -> None:
+    set_age(declared, -DAY)
+    troubles = judge(declared, succeeded=0, proved=0)
+    assert "There is no backup at disk yet" in troubles["disk:age"]
+    assert "No backup at disk was proven yet" in troubles["disk:unproven"]
 
 
 def test_a_spoilt_status_is_an_error_of_the_sensor(declared: Path) -> None:

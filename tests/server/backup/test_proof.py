@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep_server.backup import mail_snapshot, proof
-from mailkeep_server.backup.borg import Archive
+from mailkeep_server.common.backup_archives import Archive
 
 ANNA = "anna@example.org"
 STORED = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
