@@ -21,7 +21,15 @@ from mailkeep.parts.backup import build_repository_url
 from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import BackupTarget, Keep
 from mailkeep_server.common.backup_archives import NAME_GLOB, Archive, find_clock_fault, select_archives
-from mailkeep_server.common.borg_faults import LOCK_WAIT, WARNINGS, explain_failure, read_messages, shorten_text
+from mailkeep_server.common.borg_faults import (
+    LOCK_WAIT,
+    WARNINGS,
+    ask_ssh,
+    explain_failure,
+    is_connection_fault,
+    read_messages,
+    shorten_text,
+)
 
 RECORD = "backups.json"
 """In the inventory: the archives of each target as they were seen last. It belongs into git."""
@@ -97,6 +105,8 @@ class OperatorsBorg:
         done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=TIMEOUT)
         if done.returncode not in (0, 1, *WARNINGS):  # 1: a warning, of a borg that has no modern exit codes
             messages = [*read_messages(done.stderr.splitlines())]
+            if is_connection_fault(messages):
+                messages = [*ask_ssh(self.repository), *messages]
             reason = explain_failure(messages, done.returncode, self.repository)
             hint = ""
             if any(msgid.startswith("ConnectionClosed") or msgid == "PathNotAllowed" for msgid, _ in messages):

@@ -12,7 +12,14 @@ from typing import Any
 from mailkeep_server.backup import config
 from mailkeep_server.backup.config import Target
 from mailkeep_server.common.backup_archives import NAME_GLOB, Archive, find_host
-from mailkeep_server.common.borg_faults import LOCK_WAIT, WARNINGS, explain_failure, read_messages
+from mailkeep_server.common.borg_faults import (
+    LOCK_WAIT,
+    WARNINGS,
+    ask_ssh,
+    explain_failure,
+    is_connection_fault,
+    read_messages,
+)
 
 ENVIRONMENT = {
     "BORG_PASSCOMMAND": f"cat {config.PASSPHRASE}",
@@ -37,9 +44,12 @@ class Repository:
         self.target = target
 
     def create(self) -> None:
-        """Makes an empty repository, encrypted, whose key lies in it and is opened by the passphrase. On another
-        machine it is append-only."""
-        options = ("--append-only",) if self.target.is_remote else ("--make-parent-dirs",)
+        """Makes an empty repository, encrypted, whose key lies in it and is opened by the passphrase.
+
+        On another machine the server's SSH key makes it append-only (`borg serve --append-only`), and not its own
+        configuration: else the operator's borg could free no space either.
+        """
+        options = () if self.target.is_remote else ("--make-parent-dirs",)
         self._run("init", "--encryption=repokey-blake2", *options, self.target.repository)
 
     def export_key(self) -> str:
@@ -119,6 +129,8 @@ class Repository:
             text = output.read().decode(errors="surrogateescape")
         code = process.returncode
         if code and code not in WARNINGS:
+            if is_connection_fault(messages):
+                messages = [*ask_ssh(self.target.repository, "-F", str(config.SSH_CONFIG)), *messages]
             raise BackupError(explain_failure(messages, code, self.target.repository))
         if warnings := [warning for msgid, warning in messages if msgid in ("FileChangedWarning", "BackupOSError")]:
             raise BackupError(f"not all files could be read: {warnings[0]}")

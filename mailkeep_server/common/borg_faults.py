@@ -7,7 +7,9 @@ that it did not expect come as a traceback, and those of ssh as plain lines.
 import json
 import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +18,8 @@ from mailkeep_server.common import paths
 LOCK_WAIT = 600  # seconds; another run, or pruning
 WARNINGS = range(100, 128)
 """Modern exit codes of what is done, with something to say."""
+SSH_TIMEOUT = 60.0  # seconds
+SSH_FAILED = 255  # ssh(1), EXIT STATUS
 MAX_CHARACTERS = 200
 """Of a message of borg or ssh that is not known here."""
 PAPER_KEY = "`borg key import --paper` with the key on paper brings it back"
@@ -42,7 +46,8 @@ EXPLANATIONS = {
     "was left by one that is dead: `{break_lock}` removes it",
     "LockFailed": "it cannot be locked: its directory cannot be written",
     "ConnectionClosed": "the connection has ended. The next run goes on",
-    "ConnectionClosedWithHint": "the connection has ended, or was refused",
+    "ConnectionClosedWithHint": "the connection has ended, or was refused. After wrong keys, sshd there refuses "
+    "this machine for some minutes",
     "UnexpectedRPCDataFormatFromServer": "the other side does not speak borg's protocol",
     "InvalidRPCMethod": "the borg of the other side is too old",
     "IntegrityError": "its data are damaged",
@@ -58,10 +63,14 @@ EXPLANATIONS = {
 }
 OWN_DISK_FULL = f"this server's own disk is full: borg's cache has no room in {paths.BACKUP_STATE}"
 FULL = "the disk there is full: make room on it, or run `mailkeep backup NAME --prune`. The next backup goes on"
+OTHER_HOST_KEY = (
+    "it shows another SSH host key than mail.yml has, so nothing was sent. If the "
+    "machine is new, compare its key there, write it as `host_key`, and deploy. Else somebody may stand in between"
+)
 PHRASES = {
     "Insufficient free space": FULL,
-    "Host key verification failed": "it shows another SSH host key than mail.yml has, so nothing was sent. If the "
-    "machine is new, compare its key there, write it as `host_key`, and deploy. Else somebody may stand in between",
+    "REMOTE HOST IDENTIFICATION HAS CHANGED": OTHER_HOST_KEY,
+    "Host key verification failed": OTHER_HOST_KEY,
     "Permission denied (": "it refuses this server's SSH key: its authorized_keys must have the line that `mailkeep "
     "backup NAME --init` prints",
     "borg: not found": "borg is not installed there: `apt-get install borgbackup`",
@@ -103,14 +112,44 @@ def explain_failure(messages: Sequence[Message], code: int, repository: str) -> 
         return f"borg was killed ({signal.Signals(-code).name}). The next run goes on"
     if any("errors found" in text for text in texts):  # by `borg check`, which has no ID for it
         return f"its data are damaged ({shorten_text(texts[0])})"
-    for msgid, _ in reversed(messages):
-        if msgid in EXPLANATIONS:
-            explanation = EXPLANATIONS[msgid].replace("{break_lock}", describe_break_lock(repository))
-            ssh_message = next((text for other_id, text in messages if not other_id and text), "")
-            is_ssh = ssh_message and msgid.startswith("ConnectionClosed")
-            return f"{explanation} ({shorten_text(ssh_message)})" if is_ssh else explanation
+    if explanation := _explain_id(messages, repository):
+        return explanation
     reason = shorten_text(texts[-1]) if texts else f"borg ended with exit code {code}"
-    return f"its data are damaged, or its key was changed ({reason})" if "IntegrityError" in reason else reason
+    is_of_key = "IntegrityError" in reason or any("/borg/crypto/" in text for text in texts)
+    return f"its data are damaged, or its key was changed ({reason})" if is_of_key else reason
+
+
+def _explain_id(messages: Sequence[Message], repository: str) -> str:
+    """Empty if no message has an ID that is known here."""
+    msgid = next((msgid for msgid, _ in reversed(messages) if msgid in EXPLANATIONS), "")
+    ssh_message = next((text for other_id, text in messages if not other_id and text), "")
+    if msgid and ssh_message and is_connection_fault(messages):
+        return f"the connection has ended, or was refused ({shorten_text(ssh_message)})"
+    return EXPLANATIONS.get(msgid, "").replace("{break_lock}", describe_break_lock(repository))
+
+
+def is_connection_fault(messages: Sequence[Message]) -> bool:
+    return any(msgid.startswith("ConnectionClosed") for msgid, _ in messages)
+
+
+def ask_ssh(repository: str, *options: str) -> list[Message]:
+    """What ssh itself says of the target: borg passes only a part of that on. Empty if it can log in."""
+    url = urlsplit(repository)
+    command = [
+        "ssh",
+        *options,
+        "-o",
+        "BatchMode=yes",
+        "-p",
+        str(url.port or 22),
+        f"{url.username}@{url.hostname}",
+        "true",
+    ]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SSH_TIMEOUT)
+        if done.returncode == SSH_FAILED:
+            return [*read_messages(done.stderr.splitlines())]
+    return []
 
 
 def shorten_text(text: str) -> str:

@@ -76,6 +76,19 @@ CLOSED = ("ConnectionClosedWithHint", "Connection closed by remote host. Is borg
             "ssh://mailkeep@[2001:db8::1]:2222/mail",
             "`ssh -p 2222 mailkeep@2001:db8::1 borg break-lock /mail`",
         ),
+        (
+            [
+                (
+                    "",
+                    f'{TRACEBACK}  File "/borg/crypto/key.py", line 7\nTypeError: internal_dict must be a dict\n',
+                )
+            ],
+            2,
+            LOCAL,
+            "its data are damaged, or its key was changed (TypeError: internal_dict must be a dict)",
+        ),
+        ([("", "Remote: @@@@@@@"), *[("", line) for line in CHANGED_HOST_KEY], CLOSED], 81, REMOTE, "SSH host key"),
+        ([CLOSED], 81, REMOTE, "or was refused. After wrong keys, sshd there refuses this machine for some minutes"),
         ([], -9, LOCAL, "borg was killed (SIGKILL). The next run goes on"),
         ([], 2, LOCAL, "borg ended with exit code 2"),
     ],
