@@ -189,8 +189,8 @@ if ! systemctl --quiet is-active {UNIT}; then
   for port in $(sed -n 's/^\\tbind .*:\\([0-9]*\\).*/\\1/p' {CONFIG} | sort -nu); do
     holders=$(ss -Hltnp "sport = :$port")
     [ -n "$holders" ] || continue
-    program=$(printf '%s\\n' "$holders" | sed -n 's/.*users:(("\\([^"]*\\)".*/\\1/p' | sort -u | head -n 1)
-    echo "busy $port (${{program:-unknown}})"
+    programs=$(printf '%s\\n' "$holders" | grep -o '("[^"]*"' | tr -d '("' | sort -u | xargs | sed 's/ /, /g')
+    echo "busy $port (${{programs:-unknown}})"
     busy=yes
   done
   [ -z "$busy" ] || exit 1

@@ -266,6 +266,43 @@ def read_mailbox(host: str, port: int, user: str, password: str, folder: str = "
         return [cast(bytes, mailbox.fetch(number, "(BODY.PEEK[])")[1][0][1]) for number in numbers]
 
 
+def list_subjects(host: str, user: str, password: str) -> list[str]:
+    """The subjects of all messages in the inbox."""
+    messages = read_mailbox(host, IMAPS, user, password)
+    lines = [line for message in messages for line in message.decode(errors="replace").splitlines()]
+    return [line.partition(": ")[2] for line in lines if line.startswith("Subject: ")]
+
+
+def idle_for_message(host: str, user: str, password: str, seconds: float) -> str:
+    """Rest in IDLE (RFC 2177) until a message comes, which is sent meanwhile, and then so long without a word.
+
+    "OK …" if the connection is still open then.
+    """
+
+    def hold_session() -> str:
+        with open_imap(host) as mailbox:
+            mailbox.login(user, password)
+            mailbox.select("INBOX", readonly=True)
+            mailbox.send(b"x IDLE\r\n")
+            _read_until(mailbox, b"+ ")
+            message = compose_message(STRANGER, user, "while idle")
+            if not is_accepted(answer := deliver_message(host, SMTP, STRANGER, [user], message)):
+                return answer
+            _read_until(mailbox, b"* ")
+            time.sleep(seconds)
+            mailbox.send(b"DONE\r\n")
+            return _read_until(mailbox, b"x ")[2:].decode().strip()
+
+    return catch_answer(hold_session)
+
+
+def _read_until(mailbox: imaplib.IMAP4, beginning: bytes) -> bytes:
+    while not (line := mailbox.readline()).startswith(beginning):
+        if not line:
+            raise EOFError
+    return line
+
+
 # --- HTTPS
 
 
@@ -352,7 +389,7 @@ def open_ports(host: str, first: int = 1, last: int = 65535, *, wait: float = 0.
     ]
 
 
-def find_open_ports(host: str, ports: range, wait: float) -> list[int]:
+def find_open_ports(host: str, ports: Iterable[int], wait: float) -> list[int]:
     open_now, pending, poll = [], {}, select.poll()
     for port in ports:
         knock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -383,6 +420,18 @@ def ask_over_udp(host: str, port: int) -> str:
             connection.send(b"?")
             connection.recv(9)
         return "OK"
+
+    return catch_answer(hold_session)
+
+
+def send_after_proxy_header(host: str, port: int, claimed: str) -> str:
+    """The greeting of a server to a client that claims another address for itself (PROXY protocol, version 1)."""
+
+    def hold_session() -> str:
+        with socket.create_connection((host, port), 3) as connection:
+            connection.sendall(f"PROXY TCP4 {claimed} {host} 50000 25\r\n".encode())
+            greeting = connection.recv(4096)
+            return greeting.decode().strip() if greeting else "dropped: closed"
 
     return catch_answer(hold_session)
 
