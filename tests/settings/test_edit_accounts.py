@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from settings_samples import COMPLETE, HASH, Inventory, line_of
 
 from mailkeep.errors import UserError
-from mailkeep.settings import edit_accounts
+from mailkeep.settings import edit_accounts, mail_file
 from mailkeep.settings.edit_accounts import AccountRow
 from mailkeep.settings.load import load_settings, parse_edited_settings, parse_settings
 from mailkeep.settings.models import Settings
@@ -457,7 +457,7 @@ def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory
 def test_accounts_added_by_many_processes_at_once_are_all_kept(mail_yml: Inventory) -> None:
     added = [f"new{number}@example.org" for number in range(12)]
     program = (
-        "import sys; from pathlib import Path; from mailkeep.settings import edit_accounts; "
+        "import sys; from pathlib import Path; from mailkeep.settings import edit_accounts, mail_file; "
         "edit_accounts.add_account(Path(sys.argv[1]), sys.argv[2], sys.argv[3])"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, mail_yml.path, address, OTHER]) for address in added]
@@ -469,14 +469,14 @@ def test_accounts_added_by_many_processes_at_once_are_all_kept(mail_yml: Invento
 def test_a_change_by_an_editor_in_between_is_kept(
     mail_yml: Inventory, monkeypatch: pytest.MonkeyPatch, call: Callable[..., None]
 ) -> None:
-    real = edit_accounts.parse_edited_settings
+    real = mail_file.parse_edited_settings
     edited = COMPLETE + "# by hand\n"
 
     def edit(path: Path, content: str, former: str) -> Settings:
         mail_yml.write(edited)
         return real(path, content, former)
 
-    monkeypatch.setattr(edit_accounts, "parse_edited_settings", edit)
+    monkeypatch.setattr(mail_file, "parse_edited_settings", edit)
     with pytest.raises(UserError, match=r"somebody else has just changed .*mail\.yml"):
         call(mail_yml.path, {edit_accounts.add_account: "carl@example.org"}.get(call, "anna@example.org"), OTHER)
     assert mail_yml.path.read_text() == edited
