@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         return COMMANDS[options.command](load_config(), options)
-    except (BackupError, OSError, ValueError, LookupError) as error:
+    except (BackupError, OSError, RuntimeError, ValueError, LookupError) as error:
         print(describe_error(error), file=sys.stderr)
         return 1
 
@@ -172,7 +172,7 @@ def _write_result(name: str, work: Callable[[], object]) -> int:
     file.unlink(missing_ok=True)
     try:
         fields = vars(work()) | {"error": ""}
-    except (BackupError, OSError, ValueError, subprocess.SubprocessError) as error:
+    except (BackupError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         fields = {"error": describe_error(error)}
     atomic_write(file, json.dumps(fields), 0o600)
     print(fields["error"] or "done")

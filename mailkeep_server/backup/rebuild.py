@@ -5,15 +5,12 @@ the archive's manifest, and moved into place by one rename. Mail that has come i
 """
 
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mailkeep_server.backup import mail_snapshot, maildir, state_copy
+from mailkeep_server.backup import mail_snapshot, maildir, placing, state_copy
 from mailkeep_server.backup.borg import BackupError, Repository
 from mailkeep_server.backup.config import STATE, BackupConfig
 from mailkeep_server.backup.restore import choose_archive
@@ -26,17 +23,8 @@ from mailkeep_server.common.wording import count_noun
 RECORD = STATE / "rebuild.json"
 SCRATCH = Path(mailboxes.ROOT, ".restore")
 """On the disk of the mailboxes, so that they can be renamed into place."""
-ASIDE = ".before-restore"
-MARKER = ".restored-from"
-"""In a mailbox that is in place: the archive."""
 SKIPPED_UIDS = 100_000
 """More than a server gives in one folder between two backups."""
-SERVICES = (
-    *("mailkeep-backup.timer", "mailkeep-backup-proof.timer", "mailkeep-certificate.timer", "mailkeep-dns.timer"),
-    *("mailkeep-watch.service", "postfix.service", "dovecot.service", "fail2ban.service", "mailkeep-guard.service"),
-)
-"""Stopped in this order, and started in the other, where they exist: they use what is restored. The guard's sockets
-stay; nothing asks them meanwhile."""
 STAGE = str(mail_snapshot.STAGE).lstrip("/")
 STATE_STAGE = str(state_copy.STAGE).lstrip("/")
 
@@ -66,7 +54,7 @@ def rebuild_mail(
             record = RebuildRecord(chosen_target.name, chosen.name)
             _save_record(record)
         repository = Repository(config.find_target(record.target))
-        with _stopped_services():
+        with placing.stopped_services():
             manifests = _extract_manifests(repository, record.archive)
             _check_room(manifests)
             for number, (account, manifest) in enumerate(manifests.items(), start=1):
@@ -143,28 +131,14 @@ def _restore_mailbox(repository: Repository, archive: str, account: str, manifes
     """Returns the number of messages. Mail that the new mailbox has got is kept."""
     scratch_home = mail_snapshot.find_home(account, Path(STAGE, "mail"))
     home = mail_snapshot.find_home(account)
-    marker = home / MARKER
-    if not (marker.exists() and marker.read_text() == archive):  # else a run was killed after the rename
+    if not placing.is_placed(home, archive):
         shutil.rmtree(SCRATCH, ignore_errors=True)
         repository.extract(archive, [str(scratch_home)], SCRATCH)
         _compare(archive, account, SCRATCH / scratch_home, manifest)
         for _, directory in maildir.list_folders(SCRATCH / scratch_home / "Maildir"):
             maildir.skip_uids(directory, SKIPPED_UIDS)
-        (SCRATCH / scratch_home / MARKER).write_text(archive)
-        _make_parent(home.parent)
-        if home.exists():
-            home.rename(_find_free_name(home))
-        (SCRATCH / scratch_home).rename(home)
-    for aside in sorted(home.parent.glob(f"{home.name}{ASIDE}*")):
-        _take_new_mail(aside, home)
-        shutil.rmtree(aside)
-    marker.unlink()
+    placing.place_mailbox(SCRATCH / scratch_home, home, archive)
     return sum(1 for _ in mail_snapshot.read_messages(manifest))
-
-
-def _find_free_name(home: Path) -> Path:
-    names = (home.with_name(f"{home.name}{ASIDE}{number}") for number in range(1, 1000))
-    return next(name for name in names if not name.exists())
 
 
 def _compare(archive: str, account: str, home: Path, manifest: Path) -> None:
@@ -175,86 +149,12 @@ def _compare(archive: str, account: str, home: Path, manifest: Path) -> None:
             raise BackupError(f"{archive}: {path} of {account} does not come back as it was")
 
 
-def _make_parent(directory: Path) -> None:
-    if not directory.exists():
-        directory.mkdir(mode=0o700)
-        shutil.chown(directory, mailboxes.USER, mailboxes.USER)
-
-
-def _take_new_mail(aside: Path, home: Path) -> None:
-    """Moves messages of the new machine's mailbox into the restored one. They are new to it, so Dovecot gives UIDs."""
-    for directory in mail_snapshot.MESSAGE_DIRECTORIES:
-        for message in sorted((aside / "Maildir").rglob(f"{directory}/*")):
-            target = home / message.relative_to(aside)
-            if not target.parent.exists():
-                folder = target.parent.parent
-                if not folder.exists():
-                    (aside / folder.relative_to(home)).rename(folder)
-                    continue
-                target.parent.mkdir(mode=0o700)
-                shutil.chown(target.parent, mailboxes.USER, mailboxes.USER)
-            if message.exists():
-                message.rename(target)
-
-
 def _restore_state(repository: Repository, archive: str, kept: Sequence[str]) -> None:
-    """Puts the services' state in place, file by file, each by a rename. Owners are matched by their names."""
     scratch = STATE / "state-restored"
     shutil.rmtree(scratch, ignore_errors=True)
     repository.extract(archive, [STATE_STAGE], scratch)
-    for top in map(Path, kept):
-        source = scratch / STATE_STAGE / top.relative_to("/")
-        if source.suffix == ".pem" and source.exists() and top.exists() and _has_other_key(source, top):
-            continue
-        if source.exists():
-            _place_tree(source, top.resolve())
+    placing.place_state(scratch / STATE_STAGE, kept)
     shutil.rmtree(scratch)
-
-
-def _place_tree(source: Path, target: Path) -> None:
-    if source.is_dir():
-        if not target.exists():
-            target.mkdir(parents=True)
-            _copy_access(source, target)
-        for child in sorted(source.iterdir()):
-            _place_tree(child, target / child.name)
-    else:
-        for side_file in state_copy.SQLITE_SIDE_FILES:  # of the database that is replaced
-            target.with_name(f"{target.name}{side_file}").unlink(missing_ok=True)
-        new = target.with_name(f"{target.name}.restored")
-        shutil.copy2(source, new)
-        _copy_access(source, new)
-        new.rename(target)
-
-
-def _copy_access(source: Path, target: Path) -> None:
-    status = source.stat()
-    os.chown(target, status.st_uid, status.st_gid)
-    target.chmod(status.st_mode & 0o7777)
-
-
-def _has_other_key(source: Path, target: Path) -> bool:
-    """Of two PEM files with a key and a chain. The key of the vault stays, whatever the archive has."""
-    keys = [path.read_text().partition("-----BEGIN CERTIFICATE")[0] for path in (source, target)]
-    return keys[0] != keys[1]
-
-
-@contextmanager
-def _stopped_services() -> Iterator[None]:
-    """They are started again whatever happens."""
-    services = [unit for unit in SERVICES if _run("systemctl", "cat", unit).returncode == 0]
-    _run("systemctl", "stop", *services, check=True)
-    try:
-        yield
-    finally:
-        _run("systemctl", "start", *reversed(services), check=True)
-
-
-def _run(*command: str, check: bool = False) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    if check and done.returncode:
-        raise BackupError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
-    return done
 
 
 def _read_record() -> RebuildRecord | None:
