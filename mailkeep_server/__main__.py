@@ -22,6 +22,7 @@ PROGRAMS = {
     "mail-import": "mail_import.import_session",
     "backup": "backup.command",
     "backup-snapshot": "backup.mail_snapshot",
+    "move": "moving_house.command",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""

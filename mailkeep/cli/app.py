@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import mailkeep
-from mailkeep.cli import accounts, backups, deploy, dns, drill, inventories, keys, moving_in, vault
+from mailkeep.cli import accounts, backups, deploy, dns, drill, inventories, keys, moving_house, moving_in, vault
 from mailkeep.errors import UserError
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ PANELS = {
     "Servers": (inventories, deploy),
     "Accounts": (accounts,),
     "Mail": (backups,),
-    "Moving in": (moving_in,),
+    "Moving": (moving_in, moving_house),
     "Keys and secrets": (keys, vault),
     "DNS": (dns,),
     "Rehearsals": (drill,),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mailkeep.cli.common import Address, AsJson, Home, InventoryName, find_inventory, open_inventory, out
+from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
 from mailkeep_server.common.backup_archives import MAX_FUTURE
 
@@ -142,6 +144,10 @@ def rebuild_server(
         typer.Option(metavar="A", help="The archive, as `backup --list` shows it. Default: the last."),
     ] = "",
     target: TargetName = "",
+    from_host: Annotated[
+        str,
+        typer.Option("--from", metavar="HOST", help="The old machine, as SSH reaches it: it still runs. No backup."),
+    ] = "",
     home: Home = None,
 ) -> None:
     """From a bare Debian machine and a backup to the server with its mail: deploy, restore, compare, verify.
@@ -154,9 +160,14 @@ def rebuild_server(
     from mailkeep.verify.verification import verify_and_report
 
     directory, settings = open_inventory(name, home)
+    refuse_nameless_user()
+    if from_host:
+        if from_archive or target:
+            raise typer.BadParameter("--from takes the mail from the old machine, and no backup")
+        _rebuild_from(directory, settings, from_host)
+        return
     backups.require_backup(settings, directory / hosts.SETTINGS_FILE)
     secrets.load_secrets(settings, directory)
-    refuse_nameless_user()
     run_pyinfra(directory, Options(allow_older=True), as_json=False)
     record = mail_restore.rebuild_mail(directory, target, from_archive, _show_progress)
     count = sum(record["accounts"].values())
@@ -168,6 +179,22 @@ def rebuild_server(
     out.print(AFTER_REBUILD.format(label=hosts.inventory_label(directory)), markup=False)
     if not passed:
         raise typer.Exit(1)
+
+
+def _rebuild_from(directory: Path, settings: "Settings", from_host: str) -> None:
+    from mailkeep.cli.moving_house import carry_out
+    from mailkeep.moving_house.server_move import ServerMove, find_only_host, read_public_addresses
+
+    if settings.host.forwarded_from:
+        raise UserError("The last move is not at its end: `mailkeep move` with --finish or --undo comes first.")
+    name, data = find_only_host(directory)
+    user, _, host = from_host.rpartition("@")
+    old = {key: value for key, value in data.items() if key not in ("ssh_hostname", "ssh_port")}
+    old |= {"ssh_user": user} if user else {}
+    addresses = settings.host.addresses
+    draft = ServerMove(directory, name, old, data, addresses, (), renames=False, old_name=host)
+    old_addresses = [address for address in read_public_addresses(draft.connect_old()) if address not in addresses]
+    carry_out(replace(draft, old_addresses=old_addresses))
 
 
 AFTER_REBUILD = """\
@@ -183,7 +210,6 @@ def _show_progress(text: str) -> None:
 
 def _set_up(directory: Path, settings: "Settings") -> None:
     """Keys first; the repositories as soon as the server can reach its targets."""
-    from mailkeep.errors import UserError
     from mailkeep.operate import backups
 
     label = hosts.inventory_label(directory)

@@ -16,7 +16,7 @@ from pyinfra.api import FactBase
 
 from mailkeep.parts import firewall, web
 from mailkeep.settings.models import Settings
-from mailkeep_server.common.paths import DEPLOY_HISTORY, GONE_BACK, REPLACED_PASSWORDS, STOPPED_UNITS
+from mailkeep_server.common.paths import DEPLOY_HISTORY, GONE_BACK, MOVE_RECORD, REPLACED_PASSWORDS, STOPPED_UNITS
 
 FILE_MARK = "Written by Mailkeep"
 """In the first line of each of our configuration files."""
@@ -97,7 +97,7 @@ class HostFacts:
     the default route. `jail_files` are fail2ban's files that Mailkeep did not write, by path and text.
     `replaced_passwords` are lines `DIGEST TIME ACCOUNT` of hashes that `mailkeepctl passwd` has replaced.
     `stopped_units` are those that a deploy has stopped to replace their packages, and that has not ended.
-    `deploy_history` is the text of the file of that name.
+    `has_left`: `mailkeep move` has handed its mail over. `deploy_history` is the text of the file of that name.
     """
 
     system: str
@@ -125,6 +125,7 @@ class HostFacts:
     jail_files: tuple[tuple[str, str], ...] = ()
     stopped_units: tuple[str, ...] = ()
     replaced_passwords: tuple[str, ...] = ()
+    has_left: bool = False
     deploy_history: str = field(repr=False, default="")
 
 
@@ -151,6 +152,7 @@ sed 's/^/stopped /' {STOPPED_UNITS}
 sed 's/^/replaced /' {REPLACED_PASSWORDS}
 sed 's/^/history =/' {DEPLOY_HISTORY}
 [ -e {web.UNIT} ] && echo 'has web'
+grep -qs '"has_left": true' {MOVE_RECORD} && echo 'has left'
 grep -qs '{FILE_MARK}' /etc/resolv.conf && echo 'has resolver'
 nft -j -t list ruleset | sed 's/^/nft /'
 for program in iptables-nft-save ip6tables-nft-save; do $program | sed "s/^/$program /"; done
@@ -213,6 +215,7 @@ def parse_facts(lines: Iterable[str], start: float, end: float) -> HostFacts:
         passed_before="passed" in flags,
         is_built="built" in flags,
         has_our_web="web" in flags,
+        has_left="left" in flags,
         has_our_resolver="resolver" in flags,
         foreign_files=tuple(values.get("foreign", ())),
         other_mtas=tuple(values.get("mta", ())),

@@ -10,6 +10,7 @@ from mailkeep.host.preflight_facts import CONNECT_TIMEOUT, HostFacts, Listener, 
 from mailkeep.parts import firewall
 from mailkeep.settings.models import Settings
 from mailkeep_server.common.password_digest import digest_hash
+from mailkeep_server.common.paths import MOVE_STATE
 
 MIN_MEMORY = 900  # MiB; a machine of 1 GB has that much left for programs
 MIN_DISK, MIN_DISK_RERUN = 2048, 256  # MiB; for the packages and their download, and for a rerun
@@ -52,6 +53,7 @@ def judge_host(settings: Settings, login: Login, facts: HostFacts, *, adopt: boo
         *_clock_problems(facts),
         *_hostname_problems(settings, facts),
         *_address_problems(settings, facts),
+        *_move_problems(settings, facts),
         *(() if adopt else _other_mail_servers(facts)),
         *_port_problems(settings, facts),
         *_resolver_problems(settings, facts),
@@ -71,6 +73,15 @@ def _system_problems(facts: HostFacts) -> Iterator[str]:
             "It cannot mount an overlay file system (mount -t overlay in unshare --mount). Mailkeep checks new "
             "configuration there before it goes live. In an unprivileged container: allow this mount, or use a virtual "
             "machine."
+        )
+
+
+def _move_problems(settings: Settings, facts: HostFacts) -> Iterator[str]:
+    if facts.has_left and not settings.host.forwarded_from:
+        yield (
+            "`mailkeep move` has handed its mail over to another machine, and what is here is an old copy. Does SSH "
+            f"lead to the wrong machine? If this one is to be a server of its own, remove {MOVE_STATE} there, and its "
+            "mail in /var/vmail."
         )
 
 

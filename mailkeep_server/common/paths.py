@@ -40,6 +40,8 @@ LINES_MILTER_SOCKET = "/run/mailkeep-lines.milter"
 BACKUP_ETC = f"{ETC}/backup"
 BACKUP_CONFIG = f"{BACKUP_ETC}/config.json"
 BACKUP_STATE = "/var/lib/mailkeep-backup"
+MOVE_STATE = "/var/lib/mailkeep-move"
+MOVE_RECORD = f"{MOVE_STATE}/record.json"
 
 # The watch, and the proof of the jails.
 WATCH_CONFIG = f"{ETC}/watch.json"

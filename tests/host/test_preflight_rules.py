@@ -46,6 +46,14 @@ def test_a_server_that_was_built_passes_again() -> None:
     assert judge_host(make_settings(), ROOT, replace(BUILT, listeners=listeners)) == Verdict()
 
 
+def test_the_old_machine_of_a_move_does_not_become_a_second_server_by_mistake() -> None:
+    left = parse_facts(["has left"], 0, 0)
+    assert left.has_left
+    moved_back = make_settings(host={**DECLARED["host"], "forwarded_from": ["192.0.2.7"]})  # type: ignore[dict-item]
+    assert "handed its mail over" in judge_host(make_settings(), ROOT, replace(BUILT, has_left=True)).problems[0]
+    assert judge_host(moved_back, ROOT, replace(BUILT, has_left=True)) == Verdict()
+
+
 def test_another_web_server_is_not_taken_for_ours() -> None:
     serving = make_settings(tls={"mode": "files", "certificate": "chain.pem"}, web={"autoconfig": True})
     on_443, on_80 = (replace(BUILT, **with_listener(port, "nginx")) for port in (443, 80))
