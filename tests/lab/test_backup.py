@@ -4,77 +4,19 @@ The backups' target is the outside world's machine: a Linux user with borg and o
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-import yaml
-from clients import IMAPS, STRANGER, compose_message, open_imap, read_mailbox
-from typer.testing import CliRunner
+from backed_up_site import ANNA, BEN, BORG, KEEPER, LOCAL, PATH, BackedUp, accept_backups, declare_backup
+from clients import STRANGER, compose_message, open_imap
 
-from mailkeep.cli.app import app
-from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
 from mailkeep.verify.verification import verify_inventory
-
-ANNA, BEN = "anna@example.test", "ben@example-two.test"
-KEEPER, PATH = "keeper", "/home/keeper/mail"
-SERVERS_COMMAND = "python3 -IB /usr/lib/mailkeep backup"
-LOCAL = "/srv/backup"
-
-
-@dataclass(frozen=True)
-class BackedUp:
-    """A server with two targets: `offsite` over SSH, `disk` on itself."""
-
-    site: Site
-    internet: Internet
-
-    @property
-    def server(self) -> Server:
-        return self.site.server
-
-    def run_cli(self, *words: str) -> tuple[int, str]:
-        """Exit code and output of `mailkeep …` for this inventory, which is the first argument after the command."""
-        command, *options = words
-        result = CliRunner().invoke(app, [command, str(self.site.inventory), *options])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            return 1, f"{result.output}{result.exception}"
-        return result.exit_code, result.output
-
-    def receive(self, recipient: str, subject: str) -> None:
-        mail = compose_message(STRANGER, recipient, subject).encode()
-        assert self.internet.send(STRANGER, recipient, self.server.ip, mail).code == 250
-        poll(lambda: subject in self.list_subjects(recipient), 30, f"{subject!r} has not arrived")
-
-    def read_mail(self, account: str, folder: str = "INBOX") -> list[bytes]:
-        return read_mailbox(str(self.server.ip), IMAPS, account, self.site.passphrases[account], folder=folder)
-
-    def list_subjects(self, account: str, folder: str = "INBOX") -> list[str]:
-        text = b"\n".join(self.read_mail(account, folder)).decode()
-        return re.findall(r"^Subject: (.*?)\r?$", text, re.MULTILINE)
-
-    def back_up(self) -> None:
-        code, output = self.run_cli("backup")
-        assert code == 0, output
-
-    def prove(self, *options: str) -> dict[str, str]:
-        faults: dict[str, str] = json.loads(
-            self.server.run(f"{SERVERS_COMMAND} --json prove {' '.join(options)}", check=False).stdout
-        )
-        return faults
-
-    def read_troubles(self) -> str:
-        reports = json.loads(self.server.run("cat /run/mailkeep-watch/looked.json").stdout)
-        return "\n".join(reports["backup"]["troubles"])
-
-
-def accept_backups(internet: Internet, line: str) -> None:
-    """Prepares the target as docs/backup.md says."""
-    internet.run(f"id {KEEPER} 2>/dev/null || useradd --create-home --shell /bin/sh {KEEPER}")
-    directory = f"install -d -o {KEEPER} -g {KEEPER} -m 700 ~{KEEPER}/.ssh"
-    internet.run(f"rm -rf {PATH}; {directory} && cat > ~{KEEPER}/.ssh/authorized_keys", stdin=line)
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +50,6 @@ def backed_up(lab: Lab, internet: Internet, built_site: Site, built_image: str) 
     finally:
         built_site.publish(internet)
         server.remove()
-
-
-def declare_backup(site: Site, internet: Internet) -> None:
-    host_key = " ".join(internet.run("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[:2])
-    offsite = {"name": "offsite", "path": PATH, "host": str(internet.ip), "user": KEEPER, "host_key": host_key}
-    backup = {"targets": [offsite, {"name": "disk", "path": f"{LOCAL}/mail"}]}
-    text = site.settings_file.read_text()
-    site.settings_file.write_text(text + yaml.safe_dump({"backup": backup}))
 
 
 def test_both_targets_have_an_archive_and_its_proof_holds(backed_up: BackedUp) -> None:
@@ -275,6 +209,306 @@ def test_an_unreachable_target_keeps_no_other_from_its_backup(backed_up: BackedU
     finally:
         backed_up.internet.run(f"mv ~{KEEPER}/.ssh-away ~{KEEPER}/.ssh")
     backed_up.back_up()
+
+
+def test_a_full_target_is_told_with_what_to_do_and_the_next_backup_passes(backed_up: BackedUp) -> None:
+    server, place = backed_up.server, f"{LOCAL}/mail"
+    server.run(
+        f"mv {place} {place}.kept && mkdir {place} && mount -t tmpfs -o size=$(($(du -sk {place}.kept | cut -f1) + "
+        f"1500))k,mode=700 tmpfs {place} && cp -a {place}.kept/. {place}/"
+    )
+    before = list_names(backed_up, "disk")
+    backed_up.fill_mailbox(3)
+    try:
+        code, output = backed_up.run_cli("backup")
+        assert code == 1
+        assert re.search(r"disk \(/srv/backup/mail\)", output)
+        assert "FAULT: the disk there is full: make room on it, or run `mailkeep backup NAME --prune`" in output
+        assert "Traceback" not in output
+        assert len(output.splitlines()) < 24
+        poll(
+            lambda: "The last backup to disk failed: the disk there is full" in backed_up.read_troubles(),
+            15,
+            "not told",
+        )
+        server.run(f"mount -o remount,size=100m {place}")
+        backed_up.back_up()
+        poll(lambda: backed_up.read_troubles() == "", 15, "the end is not seen")
+        assert list_names(backed_up, "disk")[: len(before)] == before
+        assert backed_up.prove()["disk"] == ""
+    finally:
+        server.run(
+            f"rm -rf {place}.kept && cp -a {place} {place}.kept && umount {place} && rmdir {place} && "
+            f"mv {place}.kept {place}"
+        )
+        backed_up.remove_filler()
+
+
+def list_names(backed_up: BackedUp, target: str) -> list[str]:
+    [report] = [
+        report
+        for report in json.loads(backed_up.run_cli("backup", "--list", "--json")[1])
+        if report["target"] == target
+    ]
+    return [archive["name"] for archive in report["archives"]]
+
+
+ETC = "/etc/mailkeep/backup"
+WRONG_CREDENTIALS = {
+    "passphrase": (f"echo wrong > {ETC}/passphrase", f"{ETC}/passphrase", "disk: the passphrase is wrong"),
+    "key of the repository": (
+        f"sed -i 's/^key = .*/key = changed/' {LOCAL}/mail/config",
+        f"{LOCAL}/mail/config",
+        "disk: its data are damaged, or its key was changed",
+    ),
+    "key of another repository": (
+        f"borg init -e repokey-blake2 /root/other; sed -i '/^key = /,$d' {LOCAL}/mail/config; "
+        f"sed -n '/^key = /,$p' /root/other/config >> {LOCAL}/mail/config; rm -r /root/other",
+        f"{LOCAL}/mail/config",
+        "disk: its data are damaged, or its key was changed",
+    ),
+    "SSH key": (
+        f"rm {ETC}/ssh_key; ssh-keygen -q -t ed25519 -N '' -f {ETC}/ssh_key; rm {ETC}/ssh_key.pub",
+        f"{ETC}/ssh_key",
+        "offsite: it refuses this server's SSH key",
+    ),
+    "host key": (
+        f"ssh-keygen -q -t ed25519 -N '' -f /root/new; set -- $(cat /root/new.pub); rm /root/new*; "
+        f'sed -i "s,ssh-ed25519 .*,ssh-ed25519 $2," {ETC}/known_hosts',
+        f"{ETC}/known_hosts",
+        "offsite: it shows another SSH host key than mail.yml has",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_CREDENTIALS)
+def test_wrong_credentials_are_a_clear_error_and_no_secret_is_shown(backed_up: BackedUp, kind: str) -> None:
+    damage, file, text = WRONG_CREDENTIALS[kind]
+    server = backed_up.server
+    secrets = server.run(f"cat {ETC}/passphrase; sed -n 2p {ETC}/ssh_key").stdout.split()
+    server.run(
+        f"cp -p {file} /root/kept; export BORG_BASE_DIR=/tmp/b BORG_PASSCOMMAND='cat {ETC}/passphrase'; {damage}"
+    )
+    try:
+        code, output = backed_up.run_servers_command("run")
+        assert code == 1
+        assert text in output
+        assert len(output.splitlines()) == 2, output
+        assert not any(secret in output for secret in secrets)
+    finally:
+        server.run(f"cp -p /root/kept {file}")
+
+
+def test_a_lock_of_the_dead_is_removed_and_one_of_the_living_never(backed_up: BackedUp) -> None:
+    server, place = backed_up.server, f"{LOCAL}/mail"
+    environment = BORG.removesuffix("borg")
+    server.run(f"{environment} setsid borg with-lock {place} sleep 300 > /dev/null 2>&1 < /dev/null &")
+    poll(lambda: server.run(f"ls {place}/lock.exclusive", check=False).stdout, 20, "no lock")
+    code, output = backed_up.run_servers_command("run", lock_wait=1)
+    assert code == 1
+    assert "disk: another program has used it for ten minutes" in output
+    assert f"`borg break-lock {place}` removes it" in output
+    arguments = server.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+    assert "with-lock" in arguments
+    assert server.run(f"cat {ETC}/passphrase").stdout.strip() not in arguments
+    assert server.run(f"ls {place}/lock.exclusive", check=False).stdout, "a lock of the living is broken"
+    server.run("pkill -KILL -x borg; pkill -x sleep")
+    assert server.run(f"ls {place}/lock.exclusive", check=False).stdout
+    code, output = backed_up.run_servers_command("run", lock_wait=1)
+    assert code == 0, output
+
+    server.run(f"mkdir {place}/lock.exclusive && touch {place}/lock.exclusive/elsewhere.example@1234.4711-0")
+    code, output = backed_up.run_servers_command("run", lock_wait=1)
+    assert code == 1
+    [command] = re.findall(r"`(borg break-lock .*?)`", output)
+    server.run(command)
+    code, output = backed_up.run_servers_command("run", lock_wait=1)
+    assert code == 0, output
+
+
+SLOW_BORG = """#!/bin/sh
+case " $* " in *" create "*) exec /usr/bin/borg "$@" --checkpoint-interval=1 --upload-ratelimit=1000 ;; esac
+exec /usr/bin/borg "$@"
+"""
+
+
+@pytest.fixture
+def slow_borg(backed_up: BackedUp) -> Iterator[None]:
+    """Backups that last several seconds, and write down each second what they have; connections that notice their end
+    within seconds."""
+    server, internet = backed_up.server, backed_up.internet
+    server.write("/usr/sbin/borg", SLOW_BORG, 0o755)
+    server.run(f"cp -p {ETC}/ssh_config /root/ssh_config")
+    server.run(f"sed -i 's/AliveInterval .*/AliveInterval 1/; s/AliveCountMax .*/AliveCountMax 2/' {ETC}/ssh_config")
+    internet.write("/etc/ssh/sshd_config.d/alive.conf", "ClientAliveInterval 1\nClientAliveCountMax 2\n")
+    internet.run("systemctl reload ssh")
+    backed_up.fill_mailbox(8)
+    yield
+    internet.run("rm /etc/ssh/sshd_config.d/alive.conf; systemctl reload ssh")
+    server.run(
+        f"rm /usr/sbin/borg; cp -p /root/ssh_config {ETC}/ssh_config; ip route del blackhole {internet.ip}", check=False
+    )
+    backed_up.remove_filler()
+
+
+CUTS = {
+    "borg is killed": ("pkill -KILL -x borg", "true", "offsite: borg was killed (SIGKILL). The next run goes on"),
+    "the network is cut": (
+        "ip route add blackhole IP",
+        "ip route del blackhole IP",
+        "offsite: the connection has ended",
+    ),
+}
+
+
+@pytest.mark.usefixtures("slow_borg")
+def test_a_backup_that_is_cut_loses_nothing_and_what_it_leaves_is_no_backup(backed_up: BackedUp) -> None:
+    server, internet = backed_up.server, backed_up.internet
+    count = f"wc -l < {PATH}/transactions"
+    mail, before = backed_up.hash_mail(), list_names(backed_up, "offsite")
+    for cut, mend, text in CUTS.values():
+        commits = int(internet.run(count).stdout)
+        server.run("systemctl start --no-block mailkeep-backup")
+        poll(lambda commits=commits: int(internet.run(count).stdout) > commits, 30, "no checkpoint")
+        server.run(cut.replace("IP", str(internet.ip)))
+        poll(
+            lambda: "activating" not in server.run("systemctl is-active mailkeep-backup", check=False).stdout,
+            60,
+            "goes on",
+        )
+        server.run(mend.replace("IP", str(internet.ip)))
+        assert text in server.run("journalctl -u mailkeep-backup -n 8 -o cat --no-pager").stdout
+    checkpoints = server.run(f"{BORG} list --short --consider-checkpoints ssh://{KEEPER}@{internet.ip}:22{PATH}").stdout
+    assert ".checkpoint" in checkpoints
+    assert list_names(backed_up, "offsite") == before
+    assert backed_up.prove("--quick")["offsite"] == ""
+    backed_up.back_up()
+    assert set(mail.split()) <= set(backed_up.hash_mail().split())
+    status = json.loads(server.run("cat /var/lib/mailkeep-backup/status.json").stdout)["targets"]["offsite"]
+    assert status["messages"] >= len(mail.splitlines())
+    assert backed_up.prove()["offsite"] == ""
+
+
+def test_archives_of_a_wrong_clock_or_another_server_mislead_nobody(backed_up: BackedUp) -> None:
+    place, (*_, last) = f"{LOCAL}/mail", list_names(backed_up, "disk")
+    ahead, other = "mail.example.test-20400101T000000Z", "mail.example.test-two.example-20260101T000000Z"
+    now = datetime.now(UTC)
+    backed_up.make_archives(place, (ahead, datetime(2040, 1, 1)), (other, now - timedelta(days=1)), (f"{other}x", now))
+    try:
+        code, output = backed_up.run_cli("backup", "--list")
+        assert code == 0, output
+        assert f"{ahead}  dated later than now: a clock was or is wrong" in output
+        code, output = backed_up.run_cli("restore", ANNA, "--target", "disk")
+        assert code == 1
+        assert f"{ahead} is dated later than now" in output
+        assert f"the last one before now is {last}" in output
+        code, output = backed_up.run_cli(
+            "restore", ANNA, "--target", "disk", "--archive", last, "--subject", "message 1"
+        )
+        assert code == 0, output
+        code, output = backed_up.run_cli("restore", ANNA, "--target", "disk", "--archive", other)
+        assert code == 1
+        assert f"{other} is of another server, mail.example.test-two.example. This one is mail.example.test" in output
+        assert backed_up.prove("--quick")["disk"] == ""
+        code, output = backed_up.run_servers_command("prune", "--daily=1", "--weekly=1", "--monthly=1")
+        assert code == 1
+        assert "so nothing is deleted" in output
+    finally:
+        backed_up.server.run(f"{BORG} delete {place} {ahead}")
+    code, output = backed_up.run_servers_command("prune", "--daily=1", "--weekly=1", "--monthly=1")
+    assert code == 0, output
+    names = backed_up.server.run(f"{BORG} list --short {place}").stdout.split()
+    assert {other, f"{other}x", last} <= set(names), "another server's archive is deleted"
+
+
+def test_a_restore_without_room_says_so_before_it_writes(backed_up: BackedUp) -> None:
+    server, scratch = backed_up.server, "/var/lib/mailkeep-backup/restore"
+    backed_up.fill_mailbox(2)
+    backed_up.back_up()
+    backed_up.remove_filler()
+    server.run(f"mkdir -p {scratch} && mount -t tmpfs -o size=2m tmpfs {scratch}")
+    try:
+        code, output = backed_up.run_cli("restore", ANNA)
+        assert code == 1
+        assert f"there is no room for the mail of {ANNA}: restoring takes" in output
+    finally:
+        server.run(f"umount {scratch}")
+    server.run(f"cp -p {USERS} /root/users; sed -i '/^{ANNA}:/ s/$/ userdb_quota_storage_size=1M/' {USERS}")
+    try:
+        code, output = backed_up.run_cli("restore", ANNA)
+        assert code == 1
+        assert f"{ANNA}: its quota has room for" in output
+        assert "so nothing was restored. Raise `quota` in mail.yml" in output
+        assert "filler" not in backed_up.list_subjects(ANNA)
+    finally:
+        server.run(f"cp -p /root/users {USERS}; touch {USERS}")
+    code, output = backed_up.run_cli("restore", ANNA)
+    assert code == 0, output
+    assert "INBOX: 2 restored" in output
+    backed_up.remove_filler()
+
+
+USERS = "/etc/dovecot/users"
+
+
+def test_pruning_keeps_seven_days_five_weeks_and_twelve_months(
+    backed_up: BackedUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the target that the server may only add to, the operator's borg deletes, with a key of his own."""
+    internet = backed_up.internet
+    newest = datetime.now(UTC).replace(hour=0, minute=0, second=1)
+    ages = (*range(1, 9), 14, 21, 28, 35, 42, 80, 500)
+    times = [newest - timedelta(days=age) for age in ages]
+    archives = [(f"mail.example.test-{time:%Y%m%dT%H%M%SZ}", time) for time in times]
+    remote = f"ssh://{KEEPER}@{internet.ip}:22{PATH}"
+    backed_up.make_archives(f"{LOCAL}/mail", *archives)
+    backed_up.make_archives(remote, *archives[:3], (f"{archives[0][0][:-2]}9Z", times[0] + timedelta(seconds=8)))
+    last = {target: list_names(backed_up, target)[-1] for target in ("disk", "offsite")}
+    let_operator_in(internet, tmp_path, monkeypatch)
+
+    def measure_size() -> int:
+        return int(internet.run(f"du -sk {PATH}/data | cut -f1").stdout)
+
+    size = measure_size()
+    code, output = backed_up.run_cli("backup", "--prune")
+    assert code == 0, output
+    disk, offsite = list_names(backed_up, "disk"), list_names(backed_up, "offsite")
+    assert disk == [*keep_by_rules([name for name, _ in reversed(archives)], last["disk"])]
+    assert offsite == [archives[2][0], archives[1][0], f"{archives[0][0][:-2]}9Z", last["offsite"]]
+    assert backed_up.prove() == {"offsite": "", "disk": ""}
+    assert measure_size() < size / 2, "the space of deleted archives is not freed"
+
+
+def keep_by_rules(names: list[str], last: str) -> list[str]:
+    """From the oldest to the newest: the newest of seven days, then of five weeks, then of twelve months.
+
+    The oldest, too, where these are fewer (borg-prune(1))."""
+    kept: list[str] = []
+    dated = [(datetime.strptime(name[-16:], "%Y%m%dT%H%M%SZ"), name) for name in reversed([*names, last])]
+    for period, count in (("%Y-%m-%d", 7), ("%G-%V", 5), ("%Y-%m", 12)):
+        former, number = "", 0
+        for time, name in dated:
+            if time.strftime(period) != former and number < count:
+                former = time.strftime(period)
+                if name not in kept:
+                    kept.append(name)
+                    number += 1
+        if number < count and dated[-1][1] not in kept:
+            kept.append(dated[-1][1])
+    return sorted(kept)
+
+
+def let_operator_in(internet: Internet, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `borg` of this machine, which runs on the outside world's, with a key of all rights at the repository."""
+    internet.run("rm -f ~/.ssh/id_ed25519; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
+    internet.run(f"ssh-keyscan -t ed25519 {internet.ip} > ~/.ssh/known_hosts 2>/dev/null")
+    internet.run(f"cat ~/.ssh/id_ed25519.pub >> ~{KEEPER}/.ssh/authorized_keys")
+    script = f"""#!/bin/sh
+printf '%s' "$BORG_PASSPHRASE" | ssh -F '{internet.ssh_config.resolve()}' {internet.name} "BORG_PASSPHRASE_FD=0 borg $*"
+"""
+    (directory / "borg").write_text(script)
+    (directory / "borg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
 def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_up: BackedUp, lab: Lab) -> None:
