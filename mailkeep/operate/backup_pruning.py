@@ -24,6 +24,7 @@ from mailkeep_server.common.backup_archives import NAME_GLOB, Archive, find_cloc
 from mailkeep_server.common.borg_faults import (
     LOCK_WAIT,
     WARNINGS,
+    Message,
     ask_ssh,
     explain_failure,
     is_connection_fault,
@@ -105,18 +106,19 @@ class OperatorsBorg:
         done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=TIMEOUT)
         if done.returncode not in (0, 1, *WARNINGS):  # 1: a warning, of a borg that has no modern exit codes
             messages = [*read_messages(done.stderr.splitlines())]
-            if is_connection_fault(messages):
-                messages = [*ask_ssh(self.repository), *messages]
-            reason = explain_failure(messages, done.returncode, self.repository)
-            hint = ""
-            if any(msgid.startswith("ConnectionClosed") or msgid == "PathNotAllowed" for msgid, _ in messages):
-                reason = shorten_text(next((text for msgid, text in messages if not msgid and text), reason))
-                hint = (
-                    f" Your own SSH key must let you in as {self.target.user} on {self.target.host}, without the "
-                    "restrictions of the server's key."
-                )
-            raise UserError(f"{self.target.name}: {reason}.{hint}")
+            raise UserError(f"{self.target.name}: {self._explain(messages, done.returncode)}")
         return done.stdout.decode()
+
+    def _explain(self, messages: list[Message], code: int) -> str:
+        if not is_connection_fault(messages) and messages[-1:] and messages[-1][0] != "PathNotAllowed":
+            return f"{explain_failure(messages, code, self.repository)}."
+        # The sentences of `explain_failure` are about the server's key. ssh says what is wrong with the operator's.
+        of_ssh = [text for msgid, text in (*ask_ssh(self.repository), *messages) if text and not msgid]
+        reason = shorten_text(of_ssh[-1] if of_ssh else messages[-1][1]) if messages else f"borg ended with {code}"
+        return (
+            f"{reason.rstrip('.')}. Your own SSH key must let you in as {self.target.user} on {self.target.host}, "
+            "without the restrictions of the server's key."
+        )
 
 
 def _read_record(file: Path) -> dict[str, list[str]]:
