@@ -99,7 +99,7 @@ def _list_archives(config: BackupConfig, options: argparse.Namespace) -> int:
         repository = Repository(target)
         result = vars(status.of(target.name)) | {"repository": target.repository, "archives": [], "size": 0}
         try:
-            archives = repository.list_archives()
+            archives = select_archives(repository.list_archives(), config.host)
             result["archives"] = [{"name": archive.name, "time": archive.time.isoformat()} for archive in archives]
             result["size"] = repository.read_size()
         except BackupError as error:
