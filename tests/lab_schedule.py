@@ -10,6 +10,8 @@ from xdist.scheduler import LoadFileScheduling
 
 LONGEST_FIRST = (
     "docs/test_server_commands.py",
+    "lab/test_move.py",
+    "lab/test_backup.py",
     "lab/test_reruns.py",
     "lab/test_lab.py",  # not that long, but it needs no built server: the worker need not wait for the first one
     "lab/test_upgrade.py",
@@ -19,7 +21,9 @@ LONGEST_FIRST = (
     "lab/test_many_hosts.py",
     "lab/test_watch.py",
     "lab/test_import_mail.py",
-    "lab/test_backup.py",
+    "lab/test_moving_house.py",
+    "lab/test_inspect.py",
+    "lab/test_adopt.py",
     "cli/test_wheel.py",
     "lab/test_guard.py",
     "lab/test_jails.py",

@@ -140,9 +140,9 @@ def read_public_addresses(machine: Machine) -> list[Address]:
     """The public addresses that a machine has itself. Raises UserError."""
     interfaces = json.loads(machine.run("ip -json address show scope global"))
     addresses = []
-    for text in (entry["local"] for interface in interfaces for entry in interface["addr_info"]):
+    for entry in (entry for interface in interfaces for entry in interface.get("addr_info", ())):
         with suppress(ValueError):
-            addresses.append(parse_public_address(text))
+            addresses.append(parse_public_address(entry.get("local")))  # a tunnel may have none
     return addresses
 
 

@@ -1,7 +1,8 @@
 """A copy of all mailboxes at one moment, made of hard links: no service stops, no byte is copied.
 
 Dovecot renames a message when its flags change, and moves it between folders. A program that reads the directories
-meanwhile may miss it, or see it twice. So passes over a mailbox are repeated until one has nothing to change. Messages
+meanwhile may miss it, or see it twice. So passes over a mailbox are repeated until one has nothing to change. A message
+that is gone from its place, but has a link elsewhere, was moved: it stays in the copy until it is seen again. Messages
 themselves never change (maildir: a file is written in `tmp`, then moved).
 
 The lists of UIDs are copied after the messages. So a list may name messages that are not in the copy. For Dovecot they
@@ -124,11 +125,8 @@ def remove_others(accounts: Iterable[str], stage: Path = STAGE) -> None:
 
 
 def _link_messages(home: Path, copy: Path, linked: dict[str, str]) -> int:
-    """One pass: makes the copy what the mailbox is now. Returns the number of changes."""
+    """One pass: makes the copy what the mailbox is now. Returns the number of changes, and of messages unseen."""
     changes, current = 0, list_messages(home)
-    for key in linked.keys() - current.keys():
-        (copy / linked.pop(key)).unlink()
-        changes += 1
     for key, path in current.items():
         if linked.get(key) == path:
             continue
@@ -139,6 +137,13 @@ def _link_messages(home: Path, copy: Path, linked: dict[str, str]) -> int:
             linked[key] = path
         elif _link_file(f"{home}/{path}", f"{copy}/{path}"):
             linked[key] = path
+    if gone := linked.keys() - current.keys():
+        changes += len(gone)
+        seen = {(copy / path).stat().st_ino for key, path in linked.items() if key not in gone}
+        for key in gone:
+            status = (copy / linked[key]).stat()
+            if status.st_nlink == 1 or status.st_ino in seen:  # deleted; or found in its new place
+                (copy / linked.pop(key)).unlink()
     return changes
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from backed_up_site import ANNA, BEN, BORG, KEEPER, LOCAL, PATH, BackedUp, accept_backups, declare_backup
-from clients import STRANGER, compose_message, open_imap
+from clients import IMAPS, STRANGER, compose_message, is_accepted, log_in
 
 from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
@@ -496,7 +496,7 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     assert BEN in bare.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
     assert "203.0.113.250" in bare.run("nft list ruleset").stdout
     bare.run(f"mailkeepctl thaw {BEN}")
-    open_imap(str(bare.ip)).login(BEN, backed_up.site.passphrases[BEN])
+    poll(lambda: is_accepted(log_in(str(bare.ip), IMAPS, BEN, backed_up.site.passphrases[BEN])), 10, "Ben is kept out")
     assert backed_up.prove("--quick")["offsite"] == ""
     code, output = backed_up.run_cli("rebuild")
     assert code == 1

@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 
 from mailkeep.cli.app import app
 from mailkeep.inventory.edit_hosts_file import set_ssh_hostname
-from mailkeep.lab import Internet, Lab, LabError, Server, poll
+from mailkeep.lab import Internet, Lab, LabError, Received, Server, poll
 from mailkeep.lab.site import Site
 from mailkeep.settings.edit_host import set_addresses
 
@@ -181,7 +181,12 @@ class Move:
         login = (ANNA, self.site.passphrases[ANNA])
         answer = deliver_message(str(self.old.ip), 465, ANNA, [OUTSIDE], mail, login=login)
         assert answer.startswith("250"), answer
-        self.internet.wait_for(lambda message: message.message["Subject"] == subject, 60)
+
+    def wait_for_outside(self, subject: str) -> Received:
+        """The message has arrived there, once."""
+        received = self.internet.wait_for(lambda message: message.message["Subject"] == subject, 60)
+        assert [m.message["Subject"] for m in self.internet.read_messages()].count(subject) == 1
+        return received
 
     def count_sent_today(self, server: Server) -> int:
         """What the guard has counted for ANNA."""
@@ -251,11 +256,12 @@ def test_a_move_that_is_killed_goes_on_and_loses_nothing(move: Move) -> None:
     move.assert_all_mail_is_there_once(move.new)
     assert max(move.traffic.outages.values()) < MAX_OUTAGE, move.traffic.outages
     move.new.run("postqueue -f")
-    received = move.internet.wait_for(lambda message: message.message["Subject"] == "left in the queue", 60)
-    assert received.peer in (str(move.new.ip), str(move.new.ip6))
+    move.wait_for_outside("before the move")
+    assert move.wait_for_outside("left in the queue").peer in (str(move.new.ip), str(move.new.ip6))
     assert move.old.run("systemctl is-active postfix dovecot", check=False).stdout.split() == ["inactive", "inactive"]
     assert move.count_sent_today(move.new) == 1
     move.send_as_anna("after the move")
+    move.wait_for_outside("after the move")
     assert move.count_sent_today(move.new) == 2
 
 

@@ -135,6 +135,27 @@ def test_no_message_is_missing_or_twice_while_a_client_moves_and_flags_them(
     assert {message.path for message in manifest} == {p for p in list_copy(stage) if "/cur/" in p or "/new/" in p}
 
 
+@pytest.mark.parametrize(("is_deleted", "expected"), [(False, 4), (True, 3)])
+def test_a_message_that_is_seen_once_is_in_the_copy_unless_it_was_deleted(
+    root: Path, stage: Path, monkeypatch: pytest.MonkeyPatch, is_deleted: bool, expected: int
+) -> None:
+    """It moves between folders so that each later pass reads them at the wrong moment."""
+    maildir, passes, list_messages = fill_mailbox(root), [0], mail_snapshot.list_messages
+
+    def miss_message(home: Path) -> dict[str, str]:
+        messages = list_messages(home)
+        passes[0] += 1
+        if passes[0] > 1:
+            messages.pop("Maildir/0.host,S=9", None)
+        elif is_deleted:
+            (maildir / "cur/0.host,S=9:2,S").unlink()
+            return messages | {"Maildir/0.host,S=9": "Maildir/cur/0.host,S=9:2,S"}
+        return messages
+
+    monkeypatch.setattr(mail_snapshot, "list_messages", miss_message)
+    assert mail_snapshot.take_snapshot(ANNA, root, stage) == expected
+
+
 def test_an_account_without_a_mailbox_has_no_messages_and_no_manifest(root: Path, stage: Path) -> None:
     root.mkdir()
     assert mail_snapshot.take_snapshot(ANNA, root, stage) == 0
