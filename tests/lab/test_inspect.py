@@ -1,4 +1,7 @@
-"""A server of Linux accounts, set up by hand, is inspected over SSH. Its users' passwords open a Mailkeep server."""
+"""A server of Linux accounts, set up by hand, is inspected over SSH. Its users' passwords open a Mailkeep server.
+
+One is a Debian 13; another a Debian 12, with Dovecot 2.3 and Postfix 3.7, whose mail is imported, too.
+"""
 
 import json
 import subprocess
@@ -14,6 +17,7 @@ from clients import IMAPS, SUBMISSIONS, is_accepted, log_in
 from mailkeep.inventory import secrets
 from mailkeep.inventory.dkim_keys import generate_dkim_pem
 from mailkeep.lab import Internet, Lab, Server
+from mailkeep.lab.images import OLDER_SUITE
 from mailkeep.lab.site import Site
 from mailkeep.moving_in.weak_passwords import hash_like
 from mailkeep.settings import edit_accounts
@@ -25,6 +29,7 @@ ALIASES = (
 )
 VIRTUAL = "shop@moving-two.test anna\n@moving-two.test bert\n"
 DOVECOT = "mail_driver = maildir\nmail_path = ~/Maildir\n"
+DOVECOT_23 = "mail_location = maildir:~/Maildir\n"
 SET_UP = f"""set -eu
 export DEBIAN_FRONTEND=noninteractive
 echo postfix postfix/main_mailer_type select Internet Site | debconf-set-selections
@@ -62,6 +67,18 @@ web = socket.socket(); web.bind(("", 80)); web.listen(); time.sleep(9999)'
 LOG_IN = f"""exec 3<>/dev/tcp/127.0.0.1/143; read -r _ <&3
 printf 'a LOGIN anna {PASSWORD}\\r\\n' >&3; read -r answer <&3
 echo "$answer"; printf 'b LOGOUT\\r\\n' >&3; cat <&3 >/dev/null"""
+# By Dovecot itself: a folder with an umlaut, flags, and an mbox in which it keeps UIDs.
+USE_DOVECOT_23 = r"""set -eu
+doveadm mailbox create -u anna -s Köln
+printf 'Subject: draft\n\nhello\n' | doveadm save -u anna -m Köln
+doveadm flags add -u anna '\Flagged' mailbox INBOX 1
+doveadm expunge -u anna mailbox INBOX 2
+mbox=mail_location=mbox:/home/bert/mail:INBOX=/var/mail/bert
+doveadm -o $mbox flags add -u bert '\Seen' mailbox INBOX 1
+printf 'Subject: kept\n\nhello\n' | doveadm -o $mbox save -u bert -m INBOX
+doveadm -o $mbox mailbox create -u bert -s Archiv
+printf 'Subject: old\n\nhello\n' | doveadm -o $mbox save -u bert -m Archiv
+dovecot --version; postconf -h mail_version"""
 # doveconf has a temporary file in /tmp for a moment, which changes the directory's time.
 FINGERPRINT = (
     "find /etc /home /root /var/mail /var/spool/cron /var/lib/dovecot /usr/local /opt /srv /tmp/ -xdev ! -path /tmp/ "
@@ -118,14 +135,28 @@ def old(lab: Lab, dkim_pem: bytes) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def inspected(old: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inspected]:
     home = tmp_path_factory.mktemp("moving")
-    (home / "inventories").mkdir()
-    options = ("--ssh-config", old.ssh_config.resolve(), "--in", home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAILKEEP_IDENTITY", str(home / "identity"))
-        before = old.run(FINGERPRINT).stdout
-        data = json.loads(run_mailkeep("inspect", "root@old", *options, "--json"))
-        output = run_mailkeep("inspect", "root@old", "--name", "moving", "--address", "203.0.113.25", *options)
-        yield Inspected(home / "inventories" / "moving", output, data, (before, old.run(FINGERPRINT).stdout))
+        yield inspect(old, home)
+
+
+def inspect(old: Server, home: Path, *, with_data: bool = True) -> Inspected:
+    """Without the data, the hashes are tried once only."""
+    (home / "inventories").mkdir()
+    options = ("--ssh-config", old.ssh_config.resolve(), "--in", home)
+    host, before = f"root@{old.name}", old.run(FINGERPRINT).stdout
+    data = json.loads(run_mailkeep("inspect", host, *options, "--json")) if with_data else {}
+    output = run_mailkeep("inspect", host, "--name", "moving", "--address", "203.0.113.25", *options)
+    return Inspected(home / "inventories" / "moving", output, data, (before, old.run(FINGERPRINT).stdout))
+
+
+@pytest.fixture(scope="module")
+def new(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[Site]:
+    """A copy of the built server, not deployed yet."""
+    server = lab.boot_server("new", hostname="mail.example.test", image=built_image)
+    internet.resolve_for(server)
+    yield built_site.copy_for(server)
+    server.remove()
 
 
 def test_inspecting_changes_nothing_on_the_old_server(inspected: Inspected) -> None:
@@ -201,9 +232,7 @@ def test_the_records_are_compared_and_ordered_and_the_dkim_record_stays(
     assert text.index("Before the switch") < text.index("The switch") < text.index("Afterwards")
 
 
-def test_users_log_in_on_a_mailkeep_server_with_the_passwords_that_came_along(
-    lab: Lab, internet: Internet, built_site: Site, built_image: str, inspected: Inspected
-) -> None:
+def test_users_log_in_on_a_mailkeep_server_with_the_passwords_that_came_along(new: Site, inspected: Inspected) -> None:
     """Those of the old server, and one of each kind that mail.yml takes: Dovecot verifies them all."""
     moved = load_settings(inspected.directory / "mail.yml")
     hashes = {f"{account.address.partition('@')[0]}-moved": account.password for account in moved.accounts}
@@ -214,19 +243,52 @@ def test_users_log_in_on_a_mailkeep_server_with_the_passwords_that_came_along(
         "bcrypt-b": hash_like(PASSWORD, "$2b$05$abcdefghijklmnopqrstuu"),
         "argon2i": "$argon2i$v=19$m=32768,t=4,p=1$c2FsdHNhbHRzYWx0c2FsdA$JjJfG6usoU4hQhH30UhEULArWdxytoff8XYGlfu/ZM0",
     }
-    server = lab.boot_server("new", hostname="mail.example.test", image=built_image)
-    try:
-        internet.resolve_for(server)
-        site = built_site.copy_for(server)
-        for name, password_hash in hashes.items():
-            edit_accounts.add_account(site.settings_file, f"{name}@example.test", password_hash)
-        deployed = site.deploy()
-        assert deployed.code == 0, deployed.output
-        answers = {name: log_in(str(server.ip), IMAPS, f"{name}@example.test", PASSWORD) for name in hashes}
-        assert {name: answer for name, answer in answers.items() if not is_accepted(answer)} == {}
-        assert is_accepted(log_in(str(server.ip), SUBMISSIONS, "bert-moved@example.test", PASSWORD))
-        assert not is_accepted(log_in(str(server.ip), IMAPS, "anna-moved@example.test", f"{PASSWORD}x"))
-        assert "anna-moved@example.test: the password's hash, sha512-crypt, is weaker" in list_notes(site.inventory)
-        assert site.deploy().changed == []
-    finally:
-        server.remove()
+    for name, password_hash in hashes.items():
+        edit_accounts.add_account(new.settings_file, f"{name}@example.test", password_hash)
+    deployed = new.deploy()
+    assert deployed.code == 0, deployed.output
+    answers = {name: log_in(str(new.server.ip), IMAPS, f"{name}@example.test", PASSWORD) for name in hashes}
+    assert {name: answer for name, answer in answers.items() if not is_accepted(answer)} == {}
+    assert is_accepted(log_in(str(new.server.ip), SUBMISSIONS, "bert-moved@example.test", PASSWORD))
+    assert not is_accepted(log_in(str(new.server.ip), IMAPS, "anna-moved@example.test", f"{PASSWORD}x"))
+    assert "anna-moved@example.test: the password's hash, sha512-crypt, is weaker" in list_notes(new.inventory)
+    assert new.deploy().changed == []
+
+
+def test_a_debian_12_is_inspected_and_its_users_keep_passwords_and_mail(
+    lab: Lab, new: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = lab.boot_server("older", hostname="mail.moving.test", suite=OLDER_SUITE)
+    monkeypatch.setenv("MAILKEEP_IDENTITY", str(tmp_path / "identity"))
+    old.run("bash -s", stdin=SET_UP.replace(DOVECOT, DOVECOT_23), timeout=300)
+    assert "a OK" in old.run("bash -s", stdin=LOG_IN).stdout
+    versions = old.run("bash -s", stdin=USE_DOVECOT_23).stdout.split()
+    assert (versions[0][:4], versions[-1][:4]) == ("2.3.", "3.7.")
+
+    inspected = inspect(old, tmp_path, with_data=False)
+    before, after = inspected.fingerprints
+    assert {*after.splitlines()} ^ {*before.splitlines()} == set()
+    settings = load_settings(inspected.directory / "mail.yml")
+    passwords = {account.address.partition("@")[0]: account.password for account in settings.accounts}
+    assert passwords.keys() == {"anna", "bert"}
+
+    for name, password in passwords.items():
+        edit_accounts.add_account(new.settings_file, f"{name}-older@example.test", password)
+    deployed = new.deploy()
+    assert deployed.code == 0, deployed.output
+    config = ("--ssh-config", old.ssh_config.resolve(), "--json")
+    for name, places in {"anna": ["home/anna/Maildir"], "bert": ["var/mail/bert", "home/bert/mail"]}.items():
+        address = f"{name}-older@example.test"
+        assert is_accepted(log_in(str(new.server.ip), IMAPS, address, PASSWORD))
+        for place in places:
+            text = run_mailkeep("import", new.inventory, address, "--from", f"ssh://root@{old.name}/{place}", *config)
+            report = json.loads(text)
+            assert report["differences"] == []
+    fields = "mailbox flags hdr.subject"
+    moved = new.server.run(f"doveadm -f tab fetch -u anna-older@example.test '{fields}' all").stdout
+    assert sorted(moved.splitlines()[1:]) == sorted(
+        old.run(f"doveadm -f tab fetch -u anna '{fields}' all").stdout.splitlines()[1:]
+    )
+    moved = new.server.run("doveadm -f tab fetch -u bert-older@example.test 'mailbox hdr.subject' all").stdout
+    assert sorted(moved.splitlines()[1:]) == ["Archiv\told", "INBOX\tkept", "INBOX\tone"]
+    old.remove()
