@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import yaml
-from clients import IMAPS, STRANGER, compose_message, read_mailbox
+from clients import IMAPS, STRANGER, SUBMISSIONS, compose_message, deliver_message, read_mailbox
 from typer.testing import CliRunner
 
 from mailkeep.cli.app import app
-from mailkeep.lab import Internet, Server, poll
+from mailkeep.lab import Internet, Received, Server, poll
 from mailkeep.lab.site import Site
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
+STRICT = "strict@outside.test"
 KEEPER, PATH = "keeper", "/home/keeper/mail"
 SERVERS_COMMAND = "python3 -IB /usr/lib/mailkeep backup"
 LOCAL = "/srv/backup"
@@ -53,6 +54,19 @@ class BackedUp:
     def list_subjects(self, account: str, folder: str = "INBOX") -> list[str]:
         text = b"\n".join(self.read_mail(account, folder)).decode()
         return re.findall(r"^Subject: (.*?)\r?$", text, re.MULTILINE)
+
+    def send_as_anna(self, subject: str) -> Received:
+        """To a server that checks signatures. Returns the message as it arrived there."""
+        mail, login = compose_message(ANNA, STRICT, subject), (ANNA, self.site.passphrases[ANNA])
+        answer = deliver_message(str(self.server.ip), SUBMISSIONS, ANNA, [STRICT], mail, login=login)
+        assert answer.startswith("250"), answer
+        return self.internet.wait_for(lambda message: message.message["Subject"] == subject)
+
+    def count_sent_messages(self, server: Server) -> int:
+        """What the guard has counted for ANNA."""
+        status = json.loads(server.run("mailkeepctl status --json").stdout)
+        [limits] = [account["limits"] for account in status["accounts"] if account["account"] == ANNA]
+        return max(int(limit["used"]) for limit in limits if "message" in limit["limit"])
 
     def back_up(self) -> None:
         code, output = self.run_cli("backup")

@@ -475,8 +475,26 @@ printf '%s' "$BORG_PASSPHRASE" | ssh -F '{internet.ssh_config.resolve()}' {inter
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
+KILL_AFTER_FIRST_MAILBOX = """
+import os, sys
+sys.path.insert(0, "/usr/lib/mailkeep")
+from mailkeep_server.backup import command, placing
+def place_and_die(new, home, origin):
+    (new / placing.MARKER).write_text(origin)
+    placing._make_parent(home.parent)
+    new.rename(home)
+    os.kill(os.getpid(), 9)
+placing.place_mailbox = place_and_die
+command.main(["rebuild"])
+"""
+
+
 def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_up: BackedUp, lab: Lab) -> None:
+    """The first run is killed just after a mailbox has been put in place."""
     server, internet = backed_up.server, backed_up.internet
+    backed_up.send_as_anna("before the loss")
+    sent = backed_up.count_sent_messages(server)
+    assert sent
     server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'; fail2ban-client set dovecot banip 203.0.113.250")
     list_uids = f"doveadm -f tab fetch -u {ANNA} 'uid flags' ALL | sed 's, *.Recent,,'"
     before, uids = backed_up.read_mail(ANNA), server.run(list_uids).stdout.splitlines()
@@ -484,6 +502,9 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     server.remove()
     bare = lab.boot_server("backed-up", hostname="mail.example.test", ip=server.ip)
     internet.resolve_for(bare)
+    deployed = backed_up.site.deploy("--data", "allow_older=true")
+    assert deployed.code == 0, deployed.output
+    assert bare.run("cd / && python3 -IB -", stdin=KILL_AFTER_FIRST_MAILBOX, check=False).returncode == 137
     code, output = backed_up.run_cli("rebuild")
     assert code == 0, output
     assert "messages of 2 accounts are back" in output
@@ -495,6 +516,9 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     assert all(int(line.split("\t")[0]) > 100_000 for line in set(uids_after) - set(uids))
     assert BEN in bare.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
     assert "203.0.113.250" in bare.run("nft list ruleset").stdout
+    assert backed_up.count_sent_messages(bare) == sent
+    received = backed_up.send_as_anna("after the loss")
+    assert received.results["dkim"] == "pass"  # by the records of before
     bare.run(f"mailkeepctl thaw {BEN}")
     poll(lambda: is_accepted(log_in(str(bare.ip), IMAPS, BEN, backed_up.site.passphrases[BEN])), 10, "Ben is kept out")
     assert backed_up.prove("--quick")["offsite"] == ""
