@@ -24,7 +24,8 @@ ShowProgress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TargetReport:
-    """What a server says of one target. Times in seconds since the epoch, 0: never; sizes in bytes."""
+    """What a server says of one target. Times in seconds since the epoch, 0: never; sizes in bytes. `faults` are those of
+    the last backup and of the last proof; `has_backup_failed` is about that backup alone."""
 
     host: str
     target: str
@@ -34,6 +35,7 @@ class TargetReport:
     succeeded: float
     proved: float
     faults: tuple[str, ...]
+    has_backup_failed: bool
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,19 @@ def _read_reports(remote: RemoteHost) -> list[TargetReport]:
             result["size"],
             result["succeeded"],
             result["proved"],
-            tuple(filter(None, (result["fault"], result["proof_fault"]))),
+            tuple(_list_faults(result["fault"], result["proof_fault"])),
+            bool(result["fault"]),
         )
         for name, result in _run_backup(remote, "list").items()
     ]
+
+
+def _list_faults(fault: str, proof_fault: str) -> Iterator[str]:
+    """A proof's fault is known until the next proof, whatever backups are made meanwhile."""
+    if fault:
+        yield fault
+    if proof_fault:
+        yield f"in the last proof: {proof_fault}"
 
 
 def _run_backup(remote: RemoteHost, *words: str) -> Any:
