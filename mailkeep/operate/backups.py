@@ -24,7 +24,7 @@ ShowProgress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TargetReport:
-    """What a server says of one target. Times in seconds since the epoch, 0: never; sizes in bytes. `faults` are those of
+    """What a server says of one target. Times in seconds since the epoch, 0: never; sizes in bytes. `faults` are of
     the last backup and of the last proof; `has_backup_failed` is about that backup alone."""
 
     host: str
