@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "lab/test_moving_house.py",
     "lab/test_inspect.py",
     "lab/test_adopt.py",
+    "lab/test_way_back.py",
     "cli/test_wheel.py",
     "lab/test_guard.py",
     "lab/test_jails.py",

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Adoption:
 
 
 @pytest.fixture(scope="module")
-def adoption(lab: Lab, internet: Internet) -> Adoption:
+def adoption(lab: Lab, internet: Internet, built_site: Site) -> Iterator[Adoption]:
     server = lab.boot_server("exim", hostname="mail.example.test")
     server.run(EXIM)
     internet.resolve_for(server)
@@ -61,9 +61,8 @@ def adoption(lab: Lab, internet: Internet) -> Adoption:
     refused_after_kill = site.deploy()
     exim_after_kill = server.run(READ_EXIM, check=False).stdout
     adopted = site.deploy("--data", "adopt=true")
-    return Adoption(
-        site, failed, exim_after_failure, refused, killed_plan, refused_after_kill, exim_after_kill, adopted
-    )
+    yield Adoption(site, failed, exim_after_failure, refused, killed_plan, refused_after_kill, exim_after_kill, adopted)
+    built_site.publish(internet)  # for the tests of other files
 
 
 def run_mailkeep(*arguments: str | Path, **environment: str) -> tuple[int, str]:

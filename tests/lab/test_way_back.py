@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def read_web(server: Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def journey(lab: Lab, internet: Internet) -> Journey:
+def journey(lab: Lab, internet: Internet, built_site: Site) -> Iterator[Journey]:
     server = lab.boot_server("byhand", hostname="mail.example.test")
     server.run("bash -s", stdin=SET_UP, timeout=300)
     internet.resolve_for(server)
@@ -126,7 +127,8 @@ def journey(lab: Lab, internet: Internet) -> Journey:
     wait_for_subjects(server, "before")
     files, state = read_files(server), server.run(STATE).stdout
     plan = run_mailkeep("plan", site.inventory, "--adopt")[1]
-    return Journey(site, files, state, plan, site.deploy("--data", "adopt=true"))
+    yield Journey(site, files, state, plan, site.deploy("--data", "adopt=true"))
+    built_site.publish(internet)  # for the tests of other files
 
 
 def test_it_says_first_what_goes_and_what_stays(journey: Journey) -> None:
