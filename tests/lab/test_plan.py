@@ -95,7 +95,7 @@ def test_on_a_bare_machine_everything_is_new_and_nothing_is_touched(
 def test_after_a_deploy_there_is_nothing_to_do(built_site: Site, capsys: Capture) -> None:
     assert run_plan(built_site, capsys) == (
         0,
-        {"error": "", "problems": [], "warnings": [], "changes": [], "losses": []},
+        {"error": "", "problems": [], "warnings": [], "changes": [], "losses": [], "kept": []},
     )
     assert print_plan(built_site.inventory) == 0
     assert capsys.readouterr().out == "mail: nothing to do\n"
