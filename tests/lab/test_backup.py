@@ -232,7 +232,8 @@ def test_a_full_target_is_told_with_what_to_do_and_the_next_backup_passes(backed
             15,
             "not told",
         )
-        server.run(f"mount -o remount,size=100m {place}")
+        # borg wants room for a whole segment, 500 MB, where it could compact ten.
+        server.run(f"mount -o remount,size=1g {place}")
         backed_up.back_up()
         poll(lambda: backed_up.read_troubles() == "", 15, "the end is not seen")
         assert list_names(backed_up, "disk")[: len(before)] == before
