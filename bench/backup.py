@@ -32,8 +32,9 @@ directory.mkdir(parents=True, exist_ok=True)
 for number in range(first, first + count):
     size = random.randint(500, 22000)
     body = random.randbytes(size).hex()[:size]
-    name = f"{{1700000000 + number}}.M{{number}}.mail,S={{size + 60}}:2,S"
-    (directory / name).write_text(f"Message-ID: <{{number}}@example.test>\\nSubject: {{number}}\\n\\n{{body}}\\n")
+    text = f"Message-ID: <{{number}}@example.test>\\nSubject: {{number}}\\n\\n{{body}}\\n"
+    name = f"{{1700000000 + number}}.M{{number}}.mail,S={{len(text)}}:2,S"
+    (directory / name).write_text(text)
 os.system("chown -R vmail: /var/vmail/example.test")
 print(sum(path.stat().st_size for path in directory.iterdir()))
 """
