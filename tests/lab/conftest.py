@@ -17,6 +17,16 @@ from mailkeep_server.common.paths import KNOWN_ACCESS
 
 KEPT_RESOLV_CONF = "/root/resolv.conf"
 """On the disk of a copy: the lab gives each machine that it boots a file with its own resolvers."""
+SESSION_MACHINES = {"internet", "attacker", "mail"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remove_machines(lab: Lab) -> Iterator[None]:
+    """A module whose server could not be set up leaves it running; it would keep its address from all that follow."""
+    yield
+    for machine in lab.list_machines():
+        if machine.name not in SESSION_MACHINES:
+            machine.remove()
 
 
 @pytest.fixture(scope="session")
