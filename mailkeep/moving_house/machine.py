@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from shlex import join, quote, split
 from typing import IO, Any
 
+from testinfra.backend.base import CommandResult
+
 from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, UnreachableError, last_line
 from mailkeep.host.ssh_connection import SshError
@@ -20,6 +22,8 @@ ShowProgress = Callable[[str], None]
 CHUNK = 2**16
 END_TIMEOUT = 60.0  # seconds, for a process whose other end has ended
 PROGRESS_SECONDS = 5.0
+STEP_FAULT = 1
+"""The exit code of a step that has failed. An older Mailkeep, which does not know the step, exits with another."""
 STEP_TIMEOUT = 3600.0  # seconds: reading the sizes of a large mailbox, or placing it
 
 
@@ -39,26 +43,30 @@ class Machine:
 
     def run(self, command: str) -> str:
         """Raises UserError."""
-        try:
-            shell = self.remote.connect()
-            done = shell.backend.run(command, timeout=STEP_TIMEOUT)
-        except UnreachableError as error:
-            raise UserError(f"{self.label}: {error}. {error.remedy}") from None
+        done = self._try_command(command)
         if done.rc:
             raise UserError(f"{self.label}: {last_line(done)}.")
         return str(done.stdout).strip()
 
     def read_status(self) -> Mapping[str, Any]:
-        """The fields of `mailkeep_server.moving_house.record.MoveRecord`, and the `bytes` of the mail. UserError if
-        its Mailkeep is older."""
-        try:
-            status: dict[str, Any] = json.loads(self.run_step("status"))
-        except (ValueError, UserError) as error:
+        """The fields of `mailkeep_server.moving_house.record.MoveRecord`. UserError if its Mailkeep is older."""
+        done = self._try_command(f"{PYTHON} move status")
+        if done.rc == STEP_FAULT:
+            raise UserError(f"{self.label}: {last_line(done)}.")
+        if done.rc:
             raise UserError(
-                f"{error}\n{self.label}: it needs this version of Mailkeep. Deploy it there first, by the inventory as "
-                "it is: nothing of the move has begun."
-            ) from None
+                f"{self.label}: {last_line(done)}.\nIt needs this version of Mailkeep. Deploy it there first, by the "
+                "inventory as it is: nothing of the move has begun."
+            )
+        status: dict[str, Any] = json.loads(done.stdout)
         return status
+
+    def _try_command(self, command: str) -> CommandResult:
+        """Raises UserError if the machine is not reached."""
+        try:
+            return self.remote.connect().backend.run(command, timeout=STEP_TIMEOUT)
+        except UnreachableError as error:
+            raise UserError(f"{self.label}: {error}. {error.remedy}") from None
 
     @contextmanager
     def start_step(self, *words: object) -> "Iterator[subprocess.Popen[bytes]]":

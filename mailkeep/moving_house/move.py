@@ -28,7 +28,7 @@ def move_mail(old: Machine, new: Machine, kept: Sequence[str], show_progress: Sh
         token, stopped = str(status["token"]), time.monotonic()
     else:
         new.read_status()
-        _copy_while_serving(old, new, int(status["bytes"]), show_progress)
+        _copy_while_serving(old, new, show_progress)
         stopped = time.monotonic()
         token = _hand_over(old, new, kept, show_progress)
     show_progress("putting it in place")
@@ -41,7 +41,8 @@ def move_mail(old: Machine, new: Machine, kept: Sequence[str], show_progress: Sh
     return messages
 
 
-def _copy_while_serving(old: Machine, new: Machine, size: int, show_progress: ShowProgress) -> None:
+def _copy_while_serving(old: Machine, new: Machine, show_progress: ShowProgress) -> None:
+    size = int(old.run_step("size"))
     new.run_step("check-room", size)
     show_progress(f"copying {size / 2**20:.0f} MB of mail, while the old machine serves")
     for number in range(1, MAX_PASSES + 1):

@@ -1,6 +1,6 @@
 """`move COMMAND …`: the steps of a move, which `mailkeep move` runs over SSH on both machines.
 
-Exit codes: 0 done; 1 a fault, which the last line of standard error names.
+Exit codes: 0 done; 1 a fault, which the last line of standard error names; 2 the step is not known.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="move")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("status", help="print, as JSON, how far this machine is, and the bytes of its mail")
+    commands.add_parser("status", help="print, as JSON, how far this machine is")
+    commands.add_parser("size", help="print the bytes of this machine's mail")
     stop = commands.add_parser("stop", help="stop the services of the old machine; print the stop's token")
     stop.add_argument("--resume-after", type=float, required=True, metavar="SECONDS")
     commands.add_parser("resume", help="start the services of the old machine again")
@@ -57,14 +58,14 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _describe_status() -> str:
+def _read_mail_size() -> int:
     # It fails for a file that Dovecot has just removed, and counts all others.
-    size = int(run("du", "-sB1", mailboxes.ROOT, check=False, timeout=3600).split()[0])
-    return json.dumps(asdict(read_record()) | {"bytes": size})
+    return int(run("du", "-sB1", mailboxes.ROOT, check=False, timeout=3600).split()[0])
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], object]] = {
-    "status": lambda _: _describe_status(),
+    "status": lambda _: json.dumps(asdict(read_record())),
+    "size": lambda _: _read_mail_size(),
     "stop": lambda options: old_machine.stop(options.resume_after),
     "resume": lambda _: old_machine.resume(),
     "leave": lambda options: old_machine.leave(options.token),
