@@ -341,7 +341,7 @@ def slow_borg(backed_up: BackedUp) -> Iterator[None]:
     server.write("/usr/sbin/borg", SLOW_BORG, 0o755)
     backed_up.fill_mailbox(8)
     yield
-    server.run("rm /usr/sbin/borg")
+    server.run("rm -f /usr/sbin/borg")
     backed_up.remove_filler()
 
 
@@ -359,7 +359,38 @@ def test_a_backup_that_is_cut_is_told_and_leaves_no_archive(backed_up: BackedUp)
     )
     log = server.run("journalctl -u mailkeep-backup -n 8 -o cat --no-pager").stdout
     assert "offsite: borg was killed (SIGKILL). The next run goes on" in log
+    server.run("rm /usr/sbin/borg")
     backed_up.back_up()
+    assert backed_up.prove("--quick") == {"offsite": "", "disk": ""}
+
+
+CUT_NETWORK = """
+add table inet cut
+add chain inet cut output {{ type filter hook output priority filter; }}
+add rule inet cut output ip daddr {target} tcp dport 22 quota over 2 mbytes drop
+"""
+
+
+@pytest.mark.usefixtures("slow_borg")
+def test_a_network_that_is_cut_is_told_and_the_next_backup_passes(backed_up: BackedUp) -> None:
+    """Neither end hears of it. Each notices the silence, here within seconds, and the target's lock goes with it."""
+    server, internet, quick = backed_up.server, backed_up.internet, "s/\\(AliveInterval\\|Timeout\\) 30/\\1 2/"
+    internet.run("echo 'ClientAliveInterval 1' >> /etc/ssh/sshd_config.d/backups.conf; systemctl reload ssh")
+    server.run(
+        f"cp -p {ETC}/ssh_config /root/kept; sed -i '{quick}' {ETC}/ssh_config; grep 'Interval 2$' {ETC}/ssh_config"
+    )
+    before = list_names(backed_up, "offsite")
+    server.run("nft -f -", stdin=CUT_NETWORK.format(target=internet.ip))
+    try:
+        code, output = backed_up.run_servers_command("run")
+        assert code == 1
+        assert "offsite: the connection has ended" in output
+        assert "Traceback" not in output
+    finally:
+        server.run(f"nft delete table inet cut; cp -p /root/kept {ETC}/ssh_config; rm /usr/sbin/borg")
+    code, output = backed_up.run_servers_command("run", lock_wait=20)
+    assert code == 0, output
+    assert len(list_names(backed_up, "offsite")) == len(before) + 1
     assert backed_up.prove("--quick") == {"offsite": "", "disk": ""}
 
 
