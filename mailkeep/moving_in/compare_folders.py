@@ -5,17 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mailkeep.moving_in.copy_model import CopiedMessage, FolderResult
-
-
-class ListedMessage(NamedTuple):
-    """A message of a folder here, as the server lists it (`mail_import/folder_reader.py`)."""
-
-    uid: int
-    flags: list[str]
-    date: int
-    size: int
-    digest: str
-    message_id: str
+from mailkeep_server.common.mail_frames import FolderMessage
 
 
 class Difference(NamedTuple):
@@ -47,7 +37,7 @@ TEXTS = {
 }
 
 
-def compare_messages(result: FolderResult, listed: Iterable[ListedMessage], uid_validity: int) -> Comparison:
+def compare_messages(result: FolderResult, listed: Iterable[FolderMessage], uid_validity: int) -> Comparison:
     """`result` has all messages of the source that belong into one folder, `listed` all messages of that folder.
 
     A message is found by the UID that it got on arrival, else by its bytes. Each message here counts for one there.
@@ -57,7 +47,7 @@ def compare_messages(result: FolderResult, listed: Iterable[ListedMessage], uid_
     for uid, message in by_uid.items():
         by_digest[message.digest].append(uid)
     taken: set[int] = set()
-    pairs: list[tuple[CopiedMessage, ListedMessage | None]] = []
+    pairs: list[tuple[CopiedMessage, FolderMessage | None]] = []
     later: list[CopiedMessage] = []
     for copied in result.messages:
         arrival = copied.arrival
@@ -85,7 +75,7 @@ def compare_messages(result: FolderResult, listed: Iterable[ListedMessage], uid_
     return Comparison(differences, kept, len(by_uid) - len(taken - {0}), changed)
 
 
-def _compare_message(copied: CopiedMessage, present: ListedMessage | None, refusal: str) -> list[Difference]:
+def _compare_message(copied: CopiedMessage, present: FolderMessage | None, refusal: str) -> list[Difference]:
     def differ(kind: str, text: str) -> Difference:
         return Difference(copied.folder, kind, copied.message_id or copied.name, text)
 

@@ -6,8 +6,9 @@ The mail goes from the old server to the new one, and not over the operator's li
 from typing import Any
 
 from mailkeep.moving_in.copy_host import Entry, OldHost
-from mailkeep.moving_in.copy_model import Arrival, CopiedMessage, FolderResult, Progress, Server, SourceFolder
+from mailkeep.moving_in.copy_model import CopiedMessage, FolderResult, Progress, Server, SourceFolder
 from mailkeep_server.common.folder_names import read_name
+from mailkeep_server.common.mail_frames import Arrival
 
 ALL = "\\All"
 """The attribute of a folder that has the messages of all others; only those come that no other has."""

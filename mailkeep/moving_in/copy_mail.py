@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mailkeep.host.remote import RemoteHost
-from mailkeep.moving_in.compare_folders import Comparison, ListedMessage, compare_messages
+from mailkeep.moving_in.compare_folders import Comparison, compare_messages
 from mailkeep.moving_in.copy_address import SourceAddress
 from mailkeep.moving_in.copy_host import OldHost
 from mailkeep.moving_in.copy_imap import ALL, ImapSource, is_dbox, send_dbox
@@ -29,6 +29,7 @@ from mailkeep.moving_in.copy_model import (
 from mailkeep.moving_in.copy_report import FolderReport, ImportReport, describe_size
 from mailkeep.moving_in.copy_server import ServerSession, open_server
 from mailkeep_server.common.folder_names import find_purpose, place_folder
+from mailkeep_server.common.mail_frames import FolderMessage
 
 SPARE_DISK = 2**28  # bytes that the mail leaves free
 
@@ -150,10 +151,10 @@ class MailImport:
         self.report.seconds = time.monotonic() - begin
 
     def _compare(self, target: str, result: FolderResult) -> Comparison:
-        listed: list[ListedMessage] = []
+        listed: list[FolderMessage] = []
 
         def take_messages(line: dict[str, Any]) -> None:
-            listed.extend(ListedMessage(*values) for values in line["messages"])
+            listed.extend(FolderMessage(*values) for values in line["messages"])
 
         state = self._session.ask("list", take_messages, folder=target)
         return compare_messages(result, listed, state["uid_validity"])

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from mailkeep.moving_in.copy_host import Entry, OldHost
 from mailkeep.moving_in.copy_model import (
     Appending,
-    Arrival,
     CopiedMessage,
     FolderResult,
     Progress,
@@ -24,6 +23,7 @@ from mailkeep.moving_in.copy_model import (
     SourceFolder,
 )
 from mailkeep_server.common.folder_names import read_name
+from mailkeep_server.common.mail_frames import Arrival
 from mailkeep_server.common.message_bytes import Content, digest_content
 
 MAX_TRIES = 3  # of reading files, whose names change with their flags

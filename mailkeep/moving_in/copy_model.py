@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from mailkeep.errors import UserError
+from mailkeep_server.common.mail_frames import Arrival
 
 DIFFERENT = 1
 SOURCE_FAILED = 3
@@ -31,19 +32,6 @@ class SourceFolder:
     attributes: frozenset[str] = frozenset()
     is_subscribed: bool = True
     uid_validity: int = 0
-
-
-class Arrival(NamedTuple):
-    """As the server notes it (`mail_import/journal.py`): a message of the source that is in a folder here."""
-
-    key: str
-    digest: str
-    size: int
-    message_id: str
-    flags: list[str]
-    uid_validity: int
-    uid: int
-    nul_bytes: int
 
 
 class CopiedMessage(NamedTuple):

@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import IO, Any
 
 from mailkeep.host.remote import RemoteHost, UnreachableError
-from mailkeep.moving_in.copy_model import NO_ROOM, SOURCE_FAILED, Arrival, CopyError
+from mailkeep.moving_in.copy_model import NO_ROOM, SOURCE_FAILED, CopyError
 from mailkeep.parts import server_package
-from mailkeep_server.common.mail_frames import CutError, read_line, write_content, write_line
+from mailkeep_server.common.mail_frames import Arrival, CutError, read_line, write_content, write_line
 from mailkeep_server.common.message_bytes import Content
 
 END_TIMEOUT = 30.0  # seconds for Dovecot's session to end

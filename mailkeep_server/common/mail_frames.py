@@ -1,11 +1,14 @@
-"""How the operator's machine and the server speak during an import: lines of JSON, some of them followed by bytes."""
+"""How the operator's machine and the server speak during an import: lines of JSON, some of them followed by bytes.
+
+A line has messages as lists: their values in the order of the fields here.
+"""
 
 import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from mailkeep_server.common.message_bytes import CHUNK, MAX_IN_MEMORY, Content, read_chunks
 
@@ -14,6 +17,31 @@ MAX_LINE = 2**26  # bytes
 
 class CutError(Exception):
     """The other side has ended, or sends nonsense."""
+
+
+class Arrival(NamedTuple):
+    """A message of the source that is in a folder of the server. `key` is unique in the source; `size` is IMAP's."""
+
+    key: str
+    digest: str
+    size: int
+    message_id: str
+    flags: list[str]
+    uid_validity: int
+    uid: int
+    nul_bytes: int
+
+
+class FolderMessage(NamedTuple):
+    """A message that is in a folder of the server, with the hash of its bytes. `flags` are flags and keywords, `date`
+    is its INTERNALDATE."""
+
+    uid: int
+    flags: list[str]
+    date: int
+    size: int
+    digest: str
+    message_id: str
 
 
 def write_line(writer: IO[bytes], values: dict[str, Any]) -> None:

@@ -2,24 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mailkeep_server.common.mail_frames import FolderMessage
 from mailkeep_server.common.message_bytes import digest_content
 from mailkeep_server.mail_import.imap_session import FolderState, ImapError, ImapSession, Value, read_bytes
 from mailkeep_server.mail_import.messages import read_date
 
 KIB = 1024  # STORAGE of RFC 2087
-
-
-class FolderMessage(NamedTuple):
-    """A message, with the hash of its bytes. `flags` are flags and keywords, `date` is its INTERNALDATE."""
-
-    uid: int
-    flags: list[str]
-    date: int
-    size: int
-    digest: str
-    message_id: str
 
 
 def read_folder(session: ImapSession, name: bytes) -> tuple[FolderState, Iterator[FolderMessage]]:

@@ -12,13 +12,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from mailkeep_server.common import mailboxes
 from mailkeep_server.common.files import open_lock
 from mailkeep_server.common.folder_names import encode_name
 from mailkeep_server.common.mail_frames import (
+    Arrival,
     CutError,
     discard_content,
     iterate_lines,
@@ -30,7 +32,7 @@ from mailkeep_server.common.message_bytes import LARGE_FILES, digest_content
 from mailkeep_server.mail_import import journal as journals
 from mailkeep_server.mail_import.append import AppendedMessage, FolderAppender, QuotaExceededError, split_batches
 from mailkeep_server.mail_import.dbox_copy import ChunkReader, DboxCopy
-from mailkeep_server.mail_import.folder_reader import FolderMessage, read_folder, read_quota
+from mailkeep_server.mail_import.folder_reader import read_folder, read_quota
 from mailkeep_server.mail_import.imap_session import (
     ImapError,
     ImapSession,
@@ -39,7 +41,7 @@ from mailkeep_server.mail_import.imap_session import (
     quote_text,
 )
 from mailkeep_server.mail_import.imap_source import ImapSource, SourceError
-from mailkeep_server.mail_import.journal import Arrival, Journal
+from mailkeep_server.mail_import.journal import Journal
 from mailkeep_server.mail_import.messages import Message
 
 LOCK_TIMEOUT = 10.0  # seconds
@@ -97,6 +99,11 @@ class ImportSession:
         write_line(self._writer, values)
         self._writer.flush()
 
+    def _answer_messages(self, messages: Iterator[NamedTuple]) -> None:
+        """They are read as they are sent: a folder may have 100,000."""
+        while part := list(islice(messages, MAX_IN_LINE)):
+            self._answer(messages=part)
+
     def _do_open(self, address: str, source: str) -> dict[str, Any]:
         """Locks the account for imports, and tells its folders, quota and room on the disk."""
         self._address, self._source_name = address, source
@@ -137,13 +144,7 @@ class ImportSession:
     def _do_list(self, folder: str) -> dict[str, Any]:
         """The messages that are in a folder, by Dovecot's IMAP."""
         state, messages = read_folder(self._session, encode_name(folder).encode())
-        part: list[FolderMessage] = []
-        for message in messages:
-            part.append(message)
-            if len(part) == MAX_IN_LINE:
-                self._answer(messages=part)
-                part = []
-        self._answer(messages=part)
+        self._answer_messages(messages)
         return {"uid_validity": state.uid_validity}
 
     def _do_store(self, folder: str, flags: list[tuple[int, str, list[str]]]) -> dict[str, Any]:
@@ -177,13 +178,7 @@ class ImportSession:
         """The messages that are in a folder of the source: UID, flags, date and size of each."""
         assert self._source
         state, messages = self._source.scan_folder(name)
-        part: list[Any] = []
-        for message in messages:
-            part.append(message)
-            if len(part) == MAX_IN_LINE:
-                self._answer(messages=part)
-                part = []
-        self._answer(messages=part)
+        self._answer_messages(messages)
         return {"uid_validity": state.uid_validity}
 
     def _do_pull(

@@ -9,24 +9,11 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-from mailkeep_server.common.mail_frames import hash_text
+from mailkeep_server.common.mail_frames import Arrival, hash_text
 
 DIRECTORY = "/var/lib/mailkeep/imports"
-
-
-class Arrival(NamedTuple):
-    """A message of the source that is in a folder here. `key` is unique in the source; `size` is IMAP's."""
-
-    key: str
-    digest: str
-    size: int
-    message_id: str
-    flags: list[str]
-    uid_validity: int
-    uid: int
-    nul_bytes: int
 
 
 def measure_arrivals(address: str, source: str, directory: str = DIRECTORY) -> tuple[int, int]:

@@ -11,12 +11,13 @@ import pytest
 from imap_store import ImapStore
 
 from mailkeep_server.common.folder_names import decode_name, encode_name, find_purpose, place_folder, read_name
+from mailkeep_server.common.mail_frames import Arrival
 from mailkeep_server.common.message_bytes import digest_content
 from mailkeep_server.mail_import import append, dbox_copy, import_session
 from mailkeep_server.mail_import.dbox_copy import ChunkReader
 from mailkeep_server.mail_import.imap_source import ImapSource, SourceError
 from mailkeep_server.mail_import.import_session import ImportSession
-from mailkeep_server.mail_import.journal import Arrival, Journal
+from mailkeep_server.mail_import.journal import Journal
 
 ADDRESS = "anna@example.org"
 OPEN = {"do": "open", "address": ADDRESS, "source": "imaps://x"}
