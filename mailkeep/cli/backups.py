@@ -1,7 +1,6 @@
 """`mailkeep backup`, `restore`, `rebuild`: the server's mail, kept elsewhere and brought back."""
 
 import json
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailkeep.cli.common import Address, AsJson, Home, InventoryName, find_inventory, open_inventory, out
+from mailkeep.cli.common import (
+    Address,
+    AsJson,
+    Home,
+    InventoryName,
+    find_inventory,
+    open_inventory,
+    out,
+    print_progress,
+)
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
 from mailkeep_server.common.backup_archives import MAX_FUTURE
@@ -61,7 +69,7 @@ def back_up(
     if list_archives:
         reports = [*backups.list_backups(directory)]
     else:
-        reports = [*backups.run_unit(directory, PROOF if prove else SERVICE, _show_progress)]
+        reports = [*backups.run_unit(directory, PROOF if prove else SERVICE, print_progress)]
     if as_json:
         print(json.dumps([_as_json(report) for report in reports], indent=1))
     else:
@@ -76,7 +84,7 @@ def _prune(directory: Path, settings: "Settings") -> None:
     from mailkeep.operate import backups
     from mailkeep.operate.backup_pruning import prune_archives
 
-    for report in prune_archives(settings, directory, _show_progress):
+    for report in prune_archives(settings, directory, print_progress):
         out.print(f"{report.target}: {len(report.deleted)} deleted, {len(report.kept)} kept", markup=False)
     if settings.backup and any(target.host is None for target in settings.backup_targets):
         results = [*backups.prune_local_archives(directory, settings.backup.keep)]
@@ -119,7 +127,7 @@ def restore_account(
 
     directory = find_inventory(name, home)
     selection = mail_restore.MailSelection(address, target, archive, folder, since, subject, message_id, into)
-    report = mail_restore.restore_mail(directory, selection, _show_progress)
+    report = mail_restore.restore_mail(directory, selection, print_progress)
     if as_json:
         print(json.dumps(report, indent=1))
     else:
@@ -170,7 +178,7 @@ def rebuild_server(
     backups.require_backup(settings, directory / hosts.SETTINGS_FILE)
     secrets.load_secrets(settings, directory)
     run_pyinfra(directory, Options(allow_older=True), as_json=False)
-    record = mail_restore.rebuild_mail(directory, target, from_archive, _show_progress)
+    record = mail_restore.rebuild_mail(directory, target, from_archive, print_progress)
     count = sum(record["accounts"].values())
     out.print(
         f"{count} messages of {len(record['accounts'])} accounts are back, each compared with {record['archive']}.",
@@ -184,11 +192,11 @@ def rebuild_server(
 
 def _rebuild_from(directory: Path, settings: "Settings", from_host: str) -> None:
     from mailkeep.cli.moving_house import carry_out
-    from mailkeep.moving_house.server_move import ServerMove, find_only_host, read_public_addresses
+    from mailkeep.moving_house.server_move import ServerMove, read_public_addresses
 
     if settings.host.forwarded_from:
         raise UserError("The last move is not at its end: `mailkeep move` with --finish or --undo comes first.")
-    name, data = find_only_host(directory)
+    name, data = hosts.read_only_host(directory)
     user, _, host = from_host.rpartition("@")
     old = {key: value for key, value in data.items() if key not in ("ssh_hostname", "ssh_port")}
     old |= {"ssh_user": user} if user else {}
@@ -203,10 +211,6 @@ What only you can do now:
 - `mailkeep dns {label}` prints the records: change A and AAAA where your domain's DNS is, if the addresses are new.
 - Set the reverse DNS of the addresses at your hoster; `mailkeep dns {label} --check` tells when all is right.
 - If the old machine still runs: `postqueue -p` there shows mail on its way. Let it leave, then wipe the disk."""
-
-
-def _show_progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _set_up(directory: Path, settings: "Settings") -> None:

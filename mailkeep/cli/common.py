@@ -125,3 +125,8 @@ def ask_secret(question: str, confirm: bool = False, default: str | None = None)
     if not line:
         raise UserError(f"{question}: standard input is empty. Pipe in one line, or run this at a terminal.")
     return line
+
+
+def print_progress(text: str) -> None:
+    """A line on standard error: standard output is for results."""
+    print(text, file=sys.stderr, flush=True)

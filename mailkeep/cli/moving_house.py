@@ -1,12 +1,11 @@
 """`mailkeep move`: the server goes to another machine, while it serves."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailkeep.cli.common import Home, InventoryName, Resolver, open_inventory, out
+from mailkeep.cli.common import Home, InventoryName, Resolver, open_inventory, out, print_progress
 from mailkeep.errors import UserError
 from mailkeep.inventory import hosts
 
@@ -67,7 +66,7 @@ def carry_out(move: "ServerMove") -> None:
             if not verify_and_report(staged):
                 raise UserError("The new machine does not pass its checks. Nothing is moved: mend what is named above.")
             move.prepare()
-        messages = move.run(_show_progress)
+        messages = move.run(print_progress)
         by_hand = move.write_inventory(move.addresses, move.old_addresses, str(move.addresses[0]))
         out.print(f"{messages} messages are on the new machine, which serves now.", markup=False)
         passed = verify_and_report(staged)
@@ -86,12 +85,12 @@ Until the DNS is changed, `mailkeep move {label} --undo` goes back to the old ma
 
 
 def _move(directory: Path, settings: "Settings", to: list[str]) -> None:
-    from mailkeep.moving_house.server_move import ServerMove, find_only_host, parse_addresses
+    from mailkeep.moving_house.server_move import ServerMove, parse_addresses
 
     addresses = parse_addresses(to, settings)
     if settings.host.forwarded_from:
         raise UserError("The last move is not at its end: `--finish` or `--undo` comes first.")
-    name, data = find_only_host(directory)
+    name, data = hosts.read_only_host(directory)
     new = {**data, "ssh_hostname": str(addresses[0])}
     carry_out(ServerMove(directory, name, data, new, addresses, settings.host.addresses))
 
@@ -110,7 +109,7 @@ def _undo(directory: Path, settings: "Settings", resolver: str) -> None:
     former = settings.host.forwarded_from
     labels = ("the machine that serves", "the former machine")
     move = ServerMove(directory, name, new, old, former, settings.host.addresses, labels=labels)
-    messages = move.undo(_show_progress)
+    messages = move.undo(print_progress)
     by_hand = move.write_inventory(former, (), "")
     out.print(f"{messages} messages are on the old machine, which serves again.", markup=False)
     passed = verify_and_report(directory)
@@ -148,13 +147,7 @@ def _finish(directory: Path, settings: "Settings", resolver: str) -> None:
 
 def _find_both(directory: Path, settings: "Settings") -> tuple[str, dict[str, object], dict[str, object]]:
     """The host's name, and the data for SSH of the new and of the old machine. UserError if there is no move."""
-    from mailkeep.moving_house.server_move import find_only_host
-
     if not settings.host.forwarded_from:
         raise UserError("There is no move to finish or undo: mail.yml has no host.forwarded_from.")
-    name, data = find_only_host(directory)
+    name, data = hosts.read_only_host(directory)
     return name, dict(data), {**data, "ssh_hostname": str(settings.host.forwarded_from[0])}
-
-
-def _show_progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -74,6 +74,16 @@ def pyinfra_command(directory: Path, *options: str, deploy: str = DEPLOY) -> lis
     return [*program, str(directory.resolve() / HOSTS_FILE), deploy, "-y", *options]
 
 
+def read_only_host(directory: Path) -> tuple[str, dict[str, object]]:
+    """Name and data of the host, for what concerns the mail of one. UserError if the inventory has several hosts."""
+    hosts = read_hosts(directory)
+    if len(hosts) > 1:
+        names = ", ".join(hosts)
+        raise UserError(f"{directory}: it has several hosts ({names}). Make an inventory with the one that you mean.")
+    [(name, data)] = hosts.items()
+    return name, data
+
+
 def read_hosts(directory: Path) -> dict[str, dict[str, object]]:
     """The hosts that `inventory.py` gives pyinfra, with their data. Every public list is a group of names or of (name,
     data). A public tuple is (such a list, data for all its hosts). UserError unless there is a host, and each host's

@@ -113,15 +113,6 @@ def _find_way(name: str, data: HostData) -> str:
     return hosts.ssh_words(name, data)[-1]
 
 
-def find_only_host(directory: Path) -> tuple[str, HostData]:
-    """Name and data. UserError if the inventory has several hosts: each would move by itself."""
-    known = hosts.read_hosts(directory)
-    if len(known) > 1:
-        raise UserError(f"{directory}: it has {len(known)} hosts. Move one by an inventory of its own.")
-    [(name, data)] = known.items()
-    return name, data
-
-
 def parse_addresses(texts: Sequence[str], settings: Settings) -> list[Address]:
     """UserError for what is no public address, or is the server's own already."""
     addresses = []

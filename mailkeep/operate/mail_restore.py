@@ -9,7 +9,7 @@ from typing import Any
 
 from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, UnreachableError, last_line
-from mailkeep.inventory.hosts import read_hosts
+from mailkeep.inventory.hosts import read_only_host
 from mailkeep.operate.backups import require_backups, wait_for_unit
 from mailkeep.parts.server_package import PYTHON
 
@@ -37,23 +37,14 @@ def restore_mail(inventory: Path, selection: MailSelection, show_progress: ShowP
     """Returns the report of the server (`mailkeep_server.backup.restore.RestoreReport`). Raises UserError."""
     options = {name.replace("_", "-"): value for name, value in vars(selection).items() if value and name != "account"}
     words = ["restore", selection.account, *(f"--{name}={value}" for name, value in options.items())]
-    return _run_transient(_find_only_host(inventory), RESTORE_UNIT, words, show_progress)
+    return _run_transient(RemoteHost(*read_only_host(inventory)), RESTORE_UNIT, words, show_progress)
 
 
 def rebuild_mail(inventory: Path, target: str, archive: str, show_progress: ShowProgress) -> Mapping[str, Any]:
     """Puts mail and state of an archive on the deployed machine. Returns the server's record
     (`mailkeep_server.backup.rebuild.RebuildRecord`). Raises UserError."""
     words = ["rebuild", *([f"--target={target}"] if target else []), *([f"--archive={archive}"] if archive else [])]
-    return _run_transient(_find_only_host(inventory), REBUILD_UNIT, words, show_progress)
-
-
-def _find_only_host(inventory: Path) -> RemoteHost:
-    """UserError if the inventory has several hosts: each has mail of its own."""
-    hosts = read_hosts(inventory)
-    if len(hosts) > 1:
-        raise UserError(f"{inventory}: it has {len(hosts)} hosts. Restore by an inventory with the one that you mean.")
-    [(name, data)] = hosts.items()
-    return RemoteHost(name, data)
+    return _run_transient(RemoteHost(*read_only_host(inventory)), REBUILD_UNIT, words, show_progress)
 
 
 def _run_transient(remote: RemoteHost, unit: str, words: list[str], show_progress: ShowProgress) -> Mapping[str, Any]:

@@ -90,11 +90,8 @@ def take_snapshots(config: BackupConfig) -> dict[str, int]:
     Raises RuntimeError if the copy lacks the mail of an account that has some.
     """
     done = subprocess.run(
-        (sys.executable, "-IB", str(PACKAGE), "backup-snapshot"),
+        (*mailboxes.AS_USER, sys.executable, "-IB", str(PACKAGE), "backup-snapshot"),
         input="\n".join(list_mailboxes(config)),
-        user=mailboxes.USER,
-        group=mailboxes.USER,
-        extra_groups=[],
         cwd="/",
         capture_output=True,
         text=True,

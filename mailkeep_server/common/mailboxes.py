@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 ROOT = "/var/vmail"
 USER = "vmail"
+AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
+"""A command line that begins so can follow no link of a mailbox to a file of another user."""
 READ_ONLY = "dovecot-uidvalidity."
 """Empty files of Dovecot's, which have mode 444: their names are their content."""
 LEVELS = 3  # of directories in a home: Maildir, its folders, and their cur, new and tmp

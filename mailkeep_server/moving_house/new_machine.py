@@ -43,10 +43,9 @@ def receive_mail(*, compare: bool) -> None:
     # The words after `sh`: the host's name, which nobody uses, then `rsync --server --sender OPTIONS . PATH`.
     # It ends when the old machine's end does: rsync waits for it before it closes its own.
     talk = f"shift; echo $* >&{writer}; exec 9<&0; cat <&9 >&{writer} & exec cat <&{reader}"
-    ids = (f"--reuid={mailboxes.USER}", f"--regid={mailboxes.USER}", "--clear-groups")
     words = (*(("--dry-run", "--itemize-changes") if compare else ()), "-e", f"/bin/sh -c '{talk}' sh")
     done = subprocess.run(
-        ("setpriv", *ids, *RSYNC, *words, f"old:{mailboxes.ROOT}/", f"{STAGE}/"),
+        (*mailboxes.AS_USER, *RSYNC, *words, f"old:{mailboxes.ROOT}/", f"{STAGE}/"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

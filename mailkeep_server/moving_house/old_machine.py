@@ -138,8 +138,7 @@ def send_mail(options: Sequence[str]) -> None:
     if any(not _RSYNC_OPTIONS.fullmatch(option) for option in options):
         raise MoveError(f"the new machine's rsync asks for {' '.join(options)}, which is not known here")
     words = ("rsync", "--server", "--sender", *options, ".", f"{mailboxes.ROOT}/")
-    ids = (f"--reuid={mailboxes.USER}", f"--regid={mailboxes.USER}", "--clear-groups")
-    os.execvp("setpriv", ("setpriv", *ids, *words))  # noqa: S606
+    os.execvp(mailboxes.AS_USER[0], (*mailboxes.AS_USER, *words))  # noqa: S606
 
 
 def send_files(kept: Iterable[str]) -> None:
