@@ -134,6 +134,7 @@ while read -r owner group directory_mode directory; do
   chown "$owner:$group" "$directory" && chmod "$directory_mode" "$directory" || failed="$failed $directory"
 done < "$saved/directories"
 systemctl daemon-reload
+systemctl reset-failed 'mailkeep-*' 2> /dev/null || true  # one that was stopped at its work has failed, and has no file
 
 # --- packages and services --------------------------------------------------------------------------------------------
 

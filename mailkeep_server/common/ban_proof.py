@@ -135,6 +135,9 @@ class BanProof:
                         failures = rules.maxretry - (1 if address in counted else 0)
                         self._ask("attempt", ban_target(address), *["mailkeep"] * failures)
                     yield from self._find_ban_faults(rules)
+                except BaseException:  # a signal may come before the ban, which would then follow the unban
+                    _wait_for_sets(self.targets, banned=True)
+                    raise
                 finally:
                     self._ask("unbanip", *self.targets)
                 if sets := _wait_for_sets(self.targets, banned=False):

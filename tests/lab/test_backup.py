@@ -534,6 +534,7 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     list_uids = f"doveadm -f tab fetch -u {ANNA} 'uid flags' ALL | sed 's, *.Recent,,'"
     before, uids = backed_up.read_mail(ANNA), server.run(list_uids).stdout.splitlines()
     backed_up.back_up()
+    uids_at_the_end = server.run(list_uids).stdout.splitlines()  # the alert of the freeze may have come meanwhile
     server.remove()
     bare = lab.boot_server("backed-up", hostname="mail.example.test", ip=server.ip)
     internet.resolve_for(bare)
@@ -549,7 +550,7 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     assert set(before) <= set(after)
     assert len(after) == len(set(after))
     assert set(uids) <= set(uids_after)
-    assert all(int(line.split("\t")[0]) > 100_000 for line in set(uids_after) - set(uids))
+    assert all(int(line.split("\t")[0]) > 100_000 for line in set(uids_after) - set(uids_at_the_end))
     assert BEN in bare.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
     assert "203.0.113.250" in bare.run("nft list ruleset").stdout
     assert backed_up.count_sent_messages(bare) == sent

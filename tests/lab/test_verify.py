@@ -430,7 +430,7 @@ def test_verify_runs_from_any_directory_with_any_pytest_configuration(built_site
     assert process.stderr == ""
     assert "\x1b" not in process.stdout
     marks = {line.strip()[0] for line in process.stdout.splitlines()[1:-1] if line.startswith("  ") and line[2] != " "}
-    assert marks == {"✓", "-"}
+    assert marks == {"✓", "-"}, process.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conftest.py", "pytest.ini"]
 
 
