@@ -97,7 +97,7 @@ class MilterSession:
         self._message = _Message(
             login=login,
             kind=_KINDS.get(self._macros.get(_SERVICE, ""), LOCAL),
-            client=self._macros.get(_CLIENT, ""),
+            client=self._macros.get(_CLIENT, "").removeprefix("IPv6:"),  # as SMTP writes it (RFC 5321 section 4.1.3)
             has_sender=bool(address),
         )
         # The empty sender is that of a read receipt, which is judged when all of it is there.

@@ -92,7 +92,7 @@ def test_an_unowned_sender_or_author_is_refused_by_name(new_setup: NewSetup) -> 
 def test_the_operator_reads_where_a_spoof_came_from(new_setup: NewSetup) -> None:
     setup = new_setup()
     address = "{client_addr}"
-    macros = build_packet(b"DM", "{auth_authen}", ANNA, address, "2001:db8::66")
+    macros = build_packet(b"DM", "{auth_authen}", ANNA, address, "IPv6:2001:db8::66")
     session = open_session(setup)
     exchange_packets(session, macros, build_packet(b"M", "<boss@example.org>"))
     exchange_packets(session, macros, *build_message(ANNA, ANNA, [("From", "x, anna@example.org")])[1:], END)
