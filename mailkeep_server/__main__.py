@@ -22,6 +22,8 @@ PROGRAMS = {
     "mail-import": "mail_import.import_session",
     "backup": "backup.command",
     "backup-snapshot": "backup.mail_snapshot",
+    "report-intake": "reports.intake",
+    "report-reader": "reports.reader",
     "move": "moving_house.command",
     "ctl": "ctl",
 }

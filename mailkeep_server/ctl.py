@@ -6,8 +6,10 @@ Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 import argparse
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,6 +24,10 @@ from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
 from mailkeep_server.freezes.enforce import QueuedMessage
 from mailkeep_server.guard import config
+from mailkeep_server.reports.config import load_config as load_reports_config
+from mailkeep_server.reports.listing import format_summary
+from mailkeep_server.reports.store import DAY, KEPT_DAYS
+from mailkeep_server.reports.summary import summarise_reports
 
 CONFIG = Path(paths.GUARD_CONFIG)
 CONTROL_SOCKET = paths.GUARD_CONTROL_SOCKET
@@ -30,6 +36,7 @@ RESTART_TIMEOUT = 30.0  # seconds
 MAX_SHOWN_RECIPIENTS = 3
 MAX_SHOWN_LIMITS = 2
 MAX_SUGGESTIONS = 5
+MAX_REPORT_DAYS = KEPT_DAYS
 DESCRIPTION = """\
 Freeze and thaw accounts of this mail server; see what they have sent, their queued
 mail, and the guard's events.
@@ -43,6 +50,7 @@ examples:
   mailkeepctl queue anna@example.org        anna's mail that waits or is held
   mailkeepctl delete anna@example.org       deletes that mail, for good
   mailkeepctl thaw anna@example.org         after a new password
+  mailkeepctl reports --days 30             what other servers report about our mail
 
 Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 """
@@ -59,7 +67,7 @@ def main(arguments: list[str]) -> int:
         if os.geteuid() != 0:
             raise CtlError("mailkeepctl needs root: `sudo mailkeepctl …`.")
         command(options)
-    except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+    except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired, sqlite3.Error) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -108,7 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     events.add_argument(
         "--after", type=int, default=0, metavar="NUMBER", help="only events after this one (default: all, of 30 days)"
     )
-    for parser_with_json in (queue, status, events):
+    text = "Show what other servers report about our mail (DMARC, TLS-RPT): by domain and source, what failed and why."
+    reports = add("reports", show_reports, text, "--domain example.org --days 7", account=False)
+    reports.add_argument("--domain", type=str.lower, default="", help="only this domain (default: all of mail.yml)")
+    reports.add_argument(
+        "--days", type=parse_days, default=30, metavar="NUMBER", help=f"so many days, up to {MAX_REPORT_DAYS}"
+    )
+    for parser_with_json in (queue, status, events, reports):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
     add("metrics", show_metrics, "Print figures in the text format of Prometheus.", "", account=False)
     return parser
@@ -271,6 +285,29 @@ def read_events(after: int) -> dict[str, Any]:
             break
         events += further
     return answer
+
+
+def parse_days(text: str) -> int:
+    days = int(text)
+    if not 1 <= days <= MAX_REPORT_DAYS:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_REPORT_DAYS}")
+    return days
+
+
+def show_reports(options: argparse.Namespace) -> None:
+    """With --json: as `summary.summarise_reports` has it."""
+    try:
+        settings = load_reports_config()
+    except FileNotFoundError:
+        raise CtlError("Reports do not arrive at this server: dns.reports in mail.yml leads elsewhere.") from None
+    if options.domain and options.domain not in settings.domains:
+        raise CtlError(f"{options.domain} is no domain of this server. Its domains are: {', '.join(settings.domains)}.")
+    since = time.time() - options.days * DAY
+    summary = summarise_reports(Path(paths.REPORTS_DATABASE), settings, since, options.domain)
+    if options.json:
+        print(json.dumps(summary, indent=2))
+        return
+    print("\n".join(format_summary(summary)))
 
 
 def show_metrics(_options: argparse.Namespace) -> None:

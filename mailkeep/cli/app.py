@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 import typer
 
 import mailkeep
-from mailkeep.cli import accounts, backups, deploy, dns, drill, inventories, keys, moving_house, moving_in, vault
+from mailkeep.cli import (
+    accounts,
+    backups,
+    deploy,
+    dns,
+    drill,
+    inventories,
+    keys,
+    moving_house,
+    moving_in,
+    reports,
+    vault,
+)
 from mailkeep.errors import UserError
 
 app = typer.Typer(
@@ -31,7 +43,7 @@ PANELS = {
     "Mail": (backups,),
     "Moving": (moving_in, moving_house),
     "Keys and secrets": (keys, vault),
-    "DNS": (dns,),
+    "DNS": (dns, reports),
     "Rehearsals": (drill,),
 }
 """The parts in which `mailkeep --help` shows the commands."""

@@ -1,6 +1,7 @@
 """`mailkeep dns`, `blocklists`: what the world sees of the server in the DNS."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from mailkeep_server.common.wording import count_noun
 
 if TYPE_CHECKING:
     from mailkeep.dns.blocklists import BlocklistEntry
+    from mailkeep.dns.findings import Finding
     from mailkeep.dns.moving_order import Change
     from mailkeep.dns.records import Record
     from mailkeep.inventory.secrets import Secrets
@@ -59,7 +61,7 @@ def print_records(
     directory, settings = open_inventory(name, home)
     keys = secrets.load_secrets(settings, directory)
     if check or moving:
-        raise typer.Exit(_compare_with_published(settings, keys, resolver, moving=moving, as_json=as_json))
+        raise typer.Exit(_compare_with_published(directory, settings, keys, resolver, moving=moving, as_json=as_json))
     own_records = records.own_zone_records(settings, keys)
     if zone:
         print(formats.format_zone_file(own_records), end="")
@@ -83,13 +85,13 @@ def _refuse_several(actions: dict[str, object]) -> None:
 
 
 def _compare_with_published(
-    settings: "Settings", keys: "Secrets", resolver: str, *, moving: bool, as_json: bool
+    directory: Path, settings: "Settings", keys: "Secrets", resolver: str, *, moving: bool, as_json: bool
 ) -> int:
     """Returns the exit code."""
     from mailkeep.dns import client, moving_order, observe, records, report
 
     if not moving:
-        return report.run_check(settings, keys, resolver, as_json=as_json)
+        return report.run_check(settings, keys, resolver, lambda: _judge_reports(directory, settings), as_json=as_json)
     questions = [client.Question(record.name, record.type) for record in records.all_records(settings, keys)]
     answers = observe.query_names([*dict.fromkeys(questions)], client.make_resolver(resolver))
     changes = moving_order.order_changes(settings, keys, answers)
@@ -98,6 +100,21 @@ def _compare_with_published(
     else:
         _print_changes(changes)
     return 0
+
+
+def _judge_reports(directory: Path, settings: "Settings") -> "list[Finding]":
+    """What the reports that the servers have read support. The records can be checked without: before the first deploy
+    nobody answers. A note on standard error says what was not looked at."""
+    from mailkeep.dns.received_reports import merge_summaries
+    from mailkeep.dns.report_conclusions import REPORT_DAYS, judge_reports
+    from mailkeep.operate.report_rows import read_summaries, require_reports
+
+    try:
+        require_reports(settings)
+        return list(judge_reports(settings, merge_summaries(read_summaries(directory, REPORT_DAYS))))
+    except UserError as error:
+        print(f"note: reports of receivers were not looked at: {error}", file=sys.stderr)
+        return []
 
 
 def _print_changes(changes: "list[Change]") -> None:

@@ -218,7 +218,7 @@ def _spf_value(settings: Settings) -> str:
 
 
 def _report_uri(settings: Settings) -> str:
-    return f"mailto:{settings.dns.reports or f'postmaster@{settings.host.name}'}"
+    return f"mailto:{settings.report_address}"
 
 
 def address_type(address: IPv4Address | IPv6Address) -> str:

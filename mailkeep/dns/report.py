@@ -1,7 +1,7 @@
 """Prints the findings of the DNS check, as text or as JSON."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.text import Text
@@ -16,9 +16,17 @@ MAX_REMINDERS = 10
 _STYLES: dict[Level, str] = {"error": "bold red", "warning": "bold yellow", "instruction": "bold cyan"}
 
 
-def run_check(settings: Settings, secrets: Secrets, resolver: str, *, as_json: bool = False) -> int:
-    """Check the records and print the findings. Return the exit code: 1 if there is an error."""
-    findings = check_records(settings, secrets, resolver)
+def run_check(
+    settings: Settings,
+    secrets: Secrets,
+    resolver: str,
+    read_further: Callable[[], Iterable[Finding]] = tuple,
+    *,
+    as_json: bool = False,
+) -> int:
+    """Check the records and print the findings, with those of `read_further`. Return the exit code: 1 if there is an
+    error."""
+    findings = [*check_records(settings, secrets, resolver), *read_further()]
     if as_json:
         print(json.dumps([finding.asdict() for finding in findings], indent=2))
     else:

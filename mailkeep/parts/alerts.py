@@ -82,6 +82,7 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "local_resolver": settings.resolver == "local",
         "addresses": [str(address) for address in settings.host.addresses],
         "dns_troubles_file": dns_watch.TROUBLES if settings.resolver == "local" else "",
+        "report_announcements_file": paths.REPORTS_ANNOUNCEMENTS if settings.reads_reports else "",
         "renewal_troubles_file": certificates.TROUBLES if settings.tls.mode == "acme" else "",
         "backup": settings.backup
         and {

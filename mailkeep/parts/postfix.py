@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from mailkeep.parts import certificates
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
+from mailkeep.parts.server_package import PYTHON
 from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
@@ -16,7 +17,7 @@ DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
 QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that Mailkeep supports
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
-TABLES = ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients")
+TABLES = ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients", "report_copies")
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
 PORTS = {name: SERVICES[name] for name in ("smtp", "submission", "submissions")}
 PROBE = "192.0.2.1"  # a key of any kind of table
@@ -24,6 +25,9 @@ NO_IPV6 = "inet_protocols: disabling IPv6"
 ALERTS = "/var/spool/postfix/private/alerts"
 UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
 FORWARDS = "/var/spool/postfix/private/forwards"
+
+REPORT_COPY = f"{paths.REPORTS_USER}@localhost"
+"""Strangers cannot write to it: it is no address that Postfix accepts at RCPT."""
 
 Rows = Iterator[tuple[str, str]]
 
@@ -44,6 +48,8 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
                     spf_lookups=_list_spf_lookups(settings),
                     forward=FORWARD,
                     bounce=BOUNCE,
+                    reports_user=paths.REPORTS_USER if settings.reads_reports else "",
+                    python=PYTHON,
                     forwarded_ports=PROXY_PORTS if settings.host.forwarded_from else {},
                 ),
             ),
@@ -55,6 +61,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             _table_file("own_domains", _own_domain_rows(settings)),
             _table_file("own_senders", ((str(network), "OK") for network in _list_own_senders(settings))),
             _table_file("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
+            _table_file("report_copies", [(settings.report_address, REPORT_COPY)] if settings.reads_reports else []),
             *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
             File(f"{DROP_IN}/mailkeep.conf", render_template("postfix/service.d/mailkeep.conf")),
@@ -119,6 +126,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         strangers=STRANGERS,
         lines_milter=paths.LINES_MILTER_SOCKET,
         guard_milter=paths.GUARD_MILTER_SOCKET,
+        report_copy=REPORT_COPY if settings.reads_reports else "",
     )
 
 

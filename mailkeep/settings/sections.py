@@ -573,7 +573,7 @@ class Dns(Model):
     reports: Mailbox | None = Field(
         default=None,
         description="Where other servers send reports about your mail (DMARC, TLS-RPT). Default: postmaster at the "
-        "host name, which reaches `admin.addresses`.",
+        "host name, which reaches `admin.addresses`. At an address of this server, it reads them: `mailkeep reports`.",
         examples=["reports@example.net"],
     )
     spf: tuple[SpfTerm, ...] = Field(
@@ -692,6 +692,16 @@ class UncheckedSettings(Model):
         description="The largest message, attachments encoded (Postfix's message_size_limit), 1M to 150M.",
         examples=["25M"],
     )
+
+    @property
+    def report_address(self) -> str:
+        """Where other servers send reports: `dns.reports`, with its default."""
+        return self.dns.reports or f"postmaster@{self.host.name}"
+
+    @property
+    def reads_reports(self) -> bool:
+        """Whether reports arrive at this server, which then reads them."""
+        return self.report_address.rpartition("@")[2] in (*self.domains, self.host.name)
 
     @property
     def forwarding_networks(self) -> tuple[Network, ...]:

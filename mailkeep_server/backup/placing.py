@@ -15,6 +15,7 @@ MARKER = ".restored-from"
 """In a mailbox that is in place, until the one that was there is gone: where it came from."""
 SERVICES = (
     *("mailkeep-backup.timer", "mailkeep-backup-proof.timer", "mailkeep-certificate.timer", "mailkeep-dns.timer"),
+    "mailkeep-reports.timer",
     *("mailkeep-watch.service", "postfix.service", "dovecot.service", "fail2ban.service", "mailkeep-guard.service"),
 )
 """Stopped in this order, and started in the other, where they exist: they use what is restored. The guard's sockets

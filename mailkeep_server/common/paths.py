@@ -36,6 +36,17 @@ GUARD_SERVICE = "mailkeep-guard.service"
 # The milter that breaks long lines.
 LINES_MILTER_SOCKET = "/run/mailkeep-lines.milter"
 
+# Reports that other servers send.
+REPORTS_CONFIG = f"{ETC}/reports.json"
+REPORTS_USER = "mailkeep-reports"
+REPORTS_STATE = "/var/lib/mailkeep-reports"
+REPORTS_SPOOL = f"{REPORTS_STATE}/new"
+REPORTS_DATABASE_NAME = "reports.db"
+REPORTS_DATABASE = f"{REPORTS_STATE}/{REPORTS_DATABASE_NAME}"
+REPORTS_ANNOUNCEMENTS_NAME = "announcements.json"
+REPORTS_ANNOUNCEMENTS = f"{REPORTS_STATE}/{REPORTS_ANNOUNCEMENTS_NAME}"
+"""What the watch tells the administrators of reports."""
+
 # Backups.
 BACKUP_ETC = f"{ETC}/backup"
 BACKUP_CONFIG = f"{BACKUP_ETC}/config.json"

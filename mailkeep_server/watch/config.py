@@ -84,6 +84,8 @@ class WatchConfig:
     """Empty where nothing checks the DNS records."""
     renewal_troubles_file: str
     """Empty where no certificate authority is asked."""
+    report_announcements_file: str
+    """Empty where reports arrive at another server."""
     relay: RelayConfig | None = None
     """The relay host that takes all outgoing mail, if there is one."""
     backup: BackupPlan | None = None

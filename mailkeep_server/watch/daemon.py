@@ -32,6 +32,7 @@ from mailkeep_server.watch.leaving import LeavingSensor, hold_leaving
 from mailkeep_server.watch.login_monitor import LoginMonitor
 from mailkeep_server.watch.mail_flow import DeliverySensor
 from mailkeep_server.watch.outbox import Outbox
+from mailkeep_server.watch.report_news import ReportNews
 from mailkeep_server.watch.sensor import Sensor
 
 REPORTS = Path(paths.SENSOR_REPORTS)
@@ -58,7 +59,10 @@ class Watch:
         self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery, ssh_port)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))
+        self.report_news = ReportNews(settings.report_announcements_file, int(state.get("last_announcement", 0)))
         self.sensors = [*sensors.build_sensors(settings, PROOF, self.deliveries), self.leaving]
+        if settings.report_announcements_file:
+            self.sensors.append(self.report_news)
         if paths.GUARD_SERVICE in settings.units:
             self.sensors.append(self.guard_events)
         self.due = dict.fromkeys(self.sensors, 0.0)
@@ -128,7 +132,8 @@ class Watch:
     def save_state(self) -> None:
         components = (self.alerts, self.outbox, self.logins, self.deliveries, self.leaving)
         state = {name: value for component in components for name, value in component.export_state().items()}
-        text = json.dumps(state | {"last_event": self.guard_events.last_id})
+        last = {"last_event": self.guard_events.last_id, "last_announcement": self.report_news.last_id}
+        text = json.dumps(state | last)
         if text != self.saved_text and self.write_file(saved_state.FILE, text):
             self.saved_text = text
 

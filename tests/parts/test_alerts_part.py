@@ -54,6 +54,14 @@ def test_only_programs_that_run_have_their_troubles_read(declared: dict[str, obj
     assert (config.dns_troubles_file, config.renewal_troubles_file) == ("", "")
 
 
+def test_announcements_of_reports_are_read_where_reports_arrive(declared: dict[str, object], tmp_path: Path) -> None:
+    settings = Settings.model_validate(declared)
+    config = read_config(alerts.build_part(settings, None, ()), tmp_path)
+    assert config.report_announcements_file == "/var/lib/mailkeep-reports/announcements.json"
+    elsewhere = Settings.model_validate(declared | {"dns": {"reports": "reports@example.net"}})
+    assert read_config(alerts.build_part(elsewhere, None, ()), tmp_path).report_announcements_file == ""
+
+
 def test_every_unit_that_must_run_is_watched(settings: Settings, tmp_path: Path) -> None:
     stopped = Part("x", units=(Unit("no.service", running=False),))
     services = (ssh.build_part(settings), firewall.build_part(settings), stopped)

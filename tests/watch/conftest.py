@@ -59,4 +59,5 @@ def config(tmp_path: Path) -> WatchConfig:
         addresses=["192.0.2.1"],
         dns_troubles_file=str(tmp_path / "dns.json"),
         renewal_troubles_file="",
+        report_announcements_file=str(tmp_path / "announcements.json"),
     )

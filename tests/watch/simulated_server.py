@@ -214,6 +214,7 @@ def build_config(directory: Path) -> WatchConfig:
         freeze_list=str(directory / "accounts"),
         dns_troubles_file=str(directory / "dns.json"),
         renewal_troubles_file=str(directory / "renewal.json"),
+        report_announcements_file=str(directory / "announcements.json"),
     )
 
 

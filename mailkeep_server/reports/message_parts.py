@@ -1,0 +1,88 @@
+"""The parts of a message that may hold a report, read in bounded time and memory.
+
+Python's own parser goes as deep as a message nests, and keeps every line of it. A report needs neither: it is the body
+or an attachment. Its content type and file name are often wrong. So every leaf is a candidate, whatever its type.
+"""
+
+import binascii
+import quopri
+import re
+from collections.abc import Iterator, Mapping
+
+MAX_MESSAGE = 5 * 2**20
+"""Bytes. RFC 9990 section 3.5.1 lets a receiver of reports set a bound; the largest public samples have a tenth."""
+MAX_HEADER = 65_536  # bytes
+MAX_DEPTH = 4
+MAX_PARTS = 20
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.I)
+_ADDRESS_DOMAIN = re.compile(rb"@([A-Za-z0-9._-]{1,253})")
+
+Headers = Mapping[bytes, bytes]
+"""By lower-case name, the first field of that name, unfolded."""
+
+
+def read_headers(message: bytes) -> tuple[Headers, bytes]:
+    """The headers, and the body."""
+    if message[:2] == b"\r\n" or message[:1] == b"\n":
+        return {}, message.lstrip(b"\r\n")
+    end = _EMPTY_LINE.search(message, 0, MAX_HEADER)
+    block, body = (message[: end.start()], message[end.end() :]) if end else (message[:MAX_HEADER], b"")
+    headers: dict[bytes, bytes] = {}
+    for line in _FOLD.sub(b" ", block).splitlines():
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers.setdefault(name.strip().lower(), value.strip())
+    return headers, body
+
+
+def read_sender_domain(headers: Headers) -> str:
+    """The domain of `From:`, lower case; "" if it has none. Nothing proves it."""
+    domains = _ADDRESS_DOMAIN.findall(headers.get(b"from", b"")[:4096])
+    return domains[-1].decode().lower().strip(".") if domains else ""
+
+
+def list_leaves(message: bytes) -> Iterator[bytes]:
+    """The decoded content of each part that has no parts itself, of the first MAX_PARTS."""
+    remaining = MAX_PARTS
+    waiting = [(message, 0)]
+    while waiting and remaining:
+        remaining -= 1
+        entity, depth = waiting.pop()
+        headers, body = read_headers(entity)
+        inner = _list_inner_parts(headers, body)
+        if inner is None:
+            yield _decode_body(headers, body)
+        elif depth < MAX_DEPTH:
+            waiting.extend((part, depth + 1) for part in reversed(inner))
+
+
+def _list_inner_parts(headers: Headers, body: bytes) -> list[bytes] | None:
+    """None of a leaf."""
+    kind = headers.get(b"content-type", b"")
+    if kind[:10].lower() == b"multipart/" and (boundary := _BOUNDARY.search(kind)):
+        delimiter = b"\n--" + (boundary[1] or boundary[2])
+        sections = (b"\n" + body).split(delimiter, MAX_PARTS + 1)[1 : MAX_PARTS + 1]
+        return [section.partition(b"\n")[2] for section in sections if not section.startswith(b"--")]
+    if kind[:14].lower() == b"message/rfc822":
+        return [body]
+    return None
+
+
+def _decode_body(headers: Headers, body: bytes) -> bytes:
+    """As far as it can be decoded: a cut base64 text gives the bytes before the cut."""
+    encoding = headers.get(b"content-transfer-encoding", b"").split(b";")[0].strip().lower()
+    if encoding == b"base64":
+        return _decode_base64(body)
+    return quopri.decodestring(body) if encoding == b"quoted-printable" else body
+
+
+def _decode_base64(text: bytes) -> bytes:
+    letters = re.sub(rb"[^A-Za-z0-9+/]", b"", text)
+    return binascii.a2b_base64(letters[: len(letters) // 4 * 4] + _pad_rest(letters))
+
+
+def _pad_rest(letters: bytes) -> bytes:
+    rest = letters[len(letters) // 4 * 4 :]
+    return rest + b"=" * (4 - len(rest)) if len(rest) > 1 else b""
