@@ -44,9 +44,7 @@ def _count_days(text: str) -> int:
 def show_reports(
     name: InventoryName,
     domain: Annotated[str, typer.Option(metavar="DOMAIN", help="Only this domain. Default: all of mail.yml.")] = "",
-    since: Annotated[
-        int, typer.Option(parser=_count_days, metavar="DATE", help="Since this day. Default: 30 days ago.")
-    ] = DEFAULT_DAYS,
+    since: Annotated[str, typer.Option(metavar="DATE", help="Since this day, YYYY-MM-DD. Default: 30 days ago.")] = "",
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
@@ -59,7 +57,8 @@ def show_reports(
 
     directory, settings = open_inventory(name, home)
     report_rows.require_reports(settings)
-    summaries = report_rows.read_summaries(directory, since, domain.lower(), _show_progress)
+    days = _count_days(since) if since else DEFAULT_DAYS
+    summaries = report_rows.read_summaries(directory, days, domain.lower(), _show_progress)
     domains = received_reports.merge_summaries(summaries)
     conclusions = {
         reports.domain: [
@@ -73,7 +72,7 @@ def show_reports(
         print(json.dumps({"servers": summaries, "conclusions": texts}, indent=2))
     else:
         _print_domains(domains, conclusions)
-        _print_silence(settings, domains, domain.lower(), since)
+        _print_silence(settings, domains, domain.lower(), days)
         for outcome, number in received_reports.merge_outcomes(summaries).items():
             out.print(f"{count_noun(number, 'report')} not counted: {outcome}.", markup=False)
     if any(conclusion.state == "failing" for each in conclusions.values() for conclusion in each):
