@@ -91,7 +91,9 @@ def _compare_with_published(
     from mailkeep.dns import client, moving_order, observe, records, report
 
     if not moving:
-        return report.run_check(settings, keys, resolver, lambda: _judge_reports(directory, settings), as_json=as_json)
+        return report.run_check(
+            settings, keys, resolver, lambda: judge_received_reports(directory, settings), as_json=as_json
+        )
     questions = [client.Question(record.name, record.type) for record in records.all_records(settings, keys)]
     answers = observe.query_names([*dict.fromkeys(questions)], client.make_resolver(resolver))
     changes = moving_order.order_changes(settings, keys, answers)
@@ -102,7 +104,7 @@ def _compare_with_published(
     return 0
 
 
-def _judge_reports(directory: Path, settings: "Settings") -> "list[Finding]":
+def judge_received_reports(directory: Path, settings: "Settings") -> "list[Finding]":
     """What the reports that the servers have read support. The records can be checked without: before the first deploy
     nobody answers. A note on standard error says what was not looked at."""
     from mailkeep.dns.received_reports import merge_summaries

@@ -10,7 +10,9 @@ import pytest
 import yaml
 from cli_samples import Run, write_program
 
+from mailkeep.cli.dns import judge_received_reports
 from mailkeep.parts import server_package
+from mailkeep.settings.load import load_settings
 from mailkeep_server.reports.config import ReportsConfig
 from mailkeep_server.reports.dmarc_report import DmarcReport, DmarcRow
 from mailkeep_server.reports.store import DAY, OVER_BOUND, ReportStore
@@ -124,3 +126,24 @@ def test_a_server_that_cannot_be_reached_is_an_error(home: Path, mailkeep: Run) 
     result = mailkeep("reports", "home")
     assert result.code == 1
     assert "gone: ssh: connect to host gone port 22" in result.err
+
+
+def test_the_check_of_the_dns_reads_the_rows(server: Path, home: Path, tmp_path: Path) -> None:
+    """Beside the records: whichever policy the rows support."""
+    file = home / "mail.yml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"dns": {"dmarc": "none"}}))
+    settings = load_settings(file)
+    answer_with_rows(server, tmp_path)
+    [finding] = judge_received_reports(home, settings)
+    assert (finding.level, finding.name) == ("instruction", "_dmarc.example.org")
+    assert "For 29 days all of your 412 messages passed. 6 messages of unknown sources failed" in finding.problem
+    assert finding.advice == "Set dns.dmarc: reject, and publish the record"
+
+
+@pytest.mark.usefixtures("programs")
+def test_the_check_of_the_dns_goes_on_without_the_server(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "inventory.py").write_text(f"hosts = [('gone', {{'mailkeep': {str(home / 'mail.yml')!r}}})]\n")
+    assert judge_received_reports(home, load_settings(home / "mail.yml")) == []
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("note: reports of receivers were not looked at: gone: ssh:")
