@@ -120,8 +120,10 @@ def _describe_source(source: "Source") -> "Text":
         ]
         line.append(f", {source.failed} failed", "red" if source.is_ours else "")
         line.append(f" ({', '.join(fate)})" if fate else "")
-        for cause, number in source.causes.items():
-            line.append(f"\n      {number}: {cause}")
+    if source.senders:
+        line.append(f"; {count_noun(source.senders, 'receiver')}", "dim")
+    for cause, number in source.causes.items():
+        line.append(f"\n      {number}: {cause}")
     return line
 
 

@@ -19,7 +19,8 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A server that sent mail in a domain's name, as receivers say. `address` is empty for `others` together."""
+    """A server that sent mail in a domain's name, as so many `senders` of reports say. `address` is empty for `others`
+    together."""
 
     address: str
     kind: str
@@ -30,6 +31,7 @@ class Source:
     junked: int
     changed: int
     causes: dict[str, int]
+    senders: int
     others: int = 0
 
     @property
@@ -119,8 +121,9 @@ def _merge_sources(entries: Iterable[dict[str, Any]]) -> Iterator[Source]:
         }
         kind = next((kind for kind in KINDS if any(entry["kind"] == kind for entry in same)), "unknown")
         signers = dict.fromkeys(signer for entry in same for signer in entry["signers"])
+        senders = max(entry["senders"] for entry in same)  # of several servers, the same receivers write to each
         others = sum(entry.get("others", 0) for entry in same)
-        yield Source(address, kind, tuple(signers), causes=_add_causes(same), others=others, **sums)
+        yield Source(address, kind, tuple(signers), causes=_add_causes(same), senders=senders, others=others, **sums)
 
 
 def _merge_sessions(entries: Iterable[dict[str, Any]]) -> Iterator[TlsSessions]:

@@ -20,6 +20,8 @@ SPOOL = Path(paths.REPORTS_SPOOL)
 MAX_WAITING = 2000  # messages
 MAX_WAITING_BYTES = 64 * 2**20
 CHUNK = 65_536  # bytes
+PARTIAL = "partial."
+"""Beside the messages, a name begins with this until the copy is complete."""
 OVERFLOW_FILE = "overflow"
 """Beside the messages: a byte for each one that was left out because too many waited."""
 
@@ -33,7 +35,7 @@ def store_message(message: BinaryIO, spool: Path) -> str:
             overflow.write(b".")
         return f"{len(sizes)} messages wait for the reader already"
     name = f"{time.time_ns()}.{os.getpid()}"
-    partial = spool.parent / f"partial.{name}"
+    partial = spool.parent / f"{PARTIAL}{name}"
     try:
         with partial.open("xb") as file:
             length = 0

@@ -21,13 +21,15 @@ from mailkeep_server.reports.announcements import (
     write_announcements,
 )
 from mailkeep_server.reports.config import ReportsConfig
-from mailkeep_server.reports.intake import OVERFLOW_FILE
+from mailkeep_server.reports.intake import OVERFLOW_FILE, PARTIAL
 from mailkeep_server.reports.report_mail import read_report_mail
 from mailkeep_server.reports.store import OVERFLOW, READ, UNREADABLE, ReportStore
 
 STATE = Path(paths.REPORTS_STATE)
 BATCH = 50
 """Messages whose rows are committed together: a commit waits for the disk."""
+PARTIAL_SECONDS = 3600.0
+"""Postfix ends an intake after a minute (reports_time_limit)."""
 MAX_LOGGED = 20
 """Lines of the journal in one run about what could not be read."""
 
@@ -44,6 +46,7 @@ class Reader:
         with self.store.transaction():
             self._skip_last_message(now)
             self._count_overflow(now)
+        self._remove_partial_copies(now)
         messages = sorted(path for path in self.spool.iterdir() if path.is_file() and not path.is_symlink())
         for begin in range(0, len(messages), BATCH):
             self._read_batch(messages[begin : begin + BATCH], now)
@@ -92,6 +95,12 @@ class Reader:
         self.logged += 1
         if self.logged <= MAX_LOGGED:
             print(text, file=sys.stderr)
+
+    def _remove_partial_copies(self, now: float) -> None:
+        """An intake that was killed leaves one."""
+        for path in self.state.glob(f"{PARTIAL}*"):
+            if now - path.stat().st_mtime > PARTIAL_SECONDS:
+                path.unlink()
 
     def _count_overflow(self, now: float) -> None:
         marker = self.state / OVERFLOW_FILE

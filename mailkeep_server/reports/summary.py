@@ -1,9 +1,11 @@
 """The rows of reports as `mailkeepctl reports` gives them: by domain and source, with what failed and why."""
 
 import sqlite3
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from mailkeep_server.reports.explain import (
 from mailkeep_server.reports.store import DAY, READ
 
 MAX_SOURCES = 100
-"""Of one domain; those with the most failures, then the most messages. The others are one sum."""
+"""Of one domain. The others are one sum."""
+MAX_WEIGHED_SENDERS = 5
+"""Who has as many names to forge reports in may have more."""
 MAX_REPORTERS = 50
 MAX_CAUSES = 5
 SUMS = ("messages", "passed", "refused", "junked", "changed")
@@ -52,7 +56,7 @@ def _summarise_domain(database: sqlite3.Connection, domain: str, config: Reports
         values,
     ).fetchall()
     reporters = Counter((reporter, sender) for reporter, sender, _, _ in reports)
-    sources = list(_list_sources(database, domain, config, values))
+    sources = _bound_sources(_list_sources(database, domain, config, values))
     return {
         "domain": domain,
         "reports": len(reports),
@@ -65,7 +69,7 @@ def _summarise_domain(database: sqlite3.Connection, domain: str, config: Reports
             {"name": name, "sender": sender, "reports": number}
             for (name, sender), number in reporters.most_common(MAX_REPORTERS)
         ],
-        "sources": _bound_sources(sources),
+        "sources": sources,
         "tls": _summarise_tls(database, values),
     }
 
@@ -74,62 +78,76 @@ def _list_sources(
     database: sqlite3.Connection, domain: str, config: ReportsConfig, values: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     rows = database.execute(
-        "SELECT source, dkim, spf, disposition, signatures, spf_checks, reason, sum(messages), max(end)"
+        "SELECT source, sender, dkim, spf, disposition, signatures, spf_checks, reason, sum(messages), max(end)"
         " FROM dmarc_rows JOIN reports ON reports.id = dmarc_rows.report"
-        " WHERE dmarc_rows.domain = :domain AND end >= :since GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        " WHERE dmarc_rows.domain = :domain AND end >= :since GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1",
         values,
     )
-    groups: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for source, *columns in rows:
-        groups[source].append(tuple(columns))
-    for source, columns_of_source in groups.items():
-        yield _summarise_source(source, domain, config, columns_of_source)
+    for source, of_source in groupby(rows, itemgetter(0)):
+        yield _summarise_source(source, domain, config, of_source)
 
 
-def _summarise_source(source: str, domain: str, config: ReportsConfig, rows: list[tuple[Any, ...]]) -> dict[str, Any]:
-    passed, refused, junked, changed = 0, 0, 0, 0
-    causes, signers = Counter[str](), Counter[str]()
-    has_own_signature, has_spf = False, False
-    for dkim, spf, disposition, signatures, spf_checks, reason, messages, _ in rows:
+def _summarise_source(
+    source: str, domain: str, config: ReportsConfig, rows: Iterable[tuple[Any, ...]]
+) -> dict[str, Any]:
+    sums, last = Counter[str](), 0
+    causes, signers, senders = Counter[str](), Counter[str](), set[str]()
+    for _, sender, dkim, spf, disposition, signatures, spf_checks, reason, messages, end in rows:
         pairs = parse_pairs(signatures)
         signers.update({name: messages for name, result in pairs if result == "pass"})
-        has_own_signature, has_spf = has_own_signature or bool(dkim), has_spf or bool(spf)
+        senders.add(sender)
+        last = max(last, end)
+        outcome = {"messages": messages, "dkim": messages * dkim, "spf": messages * spf}
         if dkim or spf:
-            passed += messages
-            continue
-        causes[explain_dmarc_failure(domain, pairs, parse_pairs(spf_checks), reason)] += messages
-        changed += messages if has_broken_signature(domain, pairs) else 0
-        refused += messages if disposition == "reject" else 0
-        junked += messages if disposition == "quarantine" else 0
-    total = sum(row[6] for row in rows)
+            outcome["passed"] = messages
+        else:
+            causes[explain_dmarc_failure(domain, pairs, parse_pairs(spf_checks), reason)] += messages
+            outcome["changed"] = messages * has_broken_signature(domain, pairs)
+            outcome["refused"] = messages * (disposition == "reject")
+            outcome["junked"] = messages * (disposition == "quarantine")
+        sums.update(outcome)
     # By its address; else by what it can do: SPF of ours names it, or it kept our signature.
-    kind = config.find_kind(source) or ("spf" if has_spf else "signed" if has_own_signature else "unknown")
+    kind = config.find_kind(source) or ("spf" if sums["spf"] else "signed" if sums["dkim"] else "unknown")
     return {
         "source": source,
         "kind": kind,
+        "senders": len(senders),
         "signers": [name for name, _ in signers.most_common(MAX_CAUSES)],
-        "messages": total,
-        "passed": passed,
-        "refused": refused,
-        "junked": junked,
-        "changed": changed,
         "causes": dict(causes.most_common(MAX_CAUSES)),
-        "last": max(row[7] for row in rows),
+        "last": last,
+        **{name: sums[name] for name in SUMS},
     }
 
 
-def _bound_sources(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of ours first, then the failing; what is beyond the bound is one entry without an address."""
+def _bound_sources(sources: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is beyond MAX_SOURCES is one entry without an address. Memory holds some hundreds at a time."""
+    kept: list[dict[str, Any]] = []
+    others = {"source": "", "kind": "unknown", "senders": 0, "signers": [], "causes": {}, "last": 0, "others": 0}
+    others |= dict.fromkeys(SUMS, 0)
+    for source in sources:
+        kept.append(source)
+        if len(kept) > 4 * MAX_SOURCES:
+            kept = _fold_rest(kept, others)
+    kept = _fold_rest(kept, others)
+    return [*kept, others] if others["others"] else kept
+
+
+def _fold_rest(sources: list[dict[str, Any]], others: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ours first, then those that most senders name: one forger's large numbers push no source of others' out."""
     ordered = sorted(
         sources,
-        key=lambda source: (source["kind"] == "unknown", source["passed"] - source["messages"], -source["messages"]),
+        key=lambda source: (
+            source["kind"] == "unknown",
+            -min(source["senders"], MAX_WEIGHED_SENDERS),
+            source["passed"] - source["messages"],
+            -source["messages"],
+        ),
     )
-    rest = ordered[MAX_SOURCES:]
-    if not rest:
-        return ordered
-    sums = {name: sum(source[name] for source in rest) for name in SUMS}
-    others = {"source": "", "kind": "unknown", "signers": [], "causes": {}, "last": 0, "others": len(rest)}
-    return [*ordered[:MAX_SOURCES], others | sums]
+    for source in ordered[MAX_SOURCES:]:
+        others["others"] += 1
+        for name in SUMS:
+            others[name] += source[name]
+    return ordered[:MAX_SOURCES]
 
 
 def _summarise_tls(database: sqlite3.Connection, values: dict[str, Any]) -> list[dict[str, Any]]:

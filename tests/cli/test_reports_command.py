@@ -61,7 +61,7 @@ def test_each_source_and_the_conclusion_are_in_words(server: Path, tmp_path: Pat
     result = mailkeep("reports", "home")
     assert (result.code, result.err) == (0, "")
     assert "example.org  412 of 418 messages passed; 2 reports" in result.out
-    assert f"{OURS:40} this server     412 passed" in result.out
+    assert f"{OURS:40} this server     412 passed; 1 receiver" in result.out
     assert f"{STRANGER:40} unknown         0 passed, 6 failed (6 refused)" in result.out
     assert "6: signed as news.example, not as your domain" in result.out
     assert "as Google (from google.example, 2 reports) say" in result.out

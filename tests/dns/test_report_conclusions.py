@@ -144,6 +144,18 @@ def test_many_sources_are_one_sum_beyond_the_bound(server: Server) -> None:
     assert server.find_domain().messages == 300
 
 
+def test_a_forgers_numbers_push_no_other_source_out(server: Server) -> None:
+    for part in range(5):
+        rows = [(f"10.{part}.{number}.1", 10**9, FAIL) for number in range(100)]
+        server.report(*rows, sender="forger.example")
+    for sender in ("google.example", "yahoo.example"):
+        server.report((STRANGER, 2, FAIL), (OURS, 1, PASS), sender=sender)
+    [domain] = server.summarise()["domains"]
+    assert [source["source"] for source in domain["sources"][:2]] == [OURS, STRANGER]
+    assert [source["senders"] for source in domain["sources"][:3]] == [2, 2, 1]
+    assert domain["messages"] == 500 * 10**9 + 6
+
+
 def test_servers_are_added_up(tmp_path: Path) -> None:
     first, second = Server(tmp_path / "a.db"), Server(tmp_path / "b.db")
     first.report((OURS, 4, PASS), (STRANGER, 1, FAIL), days_ago=20)

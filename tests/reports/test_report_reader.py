@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import sqlite3
 import sys
 import time
@@ -95,6 +96,16 @@ def test_a_large_message_is_left_out_and_leaves_nothing(state: Path) -> None:
     [reason] = take_in(state, b"x" * (MAX_MESSAGE + 1))
     assert "more than 5 MB" in reason
     assert [path.name for path in state.rglob("*")] == ["new"]
+
+
+def test_what_a_killed_intake_left_goes(state: Path) -> None:
+    old, new = state / "partial.1.2", state / "partial.3.4"
+    old.touch()
+    new.touch()
+    os.utime(old, (NOW - 7200, NOW - 7200))
+    os.utime(new, (NOW - 60, NOW - 60))
+    Reader(state, CONFIG).read_spool(NOW)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("fault", ["no directory", "no fault"])
