@@ -53,11 +53,11 @@ class ReportsServer:
     def read_reports(self) -> None:
         self.server.run("systemctl start mailkeep-reports.service")
 
-    def run_mailkeep(self, *arguments: str) -> tuple[int, str]:
-        """`mailkeep reports` of this server: exit code and output."""
-        command = [sys.executable, "-m", "mailkeep", "reports", str(self.site.inventory), *arguments]
+    def run_mailkeep(self, command_name: str, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of a command about this server."""
+        command = [sys.executable, "-m", "mailkeep", command_name, str(self.site.inventory), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        return done.returncode, done.stdout + done.stderr
+        return done.returncode, done.stdout or done.stderr
 
 
 def compose_dmarc(report_id: str, rows: list[tuple[str, int, bool]], days_ago: int = 1) -> bytes:
@@ -127,11 +127,23 @@ def test_a_report_comes_by_mail_and_is_told_in_words(reports_server: ReportsServ
     reports_server.wait_for_copies(2)
     reports_server.read_reports()
     assert reports_server.count_copies() == 0
-    code, text = reports_server.run_mailkeep()
+    code, text = reports_server.run_mailkeep("reports")
     assert code == 0, text
     assert "all of your 412 messages passed: go to reject." in text
     assert re.search(rf"{re.escape(ours)} +this server +412 passed", text)
     assert "outside.test (from outside.test, 2 reports)" in text
+    rows = reports_server.server.run("mailkeepctl reports --domain example.test").stdout
+    assert "example.test: 412 of 412 messages passed, in 2 reports" in rows
+
+
+def test_the_check_of_the_dns_says_what_the_reports_support(reports_server: ReportsServer) -> None:
+    resolver = reports_server.outside.resolver
+    _, text = reports_server.run_mailkeep("dns", "--check", "--json", "--resolver", resolver)
+    problems = {
+        finding["name"]: finding["problem"] for finding in json.loads(text) if "reports of" in finding["problem"]
+    }
+    assert list(problems) == ["_dmarc.example.test"]
+    assert "all of your 412 messages passed: go to reject" in problems["_dmarc.example.test"]
 
 
 def test_the_message_itself_went_to_the_administrators(reports_server: ReportsServer) -> None:
@@ -166,10 +178,10 @@ def test_a_new_source_that_fails_and_a_tls_failure_are_told_once(reports_server:
     reports_server.receive("r5", gzip.compress(compose_dmarc("r5", [(STRANGER_SOURCE, 9, False)])))
     reports_server.wait_for_copies(1)
     reports_server.read_reports()
-    code, text = reports_server.run_mailkeep("--json")
+    code, text = reports_server.run_mailkeep("reports", "--json")
     assert code == 1, "a TLS failure is a failure of ours"
     [domain] = json.loads(text)["servers"][0]["domains"]
-    assert [source["failed"] if "failed" in source else source["messages"] for source in domain["sources"]][-1] == 16
+    assert (domain["sources"][-1]["source"], domain["sources"][-1]["messages"]) == (STRANGER_SOURCE, 16)
     announced = json.loads(reports_server.server.run(f"cat {STATE}/announcements.json").stdout)
     assert announced["last"] - min(entry["id"] for entry in announced["announcements"]) + 1 == 2, announced
 
