@@ -245,6 +245,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             for kind in ("service", "socket")
         },
         "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
+        "/etc/systemd/system/mailkeep-reports.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
     },
     {
         "/etc/mailkeep/tls/server.pem": (
@@ -268,7 +269,15 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/usr/lib/mailkeep/__main__.py": (lambda text: text + "def\n", "SyntaxError"),
         **{
             f"/etc/postfix/{table}": (lambda text: text + "nonsense\n", "expected format: key whitespace value")
-            for table in ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients")
+            for table in (
+                "mailboxes",
+                "aliases",
+                "lists",
+                "sender_login",
+                "own_domains",
+                "alert_recipients",
+                "report_copies",
+            )
         },
         "/etc/postfix/own_senders": (lambda text: text + "nonsense\n", "skipping this rule"),
         **{
@@ -287,6 +296,8 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             for unit in (*alerts.UNIT_FILES, logs.SERVICE)
         },
         "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
+        "/etc/systemd/system/mailkeep-reports.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
+        "/etc/mailkeep/reports.json": (lambda text: text + "nonsense\n", "Extra data"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
