@@ -252,6 +252,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             lambda text: create_other_key() + text.partition("-----END PRIVATE KEY-----\n")[2],
             "its key is not the key of its certificate",
         ),
+        "/etc/mailkeep/reports.json": (lambda text: text + "nonsense\n", "Extra data"),
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
         "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "(no JSON)"),
@@ -297,7 +298,6 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         },
         "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         "/etc/systemd/system/mailkeep-reports.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
-        "/etc/mailkeep/reports.json": (lambda text: text + "nonsense\n", "Extra data"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
