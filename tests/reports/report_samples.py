@@ -235,7 +235,7 @@ ZOHO = Sample(
     ((STRANGER, 2, False, False),),
 )
 
-# Cisco's and others' appliances: upper-case results, empty reasons and domains, zip in a plain text's type.
+# An appliance: upper-case results, empty reasons and domains, zip in a plain text's type.
 APPLIANCE = Sample(
     compose_attached_report(
         "postmaster@veeam.example",
