@@ -160,7 +160,7 @@ sys.exit(main(["guard"]))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     """The condition's first true value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
