@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -115,21 +116,14 @@ def list_mailboxes(config: BackupConfig, root: Path = Path(mailboxes.ROOT)) -> l
 
 def count_files(stages: Iterable[Path]) -> int:
     """As borg counts them: a file with several names once. Dovecot links a message to several people."""
-    inodes: set[tuple[int, int]] = set()
-    for stage in stages:
-        inodes.update(_list_inodes(str(stage)))
+    inodes = set()
+    for stage in stages:  # one is missing where nobody has mail yet
+        for directory, _, names in os.walk(stage):
+            for name in names:
+                status = os.lstat(f"{directory}/{name}")  # a Path for each of 20,000 takes several times as long
+                if stat.S_ISREG(status.st_mode):
+                    inodes.add((status.st_dev, status.st_ino))
     return len(inodes)
-
-
-def _list_inodes(directory: str) -> Iterator[tuple[int, int]]:
-    """Device and number of each plain file. A Path for each of 20,000 files would take seven times as long."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _list_inodes(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
-                yield status.st_dev, status.st_ino
 
 
 def _find_fault(repository: Repository, archive: str, files: int, show_progress: ShowProgress | None) -> str:

@@ -71,3 +71,7 @@ def test_a_message_to_several_people_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "second/link").symlink_to("message")
     (tmp_path / "second/another").write_text("to one")
     assert run.count_files([tmp_path]) == 2
+
+
+def test_where_nobody_has_mail_there_is_nothing_to_count(tmp_path: Path) -> None:
+    assert run.count_files([tmp_path / "never-made"]) == 0
