@@ -43,23 +43,24 @@ class Machine:
 
     def run(self, command: str) -> str:
         """Raises UserError."""
-        done = self._try_command(command)
-        if done.rc:
-            raise UserError(f"{self.label}: {last_line(done)}.")
-        return str(done.stdout).strip()
+        return self._read_output(self._try_command(command))
 
     def read_status(self) -> Mapping[str, Any]:
         """The fields of `mailkeep_server.moving_house.record.MoveRecord`. UserError if its Mailkeep is older."""
         done = self._try_command(f"{PYTHON} move status")
-        if done.rc == STEP_FAULT:
-            raise UserError(f"{self.label}: {last_line(done)}.")
-        if done.rc:
+        if done.rc not in (0, STEP_FAULT):
             raise UserError(
                 f"{self.label}: {last_line(done)}.\nIt needs this version of Mailkeep. Deploy it there first, by the "
                 "inventory as it is: nothing of the move has begun."
             )
-        status: dict[str, Any] = json.loads(done.stdout)
+        status: dict[str, Any] = json.loads(self._read_output(done))
         return status
+
+    def _read_output(self, done: CommandResult) -> str:
+        """Raises UserError with the words of the machine if the command has failed."""
+        if done.rc:
+            raise UserError(f"{self.label}: {last_line(done)}.")
+        return str(done.stdout).strip()
 
     def _try_command(self, command: str) -> CommandResult:
         """Raises UserError if the machine is not reached."""

@@ -37,12 +37,12 @@ TEXTS = {
 }
 
 
-def compare_messages(result: FolderResult, listed: Iterable[FolderMessage], uid_validity: int) -> Comparison:
-    """`result` has all messages of the source that belong into one folder, `listed` all messages of that folder.
+def compare_messages(result: FolderResult, messages: Iterable[FolderMessage], uid_validity: int) -> Comparison:
+    """`result` has all messages of the source that belong into one folder, `messages` all messages of that folder.
 
     A message is found by the UID that it got on arrival, else by its bytes. Each message here counts for one there.
     """
-    by_uid = {message.uid: message for message in listed}
+    by_uid = {message.uid: message for message in messages}
     by_digest: dict[str, list[int]] = defaultdict(list)
     for uid, message in by_uid.items():
         by_digest[message.digest].append(uid)

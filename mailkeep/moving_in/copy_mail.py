@@ -151,13 +151,13 @@ class MailImport:
         self.report.seconds = time.monotonic() - begin
 
     def _compare(self, target: str, result: FolderResult) -> Comparison:
-        listed: list[FolderMessage] = []
+        messages: list[FolderMessage] = []
 
         def take_messages(line: dict[str, Any]) -> None:
-            listed.extend(FolderMessage(*values) for values in line["messages"])
+            messages.extend(FolderMessage(*values) for values in line["messages"])
 
         state = self._session.ask("list", take_messages, folder=target)
-        return compare_messages(result, listed, state["uid_validity"])
+        return compare_messages(result, messages, state["uid_validity"])
 
     def _report_folder(
         self, folder: SourceFolder, target: str, result: FolderResult, comparison: Comparison, alone: bool
