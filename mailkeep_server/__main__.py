@@ -28,7 +28,7 @@ PROGRAMS = {
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""
-IMPORTED_LATE = ("common.unix_smtp", "common.relay_login")
+IMPORTED_LATE = ("common.unix_smtp", "common.relay_login", "reports.listing", "reports.summary")
 """Modules that programs import only when they need them."""
 
 

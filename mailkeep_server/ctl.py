@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 import argparse
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import time
@@ -20,14 +19,11 @@ from urllib.parse import urlencode
 from mailkeep_server import account_password, mailbox_move
 from mailkeep_server.common import mailboxes, paths, unix_http
 from mailkeep_server.common.commands import run
+from mailkeep_server.common.report_days import KEPT_DAYS, SHOWN_DAYS
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
 from mailkeep_server.freezes.enforce import QueuedMessage
 from mailkeep_server.guard import config
-from mailkeep_server.reports.config import load_config as load_reports_config
-from mailkeep_server.reports.listing import format_summary
-from mailkeep_server.reports.store import DAY, KEPT_DAYS
-from mailkeep_server.reports.summary import summarise_reports
 
 CONFIG = Path(paths.GUARD_CONFIG)
 CONTROL_SOCKET = paths.GUARD_CONTROL_SOCKET
@@ -36,7 +32,6 @@ RESTART_TIMEOUT = 30.0  # seconds
 MAX_SHOWN_RECIPIENTS = 3
 MAX_SHOWN_LIMITS = 2
 MAX_SUGGESTIONS = 5
-MAX_REPORT_DAYS = KEPT_DAYS
 DESCRIPTION = """\
 Freeze and thaw accounts of this mail server; see what they have sent, their queued
 mail, and the guard's events.
@@ -67,7 +62,7 @@ def main(arguments: list[str]) -> int:
         if os.geteuid() != 0:
             raise CtlError("mailkeepctl needs root: `sudo mailkeepctl …`.")
         command(options)
-    except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired, sqlite3.Error) as error:
+    except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -120,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     reports = add("reports", show_reports, text, "--domain example.org --days 7", account=False)
     reports.add_argument("--domain", type=str.lower, default="", help="only this domain (default: all of mail.yml)")
     reports.add_argument(
-        "--days", type=parse_days, default=30, metavar="NUMBER", help=f"so many days, up to {MAX_REPORT_DAYS}"
+        "--days", type=parse_days, default=SHOWN_DAYS, metavar="NUMBER", help=f"so many days, up to {KEPT_DAYS}"
     )
     for parser_with_json in (queue, status, events, reports):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -289,25 +284,31 @@ def read_events(after: int) -> dict[str, Any]:
 
 def parse_days(text: str) -> int:
     days = int(text)
-    if not 1 <= days <= MAX_REPORT_DAYS:
-        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_REPORT_DAYS}")
+    if not 1 <= days <= KEPT_DAYS:
+        raise argparse.ArgumentTypeError(f"expected 1 to {KEPT_DAYS}")
     return days
 
 
 def show_reports(options: argparse.Namespace) -> None:
     """With --json: as `summary.summarise_reports` has it."""
+    # Other commands need none of it, and would start a fifth later.
+    import sqlite3
+
+    from mailkeep_server.reports import config as reports_config
+    from mailkeep_server.reports import listing, store, summary
+
     try:
-        settings = load_reports_config()
+        settings = reports_config.load_config()
     except FileNotFoundError:
         raise CtlError("Reports do not arrive at this server: dns.reports in mail.yml leads elsewhere.") from None
     if options.domain and options.domain not in settings.domains:
         raise CtlError(f"{options.domain} is no domain of this server. Its domains are: {', '.join(settings.domains)}.")
-    since = time.time() - options.days * DAY
-    summary = summarise_reports(Path(paths.REPORTS_DATABASE), settings, since, options.domain)
-    if options.json:
-        print(json.dumps(summary, indent=2))
-        return
-    print("\n".join(format_summary(summary)))
+    since = time.time() - options.days * store.DAY
+    try:
+        rows = summary.summarise_reports(Path(paths.REPORTS_DATABASE), settings, since, options.domain)
+    except sqlite3.Error as error:
+        raise CtlError(str(error)) from None
+    print(json.dumps(rows, indent=2) if options.json else "\n".join(listing.format_summary(rows)))
 
 
 def show_metrics(_options: argparse.Namespace) -> None:

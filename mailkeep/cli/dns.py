@@ -9,6 +9,7 @@ import typer
 
 from mailkeep.cli.common import AsJson, Home, InventoryName, Resolver, open_inventory, out
 from mailkeep.errors import UserError
+from mailkeep_server.common.report_days import SHOWN_DAYS
 from mailkeep_server.common.wording import count_noun
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def judge_received_reports(directory: Path, settings: "Settings") -> "list[Findi
     """What the reports that the servers have read support. The records can be checked without: before the first deploy
     nobody answers. A note on standard error says what was not looked at."""
     from mailkeep.dns.received_reports import merge_summaries
-    from mailkeep.dns.report_conclusions import REPORT_DAYS, judge_reports
+    from mailkeep.dns.report_conclusions import judge_reports
     from mailkeep.operate.report_rows import read_summaries, require_reports
 
     try:
         require_reports(settings)
-        return list(judge_reports(settings, merge_summaries(read_summaries(directory, REPORT_DAYS))))
+        return list(judge_reports(settings, merge_summaries(read_summaries(directory, SHOWN_DAYS))))
     except UserError as error:
         print(f"note: reports of receivers were not looked at: {error}", file=sys.stderr)
         return []

@@ -1,7 +1,6 @@
 """`mailkeep reports`: what other servers report about our mail, in words."""
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mailkeep.cli.common import AsJson, Home, InventoryName, open_inventory, out
+from mailkeep_server.common.report_days import KEPT_DAYS, SHOWN_DAYS
 from mailkeep_server.common.wording import count_noun
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-DEFAULT_DAYS, MAX_DAYS = 30, 92  # the server keeps so many
 _STYLES = {"ready": "bold green", "right": "bold green", "strangers": "bold green", "failing": "bold red"}
 MAX_REPORTERS = 6
 
@@ -31,8 +30,8 @@ def _count_days(text: str) -> int:
         days = (datetime.now(UTC).date() - date.fromisoformat(text)).days + 1
     except ValueError:
         raise typer.BadParameter("expected a day, such as 2026-11-01") from None
-    if not 1 <= days <= MAX_DAYS:
-        raise typer.BadParameter(f"expected a day of the last {MAX_DAYS} days: the server keeps no older rows")
+    if not 1 <= days <= KEPT_DAYS:
+        raise typer.BadParameter(f"expected a day of the last {KEPT_DAYS} days: the server keeps no older rows")
     return days
 
 
@@ -54,11 +53,13 @@ def show_reports(
     Exit code 1: mail of your own sources failed, or TLS to your server; or an error."""
     from mailkeep.dns import received_reports, report_conclusions
     from mailkeep.operate import report_rows
+    from mailkeep.verify.report import show_progress
 
     directory, settings = open_inventory(name, home)
     report_rows.require_reports(settings)
-    days = _count_days(since) if since else DEFAULT_DAYS
-    summaries = report_rows.read_summaries(directory, days, domain.lower(), _show_progress)
+    days = _count_days(since) if since else SHOWN_DAYS
+    with show_progress(f"The servers are asked for their rows of {days} days"):
+        summaries = report_rows.read_summaries(directory, days, domain.lower())
     domains = received_reports.merge_summaries(summaries)
     conclusions = {
         reports.domain: [
@@ -77,11 +78,6 @@ def show_reports(
             out.print(f"{count_noun(number, 'report')} not counted: {outcome}.", markup=False)
     if any(conclusion.state == "failing" for each in conclusions.values() for conclusion in each):
         raise typer.Exit(1)
-
-
-def _show_progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)
 
 
 def _print_domains(domains: "list[DomainReports]", conclusions: "dict[str, list[Conclusion]]") -> None:

@@ -11,8 +11,6 @@ from mailkeep_server.common.wording import count_noun
 
 MIN_DAYS = 14
 """That reports must cover before a step: a newsletter or an invoice may come once in two weeks."""
-REPORT_DAYS = 30
-"""That are looked at."""
 MAX_NAMED = 3
 
 State = Literal["ready", "right", "early", "strangers", "changed", "failing", "unknown"]

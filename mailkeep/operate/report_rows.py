@@ -1,7 +1,6 @@
 """The rows of reports that the servers of an inventory have read, by their `mailkeepctl`."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from shlex import join
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, for_each_host, last_line
 from mailkeep.settings.models import Settings
-
-ShowProgress = Callable[[str], None]
 
 
 def require_reports(settings: Settings) -> None:
@@ -23,14 +20,11 @@ def require_reports(settings: Settings) -> None:
         )
 
 
-def read_summaries(
-    inventory: Path, days: int, domain: str = "", show_progress: ShowProgress = lambda _: None
-) -> list[dict[str, Any]]:
+def read_summaries(inventory: Path, days: int, domain: str = "") -> list[dict[str, Any]]:
     """One of each server, as `mailkeep_server.reports.summary` has it. Raises UserError after the last server if one
     did not answer."""
 
     def ask_host(host: RemoteHost) -> dict[str, Any]:
-        show_progress(f"{host.name}: asking for its rows of {days} days")
         arguments = ["mailkeepctl", "reports", "--json", f"--days={days}"]
         done = host.run_mailkeep(join([*arguments, f"--domain={domain}"] if domain else arguments))
         if done.rc == 2:  # of argparse: an unknown command

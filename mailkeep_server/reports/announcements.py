@@ -30,6 +30,7 @@ MAX_DOMAINS_A_DAY = 5
 MAX_KEPT = 20
 """Announcements in the file. The watch reads each within seconds."""
 
+_SUBJECTS = {"dmarc": "mail failed DMARC", "tls": "TLS to this server failed"}
 _KINDS = {"own": "this server", "spf": "a sender of dns.spf", "forwarder": "a forwarder"}
 
 
@@ -103,7 +104,7 @@ def _announce_new(database: sqlite3.Connection, kind: str, domain: str, now: flo
     select = f"SELECT description FROM failures WHERE {condition} ORDER BY subject LIMIT {MAX_NAMED}"  # noqa: S608
     texts = [text for (text,) in database.execute(select, (kind, domain))]
     database.execute(f"UPDATE failures SET announced = ? WHERE {condition}", (int(now), kind, domain))  # noqa: S608
-    subject = "mail failed DMARC from a new source" if kind == "dmarc" else "TLS to this server failed"
+    subject = f"{_SUBJECTS[kind]} from a new source" if kind == "dmarc" else _SUBJECTS[kind]
     more = f"; and {number - len(texts)} more" if number > len(texts) else ""
     yield f"{domain}: {subject}: {'; '.join(texts)}{more}. `mailkeep reports` says more"
 
@@ -117,9 +118,8 @@ def _announce_ends(database: sqlite3.Connection, kind: str, domain: str, now: fl
     database.execute(f"DELETE FROM failures WHERE {condition}", values)  # noqa: S608
     if subjects:
         more = f" and {len(subjects) - MAX_NAMED} more" if len(subjects) > MAX_NAMED else ""
-        what = "mail failed DMARC" if kind == "dmarc" else "TLS to this server failed"
         names = ", ".join(subjects[:MAX_NAMED])
-        yield f"{domain}: over: {what} ({names}{more}): no report of it for {OVER_AFTER // DAY} days"
+        yield f"{domain}: over: {_SUBJECTS[kind]} ({names}{more}): no report of it for {OVER_AFTER // DAY} days"
 
 
 def write_announcements(file: Path, sentences: list[str], now: float) -> None:

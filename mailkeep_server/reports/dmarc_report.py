@@ -188,7 +188,7 @@ class _Reader:
                 header_from=clean_domain(record.get("header_from", "")),
                 dkim=record.get("dkim", "").lower() == "pass",
                 spf=record.get("spf", "").lower() == "pass",
-                disposition=record.get("disposition", "").lower() if _is_disposition(record) else "",
+                disposition=_read_disposition(record.get("disposition", "")),
                 signatures=tuple(self.signatures),
                 spf_checks=tuple(self.spf_checks),
                 reason=clean_text(record.get("type", ""), 30),
@@ -203,8 +203,10 @@ class _Reader:
             self.report.unread_rows += 1
 
 
-def _is_disposition(record: dict[str, str]) -> bool:
-    return record.get("disposition", "").lower() in DISPOSITIONS
+def _read_disposition(text: str) -> str:
+    """Empty if it is unknown."""
+    disposition = text.lower()
+    return disposition if disposition in DISPOSITIONS else ""
 
 
 def _refuse_document_type(*_declaration: object) -> None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailkeep_server.common.report_days import KEPT_DAYS
 from mailkeep_server.reports.config import ReportsConfig
 from mailkeep_server.reports.dmarc_report import DmarcReport, DmarcRow
 from mailkeep_server.reports.explain import format_pairs
 from mailkeep_server.reports.tls_report import TlsReport, TlsRow
 
 DAY = 86_400  # seconds
-KEPT_DAYS = 92
 MAX_REPORT_AGE = 30 * DAY
 """A late report is of last week. An old one tells nothing of today, or is made up."""
 MAX_FUTURE = 2 * DAY

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from report_samples import BEGIN, END, NOW, OURS
 
+from mailkeep_server.common.report_days import KEPT_DAYS
 from mailkeep_server.reports.config import ReportsConfig
 from mailkeep_server.reports.dmarc_report import DmarcReport, DmarcRow
 from mailkeep_server.reports.store import (
     ALL_BOUNDS,
     DAY,
-    KEPT_DAYS,
     NEWCOMER_BOUNDS,
     OTHER_DOMAIN,
     OUT_OF_TIME,
