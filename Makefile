@@ -6,8 +6,10 @@ export PYTHONDONTWRITEBYTECODE =
 
 # What fails beside other tests is tried once more, alone: a busy machine may be slower than a test allows. Exit code 1
 # says that tests failed.
-run_tests = .venv/bin/pytest -m "$(1)" $(2) || { test $$? = 1 && echo "Once more, alone, what failed:" && \
+run_tests = .venv/bin/$(or $(3),pytest) -m "$(1)" $(2) || { test $$? = 1 && echo "Once more, alone, what failed:" && \
   .venv/bin/pytest -m "$(1)" --last-failed --last-failed-no-failures none; }
+
+measure_coverage = python -m slipcover --source mailkeep,mailkeep_server --json --out .coverage.json -m pytest
 
 demo: bootstrap
 	@.venv/bin/python -m mailkeep.demo
@@ -21,8 +23,7 @@ test: test-fast
 	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
-	.venv/bin/python -m slipcover --source mailkeep,mailkeep_server --json --out .coverage.json \
-	  -m pytest -m "not lab and not wheel and not slow" -n 3 --dist worksteal
+	$(call run_tests,not lab and not wheel and not slow,-n 3 --dist worksteal,$(measure_coverage))
 	@.venv/bin/python scripts/print_coverage.py .coverage.json
 
 lint: bootstrap

@@ -280,8 +280,6 @@ class SupervisedGuard(GuardProcess):
         self._systemd.bind(str(directory / "systemd"))
         (directory / "systemd").chmod(0o666)
         super().__init__(directory, **changes)
-        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
-        self._supervisor.start()
 
     def write_list(self, text: str) -> None:
         """As a person with an editor would."""
@@ -293,7 +291,13 @@ class SupervisedGuard(GuardProcess):
             os.chown(path, self.user, group)
             path.chmod(mode)
         self._launch()
-        wait_until(self.is_answering)
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+        try:
+            wait_until(self.is_answering)
+        except AssertionError as error:
+            self.stop()
+            raise AssertionError(f"no answer after {self.starts} starts: {self.log.read_text()}") from error
 
     def _launch(self) -> None:
         self.starts += 1
@@ -340,8 +344,7 @@ class SupervisedGuard(GuardProcess):
 
     def stop(self) -> None:
         self._has_ended = True
-        if hasattr(self, "_supervisor"):
-            self._supervisor.join()
+        self._supervisor.join()
         self._systemd.close()
         super().stop()
 
