@@ -42,6 +42,15 @@ def dkim_keys() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A service's `main` sets the umask of its process, which here runs other tests, too."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def killed_after() -> Callable[[int], AbstractContextManager[None]]:
     """A context in which so many changes of a vault succeed; the next raises KeyboardInterrupt and changes nothing."""
