@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from mailkeep_server.common.milter_server import ProtocolError, split_packets
 from mailkeep_server.guard import milter, policy
 from mailkeep_server.guard.batch import Batch
 from mailkeep_server.guard.judge import Judge
@@ -70,7 +71,7 @@ class Connection(asyncio.BufferedProtocol, ABC):
             requests, rest = self.split_buffer(self._rest + data)
             for request in requests:
                 self.handle_request(request)
-        except (policy.MalformedError, milter.ProtocolError) as error:
+        except (policy.MalformedError, ProtocolError) as error:
             print(f"{type(self).__name__}: {error}; connection ended", file=sys.stderr)
             self.transport.abort()  # Postfix then takes default_action, or milter_default_action
             return
@@ -127,7 +128,7 @@ class PolicyConnection(Connection):
 
 
 class MilterConnection(Connection):
-    split_buffer = staticmethod(milter.split_packets)
+    split_buffer = staticmethod(split_packets)
 
     def __init__(self, judge: Judge, batch: Batch) -> None:
         super().__init__(batch)

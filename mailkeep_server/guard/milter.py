@@ -1,4 +1,4 @@
-"""The milter protocol, version 6, as Postfix speaks it (MILTER_README, Sendmail's libmilter/mfdef.h).
+"""The guard's milter. `mailkeep_server.common.milter_server` has the protocol.
 
 Unlike a policy service, a milter sees the From: line, and whether the message was accepted in the end. This one
 changes nothing in a message, and reads bodies only of messages without a sender. It must be the last in smtpd_milters:
@@ -10,15 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from mailkeep_server.common.milter_server import (
+    CONTINUE,
+    ProtocolError,
+    answer_negotiation,
+    first_address,
+    split_words,
+)
 from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.judge import Judge
 
-MAX_PACKET_BYTES = 1 << 17
-"""Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
-
-_VERSION = 6
 _NO_CONNECT, _NO_HELO, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x40, 0x100, 0x200
 _SKIPPED_COMMANDS = _NO_CONNECT | _NO_HELO | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
 _SKIP_EVENT = 0x400
@@ -26,14 +29,10 @@ _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 # Postfix blocks on every reply, so ask for few. MAIL must have one: without it Postfix would hold the command back
 # until the next.
 _PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
-_CONTINUE, _REPLY, _TEMPORARY_FAILURE, _SKIP = b"c", b"y", b"t", b"s"
+_REPLY, _TEMPORARY_FAILURE, _SKIP = b"y", b"t", b"s"
 _LOGIN, _QUEUE_ID, _CLIENT, _SERVICE = "{auth_authen}", "i", "{client_addr}", "{daemon_name}"
 _KINDS = {kind: kind for kind in (FORWARD, BOUNCE)}
 """By milter_macro_daemon_name of master.cf's services, how a message without a login counts; else as LOCAL."""
-
-
-class ProtocolError(Exception):
-    """Not a packet of Postfix's."""
 
 
 @dataclass(slots=True)
@@ -75,16 +74,11 @@ class MilterSession:
         self._abort_message()
 
     def _negotiate(self, data: bytes) -> bytes:
-        if len(data) < 12:
-            raise ProtocolError("a short negotiation")
-        version, _actions, offered = struct.unpack_from("!III", data)
-        if version < _VERSION or _PROTOCOL & ~offered:
-            raise ProtocolError(f"version {version} with protocol {offered:#x}")
-        return b"O" + struct.pack("!III", _VERSION, 0, _PROTOCOL | (offered & _LEADING_SPACE))
+        return answer_negotiation(data, 0, _PROTOCOL, _LEADING_SPACE)
 
     def _take_macros(self, data: bytes) -> None:
         """Macros come before the command whose letter they begin with. Those of MAIL begin a message."""
-        words = _split_words(data[1:])
+        words = split_words(data[1:])
         macros = dict(zip(words[::2], words[1::2], strict=False))
         before = {} if data[:1] == b"M" else self._macros
         names = (_LOGIN, _QUEUE_ID, _CLIENT, _SERVICE)
@@ -93,7 +87,7 @@ class MilterSession:
     def _take_sender(self, data: bytes) -> bytes:
         self._abort_message()
         login = self._macros.get(_LOGIN, "").lower()
-        address = _first_address(data)
+        address = first_address(data)
         self._message = _Message(
             login=login,
             kind=_KINDS.get(self._macros.get(_SERVICE, ""), LOCAL),
@@ -102,11 +96,11 @@ class MilterSession:
         )
         # The empty sender is that of a read receipt, which is judged when all of it is there.
         if login and address and not self._judge.owns_address(login, address):
-            return self._reject_sender(address) or _CONTINUE
-        return _CONTINUE
+            return self._reject_sender(address) or CONTINUE
+        return CONTINUE
 
     def _take_recipient(self, data: bytes) -> None:
-        self._message.recipients.add(_first_address(data))
+        self._message.recipients.add(first_address(data))
         self._message.queue_id = self._macros.get(_QUEUE_ID, "")
 
     def _take_header(self, data: bytes) -> None:
@@ -123,7 +117,7 @@ class MilterSession:
         if self._message.has_sender or not self._message.login:
             return _SKIP
         self._message.body += data
-        return _SKIP if len(self._message.body) > receipts.MAX_BYTES else _CONTINUE
+        return _SKIP if len(self._message.body) > receipts.MAX_BYTES else CONTINUE
 
     def _end_message(self, _data: bytes) -> bytes:
         self._message.queue_id = self._macros.get(_QUEUE_ID, self._message.queue_id)
@@ -132,7 +126,7 @@ class MilterSession:
             return refusal
         self._judge.ledger.message_accepted(self._message.queue_id)
         self._message = _Message()
-        return _CONTINUE
+        return CONTINUE
 
     def _find_refusal(self) -> bytes | None:
         message, login = self._message, self._message.login
@@ -187,27 +181,3 @@ _COMMANDS: dict[bytes, Callable[[MilterSession, bytes], bytes | None]] = {
     b"Q": MilterSession._abort_message,
     b"K": MilterSession._abort_message,
 }
-
-
-def split_packets(buffer: bytes) -> tuple[list[bytes], bytes]:
-    """The complete packets in what has arrived so far, and the rest. Raises ProtocolError."""
-    packets, start = [], 0
-    while len(buffer) >= start + 4:
-        (length,) = struct.unpack_from("!I", buffer, start)
-        if not 0 < length <= MAX_PACKET_BYTES:
-            raise ProtocolError(f"a packet of {length} bytes")
-        if len(buffer) < start + 4 + length:
-            break
-        packets.append(buffer[start + 4 : start + 4 + length])
-        start += 4 + length
-    return packets, buffer[start:]
-
-
-def _first_address(data: bytes) -> str:
-    """Of MAIL and RCPT: the address without its brackets."""
-    return [*_split_words(data), ""][0].removeprefix("<").removesuffix(">")
-
-
-def _split_words(data: bytes) -> list[str]:
-    """Strings that each end with a NUL."""
-    return data.decode(errors="replace").split("\0")[:-1]

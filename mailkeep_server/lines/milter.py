@@ -1,33 +1,27 @@
 """The milter that breaks long lines: Postfix asks it before the one that signs. It refuses nothing.
 
 A message is kept until its end, because a milter can only replace a body as a whole. Its body is in a file, and is read
-and answered in blocks. The protocol is described in `mailkeep_server.guard.milter`.
+and answered in blocks. `mailkeep_server.common.milter_server` has the protocol.
 """
 
-import os
-import socket
 import struct
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from mailkeep_server.guard.milter import ProtocolError, split_packets
+from mailkeep_server.common.milter_server import CONTINUE, ProtocolError, answer_negotiation, serve_systemd_socket
 from mailkeep_server.lines.line_breaks import MAX_LINE, break_body, fold_header, has_long_line
 
 MAX_CONNECTIONS = 200
 MAX_HEADERS = 2000
 MAX_HEADER_BYTES = 1 << 20  # of all headers; those after them stay as they are
 MAX_IN_MEMORY = 1 << 16  # bytes of a body; a longer one is in a file
-IDLE_SECONDS = 3600.0
 
-_VERSION, _CHANGE_BODY, _CHANGE_HEADERS = 6, 0x2, 0x10
+_CHANGE_BODY, _CHANGE_HEADERS = 0x2, 0x10
 _SKIPPED = 0x1 | 0x2 | 0x4 | 0x8 | 0x40 | 0x100 | 0x200  # connect, helo, mail, rcpt, end of headers, unknown, data
 _NO_REPLIES = 0x80 | 0x80000  # to headers and to pieces of the body
 _PROTOCOL = _SKIPPED | _NO_REPLIES
-_CONTINUE = b"c"
 
 
 def _open_body() -> IO[bytes]:
@@ -56,7 +50,7 @@ class LineSession:
         """The packets to answer with; none where Postfix waits for none. Raises ProtocolError."""
         command, data = packet[:1], packet[1:]
         if command == b"O":
-            yield self._negotiate(data)
+            yield answer_negotiation(data, _CHANGE_BODY | _CHANGE_HEADERS, _PROTOCOL)
         elif command == b"L":
             self._take_header(data)
         elif command == b"B":
@@ -69,15 +63,6 @@ class LineSession:
             self._forget_message()
         elif command != b"D":  # macros
             raise ProtocolError(f"command {command!r}")
-
-    def _negotiate(self, data: bytes) -> bytes:
-        if len(data) < 12:
-            raise ProtocolError("a short negotiation")
-        version, actions, offered = struct.unpack_from("!III", data)
-        needed = _CHANGE_BODY | _CHANGE_HEADERS
-        if version < _VERSION or needed & ~actions or _PROTOCOL & ~offered:
-            raise ProtocolError(f"version {version} with actions {actions:#x} and protocol {offered:#x}")
-        return b"O" + struct.pack("!III", _VERSION, needed, _PROTOCOL)
 
     def _take_header(self, data: bytes) -> None:
         name, _, value = data.removesuffix(b"\0").partition(b"\0")
@@ -102,38 +87,12 @@ class LineSession:
         if message.is_long:
             message.body.seek(0)
             yield from (b"b" + block for block in break_body(message.body))
-        yield _CONTINUE
+        yield CONTINUE
 
     def _forget_message(self) -> None:
         self._message.body.close()
         self._message = _Message()
 
 
-def serve_connection(connection: socket.socket, slots: threading.Semaphore) -> None:
-    """Until Postfix closes it. Whatever goes wrong, Postfix goes on without this milter."""
-    session, buffer = LineSession(), b""
-    with connection:
-        try:
-            connection.settimeout(IDLE_SECONDS)
-            while data := connection.recv(1 << 17):
-                packets, buffer = split_packets(buffer + data)
-                for packet in packets:
-                    for reply in session.answer_packet(packet):
-                        connection.sendall(struct.pack("!I", len(reply)) + reply)
-        except (OSError, ProtocolError, MemoryError) as error:
-            print(f"lines: {error!r}", file=sys.stderr)
-        finally:
-            slots.release()
-
-
 def main(_arguments: list[str]) -> int:
-    """systemd opens the socket (sd_listen_fds(3))."""
-    if os.environ.get("LISTEN_FDS") != "1":
-        print("lines: systemd starts it, by its socket", file=sys.stderr)
-        return 2
-    slots = threading.Semaphore(MAX_CONNECTIONS)
-    with socket.socket(fileno=3) as listener:
-        while True:
-            slots.acquire()
-            connection, _ = listener.accept()
-            threading.Thread(target=serve_connection, args=(connection, slots), daemon=True).start()
+    return serve_systemd_socket(LineSession, "lines", MAX_CONNECTIONS)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from guard_samples import ANNA, END, LIMITS, NO_LIMITS, OFFER, JudgeSetup, build_message, build_packet
 
-from mailkeep_server.guard import milter
-from mailkeep_server.guard.milter import MilterSession, ProtocolError
+from mailkeep_server.common.milter_server import MAX_PACKET_BYTES, ProtocolError, split_packets
+from mailkeep_server.guard.milter import MilterSession
 from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import HOUR
 
@@ -21,7 +21,7 @@ ABORT = build_packet(b"A")
 
 def exchange_packets(session: MilterSession, *packets: bytes) -> list[bytes]:
     """The replies, without lengths; `c` is continue."""
-    received, rest = milter.split_packets(b"".join(packets))
+    received, rest = split_packets(b"".join(packets))
     assert not rest
     return [reply[4:] for packet in received if (reply := session.answer_packet(packet))]
 
@@ -59,16 +59,16 @@ def test_packets_may_come_in_pieces_and_many_at_once() -> None:
     packets = [build_packet(b"M", "<a@example.org>"), build_packet(b"A"), build_packet(b"L", "From", "x")]
     stream = b"".join(packets)
     for cut in range(len(stream)):
-        first, rest = milter.split_packets(stream[:cut])
-        second, left = milter.split_packets(rest + stream[cut:])
+        first, rest = split_packets(stream[:cut])
+        second, left = split_packets(rest + stream[cut:])
         assert [packet[4:] for packet in packets] == first + second
         assert not left
 
 
-@pytest.mark.parametrize("length", [0, milter.MAX_PACKET_BYTES + 1, 2**32 - 1])
+@pytest.mark.parametrize("length", [0, MAX_PACKET_BYTES + 1, 2**32 - 1])
 def test_a_packet_of_no_sensible_length_is_refused_before_it_has_come(length: int) -> None:
     with pytest.raises(ProtocolError):
-        milter.split_packets(struct.pack("!I", length))
+        split_packets(struct.pack("!I", length))
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------

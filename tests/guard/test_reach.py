@@ -21,8 +21,8 @@ from guard_samples import (
 
 from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.guard_summary import summarise_config
+from mailkeep_server.common.milter_server import split_packets
 from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, LOCAL
-from mailkeep_server.guard import milter
 from mailkeep_server.guard.config import describe_config, load_config
 from mailkeep_server.guard.forwards import MAX_EXTENSIONS
 from mailkeep_server.guard.milter import MilterSession
@@ -265,7 +265,7 @@ def test_the_milter_knows_scripts_and_bounces_by_the_service_that_took_them(
     packets = build_message("", "s@example.com", [("From", "x@example.net")])[2:]
     macros = build_packet(b"DM", "{daemon_name}", service, "i", "Q1")
     mail = build_packet(b"M", "<s@example.com>")
-    for packet in milter.split_packets(b"".join([macros, mail, *packets, build_packet(b"E")]))[0]:
+    for packet in split_packets(b"".join([macros, mail, *packets, build_packet(b"E")]))[0]:
         session.answer_packet(packet)
     counted = {name: history.usage_within(setup.now, HOUR).recipients for name, history in _histories(setup).items()}
     assert counted == {LOCAL: int(kind == LOCAL), FORWARD: int(kind != LOCAL)}

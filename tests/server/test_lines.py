@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailkeep_server.guard.milter import ProtocolError
+from mailkeep_server.common.milter_server import ProtocolError, serve_connection
 from mailkeep_server.lines import line_breaks
 from mailkeep_server.lines.line_breaks import fold_header, has_long_line
-from mailkeep_server.lines.milter import MAX_HEADER_BYTES, LineSession, serve_connection
+from mailkeep_server.lines.milter import MAX_HEADER_BYTES, LineSession
 
 POSTFIX_LIMIT = 998
 MAX_REPLY = 65535  # bytes of a body in one packet (libmilter's MILTER_CHUNK_SIZE)
@@ -163,7 +163,7 @@ def test_other_packets_end_the_session(packet: bytes) -> None:
 def test_a_connection_that_fails_ends_and_frees_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = socket.socketpair()
     slots = threading.Semaphore(0)
-    thread = threading.Thread(target=serve_connection, args=(theirs, slots))
+    thread = threading.Thread(target=serve_connection, args=(theirs, slots, LineSession, "lines"))
     thread.start()
     ours.sendall(struct.pack("!I", 13) + b"O" + struct.pack("!III", 6, ALL, ALL))
     assert ours.recv(17)[4:5] == b"O"

@@ -1,0 +1,99 @@
+"""The milter protocol, version 6, as Postfix speaks it (MILTER_README, Sendmail's libmilter/mfdef.h): packets, and a
+server for it with a thread for each connection.
+
+A packet has a length of 4 bytes, a command of one byte, and data.
+"""
+
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+MAX_PACKET_BYTES = 1 << 17
+"""Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
+VERSION = 6
+CONTINUE = b"c"
+IDLE_SECONDS = 3600.0
+"""Postfix says nothing while a message arrives, which takes long over a slow line."""
+
+
+class ProtocolError(Exception):
+    """Not a packet of Postfix's."""
+
+
+class PacketSession(Protocol):
+    """One connection of Postfix's, for one message after another."""
+
+    def answer_packet(self, packet: bytes) -> Iterator[bytes]:
+        """The packets to answer with; none where Postfix waits for none. Raises ProtocolError."""
+
+
+def split_packets(buffer: bytes) -> tuple[list[bytes], bytes]:
+    """The complete packets in what has arrived so far, and the rest. Raises ProtocolError."""
+    packets, start = [], 0
+    while len(buffer) >= start + 4:
+        (length,) = struct.unpack_from("!I", buffer, start)
+        if not 0 < length <= MAX_PACKET_BYTES:
+            raise ProtocolError(f"a packet of {length} bytes")
+        if len(buffer) < start + 4 + length:
+            break
+        packets.append(buffer[start + 4 : start + 4 + length])
+        start += 4 + length
+    return packets, buffer[start:]
+
+
+def first_address(data: bytes) -> str:
+    """Of MAIL and RCPT: the address without its brackets."""
+    return [*split_words(data), ""][0].removeprefix("<").removesuffix(">")
+
+
+def split_words(data: bytes) -> list[str]:
+    """Strings that each end with a NUL."""
+    return data.decode(errors="replace").split("\0")[:-1]
+
+
+def answer_negotiation(data: bytes, actions: int, protocol: int, wishes: int = 0) -> bytes:
+    """The packet that agrees on what a milter may change, and on what Postfix leaves out. `wishes` are options that it
+    can do without. Raises ProtocolError where Postfix offers less than it needs."""
+    if len(data) < 12:
+        raise ProtocolError("a short negotiation")
+    version, allowed, offered = struct.unpack_from("!III", data)
+    if version < VERSION or actions & ~allowed or protocol & ~offered:
+        raise ProtocolError(f"version {version} with actions {allowed:#x} and protocol {offered:#x}")
+    return b"O" + struct.pack("!III", VERSION, actions, protocol | (offered & wishes))
+
+
+def serve_connection(
+    connection: socket.socket, slots: threading.Semaphore, make_session: Callable[[], PacketSession], name: str
+) -> None:
+    """Until Postfix closes it. Whatever goes wrong, Postfix does what `default_action` of this milter says."""
+    session, buffer = make_session(), b""
+    with connection:
+        try:
+            connection.settimeout(IDLE_SECONDS)
+            while data := connection.recv(1 << 17):
+                packets, buffer = split_packets(buffer + data)
+                for packet in packets:
+                    for reply in session.answer_packet(packet):
+                        connection.sendall(struct.pack("!I", len(reply)) + reply)
+        except (OSError, ProtocolError, MemoryError) as error:
+            print(f"{name}: {error!r}", file=sys.stderr)
+        finally:
+            slots.release()
+
+
+def serve_systemd_socket(make_session: Callable[[], PacketSession], name: str, max_connections: int) -> int:
+    """Forever, on the socket that systemd has opened (sd_listen_fds(3)). More connections wait for their turn."""
+    if os.environ.get("LISTEN_FDS") != "1":
+        print(f"{name}: systemd starts it, by its socket", file=sys.stderr)
+        return 2
+    slots = threading.Semaphore(max_connections)
+    with socket.socket(fileno=3) as listener:
+        while True:
+            slots.acquire()
+            connection, _ = listener.accept()
+            arguments = (connection, slots, make_session, name)
+            threading.Thread(target=serve_connection, args=arguments, daemon=True).start()
