@@ -16,6 +16,7 @@ PROGRAMS = {
     "certificate-renewal": "certificate_renewal",
     "log-keeper": "log_keeper",
     "lines": "lines.milter",
+    "inbound": "inbound.milter",
     "spf-sources": "spf_sources",
     "root-access": "common.root_access",
     "sieve-mail": "sieve_mail",

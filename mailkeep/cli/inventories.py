@@ -84,12 +84,15 @@ def create_inventory(
 def check_inventory(name: InventoryName, home: Home = None) -> None:
     """Check mail.yml and the vault. Connects to no host."""
     from mailkeep.inventory import secrets
+    from mailkeep.settings.advice import describe_own_senders
 
     directory, settings = open_inventory(name, home)
     secrets.load_secrets(settings, directory)
     counts = f"{count_noun(len(settings.accounts), 'account')}, {count_noun(len(settings.domains), 'domain')}"
     host_names = ", ".join(hosts.read_hosts(directory))
     out.print(f"{directory / hosts.SETTINGS_FILE}: valid. {counts}, for {host_names}.", markup=False)
+    if own_senders := describe_own_senders(settings):
+        out.print(own_senders, markup=False)
     for entry in secrets.list_unused(settings, directory):
         out.print(f"note: the vault holds {entry}, which mail.yml does not need", markup=False)
     print_notes(directory, settings)

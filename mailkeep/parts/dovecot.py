@@ -17,6 +17,8 @@ USERS = paths.DOVECOT_USERS
 ALIASES = "/etc/dovecot/aliases"
 REPEATS = "/etc/dovecot/repeated_passwords.lua"
 """A program in Dovecot's auth process that knows wrong passwords again."""
+JUNK_SCRIPT = "/etc/dovecot/junk.sieve"
+"""Runs for each account: files what the milters have marked."""
 MAIL = "/var/vmail"
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = 2**30  # bytes
@@ -45,6 +47,7 @@ def build_part(settings: Settings) -> Part:
         limit_sessions=LIMIT_SESSIONS,
         python=server_package.PYTHON,
         aliases=ALIASES,
+        junk_script=JUNK_SCRIPT,
         forwarded_from=settings.host.forwarded_from,
         forwarded_ports=PROXY_PORTS,
     )
@@ -62,6 +65,7 @@ def build_part(settings: Settings) -> Part:
             File(CONF, conf),
             File(LIMIT_SESSIONS, render_template("dovecot/limit_sessions", max_sessions=MAX_SESSIONS), mode=0o755),
             File(REPEATS, render_template("dovecot/repeated_passwords.lua")),
+            File(JUNK_SCRIPT, render_template("dovecot/junk.sieve")),
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
@@ -70,6 +74,7 @@ def build_part(settings: Settings) -> Part:
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(
             Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),
+            Check(f"sievec -c {CONF} -d {JUNK_SCRIPT} - >/dev/null", reads=("/etc/dovecot", certificates.DIRECTORY)),
             Check(f"luac5.4 -p {REPEATS}", reads=(REPEATS,)),  # with a broken one, Dovecot lets nobody in
             Check(f"sh -n {LIMIT_SESSIONS}", reads=(LIMIT_SESSIONS,)),
         ),

@@ -45,7 +45,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
                 f"{DIRECTORY}/master.cf",
                 render_template(
                     "postfix/master.cf",
-                    spf_lookups=_list_spf_lookups(settings),
+                    spf_lookups=settings.own_sender_lookups,
                     forward=FORWARD,
                     bounce=BOUNCE,
                     reports_user=paths.REPORTS_USER if settings.reads_reports else "",
@@ -121,12 +121,13 @@ def _render_main_cf(settings: Settings) -> bytes:
         tls=certificates.PEM,
         validating_resolver=settings.resolver == "local",
         relay=settings.relay,
-        spf_lookups=_list_spf_lookups(settings),
+        spf_lookups=settings.own_sender_lookups,
         guard_policy=paths.GUARD_POLICY_SOCKET,
         strangers=STRANGERS,
         lines_milter=paths.LINES_MILTER_SOCKET,
         guard_milter=paths.GUARD_MILTER_SOCKET,
         report_copy=REPORT_COPY if settings.reads_reports else "",
+        inbound_milter=paths.INBOUND_MILTER_SOCKET,
     )
 
 
@@ -201,15 +202,9 @@ def _own_domain_rows(settings: Settings) -> Rows:
 
 
 def _list_own_senders(settings: Settings) -> Iterator[str | Network]:
-    """Clients that may send as our domains without a login: the networks in dns.spf, and the forwarders."""
-    kinds = ("ip4", "ip6")
-    yield from (term.partition(":")[2] for term in settings.spf_terms if term.partition(":")[0] in kinds)
+    """Clients that may send as our domains without a login, and the forwarders, which bring our own mail back."""
+    yield from settings.own_sender_networks
     yield from settings.forwarders
-
-
-def _list_spf_lookups(settings: Settings) -> list[str]:
-    """The terms of dns.spf that need the DNS, which `mailkeep_server.spf_sources` asks."""
-    return [term for term in settings.spf_terms if term.partition(":")[0] in ("include", "a", "mx")]
 
 
 def _relay_password_file(settings: Settings, password: str | None) -> Iterator[File]:

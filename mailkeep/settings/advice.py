@@ -24,6 +24,17 @@ def list_advice(settings: Settings) -> list[str]:
     ]
 
 
+def describe_own_senders(settings: Settings) -> str:
+    """Who may write as our domains on port 25; empty if nobody may."""
+    terms = settings.own_sender_terms
+    if not terms:
+        return ""
+    return (
+        f"Port 25: {_name_some(list(terms))} may use your domains without a login, as envelope sender and in From: "
+        "(dns.spf, inbound.trusted)."
+    )
+
+
 def _find_weak_hashes(settings: Settings) -> Iterator[str]:
     """Hashes that came along from another server, and that a thief of mail.yml tries faster than Mailkeep's own. No
     login replaces them: the server does not write mail.yml."""

@@ -46,6 +46,8 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("firewall", "block"), settings.firewall.block)
     yield from _find_repeated(("firewall", "may_send"), settings.firewall.may_send)
     yield from _find_repeated(("forwarders",), settings.forwarders)
+    yield from _find_repeated(("inbound", "trusted"), settings.inbound.trusted)
+    yield from _find_repeated(("inbound", "trusted_sealers"), settings.inbound.trusted_sealers)
     yield from _find_repeated(("local_senders",), settings.local_senders)
     yield from _find_repeated(("accepted",), settings.accepted)
     yield from _find_repeated(("backup", "targets"), (target.name for target in settings.backup_targets), "name")

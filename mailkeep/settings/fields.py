@@ -38,6 +38,7 @@ TARGET_NAME = "[a-z][a-z0-9-]{0,30}"
 REPOSITORY_PATH = "/[A-Za-z0-9._/-]{1,200}"
 HOST_KEY = "(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)) AAAA[A-Za-z0-9+/]{16,1400}={0,2}"
 LOGIN = "[!-9;-~]{1,255}"  # printable ASCII but space and colon
+OWN_SENDER = "an address, a network, a name or an SPF term, such as 192.0.2.77 or include:_spf.example.net"
 # Never in the public DNS: RFC 6761, RFC 6762, and the names that /etc/hosts gives the machine itself.
 LOCAL_NAMES = {"localhost", "localdomain", "local", "invalid"}
 
@@ -240,6 +241,26 @@ def parse_spf_term(value: object) -> str:
     return str(value)
 
 
+def parse_own_sender(value: object) -> str:
+    """An address, a network, a name or an SPF term; as an SPF term."""
+    text = require_text(value, OWN_SENDER)
+    if re.match(r"(?:include|a|mx|ip4|ip6):(?!:)", text) and not _is_ip(text):
+        return parse_spf_term(text)
+    if re.match(r"[0-9a-fA-F.]*:|[0-9]+(?:\.[0-9]+){3}", text):
+        network = parse_network(text)
+        return f"ip{network.version}:{network}"
+    if not re.fullmatch(SPF_DOMAIN, text):
+        raise invalid(OWN_SENDER)
+    return f"a:{text}"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return bool(ip_network(text, strict=False))
+    except ValueError:
+        return False
+
+
 def parse_file_beside(value: object) -> str:
     """The path of a file in the inventory's directory."""
     path = require_text(value, "the path of a file beside mail.yml")
@@ -312,6 +333,11 @@ Login = Annotated[str, BeforeValidator(parse_login), _text_schema(LOGIN)]
 JsonTemplate = Annotated[str, BeforeValidator(parse_json_template), WithJsonSchema({"type": "string"})]
 
 SpfTerm = Annotated[str, BeforeValidator(parse_spf_term), _text_schema(r"(?:include|a|mx|ip4|ip6):\S+")]
+OwnSender = Annotated[
+    str,
+    BeforeValidator(parse_own_sender, json_schema_input_type=str),
+    _text_schema(r"(?:(?:include|a|mx|ip4|ip6):)?\S+"),
+]
 HttpsUrl = Annotated[str, BeforeValidator(parse_https_url), _text_schema(HTTPS_URL)]
 DnsProvider = Annotated[str, BeforeValidator(parse_dns_provider), _text_schema(DNS_PROVIDER)]
 FileBeside = Annotated[str, BeforeValidator(parse_file_beside), WithJsonSchema({"type": "string"})]

@@ -31,6 +31,7 @@ from mailkeep.settings.fields import (
     Mailbox,
     Network,
     OwnMailbox,
+    OwnSender,
     PasswordHash,
     PublicAddress,
     RelayHost,
@@ -607,6 +608,26 @@ class Dns(Model):
     )
 
 
+class Inbound(Model):
+    """Who may write as whom in mail that comes in on port 25."""
+
+    trusted: tuple[OwnSender, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Servers and devices, beside those of `dns.spf`, that may use your domains as envelope sender and "
+        "in `From:` without a login or signature, such as a web shop, a scanner, a second server: addresses, networks, "
+        "names or SPF terms.",
+        examples=[["192.0.2.77", "scanner.example.org", "include:_spf.example.net"]],
+    )
+    trusted_sealers: tuple[Domain, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Domains whose ARC seals you believe: of mailing lists and forwarders that check mail before they "
+        "change it. What such a one calls genuine is not refused for its domain's DMARC policy.",
+        examples=[["lists.example.net"]],
+    )
+
+
 class Web(Model):
     """What the server itself serves over HTTPS. If nothing, it runs no web server and port 443 is closed. The
     certificate must cover the names served, and the world must trust it."""
@@ -653,6 +674,7 @@ class UncheckedSettings(Model):
     relay: Relay | None = Field(default=None, description="A smarthost for all outbound mail.")
     tls: Tls = Field(default=Tls(), description="The server's certificate.")
     dns: Dns = Field(default=Dns(), description="DNS settings that the rest of mail.yml does not determine.")
+    inbound: Inbound = Field(default=Inbound(), description="Who may write as whom in mail that comes in on port 25.")
     web: Web = Field(default=Web(), description="What the server itself serves over HTTPS.")
     retention: Retention = Field(default=Retention(), description="What the server deletes by itself.")
     backup: Backup | None = Field(
@@ -670,7 +692,7 @@ class UncheckedSettings(Model):
         max_length=64,
         description="Servers elsewhere that forward mail to this one and keep its envelope sender, as networks. From "
         "others, mail whose envelope sender is in your domains is refused: it may be forged. So an account's mail to "
-        "an address there would not come back.",
+        "an address there would not come back. No DMARC policy refuses what they bring.",
         examples=[["198.51.100.60", "2001:db8:60::/48"]],
     )
     local_senders: tuple[UserName, ...] = Field(
@@ -726,6 +748,21 @@ class UncheckedSettings(Model):
     def spf_terms(self) -> tuple[str, ...]:
         """Others that send for our domains, as SPF terms: those of `dns.spf`, or else the relay host."""
         return self.dns.spf or (self.relay.spf_terms if self.relay else ())
+
+    @property
+    def own_sender_terms(self) -> tuple[str, ...]:
+        """Who may use our domains without a login, as SPF terms: what SPF names, and `inbound.trusted`."""
+        return tuple(dict.fromkeys((*self.spf_terms, *self.inbound.trusted)))
+
+    @property
+    def own_sender_networks(self) -> tuple[str, ...]:
+        """Those of them that are networks."""
+        return tuple(term.partition(":")[2] for term in self.own_sender_terms if term.startswith(("ip4:", "ip6:")))
+
+    @property
+    def own_sender_lookups(self) -> tuple[str, ...]:
+        """Those of them that need the DNS."""
+        return tuple(term for term in self.own_sender_terms if not term.startswith(("ip4:", "ip6:")))
 
     @property
     def max_leaving(self) -> Ceiling:

@@ -47,6 +47,10 @@ REPORTS_ANNOUNCEMENTS_NAME = "announcements.json"
 REPORTS_ANNOUNCEMENTS = f"{REPORTS_STATE}/{REPORTS_ANNOUNCEMENTS_NAME}"
 """What the watch tells the administrators of reports."""
 
+# The milter that judges who a message is from.
+INBOUND_CONFIG = f"{ETC}/inbound.json"
+INBOUND_MILTER_SOCKET = "/run/mailkeep-inbound.milter"
+
 # Backups.
 BACKUP_ETC = f"{ETC}/backup"
 BACKUP_CONFIG = f"{BACKUP_ETC}/config.json"

@@ -112,6 +112,9 @@ dns:
   never_send: [www.example.org]
   mta_sts: enforce
   caa: [letsencrypt.org]
+inbound:
+  trusted: [192.0.2.77, scanner.example.org, "include:_spf.shop.example"]
+  trusted_sealers: [lists.example.net]
 web:
   mta_sts: yes
   autoconfig: yes

@@ -3,7 +3,8 @@
 import pytest
 from settings_samples import COMPLETE, Inventory
 
-from mailkeep.settings.advice import list_advice
+from mailkeep.settings.advice import describe_own_senders, list_advice
+from mailkeep.settings.sections import Dns, Inbound
 
 WEBHOOK = """\
   webhook:
@@ -51,3 +52,10 @@ def test_administrators_with_mailboxes_here_alone_are_noted(mail_yml: Inventory,
 @pytest.mark.parametrize("addresses", ["anna@example.org, you@example.com", "away@example.org"])
 def test_one_address_elsewhere_is_enough(mail_yml: Inventory, addresses: str) -> None:
     assert list_advice(mail_yml.change(ADMINS, f"addresses: [{addresses}]", text=WITHOUT_WEBHOOK).load()) == []
+
+
+def test_check_tells_who_may_write_as_our_domains(mail_yml: Inventory) -> None:
+    text = describe_own_senders(mail_yml.write(COMPLETE).load())
+    assert "include:_spf.example.com, ip6:2001:db8:2::/48, ip4:192.0.2.77/32, a:scanner.example.org" in text
+    without = mail_yml.write(COMPLETE).load().model_copy(update={"dns": Dns(), "inbound": Inbound(), "relay": None})
+    assert describe_own_senders(without) == ""

@@ -27,7 +27,7 @@ from mailkeep.settings.sections import nested_models
 
 ABSENT = object()
 ACME, GUARD, WATCH = (f"/etc/mailkeep/{name}.json" for name in ("acme", "guard", "watch"))
-BACKUP = "/etc/mailkeep/backup/config.json"
+BACKUP, INBOUND = "/etc/mailkeep/backup/config.json", "/etc/mailkeep/inbound.json"
 NGINX, SHARED_STORE = "/etc/mailkeep/web/nginx.conf", "/etc/mailkeep/guard-store.json"
 MAIN_CF, ALIASES, SENDER_LOGIN, RELAY_PASSWORD = (
     f"/etc/postfix/{name}" for name in ("main.cf", "aliases", "sender_login", "relay_password")
@@ -64,7 +64,7 @@ EXAMPLES: dict[str, Example] = {
     "host.name": Example(
         "mx.example.org",
         (
-            *(ACME, GUARD, WATCH, MAIN_CF, ALIASES, "/etc/mailname", "/etc/postfix/own_domains"),
+            *(ACME, GUARD, WATCH, INBOUND, MAIN_CF, ALIASES, "/etc/mailname", "/etc/postfix/own_domains"),
             *("/etc/mailkeep/web/pages/autoconfig.example.org", "/etc/mailkeep/web/pages/mta-sts.example.org"),
             *("DNS A", "DNS AAAA", "DNS MX", "DNS PTR", "DNS SRV", "DNS TLSA", "DNS CAA"),
         ),
@@ -76,7 +76,7 @@ EXAMPLES: dict[str, Example] = {
     "domains": Example(
         ["example.org", "example.net", "example.edu"],
         (
-            *(MAIN_CF, "/etc/postfix/own_domains", ACME, NGINX),
+            *(MAIN_CF, "/etc/postfix/own_domains", ACME, NGINX, INBOUND),
             *("/etc/mailkeep/web/pages/autoconfig.example.edu", "/etc/mailkeep/web/pages/mta-sts.example.edu"),
             *("DNS MX", "DNS SRV", "DNS v=spf1", "DNS v=DMARC1", "DNS v=STSv1", "DNS v=TLSRPTv1"),
         ),
@@ -135,10 +135,12 @@ EXAMPLES: dict[str, Example] = {
     "tls.acme.provider": Example("acme-dns", (ACME,)),
     "dns.dmarc": Example("none", ("DNS v=DMARC1",)),
     "dns.reports": Example("other@elsewhere.example", ("DNS v=DMARC1", "DNS v=TLSRPTv1")),
-    "dns.spf": Example(["include:_spf.example.net"], ("DNS v=spf1", "/etc/postfix/master.cf", OWN_SENDERS)),
+    "dns.spf": Example(["include:_spf.example.net"], ("DNS v=spf1", "/etc/postfix/master.cf", OWN_SENDERS, INBOUND)),
     "dns.never_send": Example(["ftp.example.org"], ("DNS v=spf1", "DNS v=DMARC1")),
     "dns.mta_sts": Example("testing", ("/etc/mailkeep/web/pages/mta-sts.example.org", "DNS v=STSv1")),
     "dns.caa": Example(["letsencrypt.org", "pki.example.net"], ("DNS CAA",)),
+    "inbound.trusted": Example(["mx:example.com"], ("/etc/postfix/master.cf", OWN_SENDERS, INBOUND)),
+    "inbound.trusted_sealers": Example(["lists.example.com"], (INBOUND,)),
     "web.mta_sts": Example(
         "no", (ACME, NGINX, "/etc/mailkeep/web/pages/mta-sts.example.org", "DNS A", "DNS AAAA", "DNS CAA")
     ),
@@ -174,7 +176,7 @@ EXAMPLES: dict[str, Example] = {
     "firewall.open[].protocol": Example("udp", (FIREWALL,)),
     "firewall.open[].networks": Example(["198.51.100.8", "2001:db8:7::/48"], (FIREWALL,)),
     "firewall.may_send": Example(["172.30.1.0/24"], (FIREWALL,)),
-    "forwarders": Example(["198.51.100.61"], (OWN_SENDERS,)),
+    "forwarders": Example(["198.51.100.61"], (OWN_SENDERS, INBOUND)),
     "local_senders": Example(["root"], (MAIN_CF,)),
     "guard.mode": Example("enforce", (GUARD,)),
     **_limit_examples(

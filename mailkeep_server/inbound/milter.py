@@ -1,0 +1,187 @@
+"""The milter of port 25: judges who a message is from, and writes the result into it. It reads bodies, and keeps none.
+
+`mailkeep_server.common.milter_server` has the protocol.
+"""
+
+import re
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from mailkeep_server.common.milter_server import (
+    CONTINUE,
+    ProtocolError,
+    answer_negotiation,
+    first_address,
+    serve_systemd_socket,
+    split_words,
+)
+from mailkeep_server.inbound import results_header
+from mailkeep_server.inbound.config import ConfigError, InboundConfig, load_config
+from mailkeep_server.inbound.judge import DEFER, JUNK, REFUSE, Arrival, Verdict, judge_arrival
+from mailkeep_server.inbound.lookups import Lookups
+from mailkeep_server.inbound.signatures import BodyHashes
+
+MAX_CONNECTIONS = 200
+MAX_HEADERS = 2000
+MAX_HEADER_BYTES = 1 << 20
+"""Of all headers. A message with more is refused: what is not read cannot be removed."""
+JUNK_HEADER = b"X-Mailkeep-Junk"
+"""The script that all accounts have (Dovecot's part) files such mail into Junk."""
+
+_ADD_HEADERS, _CHANGE_HEADERS = 0x1, 0x10
+_NO_CONNECT, _NO_RCPT, _NO_UNKNOWN, _NO_DATA, _NO_END_OF_HEADERS = 0x1, 0x8, 0x100, 0x200, 0x40
+_SKIPPED = _NO_CONNECT | _NO_RCPT | _NO_UNKNOWN | _NO_DATA | _NO_END_OF_HEADERS
+# Postfix blocks on every reply, so ask for few. MAIL must have one: without it Postfix would hold the command back
+# until the next.
+_NO_HEADER_REPLY, _NO_HELO_REPLY, _NO_BODY_REPLY = 0x80, 0x2000, 0x80000
+_LEADING_SPACE = 0x100000
+"""Signatures may cover the blanks before a value."""
+_PROTOCOL = _SKIPPED | _NO_HEADER_REPLY | _NO_HELO_REPLY | _NO_BODY_REPLY | _LEADING_SPACE
+_QUEUE_ID, _CLIENT = "i", "{client_addr}"
+_TOO_LARGE = "552 5.3.4 The headers of this message are larger than 1 MiB"
+_UNSAFE = re.compile(r"[^!-~]")
+
+
+@dataclass
+class _Message:
+    """The message in transfer."""
+
+    sender: str = ""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    header_bytes: int = 0
+    hashes: BodyHashes | None = None
+    """There are some once the headers are complete."""
+
+
+class InboundSession:
+    """One connection of Postfix's, for one message after another."""
+
+    def __init__(self, config: InboundConfig, make_lookups: Callable[[], Lookups] = Lookups) -> None:
+        self._config, self._make_lookups = config, make_lookups
+        self._macros: dict[str, str] = {}
+        self._helo = ""
+        self._message = _Message()
+
+    def answer_packet(self, packet: bytes) -> Iterator[bytes]:
+        """The packets to answer with; none where Postfix waits for none. Raises ProtocolError."""
+        command, data = packet[:1], packet[1:]
+        if command == b"O":
+            yield answer_negotiation(data, _ADD_HEADERS | _CHANGE_HEADERS, _PROTOCOL)
+        elif command == b"M":
+            self._message = _Message(first_address(data))
+            yield CONTINUE
+        elif command == b"E":
+            self._take_body(data)
+            yield from self._end_message()
+        elif handler := _SILENT_COMMANDS.get(command):
+            handler(self, data)
+        else:
+            raise ProtocolError(f"command {command!r}")
+
+    def _take_macros(self, data: bytes) -> None:
+        words = split_words(data[1:])
+        self._macros |= dict(zip(words[::2], words[1::2], strict=False))
+
+    def _take_helo(self, data: bytes) -> None:
+        self._helo = first_address(data)
+
+    def _forget_message(self, _data: bytes) -> None:
+        self._message = _Message()
+
+    def _take_header(self, data: bytes) -> None:
+        name, _, value = data.removesuffix(b"\0").partition(b"\0")
+        message = self._message
+        message.header_bytes += len(data)
+        if len(message.headers) < MAX_HEADERS and message.header_bytes <= MAX_HEADER_BYTES:
+            message.headers.append((name, value))
+
+    def _take_body(self, data: bytes) -> None:
+        if not self._message.hashes:
+            self._message.hashes = BodyHashes(self._message.headers)
+        self._message.hashes.update(data)
+
+    def _end_message(self) -> Iterator[bytes]:
+        message, self._message = self._message, _Message()
+        hashes = message.hashes or BodyHashes(())
+        hashes.finish()
+        if message.header_bytes > MAX_HEADER_BYTES or len(message.headers) >= MAX_HEADERS:
+            yield _format_reply(_TOO_LARGE)
+            return
+        signed = [(name, value.replace(b"\n", b"\r\n") + b"\r\n") for name, value in message.headers]
+        client = self._macros.get(_CLIENT, "")
+        arrival = Arrival(client, self._helo, message.sender, signed, hashes)
+        verdict = judge_arrival(arrival, self._config, self._make_lookups())
+        print(self._format_log(arrival, verdict), flush=True)
+        if verdict.action in (DEFER, REFUSE):
+            yield _format_reply(verdict.opinion.text)
+            return
+        yield from self._remove_claims(message)
+        yield _insert_header(
+            results_header.NAME, results_header.format_results(self._config.host, verdict.list_results())
+        )
+        if verdict.action == JUNK:
+            yield _insert_header(JUNK_HEADER, f" yes: {verdict.opinion.text}".encode("ascii", "replace"))
+        yield CONTINUE
+
+    def _remove_claims(self, message: _Message) -> Iterator[bytes]:
+        """What a stranger has written as if we had. The last comes first, as each removal changes the later indexes."""
+        counts: dict[bytes, int] = {}
+        removals = []
+        for name, value in message.headers:
+            key = name.strip().lower()
+            counts[key] = counts.get(key, 0) + 1
+            is_result = key == results_header.NAME.lower()
+            text = value.decode("utf-8", "replace") if is_result else ""
+            if key == JUNK_HEADER.lower() or (is_result and results_header.claims_identity(text, self._config.host)):
+                removals.append(b"m" + struct.pack("!I", counts[key]) + name + b"\0\0")
+        yield from reversed(removals)
+
+    def _format_log(self, arrival: Arrival, verdict: Verdict) -> str:
+        """One line, whatever a stranger has put into it."""
+        opinion, proofs = verdict.opinion, verdict.proofs
+        signatures = ",".join(f"{result.result}({result.domain})" for result in proofs.dkim) or "none"
+        fields = {
+            "client": arrival.client,
+            "from": f"<{arrival.sender}>",
+            "author": opinion.author,
+            "spf": proofs.spf.result,
+            "dkim": signatures,
+            "dmarc": opinion.result,
+            "policy": opinion.published or "none",
+            "arc": proofs.arc.result,
+            "action": verdict.action + (f"({verdict.note})" if verdict.note else ""),
+        }
+        words = [f"{name}={_UNSAFE.sub('?', value)[:300]}" for name, value in fields.items()]
+        return " ".join([f"{self._macros.get(_QUEUE_ID, 'NOQUEUE')}:", *words])
+
+
+_SILENT_COMMANDS: dict[bytes, Callable[[InboundSession, bytes], None]] = {
+    b"D": InboundSession._take_macros,
+    b"H": InboundSession._take_helo,
+    b"L": InboundSession._take_header,
+    b"B": InboundSession._take_body,
+    b"A": InboundSession._forget_message,
+    b"K": InboundSession._forget_message,
+    b"Q": InboundSession._forget_message,
+}
+
+
+def _format_reply(text: str) -> bytes:
+    # A percent sign is written twice (libmilter, smfi_setreply).
+    return b"y" + text.replace("%", "%%").encode("ascii", "replace") + b"\0"
+
+
+def _insert_header(name: bytes, value: bytes) -> bytes:
+    """At the top: nothing that a stranger wrote stands above it."""
+    return b"i" + struct.pack("!I", 0) + name + b"\0" + value + b"\0"
+
+
+def main(_arguments: list[str]) -> int:
+    try:
+        config = load_config()
+    except ConfigError as error:
+        print(f"inbound: {error}", file=sys.stderr)
+        return 1
+    return serve_systemd_socket(lambda: InboundSession(config), "inbound", MAX_CONNECTIONS)
