@@ -16,6 +16,8 @@ MAX_PACKET_BYTES = 1 << 17
 """Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
 VERSION = 6
 CONTINUE = b"c"
+OFFER = struct.pack("!IcIII", 13, b"O", VERSION, 0x1FF, 0x1FFFFF)
+"""What Postfix says first: it lets a milter change everything, and leaves everything out on demand."""
 IDLE_SECONDS = 3600.0
 """Postfix says nothing while a message arrives, which takes long over a slow line."""
 

@@ -6,12 +6,13 @@ longer.
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from mailkeep_server.common import dns_query, fail2ban_socket, signing
+from mailkeep_server.common import dns_query, fail2ban_socket, milter_server, paths, signing
 from mailkeep_server.common.deadlines import limit_next_step
 from mailkeep_server.common.wording import describe_error
 from mailkeep_server.watch.alert_queue import Troubles
@@ -26,7 +27,7 @@ class AskingSensor(Sensor):
     """Asks again after a few seconds when an answer was wrong, so that a deploy's restart is no trouble."""
 
     samples = 2
-    CALM_INTERVAL, DOUBT_INTERVAL = 25.0, 8.0  # seconds
+    CALM_INTERVAL, DOUBT_INTERVAL = 20.0, 8.0  # seconds
 
     @property
     def interval(self) -> float:  # type: ignore[override]
@@ -205,4 +206,12 @@ def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool
         *([ResolverSensor()] if local_resolver else ()),
         Fail2banSensor(),
         AnswerSensor("logins", "dovecot.service", AUTH_SOCKET, hello, b"VERSION\t", "nobody can log in meanwhile"),
+        AnswerSensor(
+            "inbound",
+            "mailkeep-inbound.service",
+            Path(paths.INBOUND_MILTER_SOCKET),
+            milter_server.OFFER,
+            b"O" + struct.pack("!I", milter_server.VERSION),
+            "incoming mail waits at its senders meanwhile",
+        ),
     ]

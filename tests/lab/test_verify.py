@@ -62,6 +62,7 @@ SMTP_AND_LOGIN = {
     "nobody_relays postfix_serves_what_is_declared_only": """
         main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination""",
     "our_names_are_not_spoofed": "main smtpd_sender_restrictions=",
+    "our_domains_are_not_forged_in_from forgeries_are_refused_as_their_domain_asks": "main smtpd_milters=",
     "unknown_recipients_are_refused": "main smtpd_recipient_restrictions= smtpd_reject_unlisted_recipient=no",
     "addresses_cannot_be_harvested": "main disable_vrfy_command=no",
     "clients_say_who_they_are": "main smtpd_helo_required=no",
@@ -207,6 +208,9 @@ RUNNING = {
             >/etc/systemd/system/unbound.service.d/zz.conf
         systemctl daemon-reload; systemctl restart unbound""",
     "only_root_changes_the_configuration": "chmod 777 /etc/dovecot",
+    "nobody_writes_results_in_our_name": """
+        sed -i 's/"host": "mail.example.test"/"host": "other.example.test"/' /etc/mailkeep/inbound.json
+        systemctl restart mailkeep-inbound""",
     "passwords_are_looked_up_in_the_accounts_file_only": """
         printf 'passdb other {\\n  driver = passwd-file\\n  passwd_file_path = /etc/dovecot/other\\n}\\n' >>$dovecot""",
 }

@@ -18,9 +18,9 @@ BOOT = START - 40 * 86400
 RULESET: list[dict[str, Any]] = json.loads(Path(__file__).with_name("quiet_ruleset.json").read_text())["nftables"]
 """As nft prints it on a deployed server."""
 OWN_TABLE = "table inet mailkeep {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n"
-ANSWERS = {"auth": b"VERSION\t1\t2\nMECH\tPLAIN\nDONE\n"}
+ANSWERS = {"auth": b"VERSION\t1\t2\nMECH\tPLAIN\nDONE\n", "mailkeep-inbound.milter": b"\0\0\0\rO\0\0\0\6"}
 """By socket: the beginning of the service's answer."""
-SERVICES = {"auth": "dovecot.service"}
+SERVICES = {"auth": "dovecot.service", "mailkeep-inbound.milter": "mailkeep-inbound.service"}
 
 
 @dataclass

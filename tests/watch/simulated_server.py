@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from simulated_machine import OWN_TABLE, START, Machine
 from watch_samples import Clock
 
-from mailkeep.parts import alerts, dovecot, fail2ban, firewall, guard, opendkim, postfix, resolver, ssh, system
+from mailkeep.parts import alerts, dovecot, fail2ban, firewall, guard, inbound, opendkim, postfix, resolver, ssh, system
 from mailkeep.settings.models import Settings
 from mailkeep_server.common import dns_query, fail2ban_socket, nft_generation, own_addresses, signing, unix_http
 from mailkeep_server.freezes.enforce import Enforcement
@@ -199,7 +199,7 @@ def build_config(directory: Path) -> WatchConfig:
     accounts = [{"address": f"{name}@example.org", "password": HASH} for name in ACCOUNTS]
     settings = Settings.model_validate(SETTINGS | {"accounts": accounts})
     services = (
-        *(part.build_part(settings) for part in (system, ssh, firewall, resolver, dovecot, fail2ban)),
+        *(part.build_part(settings) for part in (system, ssh, firewall, resolver, dovecot, fail2ban, inbound)),
         *(
             guard.build_part(settings, None),
             postfix.build_part(settings, None),

@@ -285,7 +285,20 @@ def test_troubles_of_the_daily_dns_check_are_reported(tmp_path: Path) -> None:
 def test_every_bound_of_the_configuration_reaches_its_sensor(config: WatchConfig, tmp_path: Path) -> None:
     built = {sensor.name: sensor for sensor in build_sensors(config, tmp_path / "jails.json", DeliverySensor())}
     assert {*built} == {
-        *("unit", "process", "signing", "resolver", "fail2ban", "logins", "firewall", "proof", "dns", "disk", "queue"),
+        *(
+            "unit",
+            "process",
+            "signing",
+            "resolver",
+            "fail2ban",
+            "logins",
+            "inbound",
+            "firewall",
+            "proof",
+            "dns",
+            "disk",
+            "queue",
+        ),
         *("delivery", "mailbox", "address", "mount", "reserve", "certificate", "connections"),
     }
     values = vars(built["disk"]) | vars(built["queue"]) | vars(built["certificate"])

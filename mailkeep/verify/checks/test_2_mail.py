@@ -12,7 +12,7 @@ STILL_IN_DATA = 354
 IF_TOO_MANY = "If a 4xx reply says that you connect too often, wait a minute and run it again. Otherwise: "
 
 
-def _find_accepted(replies: Iterable[Reply]) -> list[str]:
+def find_accepted(replies: Iterable[Reply]) -> list[str]:
     """The replies that are not a permanent refusal (5xx)."""
     return [_format_reply(reply) for reply in replies if reply["code"] // 100 != 5]
 
@@ -26,7 +26,7 @@ def test_nobody_relays(observed: ProbeResult, deploy: str) -> None:
     """Nobody relays who has not logged in, from outside or from the server itself."""
     recipients = [reply for reply in observed["relay"] if reply["command"].startswith("RCPT")]
     fail_if_any(
-        _find_accepted(recipients),
+        find_accepted(recipients),
         expected="554 Relay access denied, in whatever notation the recipient is written",
         remedy=f"{IF_TOO_MANY}this server is an open relay, or will be taken for one. {deploy} restores main.cf.",
     )
@@ -35,7 +35,7 @@ def test_nobody_relays(observed: ProbeResult, deploy: str) -> None:
 def test_our_names_are_not_spoofed(observed: ProbeResult, deploy: str) -> None:
     """Nobody sends as one of our domains or the host who has not logged in."""
     fail_if_any(
-        _find_accepted(observed["spoofed senders"]),
+        find_accepted(observed["spoofed senders"]),
         expected="554 Sender address rejected",
         remedy=f"{IF_TOO_MANY}smtpd_sender_restrictions must look into own_domains; {deploy} restores it.",
     )
@@ -44,7 +44,7 @@ def test_our_names_are_not_spoofed(observed: ProbeResult, deploy: str) -> None:
 def test_unknown_recipients_are_refused(observed: ProbeResult, deploy: str) -> None:
     """Mail to unknown recipients is refused, not bounced."""
     fail_if_any(
-        _find_accepted(observed["unknown recipients"]),
+        find_accepted(observed["unknown recipients"]),
         expected="550 to RCPT, for unknown addresses of ours and for Linux accounts of the host",
         remedy=f"{IF_TOO_MANY}reject_unlisted_recipient and the maps of main.cf do it; {deploy} restores them.",
     )
@@ -107,7 +107,7 @@ def test_addresses_cannot_be_harvested(observed: ProbeResult, deploy: str) -> No
 def test_clients_say_who_they_are(observed: ProbeResult, deploy: str) -> None:
     """No mail is accepted from a client that has not sent HELO."""
     fail_if_any(
-        _find_accepted(observed["missing helo"]),
+        find_accepted(observed["missing helo"]),
         expected="503 send HELO/EHLO first",
         remedy=f"smtpd_helo_required must be `yes`: {deploy} restores it.",
     )
@@ -125,7 +125,7 @@ def test_no_mail_is_smuggled(observed: ProbeResult, deploy: str) -> None:
 def test_talking_out_of_turn_is_refused(observed: ProbeResult, deploy: str) -> None:
     """A client that does not wait for its turn, as spam software does, is refused."""
     fail_if_any(
-        _find_accepted([observed["early commands"]]),
+        find_accepted([observed["early commands"]]),
         expected="554 SMTP protocol synchronization",
         remedy=f"smtpd_forbid_unauth_pipelining must be `yes`: {deploy} restores it.",
     )

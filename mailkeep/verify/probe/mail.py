@@ -47,7 +47,7 @@ def try_relaying(config: ProbeConfig) -> list[Reply]:
 
 def try_spoofed_senders(config: ProbeConfig) -> list[Reply]:
     """Own addresses as envelope sender of a client that has not logged in. Postfix refuses them at RCPT."""
-    accepted_rcpt = _find_accepted_rcpt(config)
+    accepted_rcpt = find_accepted_rcpt(config)
     spoofed = [f"probe@{config.host}", f"root@sub.{config.host}", *config.accounts[:1]]
     for domain in config.domains[:MAX_DOMAINS]:
         spoofed += [f"postmaster@{domain}", f"probe@sub.{domain}"]
@@ -59,7 +59,7 @@ def try_spoofed_senders(config: ProbeConfig) -> list[Reply]:
     return transactions
 
 
-def _find_accepted_rcpt(config: ProbeConfig) -> str:
+def find_accepted_rcpt(config: ProbeConfig) -> str:
     """A RCPT command that the server accepts, so that a refusal has another reason. Raises RuntimeError."""
     command = f"RCPT TO:<postmaster@{config.host}>"
     reply = run_session(config.address, unused_client_address(), ("MAIL FROM:<>", command))[-1]
@@ -107,7 +107,7 @@ def try_without_helo(config: ProbeConfig) -> list[Reply]:
 
 def try_smuggling(config: ProbeConfig) -> list[Reply]:
     """Messages that end too early for a server that takes another end than <CR><LF>.<CR><LF> (CVE-2023-51764)."""
-    accepted_rcpt = _find_accepted_rcpt(config)
+    accepted_rcpt = find_accepted_rcpt(config)
     with ThreadPoolExecutor(len(SMUGGLED_ENDS)) as pool:
         return list(pool.map(lambda end: _smuggle_message(config, accepted_rcpt, end), SMUGGLED_ENDS))
 
@@ -131,7 +131,7 @@ def _smuggle_message(config: ProbeConfig, accepted_rcpt: str, end: str) -> Reply
 
 def try_early_commands(config: ProbeConfig) -> Reply:
     """Commands sent before the server has announced PIPELINING (RFC 2920), as spam software does to save time."""
-    accepted_rcpt = _find_accepted_rcpt(config)
+    accepted_rcpt = find_accepted_rcpt(config)
     with LineClient(config.address, 25, unused_client_address()) as client:
         client.smtp()
         client.send(f"EHLO {HELO}\r\nMAIL FROM:<>\r\n{accepted_rcpt}\r\nDATA\r\n")
