@@ -8,7 +8,7 @@ for a name elsewhere can add lookups, so they are bounded in number and time (RF
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from mailkeep_server.common.dns_query import join_strings, query_server, read_nameservers
@@ -112,14 +112,25 @@ def _is_name(name: str) -> bool:
     return len(name) < MAX_NAME and name.isascii() and all(0 < len(label) < MAX_LABEL for label in labels)
 
 
+def is_any_allowed(client: Client, terms: Iterable[str], lookup: Lookup) -> bool:
+    """Whether one of the terms matches the client. Each may have MAX_LOOKUPS; one that has more matches nobody. Raises
+    OSError and ValueError, and what `lookup` raises."""
+    return any(_is_allowed(client, term, lookup) for term in terms)
+
+
+def _is_allowed(client: Client, term: str, lookup: Lookup) -> bool:
+    try:
+        return Evaluation(client, lookup).is_allowed([term])
+    except TooManyLookupsError:
+        return False
+
+
 def answer_request(request: bytes, terms: list[str], lookup: Lookup) -> str:
     """The action for Postfix."""
     attributes = dict(line.partition("=")[::2] for line in request.decode(errors="replace").splitlines())
     try:
         client = ip_address(attributes.get("client_address", ""))
-        return ALLOWED if Evaluation(client, lookup).is_allowed(terms) else DUNNO
-    except TooManyLookupsError:
-        return DUNNO
+        return ALLOWED if is_any_allowed(client, terms, lookup) else DUNNO
     except (OSError, ValueError) as error:
         print(f"spf-sources: {error}", file=sys.stderr)
         return UNKNOWN

@@ -25,7 +25,7 @@ from mailkeep_server.inbound.signatures import (
     verify_chain,
     verify_signatures,
 )
-from mailkeep_server.spf_sources import Evaluation, TooManyLookupsError
+from mailkeep_server.spf_sources import is_any_allowed
 
 ACCEPT, JUNK, DEFER, REFUSE = "accept", "junk", "defer", "refuse"
 _SEVERITY = (ACCEPT, JUNK, DEFER, REFUSE)
@@ -211,9 +211,7 @@ def _find_exemption(arrival: Arrival, verdict: Verdict, config: InboundConfig, l
 
 def _passes_terms(client: str, config: InboundConfig, lookups: Lookups) -> bool:
     """Raises LookupFailedError."""
-    if not config.trusted_terms:
-        return False
     try:
-        return Evaluation(ip_address(client), lookups.look_up).is_allowed(list(config.trusted_terms))
-    except (TooManyLookupsError, ValueError):
+        return is_any_allowed(ip_address(client), config.trusted_terms, lookups.look_up)
+    except ValueError:  # no address, or an answer that is none
         return False

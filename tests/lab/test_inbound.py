@@ -3,36 +3,52 @@
 import re
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 
+import dkim
 import pytest
 import yaml
-from test_mail import ANNA, HOST, MailServer, deploy_site
+from clients import IMAPS, SMTP, deliver_message, read_mailbox, run_on
+from test_mail import ANNA, BEN, HOST, MailServer, deploy_site
 
-from mailkeep.lab import Attacker, Internet, Lab
+from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem
+from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import Site
 
-ZONE = """\
-honest.test. MX 10 mx.outside.test.
-honest.test. TXT "v=spf1 a:mx.outside.test -all"
-_dmarc.honest.test. TXT "v=DMARC1; p=reject"
-strict.test. MX 10 mx.outside.test.
-_dmarc.strict.test. TXT "v=DMARC1; p=reject"
-wary.test. MX 10 mx.outside.test.
-_dmarc.wary.test. TXT "v=DMARC1; p=quarantine"
+HONEST, STRICT, WARY, LIST = "honest.test", "strict.test", "wary.test", "lists.test"
+SELECTOR = "s"
+KEYS = {domain: DkimKey(domain, SELECTOR, generate_dkim_pem()) for domain in (STRICT, LIST)}
+ZONE = f"""\
+{HONEST}. MX 10 mx.outside.test.
+{HONEST}. TXT "v=spf1 a:mx.outside.test -all"
+_dmarc.{HONEST}. TXT "v=DMARC1; p=reject"
+{STRICT}. MX 10 mx.outside.test.
+_dmarc.{STRICT}. TXT "v=DMARC1; p=reject"
+{WARY}. MX 10 mx.outside.test.
+_dmarc.{WARY}. TXT "v=DMARC1; p=quarantine"
 """
+SERVICE = "mailkeep-inbound.service"
+
+
+def format_key(key: DkimKey) -> str:
+    """A string of a TXT record has at most 255 bytes."""
+    text = f"v=DKIM1; k=rsa; p={key.public}"
+    strings = " ".join(f'"{text[at : at + 250]}"' for at in range(0, len(text), 250))
+    return f"{key.selector}._domainkey.{key.domain}. TXT {strings}\n"
 
 
 @pytest.fixture(scope="module")
 def mail_server(
     lab: Lab, internet: Internet, attacker: Attacker, built_site: Site, built_image: str
 ) -> Iterator[MailServer]:
-    internet.publish(ZONE, "inbound")
+    """It trusts an address of the attacker's and the seals of a list."""
+    internet.publish(ZONE + "".join(map(format_key, KEYS.values())), "inbound")
     server = lab.boot_server("inbound", hostname=HOST, image=built_image)
     try:
         site = built_site.copy_for(server)
         settings = yaml.safe_load(site.settings_file.read_text())
-        settings["inbound"] = {"trusted": [str(attacker.sources[0])], "trusted_sealers": ["lists.test"]}
+        settings["inbound"] = {"trusted": [str(attacker.sources[0])], "trusted_sealers": [LIST]}
         site.settings_file.write_text(yaml.safe_dump(settings))
         yield MailServer(deploy_site(site), internet)
     finally:
@@ -40,11 +56,23 @@ def mail_server(
         internet.publish("", "inbound")
 
 
-def compose(author: str, *headers: str) -> tuple[str, bytes]:
+def compose(author: str, *headers: str, text: str = "Hello.") -> tuple[str, bytes]:
     """A subject of its own, and the message."""
     subject = f"inbound {secrets.token_hex(6)}"
-    lines = [*headers, f"From: {author}", f"To: {ANNA}", f"Subject: {subject}", "", "Hello.", ""]
+    lines = [*headers, f"From: {author}", f"To: {ANNA}", f"Subject: {subject}", "", text, ""]
     return subject, "\r\n".join(lines).encode()
+
+
+def sign(data: bytes, domain: str, form: bytes = b"relaxed") -> bytes:
+    key = KEYS[domain]
+    signature = dkim.sign(data, SELECTOR.encode(), domain.encode(), key.private_pem, canonicalize=(form, form))
+    return bytes(signature) + data
+
+
+def seal(data: bytes, results: str) -> bytes:
+    data = f"Authentication-Results: {LIST}; {results}\r\n".encode() + data
+    lines = dkim.ARC(data).sign(SELECTOR.encode(), LIST.encode(), KEYS[LIST].private_pem, LIST.encode())
+    return b"".join(lines) + data
 
 
 def send(mail_server: MailServer, sender: str, data: bytes) -> str:
@@ -52,11 +80,15 @@ def send(mail_server: MailServer, sender: str, data: bytes) -> str:
     return f"{reply.code} {reply.text}"
 
 
-def deliver(mail_server: MailServer, sender: str, author: str, *headers: str) -> Message:
-    subject, data = compose(author, *headers)
+def deliver(mail_server: MailServer, sender: str, subject: str, data: bytes, folder: str = "INBOX") -> Message:
     answer = send(mail_server, sender, data)
     assert answer.startswith("250"), answer
-    return mail_server.wait_in_mailbox(subject, ANNA)
+    return mail_server.wait_in_mailbox(subject, ANNA, folder)
+
+
+def read_results(message: Message) -> str:
+    """Our header, which is the first, on one line."""
+    return re.sub(r"\s+", " ", (message.get_all("Authentication-Results") or [""])[0])
 
 
 def test_the_result_is_in_each_message_and_no_other_says_it(mail_server: MailServer) -> None:
@@ -65,31 +97,132 @@ def test_the_result_is_in_each_message_and_no_other_says_it(mail_server: MailSer
         f'AUTHENTICATION-RESULTS: (x) "{HOST.upper()}" 1; dmarc=pass',
         f"Authentication-Results:\r\n\t{HOST}\r\n\t;spf=pass",
         "Authentication-Results: mx.elsewhere.test; spf=pass",
+        f"Authentication-Results : {HOST}; spf=pass",
+        f"authentication-results:{HOST}",
         "X-Mailkeep-Junk: yes: a stranger says so",
     ]
-    message = deliver(mail_server, "a@honest.test", "A <a@honest.test>", *claims)
+    subject, data = compose(f"A <a@{HONEST}>", *claims)
+    message = deliver(mail_server, f"a@{HONEST}", subject, data)
     results = message.get_all("Authentication-Results") or []
-    print(message.as_string()[:1500])
-    assert len(results) == 2
-    assert re.sub(r"\s+", " ", results[0]) == (
-        f"{HOST}; spf=pass smtp.mailfrom=honest.test; dkim=none; dmarc=pass header.from=honest.test policy.dmarc=reject"
+    assert len(results) == 2, results
+    assert read_results(message) == (
+        f"{HOST}; spf=pass smtp.mailfrom={HONEST}; dkim=none; dmarc=pass header.from={HONEST} policy.dmarc=reject"
     )
     assert "mx.elsewhere.test" in results[1]
     assert "X-Mailkeep-Junk" not in message
-    log = mail_server.server.run("journalctl -u mailkeep-inbound -o cat -n 5").stdout
-    print(log)
-    assert "author=honest.test spf=pass dkim=none dmarc=pass policy=reject arc=none action=accept" in log
+    log = mail_server.server.run(f"journalctl -u {SERVICE} -o cat --grep 'author={HONEST}'").stdout
+    assert f"author={HONEST} spf=pass dkim=none dmarc=pass policy=reject arc=none action=accept" in log
+
+
+def test_an_account_writes_no_results_in_our_name_either(mail_server: MailServer) -> None:
+    subject = f"inbound {secrets.token_hex(6)}"
+    headers = f"Authentication-Results: {HOST}; dmarc=pass", "X-Mailkeep-Junk: yes"
+    assert mail_server.submit_message(subject, *headers, recipient=BEN).startswith("250")
+    message = mail_server.wait_in_mailbox(subject, BEN)
+    assert (message["Authentication-Results"], message["X-Mailkeep-Junk"]) == (None, None)
 
 
 def test_a_forged_author_is_refused_as_its_domain_asks(mail_server: MailServer) -> None:
-    answer = send(mail_server, "x@honest.test", compose("ceo@strict.test")[1])
-    assert answer.startswith("550 5.7.1 strict.test asks to refuse mail"), answer
-    answer = send(mail_server, "x@honest.test", compose(ANNA)[1])
-    assert answer.startswith("550 5.7.1 From: shows example.test, a domain of this server"), answer
+    answer = send(mail_server, f"x@{HONEST}", compose(f"ceo@{STRICT}")[1])
+    assert answer.startswith(f"550 5.7.1 {STRICT} asks to refuse mail"), answer
+    assert "postmaster@mail.example.test" in answer
 
 
 def test_a_suspicious_one_is_in_junk(mail_server: MailServer) -> None:
-    subject, data = compose("ceo@wary.test")
-    assert send(mail_server, "x@honest.test", data).startswith("250")
-    message = mail_server.wait_in_mailbox(subject, ANNA, folder="Junk")
-    assert message["X-Mailkeep-Junk"].startswith("yes: neither SPF nor DKIM")
+    subject, data = compose(f"ceo@{WARY}")
+    message = deliver(mail_server, f"x@{HONEST}", subject, data, "Junk")
+    assert str(message["X-Mailkeep-Junk"]).startswith("yes: neither SPF nor DKIM")
+    assert "dmarc=fail" in read_results(message)
+
+
+def test_only_named_sources_write_as_our_domains(mail_server: MailServer, attacker: Attacker) -> None:
+    refusal = send(mail_server, f"x@{HONEST}", compose(ANNA)[1])
+    assert refusal.startswith("550 5.7.1 From: shows example.test, a domain of this server"), refusal
+    for source, code in ((attacker.sources[0], "250"), (attacker.sources[1], "554")):
+        arguments = (mail_server.ip, SMTP, ANNA, [ANNA], compose(ANNA)[1].decode())
+        answer = run_on(attacker, deliver_message, *arguments, source=source)
+        assert answer.startswith(code), answer
+
+
+@pytest.mark.parametrize("form", [b"simple", b"relaxed"])
+def test_a_signature_is_verified_as_the_bytes_came(mail_server: MailServer, form: bytes) -> None:
+    """Postfix passes headers and text on as they are: folded, with blanks at ends of lines, in eight bits."""
+    headers = ["X-Folded:   a\r\n\tb  \r\n  c", "Mime-Version: 1.0", "Content-Type: text/plain; charset=utf-8"]
+    text = "Grüße \t \r\n.\r\n..\r\n \r\n\r\n" + "x" * 900 + "\r\n" * 3
+    subject, data = compose(f"ceo@{STRICT}", *headers, text=text.replace("\r\n.", "\r\n-."))
+    message = deliver(mail_server, f"x@{HONEST}", subject, sign(data, STRICT, form))
+    assert f"dkim=pass header.d={STRICT} header.s={SELECTOR}" in read_results(message)
+    assert f"dmarc=pass header.from={STRICT}" in read_results(message)
+
+
+def test_what_a_trusted_list_has_changed_comes_in(mail_server: MailServer) -> None:
+    subject, data = compose(f"ceo@{STRICT}", text="Hello.\r\n-- \r\nthe list's footer")
+    sealed = seal(data, f"dmarc=pass header.from={STRICT}")
+    message = deliver(mail_server, f"bounces@{HONEST}", subject, sealed)
+    assert f"arc=pass header.d={LIST}" in read_results(message)
+    forged = seal(compose(f"ceo@{STRICT}")[1], f"dmarc=fail header.from={STRICT}")
+    assert send(mail_server, f"bounces@{HONEST}", forged).startswith("550 5.7.1 ")
+
+
+def test_a_dns_that_does_not_answer_defers(mail_server: MailServer) -> None:
+    """The resolver is there for Postfix, and gives no answer about one domain."""
+    subject, data = compose(f"ceo@{STRICT}")
+    data = sign(data, STRICT)
+    unbound = "/etc/unbound/unbound.conf.d/silent.conf"
+    mail_server.server.write(unbound, f'server:\n  local-zone: "_dmarc.{STRICT}" always_refuse\n')
+    mail_server.server.run("systemctl restart unbound")
+    try:
+        answer = send(mail_server, f"x@{HONEST}", data)
+        assert answer.startswith("451 4.7.0 The DNS does not tell now"), answer
+    finally:
+        mail_server.server.run(f"rm {unbound}; systemctl restart unbound")
+    deliver(mail_server, f"x@{HONEST}", subject, data)
+
+
+def test_mail_waits_while_the_milter_is_down_or_hangs(mail_server: MailServer) -> None:
+    subject, data = compose(f"a@{HONEST}")
+    mail_server.server.run("systemctl stop mailkeep-inbound.socket mailkeep-inbound.service")
+    try:
+        assert send(mail_server, f"a@{HONEST}", data).startswith("451 4.7.1 ")
+    finally:
+        mail_server.server.run("systemctl start mailkeep-inbound.socket mailkeep-inbound.service")
+    mail_server.server.run(f"systemctl kill --signal=STOP {SERVICE}")
+    try:
+        assert send(mail_server, f"a@{HONEST}", data).startswith("451 4.7.1 ")
+    finally:
+        mail_server.server.run(f"systemctl kill --signal=CONT {SERVICE}")
+    deliver(mail_server, f"a@{HONEST}", subject, data)
+
+
+def test_nothing_is_lost_or_comes_twice_when_the_milter_is_killed(mail_server: MailServer) -> None:
+    messages = dict(compose(f"a@{HONEST}") for _ in range(24))
+
+    def insist(data: bytes) -> None:
+        poll(lambda: send(mail_server, f"a@{HONEST}", data).startswith("250"), 60, "never accepted")
+
+    with ThreadPoolExecutor(6) as pool:
+        sending = [pool.submit(insist, data) for data in messages.values()]
+        for _ in range(4):
+            poll(lambda: kill_milter(mail_server), 20, "the milter does not come back")
+        for future in sending:
+            future.result()
+
+    def count_copies() -> dict[str, int]:
+        mail = b"".join(read_mailbox(mail_server.ip, IMAPS, ANNA, mail_server.site.passphrases[ANNA]))
+        return {subject: mail.count(f"Subject: {subject}".encode()) for subject in messages}
+
+    poll(lambda: not mail_server.queued_senders(), 30, "mail stays in the queue")
+    assert count_copies() == dict.fromkeys(messages, 1)
+
+
+def kill_milter(mail_server: MailServer) -> bool:
+    script = f"systemctl is-active --quiet {SERVICE} && systemctl kill --signal=KILL {SERVICE}"
+    return mail_server.server.run(script, check=False).returncode == 0
+
+
+def test_a_large_message_takes_little_memory(mail_server: MailServer) -> None:
+    subject, data = compose(f"ceo@{STRICT}", text=("x" * 76 + "\r\n") * 290_000)
+    deliver(mail_server, f"x@{HONEST}", subject, sign(data, STRICT))
+    memory = mail_server.server.run(f"grep VmHWM /proc/$(systemctl show -p MainPID --value {SERVICE})/status").stdout
+    print(memory)
+    assert int(memory.split()[1]) < 60_000  # KiB

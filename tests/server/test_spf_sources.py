@@ -69,6 +69,12 @@ def test_a_record_without_end_lets_nobody_in() -> None:
     assert ask("192.0.2.9", "include:loop.example") == "DUNNO"
 
 
+def test_each_term_has_lookups_of_its_own() -> None:
+    terms = ["include:loop.example"] + [f"a:{n}.missing.example" for n in range(25)]
+    assert ask("192.0.2.9", *terms) == "DUNNO"
+    assert ask("192.0.2.9", *terms, "include:all.example") == "OK"
+
+
 @pytest.mark.parametrize(
     "term",
     [
