@@ -12,7 +12,7 @@ from mailkeep_server.common import paths
 SERVICE_FILE, SOCKET_FILE = f"{SYSTEMD}/mailkeep-inbound.service", f"{SYSTEMD}/mailkeep-inbound.socket"
 PACKAGES = ("python3", "python3-dkim", "python3-nacl", "python3-spf")
 """python3-nacl verifies Ed25519 (RFC 8463) for dkimpy, which only recommends it."""
-MEMORY = 160 * 2**20  # bytes: 200 messages at once, each with the largest headers that Postfix takes
+MEMORY = 160 * 2**20  # bytes: 150 messages at once, each with 256 KiB of headers, which are copied twice
 
 
 def build_part(settings: Settings) -> Part:

@@ -25,8 +25,9 @@ from mailkeep_server.inbound.signatures import BodyHashes
 
 MAX_CONNECTIONS = 200
 MAX_HEADERS = 2000
-MAX_HEADER_BYTES = 1 << 20
-"""Of all headers. A message with more is refused: what is not read cannot be removed."""
+MAX_HEADER_BYTES = 1 << 18
+"""Of all headers. A message with more is refused: what is not read cannot be removed. Others allow no more either, and
+150 messages may come at once."""
 JUNK_HEADER = b"X-Mailkeep-Junk"
 """The script that all accounts have (Dovecot's part) files such mail into Junk."""
 
@@ -40,7 +41,7 @@ _LEADING_SPACE = 0x100000
 """Signatures may cover the blanks before a value."""
 _PROTOCOL = _SKIPPED | _NO_HEADER_REPLY | _NO_HELO_REPLY | _NO_BODY_REPLY | _LEADING_SPACE
 _QUEUE_ID, _CLIENT = "i", "{client_addr}"
-_TOO_LARGE = "552 5.3.4 The headers of this message are larger than 1 MiB"
+_TOO_LARGE = "552 5.3.4 The headers of this message are larger than 256 KiB"
 _UNSAFE = re.compile(r"[^!-~]")
 
 

@@ -16,7 +16,7 @@ MAX_SIGNATURES = 8
 """Signatures that are verified. Those of the author's domain come first, so that no others crowd them out."""
 MAX_ARC_SETS = 50  # RFC 8617 section 4.2.1
 MAX_SIGNATURE_BYTES = 8192
-PASS, FAIL, NONE, TEMPERROR, PERMERROR, POLICY = "pass", "fail", "none", "temperror", "permerror", "policy"
+PASS, FAIL, NONE, TEMPERROR, PERMERROR = "pass", "fail", "none", "temperror", "permerror"
 
 _SIGNATURE, _ARC_SIGNATURE = b"dkim-signature", b"arc-message-signature"
 _ARC_HEADERS = (_ARC_SIGNATURE, b"arc-seal", b"arc-authentication-results")
@@ -62,14 +62,11 @@ class BodyHashes:
         self._digests = {form: body_hash.finish() for form, body_hash in self._hashes.items()}
 
     def check_tags(self, tags: dict[bytes, bytes]) -> None:
-        """Raises dkim.DKIMException if the signature is not over this body."""
+        """Raises dkim.DKIMException if the signature is not over the whole of this body. One over its beginning (`l=`)
+        proves nothing: anybody can add to it (RFC 6376 section 8.2)."""
         form = _find_body_form(tags)
         if self._digests.get(form) != base64.b64decode(re.sub(rb"\s+", b"", tags[b"bh"])):
             raise dkim.ValidationError("the body is not as it was signed")
-
-    def length(self, tags: dict[bytes, bytes]) -> int:
-        """Bytes of the body in this signature's form."""
-        return self._hashes[_find_body_form(tags)].length
 
 
 def _read_tags(value: bytes) -> dict[bytes, bytes]:
@@ -161,8 +158,6 @@ def _verify_signature(
         return SignatureResult(PERMERROR, domain, selector, key, f"cannot be read ({type(error).__name__})")
     if reader.fault:
         return SignatureResult(TEMPERROR, domain, selector, key, reader.fault)
-    if is_valid and b"l" in tags and int(tags[b"l"]) < hashes.length(tags):
-        return SignatureResult(POLICY, domain, selector, key, "it covers a part of the text only")
     return SignatureResult(PASS if is_valid else FAIL, domain, selector, key, reason)
 
 

@@ -101,6 +101,7 @@ def test_the_walk_stops_where_a_record_says_what_it_is() -> None:
         ("a.mail.example.com", {}, "a.mail.example.com"),
         ("mail.example.com", {"mail_example_com": f"{NONE}; psd=n", "example_com": NONE}, "mail.example.com"),
         ("com", {"com": f"{NONE}; psd=y"}, "com"),
+        ("bank.example", {"bank_example": f"{NONE}; psd=y", "example": NONE}, "example"),
         ("giant.bank.example", {"bank_example": f"{NONE}; psd=y", "example": NONE}, "giant.bank.example"),
         ("mail.giant.bank.example", {"bank_example": f"{NONE}; psd=y"}, "giant.bank.example"),
         ("mail.example.com", {"mail_example_com": NONE}, "mail.example.com"),

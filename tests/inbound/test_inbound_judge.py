@@ -108,6 +108,19 @@ def test_several_authors_are_sorted_and_ours_refused(dns: SampleDns) -> None:
     assert pass_message(two_lines, dns).verdict == "y"
 
 
+def test_without_from_the_sender_line_counts(dns: SampleDns) -> None:
+    """Some mail programs show it then."""
+    for author in (CEO, ANNA):
+        assert pass_message(f"Sender: {author}\r\nSubject: x\r\n\r\n".encode(), dns).verdict == "y"
+    assert pass_message(compose("x@quiet.example", f"Sender: {ANNA}"), dns).verdict == "c"
+
+
+def test_many_authors_ask_the_dns_for_few(dns: SampleDns) -> None:
+    authors = ", ".join(f"x@a{number}.b.c.d.example" for number in range(90))
+    assert pass_message(compose(authors), dns).verdict == "c"
+    assert len(dns.questions) < 30
+
+
 # --- our own domains
 
 

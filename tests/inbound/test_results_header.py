@@ -112,6 +112,7 @@ def test_our_header_quotes_what_is_no_word() -> None:
         ("i=1; lists.example; dkim=pass header.d=other.example; dmarc=fail header.from=bank.example", False),
         ("i=1; lists.example; dmarc=fail header.from=bank.example; spf=pass smtp.mailfrom=evil.example", False),
         ("i=1; lists.example; spf=fail (dmarc=pass header.from=bank.example)", False),
+        ("i=1; lists.example; spf=fail (a \\) ; dmarc=pass header.from=bank.example ;)", False),
         ("i=1; lists.example; none", False),
         ("", False),
     ],
