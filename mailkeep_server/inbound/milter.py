@@ -41,7 +41,7 @@ _LEADING_SPACE = 0x100000
 """Signatures may cover the blanks before a value."""
 _PROTOCOL = _SKIPPED | _NO_HEADER_REPLY | _NO_HELO_REPLY | _NO_BODY_REPLY | _LEADING_SPACE
 _QUEUE_ID, _CLIENT = "i", "{client_addr}"
-_TOO_LARGE = "552 5.3.4 The headers of this message are larger than 256 KiB"
+_TOO_LARGE = "552 5.3.4 This message has more than 2,000 headers, or more than 256 KiB of them"
 _UNSAFE = re.compile(r"[^!-~]")
 
 
