@@ -80,7 +80,8 @@ SMTP_AND_LOGIN = {
 THE_REST = {
     "the_postmaster_of_the_host_can_be_reached the_postmasters_of_the_domains_can_be_reached? "
     # These checks need an address that accepts mail.
-    "our_names_are_not_spoofed no_mail_is_smuggled talking_out_of_turn_is_refused": """
+    "our_names_are_not_spoofed our_domains_are_not_forged_in_from forgeries_are_refused_as_their_domain_asks "
+    "no_mail_is_smuggled talking_out_of_turn_is_refused": """
         sed -i '/^postmaster/d' /etc/postfix/aliases
         systemctl restart postfix""",
     "mail_is_served_on_every_declared_address": """
