@@ -17,9 +17,11 @@ USERS = paths.DOVECOT_USERS
 ALIASES = "/etc/dovecot/aliases"
 REPEATS = "/etc/dovecot/repeated_passwords.lua"
 """A program in Dovecot's auth process that knows wrong passwords again."""
-JUNK_SCRIPT = "/etc/dovecot/junk.sieve"
-"""Runs for each account: files what the milters have marked."""
+SIEVE = "/etc/dovecot/sieve"
+"""Scripts that run for each account."""
 MAIL = "/var/vmail"
+COMPILED_SIEVE = f"{MAIL}/.sieve"
+"""vmail keeps them compiled there."""
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = 2**30  # bytes
 # Quota bytes for each message. However small, a message takes a block and an inode: on ext4, a block has 4 KiB, and
@@ -47,7 +49,8 @@ def build_part(settings: Settings) -> Part:
         limit_sessions=LIMIT_SESSIONS,
         python=server_package.PYTHON,
         aliases=ALIASES,
-        junk_script=JUNK_SCRIPT,
+        sieve_directory=SIEVE,
+        compiled=COMPILED_SIEVE,
         forwarded_from=settings.host.forwarded_from,
         forwarded_ports=PROXY_PORTS,
     )
@@ -60,12 +63,18 @@ def build_part(settings: Settings) -> Part:
         name="dovecot",
         packages=("dovecot-auth-lua", "dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve", "lua5.4"),
         users=(User("vmail", home=MAIL),),
-        directories=(Directory(MAIL, "vmail", "vmail", 0o700), Directory(str(Path(CONF).parent)), Directory(DROP_IN)),
+        directories=(
+            Directory(MAIL, "vmail", "vmail", 0o700),
+            Directory(COMPILED_SIEVE, "vmail", "vmail", 0o700),
+            Directory(str(Path(CONF).parent)),
+            Directory(SIEVE, purge_unmanaged=True),
+            Directory(DROP_IN),
+        ),
         files=(
             File(CONF, conf),
             File(LIMIT_SESSIONS, render_template("dovecot/limit_sessions", max_sessions=MAX_SESSIONS), mode=0o755),
             File(REPEATS, render_template("dovecot/repeated_passwords.lua")),
-            File(JUNK_SCRIPT, render_template("dovecot/junk.sieve")),
+            File(f"{SIEVE}/junk.sieve", render_template("dovecot/sieve/junk.sieve")),
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
@@ -74,7 +83,9 @@ def build_part(settings: Settings) -> Part:
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(
             Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),
-            Check(f"sievec -c {CONF} -d {JUNK_SCRIPT} - >/dev/null", reads=("/etc/dovecot", certificates.DIRECTORY)),
+            Check(
+                f"sievec -c {CONF} -d {SIEVE}/junk.sieve - >/dev/null", reads=("/etc/dovecot", certificates.DIRECTORY)
+            ),
             Check(f"luac5.4 -p {REPEATS}", reads=(REPEATS,)),  # with a broken one, Dovecot lets nobody in
             Check(f"sh -n {LIMIT_SESSIONS}", reads=(LIMIT_SESSIONS,)),
         ),

@@ -28,8 +28,10 @@ MAX_HEADERS = 2000
 MAX_HEADER_BYTES = 1 << 18
 """Of all headers. A message with more is refused: what is not read cannot be removed. Others allow no more either, and
 150 messages may come at once."""
-JUNK_HEADER = b"X-Mailkeep-Junk"
-"""The script that all accounts have (Dovecot's part) files such mail into Junk."""
+JUNK_HEADER, REASON_HEADER = b"X-Mailkeep-Junk", b"X-Mailkeep-Junk-Reason"
+"""A script that all accounts have (Dovecot's part) files mail with `yes` in the first into Junk. The second is
+for people to read."""
+_OUR_HEADERS = (JUNK_HEADER.lower(), REASON_HEADER.lower())
 
 _ADD_HEADERS, _CHANGE_HEADERS = 0x1, 0x10
 _NO_CONNECT, _NO_RCPT, _NO_UNKNOWN, _NO_DATA, _NO_END_OF_HEADERS = 0x1, 0x8, 0x100, 0x200, 0x40
@@ -123,7 +125,8 @@ class InboundSession:
             results_header.NAME, results_header.format_results(self._config.host, verdict.list_results())
         )
         if verdict.action == JUNK:
-            yield _insert_header(JUNK_HEADER, f" yes: {verdict.opinion.text}".encode("ascii", "replace"))
+            yield _insert_header(REASON_HEADER, f" {verdict.opinion.text}".encode("ascii", "replace"))
+            yield _insert_header(JUNK_HEADER, b" yes")
         yield CONTINUE
 
     def _remove_claims(self, message: _Message) -> Iterator[bytes]:
@@ -135,7 +138,7 @@ class InboundSession:
             counts[key] = counts.get(key, 0) + 1
             is_result = key == results_header.NAME.lower()
             text = value.decode("utf-8", "replace") if is_result else ""
-            if key == JUNK_HEADER.lower() or (is_result and results_header.claims_identity(text, self._config.host)):
+            if key in _OUR_HEADERS or (is_result and results_header.claims_identity(text, self._config.host)):
                 removals.append(b"m" + struct.pack("!I", counts[key]) + name + b"\0\0")
         yield from reversed(removals)
 

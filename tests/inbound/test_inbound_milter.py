@@ -25,9 +25,11 @@ def test_claims_are_removed_from_the_last_to_the_first_and_counted_by_name(dns: 
         "X-Mailkeep-Junk: no",
         f'authentication-results: "{HOST}" 1; dkim=pass',
         "X-MAILKEEP-JUNK: no",
+        "X-Mailkeep-Junk-Reason: none",
     ]
     answer = pass_message(compose("x@quiet.example", *headers), dns)
     assert answer.removed == [
+        ("X-Mailkeep-Junk-Reason", 1),
         ("X-MAILKEEP-JUNK", 2),
         ("authentication-results", 3),
         ("X-Mailkeep-Junk", 1),
