@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from mailkeep_server.common.dns_query import join_strings, query_server, read_nameservers
+from mailkeep_server.common.dns_query import is_name, join_strings, query_server, read_nameservers
 from mailkeep_server.guard.policy import DUNNO, format_answer
 
 Client = IPv4Address | IPv6Address
@@ -23,7 +23,6 @@ UNKNOWN = "451 4.4.3 The SPF record of this domain could not be looked up. Try a
 MAX_LOOKUPS = 10
 MAX_ADDRESS_LOOKUPS = 10  # of the hosts of an MX
 MAX_REQUEST_BYTES = 16_384
-MAX_NAME, MAX_LABEL = 254, 64  # bytes, with a dot at the end
 SECONDS = 10.0  # for all lookups of a request
 LOOKUP_SECONDS = 3.0
 
@@ -103,13 +102,7 @@ class Evaluation:
         self._lookups += 1 / share
         if self._lookups > MAX_LOOKUPS + 0.5:
             raise TooManyLookupsError
-        return self._lookup(name, record_type) if _is_name(name) else []
-
-
-def _is_name(name: str) -> bool:
-    """Whether the DNS can be asked for it (RFC 1035 section 3.1)."""
-    labels = name.removesuffix(".").split(".")
-    return len(name) < MAX_NAME and name.isascii() and all(0 < len(label) < MAX_LABEL for label in labels)
+        return self._lookup(name, record_type) if is_name(name) else []
 
 
 def is_any_allowed(client: Client, terms: Iterable[str], lookup: Lookup) -> bool:

@@ -10,8 +10,10 @@ from pathlib import Path
 from mailkeep_server.common.deadlines import limit_next_step, receive_bytes
 
 RESOLV_CONF = Path("/etc/resolv.conf")
+PORT = 53
 TYPES = {"A": 1, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28}
 MAX_LABELS = 255  # of a name, with its pointers
+MAX_NAME, MAX_LABEL = 254, 64  # bytes, with a dot at the end (section 3.1)
 MAX_DATAGRAM = 1232  # bytes: larger ones are fragmented on the way, and lost
 TRUNCATED = 0x0200
 RECURSION_DESIRED, AUTHENTIC = 0x0100, 0x0020  # the AD bit in a query asks for it in the answer (RFC 6840 section 5.7)
@@ -26,6 +28,12 @@ class DnsReply:
     data: list[bytes]
 
 
+def is_name(name: str) -> bool:
+    """Whether the DNS can be asked for it."""
+    labels = name.removesuffix(".").split(".")
+    return len(name) < MAX_NAME and name.isascii() and all(0 < len(label) < MAX_LABEL for label in labels)
+
+
 def query_server(server: str, name: str, record_type: str, timeout: float) -> DnsReply:
     """Over TCP, since a DKIM key does not fit into a datagram. The answer must come within `timeout` seconds.
 
@@ -33,7 +41,7 @@ def query_server(server: str, name: str, record_type: str, timeout: float) -> Dn
     """
     query, type_number = _build_query(name, record_type), TYPES[record_type]
     deadline = time.monotonic() + timeout
-    with socket.create_connection((server, 53), timeout) as tcp:
+    with socket.create_connection((server, PORT), timeout) as tcp:
         tcp.sendall(struct.pack("!H", len(query)) + query)
         length = receive_bytes(tcp, 2, deadline)
         reply = receive_bytes(tcp, int.from_bytes(length), deadline) if len(length) == 2 else b""
@@ -45,7 +53,7 @@ def query_quickly(server: str, name: str, record_type: str, timeout: float) -> D
     query, type_number = _build_query(name, record_type, MAX_DATAGRAM), TYPES[record_type]
     deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.connect((server, 53))
+        udp.connect((server, PORT))
         udp.send(query)
         reply, questions = b"", (b"", _find_question(query))
         while reply[:2] != query[:2] or _find_question(reply) not in questions:  # somebody else's answer

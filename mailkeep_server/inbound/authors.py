@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from mailkeep_server.common.dns_query import is_name
 from mailkeep_server.guard.from_header import parse_line
-from mailkeep_server.inbound.lookups import is_name
 
 MAX_LENGTH = 4000
 """Characters of a line that is read as mail programs read it. In a longer one, each at sign counts."""

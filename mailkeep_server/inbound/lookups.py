@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mailkeep_server.common.dns_query import DnsReply, join_strings, query_quickly, read_nameservers
+from mailkeep_server.common.dns_query import DnsReply, is_name, join_strings, query_quickly, read_nameservers
 
 SECONDS = 20.0  # for all lookups of a message
 LOOKUP_SECONDS = 5.0  # for a server's answer
 MAX_LOOKUPS = 150  # of a message; fifty sets of ARC need a hundred
-MAX_NAME, MAX_LABEL = 254, 64  # bytes, with a dot at the end (RFC 1035 section 3.1)
 NO_SUCH_NAME = 3
 Query = Callable[[str, str, str, float], DnsReply]
 
@@ -77,9 +76,3 @@ class Lookups:
         except OSError as error:
             reason = str(error)
         return LookupFailedError(f"{name}: {reason}")
-
-
-def is_name(name: str) -> bool:
-    """Whether the DNS can be asked for it."""
-    labels = name.removesuffix(".").split(".")
-    return len(name) < MAX_NAME and name.isascii() and all(0 < len(label) < MAX_LABEL for label in labels)
