@@ -13,6 +13,8 @@ HasName = Callable[[str], bool]
 
 NONE, QUARANTINE, REJECT = "none", "quarantine", "reject"
 POLICIES = (NONE, QUARANTINE, REJECT)
+IN_TEST_MODE = {NONE: NONE, QUARANTINE: NONE, REJECT: QUARANTINE}
+"""What receivers do for a policy with `t=y`: one level below (section 4.7)."""
 MAX_LABELS = 8
 """A walk asks for at most so many names, however many labels the domain has (section 4.10)."""
 
@@ -42,7 +44,7 @@ class Policy:
     organization: str
     """The organizational domain of the author's."""
     disposition: str
-    """One of POLICIES. It is `none` in test mode (`t=y`)."""
+    """One of POLICIES: what a receiver does. It is weaker than `published` in test mode (`t=y`)."""
     published: str
     """As it is in the record, in test mode too."""
 
@@ -124,7 +126,7 @@ def find_policy(author: str, read_texts: ReadTexts, has_name: HasName) -> Policy
         published = record.missing_name_policy
     else:
         published = record.subdomain_policy
-    return Policy(record, organization, NONE if record.is_test else published, published)
+    return Policy(record, organization, IN_TEST_MODE[published] if record.is_test else published, published)
 
 
 def is_aligned(author: str, organization: str, domain: str, is_strict: bool, read_texts: ReadTexts) -> bool:

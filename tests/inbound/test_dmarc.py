@@ -157,10 +157,13 @@ def test_no_record_is_no_dmarc() -> None:
     assert Tree().judge("mail.example.com") is None
 
 
-def test_a_policy_under_test_is_not_applied() -> None:
-    policy = Tree(example_com="v=DMARC1; p=reject; t=y").judge("example.com")
+@pytest.mark.parametrize(
+    ("published", "disposition"), [("reject", "quarantine"), ("quarantine", "none"), ("none", "none")]
+)
+def test_a_policy_under_test_is_applied_one_level_below(published: str, disposition: str) -> None:
+    policy = Tree(example_com=f"v=DMARC1; p={published}; t=y").judge("example.com")
     assert policy
-    assert (policy.disposition, policy.published) == ("none", "reject")
+    assert (policy.disposition, policy.published) == (disposition, published)
 
 
 # --- section 4.7: the record

@@ -67,11 +67,11 @@ def test_a_suspicious_message_is_marked_for_junk(dns: SampleDns) -> None:
     )
 
 
-def test_a_policy_under_test_changes_nothing(dns: SampleDns) -> None:
+def test_a_refusal_under_test_is_junk(dns: SampleDns) -> None:
     answer = pass_message(compose("x@test.example"), dns)
     assert answer.verdict == "c"
     assert "dmarc=fail header.from=test.example policy.dmarc=reject" in answer.inserted["Authentication-Results"]
-    assert "X-Mailkeep-Junk" not in answer.inserted
+    assert answer.inserted["X-Mailkeep-Junk"] == " yes"
 
 
 def test_mail_without_any_record_or_author_comes_in(dns: SampleDns) -> None:
