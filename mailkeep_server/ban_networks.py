@@ -18,7 +18,7 @@ from typing import Any
 
 from mailkeep_server.common.networks import BAN_PREFIX, ban_target
 
-JAILS = frozenset({"sshd", "postfix", "dovecot", "recidive"})
+JAILS = frozenset({"sshd", "postfix", "dovecot", "managesieve", "recidive"})
 
 
 def main(arguments: list[str]) -> int:

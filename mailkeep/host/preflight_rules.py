@@ -271,7 +271,7 @@ def _is_cut_off(settings: Settings, listener: Listener) -> bool:
 
 
 def _loses_service(listener: Listener) -> bool:
-    """A Dovecot's POP3 or ManageSieve: Mailkeep's configuration serves IMAP only, whatever the firewall lets in."""
+    """A Dovecot's POP3: Mailkeep's configuration serves IMAP and ManageSieve only, whatever the firewall lets in."""
     return "dovecot" in listener.programs and listener.port not in firewall.MAIL_PORTS
 
 
@@ -292,7 +292,7 @@ def _cut_off_warnings(settings: Settings, facts: HostFacts) -> Iterator[str]:
     listeners = [listener for listener in listeners if listener not in forwarded]
     for reason, remedy, group in (
         (
-            "Mailkeep's Dovecot serves IMAP only",
+            "Mailkeep's Dovecot serves IMAP and ManageSieve only",
             "Tell its users to change to IMAP before you deploy.",
             [listener for listener in listeners if _loses_service(listener)],
         ),

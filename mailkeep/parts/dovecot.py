@@ -30,6 +30,9 @@ BYTES_PER_MESSAGE = 8 * 2**10
 TRASH_MESSAGES = 2  # of the largest size, for which Trash has room beyond the quota
 LIMIT_SESSIONS = "/usr/local/sbin/mailkeep-limit-sessions"
 MAX_SESSIONS = 40  # of IMAP, for each account: some eight devices, with five connections each
+MAX_SCRIPT_SIZE = 64 * 2**10  # bytes
+MAX_SCRIPTS = 30  # of Sieve, for each account
+MAX_REDIRECTS = 10  # by one script, of one message
 MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
@@ -47,6 +50,9 @@ def build_part(settings: Settings) -> Part:
         frozen=paths.FREEZE_LIST,
         repeats=REPEATS,
         limit_sessions=LIMIT_SESSIONS,
+        max_script_size=MAX_SCRIPT_SIZE,
+        max_scripts=MAX_SCRIPTS,
+        max_redirects=MAX_REDIRECTS,
         python=server_package.PYTHON,
         aliases=ALIASES,
         sieve_directory=SIEVE,
@@ -61,7 +67,14 @@ def build_part(settings: Settings) -> Part:
     ]
     return Part(
         name="dovecot",
-        packages=("dovecot-auth-lua", "dovecot-imapd", "dovecot-lmtpd", "dovecot-sieve", "lua5.4"),
+        packages=(
+            "dovecot-auth-lua",
+            "dovecot-imapd",
+            "dovecot-lmtpd",
+            "dovecot-managesieved",
+            "dovecot-sieve",
+            "lua5.4",
+        ),
         users=(User("vmail", home=MAIL),),
         directories=(
             Directory(MAIL, "vmail", "vmail", 0o700),

@@ -8,7 +8,7 @@ from mailkeep.settings.numbers import SERVICES
 from mailkeep.templating import render_template
 from mailkeep_server.common.ban_proof import JailRules
 
-LOGINS = ("submissions", "submission", "imap", "imaps")
+LOGINS = ("submissions", "submission", "imap", "imaps", "sieve")
 MAIL = ("smtp", *LOGINS)
 MAXRETRY = 5
 FINDTIME, BANTIME = 3600, 900  # seconds
@@ -17,12 +17,15 @@ MAX_BAN = "4w"
 # Longer than the longest ban, so that an address that returns after it is still known.
 BAN_MEMORY = "8w"
 
-JAILS = ("sshd", "postfix", "dovecot", "recidive")
+JAILS = ("sshd", "postfix", "dovecot", "managesieve", "recidive")
 FILTERS = {
     # A log line that each filter must match. `fail2ban-client --test` compiles no pattern, and with a broken one
     # fail2ban starts without the jail.
     "sshd": "sshd-session[1]: Invalid user test from 192.0.2.1 port 1",
     "dovecot": "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): lua: db-lua: another wrong password",
+    "managesieve": (
+        "dovecot[1]: auth(a@example.org,192.0.2.1,sasl:plain): lua: db-lua: another wrong password, for sieve"
+    ),
     "postfix": "postfix/smtpd[1]: NOQUEUE: too many errors after AUTH from unknown[192.0.2.1]",
     "recidive": "fail2ban-server[1]: fail2ban.actions [1]: NOTICE  [sshd] Ban 2001:db8:1:2::/64",
 }
@@ -59,7 +62,7 @@ def banned_ports_by_jail(settings: Settings) -> dict[str, tuple[int, ...] | None
     """
     mail, logins = (tuple(sorted({SERVICES[name] for name in names})) for names in (MAIL, LOGINS))
     others = list_ports_but_smtp(settings)
-    return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": logins, "recidive": others}
+    return {"sshd": (settings.ssh.port,), "postfix": mail, "dovecot": logins, "managesieve": logins, "recidive": others}
 
 
 def list_ports_but_smtp(settings: Settings) -> tuple[int, ...]:
@@ -114,6 +117,7 @@ def build_part(settings: Settings) -> Part:
             "sshd": settings.ssh.port,
             "postfix": port_list("postfix", MAIL),
             "dovecot": port_list("dovecot", LOGINS),
+            "managesieve": port_list("managesieve", LOGINS),
             "recidive": ",".join(map(str, list_ports_but_smtp(settings))),
         },
         max_ban=MAX_BAN,

@@ -6,14 +6,14 @@ from ipaddress import collapse_addresses
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.settings.fields import Network
 from mailkeep.settings.models import Settings
-from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
+from mailkeep.settings.numbers import MAIL_SERVICES, PROXY_PORTS, SERVICES
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 
 RULES = "/etc/nftables.conf"
 DROP_IN = f"{SYSTEMD}/nftables.service.d"
 HTTP = SERVICES["http"]
-MAIL_PORTS = tuple(SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps"))
+MAIL_PORTS = tuple(SERVICES[name] for name in MAIL_SERVICES)
 HTTPS = SERVICES["https"]
 
 Door = tuple[str, int, str]

@@ -10,11 +10,11 @@ from pydantic_core import InitErrorDetails
 from mailkeep.settings import alias_expansion
 from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import strip_extension
-from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
+from mailkeep.settings.numbers import MAIL_SERVICES, PROXY_PORTS, SERVICES
 from mailkeep.settings.sections import UncheckedSettings
 from mailkeep.settings.yaml_reader import Loc, format_path
 
-MAIL_PORTS = {25: "smtp", 143: "imap", 465: "submissions", 587: "submission", 993: "imaps", 4190: "sieve"}
+MAIL_PORTS = {SERVICES[name]: name for name in MAIL_SERVICES}
 
 LIMIT_PAIRS = [
     (f"{unit}_{shorter}", f"{unit}_{longer}")
@@ -265,7 +265,6 @@ def _check_acme(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
 def _check_openings(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     """Networks restrict nothing where everyone may come in."""
     open_to_all = {("tcp", settings.ssh.port): "SSH's", **{("tcp", port): "a mail port" for port in MAIL_PORTS}}
-    del open_to_all["tcp", SERVICES["sieve"]]
     open_to_all |= {
         (opening.protocol, opening.port): "open to everyone in this list"
         for opening in settings.firewall.open

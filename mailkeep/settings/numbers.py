@@ -40,7 +40,9 @@ SERVICES = {
     "http-alt": 8080,
 }
 
-PROXY_PORTS = {name: 10_000 + SERVICES[name] for name in ("smtp", "imap", "submissions", "submission", "imaps")}
+MAIL_SERVICES = ("smtp", "imap", "submissions", "submission", "imaps", "sieve")
+"""What every server serves."""
+PROXY_PORTS = {name: 10_000 + SERVICES[name] for name in MAIL_SERVICES}
 """By service, the port for connections that the machine of `host.forwarded_from` forwards (PROXY protocol)."""
 
 _SWITCHES = {"true": True, "yes": True, "false": False, "no": False}

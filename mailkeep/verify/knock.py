@@ -122,7 +122,7 @@ def _read_greeting(plain: socket.socket, port: int) -> str:
     """The error, if the service does not greet as its protocol says."""
     with _encrypt(plain) if port in IMPLICIT_TLS_PORTS else plain as client:
         greeting = client.recv(200)
-    if greeting.startswith((b"220", b"* OK", b"* PREAUTH", b"SSH-")):
+    if greeting.startswith((b"220", b"* OK", b"* PREAUTH", b"SSH-", b'"IMPLEMENTATION"')):
         return ""
     return (
         f"it greets with {greeting[:60].decode(errors='replace')!r}" if greeting else "it hangs up without a greeting"

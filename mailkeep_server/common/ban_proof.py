@@ -157,8 +157,7 @@ class BanProof:
             finally:
                 ask_fail2ban("set", "sshd", "unbanip", *banned, timeout=COMMAND_TIMEOUT)
         refuse = refused_logins.REFUSALS[self.jail]
-        ports = {"sshd": (rules.ports or [22])[0], "postfix": refused_logins.SMTP, "dovecot": refused_logins.IMAPS}
-        port = ports[self.jail]
+        port = refused_logins.PORTS.get(self.jail) or (rules.ports or [22])[0]
         with ThreadPoolExecutor(len(self.canary)) as pool:
             refusals = {
                 address: pool.submit(refuse, address, self._find_door(address, port), port)

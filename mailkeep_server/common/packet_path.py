@@ -25,7 +25,7 @@ ENDS = {
     "redirect": "elsewhere",
 }
 """By verdict, the end of a packet in its chain."""
-MAIL_PORTS = (25, 143, 465, 587, 993)
+MAIL_PORTS = (25, 143, 465, 587, 993, 4190)
 """A packet to another port may go on to a container: mail.yml opens that port for some program."""
 JUMPS = {"jump", "goto"}
 FLAG_TESTS: Mapping[str, Callable[[set[str], set[str]], bool]] = {

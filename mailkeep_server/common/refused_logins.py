@@ -5,6 +5,7 @@ A local route makes the address reachable for this machine alone, without giving
 rules of nft as any other. Its `destination` is an address of this machine, of the same family.
 """
 
+import base64
 import os
 import shlex
 import socket
@@ -17,7 +18,7 @@ from mailkeep_server.common.commands import run
 
 NAME = "mailkeep-canary"
 """The login that is refused; no account can be called so, since it is no address."""
-SMTP, IMAPS = 25, 993
+SMTP, IMAPS, SIEVE = 25, 993, 4190
 IP_FREEBIND, IPV6_FREEBIND = 15, 78  # ip(7), and linux/in6.h: bind to an address that no interface has
 ANSWER_TIMEOUT = 12.0  # seconds; Dovecot answers a failure after two, and later the busier the machine is
 SSH_TIMEOUT = 10.0
@@ -63,6 +64,35 @@ def refuse_imap_login(source: str, destination: str, port: int = IMAPS) -> None:
         client.recv(1024)
 
 
+def refuse_sieve_login(source: str, destination: str, port: int = SIEVE) -> None:
+    """As by IMAP, after STARTTLS (RFC 5804 section 2.2): Dovecot takes no password before. Raises ConnectionError if
+    it does not begin with TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # over loopback; judged elsewhere
+    with connect_from(source, destination, port) as plain:
+        _read_sieve_answer(plain)
+        plain.sendall(b"STARTTLS\r\n")
+        if not (answer := _read_sieve_answer(plain)).startswith(b"OK"):
+            raise ConnectionError(f"port {port} answers STARTTLS with: {answer.decode(errors='replace')}")
+        with context.wrap_socket(plain) as client:
+            _read_sieve_answer(client)
+            response = base64.b64encode(f"\0{NAME}\0{os.urandom(8).hex()}".encode()).decode()
+            client.sendall(f'AUTHENTICATE "PLAIN" "{response}"\r\n'.encode())
+            client.recv(1024)
+
+
+def _read_sieve_answer(client: socket.socket) -> bytes:
+    """The last line of an answer: OK, NO or BYE (RFC 5804 section 1.2). Byte by byte: TLS may begin after it."""
+    line = b""
+    while byte := client.recv(1):
+        line += byte
+        if byte == b"\n":
+            if line.startswith((b"OK", b"NO", b"BYE")):
+                break
+            line = b""
+    return line.strip()
+
+
 def send_early(source: str, destination: str, port: int = SMTP) -> None:
     """Postfix logs a client that sends its next command before it has the answer to EHLO (RFC 2920)."""
     with connect_from(source, destination, port) as client, client.makefile("rb") as lines:
@@ -105,8 +135,11 @@ REFUSALS: Mapping[str, Callable[[str, str, int], None]] = {
     "sshd": refuse_ssh_login,
     "postfix": send_early,
     "dovecot": refuse_imap_login,
+    "managesieve": refuse_sieve_login,
 }
 """By jail. recidive reads no service's log, but the bans of fail2ban itself."""
+PORTS: Mapping[str, int] = {"postfix": SMTP, "dovecot": IMAPS, "managesieve": SIEVE}
+"""By jail, the port of its service; that of sshd is declared."""
 
 
 def connect_from(source: str, destination: str, port: int, timeout: float = ANSWER_TIMEOUT) -> socket.socket:

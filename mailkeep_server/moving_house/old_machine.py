@@ -38,7 +38,7 @@ DOOR = """\
 table inet mailkeep_move {
     chain input {
         type filter hook input priority filter - 5
-        tcp dport { 25, 143, 465, 587, 993 } ct state new drop
+        tcp dport { 25, 143, 465, 587, 993, 4190 } ct state new drop
     }
 }
 """

@@ -20,7 +20,9 @@ from mailkeep_server.watch import busy_ports
 from mailkeep_server.watch.alert_queue import URGENT, AlertQueue
 
 # Dovecot 2.4.1; earlier and later versions write `Login:`.
-LOGIN = re.compile(r"imap-login: (?:Logged in|Login): user=<([^<>\s,]+)>, method=\S+, rip=([0-9a-fA-F:.]+),")
+LOGIN = re.compile(
+    r"(?:imap|managesieve)-login: (?:Logged in|Login): user=<([^<>\s,]+)>, method=\S+, rip=([0-9a-fA-F:.]+),"
+)
 # As the filter of the jail: one line for each password tried, by IMAP or by SMTP.
 FAILED_LOGIN = re.compile(
     r"auth\([^,()]*,([0-9a-fA-F:.]+),sasl:[\w-]+\)(?:<[^>]*>)?: (?:passwd-file: |[\w-]+: Username char)"
@@ -28,7 +30,7 @@ FAILED_LOGIN = re.compile(
 # By Dovecot's master: the lines of other processes begin with their names. It may be process_limit or client_limit.
 LIMIT_REACHED = re.compile(r"(?:master: )?(?:Warning: )?service\(([\w-]+)\): (\w+_limit \(\d+\)) reached")
 # By imap, of an account that has logged in. See limit_sessions.
-SESSIONS_LIMIT = re.compile(r"imap\(([^()\s]+)\): Error: Post-login script denied access to user ")
+SESSIONS_LIMIT = re.compile(r"(?:imap|sieve)\(([^()\s]+)\): Error: Post-login script denied access to user ")
 # By Postfix's error(8), which gets messages for a destination that the queue manager has given up for some time.
 # Neither an address, which is in <>, nor another server's answer, which follows its name, can look like it.
 DELIVERY_SUSPENDED = re.compile(

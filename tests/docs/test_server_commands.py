@@ -460,7 +460,7 @@ def mail_programs_notice_nothing(world: World, _output: str) -> None:
     old, world.server = world.server, world.new_server
     assert world.list_mail() == world.mail_program
     assert world.read_queue() == {(ANNA, "deferred"), ("root@mail.example.org", "deferred")}
-    assert [accepts_connections(old, port) for port in (25, 465, 587, 143, 993)] == [OPEN] * 5
+    assert [accepts_connections(old, port) for port in (25, 465, 587, 143, 993, 4190)] == [OPEN] * 6
 
 
 @after_command("mailkeep dns home --moving", "moving-house.md")
@@ -471,7 +471,7 @@ def the_reader_changes_the_dns(world: World, _output: str) -> None:
 @after_command("mailkeep move home --finish", "moving-house.md")
 def the_old_machine_accepts_no_connections(world: World, _output: str) -> None:
     assert world.old_server
-    assert [accepts_connections(world.old_server, port) for port in (25, 465, 587, 143, 993)] == [CLOSED] * 5
+    assert [accepts_connections(world.old_server, port) for port in (25, 465, 587, 143, 993, 4190)] == [CLOSED] * 6
 
 
 @after_command("--exclude=", "rebuild.md")

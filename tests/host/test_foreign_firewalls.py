@@ -36,7 +36,7 @@ def warn(**facts: object) -> tuple[str, ...]:
 
 def test_an_input_chain_of_somebody_elses_is_named_with_the_ports_that_it_closes() -> None:
     [text] = warn(nft_ruleset=build_nft("filter", "drop", SSH_ONLY))
-    assert "the chain input in the table inet filter, packets to TCP 25, 143, 465, 587, 993." in text
+    assert "the chain input in the table inet filter, packets to TCP 25, 143, 465, 587, 993, 4190." in text
     assert text.startswith("Another firewall drops what Mailkeep's lets in")
 
 
@@ -56,13 +56,13 @@ def test_rules_of_iptables_are_named(program: str) -> None:
 def test_a_firewall_program_that_runs_is_named_once_with_its_own_remedy() -> None:
     lines = ("*filter", ":INPUT DROP [0:0]", ":ufw-user-input - [0:0]", "-A INPUT -j ufw-user-input", "COMMIT")
     [by_rules] = warn(iptables_rules={"iptables-nft-save": lines}, running_firewalls=("ufw",))
-    assert "Run `ufw disable`, or `ufw allow 22,25,143,465,587,993/tcp`." in by_rules
+    assert "Run `ufw disable`, or `ufw allow 22,25,143,465,587,993,4190/tcp`." in by_rules
     [by_service] = warn(running_firewalls=("firewalld",))
     assert by_service.startswith("firewalld runs.")
 
 
 def test_a_firewall_program_whose_rules_open_our_ports_is_not_named() -> None:
-    opened = "-A ufw-user-input -p tcp -m multiport --dports 22,25,143,465,587,993 -j ACCEPT"
+    opened = "-A ufw-user-input -p tcp -m multiport --dports 22,25,143,465,587,993,4190 -j ACCEPT"
     lines = ("*filter", ":INPUT DROP [0:0]", ":ufw-user-input - [0:0]", "-A INPUT -j ufw-user-input", opened, "COMMIT")
     assert warn(iptables_rules={"iptables-nft-save": lines}, running_firewalls=("ufw",)) == ()
     [other] = warn(iptables_rules={"iptables-nft-save": lines}, running_firewalls=("ufw", "firewalld"))

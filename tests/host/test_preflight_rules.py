@@ -41,7 +41,15 @@ def test_a_fresh_debian_13_passes() -> None:
 
 
 def test_a_server_that_was_built_passes_again() -> None:
-    daemons = [(25, "master"), (465, "master"), (587, "master"), (143, "dovecot"), (993, "dovecot"), (53, "unbound")]
+    daemons = [
+        (25, "master"),
+        (465, "master"),
+        (587, "master"),
+        (143, "dovecot"),
+        (993, "dovecot"),
+        (4190, "dovecot"),
+        (53, "unbound"),
+    ]
     listeners = tuple(Listener("tcp", "127.0.0.1", port, (program,)) for port, program in daemons)
     assert judge_host(make_settings(), ROOT, replace(BUILT, listeners=listeners)) == Verdict()
 
@@ -123,9 +131,8 @@ def test_a_harmless_difference_passes(change: dict[str, object]) -> None:
         (Listener("tcp", "[::]", 8080, ("java",)), "java (tcp [::]:8080)"),
         (
             Listener("tcp", "*", 995, ("dovecot",)),
-            "dovecot (tcp *:995). The reason: Mailkeep's Dovecot serves IMAP only",
+            "dovecot (tcp *:995). The reason: Mailkeep's Dovecot serves IMAP and ManageSieve only",
         ),
-        (Listener("tcp", "*", 4190, ("dovecot",)), "dovecot (tcp *:4190). The reason: Mailkeep's Dovecot serves IMAP"),
         (
             Listener("udp", "*", 51820, ()),
             "the kernel, such as WireGuard (udp *:51820). The reason: the firewall lets in no UDP",

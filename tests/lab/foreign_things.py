@@ -325,9 +325,9 @@ BEFORE = (
     Thing("packages", PACKAGES),
     Thing("a web server", "listen nginx tcp/0.0.0.0:80 tcp/:::443", ("nginx (tcp 0.0.0.0:80)", "nginx (tcp *:443)")),
     Thing(
-        "a Dovecot with POP3 and ManageSieve",
-        "listen dovecot tcp/0.0.0.0:995 tcp/0.0.0.0:4190",
-        ("dovecot (tcp 0.0.0.0:995)", "dovecot (tcp 0.0.0.0:4190)", "Mailkeep's Dovecot serves IMAP only"),
+        "a Dovecot with POP3",
+        "listen dovecot tcp/0.0.0.0:995",
+        ("dovecot (tcp 0.0.0.0:995)", "Mailkeep's Dovecot serves IMAP and ManageSieve only"),
     ),
     Thing("WireGuard", "listen_in_kernel 51820", ("the kernel, such as WireGuard (udp 0.0.0.0:51820)",)),
     Thing("avahi", "listen avahi-daemon udp/0.0.0.0:5353", ("avahi-daemon (udp 0.0.0.0:5353)",)),
@@ -361,7 +361,7 @@ BEFORE = (
     Thing(
         "own rules of nft",
         OWN_RULES,
-        ("the chain input in the table inet filter, packets to TCP 143, 465, 587, 993.",),
+        ("the chain input in the table inet filter, packets to TCP 143, 465, 587, 993, 4190.",),
     ),
     Thing(
         "docker with a published port",

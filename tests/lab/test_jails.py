@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from clients import (
     IMAP,
+    SIEVE,
     SMTP,
     STRANGER,
     SUBMISSION,
@@ -33,9 +34,15 @@ from mailkeep_server.common.networks import ban_target
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 SSH = 22
 BAN_TIMEOUT = 20.0  # seconds after MAXRETRY failures
-DOORS = {"ssh": SSH, "imap": IMAP, "submission": SUBMISSION, "early": SMTP}
-JAILS_BY_DOOR = {"ssh": {"sshd"}, "imap": {"dovecot"}, "submission": {"dovecot"}, "early": {"postfix"}}
-JAILS = {"sshd", "dovecot", "postfix", "recidive"}
+DOORS = {"ssh": SSH, "imap": IMAP, "submission": SUBMISSION, "sieve": SIEVE, "early": SMTP}
+JAILS_BY_DOOR = {
+    "ssh": {"sshd"},
+    "imap": {"dovecot"},
+    "submission": {"dovecot"},
+    "sieve": {"managesieve"},
+    "early": {"postfix"},
+}
+JAILS = {"sshd", "dovecot", "managesieve", "postfix", "recidive"}
 
 READ_BANS = """
 import sqlite3, sys

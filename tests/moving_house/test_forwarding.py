@@ -38,7 +38,7 @@ def render(settings: Settings, *new: str, local: tuple[str, ...] = (), web: bool
 def test_every_mail_port_goes_to_its_counterpart_with_the_clients_address() -> None:
     lines = render(declare(OLD4), NEW4, local=(OLD4,))
     assert [line for line in lines if line.startswith("bind")] == [
-        f"bind 0.0.0.0:{port}" for port in (25, 143, 465, 587, 993)
+        f"bind 0.0.0.0:{port}" for port in (25, 143, 465, 587, 993, 4190)
     ]
     assert [line for line in lines if line.startswith("server")] == [
         f"server new {NEW4}:{port} send-proxy-v2 source {OLD4}" for port in PROXY_PORTS.values()
@@ -65,7 +65,7 @@ def test_machines_without_a_common_kind_of_address_are_named() -> None:
 
 def test_the_web_ports_go_along_in_clear_where_they_are_served() -> None:
     served = declare(OLD4, web={"autoconfig": True}, tls={"mode": "acme"})
-    assert [line for line in render(served, NEW4) if line.startswith("server")][5:] == [
+    assert [line for line in render(served, NEW4) if line.startswith("server")][6:] == [
         f"server new {NEW4}:80",
         f"server new {NEW4}:443",
     ]

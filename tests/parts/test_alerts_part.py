@@ -28,8 +28,14 @@ def read_config(part: Part, directory: Path) -> WatchConfig:
 def test_the_watch_reads_its_configuration(settings: Settings, tmp_path: Path) -> None:
     config = read_config(alerts.build_part(settings, None, ()), tmp_path)
     assert (config.host, config.admins, config.webhook) == ("mail.example.org", ["ann@example.net"], None)
-    logins = [143, 465, 587, 993]
-    assert config.jails == {"sshd": [22], "postfix": [25, *logins], "dovecot": logins, "recidive": [22, *logins]}
+    logins = [143, 465, 587, 993, 4190]
+    assert config.jails == {
+        "sshd": [22],
+        "postfix": [25, *logins],
+        "dovecot": logins,
+        "managesieve": logins,
+        "recidive": [22, *logins],
+    }
     assert config.never_ban == ["192.0.2.1", "2001:db8::1", "198.51.100.0/24", "2001:db8:5::/64"]
     assert config.channels == ("mail",)
 

@@ -83,9 +83,11 @@ def read_files(settings: Settings) -> dict[str, str]:
 def test_one_stolen_password_leaves_sessions_to_others(settings: Settings) -> None:
     conf = read_files(settings)[dovecot.CONF]
     limits = [int(limit) for limit in re.findall(r"^  process_limit = (\d+)$", conf, re.MULTILINE)]
-    assert len(limits) == 2
-    assert min(limits) >= 3 * dovecot.MAX_SESSIONS
+    sieve_limits, imap_limits = limits[2:], limits[:2]
+    assert len(sieve_limits) == 2, "ManageSieve's are few, and take none of IMAP's"
+    assert min(imap_limits) >= 3 * dovecot.MAX_SESSIONS
     assert f"script-login {dovecot.LIMIT_SESSIONS}\n" in conf
+    assert "executable = managesieve imap-postlogin\n" in conf
 
 
 @pytest.mark.parametrize(("sessions", "begins"), [(0, True), (39, True), (40, False), (99, False), (None, True)])
@@ -114,7 +116,11 @@ def test_wrong_passwords_are_known_again_in_the_auth_process_alone(settings: Set
     assert passdbs[-1] == "lua", "asked when all others have refused"
     code = re.sub(r"--.*", "", program)
     assert re.findall(r"io\.\w+\(.*?\)", code) == ['io.open("/dev/urandom", "rb")']
-    assert {*re.findall(r"log_\w+\((.*?)\)", code)} == {'"another wrong password"', '"the same wrong password again"'}
+    assert {*re.findall(r"log_\w+\((.*?)\)", code)} == {
+        '"another wrong password"',
+        '"another wrong password, for sieve"',
+        '"the same wrong password again"',
+    }
     assert "PASSDB_RESULT_OK" not in code
 
 

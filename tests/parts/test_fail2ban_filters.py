@@ -131,6 +131,15 @@ def test_a_wrong_password_counts_once(account: str) -> None:
         assert find_culprit("dovecot", AUTH.format(account, VICTIM, message)) is None
 
 
+@pytest.mark.parametrize("account", ["anna@example.org", "x", "?"])
+def test_a_wrong_password_over_managesieve_counts_there_alone(account: str) -> None:
+    text = "lua: db-lua: another wrong password"
+    assert find_culprit("managesieve", AUTH.format(account, ATTACKER, f"{text}, for sieve")) == ATTACKER
+    assert find_culprit("dovecot", AUTH.format(account, ATTACKER, f"{text}, for sieve")) is None
+    for message in (*HONEST_LOGINS, text):
+        assert find_culprit("managesieve", AUTH.format(account, VICTIM, message)) is None
+
+
 def test_a_login_name_that_no_account_has_counts() -> None:
     text = "plain: Username character disallowed by auth_username_chars: 0x2c (username: a,b)"
     assert find_culprit("dovecot", AUTH.format("?", ATTACKER, text)) == ATTACKER

@@ -13,7 +13,7 @@ def render_rules(settings: Settings) -> str:
 
 def test_ssh_mail_and_the_operators_ports_are_open(declared: dict[str, object]) -> None:
     settings = Settings.model_validate(declared | {"ssh": {"port": 2222}, "firewall": {"open": [8080]}})
-    assert "tcp dport { 25, 143, 465, 587, 993, 2222, 8080 } ct state new accept" in render_rules(settings)
+    assert "tcp dport { 25, 143, 465, 587, 993, 2222, 4190, 8080 } ct state new accept" in render_rules(settings)
 
 
 def test_loading_the_rules_leaves_other_tables_alone(settings: Settings) -> None:
@@ -43,20 +43,20 @@ def test_a_port_is_opened_for_udp_and_for_certain_networks(declared: dict[str, o
     openings = ["domain/udp", "51820/udp", 8080, "8443/tcp", monitoring, {"port": "123", "protocol": "udp"}]
     settings = Settings.model_validate(declared | {"firewall": {"open": openings}})
     text = render_rules(settings)
-    assert "tcp dport { 22, 25, 143, 465, 587, 993, 8080, 8443 } ct state new accept" in text
+    assert "tcp dport { 22, 25, 143, 465, 587, 993, 4190, 8080, 8443 } ct state new accept" in text
     assert "udp dport { 53, 123, 51820 } ct state new accept" in text
     assert "ip saddr { 203.0.113.76/31 } tcp dport 9100 ct state new accept" in text
     assert "ip6 saddr { 2001:db8:7::/48 } tcp dport 9100 ct state new accept" in text
     assert 9100 not in firewall.open_ports(settings)
     assert firewall.describe_doors(firewall.list_doors(settings)) == (
-        "TCP 22, 25, 143, 465, 587, 993, 8080, 8443; UDP 53, 123, 51820; "
+        "TCP 22, 25, 143, 465, 587, 993, 4190, 8080, 8443; UDP 53, 123, 51820; "
         "TCP 9100 from 2001:db8:7::/48; TCP 9100 from 203.0.113.76/31"
     )
 
 
 def test_forwarded_connections_come_from_the_old_machine_alone(declared: dict[str, object]) -> None:
     """Who reaches these ports may name any address as his own: no stranger does, and no local program."""
-    ports = "10025, 10143, 10465, 10587, 10993"
+    ports = "10025, 10143, 10465, 10587, 10993, 14190"
     assert "10025" not in render_rules(Settings.model_validate(declared))
     host = {"name": "mail.example.org", "addresses": ["192.0.2.1"], "forwarded_from": ["192.0.2.8", "2001:db8::8"]}
     settings = Settings.model_validate(declared | {"host": host})

@@ -34,7 +34,7 @@ def ban_by_hand(jail: str, addresses: str | list[str]) -> list[str]:
     return list(ban_networks(lambda owner, banned: banned if owner is actions else [], FINDER)(actions, addresses))
 
 
-@pytest.mark.parametrize("jail", ["sshd", "postfix", "dovecot", "recidive"])
+@pytest.mark.parametrize("jail", ["sshd", "postfix", "dovecot", "managesieve", "recidive"])
 def test_our_jails_count_the_network_of_an_address(jail: str) -> None:
     addresses = ("2001:db8:7:7::1", "2001:db8:7:7:a:b:c:d", "192.0.2.1")
     assert count(jail, *addresses) == ["2001:db8:7:7::/64", "2001:db8:7:7::/64", "192.0.2.1"]

@@ -35,7 +35,7 @@ def test_the_address_by_which_others_look_for_the_way_out_is_no_canary() -> None
 
 
 def test_no_canary_comes_back_within_a_day() -> None:
-    proofs, jails = 48, 4  # every half hour
+    proofs, jails = 48, 5  # every half hour
     row = [choose_canaries(jails, turn * jails, NEVER_BAN) for turn in range(proofs)]
     assert len({v4 for canaries in row for v4, _ in canaries}) == proofs * jails
 

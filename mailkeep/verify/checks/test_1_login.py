@@ -8,7 +8,7 @@ from mailkeep.verify.outcome import fail_if_any
 from mailkeep.verify.target import ProbeResult
 from mailkeep_server.common.paths import FREEZE_LIST
 
-REFUSAL = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]")
+REFUSAL = re.compile(r"535 |a NO \[AUTHENTICATIONFAILED\]|NO \"Authentication failed")
 PASSWORD_DATABASES = (
     f"passdb passwd-file {FREEZE_LIST}",
     f"passdb passwd-file {dovecot.USERS}",
@@ -20,7 +20,7 @@ MAX_ACCOUNTS = 50  # whose addresses are checked; the probe asks for as many
 
 
 def test_linux_accounts_cannot_log_in(observed: ProbeResult, deploy: str) -> None:
-    """No Linux account can log in to SMTP or IMAP, whatever its password.
+    """No Linux account can log in to a mail service, whatever its password.
 
     In all four incidents the attacker logged in as an account of the machine (`test`, `android`, `steam`, `alarm`).
     """
@@ -59,14 +59,21 @@ def test_no_login_on_port_25(observed: ProbeResult, deploy: str) -> None:
 
 def test_no_login_before_encryption(observed: ProbeResult, deploy: str) -> None:
     """No password is accepted before the connection is encrypted."""
-    refusals = {"port 587, not encrypted": "530 ", "port 143, not encrypted": "a NO [PRIVACYREQUIRED]"}
+    refusals = {
+        "port 587, not encrypted": "530 ",
+        "port 143, not encrypted": "a NO [PRIVACYREQUIRED]",
+        "port 4190, not encrypted": "NO (ENCRYPT-NEEDED)",
+    }
     capabilities = observed["forbidden logins"]["port 143, not encrypted"][0]
+    mechanisms = observed["forbidden logins"]["port 4190, not encrypted"][0]
     fail_if_any(
         [
             *_find_login_offers(observed, refusals),
             *([] if "LOGINDISABLED" in capabilities else [f"port 143 has no LOGINDISABLED: {capabilities}"]),
+            *([] if '"SASL" ""' in mechanisms else [f"port 4190 offers: {mechanisms}".replace("\n", " ")]),
         ],
-        expected="no offer of AUTH; a login answered with 530 (SMTP), LOGINDISABLED and PRIVACYREQUIRED (IMAP)",
+        expected="no offer of AUTH; a login answered with 530 (SMTP), LOGINDISABLED and PRIVACYREQUIRED (IMAP), "
+        "ENCRYPT-NEEDED (ManageSieve)",
         remedy=f"smtpd_tls_security_level=encrypt (master.cf) and ssl=required (dovecot.conf): {deploy} restores them.",
     )
 

@@ -7,10 +7,10 @@ from secrets import token_urlsafe
 from typing import Any
 
 from .config import ProbeConfig, unused_client_address
-from .smtp_imap import HELO, LineClient, open_encrypted, unverified_context
+from .smtp_imap import HELO, SIEVE_PORT, LineClient, open_encrypted, unverified_context
 from .unprivileged import NAME
 
-PORTS = (465, 587, 143, 993)
+PORTS = (465, 587, 143, 993, SIEVE_PORT)
 
 
 def try_linux_account(config: ProbeConfig, password: str) -> list[dict[str, Any]]:
@@ -28,6 +28,9 @@ def try_linux_account(config: ProbeConfig, password: str) -> list[dict[str, Any]
 def _log_in(config: ProbeConfig, port: int, password: str) -> str:
     client, _ = open_encrypted(config.address, port, unverified_context(), unused_client_address())
     with client:
+        if port == SIEVE_PORT:
+            client.sieve()  # the capabilities once more, now under TLS
+            return client.sieve(_authenticate(password))
         if port == 143:
             return client.imap(f"LOGIN {NAME} {password}")
         client.greet() if port != 587 else client.smtp(f"EHLO {HELO}")
@@ -41,6 +44,11 @@ def _plain_response(password: str) -> str:
     return base64.b64encode(f"\0{NAME}\0{password}".encode()).decode()
 
 
+def _authenticate(password: str) -> str:
+    """RFC 5804 section 2.1."""
+    return f'AUTHENTICATE "PLAIN" "{_plain_response(password)}"'
+
+
 def try_forbidden_logins(config: ProbeConfig) -> dict[str, list[str]]:
     """For each port on which nobody may log in: the capabilities, and the answer to a login."""
     return {
@@ -48,6 +56,7 @@ def try_forbidden_logins(config: ProbeConfig) -> dict[str, list[str]]:
         "port 25, encrypted": list(_try_smtp_login(config, 25, encrypt=True)),
         "port 587, not encrypted": list(_try_smtp_login(config, 587, encrypt=False)),
         "port 143, not encrypted": _try_imap_login(config),
+        "port 4190, not encrypted": _try_sieve_login(config),
     }
 
 
@@ -68,6 +77,11 @@ def _try_imap_login(config: ProbeConfig) -> list[str]:
     with LineClient(config.address, 143, unused_client_address()) as client:
         client.greet()
         return [client.imap("CAPABILITY"), client.imap(f"LOGIN {NAME} {token_urlsafe()}")]
+
+
+def _try_sieve_login(config: ProbeConfig) -> list[str]:
+    with LineClient(config.address, SIEVE_PORT, unused_client_address()) as client:
+        return [client.sieve(), client.sieve(_authenticate(token_urlsafe()))]
 
 
 def _format_reply(reply: tuple[int, str]) -> str:

@@ -15,7 +15,7 @@ from mailkeep_server.common.unix_http import get_body
 from .commands import run_command
 from .config import ProbeConfig
 from .mail import OUTSIDE
-from .smtp_imap import HELO, IMAP_PORTS, LineClient
+from .smtp_imap import HELO, IMAP_PORTS, SIEVE_PORT, LineClient
 
 Listener = tuple[str, int, list[str]]
 """Address, port, and the names of the processes that share the socket."""
@@ -42,7 +42,9 @@ def examine_postfix_listeners(config: ProbeConfig) -> dict[str, Any]:
     of everything that speaks SMTP, on loopback too, to a client that sends as an account (`attempts`)."""
     tcp = [_parse_listener(line) for line in run_command("ss", "-H", "-lntp").splitlines()]
     unix = [line for line in run_command("ss", "-H", "-lxp").splitlines() if line.startswith("u_str")]
-    targets = [listener for listener in tcp if listener[1] not in (config.ssh_port, *IMAP_PORTS)][:MAX_TARGETS]
+    targets = [listener for listener in tcp if listener[1] not in (config.ssh_port, *IMAP_PORTS, SIEVE_PORT)][
+        :MAX_TARGETS
+    ]
     sender = config.accounts[0] if config.accounts else f"postmaster@{config.domains[0]}"
     with ThreadPoolExecutor(len(targets) or 1) as pool:
         attempts = list(pool.map(lambda target: _try_to_send(target, sender), targets))

@@ -1,4 +1,4 @@
-"""A client for SMTP and IMAP that sends any line, even what a well-behaved client never sends."""
+"""A client for SMTP, IMAP and ManageSieve that sends any line, even what a well-behaved client never sends."""
 
 import socket
 import ssl
@@ -10,6 +10,7 @@ ANSWER_TIMEOUT = 15.0  # seconds; Postfix and Dovecot delay their answers to fai
 HELO = "verify.example.org"
 IMPLICIT_TLS_PORTS = (443, 465, 993)
 IMAP_PORTS = (143, 993)
+SIEVE_PORT = 4190
 
 Reply = dict[str, Any]
 """`command`, and the `code` and `text` of its reply; `source` is the client's address."""
@@ -64,6 +65,15 @@ class LineClient:
             lines.append(self.read_line())
         return "\n".join(lines)
 
+    def sieve(self, command: str | None = None) -> str:
+        """Send `command`, if any, and read all lines of the answer (RFC 5804 section 1.2)."""
+        if command is not None:
+            self.send(f"{command}\r\n")
+        lines = [self.read_line()]
+        while lines[-1] and not lines[-1].startswith(("OK", "NO", "BYE")):
+            lines.append(self.read_line())
+        return "\n".join(lines)
+
     def encrypt(self, context: ssl.SSLContext, name: str | None = None) -> ssl.SSLSocket:
         """Make the TLS handshake; `name` is the server's name (SNI)."""
         wrapped = context.wrap_socket(self.socket, server_hostname=name)
@@ -72,6 +82,10 @@ class LineClient:
 
     def greet(self) -> None:
         """Read the greeting, and in SMTP send EHLO. Raises ConnectionError when the server does not welcome us."""
+        if self.port == SIEVE_PORT:
+            if "\nOK" not in (greeting := self.sieve()):
+                raise ConnectionError(f"port {self.port} greets with: {greeting or 'nothing'}")
+            return
         if self.port in IMAP_PORTS:
             if "OK" not in (greeting := self.read_line()):
                 raise ConnectionError(f"port {self.port} greets with: {greeting or 'nothing'}")
@@ -83,8 +97,11 @@ class LineClient:
 
     def starttls(self) -> None:
         """Raises ConnectionError when the server refuses."""
-        answer = self.imap("STARTTLS") if self.port == 143 else " ".join(map(str, self.smtp("STARTTLS")))
-        if not answer.startswith(("220", "a OK")):
+        if self.port == SIEVE_PORT:
+            answer = self.sieve("STARTTLS")
+        else:
+            answer = self.imap("STARTTLS") if self.port == 143 else " ".join(map(str, self.smtp("STARTTLS")))
+        if not answer.startswith(("220", "a OK", "OK")):
             raise ConnectionError(f"port {self.port} answers STARTTLS with: {answer}")
 
 

@@ -11,7 +11,7 @@ from . import web
 from .config import ProbeConfig, unused_client_address
 from .smtp_imap import LineClient, open_encrypted, unverified_context
 
-MAIL_PORTS = (25, 465, 587, 143, 993)
+MAIL_PORTS = (25, 465, 587, 143, 993, 4190)
 
 
 def old_context() -> ssl.SSLContext:
