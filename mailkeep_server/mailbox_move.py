@@ -87,6 +87,7 @@ def _take_messages(aside: Path, home: Path) -> int:
             message.rename(target / message.name)
             count += 1
     has_mail = any(path.is_file() for name in _MESSAGES for path in (aside / "Maildir").rglob(f"{name}/*"))
-    if not has_mail and not any(path.name.endswith(".sieve") for path in aside.iterdir()):
+    scripts = [path for directory in (aside, aside / "sieve") for path in directory.glob("*.sieve")]
+    if not has_mail and not scripts:
         shutil.rmtree(aside)
     return count

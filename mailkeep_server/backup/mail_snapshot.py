@@ -14,6 +14,7 @@ It runs as `vmail`, so that a link which an intruder has planted gives root's re
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,9 @@ MAX_PASSES = 10
 """Over one mailbox; the last one counts, should the mailbox never be quiet."""
 MESSAGE_DIRECTORIES = ("new", "cur")
 """In the order of a message's way."""
+ACTIVE_SCRIPT = ".dovecot.sieve"
+"""A link to the Sieve script that its owner has activated by ManageSieve; or a script itself."""
+_SCRIPT_NAME = re.compile(r"sieve/[^/]+\.sieve")
 MADE_ANEW = ("dovecot.index", "dovecot.list.index", "dovecot.mailbox.log", "maildirfolder.lock")
 """Dovecot makes these from the messages."""
 MADE_ANEW_SUFFIXES = (".lock", ".svbin", ".tmp")
@@ -162,6 +166,20 @@ def _link_others(home: Path, copy: Path) -> Iterator[str]:
                 and _copy_file(home, copy, path)
             ):
                 yield path
+    if _copy_active_script(home, copy):
+        yield ACTIVE_SCRIPT
+
+
+def _copy_active_script(home: Path, copy: Path) -> bool:
+    """Whether a link says which script is active. No other link is in a backup, and none to anywhere else."""
+    try:
+        target = str((home / ACTIVE_SCRIPT).readlink())
+    except OSError:  # no script is active, or it is no link
+        return False
+    if not _SCRIPT_NAME.fullmatch(target) or not (copy / target).is_file():
+        return False
+    (copy / ACTIVE_SCRIPT).symlink_to(target)
+    return True
 
 
 def _walk_directories(home: Path) -> list[str]:

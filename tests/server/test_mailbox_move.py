@@ -63,6 +63,15 @@ def test_a_move_that_was_interrupted_goes_on(homes: tuple[Path, Path]) -> None:
     assert list_messages(new) == [".Sent/cur/2", "cur/1:2,S", "cur/3", "cur/4"]
 
 
+def test_scripts_of_which_none_is_active_are_not_lost(homes: tuple[Path, Path]) -> None:
+    old, new = homes
+    (new / "sieve").mkdir(parents=True)
+    (new / "sieve" / "away.sieve").write_text("keep;")
+    mailbox_move.move_mailbox(old, new)
+    (aside,) = new.parent.glob("*.before-rename*")
+    assert (aside / "sieve" / "away.sieve").read_text() == "keep;"
+
+
 def test_nothing_is_lost_where_names_are_the_same_or_a_script_is_there(homes: tuple[Path, Path]) -> None:
     old, new = homes
     add_message(new, "1:2,S")

@@ -70,6 +70,30 @@ def test_the_manifest_has_the_digest_of_each_message_and_of_the_other_files(root
     assert len(messages) == 4
 
 
+def test_the_copy_has_the_scripts_of_managesieve_and_which_is_active(root: Path, stage: Path) -> None:
+    home = fill_mailbox(root).parent
+    (home / ".dovecot.sieve").unlink()
+    (home / "sieve" / "tmp").mkdir(parents=True)
+    for name in ("rules.sieve", "away.sieve", "rules.svbin"):
+        (home / "sieve" / name).write_text(f"# {name}")
+    (home / ".dovecot.sieve").symlink_to("sieve/rules.sieve")
+    mail_snapshot.take_snapshot(ANNA, root, stage)
+    copy = stage / "mail" / "example.org" / "anna"
+    assert str((copy / ".dovecot.sieve").readlink()) == "sieve/rules.sieve"
+    assert {path.name for path in (copy / "sieve").iterdir()} == {"rules.sieve", "away.sieve"}
+    others = mail_snapshot.read_others(stage / "manifest" / f"{ANNA}.jsonl")
+    assert others[".dovecot.sieve"] == others["sieve/rules.sieve"] == hashlib.sha256(b"# rules.sieve").hexdigest()
+
+
+@pytest.mark.parametrize("target", ["sieve/gone.sieve", "/etc/shadow", "../ben/sieve/rules.sieve", "sieve/../x.sieve"])
+def test_no_link_that_leads_elsewhere_is_copied(root: Path, stage: Path, target: str) -> None:
+    home = fill_mailbox(root).parent
+    (home / ".dovecot.sieve").unlink()
+    (home / ".dovecot.sieve").symlink_to(target)
+    mail_snapshot.take_snapshot(ANNA, root, stage)
+    assert not (stage / "mail" / "example.org" / "anna" / ".dovecot.sieve").is_symlink()
+
+
 def test_empty_folders_are_in_the_copy(root: Path, stage: Path) -> None:
     fill_mailbox(root)
     mail_snapshot.take_snapshot(ANNA, root, stage)
