@@ -1,14 +1,18 @@
-"""What Dovecot calls in place of sendmail(1) for mail of Sieve scripts: `sieve-mail -i -f SENDER -- RECIPIENT…`.
+"""What Dovecot calls in place of sendmail(1) for mail of Sieve scripts:
+`sieve-mail ACCOUNT -i -f SENDER -- RECIPIENT…`.
 
 By sendmail(1) such mail would be root's: signed, and counted as root's. But a redirected message is a stranger's, and
 its From: may be one of our addresses. So it goes to a socket of Postfix's of its own (master.cf), which asks the guard
-and no signing milter. Only root and Postfix can enter its directory.
+and no signing milter. Automatic answers are the account's own: they go to another socket, where they are signed. Only
+root and Postfix can enter the directory of both. There, this program names the account as the login (XCLIENT), so that
+the guard, the queue and a freeze know whose mail it is.
 
 Dovecot knows no permanent failure of this program: any makes it defer the message, for days. So if Postfix refuses one
 for good, its sender gets a notice, as of mail that another server refuses.
 """
 
 import os
+import re
 import smtplib
 import sys
 from collections.abc import Iterable
@@ -19,7 +23,10 @@ from typing import BinaryIO
 
 from mailkeep_server.common.unix_smtp import UnixSmtp
 
-SOCKET = "/var/spool/postfix/private/forwards"
+FORWARDS, ANSWERS = "/var/spool/postfix/private/forwards", "/var/spool/postfix/private/answers"
+REDIRECTED = b"x-sieve-redirected-from:"
+"""Dovecot writes it in front of each redirected message, and removes any that was there. An answer has none."""
+ACCOUNT = re.compile(r"[a-z0-9._-]+@[a-z0-9.-]+")
 TIMEOUT = 60.0
 """Seconds for each answer. Dovecot's own is submission_timeout, 30 s."""
 CHUNK = 65_536
@@ -37,16 +44,17 @@ def main(arguments: list[str]) -> int:
     if os.getuid() == 0:
         os.seteuid(0)  # Dovecot is the mailbox's user while it delivers; its real user is root
     try:
-        sender, recipients = _parse_arguments(arguments)
+        account, sender, recipients = _parse_arguments(arguments)
         headers = _read_headers(sys.stdin.buffer)
+        path = FORWARDS if any(line.lower().startswith(REDIRECTED) for line in headers) else ANSWERS
         try:
-            send_message(SOCKET, sender, recipients, chain(headers, sys.stdin.buffer))
+            send_message(path, account, sender, recipients, chain(headers, sys.stdin.buffer))
         except RefusedError as refusal:
-            print(f"{SOCKET}: refused for good, from <{sender}> to {', '.join(recipients)}: {refusal}", file=sys.stderr)
+            print(f"{path}: refused for good, from <{sender}> to {', '.join(recipients)}: {refusal}", file=sys.stderr)
             if sender:  # RFC 5321 section 6.1: no notice about a notice
-                send_message(SOCKET, "", [sender], _build_notice(sender, recipients, headers, refusal))
+                send_message(FORWARDS, account, "", [sender], _build_notice(sender, recipients, headers, refusal))
     except (OSError, smtplib.SMTPException, ValueError) as error:
-        print(f"{SOCKET}: {error}", file=sys.stderr)
+        print(f"sieve-mail: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL
     return os.EX_OK
 
@@ -107,19 +115,24 @@ Diagnostic-Code: smtp; {reason}
     return [*lines, *headers, b"\n", f"--{boundary}--\n".encode()]
 
 
-def _parse_arguments(arguments: list[str]) -> tuple[str, list[str]]:
-    """Envelope sender and recipients. Raises ValueError."""
-    split = arguments.index("--")
+def _parse_arguments(arguments: list[str]) -> tuple[str, str, list[str]]:
+    """Account, envelope sender and recipients. Raises ValueError."""
+    account, split = arguments[0], arguments.index("--")
+    if not ACCOUNT.fullmatch(account):
+        raise ValueError(f"no account: {account}")
     sender = arguments[arguments.index("-f", 0, split) + 1]
     recipients = arguments[split + 1 :]
     if not recipients:
         raise ValueError("no recipient")
-    return sender.removeprefix("<").removesuffix(">"), recipients
+    return account, sender.removeprefix("<").removesuffix(">"), recipients
 
 
-def send_message(path: str, sender: str, recipients: Iterable[str], message: Iterable[bytes]) -> None:
+def send_message(path: str, account: str, sender: str, recipients: Iterable[str], message: Iterable[bytes]) -> None:
     """Raises OSError or smtplib.SMTPException if Postfix does not take it for all recipients; RefusedError for good."""
     with UnixSmtp(path, local_hostname="localhost", timeout=TIMEOUT) as client:
+        client.ehlo()
+        # Postfix begins the session anew (XCLIENT_README). Without a login it would be nobody's mail: never send it so.
+        _expect(220, client.docmd(f"XCLIENT LOGIN={account}"), smtplib.SMTPResponseException)
         client.ehlo()
         commands = [f"MAIL FROM:<{sender}> BODY=8BITMIME", *(f"RCPT TO:<{recipient}>" for recipient in recipients)]
         for command in commands:
@@ -136,6 +149,7 @@ def send_message(path: str, sender: str, recipients: Iterable[str], message: Ite
         _expect(250, client.getreply())
 
 
-def _expect(code: int, reply: tuple[int, bytes]) -> None:
+def _expect(code: int, reply: tuple[int, bytes], refusal: type[smtplib.SMTPResponseException] = RefusedError) -> None:
+    """`refusal` is what a permanent one (5xx) raises."""
     if reply[0] != code:
-        raise (RefusedError if 500 <= reply[0] < 600 else smtplib.SMTPResponseException)(*reply)
+        raise (refusal if 500 <= reply[0] < 600 else smtplib.SMTPResponseException)(*reply)

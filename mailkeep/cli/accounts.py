@@ -80,7 +80,10 @@ def add_account(
     password = _new_password(settings, address, generate, check_breaches)
     password_hash = passwords.hash_password(password)
     edit_accounts.add_account(directory / hosts.SETTINGS_FILE, address, password_hash, person, quota)
-    outcome = f"{address} is in mail.yml. Run `mailkeep deploy {label}` to create the account on the server."
+    outcome = (
+        f"{address} is in mail.yml. Run `mailkeep deploy {label}` to create the account on the server. Its owner sets "
+        f"filters and out-of-office by ManageSieve: {settings.host.name}, port 4190 (docs/rules.md)."
+    )
     _print_outcome(label, address, outcome, password if generate else "")
 
 

@@ -11,6 +11,7 @@ from mailkeep.settings.numbers import PROXY_PORTS
 from mailkeep.settings.sections import Account
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
+from mailkeep_server.common.alias_patterns import STAR
 
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = paths.DOVECOT_USERS
@@ -18,7 +19,7 @@ ALIASES = "/etc/dovecot/aliases"
 REPEATS = "/etc/dovecot/repeated_passwords.lua"
 """A program in Dovecot's auth process that knows wrong passwords again."""
 SIEVE = "/etc/dovecot/sieve"
-"""Scripts that run for each account."""
+"""Scripts for all accounts."""
 MAIL = "/var/vmail"
 COMPILED_SIEVE = f"{MAIL}/.sieve"
 """vmail keeps them compiled there."""
@@ -37,6 +38,7 @@ MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
 def build_part(settings: Settings) -> Part:
+    scripts = _build_scripts(settings)
     conf = render_template(
         "dovecot/dovecot.conf",
         # Where the kernel has no IPv6, Dovecot would not start with `::`; Postfix goes on with a warning.
@@ -53,10 +55,11 @@ def build_part(settings: Settings) -> Part:
         max_script_size=MAX_SCRIPT_SIZE,
         max_scripts=MAX_SCRIPTS,
         max_redirects=MAX_REDIRECTS,
-        python=server_package.PYTHON,
-        aliases=ALIASES,
         sieve_directory=SIEVE,
         compiled=COMPILED_SIEVE,
+        global_scripts=list(scripts),
+        python=server_package.PYTHON,
+        aliases=ALIASES,
         forwarded_from=settings.host.forwarded_from,
         forwarded_ports=PROXY_PORTS,
     )
@@ -87,7 +90,8 @@ def build_part(settings: Settings) -> Part:
             File(CONF, conf),
             File(LIMIT_SESSIONS, render_template("dovecot/limit_sessions", max_sessions=MAX_SESSIONS), mode=0o755),
             File(REPEATS, render_template("dovecot/repeated_passwords.lua")),
-            File(f"{SIEVE}/junk.sieve", render_template("dovecot/sieve/junk.sieve")),
+            # Dovecot reads them for each message, so vmail does.
+            *(File(f"{SIEVE}/{name}.sieve", content) for name, content in scripts.items()),
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
@@ -96,13 +100,23 @@ def build_part(settings: Settings) -> Part:
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(
             Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),
-            Check(
-                f"sievec -c {CONF} -d {SIEVE}/junk.sieve - >/dev/null", reads=("/etc/dovecot", certificates.DIRECTORY)
+            *(
+                Check(f"sievec -c {CONF} -d {SIEVE}/{name}.sieve - >/dev/null", reads=("/etc/dovecot", certificates.DIRECTORY))
+                for name in scripts
             ),
             Check(f"luac5.4 -p {REPEATS}", reads=(REPEATS,)),  # with a broken one, Dovecot lets nobody in
             Check(f"sh -n {LIMIT_SESSIONS}", reads=(LIMIT_SESSIONS,)),
         ),
     )
+
+
+def _build_scripts(settings: Settings) -> dict[str, bytes]:
+    """For all accounts, by name, in the order in which Dovecot runs them."""
+    notices = f"{paths.NOTICE_SENDER}@{settings.host.name}"
+    scripts = {"junk": render_template("dovecot/sieve/junk.sieve", notices=notices)}
+    if forwards := [(account.address, account.forward) for account in settings.accounts if account.forward]:
+        scripts["forwards"] = render_template("dovecot/sieve/forwards.sieve", forwards=forwards)
+    return scripts
 
 
 def _quota_fields(account: Account) -> list[str]:
@@ -117,6 +131,8 @@ def _single_account_aliases(settings: Settings) -> Iterator[tuple[str, Account]]
     accounts = {account.address: account for account in settings.accounts}
     aliases = postfix.list_aliases(settings)
     for alias in aliases:
+        if STAR in alias:  # Dovecot finds single addresses only
+            continue
         target = alias
         while len(targets := aliases.get(target, ())) == 1:
             target = strip_extension(targets[0])

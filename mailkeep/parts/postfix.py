@@ -5,19 +5,27 @@ from collections.abc import Iterable, Iterator
 from mailkeep.parts import certificates
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.parts.server_package import PYTHON
-from mailkeep.settings.fields import Network
+from mailkeep.settings.fields import Network, strip_extension
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
+from mailkeep_server.common.alias_patterns import STAR, to_regexp
 from mailkeep_server.common.alias_reach import AliasReach
-from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, STRANGERS
+from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, STRANGERS
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
 QUEUE_MINFREE = 512 * 2**20  # bytes; a tenth of the smallest disk that Mailkeep supports
 ADMINISTRATIVE = ("root", "postmaster", "abuse", "mailer-daemon", "hostmaster", "webmaster")
-TABLES = ("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients", "report_copies")
+TABLES = (
+    *("mailboxes", "aliases", "lists", "sender_login", "own_domains", "alert_recipients", "report_copies"),
+    "members_only",
+)
+REGEXPS = ("submission_headers", "alias_patterns", "list_patterns", "refused_recipients")
+MEMBERS = f"{DIRECTORY}/members"
+"""A table for each list to which only its members may write."""
+REFUSED = "550 5.1.1 User unknown"
 RELAY_PASSWORD = f"{DIRECTORY}/relay_password"
 PORTS = {name: SERVICES[name] for name in ("smtp", "submission", "submissions")}
 PROBE = "192.0.2.1"  # a key of any kind of table
@@ -38,7 +46,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
     return Part(
         name="postfix",
         packages=("postfix", "libsasl2-modules") if settings.relay else ("postfix",),
-        directories=(Directory(DIRECTORY), Directory(DROP_IN)),
+        directories=(Directory(DIRECTORY), Directory(MEMBERS, purge_unmanaged=True), Directory(DROP_IN)),
         files=(
             File(f"{DIRECTORY}/main.cf", _render_main_cf(settings)),
             File(
@@ -47,6 +55,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
                     "postfix/master.cf",
                     spf_lookups=settings.own_sender_lookups,
                     forward=FORWARD,
+                    answer=ANSWER,
                     bounce=BOUNCE,
                     reports_user=paths.REPORTS_USER if settings.reads_reports else "",
                     python=PYTHON,
@@ -56,7 +65,15 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
             _table_file("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
             _table_file("aliases", _alias_rows(settings)),
+            _table_file("alias_patterns", _pattern_rows(settings)),
             _table_file("lists", _list_rows(settings)),
+            _table_file("list_patterns", _list_pattern_rows(settings)),
+            _table_file("refused_recipients", ((_to_key(name), REFUSED) for name in settings.catch_all_except)),
+            _table_file("members_only", _members_only_rows(settings)),
+            *(
+                _table_file(f"members/{name}", ((member, "OK") for member in _list_members(settings, name)))
+                for name in settings.members_only
+            ),
             _table_file("sender_login", _login_map_rows(settings)),
             _table_file("own_domains", _own_domain_rows(settings)),
             _table_file("own_senders", ((str(network), "OK") for network in _list_own_senders(settings))),
@@ -95,7 +112,7 @@ def list_declared_sockets(parts: Iterable[Part]) -> tuple[list[int], list[str]]:
 
 def _list_lookup_tables() -> Iterator[str]:
     yield from (f"texthash:{DIRECTORY}/{name}" for name in TABLES)
-    yield f"regexp:{DIRECTORY}/submission_headers"
+    yield from (f"regexp:{DIRECTORY}/{name}" for name in REGEXPS)
     yield f"cidr:{DIRECTORY}/own_senders"
 
 
@@ -122,6 +139,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         validating_resolver=settings.resolver == "local",
         relay=settings.relay,
         spf_lookups=settings.own_sender_lookups,
+        member_lists=[f"{MEMBERS}/{name}" for name in settings.members_only],
         guard_policy=paths.GUARD_POLICY_SOCKET,
         strangers=STRANGERS,
         lines_milter=paths.LINES_MILTER_SOCKET,
@@ -160,7 +178,7 @@ def _list_rows(settings: Settings) -> Rows:
     table finds a domain for each address of it, so accounts and other aliases beside a catch-all have rows, too."""
     reach = build_reach(settings)
     catch_all = {domain for domain in settings.catch_all if reach.count_elsewhere(f"@{domain}")}
-    for alias in reach.aliases:
+    for alias in _list_exact_aliases(reach.aliases):
         if reach.count_elsewhere(alias):
             yield alias, "ask_about_list"
         elif alias.rpartition("@")[2] in catch_all:
@@ -174,12 +192,48 @@ def _list_rows(settings: Settings) -> Rows:
 
 
 def _alias_rows(settings: Settings) -> Rows:
-    """virtual_alias_maps: aliases and catch-alls. With a catch-all, every account needs a row of its own, or its mail
-    would fall through to the row of its domain."""
-    yield from ((alias, ", ".join(targets)) for alias, targets in list_aliases(settings).items())
-    if settings.catch_all:
+    """virtual_alias_maps: aliases and catch-alls. With a catch-all or a pattern, every account needs a row of its own,
+    or its mail would fall through to these."""
+    aliases = list_aliases(settings)
+    yield from ((alias, ", ".join(aliases[alias])) for alias in _list_exact_aliases(aliases))
+    if settings.catch_all or len(aliases) > len(_list_exact_aliases(aliases)):
         yield from ((account.address, account.address) for account in settings.accounts)
         yield from ((f"@{domain}", target) for domain, target in settings.catch_all.items())
+
+
+def _list_exact_aliases(aliases: Iterable[str]) -> list[str]:
+    return [alias for alias in aliases if STAR not in alias]
+
+
+def _pattern_rows(settings: Settings) -> Rows:
+    """virtual_alias_maps, after the exact aliases."""
+    yield from ((_to_key(alias), ", ".join(targets)) for alias, targets in settings.aliases.items() if STAR in alias)
+
+
+def _list_pattern_rows(settings: Settings) -> Rows:
+    """As `_list_rows`: patterns with members elsewhere. The guard itself sees which alias an address is."""
+    reach = build_reach(settings)
+    yield from (
+        (_to_key(alias), "ask_about_list") for alias in reach.aliases if STAR in alias and reach.count_elsewhere(alias)
+    )
+
+
+def _to_key(name: str) -> str:
+    """Of a table of regular expressions (regexp_table(5)), for an address with or without an extension."""
+    before, at, domain = to_regexp(name).rpartition("@")
+    return rf"/^{before}(\+[^@]*)?{at}{domain}$/"
+
+
+def _members_only_rows(settings: Settings) -> Rows:
+    """Restriction classes by list (main.cf)."""
+    yield from ((name, f"members_{number}") for number, name in enumerate(settings.members_only))
+
+
+def _list_members(settings: Settings, name: str) -> list[str]:
+    """Everybody whom the list reaches, and the addresses from which the accounts among them send."""
+    senders = {account.address: account.send_as for account in settings.accounts}
+    members = [*map(strip_extension, build_reach(settings).members_of(name))]
+    return list(dict.fromkeys(address for member in members for address in (member, *senders.get(member, ()))))
 
 
 def _login_map_rows(settings: Settings) -> Rows:

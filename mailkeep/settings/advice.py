@@ -66,7 +66,7 @@ def _find_dead_senders(settings: Settings) -> Iterator[str]:
 
 def _takes_mail(settings: Settings, address: str) -> bool:
     plain = strip_extension(address)
-    is_known = plain in settings.account_addresses or plain in settings.aliases
+    is_known = plain in settings.account_addresses or bool(settings.find_alias(plain))
     return is_known or plain.rpartition("@")[2] in settings.catch_all
 
 

@@ -85,9 +85,9 @@ def _check_administrators(settings: UncheckedSettings, measured: Mapping[str, Ex
 def find_next_alias(settings: UncheckedSettings, target: str) -> str:
     """The alias to which mail to `target` goes on, also by its domain's catch-all; empty if it goes to none."""
     address = strip_extension(target)
-    if address not in settings.account_addresses and address not in settings.aliases:
+    if address not in settings.account_addresses and not settings.find_alias(address):
         address = strip_extension(settings.catch_all.get(address.rpartition("@")[2], ""))
-    return address if address in settings.aliases else ""
+    return settings.find_alias(address)
 
 
 def _list_next_aliases(settings: UncheckedSettings, alias: str) -> list[str]:

@@ -7,9 +7,8 @@ from itertools import islice
 
 from pydantic_core import InitErrorDetails
 
-from mailkeep.settings import alias_expansion
-from mailkeep.settings.field_errors import invalid
-from mailkeep.settings.fields import strip_extension
+from mailkeep.settings import alias_expansion, route_checks
+from mailkeep.settings.conflicts import check_target, domain_of, is_known, make_conflict
 from mailkeep.settings.numbers import MAIL_SERVICES, PROXY_PORTS, SERVICES
 from mailkeep.settings.sections import UncheckedSettings
 from mailkeep.settings.yaml_reader import Loc, format_path
@@ -28,10 +27,6 @@ def find_conflicts(settings: UncheckedSettings) -> list[InitErrorDetails]:
     return [conflict for check in CHECKS for conflict in check(settings)]
 
 
-def _conflict(loc: Loc, value: object, expected: str, actual: str | None = None) -> InitErrorDetails:
-    return InitErrorDetails(type=invalid(expected, actual), loc=loc, input=value)
-
-
 def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     yield from _find_repeated(("host", "addresses"), settings.host.addresses)
     yield from _find_repeated(("host", "forwarded_from"), settings.host.forwarded_from)
@@ -39,8 +34,11 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("accounts",), (account.address for account in settings.accounts), "address")
     for index, account in enumerate(settings.accounts):
         yield from _find_repeated(("accounts", index, "send_as"), account.send_as)
+        yield from _find_repeated(("accounts", index, "forward"), account.forward)
     for address, targets in settings.aliases.items():
         yield from _find_repeated(("aliases", address), targets)
+    yield from _find_repeated(("members_only",), settings.members_only)
+    yield from _find_repeated(("catch_all_except",), settings.catch_all_except)
     yield from _find_repeated(("admin", "addresses"), settings.admin.addresses)
     yield from _find_repeated(("admin", "networks"), settings.admin.networks)
     yield from _find_repeated(("firewall", "block"), settings.firewall.block)
@@ -61,7 +59,7 @@ def _find_repeated(loc: Loc, values: Iterable[object], *field: str) -> Iterator[
     for index, value in enumerate(values):
         if value in first:
             actual = f"{value} again; first in {format_path((*loc, first[value], *field))}"
-            yield _conflict((*loc, index, *field), value, "each once", actual)
+            yield make_conflict((*loc, index, *field), value, "each once", actual)
         first.setdefault(value, index)
 
 
@@ -71,9 +69,9 @@ def _check_host(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
             # Postfix delivers mail to its own name locally (mydestination). A domain is either local or virtual: as
             # both, its mailboxes are not found.
             expected = "mail domains only. The host needs another name, such as mail.DOMAIN"
-            yield _conflict(("domains", index), domain, expected, f"{domain}, which is host.name")
+            yield make_conflict(("domains", index), domain, expected, f"{domain}, which is host.name")
     if settings.relay and settings.relay.host == settings.host.name:
-        yield _conflict(("relay", "host"), settings.relay.host, "another host than host.name")
+        yield make_conflict(("relay", "host"), settings.relay.host, "another host than host.name")
 
 
 def _check_backup(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -81,14 +79,14 @@ def _check_backup(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
         loc = ("backup", "targets", index)
         if target.host and not target.host_key:
             expected = f"a host key: `ssh-keyscan -t ed25519 {target.host}` prints it after the host"
-            yield _conflict((*loc, "host_key"), "", expected, "none")
+            yield make_conflict((*loc, "host_key"), "", expected, "none")
         if target.host == settings.host.name:
-            yield _conflict((*loc, "host"), target.host, "another machine, or no host for a path on this one")
+            yield make_conflict((*loc, "host"), target.host, "another machine, or no host for a path on this one")
 
 
 def _check_accounts(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, account in enumerate(settings.accounts):
-        if _domain_of(account.address) not in settings.own_domains:
+        if domain_of(account.address) not in settings.own_domains:
             yield _undeclared_domain(settings, ("accounts", index, "address"), account.address)
 
 
@@ -96,48 +94,37 @@ def _check_send_as(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, account in enumerate(settings.accounts):
         for position, address in enumerate(account.send_as):
             loc = ("accounts", index, "send_as", position)
-            if _domain_of(address) not in settings.own_domains:
+            if domain_of(address) not in settings.own_domains:
                 yield _undeclared_domain(settings, loc, address)
             elif address in settings.account_addresses and address != account.address:
-                yield _conflict(loc, address, "an address that is not another account's own")
+                yield make_conflict(loc, address, "an address that is not another account's own")
 
 
 def _check_aliases(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for address, targets in settings.aliases.items():
         if address in settings.account_addresses:
             expected = "either an account or an alias of that name"
-            yield _conflict(("aliases", address), address, expected, f"{address}, which is an account too")
-        if _domain_of(address) not in settings.own_domains:
+            yield make_conflict(("aliases", address), address, expected, f"{address}, which is an account too")
+        if domain_of(address) not in settings.own_domains:
             yield _undeclared_domain(settings, ("aliases", address), address)
         for position, target in enumerate(targets):
-            yield from _check_target(settings, ("aliases", address, position), target)
+            yield from check_target(settings, ("aliases", address, position), target)
 
 
 def _check_catch_all(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for domain, target in settings.catch_all.items():
         loc = ("catch_all", domain)
         if domain not in settings.own_domains:
-            yield _conflict(loc, domain, _expected_domains(settings), f"{domain}, which is not in `domains`")
-        if _domain_of(target) in settings.own_domains and not _is_known(settings, target):
-            yield _conflict(loc, target, "an account, an alias or an address elsewhere")
-        elif _domain_of(target) == settings.host.name:
-            yield from _check_target(settings, loc, target)
+            yield make_conflict(loc, domain, _expected_domains(settings), f"{domain}, which is not in `domains`")
+        if domain_of(target) in settings.own_domains and not is_known(settings, target):
+            yield make_conflict(loc, target, "an account, an alias or an address elsewhere")
+        elif domain_of(target) == settings.host.name:
+            yield from check_target(settings, loc, target)
 
 
 def _check_admin(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, address in enumerate(settings.admin.addresses):
-        yield from _check_target(settings, ("admin", "addresses", index), address)
-
-
-def _check_target(settings: UncheckedSettings, loc: Loc, target: str) -> Iterator[InitErrorDetails]:
-    """An address that mail is sent to must lead somewhere."""
-    domain = _domain_of(target)
-    if domain == settings.host.name:
-        expected = "an address in a mail domain or elsewhere; mail to the host's own name goes to admin.addresses"
-        yield _conflict(loc, target, expected)
-    elif domain in settings.own_domains and not (domain in settings.catch_all or _is_known(settings, target)):
-        expected = f"an account, an alias or an address elsewhere; {domain} has no catch_all either"
-        yield _conflict(loc, target, expected)
+        yield from check_target(settings, ("admin", "addresses", index), address)
 
 
 def _check_loops(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -153,7 +140,7 @@ def _check_loops(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
                 del path[alias]
             elif following in path:
                 expected = "aliases that end at an account or elsewhere"
-                yield _conflict(("aliases", alias), None, expected, f"a loop: {_format_loop(path, following)}")
+                yield make_conflict(("aliases", alias), None, expected, f"a loop: {_format_loop(path, following)}")
             elif following not in finished:
                 path[following] = _next_aliases(settings, following)
 
@@ -173,12 +160,12 @@ def _format_loop(path: dict[str, Iterator[str]], back_to: str) -> str:
 
 def _check_ports(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if service := MAIL_PORTS.get(settings.ssh.port):
-        yield _conflict(("ssh", "port"), settings.ssh.port, f"another port: {service} listens there")
+        yield make_conflict(("ssh", "port"), settings.ssh.port, f"another port: {service} listens there")
     if settings.ssh.port == 443 and (settings.serves_mta_sts_policy or settings.web.autoconfig):
-        yield _conflict(("ssh", "port"), settings.ssh.port, "another port: the web server listens there (`web`)")
+        yield make_conflict(("ssh", "port"), settings.ssh.port, "another port: the web server listens there (`web`)")
     if settings.tls.answers_on_port_80 and settings.ssh.port == SERVICES["http"]:
         expected = "another port: the certificate authority asks there (tls.acme.challenge: http-01)"
-        yield _conflict(("ssh", "port"), settings.ssh.port, expected)
+        yield make_conflict(("ssh", "port"), settings.ssh.port, expected)
 
 
 def _check_forwarding(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -187,15 +174,15 @@ def _check_forwarding(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
         if address in settings.host.addresses:
             expected = "addresses of another machine, from which this server has moved"
             actual = f"{address}, which is in host.addresses too"
-            yield _conflict(("host", "forwarded_from", index), address, expected, actual)
+            yield make_conflict(("host", "forwarded_from", index), address, expected, actual)
     ports = {port: name for name, port in PROXY_PORTS.items()} if settings.host.forwarded_from else {}
     if service := ports.get(settings.ssh.port):
         expected = f"another port: {service} that is forwarded comes there (host.forwarded_from)"
-        yield _conflict(("ssh", "port"), settings.ssh.port, expected)
+        yield make_conflict(("ssh", "port"), settings.ssh.port, expected)
     for index, opening in enumerate(settings.firewall.open):
         if opening.protocol == "tcp" and (service := ports.get(opening.port)):
             expected = f"another port: {service} that is forwarded comes there, and from nobody else"
-            yield _conflict(("firewall", "open", index), opening.port, expected)
+            yield make_conflict(("firewall", "open", index), opening.port, expected)
 
 
 def _check_networks(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -203,14 +190,14 @@ def _check_networks(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
         loc = ("firewall", "block", index)
         for trusted in settings.admin.networks:
             if blocked.version == trusted.version and blocked.overlaps(trusted):
-                yield _conflict(loc, blocked, f"a network apart from {trusted} in admin.networks")
+                yield make_conflict(loc, blocked, f"a network apart from {trusted} in admin.networks")
         for address in settings.host.forwarded_from:
             if address in blocked:
                 expected = f"a network without the server's previous address {address} (host.forwarded_from)"
-                yield _conflict(loc, blocked, expected)
+                yield make_conflict(loc, blocked, expected)
         for address in settings.host.addresses:
             if address in blocked:
-                yield _conflict(loc, blocked, f"a network without the server's own address {address}")
+                yield make_conflict(loc, blocked, f"a network without the server's own address {address}")
 
 
 def _check_limits(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -222,7 +209,7 @@ def _check_limits(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
         for shorter, longer in LIMIT_PAIRS:
             if shorter in declared and declared[shorter] > effective[longer]:
                 expected = f"at most {effective[longer]}, which is {longer}, or a larger {longer} too"
-                yield _conflict((*loc, shorter), declared[shorter], expected)
+                yield make_conflict((*loc, shorter), declared[shorter], expected)
 
 
 def _check_leaving(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -230,36 +217,36 @@ def _check_leaving(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for name, number in settings.guard.leaving.model_dump(exclude_none=True).items():
         ceiling = getattr(settings.guard.server, name.replace("connections", "recipients"))
         if number < ceiling:
-            yield _conflict(("guard", "leaving", name), number, f"at least {ceiling}, which is guard.server's")
+            yield make_conflict(("guard", "leaving", name), number, f"at least {ceiling}, which is guard.server's")
 
 
 def _check_tls(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if settings.tls.mode == "files" and settings.tls.certificate is None:
         expected = "the path of the certificate chain (PEM) beside mail.yml, since tls.mode is files"
-        yield _conflict(("tls", "certificate"), None, expected)
+        yield make_conflict(("tls", "certificate"), None, expected)
     if settings.tls.mode != "files" and settings.tls.certificate is not None:
-        yield _conflict(("tls", "certificate"), settings.tls.certificate, "`mode: files`, or no certificate")
+        yield make_conflict(("tls", "certificate"), settings.tls.certificate, "`mode: files`, or no certificate")
 
 
 def _check_acme(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     tls, acme = settings.tls, settings.tls.acme
     if tls.mode != "acme":
         for name in acme.model_fields_set:
-            yield _conflict(("tls", "acme", name), getattr(acme, name), "`mode: acme`, or nothing below tls.acme")
+            yield make_conflict(("tls", "acme", name), getattr(acme, name), "`mode: acme`, or nothing below tls.acme")
         return
     if acme.challenge == "dns-01" and acme.provider is None:
         expected = "your DNS provider, by the name that `lego dnshelp` lists, since tls.acme.challenge is dns-01"
-        yield _conflict(("tls", "acme", "provider"), None, expected)
+        yield make_conflict(("tls", "acme", "provider"), None, expected)
     if acme.challenge == "http-01" and acme.provider is not None:
-        yield _conflict(("tls", "acme", "provider"), acme.provider, "`challenge: dns-01`, or no provider")
+        yield make_conflict(("tls", "acme", "provider"), acme.provider, "`challenge: dns-01`, or no provider")
     for index, opening in enumerate(settings.firewall.open):
         if settings.tls.answers_on_port_80 and (opening.protocol, opening.port) == ("tcp", SERVICES["http"]):
             expected = "`tls.acme.challenge: dns-01`, or port 80 left to the certificate authority's questions"
-            yield _conflict(("firewall", "open", index), SERVICES["http"], expected)
+            yield make_conflict(("firewall", "open", index), SERVICES["http"], expected)
     issuer = settings.tls.issuer
     if settings.dns.caa and issuer and issuer not in settings.dns.caa:
         expected = f"{issuer} too, the authority of tls.acme.directory; or it may not issue"
-        yield _conflict(("dns", "caa"), settings.dns.caa, expected, ", ".join(settings.dns.caa))
+        yield make_conflict(("dns", "caa"), settings.dns.caa, expected, ", ".join(settings.dns.caa))
 
 
 def _check_openings(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -273,7 +260,7 @@ def _check_openings(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, opening in enumerate(settings.firewall.open):
         if opening.networks and (reason := open_to_all.get((opening.protocol, opening.port))):
             name = f"{opening.port}/{opening.protocol}"
-            yield _conflict(
+            yield make_conflict(
                 ("firewall", "open", index, "networks"),
                 name,
                 "another port, or none of these networks",
@@ -284,20 +271,20 @@ def _check_openings(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
 def _check_dns(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for index, name in enumerate(settings.dns.never_send):
         if name in settings.own_domains or name == settings.host.name:
-            yield _conflict(("dns", "never_send", index), name, "names that send no mail; this one does")
+            yield make_conflict(("dns", "never_send", index), name, "names that send no mail; this one does")
     if settings.dns.mta_sts == "enforce" and settings.tls.mode == "self-signed":
         expected = (
             "`testing`, or a certificate that the world trusts (tls.mode): servers that follow the policy "
             "would not deliver"
         )
-        yield _conflict(("dns", "mta_sts"), settings.dns.mta_sts, expected)
+        yield make_conflict(("dns", "mta_sts"), settings.dns.mta_sts, expected)
     elif settings.serves_mta_sts_policy and settings.tls.mode == "self-signed":
         expected = (
             "`off`, a certificate that the world trusts (tls.mode), or web.mta_sts: no and the policy served elsewhere"
         )
-        yield _conflict(("dns", "mta_sts"), settings.dns.mta_sts, expected)
+        yield make_conflict(("dns", "mta_sts"), settings.dns.mta_sts, expected)
     if settings.dns.reports:
-        yield from _check_target(settings, ("dns", "reports"), settings.dns.reports)
+        yield from check_target(settings, ("dns", "reports"), settings.dns.reports)
 
 
 def _check_web_names(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -309,28 +296,18 @@ def _check_web_names(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for loc, labels in kinds.items():
         names = {f"{label}.{domain}" for label in labels for domain in settings.domains}
         for name in sorted(names & {*settings.domains, settings.host.name}):
-            yield _conflict(loc, name, f"{name} for this alone: it is the host, or a mail domain, as well")
+            yield make_conflict(loc, name, f"{name} for this alone: it is the host, or a mail domain, as well")
 
 
 def _check_web(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if settings.web.autoconfig and settings.tls.mode == "self-signed":
         expected = "`no`, or a certificate that the world trusts (tls.mode): mail programs accept no other here"
-        yield _conflict(("web", "autoconfig"), True, expected, "yes")
-
-
-def _domain_of(address: str) -> str:
-    return address.rpartition("@")[2]
-
-
-def _is_known(settings: UncheckedSettings, address: str) -> bool:
-    """Whether an account or an alias takes mail to this address."""
-    plain = strip_extension(address)
-    return plain in settings.account_addresses or plain in settings.aliases
+        yield make_conflict(("web", "autoconfig"), True, expected, "yes")
 
 
 def _undeclared_domain(settings: UncheckedSettings, loc: Loc, address: str) -> InitErrorDetails:
     actual = f"{address}, whose domain is not in `domains`"
-    return _conflict(loc, address, _expected_domains(settings), actual)
+    return make_conflict(loc, address, _expected_domains(settings), actual)
 
 
 def _expected_domains(settings: UncheckedSettings) -> str:
@@ -345,7 +322,11 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_accounts,
     _check_send_as,
     _check_aliases,
+    route_checks.check_forwards,
+    route_checks.check_patterns,
+    route_checks.check_members_only,
     _check_catch_all,
+    route_checks.check_catch_all_exceptions,
     _check_admin,
     _check_loops,
     alias_expansion.find_endless_expansions,

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from mailkeep.settings import password_hashes
 from mailkeep.settings.field_errors import invalid, require_text
+from mailkeep_server.common.alias_patterns import STAR
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -29,6 +30,8 @@ ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 §3.2.3
 MAILBOX = rf"{ATEXT}(?:\.{ATEXT})*"
 MAX_LOCAL_PART = 64  # RFC 5321 §4.5.3.1.1
 MAX_EXPANSION = 1000  # addresses that an alias leads to in the end: virtual_alias_expansion_limit
+MAX_CLOSED_LISTS = 50  # of members only: Postfix has a table for each
+MAX_FORWARDS = 5  # of one account: each message is sent as often
 OWN_LOCAL_PART = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,62}[a-z0-9_-]|[a-z0-9]"
 HTTPS_URL = rf"https://{DOMAIN}(?::[0-9]{{1,5}})?/[A-Za-z0-9._~/-]*"
 DNS_PROVIDER = "[a-z0-9][a-z0-9-]{0,30}"
@@ -135,6 +138,19 @@ def parse_own_mailbox(value: object) -> str:
     if not re.fullmatch(OWN_LOCAL_PART, local_part):
         raise invalid("letters, digits, dots, - and _ before the @, beginning with a letter or digit")
     return address
+
+
+def parse_own_pattern(value: object) -> str:
+    """An address of this server, perhaps with one `*` before the @."""
+    if not isinstance(value, str) or STAR not in value:
+        return parse_own_mailbox(value)
+    local_part, _, domain = value.rpartition("@")
+    if local_part == STAR:
+        raise invalid(f"more than `*` before the @; for all of a domain use `catch_all: {{{domain}: …}}`")
+    if value.count(STAR) > 1 or STAR in domain:
+        raise invalid("one `*` at most, before the @: shop-*@example.org")
+    parse_own_mailbox(f"{local_part.replace(STAR, 'x')}@{domain}")
+    return value
 
 
 def strip_extension(address: str) -> str:
@@ -318,6 +334,7 @@ HostName = Annotated[str, BeforeValidator(parse_host_name), _text_schema(DOMAIN)
 RelayHost = Annotated[str, BeforeValidator(parse_relay_host), _text_schema(r"[0-9a-z.:-]+")]
 Mailbox = Annotated[str, BeforeValidator(parse_mailbox), _ADDRESS_SCHEMA]
 OwnMailbox = Annotated[str, BeforeValidator(parse_own_mailbox), _text_schema(f"(?:{OWN_LOCAL_PART})@{DOMAIN}")]
+OwnPattern = Annotated[str, BeforeValidator(parse_own_pattern), _text_schema(rf"[a-z0-9*._-]{{1,64}}@{DOMAIN}")]
 Targets = Annotated[
     tuple[Mailbox, ...],
     Field(min_length=1, max_length=MAX_EXPANSION),

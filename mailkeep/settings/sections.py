@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import (
+    MAX_CLOSED_LISTS,
+    MAX_FORWARDS,
     Address,
     AnyNetwork,
     DisplayName,
@@ -31,6 +33,7 @@ from mailkeep.settings.fields import (
     Mailbox,
     Network,
     OwnMailbox,
+    OwnPattern,
     OwnSender,
     PasswordHash,
     PublicAddress,
@@ -42,6 +45,7 @@ from mailkeep.settings.fields import (
     UserName,
 )
 from mailkeep.settings.numbers import Port, ShortOpening, Switch, integer_between, parse_port, size_between
+from mailkeep_server.common.alias_patterns import AliasPatterns
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -162,6 +166,12 @@ class Account(Model):
         description="Further addresses in the mail domains from which this account may send, beside its own. Another "
         "account's own address is refused.",
         examples=[["info@example.org"]],
+    )
+    forward: Annotated[tuple[Mailbox, ...], Field(max_length=MAX_FORWARDS)] = Field(
+        default=(),
+        description="Addresses that get a copy of its mail, at most 5; the mailbox keeps it. A copy counts in the "
+        "account's limits, and spam is not sent on. To send mail on without keeping it, use an alias.",
+        examples=[["anna@example.net"]],
     )
     limits: Limits = Field(default=Limits(), description="How much it may send, if this differs from `guard.limits`.")
 
@@ -658,16 +668,31 @@ class UncheckedSettings(Model):
     accounts: tuple[Account, ...] = Field(
         default=(), description="The mailboxes. `mailkeep account add` adds one and sets its password."
     )
-    aliases: dict[OwnMailbox, Targets] = Field(
+    aliases: dict[OwnPattern, Targets] = Field(
         default={},
-        description="Addresses without a mailbox, and the addresses to which their mail goes, here or elsewhere.",
+        description="Addresses without a mailbox, and the addresses to which their mail goes, here or elsewhere. One "
+        "`*` stands for letters, digits and `.-_`: `shop-*@example.org`. An exact alias or an account comes first.",
         examples=[{"info@example.org": ["anna@example.org", "bert@example.net"]}],
+    )
+    members_only: tuple[OwnMailbox, ...] = Field(
+        default=(),
+        max_length=MAX_CLOSED_LISTS,
+        description="Aliases to which only those may write whom they reach: the accounts by their login, others by the "
+        "envelope sender, which a stranger can forge. At most 50.",
+        examples=[["board@example.org"]],
     )
     catch_all: dict[Domain, Mailbox] = Field(
         default={},
         description="By domain, the address that gets mail to unknown addresses (mostly spam). Default: such mail is "
         "refused.",
         examples=[{"example.org": "anna@example.org"}],
+    )
+    catch_all_except: tuple[OwnPattern, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Addresses that `catch_all` does not take, such as a former one that gets spam alone. One `*` "
+        "stands for letters, digits and `.-_`. Mail to them is refused.",
+        examples=[["shop-2019@example.org", "offer-*@example.org"]],
     )
     admin: Admin = Field(description="The administrators of the server.")
     alerts: Alerts = Field(default=Alerts(), description="When the server alerts its administrators, and how.")
@@ -801,6 +826,17 @@ class UncheckedSettings(Model):
     def own_domains(self) -> frozenset[str]:
         """The mail domains, for look-ups."""
         return frozenset(self.domains)
+
+    @cached_property
+    def alias_patterns(self) -> AliasPatterns:
+        """The aliases with a `*`, for look-ups."""
+        return AliasPatterns(self.aliases)
+
+    def find_alias(self, address: str) -> str:
+        """The alias of an address without extension: itself, or the pattern that matches it; "" if there is none."""
+        if address in self.aliases or address in self.account_addresses:
+            return address if address in self.aliases else ""
+        return self.alias_patterns.find(address)
 
     @cached_property
     def account_addresses(self) -> frozenset[str]:

@@ -6,11 +6,12 @@ Both sides use it: the guard counts who is reached, and `mailkeep` knows the lis
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from mailkeep_server.common.addresses import owner_address
+from mailkeep_server.common.alias_patterns import AliasPatterns
 
 
 class AliasReach:
-    """All addresses are lower case. `catch_all` is by domain. `domains` are those of this server: mail to any other
-    leaves it."""
+    """All addresses are lower case, and aliases may be patterns. `catch_all` is by domain. `domains` are those of this
+    server: mail to any other leaves it."""
 
     def __init__(
         self,
@@ -21,6 +22,7 @@ class AliasReach:
     ) -> None:
         self.aliases, self.catch_all = aliases, catch_all
         self._accounts, self._domains = accounts, domains
+        self._patterns = AliasPatterns(aliases)
         self._members: dict[str, tuple[str, ...]] = {}
         """By alias or catch-all, once it was asked for."""
 
@@ -32,8 +34,10 @@ class AliasReach:
         plain = owner_address(address) if "@" in address else address
         if plain in self.aliases:
             return plain
+        if plain in self._accounts:
+            return ""
         domain = plain.rpartition("@")[2]
-        return f"@{domain}" if domain in self.catch_all and plain not in self._accounts else ""
+        return self._patterns.find(plain) or (f"@{domain}" if domain in self.catch_all else "")
 
     def expand(self, address: str) -> tuple[str, ...]:
         """The addresses that mail to this one reaches in the end, each once; the address itself if it is no alias."""

@@ -1,8 +1,12 @@
-"""The words by which Postfix's configuration tells the guard about mail that no account sends."""
+"""The words by which Postfix's configuration tells the guard about mail that no person sends."""
 
 LOCAL = "local"
 """Of programs that use sendmail(1)."""
 FORWARD, BOUNCE = "forward", "bounce"
 """Of strangers, when it leaves the server again; and notices that it was not delivered. milter_macro_daemon_name."""
+ANSWER = "answer"
+"""Automatic answers of an account's Sieve script. milter_macro_daemon_name, too."""
+SCRIPT = "script"
+"""What an account's Sieve script sends counts as from this network."""
 STRANGERS = "strangers"
 """The policy_context of requests about mail on port 25."""

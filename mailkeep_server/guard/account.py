@@ -26,7 +26,7 @@ class Violations:
 
 
 class Account:
-    __slots__ = ("_violations", "history", "is_first_use", "networks")
+    __slots__ = ("_script_history", "_violations", "history", "is_first_use", "networks")
 
     def __init__(self) -> None:
         self.history = SendHistory()
@@ -35,6 +35,14 @@ class Account:
         self.is_first_use = False
         """Whether it has never sent before, as far as the database goes back."""
         self._violations: Violations | None = None
+        self._script_history: SendHistory | None = None
+
+    @property
+    def script_history(self) -> SendHistory:
+        """What its Sieve script has sent, a part of `history`. Created when first needed: few have any."""
+        if self._script_history is None:
+            self._script_history = SendHistory()
+        return self._script_history
 
     @property
     def violations(self) -> Violations:
@@ -68,6 +76,8 @@ class Account:
     def clamp_times_to(self, now: int) -> None:
         """Times later than `now` become now: the clock was ahead."""
         self.history.clamp_times_to(now)
+        if self._script_history:
+            self._script_history.clamp_times_to(now)
         self.networks = {name: max(-now, min(now, time)) for name, time in self.networks.items()}
         if violations := self._violations:
             violations.over_limit = [min(now, time) for time in violations.over_limit]
@@ -91,6 +101,8 @@ class Account:
             violations.exceptions = {kind: times for kind, times in recent.items() if times}
             if not any(getattr(violations, name) for name in Violations.__slots__):
                 self._violations = None
+        if self._script_history and not self._script_history.forget_expired(now):
+            self._script_history = None
         return self.history.forget_expired(now) or bool(self.networks) or self._violations is not None
 
 

@@ -62,6 +62,10 @@ class GuardConfig:
     def limits_of(self, account: str) -> AccountLimits:
         return self.overrides.get(account, self.limits)
 
+    def script_limits_of(self, account: str) -> AccountLimits:
+        """Of its Sieve script: half of the account's. Strangers set it off."""
+        return _halve(self.limits_of(account))
+
     def tighten(self) -> "GuardConfig":
         """For a day after counts were lost: half of what may be sent.
 

@@ -1,4 +1,4 @@
-"""Decides about mail of strangers that leaves the server again: through lists, by Sieve scripts, and as bounces.
+"""Decides about mail of strangers that leaves the server again: through lists, and as bounces.
 
 Nobody has logged in, so what counts is the list, and all of it together.
 
@@ -109,9 +109,9 @@ class ForwardJudge:
                 )
                 self._notify_once(now, "list", detail, DAY, name)
                 return self._refuse(f"{name} takes {exceeded.limit}", exceeded)
-        return self._check_ceilings(now, sum(by_list.values()))
+        return self.check_ceilings(now, sum(by_list.values()))
 
-    # --- by Sieve and as bounces --------------------------------------------------------------------------------------
+    # --- by programs and as bounces -----------------------------------------------------------------------------------
 
     def judge_forward(self, now: int, kind: str, recipients: Collection[str], queue_id: str) -> str | None:
         """`kind` is FORWARD, BOUNCE or LOCAL. The refusal; if None, it counts.
@@ -133,7 +133,7 @@ class ForwardJudge:
                 now, self._ledger.local, config.local_ceiling, "local", "Programs on this server", number
             ) or self._check_server(now, number)
         else:
-            refusal = self._check_bounces(now, list_name) or self._check_ceilings(now, number)
+            refusal = self._check_bounces(now, list_name) or self.check_ceilings(now, number)
         if refusal is None:
             self._ledger.count_message(now, kind, Usage(1, number, 0), list_name, queue_id)
         return refusal
@@ -144,7 +144,8 @@ class ForwardJudge:
         exceeded = history and MAX_BOUNCES.find_exceeded(history, now, Usage(1, 1, 0))
         return self._refuse(f"This address gets {exceeded.limit} as notices", exceeded) if exceeded else None
 
-    def _check_ceilings(self, now: int, number: int) -> str | None:
+    def check_ceilings(self, now: int, number: int) -> str | None:
+        """Whether so many recipients more fit into what leaves of strangers' mail, and of all mail. The refusal."""
         ceiling = self._read_config().forward_ceiling
         senders = "Mail of strangers that leaves again, through aliases, scripts and bounces:"
         return self._check_ceiling(now, self._ledger.forwards, ceiling, FORWARD, senders, number) or self._check_server(

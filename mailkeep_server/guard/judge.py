@@ -9,7 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 
 from mailkeep_server.common.addresses import owner_address
@@ -33,6 +32,8 @@ from mailkeep_server.guard.from_header import Owner
 from mailkeep_server.guard.ledger import Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
+from mailkeep_server.guard.recipient_hash import hash_recipient
+from mailkeep_server.guard.scripts import ScriptJudge
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Usage
 
 FIRST_USE, FIRST_USE_EXPECTED = "first-use", "first-use-expected"
@@ -72,6 +73,14 @@ class Judge:
         self.ledger = Ledger(database, now)
         self.freezer = Freezer(self.ledger, database, frozen_file, now)
         self.forwards = ForwardJudge(lambda: self.config, self.ledger, self._notify_once, self._try_later)
+        self.scripts = ScriptJudge(
+            lambda: self.config,
+            self.ledger,
+            database,
+            self.forwards,
+            self._refuse_stranger_or_frozen,
+            self._try_later,
+        )
         self._open: OrderedDict[str, _OpenMessage] = OrderedDict()
         """By instance."""
         self._refused: OrderedDict[str, None] = OrderedDict()
@@ -342,8 +351,3 @@ class Judge:
 
 def _quote(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_QUOTED])
-
-
-def hash_recipient(recipient: str) -> int:
-    """64 bits suffice to recognise a recipient, and do not reveal the address."""
-    return int.from_bytes(blake2b(recipient.lower().encode(), digest_size=8).digest(), signed=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from mailkeep_server.common.sender_kinds import LOCAL
+from mailkeep_server.common.sender_kinds import LOCAL, SCRIPT
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.database import (
     NEW_NETWORK,
@@ -72,7 +72,7 @@ class Ledger:
         _, time, name, recipients, new_recipients, network, _ = message
         for history in (*self._histories_of(name, network), self.server):
             history.add_message(time, recipients, new_recipients)
-        if is_account(name):
+        if is_account(name) and network != SCRIPT:
             self.get_account(name).networks[network] = time
 
     def _restore_violation(self, violation: Violation) -> None:
@@ -98,7 +98,8 @@ class Ledger:
 
     def _histories_of(self, name: str, network: str) -> tuple[SendHistory, ...]:
         if is_account(name):
-            return (self.get_account(name).history,)
+            account = self.get_account(name)
+            return (account.history, account.script_history, self.forwards) if network == SCRIPT else (account.history,)
         total = self.local if name == LOCAL else self.forwards
         return (total, self.lists.setdefault(network, SendHistory())) if network else (total,)
 
@@ -108,7 +109,7 @@ class Ledger:
         self, now: int, name: str, usage: Usage, network: str, queue_id: str, recipients: Collection[int] = ()
     ) -> None:
         """`recipients` are hashes: once the message is accepted, the account knows them. Of a message without an
-        account, `network` is the list."""
+        account, `network` is the list; of a script's, SCRIPT."""
         _, recipient_count, new_recipients = usage
         time = self.server.add_message(now, recipient_count, new_recipients)  # never before the latest of all
         for history in self._histories_of(name, network):

@@ -17,7 +17,7 @@ from mailkeep_server.common.milter_server import (
     first_address,
     split_words,
 )
-from mailkeep_server.common.sender_kinds import BOUNCE, FORWARD, LOCAL
+from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.judge import Judge
@@ -31,8 +31,8 @@ _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 _PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
 _REPLY, _TEMPORARY_FAILURE, _SKIP = b"y", b"t", b"s"
 _LOGIN, _QUEUE_ID, _CLIENT, _SERVICE = "{auth_authen}", "i", "{client_addr}", "{daemon_name}"
-_KINDS = {kind: kind for kind in (FORWARD, BOUNCE)}
-"""By milter_macro_daemon_name of master.cf's services, how a message without a login counts; else as LOCAL."""
+_KINDS = {kind: kind for kind in (FORWARD, BOUNCE, ANSWER)}
+"""By milter_macro_daemon_name of master.cf's services, what a message is that no person sends; else LOCAL."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Message:
     login: str = ""
     queue_id: str = ""
     kind: str = LOCAL
-    """How a message without a login counts."""
+    """What it is if no person sends it. FORWARD and ANSWER have a login, too: the account whose script sends it."""
     recipients: set[str] = field(default_factory=set)
     client: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -95,7 +95,7 @@ class MilterSession:
             has_sender=bool(address),
         )
         # The empty sender is that of a read receipt, which is judged when all of it is there.
-        if login and address and not self._judge.owns_address(login, address):
+        if login and address and not self._is_by_script and not self._judge.owns_address(login, address):
             return self._reject_sender(address) or CONTINUE
         return CONTINUE
 
@@ -113,8 +113,8 @@ class MilterSession:
             headers.append((name.strip(), value.strip(" \t\r\n")[: from_header.MAX_LENGTH + 1]))
 
     def _take_body(self, data: bytes) -> bytes:
-        """Postfix sends no more of the body of a message with a sender."""
-        if self._message.has_sender or not self._message.login:
+        """Postfix sends no more of the body of a message with a sender, or of a script's."""
+        if self._message.has_sender or not self._message.login or self._is_by_script:
             return _SKIP
         self._message.body += data
         return _SKIP if len(self._message.body) > receipts.MAX_BYTES else CONTINUE
@@ -130,6 +130,8 @@ class MilterSession:
 
     def _find_refusal(self) -> bytes | None:
         message, login = self._message, self._message.login
+        if self._is_by_script:
+            return self._refuse(self._find_script_refusal())
         if not login:
             judge = self._judge.forwards
             refusal = judge.judge_forward(self._read_clock(), message.kind, message.recipients, message.queue_id)
@@ -145,6 +147,21 @@ class MilterSession:
         count = len(self._judge.config.reach.expand_all(message.recipients))
         return self._refuse(
             self._judge.judge_exception(self._read_clock(), login, kind, count, message.queue_id, message.client)
+        )
+
+    @property
+    def _is_by_script(self) -> bool:
+        return bool(self._message.login) and self._message.kind in (FORWARD, ANSWER)
+
+    def _find_script_refusal(self) -> str | None:
+        """A redirected message keeps its author. An answer is signed, so its author is the account."""
+        message, login = self._message, self._message.login
+        if message.kind == ANSWER:
+            authors = from_header.judge_authors(message.headers, self._judge.owner_of(login))
+            if fault := authors.fault or ("Resent-From" if authors.is_redirect else ""):
+                return f"553 5.7.1 The rules of {login} answer as somebody else: {fault}"
+        return self._judge.scripts.judge_message(
+            self._read_clock(), login, message.kind, message.recipients, message.queue_id
         )
 
     def _find_receipt_fault(self) -> str:

@@ -33,6 +33,7 @@ from mailkeep_server.watch.login_monitor import LoginMonitor
 from mailkeep_server.watch.mail_flow import DeliverySensor
 from mailkeep_server.watch.outbox import Outbox
 from mailkeep_server.watch.report_news import ReportNews
+from mailkeep_server.watch.owner_notice import OwnerNotices
 from mailkeep_server.watch.sensor import Sensor
 
 REPORTS = Path(paths.SENSOR_REPORTS)
@@ -58,8 +59,11 @@ class Watch:
         [ssh_port] = settings.jails["sshd"] or [22]
         self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery, ssh_port)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
-        self.guard_events = GuardEvents(settings.control_socket, int(state.get("last_event", 0)))
         self.report_news = ReportNews(settings.report_announcements_file, int(state.get("last_announcement", 0)))
+        notices = OwnerNotices(settings.host, lambda text: self.alerts.report_event("notice", text))
+        self.guard_events = GuardEvents(
+            settings.control_socket, int(state.get("last_event", 0)), notices.send_redirect_notice
+        )
         self.sensors = [*sensors.build_sensors(settings, PROOF, self.deliveries), self.leaving]
         if settings.report_announcements_file:
             self.sensors.append(self.report_news)

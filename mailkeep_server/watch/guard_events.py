@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mailkeep_server.common import paths, unix_http
@@ -10,14 +10,28 @@ from mailkeep_server.watch.alert_queue import Troubles
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 ANSWER_TIMEOUT = 2.0  # seconds
+NEW_REDIRECT = "new-redirect"
+"""Its detail is the address."""
 MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that starts
-URGENT_KINDS = {"over", "spoof", "ceiling", "forward", "list", "store", "state", "counts-lost", "first-use"}
+URGENT_KINDS = {
+    "over",
+    "spoof",
+    "ceiling",
+    "forward",
+    "list",
+    "store",
+    "state",
+    "counts-lost",
+    "first-use",
+    NEW_REDIRECT,
+}
 # The detail of these events is worded for the account.
 INTRODUCTIONS = {
     "over": "is over a limit: ",
     "unreadable": "cannot send: ",
     "would-refuse": "would have been refused: ",
     "would-freeze": "would have been frozen: ",
+    NEW_REDIRECT: "has rules that send mail on to an address that is new to them: ",
 }
 NEXT_STEPS = {
     **dict.fromkeys(
@@ -26,6 +40,8 @@ NEXT_STEPS = {
     ),
     **dict.fromkeys(("would-refuse", "would-freeze"), ". `guard` in mail.yml is in mode learn; `mailkeepctl status`"),
     "unreadable": ". Its mail program needs another name in its settings: docs/guard.md, Names in From",
+    NEW_REDIRECT: ". Its owner has a notice of it. If it is not the owner's rule: `mailkeepctl freeze {account}`",
+    "script": ". If its rules are to send more, give the account `limits` in mail.yml",
     "ceiling": ". `mailkeepctl status` shows who has sent most",
     "local": ". `journalctl -u postfix --grep pickup` shows the Linux users (uid=) that send",
 }
@@ -37,8 +53,11 @@ SILENT_KINDS = {"first-use-expected"}
 class GuardEvents(Sensor):
     name, interval, samples = "guard", 1.0, 6  # an upgrade may restart it
 
-    def __init__(self, control_socket: str, last_id: int) -> None:
-        self.control_socket, self.last_id = control_socket, last_id
+    def __init__(
+        self, control_socket: str, last_id: int, notify_owner: Callable[[str, str], object] = lambda *_: None
+    ) -> None:
+        """`notify_owner` tells the owner of an account of a redirect to an address."""
+        self.control_socket, self.last_id, self.notify_owner = control_socket, last_id, notify_owner
         self.unreported: list[dict[str, Any]] = []
 
     def find_troubles(self) -> Troubles:
@@ -62,6 +81,8 @@ class GuardEvents(Sensor):
         for event in events:
             kind = event["kind"]
             if kind not in REPORTED_BY_FREEZE_ENFORCER | SILENT_KINDS:
+                if kind == NEW_REDIRECT:
+                    self.notify_owner(event["account"], event["detail"])
                 account, next_step = event["account"], NEXT_STEPS.get(kind, "").format(account=event["account"])
                 text = f"{account} {INTRODUCTIONS.get(kind, '')}{event['detail']}{next_step}".strip()
                 yield f"{kind}:{account}", text, kind in URGENT_KINDS

@@ -597,6 +597,7 @@ MAINTENANCE = (
     "guard.md",
     "what-comes-in.md",
     "reports.md",
+    "rules.md",
     "after-a-break-in.md",
 )
 

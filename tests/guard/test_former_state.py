@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from guard_samples import ANNA, BERT, NO_FREEZE, NO_LIMITS, NOON, JudgeSetup
 
-from mailkeep_server.guard.judge import hash_recipient
+from mailkeep_server.guard.recipient_hash import hash_recipient
 
 # Schema and rows as version 0.1.0 (commit b7a50b5) wrote them. They must not follow the names in today's code.
 SCHEMA = """

@@ -12,7 +12,12 @@ import pytest
 
 from mailkeep_server import sieve_mail
 
-MESSAGE = b"X-Sieve: Pigeonhole\nFrom: anna@example.org\r\n\n.hidden\n" + b"x" * 100_000 + b"\nno end"
+ANNA = "anna@example.org"
+MESSAGE = (
+    b"X-Sieve: Pigeonhole\nX-Sieve-Redirected-From: anna@example.org\nFrom: anna@example.org\r\n\n.hidden\n"
+    + b"x" * 100_000
+    + b"\nno end"
+)
 
 
 class FakePostfix(threading.Thread):
@@ -25,6 +30,7 @@ class FakePostfix(threading.Thread):
         self.listener.listen()
         self.refusals, self.at_rcpt = [*refusals], at_rcpt
         self.commands, self.data = list[bytes](), b""
+        self.xclient_answer = "220 mail.example.org ESMTP"
 
     def run(self) -> None:
         for _ in range(max(1, len(self.refusals))):
@@ -49,15 +55,21 @@ class FakePostfix(threading.Thread):
                     answer(refusal or "250 2.0.0 queued")
                 elif line.startswith(b"RCPT") and self.at_rcpt and refusal:
                     answer(refusal)
+                elif line.startswith(b"XCLIENT"):
+                    answer(self.xclient_answer)
                 else:
                     answer("221 bye" if line.startswith(b"QUIT") else "250 ok")
 
 
-def call_program(monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str) -> int:
-    monkeypatch.setattr(sieve_mail, "SOCKET", str(path))
+def call_program(
+    monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str, message: bytes = MESSAGE, account: str = ANNA
+) -> int:
+    """As for a script of anna's. `path` is the socket for redirected mail; that for answers is `answers` beside it."""
+    monkeypatch.setattr(sieve_mail, "FORWARDS", str(path))
+    monkeypatch.setattr(sieve_mail, "ANSWERS", str(path.with_name("answers")))
     monkeypatch.setattr(os, "getuid", lambda: 1000)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(MESSAGE)))
-    return sieve_mail.main([*arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(message)))
+    return sieve_mail.main([account, *arguments])
 
 
 def test_a_message_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,7 +77,8 @@ def test_a_message_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     postfix.start()
     arguments = ("-i", "-f", "s@example.com", "--", "friend@example.net", "other@example.net")
     assert call_program(monkeypatch, tmp_path / "s", *arguments) == os.EX_OK
-    assert postfix.commands[1:4] == [
+    assert postfix.commands[1:3] == [b"XCLIENT LOGIN=anna@example.org", b"ehlo localhost"]
+    assert postfix.commands[3:6] == [
         b"MAIL FROM:<s@example.com> BODY=8BITMIME",
         b"RCPT TO:<friend@example.net>",
         b"RCPT TO:<other@example.net>",
@@ -74,12 +87,38 @@ def test_a_message_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert postfix.data == expected
 
 
+def test_an_automatic_answer_goes_where_it_is_signed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stranger's message cannot pass for one: Dovecot marks what it redirects."""
+    postfix = FakePostfix(tmp_path / "answers")
+    postfix.start()
+    answer = b"X-Sieve: Pigeonhole\nFrom: anna@example.org\nAuto-Submitted: auto-replied (vacation)\n\naway\n"
+    arguments = ("-f", "<>", "--", "s@example.com")
+    assert call_program(monkeypatch, tmp_path / "s", *arguments, message=answer) == os.EX_OK
+    assert postfix.data.startswith(b"X-Sieve")
+    marked = MESSAGE.replace(b"\n\n", b"\nAuto-Submitted: auto-replied\n\n", 1)
+    assert call_program(monkeypatch, tmp_path / "s", *arguments, message=marked) == os.EX_TEMPFAIL, "not to answers"
+
+
+@pytest.mark.parametrize(
+    "answer", ["503 5.5.1 Error: XCLIENT not allowed", "550 5.7.0 Error: insufficient authorization"]
+)
+def test_nothing_is_sent_as_nobodys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str) -> None:
+    """It would count in no account's limits. No refusal of the message either: nobody gets a notice."""
+    postfix = FakePostfix(tmp_path / "s")
+    postfix.xclient_answer = answer
+    postfix.start()
+    assert call_program(monkeypatch, tmp_path / "s", "-f", ANNA, "--", "x@example.net") == os.EX_TEMPFAIL
+    assert not [command for command in postfix.commands if command.startswith(b"MAIL")]
+    wrong = "anna@example.org ADDR=192.0.2.1"
+    assert call_program(monkeypatch, tmp_path / "s", "-f", ANNA, "--", "x@example.net", account=wrong) == os.EX_TEMPFAIL
+
+
 @pytest.mark.parametrize("sender", ["<>", ""])
 def test_an_empty_sender_stays_empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sender: str) -> None:
     postfix = FakePostfix(tmp_path / "s")
     postfix.start()
     assert call_program(monkeypatch, tmp_path / "s", "-i", "-f", sender, "--", "x@example.net") == os.EX_OK
-    assert postfix.commands[1] == b"MAIL FROM:<> BODY=8BITMIME"
+    assert postfix.commands[3] == b"MAIL FROM:<> BODY=8BITMIME"
 
 
 def test_what_postfix_does_not_take_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,7 +136,7 @@ def test_what_postfix_refuses_for_good_goes_back_to_its_sender(
     postfix = FakePostfix(tmp_path / "s", "552 5.3.4 Message size exceeds fixed limit", "", at_rcpt=at_rcpt)
     postfix.start()
     assert call_program(monkeypatch, tmp_path / "s", "-f", "s@example.com", "--", "gone@example.net") == os.EX_OK
-    assert postfix.commands[1:3] == [b"MAIL FROM:<> BODY=8BITMIME", b"RCPT TO:<s@example.com>"]
+    assert postfix.commands[3:5] == [b"MAIL FROM:<> BODY=8BITMIME", b"RCPT TO:<s@example.com>"]
     notice = message_from_bytes(postfix.data)
     assert notice.get_content_type() == "multipart/report"
     assert (notice["To"], notice["Auto-Submitted"]) == ("s@example.com", "auto-replied")
@@ -122,5 +161,5 @@ def test_no_notice_is_written_about_a_message_without_a_sender(monkeypatch: pyte
     postfix.start()
     assert call_program(monkeypatch, tmp_path / "s", "-f", "<>", "--", "gone@example.net") == os.EX_OK
     postfix.join(5)
-    assert postfix.commands[1] == b"MAIL FROM:<> BODY=8BITMIME"
+    assert postfix.commands[3] == b"MAIL FROM:<> BODY=8BITMIME"
     assert not postfix.is_alive()

@@ -80,6 +80,7 @@ accounts:
     name: Anna Example
     quota: 2G
     send_as: [info@example.org, team@example.net]
+    forward: [anna@elsewhere.example]
 {ACCOUNT_LIMITS}\
   - address: bert@example.net   # the second
     password: '{HASH}'
@@ -87,8 +88,11 @@ aliases:
   info@example.org: [anna@example.org, bert+info@example.net]
   team@example.net: info@example.org
   away@example.org: someone@elsewhere.example
+  board@example.org: [anna@example.org, bert@example.net]
+members_only: [board@example.org]
 catch_all:
   example.net: bert@example.net
+catch_all_except: [old@example.net]
 admin:
   addresses: [you@example.com]
   networks: [192.0.2.0/24, 2001:db8:1::/48, 198.51.100.7]

@@ -443,9 +443,13 @@ def test_the_listing_shows_what_each_account_has_and_no_hash(mail_yml: Inventory
     rows = edit_accounts.list_accounts(mail_yml.load())
     assert rows == [
         AccountRow(
-            "anna@example.org", "Anna Example", "2G", ("info@example.org", "team@example.net"), ("info@example.org",)
+            "anna@example.org",
+            "Anna Example",
+            "2G",
+            ("info@example.org", "team@example.net"),
+            ("info@example.org", "board@example.org"),
         ),
-        AccountRow("bert@example.net", "", "", (), ()),
+        AccountRow("bert@example.net", "", "", (), ("board@example.org",)),
     ]
     assert HASH not in repr(rows)
 

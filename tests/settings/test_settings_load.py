@@ -41,7 +41,10 @@ def test_every_setting_reaches_the_model_as_it_was_written(mail_yml: Inventory) 
         "info@example.org": ("anna@example.org", "bert+info@example.net"),
         "team@example.net": ("info@example.org",),
         "away@example.org": ("someone@elsewhere.example",),
+        "board@example.org": ("anna@example.org", "bert@example.net"),
     }
+    assert (anna.forward, bert.forward) == (("anna@elsewhere.example",), ())
+    assert (settings.members_only, settings.catch_all_except) == (("board@example.org",), ("old@example.net",))
     assert settings.catch_all == {"example.net": "bert@example.net"}
     assert settings.admin.addresses == ("you@example.com",)
     assert settings.admin.networks == tuple(map(ip_network, ("192.0.2.0/24", "2001:db8:1::/48", "198.51.100.7/32")))
@@ -206,7 +209,7 @@ def test_ten_thousand_accounts_load_within_seconds_and_in_linear_time(mail_yml: 
 def test_a_long_chain_of_aliases_loads(mail_yml: Inventory) -> None:
     chain = "".join(f"  a{n}@example.org: a{n + 1}@example.org\n" for n in range(998))
     chain += "  a998@example.org: anna@example.org\n"
-    assert len(mail_yml.change("aliases:\n", f"aliases:\n{chain}").load().aliases) == 1002
+    assert len(mail_yml.change("aliases:\n", f"aliases:\n{chain}").load().aliases) == 1003
 
 
 # JSON Schema

@@ -33,6 +33,7 @@ MAIN_CF, ALIASES, SENDER_LOGIN, RELAY_PASSWORD = (
     f"/etc/postfix/{name}" for name in ("main.cf", "aliases", "sender_login", "relay_password")
 )
 OWN_SENDERS = "/etc/postfix/own_senders"
+SIEVE = "/etc/dovecot/sieve"
 DOVECOT, DOVECOT_USERS, FIREWALL = "/etc/dovecot/dovecot.conf", "/etc/dovecot/users", "/etc/nftables.conf"
 JAILS, SSHD = "/etc/fail2ban/jail.d/mailkeep.local", "/etc/ssh/sshd_config.d/10-mailkeep.conf"
 TRUSTED_NETWORK_FILES = (JAILS, SSHD, WATCH, MAIN_CF)
@@ -65,6 +66,7 @@ EXAMPLES: dict[str, Example] = {
         "mx.example.org",
         (
             *(ACME, GUARD, WATCH, INBOUND, MAIN_CF, ALIASES, "/etc/mailname", "/etc/postfix/own_domains"),
+            f"{SIEVE}/junk.sieve",
             *("/etc/mailkeep/web/pages/autoconfig.example.org", "/etc/mailkeep/web/pages/mta-sts.example.org"),
             *("DNS A", "DNS AAAA", "DNS MX", "DNS PTR", "DNS SRV", "DNS TLSA", "DNS CAA"),
         ),
@@ -84,12 +86,13 @@ EXAMPLES: dict[str, Example] = {
     "accounts[].address": Example(
         "carl@example.org",
         (DOVECOT_USERS, GUARD, WATCH, SENDER_LOGIN, "/etc/postfix/mailboxes"),
-        base={"aliases": {}, "catch_all": {}, "accounts[].send_as": []},
+        base={"aliases": {}, "members_only": [], "catch_all": {}, "catch_all_except": [], "accounts[].send_as": []},
     ),
     "accounts[].password": Example(HASH.replace("2b4f", "zzzz"), (DOVECOT_USERS,)),
     "accounts[].name": Example("Anna Other", (), elsewhere="neither the server nor the DNS gets it"),
     "accounts[].quota": Example("3G", (DOVECOT_USERS,)),
     "accounts[].send_as": Example(["info@example.org"], (SENDER_LOGIN, GUARD, WATCH)),
+    "accounts[].forward": Example(["anna@other.example"], (f"{SIEVE}/forwards.sieve",)),
     **_limit_examples(
         "accounts[].limits",
         {
@@ -103,8 +106,18 @@ EXAMPLES: dict[str, Example] = {
             "networks_per_hour": 11,
         },
     ),
-    "aliases": Example({"info@example.org": "bert@example.net", "team@example.net": "info@example.org"}, (ALIASES,)),
+    "aliases": Example(
+        {
+            "info@example.org": "bert@example.net",
+            "team@example.net": "info@example.org",
+            "shop-*@example.org": "x@b.example",
+        },
+        (ALIASES, GUARD, "/etc/postfix/alias_patterns", "/etc/postfix/list_patterns"),
+        base={"members_only": []},
+    ),
+    "members_only": Example([], (MAIN_CF, "/etc/postfix/members_only")),
     "catch_all": Example({"example.net": "anna@example.org"}, (ALIASES,)),
+    "catch_all_except": Example(["old-*@example.net"], ("/etc/postfix/refused_recipients",)),
     "admin.addresses": Example(["other@example.com"], (WATCH, ALIASES, "/etc/postfix/alert_recipients")),
     "admin.networks": Example(["192.0.2.0/24"], TRUSTED_NETWORK_FILES),
     "alerts.webhook": Example(ABSENT, (WATCH,)),

@@ -11,6 +11,8 @@ AWAY = "away@example.org: someone@elsewhere.example"
 BERT = "address: bert@example.net "
 CATCH_ALL = "  example.net: bert@example.net"
 SEND_AS = "[info@example.org, team@example.net]"
+FORWARD = "[anna@elsewhere.example]"
+ONLY, EXCEPT = "[board@example.org]", "[old@example.net]"
 
 REFUSED = [
     (
@@ -100,6 +102,24 @@ REFUSED = [
     (SEND_AS, "[bert@example.net]", "accounts[0].send_as[0]", "bert@", "another account"),
     (SEND_AS, "[x@mail.example.org]", "accounts[0].send_as[0]", "x@mail.", "example.org"),
     (SEND_AS, "info@example.org", "accounts[0].send_as", "text", "a list"),
+    (AWAY, "'*@example.org': x@b.example", "aliases[*@example.org]", "*@example.org", "catch_all: {example.org"),
+    (AWAY, "a*b*@example.org: x@b.example", "aliases[a*b*@example.org]", "a*b*@", "one `*` at most"),
+    (AWAY, "a+*@example.org: x@b.example", "aliases[a+*@example.org]", "a+*@", "without +"),
+    (AWAY, "shop-*@example.com: x@b.example", "aliases[shop-*@example.com]", "not in `domains`", "example.org"),
+    (AWAY, "shop-*@example.org: shop-1@example.org", "aliases[shop-*@example.org]", "a loop: shop-*@", "end at"),
+    (ONLY, "[nobody@example.org]", "members_only[0]", "nobody@", "an exact alias"),
+    (ONLY, "[info@example.org]", "members_only[0]", "to which aliases.team@example.net leads", "no other setting"),
+    (ONLY, "[board@example.org, board@example.org]", "members_only[1]", "again", "each once"),
+    (EXCEPT, "[old@example.org]", "catch_all_except[0]", "old@example.org", "in a domain of `catch_all`"),
+    (EXCEPT, "[bert@example.net]", "catch_all_except[0]", "can match as bert@example.net", "without an account"),
+    (EXCEPT, "['t*m@example.net']", "catch_all_except[0]", "can match as team@example.net", "without an account"),
+    (FORWARD, "[nobody@example.org]", "accounts[0].forward[0]", "nobody@", "no catch_all"),
+    (FORWARD, "[root@mail.example.org]", "accounts[0].forward[0]", "root@", "admin.addresses"),
+    (FORWARD, "[a@b.example, a@b.example]", "accounts[0].forward[1]", "again", "each once"),
+    (FORWARD, "[anna+x@example.org]", "accounts[0].forward[0]", "anna@example.org → anna@example.org", "comes back"),
+    (FORWARD, "[info@example.org]", "accounts[0].forward[0]", "a loop: anna@example.org → anna@", "comes back"),
+    (FORWARD, f"[{', '.join(f'a{n}@b.example' for n in range(6))}]", "accounts[0].forward", "a list", "at most 5"),
+    (FORWARD, "a@b.example", "accounts[0].forward", "text", "a list"),
     ("name: Anna Example", "name: 'Anna:x'", "accounts[0].name", "Anna:x", "without a colon"),
     ("name: Anna Example", 'name: "Anna\\nx"', "accounts[0].name", r"Anna\nx", "printable"),
     ("name: Anna Example", 'name: "\\e[31mAnna"', "accounts[0].name", r"\u001b[31mAnna", "printable"),

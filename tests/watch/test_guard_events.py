@@ -49,6 +49,24 @@ def test_events_are_reported_once_with_their_account(control_socket: Path, guard
     assert [key for key, _, _ in sensor.take_events()] == ["network:anna@example.org"]
 
 
+def test_a_new_redirect_is_told_to_the_operator_and_to_the_owner(control_socket: Path, guard: GuardServer) -> None:
+    notices: list[tuple[str, str]] = []
+    sensor = GuardEvents(str(control_socket), 0, lambda *notice: notices.append(notice))
+    guard.add_event("new-redirect", "anna@example.org", "x@example.net", NOW)
+    guard.add_event("near", "anna@example.org", "has sent 48 of 60 messages in 10 minutes", NOW)
+    sensor.find_troubles()
+    [(key, text, is_urgent), _] = sensor.take_events()
+    assert (key, is_urgent) == ("new-redirect:anna@example.org", True)
+    assert text.startswith(
+        "anna@example.org has rules that send mail on to an address that is new to them: x@example.net. Its owner has"
+    )
+    assert text.endswith("`mailkeepctl freeze anna@example.org`")
+    assert notices == [("anna@example.org", "x@example.net")]
+    sensor.find_troubles()
+    assert [*sensor.take_events()] == []
+    assert len(notices) == 1
+
+
 def test_a_freeze_is_left_to_the_freeze_enforcer(control_socket: Path, guard: GuardServer) -> None:
     sensor = GuardEvents(str(control_socket), 0)
     guard.add_event("frozen", "anna@example.org", "by guard: 30 tries over its limits", NOW)
