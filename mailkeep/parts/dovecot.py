@@ -101,7 +101,10 @@ def build_part(settings: Settings) -> Part:
         checks=(
             Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),
             *(
-                Check(f"sievec -c {CONF} -d {SIEVE}/{name}.sieve - >/dev/null", reads=("/etc/dovecot", certificates.DIRECTORY))
+                Check(
+                    f"sievec -c {CONF} -d {SIEVE}/{name}.sieve - >/dev/null",
+                    reads=("/etc/dovecot", certificates.DIRECTORY),
+                )
                 for name in scripts
             ),
             Check(f"luac5.4 -p {REPEATS}", reads=(REPEATS,)),  # with a broken one, Dovecot lets nobody in

@@ -32,8 +32,8 @@ from mailkeep_server.watch.leaving import LeavingSensor, hold_leaving
 from mailkeep_server.watch.login_monitor import LoginMonitor
 from mailkeep_server.watch.mail_flow import DeliverySensor
 from mailkeep_server.watch.outbox import Outbox
-from mailkeep_server.watch.report_news import ReportNews
 from mailkeep_server.watch.owner_notice import OwnerNotices
+from mailkeep_server.watch.report_news import ReportNews
 from mailkeep_server.watch.sensor import Sensor
 
 REPORTS = Path(paths.SENSOR_REPORTS)
