@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from guard_samples import ANNA, BERT, NO_FREEZE, JudgeSetup, build_message, build_packet
 
+from mailkeep_server.common.milter_server import split_packets
 from mailkeep_server.common.sender_kinds import ANSWER, FORWARD
-from mailkeep_server.guard import milter
 from mailkeep_server.guard.milter import MilterSession
 from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
@@ -147,9 +147,7 @@ def test_the_milter_lets_answers_have_the_account_s_author_alone(
     macros = build_packet(b"DM", "{daemon_name}", service, "{auth_authen}", ANNA, "i", "Q1")
     replies = [
         session.answer_packet(packet)
-        for packet in milter.split_packets(b"".join([macros, build_packet(b"M", "<>"), *packets, build_packet(b"E")]))[
-            0
-        ]
+        for packet in split_packets(b"".join([macros, build_packet(b"M", "<>"), *packets, build_packet(b"E")]))[0]
     ]
     assert replies[-1][4:].startswith(answer)
     assert setup.usage_of() == ((1, 1, 0) if answer == b"c" else ())
