@@ -16,6 +16,8 @@ MAX_PACKET_BYTES = 1 << 17
 """Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
 VERSION = 6
 CONTINUE = b"c"
+CLIENT = "{client_addr}"
+"""The macro with the client's IP address."""
 OFFER = struct.pack("!IcIII", 13, b"O", VERSION, 0x1FF, 0x1FFFFF)
 """What Postfix says first: it lets a milter change everything, and leaves everything out on demand."""
 IDLE_SECONDS = 3600.0
@@ -55,6 +57,15 @@ def first_address(data: bytes) -> str:
 def split_words(data: bytes) -> list[str]:
     """Strings that each end with a NUL."""
     return data.decode(errors="replace").split("\0")[:-1]
+
+
+def read_macros(data: bytes) -> dict[str, str]:
+    """By name. Postfix has `IPv6:` before a client's IPv6 address (RFC 5321 section 4.1.3); here it is gone."""
+    words = split_words(data[1:])
+    macros = dict(zip(words[::2], words[1::2], strict=False))
+    if CLIENT in macros:
+        macros[CLIENT] = macros[CLIENT].removeprefix("IPv6:")
+    return macros
 
 
 def answer_negotiation(data: bytes, actions: int, protocol: int, wishes: int = 0) -> bytes:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mailkeep_server.common.milter_server import (
+    CLIENT,
     CONTINUE,
     ProtocolError,
     answer_negotiation,
     first_address,
-    split_words,
+    read_macros,
 )
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import from_header, receipts
@@ -30,7 +31,7 @@ _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 # until the next.
 _PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
 _REPLY, _TEMPORARY_FAILURE, _SKIP = b"y", b"t", b"s"
-_LOGIN, _QUEUE_ID, _CLIENT, _SERVICE = "{auth_authen}", "i", "{client_addr}", "{daemon_name}"
+_LOGIN, _QUEUE_ID, _SERVICE = "{auth_authen}", "i", "{daemon_name}"
 _KINDS = {kind: kind for kind in (FORWARD, BOUNCE, ANSWER)}
 """By milter_macro_daemon_name of master.cf's services, what a message is that no person sends; else LOCAL."""
 
@@ -78,10 +79,9 @@ class MilterSession:
 
     def _take_macros(self, data: bytes) -> None:
         """Macros come before the command whose letter they begin with. Those of MAIL begin a message."""
-        words = split_words(data[1:])
-        macros = dict(zip(words[::2], words[1::2], strict=False))
+        macros = read_macros(data)
         before = {} if data[:1] == b"M" else self._macros
-        names = (_LOGIN, _QUEUE_ID, _CLIENT, _SERVICE)
+        names = (_LOGIN, _QUEUE_ID, CLIENT, _SERVICE)
         self._macros = before | {name: macros[name] for name in names if name in macros}
 
     def _take_sender(self, data: bytes) -> bytes:
@@ -91,7 +91,7 @@ class MilterSession:
         self._message = _Message(
             login=login,
             kind=_KINDS.get(self._macros.get(_SERVICE, ""), LOCAL),
-            client=self._macros.get(_CLIENT, "").removeprefix("IPv6:"),  # as SMTP writes it (RFC 5321 section 4.1.3)
+            client=self._macros.get(CLIENT, ""),
             has_sender=bool(address),
         )
         # The empty sender is that of a read receipt, which is judged when all of it is there.

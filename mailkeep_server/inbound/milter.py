@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mailkeep_server.common.milter_server import (
+    CLIENT,
     CONTINUE,
     ProtocolError,
     answer_negotiation,
     first_address,
+    read_macros,
     serve_systemd_socket,
-    split_words,
 )
 from mailkeep_server.inbound import results_header
 from mailkeep_server.inbound.config import ConfigError, InboundConfig, load_config
@@ -42,7 +43,7 @@ _NO_HEADER_REPLY, _NO_HELO_REPLY, _NO_BODY_REPLY = 0x80, 0x2000, 0x80000
 _LEADING_SPACE = 0x100000
 """Signatures may cover the blanks before a value."""
 _PROTOCOL = _SKIPPED | _NO_HEADER_REPLY | _NO_HELO_REPLY | _NO_BODY_REPLY | _LEADING_SPACE
-_QUEUE_ID, _CLIENT = "i", "{client_addr}"
+_QUEUE_ID = "i"
 _TOO_LARGE = "552 5.3.4 This message has more than 2,000 headers, or more than 256 KiB of them"
 _UNSAFE = re.compile(r"[^!-~]")
 
@@ -84,8 +85,7 @@ class InboundSession:
             raise ProtocolError(f"command {command!r}")
 
     def _take_macros(self, data: bytes) -> None:
-        words = split_words(data[1:])
-        self._macros |= dict(zip(words[::2], words[1::2], strict=False))
+        self._macros |= read_macros(data)
 
     def _take_helo(self, data: bytes) -> None:
         self._helo = first_address(data)
@@ -113,7 +113,7 @@ class InboundSession:
             yield _format_reply(_TOO_LARGE)
             return
         signed = [(name, value.replace(b"\n", b"\r\n") + b"\r\n") for name, value in message.headers]
-        client = self._macros.get(_CLIENT, "")
+        client = self._macros.get(CLIENT, "")
         arrival = Arrival(client, self._helo, message.sender, signed, hashes)
         verdict = judge_arrival(arrival, self._config, self._make_lookups())
         print(self._format_log(arrival, verdict), flush=True)

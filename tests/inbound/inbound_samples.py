@@ -22,6 +22,7 @@ from mailkeep_server.inbound.milter import InboundSession
 HOST = "mail.example.org"
 OURS, BANK, LIST = "example.org", "bank.example", "lists.example"
 BANK_CLIENT, LIST_CLIENT, STRANGER = "192.0.2.10", "198.51.100.20", "203.0.113.30"
+BANK_CLIENT6 = "2001:db8:10::10"
 SELECTOR = "s1"
 ALL = 0xFFFFFFFF
 CONFIG = InboundConfig(HOST, (OURS, "example.net"))
@@ -70,7 +71,7 @@ def make_key(name: str) -> tuple[bytes, str]:  # noqa: ARG001 - a key for each n
 def build_zone() -> dict[tuple[str, str], list[str]]:
     """A bank that wants forgeries refused, a shop that calls them suspicious, a list, and somebody without anything."""
     zone = {
-        (BANK, "TXT"): [f"v=spf1 ip4:{BANK_CLIENT} -all"],
+        (BANK, "TXT"): [f"v=spf1 ip4:{BANK_CLIENT} ip6:{BANK_CLIENT6} -all"],
         (f"_dmarc.{BANK}", "TXT"): ["v=DMARC1; p=reject"],
         ("shop.example", "TXT"): ["v=spf1 -all"],
         ("_dmarc.shop.example", "TXT"): ["v=DMARC1; p=quarantine"],
@@ -121,7 +122,8 @@ def list_packets(data: bytes, client: str, sender: str, helo: str) -> Iterator[b
     """A message as Postfix passes it on."""
     head, _, body = data.partition(b"\r\n\r\n")
     yield b"H" + helo.encode() + b"\0"
-    yield b"DM{client_addr}\0" + client.encode() + b"\0i\0004ABC\0"
+    address = f"IPv6:{client}" if ":" in client else client
+    yield b"DM{client_addr}\0" + address.encode() + b"\0i\0004ABC\0"
     yield b"M<" + sender.encode("utf-8", "surrogateescape") + b">\0"
     lines: list[bytes] = []
     for line in head.split(b"\r\n"):

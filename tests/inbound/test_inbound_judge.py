@@ -7,6 +7,7 @@ import pytest
 from inbound_samples import (
     BANK,
     BANK_CLIENT,
+    BANK_CLIENT6,
     CONFIG,
     HOST,
     LIST,
@@ -34,7 +35,8 @@ def dns() -> SampleDns:
 
 
 def test_mail_that_spf_or_dkim_proves_comes_in(dns: SampleDns) -> None:
-    assert pass_message(compose(CEO), dns, client=BANK_CLIENT, sender=CEO).verdict == "c"
+    for client in (BANK_CLIENT, BANK_CLIENT6):
+        assert pass_message(compose(CEO), dns, client=client, sender=CEO).verdict == "c"
     assert pass_message(sign(compose(CEO), BANK), dns).verdict == "c"
 
 
@@ -146,10 +148,10 @@ def test_trusted_clients_write_as_us_and_as_nobody_else(dns: SampleDns) -> None:
     dns.zone["scanner.example.org", "A"] = ["198.51.100.77"]
     config = replace(
         CONFIG,
-        trusted_networks=(ip_network("198.51.100.64/29"),),
+        trusted_networks=(ip_network("198.51.100.64/29"), ip_network("2001:db8:64::/48")),
         trusted_terms=("a:missing.example", "a:scanner.example.org"),
     )
-    for client in ("198.51.100.66", "198.51.100.77"):
+    for client in ("198.51.100.66", "198.51.100.77", "2001:db8:64::66"):
         assert pass_message(compose(ANNA), dns, client=client, config=config).verdict == "c"
         assert pass_message(compose(CEO), dns, client=client, config=config).verdict == "y"
     assert pass_message(compose(ANNA), dns, client="198.51.100.78", config=config).verdict == "y"
@@ -159,9 +161,9 @@ def test_trusted_clients_write_as_us_and_as_nobody_else(dns: SampleDns) -> None:
 
 
 def test_a_forwarder_may_bring_anything(dns: SampleDns) -> None:
-    config = replace(CONFIG, forwarders=(ip_network(STRANGER),))
-    for author in (CEO, ANNA, "x@shop.example"):
-        answer = pass_message(compose(author), dns, config=config)
+    config = replace(CONFIG, forwarders=(ip_network(STRANGER), ip_network("2001:db8:61::/48")))
+    for author, client in ((CEO, STRANGER), (ANNA, STRANGER), ("x@shop.example", "2001:db8:61::1")):
+        answer = pass_message(compose(author), dns, client=client, config=config)
         assert (answer.verdict, "X-Mailkeep-Junk" in answer.inserted) == ("c", False)
 
 
