@@ -114,6 +114,13 @@ def test_the_result_is_in_each_message_and_no_other_says_it(mail_server: MailSer
     assert f"author={HONEST} spf=pass dkim=none dmarc=pass policy=reject arc=none action=accept" in log
 
 
+def test_a_client_with_ipv6_is_known_by_its_address(mail_server: MailServer) -> None:
+    subject, data = compose(f"A <a@{HONEST}>")
+    reply = mail_server.outside.send(f"a@{HONEST}", ANNA, mail_server.site.server.ip6, data)
+    assert reply.code == 250, reply.text
+    assert "spf=pass" in read_results(mail_server.wait_in_mailbox(subject, ANNA))
+
+
 def test_an_account_writes_no_results_in_our_name_either(mail_server: MailServer) -> None:
     subject = f"inbound {secrets.token_hex(6)}"
     headers = f"Authentication-Results: {HOST}; dmarc=pass", "X-Mailkeep-Junk: yes"
