@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from mailkeep_server import account_password, mailbox_move
+from mailkeep_server import account_password, bulk_mail, mailbox_move
 from mailkeep_server.common import mailboxes, paths, unix_http
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.report_days import KEPT_DAYS, SHOWN_DAYS
@@ -117,6 +117,10 @@ def build_parser() -> argparse.ArgumentParser:
     reports.add_argument(
         "--days", type=parse_days, default=SHOWN_DAYS, metavar="NUMBER", help=f"so many days, up to {KEPT_DAYS}"
     )
+    text = "Show which accounts get a mail bomb or more mail than their limit, and what was sorted into folders."
+    add("bulk", show_bulk_mail, text, "", account=False)
+    text = "Move what a mail bomb has brought from its folders to the inbox. For a day, nothing more is sorted."
+    add("unsort", unsort_mail, text, anna)
     for parser_with_json in (queue, status, events, reports):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
     add("metrics", show_metrics, "Print figures in the text format of Prometheus.", "", account=False)
@@ -309,6 +313,37 @@ def show_reports(options: argparse.Namespace) -> None:
     except sqlite3.Error as error:
         raise CtlError(str(error)) from None
     print(json.dumps(rows, indent=2) if options.json else "\n".join(listing.format_summary(rows)))
+
+
+def show_bulk_mail(_options: argparse.Namespace) -> None:
+    state = json.loads(ask_guard("/receiving"))
+    for account, began in state["bombs"].items():
+        print(f"{account} gets a mail bomb since {datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M} UTC")
+    for account in state["floods"]:
+        print(f"{account} gets more mail than its limit: more is refused for now")
+    folders = [
+        (account, folder, number)
+        for account in sorted(config.load_config(CONFIG).addresses)
+        for folder, number in bulk_mail.count_messages(account).items()
+    ]
+    for account, folder, number in folders:
+        print(f"{account}: {count_noun(number, 'message')} in {folder}; `mailkeepctl unsort {account}` moves them")
+    if not (folders or any(state.values())):
+        print("No account gets too much mail, and no mail is sorted.")
+
+
+def unsort_mail(options: argparse.Namespace) -> None:
+    """May be repeated: after a failure, and for messages that were on their way."""
+    account = options.account
+    find_addresses(account)
+    ask_guard(f"/unsort?{urlencode({'account': account})}")
+    folders = bulk_mail.count_messages(account)
+    for folder, number in folders.items():
+        bulk_mail.move_to_inbox(account, folder)
+        print(f"{count_noun(number, 'message')} of {folder} moved to the inbox of {account}.")
+    if not folders:
+        print(f"{account} has no sorted mail.")
+    print("For a day, nothing more of this account is sorted.")
 
 
 def show_metrics(_options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from mailkeep.settings.sections import Account
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 from mailkeep_server.common.alias_patterns import STAR
+from mailkeep_server.common.bulk_folders import BULK_HEADER
 
 CONF = "/etc/dovecot/dovecot.conf"
 USERS = paths.DOVECOT_USERS
@@ -100,6 +101,7 @@ def build_part(settings: Settings) -> Part:
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(
             Check(f"doveconf -c {CONF} -n", reads=("/etc/dovecot", certificates.DIRECTORY)),
+            # Without `-`, sievec would replace the file that it is told to write: even /dev/null.
             *(
                 Check(
                     f"sievec -c {CONF} -d {SIEVE}/{name}.sieve - >/dev/null",
@@ -116,7 +118,10 @@ def build_part(settings: Settings) -> Part:
 def _build_scripts(settings: Settings) -> dict[str, bytes]:
     """For all accounts, by name, in the order in which Dovecot runs them."""
     notices = f"{paths.NOTICE_SENDER}@{settings.host.name}"
-    scripts = {"junk": render_template("dovecot/sieve/junk.sieve", notices=notices)}
+    scripts = {
+        "junk": render_template("dovecot/sieve/junk.sieve", notices=notices),
+        "bulk": render_template("dovecot/sieve/bulk.sieve", bulk_header=BULK_HEADER),
+    }
     if forwards := [(account.address, account.forward) for account in settings.accounts if account.forward]:
         scripts["forwards"] = render_template("dovecot/sieve/forwards.sieve", forwards=forwards)
     return scripts

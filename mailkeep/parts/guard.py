@@ -24,7 +24,10 @@ def build_part(settings: Settings, store_password: str | None) -> Part:
         "guard/mailkeep-guard.service", user=USER, readers=READERS, python=PYTHON, has_network=store is not None
     )
     sockets = render_template(
-        "guard/mailkeep-guard.socket", policy=paths.GUARD_POLICY_SOCKET, milter=paths.GUARD_MILTER_SOCKET
+        "guard/mailkeep-guard.socket",
+        policy=paths.GUARD_POLICY_SOCKET,
+        milter=paths.GUARD_MILTER_SOCKET,
+        incoming=paths.GUARD_INCOMING_SOCKET,
     )
     frozen = Path(paths.FREEZE_LIST).parent
     return Part(
@@ -83,6 +86,8 @@ def _build_config(settings: Settings) -> bytes:
         "aliases": {alias: list(targets) for alias, targets in postfix.list_aliases(settings).items()},
         "catch_all": {domain: [target] for domain, target in settings.catch_all.items()},
         "freeze": settings.guard.freeze.model_dump(),
+        "receiving": settings.guard.receiving.model_dump(exclude={"exempt"}),
+        "exempt_networks": [*map(str, (*settings.guard.receiving.exempt, *settings.forwarders))],
     }
     return json.dumps(config, indent=1).encode() + b"\n"
 

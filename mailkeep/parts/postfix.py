@@ -12,6 +12,7 @@ from mailkeep.templating import render_template
 from mailkeep_server.common import paths
 from mailkeep_server.common.alias_patterns import STAR, to_regexp
 from mailkeep_server.common.alias_reach import AliasReach
+from mailkeep_server.common.bulk_folders import BULK_HEADER
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, STRANGERS
 
 DIRECTORY = "/etc/postfix"
@@ -62,7 +63,10 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
                     forwarded_ports=PROXY_PORTS if settings.host.forwarded_from else {},
                 ),
             ),
-            File(f"{DIRECTORY}/submission_headers", render_template("postfix/submission_headers")),
+            File(
+                f"{DIRECTORY}/submission_headers",
+                render_template("postfix/submission_headers", bulk_header=BULK_HEADER),
+            ),
             _table_file("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
             _table_file("aliases", _alias_rows(settings)),
             _table_file("alias_patterns", _pattern_rows(settings)),
@@ -146,6 +150,8 @@ def _render_main_cf(settings: Settings) -> bytes:
         guard_milter=paths.GUARD_MILTER_SOCKET,
         report_copy=REPORT_COPY if settings.reads_reports else "",
         inbound_milter=paths.INBOUND_MILTER_SOCKET,
+        guard_incoming=paths.GUARD_INCOMING_SOCKET,
+        bulk_header=BULK_HEADER,
     )
 
 

@@ -475,6 +475,36 @@ class ListLimits(Model):
     )
 
 
+class Receiving(Model):
+    """How much mail an account receives from other servers. What is over a limit is refused for the time being. What a
+    mail bomb brings is sorted into a folder."""
+
+    messages_per_hour: Count = Field(
+        default=2000,
+        description="Messages to each account in any hour from senders that it does not know. Domains that wrote to it "
+        "earlier have as many, and people to whom it has written, too.",
+        examples=[2000],
+    )
+    network_messages_per_hour: Count = Field(
+        default=1000,
+        description="Of these, messages from one network (IPv4 /24, IPv6 /48) to one account in any hour.",
+        examples=[1000],
+    )
+    new_senders_per_hour: Count = Field(
+        default=100,
+        description="Domains that write to an account for the first time, in any hour, from which on it is a mail "
+        "bomb. In the first week of an account, five times as many.",
+        examples=[100],
+    )
+    exempt: tuple[AnyNetwork, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Networks whose messages do not count: your other servers, or a provider that forwards mail to "
+        "you. Those in `forwarders` do not count, either. A mail bomb is sorted all the same.",
+        examples=[["198.51.100.60", "2001:db8:60::/48"]],
+    )
+
+
 class Freeze(Model):
     """When an account is frozen: at numbers that no honest user reaches."""
 
@@ -525,6 +555,7 @@ class Guard(Model):
     lists: ListLimits = Field(
         default=ListLimits(), description="How much strangers may send through each alias or catch-all."
     )
+    receiving: Receiving = Field(default=Receiving(), description="How much mail each account receives.")
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
     shared_store: SharedStore | None = Field(
         default=None, description="Where several mail servers of the same accounts count together."

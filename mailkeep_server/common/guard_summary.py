@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SECTIONS = ("limits", "server", "local", "forwards", "lists", "freeze")
+SECTIONS = ("limits", "server", "local", "forwards", "lists", "freeze", "receiving")
 
 
 def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
@@ -25,6 +25,7 @@ def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
         "contact": config["contact"],
         "domains": " ".join(sorted(config["domains"])),
         **numbers,
+        "exempt_networks": " ".join(sorted(config["exempt_networks"])),
         "accounts": len(accounts),
         "of accounts": _digest(accounts),
         "aliases": len(aliases),

@@ -33,6 +33,8 @@ GUARD_DATABASE_FILES = ("guard.db", "guard.db-wal", "guard.db-shm", "guard.db-jo
 """The database and the files that SQLite may put beside it."""
 GUARD_POLICY_SOCKET = "/run/mailkeep-guard.policy"
 GUARD_MILTER_SOCKET = "/run/mailkeep-guard.milter"
+GUARD_INCOMING_SOCKET = "/run/mailkeep-guard.incoming"
+"""The milter of port 25."""
 GUARD_CONTROL_SOCKET = "/run/mailkeep-guard/control"
 GUARD_SERVICE = "mailkeep-guard.service"
 

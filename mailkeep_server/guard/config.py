@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.guard_summary import summarise_config
-from mailkeep_server.guard.limits import AccountLimits, Ceiling, ListLimits
+from mailkeep_server.guard.limits import AccountLimits, Ceiling, ListLimits, ReceivingLimits
 
 Mode = Literal["enforce", "learn"]
 T = TypeVar("T")
@@ -58,6 +59,9 @@ class GuardConfig:
     reach: AliasReach
     """Aliases and catch-alls: who gets mail to an address."""
     freeze_thresholds: FreezeThresholds
+    receiving: ReceivingLimits
+    exempt_networks: tuple[IPv4Network | IPv6Network, ...]
+    """Whose mail `receiving` does not limit."""
 
     def limits_of(self, account: str) -> AccountLimits:
         return self.overrides.get(account, self.limits)
@@ -65,6 +69,14 @@ class GuardConfig:
     def script_limits_of(self, account: str) -> AccountLimits:
         """Of its Sieve script: half of the account's. Strangers set it off."""
         return _halve(self.limits_of(account))
+
+    def is_exempt(self, client: str) -> bool:
+        """By its IP address. Text that is none is not exempt."""
+        try:
+            address = ip_address(client)
+        except ValueError:
+            return False
+        return any(address in network for network in self.exempt_networks)
 
     def tighten(self) -> "GuardConfig":
         """For a day after counts were lost: half of what may be sent.
@@ -129,6 +141,8 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
         list_limits=data.get_numbers("lists", ListLimits),
         reach=AliasReach(aliases, catch_all, accounts, frozenset((*domains, "localhost"))),
         freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
+        receiving=data.get_numbers("receiving", ReceivingLimits),
+        exempt_networks=data.get_networks("exempt_networks"),
     )
 
 
@@ -152,11 +166,13 @@ def describe_config(config: GuardConfig) -> dict[str, str | int]:
             "aliases": config.reach.aliases,
             "catch_all": {domain: [target] for domain, target in config.reach.catch_all.items()},
             "freeze": _list_numbers(config.freeze_thresholds),
+            "receiving": _list_numbers(config.receiving),
+            "exempt_networks": [*map(str, config.exempt_networks)],
         }
     )
 
 
-def _list_numbers(section: AccountLimits | Ceiling | ListLimits | FreezeThresholds) -> dict[str, int]:
+def _list_numbers(section: AccountLimits | Ceiling | ListLimits | ReceivingLimits | FreezeThresholds) -> dict[str, int]:
     return {spec.name: getattr(section, spec.name) for spec in fields(section) if spec.init}
 
 
@@ -206,6 +222,12 @@ class _JsonObject:
 
     def get_addresses(self, name: str) -> list[str]:
         return [str(address).lower() for address in self._get_member(name, list)]
+
+    def get_networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
+        try:
+            return tuple(ip_network(network) for network in self._get_member(name, list))
+        except ValueError as error:
+            raise ConfigError(f"{self.where}: {name}: {error}") from None
 
     def get_address_lists(self, name: str) -> dict[str, list[str]]:
         members = _JsonObject(self.members.get(name), f"{self.where}: {name}")

@@ -11,6 +11,7 @@ from typing import ClassVar
 from mailkeep_server.common.milter_server import ProtocolError, split_packets
 from mailkeep_server.guard import milter, policy
 from mailkeep_server.guard.batch import Batch
+from mailkeep_server.guard.incoming import IncomingSession
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.sliding_window import read_clock
 
@@ -150,3 +151,23 @@ class MilterConnection(Connection):
             self._session.end_session()
         except sqlite3.Error as failure:
             self.batch.fail_all(failure)
+
+
+class IncomingConnection(Connection):
+    """Of port 25. When it ends without an answer, Postfix accepts the message (default_action)."""
+
+    split_buffer = staticmethod(split_packets)
+
+    def __init__(self, judge: Judge, batch: Batch) -> None:
+        super().__init__(batch)
+        self._session = IncomingSession(judge.receiving, read_clock)
+
+    def handle_request(self, request: bytes) -> None:
+        try:
+            self.batch.add_answer(self, self._session.answer_packet(request))
+        except sqlite3.Error as error:
+            self.batch.fail_all(error)
+            self.answer_unrecorded("")
+
+    def answer_unrecorded(self, queue_id: str) -> None:  # noqa: ARG002
+        self.transport.abort()

@@ -64,6 +64,12 @@ async def _answer_request(target: str, judge: Judge, database: Database, batch: 
         database.rename_account(old, new)
         database.commit()
         return "application/json", b"{}"
+    if url.path == "/receiving":
+        return "application/json", json.dumps(_describe_receiving(judge)).encode()
+    if url.path == "/unsort":
+        judge.receiving.undo_bomb(read_clock(), parse_qs(url.query)["account"][0])
+        database.commit()
+        return "application/json", b"{}"
     if url.path == "/metrics":
         return "text/plain; version=0.0.4", format_metrics(judge, batch, read_clock()).encode()
     raise ValueError(url.path)
@@ -88,6 +94,12 @@ async def build_status(judge: Judge, now: int) -> dict[str, Any]:
             name: {"at": record.at.isoformat(), "by": record.by, "why": record.why} for name, record in frozen.items()
         },
     }
+
+
+def _describe_receiving(judge: Judge) -> dict[str, Any]:
+    """Accounts that get a mail bomb, with the time (seconds since the epoch), and accounts over their limit."""
+    bombs = {account: time / 1000 for account, time in judge.receiving.bombs.items()}
+    return {"bombs": bombs, "floods": sorted(judge.receiving.floods)}
 
 
 def _describe_care(judge: Judge, now: int) -> str:

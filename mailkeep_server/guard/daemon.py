@@ -19,7 +19,12 @@ from mailkeep_server.common.wording import describe_error
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard import config, database_recovery, state_repair
 from mailkeep_server.guard.batch import Batch
-from mailkeep_server.guard.connections import Connection, MilterConnection, PolicyConnection
+from mailkeep_server.guard.connections import (
+    Connection,
+    IncomingConnection,
+    MilterConnection,
+    PolicyConnection,
+)
 from mailkeep_server.guard.control_socket import serve_control_socket
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.judge import Judge
@@ -28,6 +33,7 @@ from mailkeep_server.guard.shared_limits import SharedLimitCheck
 from mailkeep_server.guard.sliding_window import read_clock
 
 SOCKET_BACKLOG = 512
+_Kind = type[PolicyConnection] | type[MilterConnection] | type[IncomingConnection]
 PRUNE_SECONDS = 600
 """Between two sweeps for expired entries."""
 
@@ -136,8 +142,8 @@ async def _serve_postfix(
     if shared_store:
         exchange = FreezeExchange(SharedLimitCheck(judge, batch, shared_store).counter, paths.freeze_list)
         tasks.append(asyncio.create_task(_share_freezes(exchange)))
-    policy_socket, milter_socket = _take_sockets()
-    for listener, connection in ((policy_socket, PolicyConnection), (milter_socket, MilterConnection)):
+    connections: tuple[_Kind, ...] = (PolicyConnection, MilterConnection, IncomingConnection)
+    for listener, connection in zip(_take_sockets(len(connections)), connections, strict=True):
         await loop.create_unix_server(_factory_of(connection, judge, batch), sock=listener, backlog=SOCKET_BACKLOG)
     await serve_control_socket(paths.control_socket, judge, database, batch)
     loop.add_signal_handler(signal.SIGTERM, end.event.set)
@@ -149,17 +155,16 @@ async def _serve_postfix(
     return end.close_state(database, paths.database)
 
 
-def _factory_of(
-    kind: type[PolicyConnection | MilterConnection], judge: Judge, batch: Batch
-) -> Callable[[], Connection]:
+def _factory_of(kind: _Kind, judge: Judge, batch: Batch) -> Callable[[], Connection]:
     return lambda: kind(judge, batch)
 
 
-def _take_sockets() -> tuple[socket.socket, socket.socket]:
-    """Policy and milter, opened by systemd (sd_listen_fds(3)): Postfix waits at them while the guard restarts."""
-    if os.environ.get("LISTEN_FDS") != "2":
+def _take_sockets(number: int) -> list[socket.socket]:
+    """Opened by systemd, in their order in the unit (sd_listen_fds(3)): Postfix waits at them while the guard
+    restarts."""
+    if os.environ.get("LISTEN_FDS") != str(number):
         raise SystemExit("No sockets were handed over: start mailkeep-guard.socket, which starts the guard")
-    return socket.socket(fileno=3), socket.socket(fileno=4)
+    return [socket.socket(fileno=3 + position) for position in range(number)]
 
 
 def _reload_config(judge: Judge, file: Path) -> None:
@@ -178,11 +183,14 @@ async def keep_house(judge: Judge, database: Database, batch: Batch) -> None:
         now = read_clock()
         try:
             judge.ledger.correct_clock_step(now)
+            judge.receiving.correct_clock_step(now)
+            judge.receiving.end_what_is_over(now)
             judge.end_care(now)
             judge.freezer.write_freezes(now)
             if sweep is None and abs(now - pruned_at) > PRUNE_SECONDS * 1000:
                 pruned_at = now
                 judge.ledger.forget_expired(now)
+                judge.receiving.forget_expired(now)
                 sweep = database.forget_expired(now)
             if sweep and next(sweep, "ended"):
                 sweep = None

@@ -1,4 +1,5 @@
-"""The guard's lasting memory, in SQLite: messages, violations, known recipients and networks, events.
+"""The guard's lasting memory, in SQLite: messages, violations, known recipients, senders
+and networks, events.
 
 Postfix gets an answer only once the message is committed. One commit serves all requests that arrived together
 (`Batch`). A commit is in the kernel's hands at once, so nothing is lost when the guard is killed. Once a second
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mailkeep_server.guard.sliding_window import DAY
+from mailkeep_server.guard.sliding_window import DAY, HOUR
 
 EVENTS_KEPT = 30 * DAY
 RECIPIENTS_KEPT = 400 * DAY
@@ -50,6 +51,13 @@ CREATE TABLE IF NOT EXISTS recipients (
 CREATE TABLE IF NOT EXISTS networks (
     account TEXT NOT NULL, network TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (account, network)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS senders (
+    account TEXT NOT NULL, sender INTEGER NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (account, sender)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS received (
+    id INTEGER PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, network INTEGER NOT NULL,
+    rank INTEGER NOT NULL, origin INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, kind TEXT NOT NULL, account TEXT NOT NULL,
     detail TEXT NOT NULL
@@ -61,6 +69,8 @@ TABLES: dict[str, tuple[type, ...]] = {
     "tries": (int, int, str, str, str),
     "events": (int, int, str, str, str),
     "networks": (str, str, int),
+    "received": (int, int, str, int, int, int),
+    "senders": (str, int, int),
     "recipients": (str, int, int),
 }
 """The columns of each table by type. The largest table is last."""
@@ -194,6 +204,33 @@ class Database:
                 self._change(f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?", new, old)  # noqa: S608
                 self._change(f"DELETE FROM {table} WHERE account = ?", old)  # noqa: S608
 
+    # --- mail that comes in -------------------------------------------------------------------------------------------
+
+    def add_received(self, time: int, account: str, network: int, rank: int, origin: int) -> None:
+        """`network` is a hash, 0 if it is exempt; `rank` is a sender's; `origin` a first-time sender's hash, else 0."""
+        statement = "INSERT INTO received (time, account, network, rank, origin) VALUES (?, ?, ?, ?, ?)"
+        self._add(statement, (time, account, network, int(rank), origin))
+
+    def received_since(self, time: int) -> Iterator[tuple[int, str, int, int, int]]:
+        """Rows as of `add_received`."""
+        query = "SELECT time, account, network, rank, origin FROM received WHERE time > ? ORDER BY id"
+        yield from self._read(query, time)
+
+    def sender_time(self, account: str, sender: int) -> int:
+        """When a sender (a hash) was last remembered; 0 if it is not known."""
+        query = "SELECT time FROM senders WHERE account = ? AND sender = ?"
+        row = self._read(query, account, sender).fetchone()
+        return row[0] if row else 0
+
+    def knows_senders(self, account: str) -> bool:
+        return self._read("SELECT 1 FROM senders WHERE account = ? LIMIT 1", account).fetchone() is not None
+
+    def remember_sender(self, time: int, account: str, sender: int) -> None:
+        self._add("INSERT OR REPLACE INTO senders VALUES (?, ?, ?)", (account, sender, time))
+
+    def forget_sender(self, account: str, sender: int) -> None:
+        self._change("DELETE FROM senders WHERE account = ? AND sender = ?", account, sender)
+
     # --- events -------------------------------------------------------------------------------------------------------
 
     def add_event(self, time: int, kind: str, account: str, detail: str) -> None:
@@ -211,10 +248,13 @@ class Database:
     def last_freezes(self) -> list[Event]:
         """The freeze of each account whose last event of this kind was one. A thaw while the guard was down has no
         event yet."""
+        return self.open_events("frozen", "thawed")
+
+    def open_events(self, beginning: str, end: str) -> list[Event]:
+        """Of each account whose last event of these two kinds is the beginning: that one."""
         # Beside max(), SQLite gives the other columns of the same row (sqlite.org/lang_select.html, bare columns).
-        query = """SELECT max(id), time, kind, account, detail FROM events
-            WHERE kind IN ('frozen', 'thawed') GROUP BY account"""
-        return [event for event in map(Event._make, self._read(query)) if event.kind == "frozen"]
+        query = "SELECT max(id), time, kind, account, detail FROM events WHERE kind IN (?, ?) GROUP BY account"
+        return [event for event in map(Event._make, self._read(query, beginning, end)) if event.kind == beginning]
 
     def latest_event_time(self, kind: str) -> int:
         """0 if there is none."""
@@ -224,7 +264,7 @@ class Database:
 
     def clamp_times_to(self, now: int) -> None:
         """Times later than `now` become now: the clock was ahead."""
-        for table in ("sent", "tries"):
+        for table in ("sent", "tries", "received"):
             self._change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
 
     def forget_expired(self, now: int) -> Iterator[None]:
@@ -232,13 +272,13 @@ class Database:
 
         Reading ten million recipients at once would take seconds.
         """
-        for table, age in {"sent": DAY, "tries": DAY, "events": EVENTS_KEPT}.items():
+        for table, age in {"sent": DAY, "tries": DAY, "received": HOUR, "events": EVENTS_KEPT}.items():
             # Rows are added in the order of their times, so the first that is kept ends the expired ones.
             first_kept = f"SELECT min(id) FROM (SELECT id FROM {table} WHERE time >= ? ORDER BY id LIMIT 1)"  # noqa: S608
             self._change(f"DELETE FROM {table} WHERE id < ifnull(({first_kept}), {_MAX_ID})", now - age)  # noqa: S608
         self.commit()
         yield
-        for table, key in (("recipients", "recipient"), ("networks", "network")):
+        for table, key in (("recipients", "recipient"), ("networks", "network"), ("senders", "sender")):
             yield from self._forget_keys(table, key, now - RECIPIENTS_KEPT)
 
     def _forget_keys(self, table: str, key: str, before: int) -> Iterator[None]:

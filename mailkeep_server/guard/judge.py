@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from mailkeep_server.common.addresses import owner_address
+from mailkeep_server.common.addresses import hash_text, owner_address
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.account import Account
@@ -32,7 +32,7 @@ from mailkeep_server.guard.from_header import Owner
 from mailkeep_server.guard.ledger import Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
-from mailkeep_server.guard.recipient_hash import hash_recipient
+from mailkeep_server.guard.receiving import ReceivingJudge
 from mailkeep_server.guard.scripts import ScriptJudge
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Usage
 
@@ -81,6 +81,7 @@ class Judge:
             self._refuse_stranger_or_frozen,
             self._try_later,
         )
+        self.receiving = ReceivingJudge(lambda: self.config, database, now)
         self._open: OrderedDict[str, _OpenMessage] = OrderedDict()
         """By instance."""
         self._refused: OrderedDict[str, None] = OrderedDict()
@@ -118,7 +119,7 @@ class Judge:
         if refusal:
             if any(added.values()) and self._exceeds_new_recipients(now, name, account, more):
                 # A list is one try, however long: whoever writes to it once too often is no spammer.
-                self._note_new_recipient(now, name, account, hash_recipient(request.recipient))
+                self._note_new_recipient(now, name, account, hash_text(request.recipient))
             if verdict := self._final_verdict(now, name, account, refusal):
                 return verdict
         message.reached = with_these
@@ -127,7 +128,7 @@ class Judge:
 
     def _find_new(self, name: str, members: Collection[str]) -> dict[int, bool]:
         """The hash of each recipient, and whether the account writes to it for the first time."""
-        hashes = [hash_recipient(member) for member in members]
+        hashes = [hash_text(member) for member in members]
         if len(hashes) == 1:
             return {hashes[0]: not self._database.knows_recipient(name, hashes[0])}
         known = self._database.find_known_recipients(name, hashes)

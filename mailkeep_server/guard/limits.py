@@ -127,6 +127,18 @@ class ListLimits:
 
 
 @dataclass(frozen=True)
+class ReceivingLimits:
+    """How much an account receives in any hour."""
+
+    messages_per_hour: int
+    """From senders of each `Rank`."""
+    network_messages_per_hour: int
+    """Of these, from one network."""
+    new_senders_per_hour: int
+    """First-time senders, by domain, at which a mail bomb begins."""
+
+
+@dataclass(frozen=True)
 class Ceiling(RateLimits):
     """How much many senders together may send."""
 

@@ -6,12 +6,12 @@ owner can send the other half. It freezes nobody, and makes no recipient a known
 
 from collections.abc import Callable, Collection
 
+from mailkeep_server.common.addresses import hash_text
 from mailkeep_server.common.sender_kinds import ANSWER, SCRIPT
 from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.forwards import ForwardJudge
 from mailkeep_server.guard.ledger import Ledger
-from mailkeep_server.guard.recipient_hash import hash_recipient
 from mailkeep_server.guard.sliding_window import DAY, Usage
 
 NEW_REDIRECT, HELD_BACK = "new-redirect", "script"
@@ -68,7 +68,7 @@ class ScriptJudge:
     def _note_new_redirects(self, now: int, name: str, reached: Collection[str]) -> None:
         """It is what a thief sets first. Each address is told once; the database knows it for RECIPIENTS_KEPT."""
         for address in sorted(reached):
-            redirect = hash_recipient(f"redirect {address}")
+            redirect = hash_text(f"redirect {address}")
             if not self._database.knows_recipient(name, redirect):
                 self._database.add_event(now, NEW_REDIRECT, name, address)
             self._database.remember_recipient(now, name, redirect)

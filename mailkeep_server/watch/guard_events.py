@@ -23,6 +23,7 @@ URGENT_KINDS = {
     "state",
     "counts-lost",
     "first-use",
+    "bomb",
     NEW_REDIRECT,
 }
 # The detail of these events is worded for the account.
@@ -42,6 +43,7 @@ NEXT_STEPS = {
     "unreadable": ". Its mail program needs another name in its settings: docs/guard.md, Names in From",
     NEW_REDIRECT: ". Its owner has a notice of it. If it is not the owner's rule: `mailkeepctl freeze {account}`",
     "script": ". If its rules are to send more, give the account `limits` in mail.yml",
+    "bomb": ". Nothing is lost; `mailkeepctl unsort {account}` moves it to the inbox, and ends the sorting",
     "ceiling": ". `mailkeepctl status` shows who has sent most",
     "local": ". `journalctl -u postfix --grep pickup` shows the Linux users (uid=) that send",
 }

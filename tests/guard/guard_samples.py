@@ -44,6 +44,7 @@ LIMITS = {
 NO_LIMITS = dict.fromkeys(LIMITS, UNREACHABLE)
 FREEZE = {"refused_tries": 5, "foreign_senders": 4, "networks": 3, "new_recipients": 6}
 NO_FREEZE = dict.fromkeys(FREEZE, UNREACHABLE)
+RECEIVING = {"messages_per_hour": 1000, "network_messages_per_hour": 500, "new_senders_per_hour": 100}
 NO_CEILING = {"recipients_per_hour": UNREACHABLE, "recipients_per_day": UNREACHABLE}
 
 
@@ -62,6 +63,8 @@ def build_config(**changes: Any) -> dict[str, Any]:
         "aliases": {},
         "catch_all": {},
         "freeze": NO_FREEZE,
+        "receiving": RECEIVING,
+        "exempt_networks": [],
         **changes,
     }
 
@@ -170,7 +173,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 class GuardProcess:
-    """The guard as systemd starts it: two sockets, three directories, its messages in `log`."""
+    """The guard as systemd starts it: three sockets, three directories, its messages in `log`."""
 
     def __init__(self, directory: Path, **changes: Any) -> None:
         self.directory, self._process = directory, None
@@ -179,7 +182,7 @@ class GuardProcess:
             (directory / name).chmod(0o755)
         (self.state / "frozen").mkdir()
         self.write_config(**changes)
-        self._sockets = [_open_listener(directory / name) for name in ("policy", "milter")]
+        self._sockets = [_open_listener(directory / name) for name in ("policy", "milter", "incoming")]
         self.log = directory / "log"
         self.start()
 
@@ -196,7 +199,7 @@ class GuardProcess:
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *map(str, descriptors)],
-                env={name: str(self.directory / below) for name, below in directories.items()} | {"LISTEN_FDS": "2"},
+                env={name: str(self.directory / below) for name, below in directories.items()} | {"LISTEN_FDS": "3"},
                 cwd=REPOSITORY,
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
@@ -307,7 +310,7 @@ class SupervisedGuard(GuardProcess):
         directories = {"CONFIGURATION_DIRECTORY": "etc", "STATE_DIRECTORY": "state", "RUNTIME_DIRECTORY": "run"}
         descriptors = [listener.fileno() for listener in self._sockets]
         environment = {name: str(self.directory / below) for name, below in directories.items()}
-        notifications = {"LISTEN_FDS": "2", "NOTIFY_SOCKET": str(self.directory / "systemd")}
+        notifications = {"LISTEN_FDS": "3", "NOTIFY_SOCKET": str(self.directory / "systemd")}
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH_AS, str(self.user), *map(str, descriptors)],

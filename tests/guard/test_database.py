@@ -39,6 +39,8 @@ def path(tmp_path: Path) -> Path:
             )
             key = number * 37 % 101  # the order of the keys is not that of the times
             writer.execute("INSERT INTO recipients VALUES (?, ?, ?)", (account, key - 50, seen))
+            writer.execute("INSERT INTO received VALUES (?, ?, ?, 1, 0, 0)", (number + 1, at, account))
+            writer.execute("INSERT INTO senders VALUES (?, ?, ?)", (account, key - 50, seen))
             writer.execute("INSERT INTO networks VALUES (?, ?, ?)", (account, f"192.0.2.{key}/32", seen))
     return path
 
@@ -54,11 +56,14 @@ def test_what_was_counted_moves_to_a_renamed_account(tmp_path: Path) -> None:
         database.remember_recipient(NOON, account, recipient)
         database.remember_network(NOON, account, network)
         database.add_violation(NOON, account, "refused", "x")
+        database.remember_sender(NOON, account, recipient)
     database.rename_account(BERT, ANNA)
     assert [message.account for message in database.messages_since(0)] == [ANNA] * 3
     assert {violation.account for violation in database.violations_since(0)} == {ANNA}
     assert database.knows_recipient(ANNA, 2)
     assert not database.knows_recipient(BERT, 1)
+    assert database.sender_time(ANNA, 2) == NOON
+    assert not database.knows_senders(BERT)
     assert database.networks_of(ANNA) == {"192.0.2.0/24", "198.51.100.0/24"}
     database.close()
 
@@ -72,7 +77,7 @@ def test_what_has_expired_is_forgotten_and_nothing_else(path: Path, monkeypatch:
     with closing(sqlite3.connect(path)) as reader:
         oldest = [reader.execute(f"SELECT min(time) FROM {table}").fetchone()[0] for table in database_module.TABLES]
     assert min(oldest) == NOW - 1
-    assert steps == 1 + 2 * 10
+    assert steps == 1 + 3 * 10
 
 
 def test_a_step_reads_a_bounded_number_of_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

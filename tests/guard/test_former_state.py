@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from guard_samples import ANNA, BERT, NO_FREEZE, NO_LIMITS, NOON, JudgeSetup
 
-from mailkeep_server.guard.recipient_hash import hash_recipient
+from mailkeep_server.common.addresses import hash_text
 
 # Schema and rows as version 0.1.0 (commit b7a50b5) wrote them. They must not follow the names in today's code.
 SCHEMA = """
@@ -80,7 +80,7 @@ def test_messages_of_all_senders_count_on(former_setup: Callable[..., JudgeSetup
 
 def test_known_recipients_and_networks_stay_known(former_setup: Callable[..., JudgeSetup]) -> None:
     setup = former_setup()
-    known = hash_recipient("r1@example.net")
+    known = hash_text("r1@example.net")
     assert known == 8208613210583301227
     assert setup.database.knows_recipient(ANNA, known)
     assert not setup.database.knows_recipient(BERT, known)

@@ -53,6 +53,11 @@ guard:
   leaving: {recipients_per_hour: 3100, recipients_per_day: 17000, connections_per_hour: 9000}
   forwards: {recipients_per_hour: 70, recipients_per_day: 400}
   lists: {recipients_per_hour: 80, recipients_per_day: 450, messages_per_hour: 3, messages_per_day: 12}
+  receiving:
+    messages_per_hour: 900
+    network_messages_per_hour: 350
+    new_senders_per_hour: 40
+    exempt: [198.51.100.70, "2001:db8:70::/48"]
   freeze:
     refused_tries: 20
     foreign_senders: 5

@@ -189,7 +189,7 @@ EXAMPLES: dict[str, Example] = {
     "firewall.open[].protocol": Example("udp", (FIREWALL,)),
     "firewall.open[].networks": Example(["198.51.100.8", "2001:db8:7::/48"], (FIREWALL,)),
     "firewall.may_send": Example(["172.30.1.0/24"], (FIREWALL,)),
-    "forwarders": Example(["198.51.100.61"], (OWN_SENDERS, INBOUND)),
+    "forwarders": Example(["198.51.100.61"], (OWN_SENDERS, INBOUND, GUARD)),
     "local_senders": Example(["root"], (MAIN_CF,)),
     "guard.mode": Example("enforce", (GUARD,)),
     **_limit_examples(
@@ -215,6 +215,11 @@ EXAMPLES: dict[str, Example] = {
         "guard.lists",
         {"recipients_per_hour": 81, "recipients_per_day": 451, "messages_per_hour": 4, "messages_per_day": 13},
     ),
+    **_limit_examples(
+        "guard.receiving",
+        {"messages_per_hour": 901, "network_messages_per_hour": 351, "new_senders_per_hour": 41},
+    ),
+    "guard.receiving.exempt": Example(["198.51.100.71"], (GUARD,)),
     **_limit_examples(
         "guard.freeze", {"refused_tries": 21, "foreign_senders": 6, "networks": 10, "new_recipients": 201}
     ),
