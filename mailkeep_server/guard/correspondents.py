@@ -1,7 +1,7 @@
 """Whom an account knows: people it has written to, and domains that have written to it before.
 
-People are known by address, since they wrote back by it. Those who write first are known by domain: newsletters and
-servers use a new address for each message (VERP), and most strangers write from a provider that everybody knows.
+People are known by address, since they wrote back by it. Those who write first are known by domain. Newsletters
+use a new address for each message (VERP), and most strangers write from a provider that everybody knows.
 """
 
 import re
