@@ -169,3 +169,28 @@ def test_a_rename_moves_the_freeze_first_and_the_rest_after_the_deploy(
     assert freeze_list.read_freezes(frozen)[new].why == "sends spam: 3"
     assert asked == ["/rename?old=old%40example.org&new=anna%40example.org"]
     assert commands == [("systemctl", "restart", "mailkeep-guard.service")]
+
+
+def test_only_folders_that_the_guard_has_filled_are_emptied(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    start_guard: Callable[..., GuardProcess],
+) -> None:
+    """`doveadm` is a script that notes its arguments."""
+    rows = [{"mailbox": name, "messages": "2"} for name in ("Bulk 2026-11-30", "Bulk offers", "Bulk 2026-11-29")]
+    doveadm = tmp_path / "doveadm"
+    doveadm.write_text(
+        f"#!/bin/sh\necho \"$@\" >> {tmp_path}/calls\n[ $1 = -f ] && echo '{json.dumps(rows)}'; exit 0\n"
+    )
+    doveadm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    guard = start_guard()
+    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(guard.directory / "run" / "control"))
+    assert ctl.main(["bulk"]) == 0
+    assert f"{ANNA}: 2 messages in Bulk 2026-11-30; `mailkeepctl unsort {ANNA}`" in capsys.readouterr().out
+    assert ctl.main(["unsort", ANNA]) == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    moves = [call for call in calls if call.startswith("move")]
+    assert moves == [f"move -u {ANNA} INBOX mailbox Bulk 2026-11-{day} all" for day in (29, 30)]
+    assert not [call for call in calls if call.startswith("mailbox delete") and " -e " not in call]

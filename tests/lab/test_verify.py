@@ -74,6 +74,7 @@ SMTP_AND_LOGIN = {
     "local_programs_cannot_send": "main authorized_submit_users=static:anyone",
     "the_guard_bounds_what_accounts_send": "main submission_end_of_data_restrictions=",
     "local_programs_have_a_limit": "main non_smtpd_milters=",
+    "mail_that_comes_in_is_bounded": "main smtpd_milters= header_checks=",
     "who_is_frozen_cannot_log_in": "sed -i '/deny = yes/d' $dovecot",
     "": "xargs -d '\\n' postconf -e </run/main.cf; systemctl restart postfix dovecot",
 }

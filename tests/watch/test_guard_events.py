@@ -116,3 +116,14 @@ def test_a_guard_that_hangs_is_not_waited_for(control_socket: Path, monkeypatch:
         listener.bind(str(control_socket))
         listener.listen()
         assert "does not answer" in GuardEvents(str(control_socket), 0).find_troubles()["silent"][0]
+
+
+def test_a_mail_bomb_is_urgent_and_says_how_to_undo_it(control_socket: Path, guard: GuardServer) -> None:
+    sensor = GuardEvents(str(control_socket), 0)
+    guard.add_event("bomb", "anna@example.org", "gets a mail bomb", NOW)
+    guard.add_event("bomb-end", "anna@example.org", "gets no mail bomb any more", NOW)
+    sensor.find_troubles()
+    (_, text, is_urgent), (_, end, _) = sensor.take_events()
+    assert text.startswith("anna@example.org gets a mail bomb. Nothing is lost; `mailkeepctl unsort anna@example.org`")
+    assert is_urgent
+    assert end == "anna@example.org gets no mail bomb any more"

@@ -5,7 +5,7 @@ import json
 from mailkeep.verify.outcome import fail_if_any, warn_if_any
 from mailkeep.verify.target import ProbeResult, Target
 from mailkeep_server.common.guard_summary import summarise_config
-from mailkeep_server.common.paths import GUARD_CONFIG
+from mailkeep_server.common.paths import GUARD_CONFIG, GUARD_INCOMING_SOCKET
 
 GUARD_SOCKET = "/run/mailkeep-guard."
 
@@ -62,6 +62,23 @@ def test_local_programs_have_a_limit(observed: ProbeResult, deploy: str) -> None
         [] if GUARD_SOCKET in milters else [f"non_smtpd_milters = {milters}"],
         expected="the guard's milter in non_smtpd_milters",
         remedy=f"{deploy} restores main.cf.",
+    )
+
+
+def test_mail_that_comes_in_is_bounded(observed: ProbeResult, deploy: str) -> None:
+    """An account gets so much mail at most, and a mail bomb goes to a folder."""
+    incoming = observed["guard"]["incoming"]
+    expected = {
+        "smtpd_milters": GUARD_INCOMING_SOCKET,
+        "answer": "O",
+        "mark of strangers": "IGNORE",
+        "mark of accounts": "IGNORE",
+        "scripts": "type = before",
+    }
+    fail_if_any(
+        (f"{name}: {incoming[name] or 'nothing'}" for name, value in expected.items() if value not in incoming[name]),
+        expected="Postfix asks the guard on port 25, and removes its mark from others' mail; Dovecot files by the mark",
+        remedy=f"`systemctl status mailkeep-guard`; {deploy} restores main.cf, master.cf and dovecot.conf.",
     )
 
 

@@ -2,10 +2,12 @@
 
 import re
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
-from mailkeep_server.common.paths import FREEZE_LIST, GUARD_POLICY_SOCKET
+from mailkeep_server.common.bulk_folders import BULK_HEADER
+from mailkeep_server.common.paths import FREEZE_LIST, GUARD_INCOMING_SOCKET, GUARD_POLICY_SOCKET
 
 from .commands import run_command
 from .config import ProbeConfig
@@ -22,6 +24,13 @@ def examine_guard(config: ProbeConfig) -> dict[str, Any]:
         "known account": _ask_policy_service(account) if account else "",
         "submission": {
             f"{service} {name}": _read_parameter(service, name) for service in SERVICES for name in PARAMETERS
+        },
+        "incoming": {
+            "smtpd_milters": _read_parameter("smtp", "smtpd_milters"),
+            "answer": _ask_incoming_milter(),
+            "mark of strangers": _look_up_mark("$header_checks"),
+            "mark of accounts": _look_up_mark(_read_override("submission-cleanup/unix/header_checks")),
+            "scripts": run_command("doveconf", "-n", "sieve_script"),
         },
         "non_smtpd_milters": _expand_value("$non_smtpd_milters"),
         "first passdb": _read_first_passdb(),
@@ -48,10 +57,29 @@ def _ask_policy_service(account: str) -> str:
         return connection.makefile().readline().strip()
 
 
+def _ask_incoming_milter() -> str:
+    """The first letter of its answer to a negotiation (MILTER_README): O."""
+    offer = b"O" + struct.pack("!III", 6, 0x1FF, 0x1FFFFF)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(POLICY_TIMEOUT)
+        connection.connect(GUARD_INCOMING_SOCKET)
+        connection.sendall(struct.pack("!I", len(offer)) + offer)
+        return connection.makefile("rb").read(5)[4:].decode(errors="replace")
+
+
+def _look_up_mark(checks: str) -> str:
+    """What Postfix does with the header by which the guard marks a mail bomb, if somebody else writes it."""
+    table = _expand_value(checks)
+    return run_command("postmap", "-q", f"{BULK_HEADER}: 2026-01-01", table).strip() if table else ""
+
+
 def _read_parameter(service: str, name: str) -> str:
     """The value of a parameter in a service of master.cf, or else in main.cf."""
-    override = run_command("postconf", "-P", f"{service}/inet/{name}").partition("=")[2].strip()
-    return _expand_value(override or f"${name}")
+    return _expand_value(_read_override(f"{service}/inet/{name}") or f"${name}")
+
+
+def _read_override(name: str) -> str:
+    return run_command("postconf", "-P", name).partition("=")[2].strip()
 
 
 def _expand_value(value: str) -> str:
