@@ -57,7 +57,7 @@ guard:
     messages_per_hour: 900
     network_messages_per_hour: 350
     new_senders_per_hour: 40
-    exempt: [198.51.100.70, "2001:db8:70::/48"]
+    exempt: [198.51.100.70]
   freeze:
     refused_tries: 20
     foreign_senders: 5

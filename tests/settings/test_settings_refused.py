@@ -37,7 +37,7 @@ REFUSED = [
         "at least 1500",
     ),
     ("messages_per_hour: 900", "messages_per_hour: 0", "guard.receiving.messages_per_hour", "0", "from 1 to"),
-    ("[198.51.100.70,", "[elsewhere,", "guard.receiving.exempt[0]", "elsewhere", "network"),
+    ("[198.51.100.70]", "[elsewhere]", "guard.receiving.exempt[0]", "elsewhere", "network"),
     ("messages_per_hour: 3,", "messages_per_hour: 0,", "guard.lists.messages_per_hour", "0", "from 1 to"),
     (
         "recipients_per_hour: 70,",
