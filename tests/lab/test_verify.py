@@ -62,7 +62,9 @@ SMTP_AND_LOGIN = {
     "nobody_relays postfix_serves_what_is_declared_only": """
         main mynetworks=0.0.0.0/0 smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination""",
     "our_names_are_not_spoofed": "main smtpd_sender_restrictions=",
-    "our_domains_are_not_forged_in_from forgeries_are_refused_as_their_domain_asks": "main smtpd_milters=",
+    "our_domains_are_not_forged_in_from forgeries_are_refused_as_their_domain_asks mail_that_comes_in_is_bounded": (
+        "main smtpd_milters= header_checks="
+    ),
     "unknown_recipients_are_refused": "main smtpd_recipient_restrictions= smtpd_reject_unlisted_recipient=no",
     "addresses_cannot_be_harvested": "main disable_vrfy_command=no",
     "clients_say_who_they_are": "main smtpd_helo_required=no",
@@ -74,7 +76,6 @@ SMTP_AND_LOGIN = {
     "local_programs_cannot_send": "main authorized_submit_users=static:anyone",
     "the_guard_bounds_what_accounts_send": "main submission_end_of_data_restrictions=",
     "local_programs_have_a_limit": "main non_smtpd_milters=",
-    "mail_that_comes_in_is_bounded": "main smtpd_milters= header_checks=",
     "who_is_frozen_cannot_log_in": "sed -i '/deny = yes/d' $dovecot",
     "": "xargs -d '\\n' postconf -e </run/main.cf; systemctl restart postfix dovecot",
 }

@@ -73,7 +73,7 @@ def test_mail_that_comes_in_is_bounded(observed: ProbeResult, deploy: str) -> No
         "answer": "O",
         "mark of strangers": "IGNORE",
         "mark of accounts": "IGNORE",
-        "scripts": "type = before",
+        "scripts": "bulk.sieve",
     }
     fail_if_any(
         (f"{name}: {incoming[name] or 'nothing'}" for name, value in expected.items() if value not in incoming[name]),

@@ -2,11 +2,11 @@
 
 import re
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common.bulk_folders import BULK_HEADER
+from mailkeep_server.common.milter_server import OFFER
 from mailkeep_server.common.paths import FREEZE_LIST, GUARD_INCOMING_SOCKET, GUARD_POLICY_SOCKET
 
 from .commands import run_command
@@ -59,11 +59,10 @@ def _ask_policy_service(account: str) -> str:
 
 def _ask_incoming_milter() -> str:
     """The first letter of its answer to a negotiation (MILTER_README): O."""
-    offer = b"O" + struct.pack("!III", 6, 0x1FF, 0x1FFFFF)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(POLICY_TIMEOUT)
         connection.connect(GUARD_INCOMING_SOCKET)
-        connection.sendall(struct.pack("!I", len(offer)) + offer)
+        connection.sendall(OFFER)
         return connection.makefile("rb").read(5)[4:].decode(errors="replace")
 
 
