@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from mailkeep_server.common.bulk_folders import BULK_HEADER
 from mailkeep_server.common.milter_server import (
+    CLIENT,
     CONTINUE,
     ProtocolError,
     answer_negotiation,
     first_address,
-    split_words,
+    read_macros,
 )
 from mailkeep_server.guard.correspondents import IncomingMessage, read_author
 from mailkeep_server.guard.receiving import ReceivingJudge
@@ -23,7 +24,6 @@ _NO_HEADER_REPLY = 0x80
 _PROTOCOL = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA | _NO_HEADER_REPLY
 _ADD_HEADERS = 0x1
 _REPLY, _ADD_HEADER = b"y", b"h"
-_CLIENT = "{client_addr}"
 
 
 class IncomingSession:
@@ -45,8 +45,7 @@ class IncomingSession:
         return [answer_negotiation(data, _ADD_HEADERS, _PROTOCOL)]
 
     def _take_macros(self, data: bytes) -> list[bytes]:
-        words = split_words(data[1:])
-        self._client = dict(zip(words[::2], words[1::2], strict=False)).get(_CLIENT, self._client)
+        self._client = read_macros(data).get(CLIENT, self._client)
         return []
 
     def _take_sender(self, data: bytes) -> list[bytes]:

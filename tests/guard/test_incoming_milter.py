@@ -17,7 +17,7 @@ LIMITS = {"messages_per_hour": 200, "network_messages_per_hour": 4, "new_senders
 
 def build_message(sender: str, *recipients: str, client: str = "198.51.100.7") -> list[bytes]:
     return [
-        build_packet(b"D", b"M{client_addr}", client),
+        build_packet(b"D", b"M{client_addr}", f"IPv6:{client}" if ":" in client else client),
         build_packet(b"M", f"<{sender}>", "SIZE=100"),
         *(build_packet(b"R", f"<{recipient}>") for recipient in recipients),
         build_packet(b"L", "From", f"Somebody <{sender}>"),
@@ -53,6 +53,15 @@ def test_a_recipient_over_a_limit_waits_and_the_others_get_the_message(session: 
     replies = exchange_packets(session, *build_message("a@new.example", ANNA, BERT), END)
     assert [reply[:4] for reply in replies] == [b"c", b"y450", b"c", b"c"]
     assert replies[1].endswith(b"UTC\0")
+
+
+def test_a_site_with_ipv6_is_one_network(session: IncomingSession) -> None:
+    for n in range(4):
+        exchange_packets(session, *build_message("a@new.example", ANNA, client=f"2001:db8:1:{n}::1"), END)
+    others = [
+        exchange_packets(session, *build_message("a@new.example", ANNA, client=f"2001:db8:{n}::9")) for n in (1, 2)
+    ]
+    assert [reply[-1][:4] for reply in others] == [b"y450", b"c"]
 
 
 def test_a_bomb_s_message_gets_the_header(session: IncomingSession) -> None:
