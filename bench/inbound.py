@@ -61,6 +61,7 @@ def main() -> None:
 def lift_limits(lab: Lab, settings: dict[str, Any]) -> None:
     settings["admin"]["networks"] = [str(lab.network)]
     settings["firewall"] = {"open": [BARE_PORT]}
+    settings["guard"] = {"receiving": {"messages_per_hour": 1_000_000, "network_messages_per_hour": 1_000_000}}
 
 
 def add_bare_port(server: Server) -> None:

@@ -317,19 +317,7 @@ def show_reports(options: argparse.Namespace) -> None:
 
 def show_bulk_mail(_options: argparse.Namespace) -> None:
     state = json.loads(ask_guard("/receiving"))
-    for account, began in state["bombs"].items():
-        print(f"{account} gets a mail bomb since {datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M} UTC")
-    for account in state["floods"]:
-        print(f"{account} gets more mail than its limit: more is refused for now")
-    folders = [
-        (account, folder, number)
-        for account in sorted(config.load_config(CONFIG).addresses)
-        for folder, number in bulk_mail.count_messages(account).items()
-    ]
-    for account, folder, number in folders:
-        print(f"{account}: {count_noun(number, 'message')} in {folder}; `mailkeepctl unsort {account}` moves them")
-    if not (folders or any(state.values())):
-        print("No account gets too much mail, and no mail is sorted.")
+    print("\n".join(bulk_mail.describe_accounts(state, config.load_config(CONFIG).addresses)))
 
 
 def unsort_mail(options: argparse.Namespace) -> None:
@@ -337,12 +325,8 @@ def unsort_mail(options: argparse.Namespace) -> None:
     account = options.account
     find_addresses(account)
     ask_guard(f"/unsort?{urlencode({'account': account})}")
-    folders = bulk_mail.count_messages(account)
-    for folder, number in folders.items():
-        bulk_mail.move_to_inbox(account, folder)
-        print(f"{count_noun(number, 'message')} of {folder} moved to the inbox of {account}.")
-    if not folders:
-        print(f"{account} has no sorted mail.")
+    for line in bulk_mail.empty_folders(account):
+        print(line, flush=True)
     print("For a day, nothing more of this account is sorted.")
 
 

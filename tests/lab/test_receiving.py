@@ -17,7 +17,8 @@ from mailkeep_server.guard.receiving import FIRST_DAYS_FACTOR
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 FRIEND = "x@outside.test"
-BOMB, NETWORK_LIMIT, NEW_SENDERS = 2000, 30, 10
+# The bomb stays below the default limit of an hour, in which other messages count, too.
+BOMB, NETWORK_LIMIT, NEW_SENDERS = 1000, 30, 10
 THRESHOLD = NEW_SENDERS * FIRST_DAYS_FACTOR
 """The accounts of a new server have their first days."""
 
@@ -178,7 +179,8 @@ def test_one_command_brings_all_back(bombed: ReceivingServer) -> None:
 def test_one_network_sends_so_much_and_others_go_on(receiving: ReceivingServer) -> None:
     sources = [str(receiving.attacker.distant_address(7, host)) for host in range(1, DISTANT_HOSTS + 1)]
     answers = receiving.send_bomb(BEN, NETWORK_LIMIT + 40, sources, first=BOMB)
-    assert answers["250 2.0.0"] + answers["450 4.7.1"] == NETWORK_LIMIT + 40
+    assert answers.keys() == {"250 2.0.0", "450 4.7.1"}, answers
+    assert sum(answers.values()) == NETWORK_LIMIT + 40
     # What is in transfer at the same time was asked about before it counts.
     assert NETWORK_LIMIT <= answers["250 2.0.0"] <= NETWORK_LIMIT + DISTANT_HOSTS
     other = [str(receiving.attacker.distant_address(8))]
