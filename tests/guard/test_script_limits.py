@@ -145,9 +145,7 @@ def test_the_milter_lets_answers_have_the_account_s_author_alone(
     session = MilterSession(setup.judge, lambda: setup.now)
     packets = build_message("", "", [("From", author), *more])[2:]
     macros = build_packet(b"DM", "{daemon_name}", service, "{auth_authen}", ANNA, "i", "Q1")
-    replies = [
-        session.answer_packet(packet)
-        for packet in split_packets(b"".join([macros, build_packet(b"M", "<>"), *packets, build_packet(b"E")]))[0]
-    ]
+    stream = b"".join([macros, build_packet(b"M", "<>"), *packets, build_packet(b"E")])
+    replies = [session.answer_packet(packet) for packet in split_packets(stream)[0]]
     assert replies[-1][4:].startswith(answer)
     assert setup.usage_of() == ((1, 1, 0) if answer == b"c" else ())
