@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from mailkeep.parts.model import SYSTEMD, Directory, File, Part, Unit
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
@@ -29,6 +29,7 @@ def build_part(settings: Settings) -> Part:
             Unit("mailkeep-inbound.socket", restart_on=(SOCKET_FILE,)),
             Unit("mailkeep-inbound.service", restart_on=(f"{DIRECTORY}/", paths.INBOUND_CONFIG, SERVICE_FILE)),
         ),
+        checks=(Check(f"{PYTHON} inbound --check", reads=(f"{DIRECTORY}/", paths.INBOUND_CONFIG)),),
     )
 
 

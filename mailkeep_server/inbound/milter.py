@@ -182,10 +182,13 @@ def _insert_header(name: bytes, value: bytes) -> bytes:
     return b"i" + struct.pack("!I", 0) + name + b"\0" + value + b"\0"
 
 
-def main(_arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    """Serves Postfix; `--check` only reads the configuration."""
     try:
         config = load_config()
     except ConfigError as error:
         print(f"inbound: {error}", file=sys.stderr)
         return 1
+    if arguments:
+        return 0
     return serve_systemd_socket(lambda: InboundSession(config), "inbound", MAX_CONNECTIONS)

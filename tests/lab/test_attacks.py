@@ -16,6 +16,7 @@ from clients import (
     IMAP,
     IMAPS,
     OUTSIDE,
+    SIEVE,
     SMTP,
     STRANGER,
     SUBMISSION,
@@ -725,7 +726,7 @@ def test_an_account_sends_as_itself(target: Target, port: int, sender: str) -> N
 def test_ports_that_are_open_are_those_of_ssh_and_mail_and_no_other(target: Target) -> None:
     with ThreadPoolExecutor() as pool:
         ports = pool.map(lambda version: run_on(target.attacker, open_ports, target.address_of(version)), (4, 6))
-        assert list(ports) == [[22, SMTP, IMAP, SUBMISSIONS, SUBMISSION, IMAPS]] * 2
+        assert list(ports) == [[22, SMTP, IMAP, SUBMISSIONS, SUBMISSION, IMAPS, SIEVE]] * 2
 
 
 def test_authentication_is_offered_only_where_it_is_encrypted_and_never_on_port_25(target: Target) -> None:

@@ -241,7 +241,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         "/etc/dovecot/repeated_passwords.lua": (lambda text: text + "end\n", "<eof> expected near 'end'"),
         **{
             f"/etc/systemd/system/mailkeep-{name}.{kind}": (lambda text: text + "Nonsense=1\n", "Unknown key")
-            for name in ("guard", "lines")
+            for name in ("guard", "lines", "inbound")
             for kind in ("service", "socket")
         },
         "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
@@ -253,6 +253,11 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             "its key is not the key of its certificate",
         ),
         "/etc/mailkeep/reports.json": (lambda text: text + "nonsense\n", "Extra data"),
+        "/etc/mailkeep/inbound.json": (lambda text: text.replace('"domains"', '"domain"'), "KeyError: 'domains'"),
+        **{
+            f"/etc/dovecot/sieve/{name}.sieve": (lambda text: text + "nonsense\n", f"{name}: line")
+            for name in ("junk", "bulk")
+        },
         "/etc/opendkim/key.table": (lambda text: text.replace(".pem", ".pen"), "from example.test is not signed"),
         "/etc/postfix/master.cf": (lambda text: text + "smtp inet n\n", "bad field count"),
         "/etc/mailkeep/watch.json": (lambda text: text.replace(":", "=", 1), "(no JSON)"),
@@ -266,7 +271,10 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
             lambda text: text.replace("*@example-two.test", "*@example-too.test"),
             "from example-two.test is not signed",
         ),
-        "/etc/postfix/submission_headers": (lambda text: text + "/(/ IGNORE\n", "Unmatched ("),
+        **{
+            f"/etc/postfix/{table}": (lambda text: text + "/(/ IGNORE\n", "Unmatched (")
+            for table in ("submission_headers", "alias_patterns", "list_patterns", "refused_recipients")
+        },
         "/usr/lib/mailkeep/__main__.py": (lambda text: text + "def\n", "SyntaxError"),
         **{
             f"/etc/postfix/{table}": (lambda text: text + "nonsense\n", "expected format: key whitespace value")
@@ -278,6 +286,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
                 "own_domains",
                 "alert_recipients",
                 "report_copies",
+                "members_only",
             )
         },
         "/etc/postfix/own_senders": (lambda text: text + "nonsense\n", "skipping this rule"),
@@ -286,7 +295,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
                 lambda text: text.replace("failregex = ^", "failregex = ^nonsense"),
                 "0 matched",
             )
-            for name in ("postfix", "recidive", "sshd")
+            for name in ("postfix", "managesieve", "recidive", "sshd")
         },
         **{
             f"/etc/systemd/system/{unit}.service.d/mailkeep.conf": (lambda text: text + "Nonsense=1\n", "Unknown key")
