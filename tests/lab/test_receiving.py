@@ -137,7 +137,7 @@ def test_a_bomb_is_sorted_and_nothing_is_lost(bombed: ReceivingServer) -> None:
 def test_people_whom_the_account_knows_reach_the_inbox_and_other_accounts_notice_nothing(
     bombed: ReceivingServer,
 ) -> None:
-    for subject, sender in (("friend's answer", FRIEND), ("the old shop's news", "n2@old.outside.test")):
+    for subject, sender in (("an answer of the friend", FRIEND), ("news of the old shop", "n2@old.outside.test")):
         assert bombed.receive(subject, ANNA, sender=sender).code == 250
         assert bombed.find_folder(ANNA, subject) == "INBOX"
     stranger = "new@s1.shops.outside.test"
@@ -172,7 +172,7 @@ def test_one_command_brings_all_back(bombed: ReceivingServer) -> None:
     assert "Bulk" not in bombed.server.run(f"doveadm mailbox list -u {ANNA}").stdout
     assert bombed.receive("after the end", ANNA, sender="new@s4.shops.outside.test").code == 250
     assert bombed.find_folder(ANNA, "after the end") == "INBOX"
-    assert "No account gets too much mail" in bombed.server.run("mailkeepctl bulk").stdout
+    assert ANNA not in bombed.server.run("mailkeepctl bulk").stdout
     assert bombed.list_events("bomb-end", ANNA)
 
 
