@@ -29,6 +29,8 @@ _dmarc.{STRICT}. TXT "v=DMARC1; p=reject"
 _dmarc.{WARY}. TXT "v=DMARC1; p=quarantine"
 """
 SERVICE = "mailkeep-inbound.service"
+MAY_REPEAT = ("dovecot.service", "postfix.service")
+"""Killed between storing a message and saying so, they get it once more (RFC 1047)."""
 
 
 def format_key(key: DkimKey) -> str:
@@ -202,16 +204,18 @@ def test_mail_waits_while_the_milter_is_down_or_hangs(mail_server: MailServer) -
     deliver(mail_server, f"a@{HONEST}", subject, data)
 
 
-def test_nothing_is_lost_or_comes_twice_when_the_milter_is_killed(mail_server: MailServer) -> None:
+@pytest.mark.parametrize("service", [SERVICE, "mailkeep-guard.service", "unbound.service", *MAY_REPEAT])
+def test_nothing_is_lost_or_comes_twice_when_a_service_is_killed(mail_server: MailServer, service: str) -> None:
     messages = dict(compose(f"a@{HONEST}") for _ in range(24))
 
     def insist(data: bytes) -> None:
+        # Whoever gets no answer tries again, as every mail server does.
         poll(lambda: send(mail_server, f"a@{HONEST}", data).startswith("250"), 60, "never accepted")
 
     with ThreadPoolExecutor(6) as pool:
         sending = [pool.submit(insist, data) for data in messages.values()]
-        for _ in range(4):
-            poll(lambda: kill_milter(mail_server), 20, "the milter does not come back")
+        for _ in range(3):
+            poll(lambda: kill_service(mail_server, service), 20, "it does not come back")
         for future in sending:
             future.result()
 
@@ -219,12 +223,21 @@ def test_nothing_is_lost_or_comes_twice_when_the_milter_is_killed(mail_server: M
         mail = b"".join(read_mailbox(mail_server.ip, IMAPS, ANNA, mail_server.site.passphrases[ANNA]))
         return {subject: mail.count(f"Subject: {subject}".encode()) for subject in messages}
 
-    poll(lambda: not mail_server.queued_senders(), 30, "mail stays in the queue")
-    assert count_copies() == dict.fromkeys(messages, 1)
+    poll(lambda: has_ended(mail_server, service), 30, "mail stays in the queue")
+    copies = count_copies()
+    assert min(copies.values()) == 1, copies
+    assert max(copies.values()) == 1 or service in MAY_REPEAT, copies
 
 
-def kill_milter(mail_server: MailServer) -> bool:
-    script = f"systemctl is-active --quiet {SERVICE} && systemctl kill --signal=KILL {SERVICE}"
+def has_ended(mail_server: MailServer, service: str) -> bool:
+    """The queue is empty, and the service is there. What waits for Dovecot is tried at once."""
+    script = f"systemctl is-active --quiet {service} && postqueue -f && postqueue -j"
+    result = mail_server.server.run(script, check=False)
+    return (result.returncode, result.stdout) == (0, "")
+
+
+def kill_service(mail_server: MailServer, service: str) -> bool:
+    script = f"systemctl is-active --quiet {service} && systemctl kill --signal=KILL {service}"
     return mail_server.server.run(script, check=False).returncode == 0
 
 
