@@ -429,7 +429,7 @@ TROUBLESOME = (
             "no_other_firewall_closes_our_ports": (
                 "the table inet firewalld of firewalld drops packets to port 25, 80",
             ),
-            "strangers_reach_every_service": ("port 25: ", "port 143: ", "port 465: ", "port 587: ", "port 993: "),
+            "strangers_reach_every_service": tuple(f"port {port}: " for port in (25, 143, 465, 587, 993, 4190)),
         },
         watch="lets in: the chain filter_INPUT in the table inet firewalld of firewalld",
     ),

@@ -208,7 +208,11 @@ def test_junk_is_sorted_before_rules_send_anything(rules_server: RulesServer) ->
     # vmail keeps the script compiled: no delivery complains.
     journal = rules_server.server.run("journalctl -u dovecot -o cat -g 'svbin|sieve: .*[Ee]rror' || true").stdout
     assert "svbin" not in journal
-    assert rules_server.server.run("ls /var/vmail/.sieve").stdout.split() == ["forwards.svbin", "junk.svbin"]
+    assert rules_server.server.run("ls /var/vmail/.sieve").stdout.split() == [
+        "bulk.svbin",
+        "forwards.svbin",
+        "junk.svbin",
+    ]
 
 
 # --- what rules send
