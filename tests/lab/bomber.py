@@ -13,6 +13,7 @@ import sys
 
 MESSAGES_A_CONNECTION = 15  # Postfix ends a session after 20 errors (smtpd_hard_error_limit)
 CONNECTIONS = 24
+TRIES = 5
 SHAPES = (  # a form's bare text, mailman's, a shop's, an answering machine's
     "From: WordPress <wordpress@{domain}>",
     "From: list-confirm+{number}@{domain}\r\nPrecedence: bulk\r\nList-Id: <list.{domain}>",
@@ -27,14 +28,25 @@ def compose(number: int, domain: str, recipient: str) -> bytes:
     return f"{shape}\r\nTo: {recipient}\r\nSubject: Confirm {number}\r\n\r\n{text}".encode()
 
 
+def insist(connection: smtplib.SMTP, number: int, recipient: str) -> None:
+    """A message that waits for the DNS is tried again, as every mail server does."""
+    domain = f"d{number}.shops.outside.test"
+    for remaining in reversed(range(TRIES)):
+        try:
+            connection.sendmail(f"bounce-{number}@{domain}", [recipient], compose(number, domain, recipient))
+            return
+        except smtplib.SMTPDataError as error:
+            if error.smtp_code != 451 or not remaining:
+                raise
+
+
 def send_messages(host: str, recipient: str, numbers: range, source: str) -> list[str]:
     answers: list[str] = []
     try:
         with smtplib.SMTP(host, 25, "mx.outside.test", timeout=120, source_address=(source, 0)) as connection:
             for number in numbers:
-                domain = f"d{number}.shops.outside.test"
                 try:
-                    connection.sendmail(f"bounce-{number}@{domain}", [recipient], compose(number, domain, recipient))
+                    insist(connection, number, recipient)
                     answers.append("250 2.0.0")
                 except smtplib.SMTPRecipientsRefused as error:
                     code, text = error.recipients[recipient]
