@@ -20,6 +20,8 @@ PROGRAMS = {
     "spf-sources": "spf_sources",
     "root-access": "common.root_access",
     "sieve-mail": "sieve_mail",
+    "spam-learner": "spam_learner",
+    "spam-canary": "spam_canary",
     "mail-import": "mail_import.import_session",
     "backup": "backup.command",
     "backup-snapshot": "backup.mail_snapshot",

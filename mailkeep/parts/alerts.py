@@ -84,6 +84,7 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "dns_troubles_file": dns_watch.TROUBLES if settings.resolver == "local" else "",
         "report_announcements_file": paths.REPORTS_ANNOUNCEMENTS if settings.reads_reports else "",
         "renewal_troubles_file": certificates.TROUBLES if settings.tls.mode == "acme" else "",
+        "spam_filter": settings.spam.filter,
         "backup": settings.backup
         and {
             "targets": [target.name for target in settings.backup.targets],

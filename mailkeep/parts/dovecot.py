@@ -10,7 +10,7 @@ from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import PROXY_PORTS
 from mailkeep.settings.sections import Account
 from mailkeep.templating import render_template
-from mailkeep_server.common import paths
+from mailkeep_server.common import paths, spam_canary
 from mailkeep_server.common.alias_patterns import STAR
 from mailkeep_server.common.bulk_folders import BULK_HEADER
 
@@ -24,6 +24,8 @@ SIEVE = "/etc/dovecot/sieve"
 MAIL = "/var/vmail"
 COMPILED_SIEVE = f"{MAIL}/.sieve"
 """vmail keeps them compiled there."""
+SIEVE_PROGRAMS = "/usr/local/lib/mailkeep-sieve"
+CANARY_USERS = "/etc/dovecot/canary"
 DROP_IN = f"{SYSTEMD}/dovecot.service.d"
 DEFAULT_QUOTA = 2**30  # bytes
 # Quota bytes for each message. However small, a message takes a block and an inode: on ext4, a block has 4 KiB, and
@@ -35,11 +37,14 @@ MAX_SESSIONS = 40  # of IMAP, for each account: some eight devices, with five co
 MAX_SCRIPT_SIZE = 64 * 2**10  # bytes
 MAX_SCRIPTS = 30  # of Sieve, for each account
 MAX_REDIRECTS = 10  # by one script, of one message
+CANARY_QUOTA = 2**20  # bytes
 MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
 def build_part(settings: Settings) -> Part:
+    has_filter = settings.spam.filter != "off"
     scripts = _build_scripts(settings)
+    learning = _build_learning(settings)
     conf = render_template(
         "dovecot/dovecot.conf",
         # Where the kernel has no IPv6, Dovecot would not start with `::`; Postfix goes on with a warning.
@@ -57,8 +62,12 @@ def build_part(settings: Settings) -> Part:
         max_scripts=MAX_SCRIPTS,
         max_redirects=MAX_REDIRECTS,
         sieve_directory=SIEVE,
+        sieve_programs=SIEVE_PROGRAMS,
         compiled=COMPILED_SIEVE,
         global_scripts=list(scripts),
+        spam=has_filter,
+        canary_users=CANARY_USERS,
+        canary_mailbox=paths.CANARY_MAILBOX,
         python=server_package.PYTHON,
         aliases=ALIASES,
         forwarded_from=settings.host.forwarded_from,
@@ -67,8 +76,9 @@ def build_part(settings: Settings) -> Part:
     users = [(account.address, account.password, _quota_fields(account)) for account in settings.accounts]
     aliases = [
         (alias, "", [f"userdb_user={account.address}", *_quota_fields(account)])
-        for alias, account in _single_account_aliases(settings)
+        for alias, account in single_account_aliases(settings)
     ]
+    canary = [(spam_canary.ADDRESS, "", [f"userdb_quota_storage_size={CANARY_QUOTA}B"])]
     return Part(
         name="dovecot",
         packages=(
@@ -87,16 +97,18 @@ def build_part(settings: Settings) -> Part:
             Directory(SIEVE, purge_unmanaged=True),
             Directory(DROP_IN),
         ),
+        absent=() if has_filter else (CANARY_USERS,),
         files=(
             File(CONF, conf),
             File(LIMIT_SESSIONS, render_template("dovecot/limit_sessions", max_sessions=MAX_SESSIONS), mode=0o755),
             File(REPEATS, render_template("dovecot/repeated_passwords.lua")),
             # Dovecot reads them for each message, so vmail does.
-            *(File(f"{SIEVE}/{name}.sieve", content) for name, content in scripts.items()),
+            *(File(f"{SIEVE}/{name}.sieve", content) for name, content in (scripts | learning).items()),
+            *([File(CANARY_USERS, render_template("dovecot/users", rows=canary))] if has_filter else ()),
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
-            File(f"{DROP_IN}/mailkeep.conf", render_template("dovecot/service.d/mailkeep.conf", mail=MAIL)),
+            File(f"{DROP_IN}/mailkeep.conf", _render_drop_in(has_filter)),
         ),
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(
@@ -107,7 +119,7 @@ def build_part(settings: Settings) -> Part:
                     f"sievec -c {CONF} -d {SIEVE}/{name}.sieve - >/dev/null",
                     reads=("/etc/dovecot", certificates.DIRECTORY),
                 )
-                for name in scripts
+                for name in (*scripts, *learning)
             ),
             Check(f"luac5.4 -p {REPEATS}", reads=(REPEATS,)),  # with a broken one, Dovecot lets nobody in
             Check(f"sh -n {LIMIT_SESSIONS}", reads=(LIMIT_SESSIONS,)),
@@ -127,6 +139,17 @@ def _build_scripts(settings: Settings) -> dict[str, bytes]:
     return scripts
 
 
+def _build_learning(settings: Settings) -> dict[str, bytes]:
+    """By name, what Dovecot runs when somebody moves a message into or out of Junk."""
+    names = ("learn-spam", "learn-ham") if settings.spam.filter != "off" else ()
+    return {name: render_template(f"dovecot/sieve/{name}.sieve") for name in names}
+
+
+def _render_drop_in(has_filter: bool) -> bytes:
+    writable = (paths.LEARN_SPOOL, paths.CANARY_MAILBOX) if has_filter else ()
+    return render_template("dovecot/service.d/mailkeep.conf", mail=MAIL, spam=writable)
+
+
 def _quota_fields(account: Account) -> list[str]:
     if not account.quota:
         return []
@@ -134,7 +157,7 @@ def _quota_fields(account: Account) -> list[str]:
     return [f"userdb_quota_storage_size={account.quota}B", f"userdb_quota_message_count={messages}"]
 
 
-def _single_account_aliases(settings: Settings) -> Iterator[tuple[str, Account]]:
+def single_account_aliases(settings: Settings) -> Iterator[tuple[str, Account]]:
     """The aliases that lead to exactly one account, through any number of other aliases; each with its account."""
     accounts = {account.address: account for account in settings.accounts}
     aliases = postfix.list_aliases(settings)

@@ -9,7 +9,7 @@ from mailkeep.settings.fields import Network, strip_extension
 from mailkeep.settings.models import Settings
 from mailkeep.settings.numbers import PROXY_PORTS, SERVICES
 from mailkeep.templating import render_template
-from mailkeep_server.common import paths
+from mailkeep_server.common import paths, spam_canary
 from mailkeep_server.common.alias_patterns import STAR, to_regexp
 from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.bulk_folders import BULK_HEADER
@@ -34,6 +34,8 @@ NO_IPV6 = "inet_protocols: disabling IPv6"
 ALERTS = "/var/spool/postfix/private/alerts"
 UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
 FORWARDS = "/var/spool/postfix/private/forwards"
+SPAM_SECONDS = 10
+"""After which the spam filter gives up on a message."""
 
 REPORT_COPY = f"{paths.REPORTS_USER}@localhost"
 """Strangers cannot write to it: it is no address that Postfix accepts at RCPT."""
@@ -61,13 +63,14 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
                     reports_user=paths.REPORTS_USER if settings.reads_reports else "",
                     python=PYTHON,
                     forwarded_ports=PROXY_PORTS if settings.host.forwarded_from else {},
+                    marks_unexamined=settings.spam.filter == "full" and settings.spam.when_down == "pass",
                 ),
             ),
             File(
                 f"{DIRECTORY}/submission_headers",
                 render_template("postfix/submission_headers", bulk_header=BULK_HEADER),
             ),
-            _table_file("mailboxes", ((account.address, "mailbox") for account in settings.accounts)),
+            _table_file("mailboxes", _mailbox_rows(settings)),
             _table_file("aliases", _alias_rows(settings)),
             _table_file("alias_patterns", _pattern_rows(settings)),
             _table_file("lists", _list_rows(settings)),
@@ -131,7 +134,7 @@ def _render_main_cf(settings: Settings) -> bytes:
     return render_template(
         "postfix/main.cf",
         host=settings.host.name,
-        domains=settings.domains,
+        domains=[*settings.domains, *([spam_canary.DOMAIN] if settings.spam.filter != "off" else ())],
         protocols={frozenset({4}): "ipv4", frozenset({6}): "ipv6"}.get(frozenset(versions), "all"),
         source_addresses={version: _find_outbound_address(settings, version) for version in (4, 6)},
         local_senders=settings.local_senders,
@@ -152,6 +155,10 @@ def _render_main_cf(settings: Settings) -> bytes:
         inbound_milter=paths.INBOUND_MILTER_SOCKET,
         guard_incoming=paths.GUARD_INCOMING_SOCKET,
         bulk_header=BULK_HEADER,
+        spam=settings.spam,
+        spam_milter=paths.SPAM_MILTER_SOCKET if settings.spam.filter == "full" else "",
+        spam_header=spam_canary.VERDICT_HEADER,
+        spam_seconds=SPAM_SECONDS,
     )
 
 
@@ -179,9 +186,17 @@ def build_reach(settings: Settings) -> AliasReach:
     return AliasReach(list_aliases(settings), settings.catch_all, settings.account_addresses, own)
 
 
+def _mailbox_rows(settings: Settings) -> Rows:
+    yield from ((account.address, "mailbox") for account in settings.accounts)
+    if settings.spam.filter != "off":
+        yield spam_canary.ADDRESS, "mailbox"
+
+
 def _list_rows(settings: Settings) -> Rows:
     """Aliases and catch-alls with members elsewhere: strangers' mail to these leaves the server again. An access(5)
     table finds a domain for each address of it, so accounts and other aliases beside a catch-all have rows, too."""
+    if settings.spam.filter != "off":
+        yield spam_canary.ADDRESS, "own_canary"
     reach = build_reach(settings)
     catch_all = {domain for domain in settings.catch_all if reach.count_elsewhere(f"@{domain}")}
     for alias in _list_exact_aliases(reach.aliases):

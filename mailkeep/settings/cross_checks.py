@@ -46,6 +46,7 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("forwarders",), settings.forwarders)
     yield from _find_repeated(("inbound", "trusted"), settings.inbound.trusted)
     yield from _find_repeated(("inbound", "trusted_sealers"), settings.inbound.trusted_sealers)
+    yield from _find_repeated(("spam", "dnsbls"), settings.spam.dnsbls)
     yield from _find_repeated(("local_senders",), settings.local_senders)
     yield from _find_repeated(("accepted",), settings.accepted)
     yield from _find_repeated(("backup", "targets"), (target.name for target in settings.backup_targets), "name")
@@ -72,6 +73,15 @@ def _check_host(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
             yield make_conflict(("domains", index), domain, expected, f"{domain}, which is host.name")
     if settings.relay and settings.relay.host == settings.host.name:
         yield make_conflict(("relay", "host"), settings.relay.host, "another host than host.name")
+
+
+def _check_spam(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
+    if settings.spam.dnsbls and settings.spam.filter == "off":
+        yield make_conflict(("spam", "filter"), "off", "full: with `off`, nothing asks the lists of spam.dnsbls")
+    if settings.spam.dnsbls and settings.resolver == "system":
+        # Lists refuse the questions of a provider's resolver, which asks for many.
+        expected = "none with `resolver: system`: lists do not answer a provider's resolver"
+        yield make_conflict(("spam", "dnsbls"), settings.spam.dnsbls, expected, settings.spam.dnsbls[0])
 
 
 def _check_backup(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
@@ -319,6 +329,7 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_duplicates,
     _check_host,
     _check_backup,
+    _check_spam,
     _check_accounts,
     _check_send_as,
     _check_aliases,

@@ -687,6 +687,38 @@ class Web(Model):
     )
 
 
+class Spam(Model):
+    """What is surely spam is refused while its sender is still connected; what is probably spam goes to Junk. In short,
+    `spam: full` sets `filter` alone."""
+
+    filter: Literal["off", "full"] = Field(
+        default="off",
+        description="`off`; `full`: rspamd with the training of each account, in some 60 MB of memory.",
+        examples=["full"],
+    )
+    when_down: Literal["defer", "pass"] = Field(
+        default="defer",
+        description="What happens to mail while the filter is down. `defer`: it waits at its sender's server. `pass`: "
+        "it comes in, with a header that says that nothing looked at it.",
+        examples=["pass"],
+    )
+    dnsbls: tuple[Domain, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Blocklists in the DNS that are asked about each sending address, by their zones. Their operators "
+        "learn who writes to you, and have terms of use. Default: none is asked.",
+        examples=[["zen.spamhaus.org"]],
+    )
+
+
+def _expand_spam(value: object) -> object:
+    """The short form."""
+    return {"filter": value} if isinstance(value, str) else value
+
+
+AnySpam = Annotated[Spam, BeforeValidator(_expand_spam, json_schema_input_type=Literal["off", "full"] | Spam)]
+
+
 class UncheckedSettings(Model):
     """All sections. Each is valid by itself; `models.Settings` also checks them against each other."""
 
@@ -751,6 +783,7 @@ class UncheckedSettings(Model):
         "an address there would not come back. No DMARC policy refuses what they bring.",
         examples=[["198.51.100.60", "2001:db8:60::/48"]],
     )
+    spam: AnySpam = Field(default=Spam(), description="What happens to spam; in short `spam: full`.")
     local_senders: tuple[UserName, ...] = Field(
         default=("root",),
         description="Linux users whose programs may send mail (Postfix's authorized_submit_users).",

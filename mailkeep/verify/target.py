@@ -159,6 +159,7 @@ class Target:
                 for unit in part.units
                 if unit.running and (unit.restart_on or unit.reload_on)
             },
+            spam_filter=settings.spam.filter,
             backup_targets=[target.name for target in settings.backup_targets],
             web=[[page.name, page.path, "POST" if page.accepts_post else "GET"] for page in web.list_pages(settings)],
         )

@@ -141,7 +141,9 @@ class ResolverSensor(AskingSensor):
 
 
 class ServiceSensor(AskingSensor):
-    """Whether a service answers as usual."""
+    """Whether a service answers as usual, within TIMEOUT seconds."""
+
+    TIMEOUT = ANSWER_TIMEOUT
 
     def __init__(self, name: str, unit: str, consequence: str) -> None:
         self.name, self.unit, self.consequence = name, unit, consequence
@@ -157,7 +159,7 @@ class ServiceSensor(AskingSensor):
         try:
             self.ask_service()
         except TimeoutError:
-            return f"does not answer within {ANSWER_TIMEOUT:.0f} seconds"
+            return f"does not answer within {self.TIMEOUT:.0f} seconds"
         except OSError as error:
             return f"cannot be asked ({error.strerror or error})"
         except RuntimeError:

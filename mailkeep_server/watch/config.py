@@ -86,6 +86,8 @@ class WatchConfig:
     """Empty where no certificate authority is asked."""
     report_announcements_file: str
     """Empty where reports arrive at another server."""
+    spam_filter: str = "off"
+    """`off` or `full`."""
     relay: RelayConfig | None = None
     """The relay host that takes all outgoing mail, if there is one."""
     backup: BackupPlan | None = None

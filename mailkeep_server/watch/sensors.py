@@ -29,6 +29,7 @@ from mailkeep_server.watch.processes import ProcessSensor, read_process_state
 from mailkeep_server.watch.refused_connections import RefusedConnections
 from mailkeep_server.watch.relay_sensor import RelaySensor
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
+from mailkeep_server.watch.spam_sensors import build_spam_sensors
 
 PASSING_STATES = ("activating", "deactivating")
 
@@ -209,6 +210,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         DiskSensor(config.max_disk_percent),
         MountSensor(DiskSensor.DIRECTORIES),
         MailReserveSensor(),
+        *(build_spam_sensors() if config.spam_filter == "full" else ()),
         *([BackupSensor(config.backup)] if config.backup else ()),
         RefusedConnections(),
         QueueSensor(config.max_queued_messages, deliveries),

@@ -19,6 +19,7 @@ MORE: dict[str, dict[str, object]] = {
     "another domain": {"domains": ["example.org", "example.com"]},
     "a local resolver": {"resolver": "local"},
     "a relay host with a password": {"relay": {"host": "smtp.example.net", "user": "anna"}},
+    "a spam filter": {"spam": "full"},
     "a webhook": {"alerts": {"webhook": {"format": "ntfy"}}},
     "a shared store": {"guard": {"shared_store": {"host": "valkey.example.net"}}},
     "certificates by ACME": {"tls": {"mode": "acme"}},

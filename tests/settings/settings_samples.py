@@ -151,6 +151,9 @@ firewall:
   open: [{{port: 9100, protocol: tcp, networks: [198.51.100.7]}}, https, 8443, 51820/udp]
   may_send: [172.30.0.0/24]
 forwarders: [198.51.100.60, 2001:db8:60::/48]
+spam:
+  filter: full
+  when_down: pass
 local_senders: [root, www-data]
 {GUARD}\
 accepted: [job:/etc/cron.d/backup, group:sudo:anna]

@@ -190,6 +190,11 @@ EXAMPLES: dict[str, Example] = {
     "firewall.open[].networks": Example(["198.51.100.8", "2001:db8:7::/48"], (FIREWALL,)),
     "firewall.may_send": Example(["172.30.1.0/24"], (FIREWALL,)),
     "forwarders": Example(["198.51.100.61"], (OWN_SENDERS, INBOUND, GUARD)),
+    "spam.filter": Example("off", (MAIN_CF, WATCH, DOVECOT, "/etc/mailkeep/spam/rspamd.conf", "part spam")),
+    "spam.when_down": Example("defer", (MAIN_CF, "/etc/postfix/master.cf")),
+    "spam.dnsbls": Example(
+        ["zen.spamhaus.org"], ("/etc/mailkeep/spam/rspamd.conf",), base={"resolver": "local", "spam.when_down": "defer"}
+    ),
     "local_senders": Example(["root"], (MAIN_CF,)),
     "guard.mode": Example("enforce", (GUARD,)),
     **_limit_examples(

@@ -37,6 +37,7 @@ class ProbeConfig:
     directories: dict[str, list[Any]]  # each declared directory, likewise
     reads: dict[str, list[list[str]]]  # by unit, the path prefixes that it reads at a start, and at a reload
     backup_targets: list[str]  # their names in mail.yml
+    spam_filter: str  # as in mail.yml
     web: list[list[str]]  # (name, path, method) of each text served over HTTPS
 
     @classmethod

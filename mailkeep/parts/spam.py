@@ -1,0 +1,141 @@
+"""The spam filter: rspamd behind port 25, the training of each account in Valkey, and what teaches and proves it."""
+
+from collections.abc import Iterable
+
+from mailkeep.parts import dovecot, postfix
+from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
+from mailkeep.parts.server_package import PYTHON
+from mailkeep.settings.models import Settings
+from mailkeep.templating import render_template
+from mailkeep_server.common import paths, spam_canary
+
+ETC = paths.SPAM_ETC
+CONF, LUA, STORE_CONF, WARM = (f"{ETC}/{name}" for name in ("rspamd.conf", "mailkeep.lua", "valkey.conf", "warm.sh"))
+STATE = "/var/lib/rspamd"
+LANGUAGES = f"{STATE}/languages"
+STORE_RUN = "/run/mailkeep-spam-store"
+STORE_SOCKET = f"{STORE_RUN}/valkey.sock"
+SIEVE_PROGRAMS = dovecot.SIEVE_PROGRAMS
+SERVICE, STORE = "mailkeep-spam.service", "mailkeep-spam-store.service"
+LEARN_PATH, LEARNER = "mailkeep-learn.path", "mailkeep-learn.service"
+CANARY_TIMER, CANARY = "mailkeep-canary.timer", "mailkeep-canary.service"
+UNITS = (SERVICE, STORE, LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)
+
+JUNK_SCORE, REJECT_SCORE = 6, 15
+"""rspamd's own scale: its rules are weighed for these."""
+DNSBL_SCORE = 4
+"""Of each list: a list alone sends nothing to Junk."""
+MIN_LEARNS = 10
+"""Messages of each kind from which an account's training counts."""
+MAX_MEMORY, MAX_STORE_MEMORY = 300, 48  # MB
+MAX_COPY, MAX_COPIES = 64 * 2**10, 5000
+"""Bytes of each message that waits to be learned, and their number."""
+SECOND_LEVEL = "ac|co|com|edu|gob|gov|go|mil|ne|net|nom|or|org"
+"""Labels below which countries have domains: what is registered under co.uk is a domain of three labels."""
+
+
+def build_part(settings: Settings) -> Part:
+    unit_files = [f"{SYSTEMD}/{name}" for name in UNITS]
+    if settings.spam.filter == "off":
+        return Part(name="spam", absent=(*unit_files, ETC, SIEVE_PROGRAMS, paths.LEARN_SPOOL))
+    conf = _render_conf(settings)
+    lua = render_template(
+        "spam/mailkeep.lua",
+        junk_score=JUNK_SCORE,
+        reject_score=REJECT_SCORE,
+        aliases=sorted((alias, account.address) for alias, account in dovecot.single_account_aliases(settings)),
+        canary_header=spam_canary.HEADER,
+        canary_value=spam_canary.JUNK_VALUE,
+        spam_header=spam_canary.VERDICT_HEADER,
+        junk_header="X-Mailkeep-Junk",
+    )
+    store_conf = render_template(
+        "spam/valkey.conf", socket=STORE_SOCKET, directory=paths.SPAM_TRAINING, max_memory=MAX_STORE_MEMORY
+    )
+    warm = render_template(
+        "spam/warm.sh",
+        state=STATE,
+        conf=CONF,
+        lua=LUA,
+        control=f"{paths.SPAM_RUN}/control.sock",
+        languages=LANGUAGES,
+        second_level=SECOND_LEVEL,
+    )
+    learn = render_template("spam/learn", spool=paths.LEARN_SPOOL, max_bytes=MAX_COPY, max_copies=MAX_COPIES)
+    return Part(
+        name="spam",
+        packages=("rspamd", "valkey-server"),
+        # Postfix and the learner reach rspamd's sockets, and rspamd that of its store.
+        memberships=(("postfix", "_rspamd"), ("vmail", "_rspamd"), ("_rspamd", "valkey")),
+        directories=(
+            Directory(paths.ETC),
+            Directory(ETC, purge_unmanaged=True),
+            Directory(SIEVE_PROGRAMS, purge_unmanaged=True),
+            Directory(paths.LEARN_SPOOL, "vmail", "vmail", 0o700),
+            *(Directory(f"{paths.LEARN_SPOOL}/{name}", "vmail", "vmail", 0o700) for name in ("tmp", "new")),
+            Directory(paths.CANARY_MAILBOX, "vmail", "vmail", 0o700),
+        ),
+        files=(
+            File(CONF, conf),
+            File(LUA, lua),
+            File(STORE_CONF, store_conf),
+            File(WARM, warm),
+            File(f"{SIEVE_PROGRAMS}/learn", learn, mode=0o755),
+            *_render_units(settings),
+        ),
+        units=(
+            # Debian's packages enable these, which listen on ports. A Valkey of the operator's own goes on.
+            Unit("rspamd.service", enabled=False, running=False),
+            *(() if settings.guard.shared_store else (Unit("valkey-server.service", enabled=False, running=False),)),
+            Unit(STORE, restart_on=(STORE_CONF, f"{SYSTEMD}/{STORE}")),
+            Unit(SERVICE, restart_on=(CONF, LUA, WARM, f"{SYSTEMD}/{SERVICE}")),
+            Unit(LEARN_PATH, restart_on=(f"{SYSTEMD}/{LEARN_PATH}",)),
+            Unit(CANARY_TIMER, restart_on=(f"{SYSTEMD}/{CANARY_TIMER}",)),
+        ),
+        kept=(paths.SPAM_TRAINING,),
+        checks=(
+            Check(f"rspamadm configtest -c {CONF}", reads=(CONF, LUA)),
+            Check(f"sh -n {WARM}", reads=(WARM,)),
+            Check(f"sh -n {SIEVE_PROGRAMS}/learn", reads=(SIEVE_PROGRAMS,)),
+            *(unit_check(f"{SYSTEMD}/{name}", f"{SYSTEMD}/{name}") for name in (LEARNER, CANARY)),
+        ),
+    )
+
+
+def _render_conf(settings: Settings) -> bytes:
+    return render_template(
+        "spam/rspamd.conf",
+        run=paths.SPAM_RUN,
+        milter=paths.SPAM_MILTER_SOCKET,
+        learn=paths.SPAM_LEARN_SOCKET,
+        languages=LANGUAGES,
+        lua=LUA,
+        local_resolver=settings.resolver == "local",
+        dnsbls=settings.spam.dnsbls,
+        dnsbl_score=DNSBL_SCORE,
+        task_timeout=postfix.SPAM_SECONDS,
+        reject_message=f"5.7.1 This looks like spam. Mail to postmaster@{settings.host.name} is read by people",
+        reject_score=REJECT_SCORE,
+        min_learns=MIN_LEARNS,
+        valkey=STORE_SOCKET,
+    )
+
+
+def _render_units(settings: Settings) -> Iterable[File]:
+    for name in UNITS:
+        content = render_template(
+            f"spam/{name}",
+            python=PYTHON,
+            host=settings.host.name,
+            local_resolver=settings.resolver == "local",
+            run=STORE_RUN if name == STORE else paths.SPAM_RUN,
+            conf=STORE_CONF if name == STORE else CONF,
+            warm=WARM,
+            milter=paths.SPAM_MILTER_SOCKET,
+            learn=paths.SPAM_LEARN_SOCKET,
+            directory=paths.SPAM_TRAINING,
+            max_memory=MAX_STORE_MEMORY if name == STORE else MAX_MEMORY,
+            spool=paths.LEARN_SPOOL,
+            mailbox=paths.CANARY_MAILBOX,
+        )
+        yield File(f"{SYSTEMD}/{name}", content)

@@ -1,0 +1,16 @@
+"""Whether the spam filter does what mail.yml says."""
+
+from mailkeep.settings.models import Settings
+from mailkeep.verify.outcome import CheckSkippedError, fail_if_any
+from mailkeep.verify.target import ProbeResult
+
+
+def test_spam_is_refused_or_sorted(observed: ProbeResult, settings: Settings, deploy: str) -> None:
+    """What is surely spam is refused, what is probably spam reaches Junk, and all else INBOX."""
+    if settings.spam.filter == "off":
+        raise CheckSkippedError("mail.yml has no spam filter (spam.filter)")
+    fail_if_any(
+        (f"the test message {canary} {fault}" for canary, fault in observed["spam filter"].items()),
+        expected="`plain` in INBOX and `junk` in Junk, each with a verdict, and `gtube` refused",
+        remedy=f"`journalctl -u mailkeep-spam -u mailkeep-canary` may say why; {deploy} restores the filter.",
+    )

@@ -1,0 +1,73 @@
+"""Whether the spam filter answers, and whether its last proof found it sorting and refusing."""
+
+import json
+import socket
+import struct
+import time
+from pathlib import Path
+
+from mailkeep_server.common import paths
+from mailkeep_server.common.deadlines import limit_next_step
+from mailkeep_server.watch.alert_queue import Troubles
+from mailkeep_server.watch.answer_sensors import ServiceSensor
+from mailkeep_server.watch.sensor import Sensor
+
+FILTER = "mailkeep-spam.service"
+HELLO = struct.pack(">IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
+"""SMFIC_OPTNEG of libmilter's mfdef.h: version, actions, steps."""
+CONSEQUENCES = {
+    "plain": "Mail that is not spam does not reach INBOX with a verdict",
+    "junk": "What is probably spam does not reach Junk",
+    "gtube": "What is surely spam is not refused",
+}
+"""By canary."""
+
+
+class FilterSensor(ServiceSensor):
+    """Greets the filter as Postfix does. Its alert must leave within ten seconds, also if the filter hangs: two samples
+    that wait for two seconds each, and the time between them."""
+
+    CALM_INTERVAL, DOUBT_INTERVAL = 2.5, 0.5
+    TIMEOUT = 2.0  # seconds
+
+    def __init__(self, path: str = paths.SPAM_MILTER_SOCKET) -> None:
+        super().__init__("spam", FILTER, "mail waits at its sender, or comes in unexamined (spam.when_down)")
+        self.path = path
+
+    def ask_service(self) -> None:
+        with socket.socket(socket.AF_UNIX) as service:
+            deadline = time.monotonic() + self.TIMEOUT
+            limit_next_step(service, deadline)
+            service.connect(self.path)
+            service.sendall(HELLO)
+            limit_next_step(service, deadline)
+            if service.recv(64)[4:5] != b"O":
+                raise RuntimeError("another answer")
+
+
+class CanarySensor(Sensor):
+    """Whether the last proof of the filter (`mailkeep-canary.timer`) found no fault, and is recent."""
+
+    name = "canary"
+    MAX_AGE = 3 * 1800.0  # seconds: three intervals of the timer
+
+    def __init__(self, file: Path = Path(paths.CANARY_PROOF)) -> None:
+        self.file, self.start = file, time.time()
+
+    def find_troubles(self) -> Troubles:
+        try:
+            proven, content = self.file.stat().st_mtime, self.file.read_text()
+        except FileNotFoundError:
+            proven, content = self.start, '{"faults": {}}'
+        troubles = {}
+        if time.time() - max(proven, self.start) > self.MAX_AGE:
+            text = "The spam filter has not been proven for 90 minutes: `systemctl status mailkeep-canary` says why"
+            troubles["silent"] = text, "The spam filter is proven again"
+        for canary, fault in json.loads(content)["faults"].items():
+            text = f"{CONSEQUENCES[canary]}: the server's test message {fault}. `journalctl -u {FILTER}`"
+            troubles[canary] = f"{text} may say why", f"Over: {CONSEQUENCES[canary]}"
+        return troubles
+
+
+def build_spam_sensors() -> list[Sensor]:
+    return [FilterSensor(), CanarySensor()]

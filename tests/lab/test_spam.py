@@ -1,0 +1,277 @@
+"""Spam is refused or sorted and no mail vanishes; people teach the filter by moving; the filter proves itself."""
+
+import json
+import time
+from collections.abc import Iterator
+from email.message import EmailMessage
+
+import pytest
+import yaml
+from clients import SMTP, deliver_message, is_accepted, open_imap, read_mailbox
+from test_mail import ANNA, BEN, HOST, STRANGER, MailServer, deploy_site
+
+from mailkeep.lab import Internet, Lab, poll
+from mailkeep.lab.site import Site
+from mailkeep_server.common import paths
+from mailkeep_server.common.spam_canary import GTUBE, HEADER, JUNK_VALUE
+
+FILTER = "mailkeep-spam.service"
+HUNG_SECONDS = 15  # until Postfix answers for a filter that hangs
+ALERT_SECONDS = 10
+MOVED = 2000
+LEARNER_PEAK = 30 * 2**20  # bytes
+IDLE_MEMORY = 210 * 1024  # KiB, of all processes together (PSS)
+COUNT = "valkey-cli -s /run/mailkeep-spam-store/valkey.sock --raw HGET RS{} learns_{}"
+PSS = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ { sum += $2 } END { print sum }'"
+
+
+@pytest.fixture(scope="module")
+def mail_server(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[MailServer]:
+    internet.clear_messages()
+    server = lab.boot_server("spam", hostname=HOST, image=built_image)
+    try:
+        site = built_site.copy_for(server)
+        set_spam(site, {"filter": "full"})
+        yield MailServer(deploy_site(site), internet)
+    finally:
+        server.remove()
+
+
+def set_spam(site: Site, spam: dict[str, object]) -> None:
+    settings = yaml.safe_load(site.settings_file.read_text())
+    settings["spam"] = spam
+    site.settings_file.write_text(yaml.safe_dump(settings))
+
+
+def compose(subject: str, text: str = "Hello Anna, shall we meet on Monday?", *headers: str) -> str:
+    stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
+    lines = [
+        *headers,
+        f"From: {STRANGER}",
+        f"To: {ANNA}",
+        f"Subject: {subject}",
+        f"Date: {stamp}",
+        f"Message-ID: <{subject.replace(' ', '.')}@outside.test>",
+        "MIME-Version: 1.0",
+        "",
+        text,
+        "",
+    ]
+    return "\r\n".join(lines)
+
+
+def receive(mail_server: MailServer, data: str) -> str:
+    return deliver_message(mail_server.ip, SMTP, STRANGER, [ANNA], data)
+
+
+def junk(subject: str) -> str:
+    return compose(subject, "Hello.", f"{HEADER}: {JUNK_VALUE}")
+
+
+def verdicts(message: EmailMessage) -> list[str]:
+    return [str(value) for value in message.get_all("X-Mailkeep-Spam", [])]
+
+
+# --- sorting
+
+
+def test_what_is_no_spam_reaches_the_inbox_with_one_header_that_says_why(mail_server: MailServer) -> None:
+    assert is_accepted(receive(mail_server, compose("plain", "Hello.", "X-Mailkeep-Spam: not spam, says a stranger")))
+    message = mail_server.wait_in_mailbox("plain", ANNA)
+    (verdict,) = verdicts(message)
+    print(verdict)
+    assert verdict.startswith("not spam, ")
+    assert "X-Mailkeep-Junk" not in message
+    others = [name for name in message if name.lower().startswith(("x-spam", "x-rspam"))]
+    assert others == []
+
+
+def test_what_is_probably_spam_reaches_junk_with_its_reasons(mail_server: MailServer) -> None:
+    assert is_accepted(receive(mail_server, junk("probable")))
+    message = mail_server.wait_in_mailbox("probable", ANNA, "Junk")
+    (verdict,) = verdicts(message)
+    assert verdict.startswith("probably spam, ")
+    assert "it is a test of the filter (+" in verdict
+    assert message.get_all("X-Mailkeep-Junk") == ["yes"]
+
+
+def test_what_is_surely_spam_is_refused_in_the_dialogue(mail_server: MailServer) -> None:
+    assert receive(mail_server, compose("sure", GTUBE)).startswith("554 5.7.1 ")
+
+
+def test_the_filter_listens_on_no_port(mail_server: MailServer) -> None:
+    listeners = mail_server.server.run("ss -Hltunp").stdout
+    assert "rspamd" not in listeners
+    assert "valkey" not in listeners
+    assert "rspamd" in mail_server.server.run("ss -Hlxp").stdout
+
+
+# --- the proof
+
+
+def run_canary(mail_server: MailServer) -> dict[str, str]:
+    mail_server.server.run("systemctl start mailkeep-canary; systemctl start mailkeep-canary")
+    faults: dict[str, str] = json.loads(mail_server.server.run(f"cat {paths.CANARY_PROOF}").stdout)["faults"]
+    return faults
+
+
+def test_canaries_prove_the_filter_and_leave_nothing(mail_server: MailServer) -> None:
+    assert run_canary(mail_server) == {}
+    assert (
+        mail_server.server.run(f"find {paths.CANARY_MAILBOX} -type f -path '*/new/*' -o -path '*/cur/*'").stdout == ""
+    )
+    junk_script = "/etc/dovecot/sieve/junk.sieve"
+    mail_server.server.run(f"cp -p {junk_script} /root/; echo 'keep;' >{junk_script}")
+    try:
+        assert [*run_canary(mail_server)] == ["junk"]
+        alert = "what is probably spam does not reach Junk"
+        poll(lambda: find_alert(mail_server, alert), ALERT_SECONDS, "no alert of the canary")
+    finally:
+        mail_server.server.run(f"cp -p /root/junk.sieve {junk_script}; touch {junk_script}")
+    assert run_canary(mail_server) == {}
+
+
+def test_nobody_else_writes_to_the_canary(mail_server: MailServer) -> None:
+    answer = deliver_message(mail_server.ip, SMTP, STRANGER, ["canary@mailkeep.invalid"], compose("to the canary"))
+    assert answer.startswith("554 ")
+
+
+def find_alert(mail_server: MailServer, text: str) -> bool:
+    return text.lower() in mail_server.server.run("journalctl -u mailkeep-watch --no-pager -o cat").stdout.lower()
+
+
+# --- a filter that is down
+
+
+def test_mail_waits_while_the_filter_is_dead_and_you_are_told(mail_server: MailServer) -> None:
+    start = time.monotonic()
+    mail_server.server.run(f"systemctl stop {FILTER}")
+    try:
+        assert receive(mail_server, compose("dead")).startswith("451 ")
+        poll(lambda: find_alert(mail_server, f"{FILTER} is down"), ALERT_SECONDS, "no alert")
+        print(f"dead: told after {time.monotonic() - start:.1f} s")
+    finally:
+        mail_server.server.run(f"systemctl start {FILTER}")
+    assert is_accepted(receive(mail_server, compose("alive")))
+
+
+def test_mail_waits_while_the_filter_hangs_and_you_are_told(mail_server: MailServer) -> None:
+    start = time.monotonic()
+    mail_server.server.run(f"systemctl kill --signal=STOP {FILTER}")
+    try:
+        poll(lambda: find_alert(mail_server, f"{FILTER} does not answer"), ALERT_SECONDS, "no alert")
+        print(f"hung: told after {time.monotonic() - start:.1f} s")
+        start = time.monotonic()
+        assert receive(mail_server, compose("hung")).startswith("451 ")
+        assert time.monotonic() - start < HUNG_SECONDS
+    finally:
+        mail_server.server.run(f"systemctl kill --signal=CONT {FILTER}")
+    assert is_accepted(receive(mail_server, compose("well again")))
+
+
+# --- learning
+
+
+def count_learned(mail_server: MailServer, account: str) -> tuple[int, int]:
+    """Messages that this account has taught as spam, and as ham."""
+    spam, ham = (mail_server.server.run(COUNT.format(account, kind)).stdout.strip() for kind in ("spam", "ham"))
+    return int(spam or 0), int(ham or 0)
+
+
+def append(mail_server: MailServer, folder: str, subjects: list[str]) -> None:
+    with open_imap(mail_server.ip) as mailbox:
+        mailbox.login(ANNA, mail_server.site.passphrases[ANNA])
+        for subject in subjects:
+            words = " ".join(f"{subject}{number}" for number in range(60))
+            mailbox.append(folder, "", "", compose(subject, words).encode())
+
+
+def move(mail_server: MailServer, source: str, target: str) -> float:
+    """Move all messages of a folder. Returns the seconds that it took."""
+    with open_imap(mail_server.ip) as mailbox:
+        mailbox.login(ANNA, mail_server.site.passphrases[ANNA])
+        mailbox.socket().settimeout(300)
+        mailbox.select(source)
+        start = time.monotonic()
+        answer = mailbox.uid("MOVE", "1:*", target)
+        assert answer[0] == "OK", answer
+        return time.monotonic() - start
+
+
+def test_moves_teach_the_filter_of_that_account_alone(mail_server: MailServer) -> None:
+    for folder in ("INBOX", "Junk", "Trash"):
+        append(mail_server, folder, [])
+    with open_imap(mail_server.ip) as mailbox:
+        mailbox.login(ANNA, mail_server.site.passphrases[ANNA])
+        for folder in ("INBOX", "Junk"):
+            mailbox.select(folder)
+            mailbox.uid("STORE", "1:*", "+FLAGS", "(\\Deleted)")
+            mailbox.expunge()
+        mailbox.create("Kept")
+    append(mail_server, "INBOX", [f"pills{number}" for number in range(15)])
+    move(mail_server, "INBOX", "Junk")
+    poll(lambda: count_learned(mail_server, ANNA) == (15, 0), 60, "moves into Junk are not learned")
+    move(mail_server, "Junk", "Trash")
+    append(mail_server, "Junk", [f"friends{number}" for number in range(12)])
+    move(mail_server, "Junk", "Kept")
+    poll(lambda: count_learned(mail_server, ANNA) == (15, 12), 60, "moves out of Junk are not learned")
+    assert count_learned(mail_server, BEN) == (0, 0)
+    assert mail_server.server.run(f"ls {paths.LEARN_SPOOL}/new").stdout == ""
+
+
+def test_2000_moves_are_learned_in_the_background_by_one_small_program(mail_server: MailServer) -> None:
+    before = count_learned(mail_server, ANNA)[0]
+    append(mail_server, "INBOX", [f"many{number}x" for number in range(MOVED)])
+    memory = int(mail_server.server.run(PSS).stdout)
+    start = time.monotonic()
+    moved = move(mail_server, "INBOX", "Junk")
+    peak = 0
+    while count_learned(mail_server, ANNA)[0] < before + MOVED:
+        assert time.monotonic() - start < 600
+        peak = max(peak, int(mail_server.server.run(PSS).stdout))
+        output = mail_server.server.run("pgrep -fc '[s]pam-learner' || true").stdout
+        assert int(output) <= 1
+    learned = time.monotonic() - start
+    print(f"{MOVED} moves took {moved:.1f} s, were learned after {learned:.1f} s; memory {memory} -> {peak} KiB")
+    assert (peak - memory) * 1024 <= LEARNER_PEAK
+
+
+# --- memory
+
+
+def test_the_whole_server_idles_in_little_memory(mail_server: MailServer) -> None:
+    mail_server.server.run("systemctl restart mailkeep-spam-store mailkeep-spam")
+    poll(lambda: run_canary(mail_server) == {}, 60, "the filter does not work")
+    memory = int(mail_server.server.run(PSS).stdout)
+    parts = mail_server.server.run(
+        "for p in $(pgrep 'rspamd|valkey'); do awk '/^Pss:/ { print $2 }' /proc/$p/smaps_rollup; done | paste -sd+ | bc"
+        " || true"
+    )
+    print(f"idle: {memory} KiB, {parts.stdout.strip()}")
+    assert memory <= IDLE_MEMORY
+
+
+# --- another setting
+
+
+def test_mail_comes_in_with_a_header_while_the_filter_is_dead_if_the_operator_says_so(mail_server: MailServer) -> None:
+    set_spam(mail_server.site, {"filter": "full", "when_down": "pass"})
+    deploy_site(mail_server.site)
+    assert is_accepted(receive(mail_server, compose("looked at")))
+    (verdict,) = verdicts(mail_server.wait_in_mailbox("looked at", ANNA))
+    assert verdict.startswith("not spam, ")
+    mail_server.server.run(f"systemctl stop {FILTER}")
+    try:
+        assert is_accepted(receive(mail_server, compose("unexamined")))
+    finally:
+        mail_server.server.run(f"systemctl start {FILTER}")
+    assert verdicts(mail_server.wait_in_mailbox("unexamined", ANNA)) == ["nobody looked: the spam filter was down"]
+
+
+def test_without_the_filter_nothing_of_it_is_left(mail_server: MailServer) -> None:
+    set_spam(mail_server.site, {"filter": "off"})
+    deploy_site(mail_server.site)
+    assert is_accepted(receive(mail_server, compose("no filter")))
+    assert verdicts(mail_server.wait_in_mailbox("no filter", ANNA)) == []
+    assert mail_server.server.run("pgrep -c 'rspamd|valkey' || true").stdout.strip() == "0"
+    assert read_mailbox(mail_server.ip, 993, ANNA, mail_server.site.passphrases[ANNA], "Junk")
