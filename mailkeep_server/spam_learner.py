@@ -4,24 +4,35 @@ Dovecot's script leaves a copy of each moved message in a spool. One learner wor
 machine has nothing better to do. If the filter does not answer, the copies stay, and systemd tries again.
 """
 
+import hashlib
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.wording import describe_error
 
 SPOOL = Path(paths.LEARN_SPOOL)
 FILTER = paths.SPAM_LEARN_SOCKET
 KINDS = ("spam", "ham")
+WORDS = Path(paths.SPAM_WORDS)
+LEARN_OPTIONS, UNLEARN_OPTIONS = {"spam": "s", "ham": "n"}, {"spam": "N", "ham": "S"}
+BOGOFILTER_DONE = (0, 1, 2)
+MAX_KNOWN = 10_000
+"""Messages of an account of which is known what they were learned as."""
 LEARN_TIMEOUT = 60.0  # seconds
 SKIPPED = (204, 208)
 """rspamd's answers for a message without words, and for one that it has learned already."""
 
 
-def main(_: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    """`arguments`: the filter, `full` or `light`."""
+    (kind_of_filter,) = arguments
+    learn = learn_words if kind_of_filter == "light" else learn_by_rspamd
     counts = dict.fromkeys(KINDS, 0)
     try:
         for file in list_spooled(SPOOL):
@@ -49,7 +60,7 @@ def parse_copy(content: bytes) -> tuple[str, str, bytes]:
     return kind, account, message
 
 
-def learn(kind: str, account: str, message: bytes) -> bool:
+def learn_by_rspamd(kind: str, account: str, message: bytes) -> bool:
     """Whether the message was new to the account's training. Raises OSError if the filter does not answer."""
     # `bulk`: what a person says is learned, however sure the filter already is (lua_bayes_learn).
     lines = f"POST /learn{kind} HTTP/1.0", f"Content-Length: {len(message)}", f"Rcpt: {account}", "Learn-Type: bulk"
@@ -63,6 +74,28 @@ def learn(kind: str, account: str, message: bytes) -> bool:
     if status != 200 and status not in SKIPPED:
         print(f"a message of {account} was not learned: {status} {_read_error(text)}", file=sys.stderr)
     return status == 200
+
+
+def learn_words(kind: str, account: str, message: bytes) -> bool:
+    """Whether the message was new to the account's word list. What it has learned as the other kind, it unlearns.
+    Raises OSError if bogofilter fails."""
+    directory = WORDS / account
+    directory.mkdir(mode=0o700, exist_ok=True)
+    learned = directory / "learned"
+    digest = hashlib.blake2b(message, digest_size=12).hexdigest()
+    known = dict(line.split() for line in learned.read_text().splitlines()) if learned.exists() else {}
+    if known.get(digest) == kind:
+        return False
+    options = LEARN_OPTIONS[kind] + (UNLEARN_OPTIONS[kind] if digest in known else "")
+    done = subprocess.run(
+        ["bogofilter", "-d", str(directory), f"-{options}"], input=message, capture_output=True, check=False
+    )
+    if done.returncode not in BOGOFILTER_DONE:
+        raise OSError(f"bogofilter: {done.stderr.decode(errors='replace').strip()[:200]}")
+    known.pop(digest, None)
+    rows = [*known.items(), (digest, kind)][-MAX_KNOWN:]
+    atomic_write(learned, "".join(f"{digest} {kind}\n" for digest, kind in rows), 0o600)
+    return True
 
 
 def _ask(request: bytes) -> bytes:

@@ -66,6 +66,7 @@ def build_part(settings: Settings) -> Part:
         compiled=COMPILED_SIEVE,
         global_scripts=list(scripts),
         spam=has_filter,
+        judges=settings.spam.filter == "light",
         canary_users=CANARY_USERS,
         canary_mailbox=paths.CANARY_MAILBOX,
         python=server_package.PYTHON,
@@ -108,7 +109,7 @@ def build_part(settings: Settings) -> Part:
             # Dovecot rereads both by itself when their time of change differs.
             File(USERS, render_template("dovecot/users", rows=users), "root", "dovecot", 0o640, secret=True),
             File(ALIASES, render_template("dovecot/users", rows=aliases), "root", "dovecot", 0o640),
-            File(f"{DROP_IN}/mailkeep.conf", _render_drop_in(has_filter)),
+            File(f"{DROP_IN}/mailkeep.conf", _render_drop_in(settings)),
         ),
         units=(Unit("dovecot.service", restart_on=(DROP_IN,), reload_on=(CONF, REPEATS, certificates.DIRECTORY)),),
         checks=(
@@ -130,7 +131,8 @@ def build_part(settings: Settings) -> Part:
 def _build_scripts(settings: Settings) -> dict[str, bytes]:
     """For all accounts, by name, in the order in which Dovecot runs them."""
     notices = f"{paths.NOTICE_SENDER}@{settings.host.name}"
-    scripts = {
+    judge = {"judge": render_template("dovecot/sieve/judge.sieve")} if settings.spam.filter == "light" else {}
+    scripts = judge | {
         "junk": render_template("dovecot/sieve/junk.sieve", notices=notices),
         "bulk": render_template("dovecot/sieve/bulk.sieve", bulk_header=BULK_HEADER),
     }
@@ -145,8 +147,12 @@ def _build_learning(settings: Settings) -> dict[str, bytes]:
     return {name: render_template(f"dovecot/sieve/{name}.sieve") for name in names}
 
 
-def _render_drop_in(has_filter: bool) -> bytes:
-    writable = (paths.LEARN_SPOOL, paths.CANARY_MAILBOX) if has_filter else ()
+def _render_drop_in(settings: Settings) -> bytes:
+    writable = {
+        "off": (),
+        "light": (paths.LEARN_SPOOL, paths.CANARY_MAILBOX, paths.SPAM_WORDS),
+        "full": (paths.LEARN_SPOOL, paths.CANARY_MAILBOX),
+    }[settings.spam.filter]
     return render_template("dovecot/service.d/mailkeep.conf", mail=MAIL, spam=writable)
 
 

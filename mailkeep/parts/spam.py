@@ -1,6 +1,7 @@
 """The spam filter: rspamd behind port 25, the training of each account in Valkey, and what teaches and proves it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from mailkeep.parts import dovecot, postfix
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit, unit_check
@@ -25,6 +26,7 @@ JUNK_SCORE, REJECT_SCORE = 6, 15
 """rspamd's own scale: its rules are weighed for these."""
 DNSBL_SCORE = 4
 """Of each list: a list alone sends nothing to Junk."""
+REASONS = 3  # that a verdict names
 MIN_LEARNS = 10
 """Messages of each kind from which an account's training counts."""
 MAX_MEMORY, MAX_STORE_MEMORY = 300, 48  # MB
@@ -35,23 +37,103 @@ SECOND_LEVEL = "ac|co|com|edu|gob|gov|go|mil|ne|net|nom|or|org"
 
 
 def build_part(settings: Settings) -> Part:
-    unit_files = [f"{SYSTEMD}/{name}" for name in UNITS]
-    if settings.spam.filter == "off":
-        return Part(name="spam", absent=(*unit_files, ETC, SIEVE_PROGRAMS, paths.LEARN_SPOOL))
-    conf = _render_conf(settings)
+    match settings.spam.filter:
+        case "full":
+            part = _build_full(settings)
+        case "light":
+            part = _build_light(settings)
+        case "off":
+            part = Part(name="spam", absent=(SIEVE_PROGRAMS, paths.LEARN_SPOOL))
+    declared = {file.path for file in part.files}
+    units = {f"{SYSTEMD}/{name}" for name in UNITS}
+    return replace(part, absent=(*part.absent, *sorted(units - declared), *(() if CONF in declared else (ETC,))))
+
+
+def _build_full(settings: Settings) -> Part:
+    common = _build_common(settings)
+    return replace(
+        common,
+        packages=("rspamd", "valkey-server"),
+        # Postfix and the learner reach rspamd's sockets, and rspamd that of its store.
+        memberships=(("postfix", "_rspamd"), ("vmail", "_rspamd"), ("_rspamd", "valkey")),
+        directories=(*common.directories, Directory(ETC, purge_unmanaged=True)),
+        files=(*common.files, *_render_filter(settings), *_render_units(settings, (SERVICE, STORE))),
+        units=(
+            # Debian's packages enable these, which listen on ports. A Valkey of the operator's own goes on.
+            Unit("rspamd.service", enabled=False, running=False),
+            *(() if settings.guard.shared_store else (Unit("valkey-server.service", enabled=False, running=False),)),
+            Unit(STORE, restart_on=(STORE_CONF, f"{SYSTEMD}/{STORE}")),
+            Unit(SERVICE, restart_on=(CONF, LUA, WARM, f"{SYSTEMD}/{SERVICE}")),
+            *common.units,
+        ),
+        kept=(paths.SPAM_TRAINING,),
+        checks=(
+            Check(f"rspamadm configtest -c {CONF}", reads=(CONF, LUA)),
+            Check(f"sh -n {WARM}", reads=(WARM,)),
+            *common.checks,
+        ),
+    )
+
+
+def _build_light(settings: Settings) -> Part:
+    common = _build_common(settings)
+    judge = render_template("spam/judge", training=paths.SPAM_WORDS, reasons=REASONS)
+    return replace(
+        common,
+        packages=("bogofilter-sqlite",),
+        directories=(*common.directories, Directory(paths.SPAM_WORDS, "vmail", "vmail", 0o700)),
+        files=(*common.files, File(f"{SIEVE_PROGRAMS}/judge", judge, mode=0o755)),
+        kept=(paths.SPAM_WORDS,),
+        checks=(Check(f"sh -n {SIEVE_PROGRAMS}/judge", reads=(SIEVE_PROGRAMS,)), *common.checks),
+    )
+
+
+def _build_common(settings: Settings) -> Part:
+    """What teaches the filter, and what proves it."""
+    learn = render_template("spam/learn", spool=paths.LEARN_SPOOL, max_bytes=MAX_COPY, max_copies=MAX_COPIES)
+    return Part(
+        name="spam",
+        directories=(
+            Directory(paths.ETC),
+            Directory(SIEVE_PROGRAMS, purge_unmanaged=True),
+            Directory(paths.LEARN_SPOOL, "vmail", "vmail", 0o700),
+            *(Directory(f"{paths.LEARN_SPOOL}/{name}", "vmail", "vmail", 0o700) for name in ("tmp", "new")),
+            Directory(paths.CANARY_MAILBOX, "vmail", "vmail", 0o700),
+        ),
+        files=(
+            File(f"{SIEVE_PROGRAMS}/learn", learn, mode=0o755),
+            *_render_units(settings, (LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)),
+        ),
+        units=(
+            Unit(LEARN_PATH, restart_on=(f"{SYSTEMD}/{LEARN_PATH}",)),
+            Unit(CANARY_TIMER, restart_on=(f"{SYSTEMD}/{CANARY_TIMER}",)),
+        ),
+        checks=(
+            Check(f"sh -n {SIEVE_PROGRAMS}/learn", reads=(SIEVE_PROGRAMS,)),
+            *(unit_check(f"{SYSTEMD}/{name}", f"{SYSTEMD}/{name}") for name in (LEARNER, CANARY)),
+        ),
+    )
+
+
+def _render_filter(settings: Settings) -> Iterable[File]:
+    """rspamd and its store."""
+    yield File(CONF, _render_conf(settings))
     lua = render_template(
         "spam/mailkeep.lua",
         junk_score=JUNK_SCORE,
         reject_score=REJECT_SCORE,
+        reasons=REASONS,
         aliases=sorted((alias, account.address) for alias, account in dovecot.single_account_aliases(settings)),
         canary_header=spam_canary.HEADER,
         canary_value=spam_canary.JUNK_VALUE,
         spam_header=spam_canary.VERDICT_HEADER,
         junk_header="X-Mailkeep-Junk",
     )
+    yield File(LUA, lua)
     store_conf = render_template(
         "spam/valkey.conf", socket=STORE_SOCKET, directory=paths.SPAM_TRAINING, max_memory=MAX_STORE_MEMORY
     )
+    yield File(STORE_CONF, store_conf)
     warm = render_template(
         "spam/warm.sh",
         state=STATE,
@@ -61,45 +143,7 @@ def build_part(settings: Settings) -> Part:
         languages=LANGUAGES,
         second_level=SECOND_LEVEL,
     )
-    learn = render_template("spam/learn", spool=paths.LEARN_SPOOL, max_bytes=MAX_COPY, max_copies=MAX_COPIES)
-    return Part(
-        name="spam",
-        packages=("rspamd", "valkey-server"),
-        # Postfix and the learner reach rspamd's sockets, and rspamd that of its store.
-        memberships=(("postfix", "_rspamd"), ("vmail", "_rspamd"), ("_rspamd", "valkey")),
-        directories=(
-            Directory(paths.ETC),
-            Directory(ETC, purge_unmanaged=True),
-            Directory(SIEVE_PROGRAMS, purge_unmanaged=True),
-            Directory(paths.LEARN_SPOOL, "vmail", "vmail", 0o700),
-            *(Directory(f"{paths.LEARN_SPOOL}/{name}", "vmail", "vmail", 0o700) for name in ("tmp", "new")),
-            Directory(paths.CANARY_MAILBOX, "vmail", "vmail", 0o700),
-        ),
-        files=(
-            File(CONF, conf),
-            File(LUA, lua),
-            File(STORE_CONF, store_conf),
-            File(WARM, warm),
-            File(f"{SIEVE_PROGRAMS}/learn", learn, mode=0o755),
-            *_render_units(settings),
-        ),
-        units=(
-            # Debian's packages enable these, which listen on ports. A Valkey of the operator's own goes on.
-            Unit("rspamd.service", enabled=False, running=False),
-            *(() if settings.guard.shared_store else (Unit("valkey-server.service", enabled=False, running=False),)),
-            Unit(STORE, restart_on=(STORE_CONF, f"{SYSTEMD}/{STORE}")),
-            Unit(SERVICE, restart_on=(CONF, LUA, WARM, f"{SYSTEMD}/{SERVICE}")),
-            Unit(LEARN_PATH, restart_on=(f"{SYSTEMD}/{LEARN_PATH}",)),
-            Unit(CANARY_TIMER, restart_on=(f"{SYSTEMD}/{CANARY_TIMER}",)),
-        ),
-        kept=(paths.SPAM_TRAINING,),
-        checks=(
-            Check(f"rspamadm configtest -c {CONF}", reads=(CONF, LUA)),
-            Check(f"sh -n {WARM}", reads=(WARM,)),
-            Check(f"sh -n {SIEVE_PROGRAMS}/learn", reads=(SIEVE_PROGRAMS,)),
-            *(unit_check(f"{SYSTEMD}/{name}", f"{SYSTEMD}/{name}") for name in (LEARNER, CANARY)),
-        ),
-    )
+    yield File(WARM, warm)
 
 
 def _render_conf(settings: Settings) -> bytes:
@@ -121,8 +165,8 @@ def _render_conf(settings: Settings) -> bytes:
     )
 
 
-def _render_units(settings: Settings) -> Iterable[File]:
-    for name in UNITS:
+def _render_units(settings: Settings, names: Iterable[str]) -> Iterable[File]:
+    for name in names:
         content = render_template(
             f"spam/{name}",
             python=PYTHON,
@@ -135,7 +179,9 @@ def _render_units(settings: Settings) -> Iterable[File]:
             learn=paths.SPAM_LEARN_SOCKET,
             directory=paths.SPAM_TRAINING,
             max_memory=MAX_STORE_MEMORY if name == STORE else MAX_MEMORY,
+            filter=settings.spam.filter,
             spool=paths.LEARN_SPOOL,
+            words=paths.SPAM_WORDS,
             mailbox=paths.CANARY_MAILBOX,
         )
         yield File(f"{SYSTEMD}/{name}", content)

@@ -691,22 +691,25 @@ class Spam(Model):
     """What is surely spam is refused while its sender is still connected; what is probably spam goes to Junk. In short,
     `spam: full` sets `filter` alone."""
 
-    filter: Literal["off", "full"] = Field(
+    filter: Literal["off", "light", "full"] = Field(
         default="off",
-        description="`off`; `full`: rspamd with the training of each account, in some 60 MB of memory.",
+        description="`off`. `full`: rspamd, and the training of each account, in some 60 MB of memory. `light`, for "
+        "machines of 512 MB: each account's own word list alone (bogofilter). It takes memory only while a message is "
+        "delivered.",
         examples=["full"],
     )
     when_down: Literal["defer", "pass"] = Field(
         default="defer",
-        description="What happens to mail while the filter is down. `defer`: it waits at its sender's server. `pass`: "
-        "it comes in, with a header that says that nothing looked at it.",
+        description="With `full`: what happens to mail while the filter is down. `defer`: it waits at its sender's "
+        "server. `pass`: it comes in, with a header that says that nothing looked at it.",
         examples=["pass"],
     )
     dnsbls: tuple[Domain, ...] = Field(
         default=(),
         max_length=10,
-        description="Blocklists in the DNS that are asked about each sending address, by their zones. Their operators "
-        "learn who writes to you, and have terms of use. Default: none is asked.",
+        description="Blocklists in the DNS that are asked about each sending address, by their zones. With `full` a "
+        "listing counts as a reason; with `light`, what is listed is refused. Their operators learn who writes to you, "
+        "and have terms of use. Default: none is asked.",
         examples=[["zen.spamhaus.org"]],
     )
 
@@ -716,7 +719,7 @@ def _expand_spam(value: object) -> object:
     return {"filter": value} if isinstance(value, str) else value
 
 
-AnySpam = Annotated[Spam, BeforeValidator(_expand_spam, json_schema_input_type=Literal["off", "full"] | Spam)]
+AnySpam = Annotated[Spam, BeforeValidator(_expand_spam, json_schema_input_type=Literal["off", "light", "full"] | Spam)]
 
 
 class UncheckedSettings(Model):

@@ -87,7 +87,7 @@ class WatchConfig:
     report_announcements_file: str
     """Empty where reports arrive at another server."""
     spam_filter: str = "off"
-    """`off` or `full`."""
+    """`off`, `light` or `full`."""
     relay: RelayConfig | None = None
     """The relay host that takes all outgoing mail, if there is one."""
     backup: BackupPlan | None = None

@@ -210,7 +210,7 @@ def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySen
         DiskSensor(config.max_disk_percent),
         MountSensor(DiskSensor.DIRECTORIES),
         MailReserveSensor(),
-        *(build_spam_sensors() if config.spam_filter == "full" else ()),
+        *build_spam_sensors(config.spam_filter),
         *([BackupSensor(config.backup)] if config.backup else ()),
         RefusedConnections(),
         QueueSensor(config.max_queued_messages, deliveries),

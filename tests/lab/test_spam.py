@@ -19,6 +19,7 @@ FILTER = "mailkeep-spam.service"
 HUNG_SECONDS = 15  # until Postfix answers for a filter that hangs
 ALERT_SECONDS = 10
 MOVED = 2000
+LIST = "listed.outside.test"
 LEARNER_PEAK = 30 * 2**20  # bytes
 IDLE_MEMORY = 210 * 1024  # KiB, of all processes together (PSS)
 COUNT = "valkey-cli -s /run/mailkeep-spam-store/valkey.sock --raw HGET RS{} learns_{}"
@@ -266,6 +267,42 @@ def test_mail_comes_in_with_a_header_while_the_filter_is_dead_if_the_operator_sa
     finally:
         mail_server.server.run(f"systemctl start {FILTER}")
     assert verdicts(mail_server.wait_in_mailbox("unexamined", ANNA)) == ["nobody looked: the spam filter was down"]
+
+
+def test_a_listed_address_is_refused_and_an_open_resolver_is_no_listing(
+    mail_server: MailServer, internet: Internet
+) -> None:
+    set_spam(mail_server.site, {"filter": "light", "dnsbls": [LIST]})
+    deploy_site(mail_server.site)
+    name = f"{'.'.join(reversed(str(internet.ip).split('.')))}.{LIST}."
+    try:
+        for answer, is_listed in (("127.0.0.2", True), ("127.255.255.254", False)):
+            internet.publish(f"{name} 1 A {answer}\n", "dnsbl")
+            mail_server.server.run(f"unbound-control flush {name} || systemctl restart unbound")
+            reply = internet.send(STRANGER, ANNA, mail_server.server.ip, compose(f"list {is_listed}").encode())
+            assert (reply.code == 554) == is_listed, reply
+    finally:
+        internet.publish("", "dnsbl")
+
+
+def test_the_light_filter_judges_by_what_the_account_has_taught(mail_server: MailServer) -> None:
+    assert run_canary(mail_server) == {}
+    assert is_accepted(receive(mail_server, compose("untaught", "orchid vintage teapot")))
+    (verdict,) = verdicts(mail_server.wait_in_mailbox("untaught", ANNA))
+    assert verdict == "not spam: nobody has taught the filter of this account yet"
+    append(mail_server, "INBOX", [f"pills{number}" for number in range(8)])
+    move(mail_server, "INBOX", "Junk")
+    append(mail_server, "Junk", [f"friends{number}" for number in range(8)])
+    pills = " ".join(f"pills1{number}" for number in range(60))
+
+    def is_junk() -> bool:
+        assert is_accepted(receive(mail_server, compose("pills", pills)))
+        data = read_mailbox(mail_server.ip, 993, ANNA, mail_server.site.passphrases[ANNA], "Junk")
+        return any(
+            b"probably spam, " in message and b" per cent (Junk from 99): its words " in message for message in data
+        )
+
+    poll(is_junk, 60, "what was taught is not sorted")
 
 
 def test_without_the_filter_nothing_of_it_is_left(mail_server: MailServer) -> None:

@@ -1,5 +1,6 @@
 """The spam filter asks what mail.yml says, and nobody else; and the copies that it learns from are bounded."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -83,3 +84,49 @@ def test_copies_are_bounded(spool: Path) -> None:
 
 def test_training_is_backed_up(declared: dict[str, object]) -> None:
     assert spam.build_part(Settings.model_validate(declared | {"spam": "full"})).kept == ("/var/lib/mailkeep-spam",)
+
+
+# --- what the light filter says of a message
+
+TABLE = """\
+                                        n    pgood     pbad      fw      invfwlog    fwlog  U
+  "monday"                              5  1.000000  0.000000  0.001845    -0.00185  -6.29547 +
+  "for"                                 0  0.000000  0.000000  0.520000    -0.73397  -0.65393 -
+  "casino"                              5  0.000000  1.000000  0.998297    -6.37552  -0.00170 +
+  "subj:pills"                          5  0.000000  1.000000  0.990000    -6.37552  -0.00170 +
+  "viagra"                              5  0.000000  1.000000  0.970000    -6.37552  -0.00170 +
+  "cheap"                               5  0.000000  1.000000  0.980000    -6.37552  -0.00170 +
+  N_P_Q_S_s_x_md                        5  1.74e-07  2.47e-01  {score}  1.78e-02  5.20e-01 0.375
+"""
+
+
+def judge(directory: Path, score: str, code: int) -> str:
+    """The verdict by a bogofilter that prints this table."""
+    (directory / "anna@example.org").mkdir(exist_ok=True)
+    (directory / "anna@example.org" / "wordlist.db").touch()
+    (directory / "table").write_text(TABLE.format(score=score))
+    (directory / "bogofilter").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {directory}/table\nexit {code}\n")
+    (directory / "bogofilter").chmod(0o755)
+    (directory / "judge").write_bytes(render_template("spam/judge", training=directory, reasons=spam.REASONS))
+    environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
+    command = ["sh", str(directory / "judge"), "anna@example.org"]
+    done = subprocess.run(
+        command, input=b"Subject: a\n\n", capture_output=True, env=environment, check=False, timeout=20
+    )
+    return done.stdout.decode() if done.returncode == 0 else f"exit {done.returncode}"
+
+
+def test_a_verdict_names_the_words_that_weighed_most(tmp_path: Path) -> None:
+    spam_verdict = "probably spam, 99.9 per cent (Junk from 99): its words casino, subj:pills, cheap"
+    assert judge(tmp_path, "9.99e-01", 0) == spam_verdict
+    assert judge(tmp_path, "1.00e-08", 1) == "not spam, 0.0 per cent (Junk from 99): its words monday"
+    assert judge(tmp_path, "6.23e-01", 2).startswith("not spam, 62.3 per cent ")
+
+
+def test_a_filter_that_fails_gives_no_verdict(tmp_path: Path) -> None:
+    judge(tmp_path, "9.99e-01", 0)
+    (tmp_path / "bogofilter").write_text("#!/bin/sh\nexit 3\n")
+    command = ["sh", str(tmp_path / "judge"), "anna@example.org"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command, input=b"", capture_output=True, env=environment, check=False, timeout=20)
+    assert (done.returncode, done.stdout) == (1, b"")

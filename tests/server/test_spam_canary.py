@@ -44,7 +44,7 @@ def test_a_filter_that_works_has_no_fault_and_nothing_is_left(
 ) -> None:
     (maildir / "cur").mkdir()
     (maildir / "cur" / "left").write_text("Message-ID: <former@mailkeep.invalid>\n\nleft by a proof that was killed\n")
-    assert prove_filter("mail.example.org", server()) == {}
+    assert prove_filter(server(), refuses=True) == {}
     assert [file for file in maildir.rglob("*") if file.is_file()] == []
 
 
@@ -62,15 +62,15 @@ def test_a_filter_that_works_has_no_fault_and_nothing_is_left(
 def test_each_fault_is_named(
     server: Callable[..., Callable[[EmailMessage], str]], fault: dict[str, str], canary: str, text: str
 ) -> None:
-    assert text in prove_filter("mail.example.org", server(**fault))[canary]
+    assert text in prove_filter(server(**fault), refuses=True)[canary]
 
 
 def test_mail_that_is_lost_refused_or_not_sent_is_named() -> None:
     def refuse_connection(_: EmailMessage) -> str:
         raise ConnectionRefusedError(111, "Connection refused")
 
-    assert prove_filter("x", lambda _: "250 ok")["plain"].startswith("did not arrive within")
-    assert prove_filter("x", lambda _: "451 down")["junk"] == "was answered with 451 down"
-    assert prove_filter("x", refuse_connection) == dict.fromkeys(
+    assert prove_filter(lambda _: "250 ok", refuses=True)["plain"].startswith("did not arrive within")
+    assert prove_filter(lambda _: "451 down", refuses=True)["junk"] == "was answered with 451 down"
+    assert prove_filter(refuse_connection, refuses=True) == dict.fromkeys(
         ("plain", "junk", "gtube"), "was not sent: Connection refused"
     )

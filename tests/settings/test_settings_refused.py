@@ -235,7 +235,7 @@ REFUSED = [
     ("resolver: system", "resolver: 9.9.9.9", "resolver", '"9.9.9.9"', "'local' or 'system'"),
     ("port: 2222", "port: 25", "ssh.port", "25", "smtp listens there"),
     ("passwords: no", "passwords: never", "ssh.passwords", '"never"', "true or false"),
-    ("filter: full", "filter: heavy", "spam.filter", '"heavy"', "'off' or 'full'"),
+    ("filter: full", "filter: heavy", "spam.filter", '"heavy"', "'off', 'light' or 'full'"),
     ("when_down: pass", "when_down: drop", "spam.when_down", '"drop"', "'defer' or 'pass'"),
     ("when_down: pass", "dnsbls: [zen.spamhaus.org.]", "spam.dnsbls[0]", '"zen.spamhaus.org."', "final dot"),
     ("when_down: pass", "dnsbls: [zen.spamhaus.org]", "spam.dnsbls", "zen.spamhaus.org", "resolver: system"),
