@@ -30,6 +30,7 @@ from typing import Any
 SOCKET = "/run/rspamd/learn.sock"
 HAM, SPAM = ("easy-ham-1", "easy-ham-2", "hard-ham-1"), ("spam-1", "spam-2")
 JUNK_SCORE, REJECT_SCORE = 6.0, 15.0
+LIGHT_JUNK_SCORE, NEVER = 0.99, 2.0
 NEW_USER_MOVES = 200
 MAX_THREADS = 24
 """Most of a judgement is spent waiting for names that no longer exist."""
@@ -91,22 +92,24 @@ class Rspamd:
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(60)
         connection.sock.connect(SOCKET)
-        sender = re.search(rb"(?im)^return-path: *<([^>\n]*)>", body)
-        recipient = {
+        # The names of that time are gone: a client with a name, and no envelope sender whose domain is looked up.
+        headers = {
             "Rcpt": self.account,
             "Learn-Type": "bulk",
-            "From": (sender[1] if sender else b"").decode("latin-1"),
+            "Ip": "192.0.2.1",
+            "Hostname": "mail.example.org",
+            "Helo": "mail.example.org",
         }
-        connection.request("POST", path, body, recipient)
+        connection.request("POST", path, body, headers)
         text = connection.getresponse().read()
         connection.close()
         return text
 
 
 class Bogofilter:
-    """A word list for each training. Its points: from 0 to 1, or 0.5 if it is unsure."""
+    """A word list for each training. Its points: from 0 to 1."""
 
-    name = "bogofilter"
+    name = "light"
 
     def __init__(self, _: str) -> None:
         self.directory = tempfile.mkdtemp()
@@ -117,8 +120,7 @@ class Bogofilter:
     def judge(self, content: bytes) -> float:
         command = ["bogofilter", "-d", self.directory, "-T"]
         done = subprocess.run(command, input=content, capture_output=True, check=False)
-        kind, score = done.stdout.decode().split()
-        return float(score) if kind in "SH" else 0.5
+        return float(done.stdout.decode().split()[1])
 
 
 def judge_corpus(directory: Path) -> Iterator[dict[str, Any]]:
@@ -156,7 +158,7 @@ def summarise(result: dict[str, Any]) -> tuple[float, float, float]:
     if result["filter"] == Rspamd.name:
         junk, refuse = JUNK_SCORE, REJECT_SCORE
     else:
-        junk, refuse = 0.99, 2.0  # never
+        junk, refuse = LIGHT_JUNK_SCORE, NEVER
     ham, spam = result["ham"], result["spam"]
     return (
         100 * sum(score >= junk for score in ham) / len(ham),

@@ -24,6 +24,8 @@ UNITS = (SERVICE, STORE, LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)
 
 JUNK_SCORE, REJECT_SCORE = 6, 15
 """rspamd's own scale: its rules are weighed for these."""
+BAYES_SPAM, BAYES_HAM = 6.2, -6.0
+"""Of mail that what an account has taught is sure of."""
 DNSBL_SCORE = 4
 """Of each list: a list alone sends nothing to Junk."""
 REASONS = 3  # that a verdict names
@@ -123,6 +125,8 @@ def _render_filter(settings: Settings) -> Iterable[File]:
         junk_score=JUNK_SCORE,
         reject_score=REJECT_SCORE,
         reasons=REASONS,
+        bayes_spam=BAYES_SPAM,
+        bayes_ham=BAYES_HAM,
         aliases=sorted((alias, account.address) for alias, account in dovecot.single_account_aliases(settings)),
         canary_header=spam_canary.HEADER,
         canary_value=spam_canary.JUNK_VALUE,
