@@ -33,7 +33,9 @@ def mail_server(lab: Lab, internet: Internet, built_site: Site, built_image: str
     try:
         site = built_site.copy_for(server)
         set_spam(site, {"filter": "full"})
-        yield MailServer(deploy_site(site), internet)
+        result = site.deploy()
+        assert result.code == 0, result.output + server.run("journalctl -u mailkeep-spam -n 40 --no-pager").stdout
+        yield MailServer(site, internet)
     finally:
         server.remove()
 

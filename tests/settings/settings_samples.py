@@ -159,7 +159,11 @@ local_senders: [root, www-data]
 accepted: [job:/etc/cron.d/backup, group:sudo:anna]
 message_size: 30M
 """
-COMPLETE_WITH_FILES = COMPLETE.replace(BY_ACME, BY_FILES)
+COMPLETE_WITH_FILES = (
+    COMPLETE.replace(BY_ACME, BY_FILES)
+    .replace("resolver: system", "resolver: local")
+    .replace("  when_down: pass\n", "  when_down: pass\n  dnsbls: [zen.spamhaus.org]\n")
+)
 WITHOUT_GUARD = COMPLETE.replace(GUARD, "")
 
 

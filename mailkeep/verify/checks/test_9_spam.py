@@ -6,7 +6,7 @@ from mailkeep.verify.target import ProbeResult
 
 
 def test_spam_is_refused_or_sorted(observed: ProbeResult, settings: Settings, deploy: str) -> None:
-    """What is surely spam is refused, what is probably spam reaches Junk, and all else INBOX."""
+    """Spam is refused or reaches Junk, and other mail INBOX."""
     if settings.spam.filter == "off":
         raise CheckSkippedError("mail.yml has no spam filter (spam.filter)")
     fail_if_any(
