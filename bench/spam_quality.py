@@ -32,7 +32,7 @@ HAM, SPAM = ("easy-ham-1", "easy-ham-2", "hard-ham-1"), ("spam-1", "spam-2")
 JUNK_SCORE, REJECT_SCORE = 6.0, 15.0
 LIGHT_JUNK_SCORE, NEVER = 0.99, 2.0
 NEW_USER_MOVES = 200
-MAX_THREADS = 24
+MAX_THREADS = 200
 """Most of a judgement is spent waiting for names that no longer exist."""
 TRAININGS = ("none", "200 moves", "half of the corpus")
 Message = tuple[str, bool, bytes]
@@ -54,7 +54,7 @@ def prepare(text: str) -> bytes:
     age of twenty years says nothing."""
     head, _, body = text.partition("\n\n")
     head = re.sub(r"\AFrom .*\n", "", head)
-    head = re.sub(r"(?im)^(x-spam|x-mailscanner|x-virus)[^\n]*(\n[ \t][^\n]*)*\n?", "", head)
+    head = re.sub(r"(?im)^(x-spam|x-mailscanner|x-virus|return-path)[^\n]*(\n[ \t][^\n]*)*\n?", "", head)
     head = re.sub(r"(?im)^date:[^\n]*(\n[ \t][^\n]*)*", lambda _: f"Date: {formatdate(time.time())}", head)
     return f"{head.rstrip()}\n\n{body}".encode(errors="surrogateescape")
 

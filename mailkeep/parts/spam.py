@@ -162,7 +162,7 @@ def _render_conf(settings: Settings) -> bytes:
         dnsbls=settings.spam.dnsbls,
         dnsbl_score=DNSBL_SCORE,
         task_timeout=postfix.SPAM_SECONDS,
-        reject_message=f"5.7.1 This looks like spam. Mail to postmaster@{settings.host.name} is read by people",
+        reject_message=f"This looks like spam. Mail to postmaster@{settings.host.name} is read by people",
         reject_score=REJECT_SCORE,
         min_learns=MIN_LEARNS,
         valkey=STORE_SOCKET,

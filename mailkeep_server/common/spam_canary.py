@@ -96,7 +96,7 @@ def _find_landing_fault(message: EmailMessage, folder: str, deliver: Callable[[E
         time.sleep(POLL_SECONDS)
     place, verdict = places
     if place != folder:
-        return f"landed in {place}, not in {folder}"
+        return f"landed in {place}, not in {folder} ({VERDICT_HEADER}: {verdict or 'none'})"
     return "" if verdict.startswith(VERDICTS) else f"was not judged: {VERDICT_HEADER}: {verdict or 'none'}"
 
 

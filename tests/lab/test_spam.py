@@ -64,7 +64,9 @@ def compose(subject: str, text: str = "Hello Anna, shall we meet on Monday?", *h
 
 
 def receive(mail_server: MailServer, data: str) -> str:
-    return deliver_message(mail_server.ip, SMTP, STRANGER, [ANNA], data)
+    """From a mail server elsewhere, as the DNS knows it."""
+    reply = mail_server.outside.send(STRANGER, ANNA, mail_server.server.ip, data.encode())
+    return f"{reply.code} {reply.text}"
 
 
 def junk(subject: str) -> str:
@@ -124,11 +126,12 @@ def test_canaries_prove_the_filter_and_leave_nothing(mail_server: MailServer) ->
         mail_server.server.run(f"find {paths.CANARY_MAILBOX} -type f -path '*/new/*' -o -path '*/cur/*'").stdout == ""
     )
     junk_script = "/etc/dovecot/sieve/junk.sieve"
+    start = time.time()
     mail_server.server.run(f"cp -p {junk_script} /root/; echo 'keep;' >{junk_script}")
     try:
         assert [*run_canary(mail_server)] == ["junk"]
         alert = "what is probably spam does not reach Junk"
-        poll(lambda: find_alert(mail_server, alert), ALERT_SECONDS, "no alert of the canary")
+        poll(lambda: find_alert(mail_server, alert, start), ALERT_SECONDS, "no alert of the canary")
     finally:
         mail_server.server.run(f"cp -p /root/junk.sieve {junk_script}; touch {junk_script}")
     assert run_canary(mail_server) == {}
@@ -139,34 +142,35 @@ def test_nobody_else_writes_to_the_canary(mail_server: MailServer) -> None:
     assert answer.startswith("554 ")
 
 
-def find_alert(mail_server: MailServer, text: str) -> bool:
-    return text.lower() in mail_server.server.run("journalctl -u mailkeep-watch --no-pager -o cat").stdout.lower()
+def find_alert(mail_server: MailServer, text: str, since: float) -> bool:
+    journal = mail_server.server.run(f"journalctl -u mailkeep-watch --no-pager -o cat --since @{since:.0f}").stdout
+    return text.lower() in journal.lower()
 
 
 # --- a filter that is down
 
 
 def test_mail_waits_while_the_filter_is_dead_and_you_are_told(mail_server: MailServer) -> None:
-    start = time.monotonic()
+    start = time.time()
     mail_server.server.run(f"systemctl stop {FILTER}")
     try:
-        assert receive(mail_server, compose("dead")).startswith("451 ")
-        poll(lambda: find_alert(mail_server, f"{FILTER} is down"), ALERT_SECONDS, "no alert")
-        print(f"dead: told after {time.monotonic() - start:.1f} s")
+        poll(lambda: find_alert(mail_server, f"{FILTER} is down", start), ALERT_SECONDS, "no alert")
+        print(f"dead: told after {time.time() - start:.1f} s")
+        assert receive(mail_server, compose("dead")).startswith("45")
     finally:
         mail_server.server.run(f"systemctl start {FILTER}")
     assert is_accepted(receive(mail_server, compose("alive")))
 
 
 def test_mail_waits_while_the_filter_hangs_and_you_are_told(mail_server: MailServer) -> None:
-    start = time.monotonic()
+    start = time.time()
     mail_server.server.run(f"systemctl kill --signal=STOP {FILTER}")
     try:
-        poll(lambda: find_alert(mail_server, f"{FILTER} does not answer"), ALERT_SECONDS, "no alert")
-        print(f"hung: told after {time.monotonic() - start:.1f} s")
-        start = time.monotonic()
-        assert receive(mail_server, compose("hung")).startswith("451 ")
-        assert time.monotonic() - start < HUNG_SECONDS
+        poll(lambda: find_alert(mail_server, f"{FILTER} does not answer", start), ALERT_SECONDS, "no alert")
+        print(f"hung: told after {time.time() - start:.1f} s")
+        start = time.time()
+        assert receive(mail_server, compose("hung")).startswith("45")
+        assert time.time() - start < HUNG_SECONDS
     finally:
         mail_server.server.run(f"systemctl kill --signal=CONT {FILTER}")
     assert is_accepted(receive(mail_server, compose("well again")))
@@ -179,6 +183,15 @@ def count_learned(mail_server: MailServer, account: str) -> tuple[int, int]:
     """Messages that this account has taught as spam, and as ham."""
     spam, ham = (mail_server.server.run(COUNT.format(account, kind)).stdout.strip() for kind in ("spam", "ham"))
     return int(spam or 0), int(ham or 0)
+
+
+def await_lessons(mail_server: MailServer, spam: int, ham: int) -> None:
+    """That Anna has taught so much, and no more."""
+    server = mail_server.server
+    poll(lambda: not server.run(f"ls {paths.LEARN_SPOOL}/new").stdout, 60, "nothing is learned")
+    poll(lambda: server.run("systemctl is-active mailkeep-learn || true").stdout.strip() == "inactive", 60, "no end")
+    journal = server.run("journalctl -u mailkeep-learn -n 20 --no-pager -o cat").stdout
+    assert count_learned(mail_server, ANNA) == (spam, ham), journal
 
 
 def append(mail_server: MailServer, folder: str, subjects: list[str]) -> None:
@@ -213,11 +226,11 @@ def test_moves_teach_the_filter_of_that_account_alone(mail_server: MailServer) -
         mailbox.create("Kept")
     append(mail_server, "INBOX", [f"pills{number}" for number in range(15)])
     move(mail_server, "INBOX", "Junk")
-    poll(lambda: count_learned(mail_server, ANNA) == (15, 0), 60, "moves into Junk are not learned")
+    await_lessons(mail_server, 15, 0)
     move(mail_server, "Junk", "Trash")
     append(mail_server, "Junk", [f"friends{number}" for number in range(12)])
     move(mail_server, "Junk", "Kept")
-    poll(lambda: count_learned(mail_server, ANNA) == (15, 12), 60, "moves out of Junk are not learned")
+    await_lessons(mail_server, 15, 12)
     assert count_learned(mail_server, BEN) == (0, 0)
     assert mail_server.server.run(f"ls {paths.LEARN_SPOOL}/new").stdout == ""
 
@@ -280,7 +293,7 @@ def test_a_listed_address_is_refused_and_an_open_resolver_is_no_listing(
     try:
         for answer, is_listed in (("127.0.0.2", True), ("127.255.255.254", False)):
             internet.publish(f"{name} 1 A {answer}\n", "dnsbl")
-            mail_server.server.run(f"unbound-control flush {name} || systemctl restart unbound")
+            mail_server.server.run("systemctl restart unbound")
             reply = internet.send(STRANGER, ANNA, mail_server.server.ip, compose(f"list {is_listed}").encode())
             assert (reply.code == 554) == is_listed, reply
     finally:
@@ -288,7 +301,9 @@ def test_a_listed_address_is_refused_and_an_open_resolver_is_no_listing(
 
 
 def test_the_light_filter_judges_by_what_the_account_has_taught(mail_server: MailServer) -> None:
-    assert run_canary(mail_server) == {}
+    faults = run_canary(mail_server)
+    units = "-u mailkeep-learn -u mailkeep-canary -u dovecot"
+    assert faults == {}, mail_server.server.run(f"journalctl {units} -n 60 --no-pager -o cat").stdout
     assert is_accepted(receive(mail_server, compose("untaught", "orchid vintage teapot")))
     (verdict,) = verdicts(mail_server.wait_in_mailbox("untaught", ANNA))
     assert verdict == "not spam: nobody has taught the filter of this account yet"
