@@ -30,7 +30,7 @@ from typing import Any
 SOCKET = "/run/rspamd/learn.sock"
 HAM, SPAM = ("easy-ham-1", "easy-ham-2", "hard-ham-1"), ("spam-1", "spam-2")
 JUNK_SCORE, REJECT_SCORE = 6.0, 15.0
-LIGHT_JUNK_SCORE, NEVER = 0.99, 2.0
+LIGHT_JUNK_SCORE, NEVER = 0.7, 2.0
 NEW_USER_MOVES = 200
 MAX_THREADS = 200
 """Most of a judgement is spent waiting for names that no longer exist."""

@@ -316,7 +316,7 @@ def test_the_light_filter_judges_by_what_the_account_has_taught(mail_server: Mai
         assert is_accepted(receive(mail_server, compose("pills", pills)))
         data = read_mailbox(mail_server.ip, 993, ANNA, mail_server.site.passphrases[ANNA], "Junk")
         return any(
-            b"probably spam, " in message and b" per cent (Junk from 99): its words " in message for message in data
+            b"probably spam, " in message and b" per cent (Junk from 70): its words " in message for message in data
         )
 
     poll(is_junk, 60, "what was taught is not sorted")

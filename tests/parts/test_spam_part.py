@@ -107,7 +107,9 @@ def judge(directory: Path, score: str, code: int) -> str:
     (directory / "table").write_text(TABLE.format(score=score))
     (directory / "bogofilter").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {directory}/table\nexit {code}\n")
     (directory / "bogofilter").chmod(0o755)
-    (directory / "judge").write_bytes(render_template("spam/judge", training=directory, reasons=spam.REASONS))
+    (directory / "judge").write_bytes(
+        render_template("spam/judge", training=directory, reasons=spam.REASONS, cutoff=0.7)
+    )
     environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
     command = ["sh", str(directory / "judge"), "anna@example.org"]
     done = subprocess.run(
@@ -117,9 +119,9 @@ def judge(directory: Path, score: str, code: int) -> str:
 
 
 def test_a_verdict_names_the_words_that_weighed_most(tmp_path: Path) -> None:
-    spam_verdict = "probably spam, 99.9 per cent (Junk from 99): its words casino, subj:pills, cheap"
+    spam_verdict = "probably spam, 99.9 per cent (Junk from 70): its words casino, subj:pills, cheap"
     assert judge(tmp_path, "9.99e-01", 0) == spam_verdict
-    assert judge(tmp_path, "1.00e-08", 1) == "not spam, 0.0 per cent (Junk from 99): its words monday"
+    assert judge(tmp_path, "1.00e-08", 1) == "not spam, 0.0 per cent (Junk from 70): its words monday"
     assert judge(tmp_path, "6.23e-01", 2).startswith("not spam, 62.3 per cent ")
 
 
