@@ -27,7 +27,7 @@ JUNK_SCORE, REJECT_SCORE = 6, 15
 BAYES_SPAM, BAYES_HAM = 6.2, -6.0
 """Of mail that what an account has taught is sure of."""
 LIGHT_JUNK_SCORE = 0.7
-"""Of bogofilter, from 0 to 1. By its own 0.99, twice as much spam stays in INBOX (bench/spam_quality.py)."""
+"""Of bogofilter, from 0 to 1. By its own 0.99, half as much spam again stays in INBOX (bench/spam_quality.py)."""
 DNSBL_SCORE = 4
 """Of each list: a list alone sends nothing to Junk."""
 REASONS = 3  # that a verdict names
@@ -144,7 +144,6 @@ def _render_filter(settings: Settings) -> Iterable[File]:
         "spam/warm.sh",
         state=STATE,
         conf=CONF,
-        lua=LUA,
         control=f"{paths.SPAM_RUN}/control.sock",
         languages=LANGUAGES,
         second_level=SECOND_LEVEL,

@@ -27,6 +27,7 @@ from mailkeep.verify import probe
 from mailkeep.verify.knock import Knock, knock_at
 from mailkeep.verify.probe.config import ProbeConfig
 from mailkeep_server import common
+from mailkeep_server.common import paths
 
 PRIVATE_SOCKETS = (
     "/run/opendkim/opendkim.sock",
@@ -38,6 +39,7 @@ PRIVATE_SOCKETS = (
 )
 SOCKET_DIRECTORIES = (
     *("/run/dovecot/", "/run/opendkim/", "/run/mailkeep", "/run/fail2ban/", "/run/unbound", "/var/spool/postfix/"),
+    f"{paths.SPAM_RUN}/",
 )
 PACKAGES = {"probe": probe, "mailkeep_server": mailkeep_server, "mailkeep_server/common": common}
 MAX_ACCOUNTS = 50  # that the probe tries; all accounts are in the same tables

@@ -12,6 +12,7 @@ from test_mail import ANNA, BEN, HOST, STRANGER, MailServer, deploy_site
 
 from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
+from mailkeep.verify.verification import verify_inventory
 from mailkeep_server.common import paths
 from mailkeep_server.common.spam_canary import GTUBE, HEADER, JUNK_VALUE
 
@@ -135,6 +136,23 @@ def test_canaries_prove_the_filter_and_leave_nothing(mail_server: MailServer) ->
     finally:
         mail_server.server.run(f"cp -p /root/junk.sieve {junk_script}; touch {junk_script}")
     assert run_canary(mail_server) == {}
+
+
+def test_verify_passes_and_notices_a_filter_that_does_not_sort(mail_server: MailServer) -> None:
+    def list_failed() -> list[str]:
+        outcomes = verify_inventory(mail_server.site.inventory)
+        return [f"{outcome.check}: {outcome.observed}" for outcome in outcomes if outcome.status == "failed"]
+
+    assert list_failed() == []
+    rules = "/etc/mailkeep/spam/mailkeep.lua"
+    restart = "systemctl restart mailkeep-spam"
+    scores = "local JUNK_SCORE, REJECT_SCORE = 60, 99"
+    mail_server.server.run(f"cp -p {rules} /root/; sed -i 's/^local JUNK_SCORE, .*/{scores}/' {rules}; {restart}")
+    try:
+        (failed,) = [line for line in list_failed() if line.startswith("spam_is_refused_or_sorted: ")]
+        assert "the test message junk landed in INBOX, not in Junk" in failed
+    finally:
+        mail_server.server.run(f"cp -p /root/mailkeep.lua {rules}; {restart}")
 
 
 def test_nobody_else_writes_to_the_canary(mail_server: MailServer) -> None:
