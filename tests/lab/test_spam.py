@@ -3,14 +3,24 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 
 import pytest
 import yaml
-from clients import SMTP, deliver_message, is_accepted, open_imap, read_mailbox
+from clients import (
+    SMTP,
+    deliver_message,
+    envelope_commands,
+    is_accepted,
+    open_imap,
+    read_mailbox,
+    run_on,
+    talk_smtp,
+)
 from test_mail import ANNA, BEN, HOST, STRANGER, MailServer, deploy_site
 
-from mailkeep.lab import Internet, Lab, poll
+from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import Site
 from mailkeep.verify.verification import verify_inventory
 from mailkeep_server.common import paths
@@ -170,7 +180,7 @@ def find_alert(mail_server: MailServer, text: str, since: float) -> bool:
 
 def test_mail_waits_while_the_filter_is_dead_and_you_are_told(mail_server: MailServer) -> None:
     start = time.time()
-    mail_server.server.run(f"systemctl stop {FILTER}")
+    mail_server.server.run(f"systemctl kill --signal=KILL {FILTER}; systemctl stop {FILTER}")
     try:
         poll(lambda: find_alert(mail_server, f"{FILTER} is down", start), ALERT_SECONDS, "no alert")
         print(f"dead: told after {time.time() - start:.1f} s")
@@ -257,16 +267,17 @@ def test_2000_moves_are_learned_in_the_background_by_one_small_program(mail_serv
     before = count_learned(mail_server, ANNA)[0]
     append(mail_server, "INBOX", [f"many{number}x" for number in range(MOVED)])
     memory = int(mail_server.server.run(PSS).stdout)
-    start = time.monotonic()
-    moved = move(mail_server, "INBOX", "Junk")
-    peak = 0
-    while count_learned(mail_server, ANNA)[0] < before + MOVED:
-        assert time.monotonic() - start < 600
-        peak = max(peak, int(mail_server.server.run(PSS).stdout))
-        output = mail_server.server.run("pgrep -fc '[s]pam-learner' || true").stdout
-        assert int(output) <= 1
+    start, peak = time.monotonic(), 0
+    with ThreadPoolExecutor(1) as pool:
+        moved = pool.submit(move, mail_server, "INBOX", "Junk")
+        while count_learned(mail_server, ANNA)[0] < before + MOVED:
+            assert time.monotonic() - start < 600
+            peak = max(peak, int(mail_server.server.run(PSS).stdout))
+            assert int(mail_server.server.run("pgrep -fc '[s]pam-learner' || true").stdout) <= 1
     learned = time.monotonic() - start
-    print(f"{MOVED} moves took {moved:.1f} s, were learned after {learned:.1f} s; memory {memory} -> {peak} KiB")
+    print(
+        f"{MOVED} moves took {moved.result():.1f} s, were learned after {learned:.1f} s; memory {memory} -> {peak} KiB"
+    )
     assert (peak - memory) * 1024 <= LEARNER_PEAK
 
 
@@ -276,13 +287,16 @@ def test_2000_moves_are_learned_in_the_background_by_one_small_program(mail_serv
 def test_the_whole_server_idles_in_little_memory(mail_server: MailServer) -> None:
     mail_server.server.run("systemctl restart mailkeep-spam-store mailkeep-spam")
     poll(lambda: run_canary(mail_server) == {}, 60, "the filter does not work")
-    memory = int(mail_server.server.run(PSS).stdout)
-    parts = mail_server.server.run(
-        "for p in $(pgrep 'rspamd|valkey'); do awk '/^Pss:/ { print $2 }' /proc/$p/smaps_rollup; done | paste -sd+ | bc"
-        " || true"
-    )
-    print(f"idle: {memory} KiB, {parts.stdout.strip()}")
-    assert memory <= IDLE_MEMORY
+
+    def measure() -> int:
+        return int(mail_server.server.run(PSS).stdout)
+
+    # Processes of Postfix and Dovecot stay for some minutes after their last work.
+    poll(lambda: measure() <= IDLE_MEMORY, 240, "the server does not come down to the bound")
+    output = mail_server.server.run(
+        "for p in $(pgrep 'rspamd|valkey'); do grep ^Pss: /proc/$p/smaps_rollup; done"
+    ).stdout
+    print(f"idle: {measure()} KiB, the filter {sum(int(line.split()[1]) for line in output.splitlines())} KiB")
 
 
 # --- another setting
@@ -299,21 +313,28 @@ def test_mail_comes_in_with_a_header_while_the_filter_is_dead_if_the_operator_sa
         assert is_accepted(receive(mail_server, compose("unexamined")))
     finally:
         mail_server.server.run(f"systemctl start {FILTER}")
-    assert verdicts(mail_server.wait_in_mailbox("unexamined", ANNA)) == ["nobody looked: the spam filter was down"]
+    message = mail_server.wait_in_mailbox("unexamined", ANNA)
+    journal = mail_server.server.run(
+        "journalctl -u postfix -n 25 --no-pager -o cat; postconf -P; postconf -n | grep milter"
+    )
+    assert verdicts(message) == ["nobody looked: the spam filter was down"], f"{message.items()}\n{journal.stdout}"
 
 
 def test_a_listed_address_is_refused_and_an_open_resolver_is_no_listing(
-    mail_server: MailServer, internet: Internet
+    mail_server: MailServer, internet: Internet, attacker: Attacker
 ) -> None:
     set_spam(mail_server.site, {"filter": "light", "dnsbls": [LIST]})
     deploy_site(mail_server.site)
-    name = f"{'.'.join(reversed(str(internet.ip).split('.')))}.{LIST}."
+
+    def name_entry(address: object) -> str:
+        return f"{'.'.join(reversed(str(address).split('.')))}.{LIST}."
+
+    internet.publish(f"{name_entry(internet.ip)} A 127.0.0.2\n{name_entry(attacker.ip)} A 127.255.255.254\n", "dnsbl")
     try:
-        for answer, is_listed in (("127.0.0.2", True), ("127.255.255.254", False)):
-            internet.publish(f"{name} 1 A {answer}\n", "dnsbl")
-            mail_server.server.run("systemctl restart unbound")
-            reply = internet.send(STRANGER, ANNA, mail_server.server.ip, compose(f"list {is_listed}").encode())
-            assert (reply.code == 554) == is_listed, reply
+        commands = envelope_commands(STRANGER, ANNA)
+        assert receive(mail_server, compose("listed")).startswith("554 5.7.1 Service unavailable; Client host")
+        answer = run_on(attacker, talk_smtp, mail_server.ip, SMTP, commands, source=attacker.ip)
+        assert answer == "250 2.1.5 Ok"
     finally:
         internet.publish("", "dnsbl")
 
