@@ -77,7 +77,9 @@ def _check_host(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
 
 def _check_spam(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     if settings.spam.dnsbls and settings.spam.filter == "off":
-        yield make_conflict(("spam", "filter"), "off", "light or full: with `off`, nothing asks the lists of spam.dnsbls")
+        yield make_conflict(
+            ("spam", "filter"), "off", "light or full: with `off`, nothing asks the lists of spam.dnsbls"
+        )
     if settings.spam.dnsbls and settings.resolver == "system":
         # Lists refuse the questions of a provider's resolver, which asks for many.
         expected = "none with `resolver: system`: lists do not answer a provider's resolver"
