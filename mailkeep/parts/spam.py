@@ -30,6 +30,8 @@ LIGHT_JUNK_SCORE = 0.7
 """Of bogofilter, from 0 to 1. By its own 0.99, half as much spam again stays in INBOX (bench/spam_quality.py)."""
 DNSBL_SCORE = 4
 """Of each list: a list alone sends nothing to Junk."""
+JUNK_HEADER = "X-Mailkeep-Junk"
+"""By which a script that all accounts have files a message."""
 REASONS = 3  # that a verdict names
 MIN_LEARNS = 10
 """Messages of each kind from which an account's training counts."""
@@ -81,7 +83,15 @@ def _build_full(settings: Settings) -> Part:
 
 def _build_light(settings: Settings) -> Part:
     common = _build_common(settings)
-    judge = render_template("spam/judge", training=paths.SPAM_WORDS, reasons=REASONS, cutoff=LIGHT_JUNK_SCORE)
+    judge = render_template(
+        "spam/judge",
+        directory="/var/tmp",  # noqa: S108 - Dovecot's unit has one of its own (PrivateTmp)
+        training=paths.SPAM_WORDS,
+        reasons=REASONS,
+        cutoff=LIGHT_JUNK_SCORE,
+        spam_header=spam_canary.VERDICT_HEADER,
+        junk_header=JUNK_HEADER,
+    )
     return replace(
         common,
         packages=("bogofilter-sqlite",),
@@ -133,7 +143,7 @@ def _render_filter(settings: Settings) -> Iterable[File]:
         canary_header=spam_canary.HEADER,
         canary_value=spam_canary.JUNK_VALUE,
         spam_header=spam_canary.VERDICT_HEADER,
-        junk_header="X-Mailkeep-Junk",
+        junk_header=JUNK_HEADER,
     )
     yield File(LUA, lua)
     store_conf = render_template(

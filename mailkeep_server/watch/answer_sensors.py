@@ -189,7 +189,7 @@ class AnswerSensor(ServiceSensor):
 
     def ask_service(self) -> None:
         with socket.socket(socket.AF_UNIX) as service:
-            deadline = time.monotonic() + ANSWER_TIMEOUT
+            deadline = time.monotonic() + self.TIMEOUT
             limit_next_step(service, deadline)
             service.connect(str(self.path))
             service.sendall(self.question)

@@ -1,20 +1,16 @@
 """Whether the spam filter answers, and whether its last proof found it sorting and refusing."""
 
 import json
-import socket
 import struct
 import time
 from pathlib import Path
 
-from mailkeep_server.common import paths
-from mailkeep_server.common.deadlines import limit_next_step
+from mailkeep_server.common import milter_server, paths
 from mailkeep_server.watch.alert_queue import Troubles
-from mailkeep_server.watch.answer_sensors import ServiceSensor
+from mailkeep_server.watch.answer_sensors import AnswerSensor
 from mailkeep_server.watch.sensor import Sensor
 
 FILTER = "mailkeep-spam.service"
-HELLO = struct.pack(">IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
-"""SMFIC_OPTNEG of libmilter's mfdef.h: version, actions, steps."""
 CONSEQUENCES = {
     "plain": "Mail that is not spam does not reach INBOX with a verdict",
     "junk": "What is probably spam does not reach Junk",
@@ -23,26 +19,17 @@ CONSEQUENCES = {
 """By canary."""
 
 
-class FilterSensor(ServiceSensor):
+class FilterSensor(AnswerSensor):
     """Greets the filter as Postfix does. Its alert must leave within ten seconds, also if the filter hangs: two samples
     that wait for two seconds each, and the time between them."""
 
     CALM_INTERVAL, DOUBT_INTERVAL = 2.5, 0.5
     TIMEOUT = 2.0  # seconds
 
-    def __init__(self, path: str = paths.SPAM_MILTER_SOCKET) -> None:
-        super().__init__("spam", FILTER, "mail waits at its sender, or comes in unexamined (spam.when_down)")
-        self.path = path
-
-    def ask_service(self) -> None:
-        with socket.socket(socket.AF_UNIX) as service:
-            deadline = time.monotonic() + self.TIMEOUT
-            limit_next_step(service, deadline)
-            service.connect(self.path)
-            service.sendall(HELLO)
-            limit_next_step(service, deadline)
-            if service.recv(64)[4:5] != b"O":
-                raise RuntimeError("another answer")
+    def __init__(self, path: Path = Path(paths.SPAM_MILTER_SOCKET)) -> None:
+        acceptance = b"O" + struct.pack("!I", milter_server.VERSION)
+        consequence = "mail waits at its sender, or comes in unexamined (spam.when_down)"
+        super().__init__("spam", FILTER, path, milter_server.OFFER, acceptance, consequence)
 
 
 class CanarySensor(Sensor):

@@ -100,35 +100,48 @@ TABLE = """\
 """
 
 
-def judge(directory: Path, score: str, code: int) -> str:
-    """The verdict by a bogofilter that prints this table."""
+MESSAGE = b"Subject: a\r\n\r\nbody\r\n"
+
+
+def judge(directory: Path, program: str) -> list[str]:
+    """The headers that precede the message, by a bogofilter that is this program."""
     (directory / "anna@example.org").mkdir(exist_ok=True)
     (directory / "anna@example.org" / "wordlist.db").touch()
-    (directory / "table").write_text(TABLE.format(score=score))
-    (directory / "bogofilter").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {directory}/table\nexit {code}\n")
+    (directory / "bogofilter").write_text(program)
     (directory / "bogofilter").chmod(0o755)
-    (directory / "judge").write_bytes(
-        render_template("spam/judge", training=directory, reasons=spam.REASONS, cutoff=0.7)
+    script = render_template(
+        "spam/judge",
+        directory=directory,
+        training=directory,
+        reasons=spam.REASONS,
+        cutoff=0.7,
+        spam_header="Verdict",
+        junk_header="Mark",
     )
+    (directory / "judge").write_bytes(script)
+    before = {*directory.iterdir()}
     environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
     command = ["sh", str(directory / "judge"), "anna@example.org"]
-    done = subprocess.run(
-        command, input=b"Subject: a\n\n", capture_output=True, env=environment, check=False, timeout=20
-    )
-    return done.stdout.decode() if done.returncode == 0 else f"exit {done.returncode}"
+    done = subprocess.run(command, input=MESSAGE, capture_output=True, env=environment, check=True, timeout=20)
+    assert {*directory.iterdir()} == before
+    headers, separator, rest = done.stdout.partition(MESSAGE)
+    assert (separator, rest) == (MESSAGE, b""), "the message is as it was"
+    return headers.decode().removesuffix("\r\n").split("\r\n")
+
+
+def print_table(directory: Path, score: str, code: int) -> str:
+    (directory / "table").write_text(TABLE.format(score=score))
+    return f"#!/bin/sh\ncat >/dev/null\ncat {directory}/table\nexit {code}\n"
 
 
 def test_a_verdict_names_the_words_that_weighed_most(tmp_path: Path) -> None:
-    spam_verdict = "probably spam, 99.9 per cent (Junk from 70): its words casino, subj:pills, cheap"
-    assert judge(tmp_path, "9.99e-01", 0) == spam_verdict
-    assert judge(tmp_path, "1.00e-08", 1) == "not spam, 0.0 per cent (Junk from 70): its words monday"
-    assert judge(tmp_path, "6.23e-01", 2).startswith("not spam, 62.3 per cent ")
+    spam_verdict = "Verdict: probably spam, 99.9 per cent (Junk from 70): its words casino, subj:pills, cheap"
+    assert judge(tmp_path, print_table(tmp_path, "9.99e-01", 0)) == [spam_verdict, "Mark: yes"]
+    ham_verdict = "Verdict: not spam, 0.0 per cent (Junk from 70): its words monday"
+    assert judge(tmp_path, print_table(tmp_path, "1.00e-08", 1)) == [ham_verdict]
+    (verdict,) = judge(tmp_path, print_table(tmp_path, "6.23e-01", 2))
+    assert verdict.startswith("Verdict: not spam, 62.3 per cent ")
 
 
-def test_a_filter_that_fails_gives_no_verdict(tmp_path: Path) -> None:
-    judge(tmp_path, "9.99e-01", 0)
-    (tmp_path / "bogofilter").write_text("#!/bin/sh\nexit 3\n")
-    command = ["sh", str(tmp_path / "judge"), "anna@example.org"]
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(command, input=b"", capture_output=True, env=environment, check=False, timeout=20)
-    assert (done.returncode, done.stdout) == (1, b"")
+def test_a_filter_that_fails_says_so(tmp_path: Path) -> None:
+    assert judge(tmp_path, "#!/bin/sh\nexit 3\n") == ["Verdict: nobody looked: the spam filter failed"]

@@ -9,27 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from mailkeep_server.common.milter_server import OFFER
 from mailkeep_server.watch import spam_sensors
 from mailkeep_server.watch.alert_queue import BATCH_SECONDS
-from mailkeep_server.watch.spam_sensors import HELLO, CanarySensor, FilterSensor
+from mailkeep_server.watch.spam_sensors import CanarySensor, FilterSensor
 
 ALERT_SECONDS = 10.0
 
 
 def test_a_filter_that_answers_as_a_milter_is_no_trouble(tmp_path: Path) -> None:
-    path = str(tmp_path / "milter.sock")
+    path = tmp_path / "milter.sock"
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
+        listener.bind(str(path))
         listener.listen()
 
         def answer(reply: bytes) -> None:
             connection, _ = listener.accept()
             with connection:
-                assert connection.recv(64) == HELLO
+                assert connection.recv(64) == OFFER
                 connection.sendall(reply)
 
         sensor = FilterSensor(path)
-        for reply, troubles in ((HELLO, []), (b"HTTP/1.0 400 Bad request", ["silent"])):
+        for reply, troubles in ((OFFER, []), (b"HTTP/1.0 400 Bad request", ["silent"])):
             thread = threading.Thread(target=answer, args=(reply,))
             thread.start()
             assert [*sensor.find_troubles()] == troubles
@@ -37,12 +38,12 @@ def test_a_filter_that_answers_as_a_milter_is_no_trouble(tmp_path: Path) -> None
 
 
 def test_a_filter_that_hangs_is_told_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sensor = FilterSensor(str(tmp_path / "milter.sock"))
+    sensor = FilterSensor(tmp_path / "milter.sock")
     worst = sensor.CALM_INTERVAL + sensor.samples * sensor.TIMEOUT + (sensor.samples - 1) * sensor.DOUBT_INTERVAL
     assert worst + BATCH_SECONDS < ALERT_SECONDS
     monkeypatch.setattr(FilterSensor, "TIMEOUT", 0.2)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(sensor.path)
+        listener.bind(str(sensor.path))
         listener.listen()
         text, _ = sensor.find_troubles()["silent"]
     assert text.startswith("mailkeep-spam.service does not answer")
