@@ -1,12 +1,11 @@
 """`mailkeep-learn.service`: teaches the spam filter what people have moved into and out of Junk.
 
 Dovecot's script leaves a copy of each moved message in a spool. One learner works it off, oldest first, while the
-machine has nothing better to do. If the filter does not answer, the copies stay, and systemd tries again.
+machine has nothing better to do. If bogofilter fails, the copies stay, and systemd tries again.
 """
 
 import hashlib
-import json
-import socket
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,31 +13,27 @@ from pathlib import Path
 
 from mailkeep_server.common import paths
 from mailkeep_server.common.files import atomic_write
+from mailkeep_server.common.spam_header import VERDICT_HEADER
 from mailkeep_server.common.wording import describe_error
 
 SPOOL = Path(paths.LEARN_SPOOL)
-FILTER = paths.SPAM_LEARN_SOCKET
 KINDS = ("spam", "ham")
 WORDS = Path(paths.SPAM_WORDS)
 LEARN_OPTIONS, UNLEARN_OPTIONS = {"spam": "s", "ham": "n"}, {"spam": "N", "ham": "S"}
 BOGOFILTER_DONE = (0, 1, 2)
 MAX_KNOWN = 10_000
 """Messages of an account of which is known what they were learned as."""
-LEARN_TIMEOUT = 60.0  # seconds
-SKIPPED = (204, 208)
-"""rspamd's answers for a message without words, and for one that it has learned already."""
+_END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
+_VERDICT = re.compile(rb"^%s:.*\r?\n(?:[ \t].*\r?\n)*" % VERDICT_HEADER.encode(), re.IGNORECASE | re.MULTILINE)
 
 
-def main(arguments: list[str]) -> int:
-    """`arguments`: the filter, `full` or `light`."""
-    (kind_of_filter,) = arguments
-    learn = learn_words if kind_of_filter == "light" else learn_by_rspamd
+def main(_arguments: list[str]) -> int:
     counts = dict.fromkeys(KINDS, 0)
     try:
         for file in list_spooled(SPOOL):
             kind, account, message = parse_copy(file.read_bytes())
             if kind in KINDS:
-                counts[kind] += learn(kind, account, message)
+                counts[kind] += learn_words(kind, account, message)
             file.unlink()
     except OSError as error:
         print(f"the spam filter learns later: {describe_error(error)}", file=sys.stderr)
@@ -54,26 +49,13 @@ def list_spooled(spool: Path) -> Iterator[Path]:
 
 
 def parse_copy(content: bytes) -> tuple[str, str, bytes]:
-    """Kind, account and message: `templates/spam/learn` writes the first two in one line before the message."""
+    """Kind, account and message: `templates/spam/learn` writes the first two in one line before the message. What a
+    filter has written into it is no word of the message."""
     line, _, message = content.partition(b"\n")
     kind, _, account = line.decode(errors="replace").partition(" ")
-    return kind, account, message
-
-
-def learn_by_rspamd(kind: str, account: str, message: bytes) -> bool:
-    """Whether the message was new to the account's training. Raises OSError if the filter does not answer."""
-    # `bulk`: what a person says is learned, however sure the filter already is (lua_bayes_learn).
-    lines = f"POST /learn{kind} HTTP/1.0", f"Content-Length: {len(message)}", f"Rcpt: {account}", "Learn-Type: bulk"
-    head, _, text = _ask("\r\n".join((*lines, "\r\n")).encode() + message).partition(b"\r\n\r\n")
-    try:
-        status = int(head.split(maxsplit=2)[1])
-    except (IndexError, ValueError) as error:
-        raise OSError(f"rspamd answers with {head[:100]!r}") from error
-    if status >= 500:
-        raise OSError(f"rspamd answers with {status}: {_read_error(text)}")
-    if status != 200 and status not in SKIPPED:
-        print(f"a message of {account} was not learned: {status} {_read_error(text)}", file=sys.stderr)
-    return status == 200
+    end = _END_OF_HEADERS.search(message)
+    size = end.end() if end else len(message)
+    return kind, account, _VERDICT.sub(b"", message[:size]) + message[size:]
 
 
 def learn_words(kind: str, account: str, message: bytes) -> bool:
@@ -96,22 +78,3 @@ def learn_words(kind: str, account: str, message: bytes) -> bool:
     rows = [*known.items(), (digest, kind)][-MAX_KNOWN:]
     atomic_write(learned, "".join(f"{digest} {kind}\n" for digest, kind in rows), 0o600)
     return True
-
-
-def _ask(request: bytes) -> bytes:
-    """The answer over HTTP; the module `http.client` would take 3 MB."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(LEARN_TIMEOUT)
-        connection.connect(FILTER)
-        connection.sendall(request)
-        answer = b""
-        while block := connection.recv(65536):
-            answer += block
-    return answer
-
-
-def _read_error(text: bytes) -> str:
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return text[:200].decode(errors="replace")

@@ -66,7 +66,6 @@ def build_part(settings: Settings) -> Part:
         compiled=COMPILED_SIEVE,
         global_scripts=list(scripts),
         spam=has_filter,
-        judges=settings.spam.filter == "light",
         canary_users=CANARY_USERS,
         canary_mailbox=paths.CANARY_MAILBOX,
         python=server_package.PYTHON,
@@ -131,7 +130,7 @@ def build_part(settings: Settings) -> Part:
 def _build_scripts(settings: Settings) -> dict[str, bytes]:
     """For all accounts, by name, in the order in which Dovecot runs them."""
     notices = f"{paths.NOTICE_SENDER}@{settings.host.name}"
-    judge = {"judge": render_template("dovecot/sieve/judge.sieve")} if settings.spam.filter == "light" else {}
+    judge = {"judge": render_template("dovecot/sieve/judge.sieve")} if settings.spam.filter != "off" else {}
     scripts = judge | {
         "junk": render_template("dovecot/sieve/junk.sieve", notices=notices),
         "bulk": render_template("dovecot/sieve/bulk.sieve", bulk_header=BULK_HEADER),
@@ -148,11 +147,7 @@ def _build_learning(settings: Settings) -> dict[str, bytes]:
 
 
 def _render_drop_in(settings: Settings) -> bytes:
-    writable = {
-        "off": (),
-        "light": (paths.LEARN_SPOOL, paths.CANARY_MAILBOX, paths.SPAM_WORDS),
-        "full": (paths.LEARN_SPOOL, paths.CANARY_MAILBOX),
-    }[settings.spam.filter]
+    writable = (paths.LEARN_SPOOL, paths.CANARY_MAILBOX, paths.SPAM_WORDS) if settings.spam.filter != "off" else ()
     return render_template("dovecot/service.d/mailkeep.conf", mail=MAIL, spam=writable)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, Unit
 from mailkeep.parts.server_package import DIRECTORY, PYTHON
+from mailkeep.settings.attachment_kinds import EXTENSIONS
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths
@@ -34,6 +35,8 @@ def build_part(settings: Settings) -> Part:
 
 
 def _build_config(settings: Settings) -> bytes:
+    kinds = settings.inbound.refused_attachments
+    refused = {extension for kind in kinds for extension in EXTENSIONS.get(kind, (kind,))}
     values = {
         "host": settings.host.name,
         "domains": settings.domains,
@@ -41,6 +44,7 @@ def _build_config(settings: Settings) -> bytes:
         "trusted_terms": settings.own_sender_lookups,
         "forwarders": _format_all(settings.forwarders),
         "trusted_sealers": settings.inbound.trusted_sealers,
+        "refused_extensions": sorted(refused),
     }
     return f"{json.dumps(values, indent=2)}\n".encode()
 

@@ -14,6 +14,7 @@ from mailkeep_server.common.alias_patterns import STAR, to_regexp
 from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.bulk_folders import BULK_HEADER
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, STRANGERS
+from mailkeep_server.common.spam_header import VERDICT_HEADER
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
@@ -69,9 +70,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             ),
             File(
                 f"{DIRECTORY}/submission_headers",
-                render_template(
-                    "postfix/submission_headers", bulk_header=BULK_HEADER, spam_header=spam_canary.VERDICT_HEADER
-                ),
+                render_template("postfix/submission_headers", bulk_header=BULK_HEADER, spam_header=VERDICT_HEADER),
             ),
             _table_file("mailboxes", _mailbox_rows(settings)),
             _table_file("aliases", _alias_rows(settings)),
@@ -160,7 +159,7 @@ def _render_main_cf(settings: Settings) -> bytes:
         bulk_header=BULK_HEADER,
         spam=settings.spam,
         spam_milter=paths.SPAM_MILTER_SOCKET if settings.spam.filter == "full" else "",
-        spam_header=spam_canary.VERDICT_HEADER,
+        spam_header=VERDICT_HEADER,
         unexamined=UNEXAMINED,
         spam_seconds=SPAM_SECONDS,
     )

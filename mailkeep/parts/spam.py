@@ -1,4 +1,4 @@
-"""The spam filter: rspamd behind port 25, the training of each account in Valkey, and what teaches and proves it."""
+"""The spam filter: rspamd behind port 25, the words that each account has taught, and what teaches and proves it."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,33 +9,28 @@ from mailkeep.parts.server_package import PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths, spam_canary
+from mailkeep_server.common.spam_header import VERDICT_HEADER
 
 ETC = paths.SPAM_ETC
-CONF, LUA, STORE_CONF, WARM = (f"{ETC}/{name}" for name in ("rspamd.conf", "mailkeep.lua", "valkey.conf", "warm.sh"))
+CONF, LUA, WARM = (f"{ETC}/{name}" for name in ("rspamd.conf", "mailkeep.lua", "warm.sh"))
 STATE = "/var/lib/rspamd"
 LANGUAGES = f"{STATE}/languages"
-STORE_RUN = "/run/mailkeep-spam-store"
-STORE_SOCKET = f"{STORE_RUN}/valkey.sock"
 SIEVE_PROGRAMS = dovecot.SIEVE_PROGRAMS
-SERVICE, STORE = "mailkeep-spam.service", "mailkeep-spam-store.service"
+SERVICE = "mailkeep-spam.service"
 LEARN_PATH, LEARNER = "mailkeep-learn.path", "mailkeep-learn.service"
 CANARY_TIMER, CANARY = "mailkeep-canary.timer", "mailkeep-canary.service"
-UNITS = (SERVICE, STORE, LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)
+UNITS = (SERVICE, LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)
 
-JUNK_SCORE, REJECT_SCORE = 6, 15
-"""rspamd's own scale: its rules are weighed for these."""
-BAYES_SPAM, BAYES_HAM = 6.2, -6.0
-"""Of mail that what an account has taught is sure of."""
-LIGHT_JUNK_SCORE = 0.7
-"""Of bogofilter, from 0 to 1. By its own 0.99, half as much spam again stays in INBOX (bench/spam_quality.py)."""
+JUNK_SCORE, REJECT_SCORE = 6, 12
+"""In rspamd's points. The first holds for these and those of the words together, the second for these alone."""
+WORDS_SPAM, WORDS_HAM = 8, 6
+"""Points of words that are sure, for and against spam. With JUNK_SCORE, chosen by bench/spam_quality.py."""
+LIGHT_JUNK_SCORE = 3.2
+"""Of the words alone: bogofilter's 0.7. By its own 0.99, half as much spam again stays in INBOX."""
 DNSBL_SCORE = 4
 """Of each list: a list alone sends nothing to Junk."""
-JUNK_HEADER = "X-Mailkeep-Junk"
-"""By which a script that all accounts have files a message."""
 REASONS = 3  # that a verdict names
-MIN_LEARNS = 10
-"""Messages of each kind from which an account's training counts."""
-MAX_MEMORY, MAX_STORE_MEMORY = 300, 48  # MB
+MAX_MEMORY = 300  # MB
 MAX_COPY, MAX_COPIES = 64 * 2**10, 5000
 """Bytes of each message that waits to be learned, and their number."""
 SECOND_LEVEL = "ac|co|com|edu|gob|gov|go|mil|ne|net|nom|or|org"
@@ -47,7 +42,7 @@ def build_part(settings: Settings) -> Part:
         case "full":
             part = _build_full(settings)
         case "light":
-            part = _build_light(settings)
+            part = _build_common(settings)
         case "off":
             part = Part(name="spam", absent=(SIEVE_PROGRAMS, paths.LEARN_SPOOL))
     declared = {file.path for file in part.files}
@@ -59,20 +54,16 @@ def _build_full(settings: Settings) -> Part:
     common = _build_common(settings)
     return replace(
         common,
-        packages=("rspamd", "valkey-server"),
-        # Postfix and the learner reach rspamd's sockets, and rspamd that of its store.
-        memberships=(("postfix", "_rspamd"), ("vmail", "_rspamd"), ("_rspamd", "valkey")),
+        packages=(*common.packages, "rspamd"),
+        memberships=(("postfix", "_rspamd"),),  # which reaches rspamd's socket
         directories=(*common.directories, Directory(ETC, purge_unmanaged=True)),
-        files=(*common.files, *_render_filter(settings), *_render_units(settings, (SERVICE, STORE))),
+        files=(*common.files, *_render_filter(settings), *_render_units(settings, (SERVICE,))),
         units=(
-            # Debian's packages enable these, which listen on ports. A Valkey of the operator's own goes on.
+            # Debian's package enables it. It listens on ports.
             Unit("rspamd.service", enabled=False, running=False),
-            *(() if settings.guard.shared_store else (Unit("valkey-server.service", enabled=False, running=False),)),
-            Unit(STORE, restart_on=(STORE_CONF, f"{SYSTEMD}/{STORE}")),
             Unit(SERVICE, restart_on=(CONF, LUA, WARM, f"{SYSTEMD}/{SERVICE}")),
             *common.units,
         ),
-        kept=(paths.SPAM_TRAINING,),
         checks=(
             Check(f"rspamadm configtest -c {CONF}", reads=(CONF, LUA)),
             Check(f"sh -n {WARM}", reads=(WARM,)),
@@ -81,34 +72,16 @@ def _build_full(settings: Settings) -> Part:
     )
 
 
-def _build_light(settings: Settings) -> Part:
-    common = _build_common(settings)
-    judge = render_template(
-        "spam/judge",
-        directory="/var/tmp",  # noqa: S108 - Dovecot's unit has one of its own (PrivateTmp)
-        training=paths.SPAM_WORDS,
-        reasons=REASONS,
-        cutoff=LIGHT_JUNK_SCORE,
-        spam_header=spam_canary.VERDICT_HEADER,
-        junk_header=JUNK_HEADER,
-    )
-    return replace(
-        common,
-        packages=("bogofilter-sqlite",),
-        directories=(*common.directories, Directory(paths.SPAM_WORDS, "vmail", "vmail", 0o700)),
-        files=(*common.files, File(f"{SIEVE_PROGRAMS}/judge", judge, mode=0o755)),
-        kept=(paths.SPAM_WORDS,),
-        checks=(Check(f"sh -n {SIEVE_PROGRAMS}/judge", reads=(SIEVE_PROGRAMS,)), *common.checks),
-    )
-
-
 def _build_common(settings: Settings) -> Part:
-    """What teaches the filter, and what proves it."""
+    """What judges by words, teaches them, and proves the filter. It is all of `light`."""
     learn = render_template("spam/learn", spool=paths.LEARN_SPOOL, max_bytes=MAX_COPY, max_copies=MAX_COPIES)
     return Part(
         name="spam",
+        packages=("bogofilter-sqlite",),
+        kept=(paths.SPAM_WORDS,),
         directories=(
             Directory(paths.ETC),
+            Directory(paths.SPAM_WORDS, "vmail", "vmail", 0o700),
             Directory(SIEVE_PROGRAMS, purge_unmanaged=True),
             Directory(paths.LEARN_SPOOL, "vmail", "vmail", 0o700),
             *(Directory(f"{paths.LEARN_SPOOL}/{name}", "vmail", "vmail", 0o700) for name in ("tmp", "new")),
@@ -116,6 +89,7 @@ def _build_common(settings: Settings) -> Part:
         ),
         files=(
             File(f"{SIEVE_PROGRAMS}/learn", learn, mode=0o755),
+            *_render_judge(),
             *_render_units(settings, (LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)),
         ),
         units=(
@@ -123,33 +97,45 @@ def _build_common(settings: Settings) -> Part:
             Unit(CANARY_TIMER, restart_on=(f"{SYSTEMD}/{CANARY_TIMER}",)),
         ),
         checks=(
-            Check(f"sh -n {SIEVE_PROGRAMS}/learn", reads=(SIEVE_PROGRAMS,)),
+            *(Check(f"sh -n {SIEVE_PROGRAMS}/{name}", reads=(SIEVE_PROGRAMS,)) for name in ("learn", "judge")),
+            Check(f"awk -f {SIEVE_PROGRAMS}/verdict.awk </dev/null", reads=(SIEVE_PROGRAMS,)),
             *(unit_check(f"{SYSTEMD}/{name}", f"{SYSTEMD}/{name}") for name in (LEARNER, CANARY)),
         ),
     )
 
 
+def _render_judge() -> Iterable[File]:
+    judge = render_template(
+        "spam/judge",
+        directory="/var/tmp",  # noqa: S108 - Dovecot's unit has one of its own (PrivateTmp)
+        training=paths.SPAM_WORDS,
+        programs=SIEVE_PROGRAMS,
+        spam_header=VERDICT_HEADER,
+    )
+    yield File(f"{SIEVE_PROGRAMS}/judge", judge, mode=0o755)
+    verdict = render_template(
+        "spam/verdict.awk",
+        spam_points=WORDS_SPAM,
+        ham_points=WORDS_HAM,
+        junk_points=JUNK_SCORE,
+        light_junk_points=LIGHT_JUNK_SCORE,
+        reasons=REASONS,
+    )
+    yield File(f"{SIEVE_PROGRAMS}/verdict.awk", verdict)
+
+
 def _render_filter(settings: Settings) -> Iterable[File]:
-    """rspamd and its store."""
     yield File(CONF, _render_conf(settings))
     lua = render_template(
         "spam/mailkeep.lua",
         junk_score=JUNK_SCORE,
         reject_score=REJECT_SCORE,
         reasons=REASONS,
-        bayes_spam=BAYES_SPAM,
-        bayes_ham=BAYES_HAM,
-        aliases=sorted((alias, account.address) for alias, account in dovecot.single_account_aliases(settings)),
         canary_header=spam_canary.HEADER,
         canary_value=spam_canary.JUNK_VALUE,
-        spam_header=spam_canary.VERDICT_HEADER,
-        junk_header=JUNK_HEADER,
+        spam_header=VERDICT_HEADER,
     )
     yield File(LUA, lua)
-    store_conf = render_template(
-        "spam/valkey.conf", socket=STORE_SOCKET, directory=paths.SPAM_TRAINING, max_memory=MAX_STORE_MEMORY
-    )
-    yield File(STORE_CONF, store_conf)
     warm = render_template(
         "spam/warm.sh",
         state=STATE,
@@ -166,7 +152,6 @@ def _render_conf(settings: Settings) -> bytes:
         "spam/rspamd.conf",
         run=paths.SPAM_RUN,
         milter=paths.SPAM_MILTER_SOCKET,
-        learn=paths.SPAM_LEARN_SOCKET,
         languages=LANGUAGES,
         lua=LUA,
         local_resolver=settings.resolver == "local",
@@ -175,8 +160,6 @@ def _render_conf(settings: Settings) -> bytes:
         task_timeout=postfix.SPAM_SECONDS,
         reject_message=f"This looks like spam. Mail to postmaster@{settings.host.name} is read by people",
         reject_score=REJECT_SCORE,
-        min_learns=MIN_LEARNS,
-        valkey=STORE_SOCKET,
     )
 
 
@@ -187,13 +170,11 @@ def _render_units(settings: Settings, names: Iterable[str]) -> Iterable[File]:
             python=PYTHON,
             host=settings.host.name,
             local_resolver=settings.resolver == "local",
-            run=STORE_RUN if name == STORE else paths.SPAM_RUN,
-            conf=STORE_CONF if name == STORE else CONF,
+            run=paths.SPAM_RUN,
+            conf=CONF,
             warm=WARM,
             milter=paths.SPAM_MILTER_SOCKET,
-            learn=paths.SPAM_LEARN_SOCKET,
-            directory=paths.SPAM_TRAINING,
-            max_memory=MAX_STORE_MEMORY if name == STORE else MAX_MEMORY,
+            max_memory=MAX_MEMORY,
             filter=settings.spam.filter,
             spool=paths.LEARN_SPOOL,
             words=paths.SPAM_WORDS,

@@ -46,6 +46,7 @@ def _check_duplicates(settings: UncheckedSettings) -> Iterator[InitErrorDetails]
     yield from _find_repeated(("forwarders",), settings.forwarders)
     yield from _find_repeated(("inbound", "trusted"), settings.inbound.trusted)
     yield from _find_repeated(("inbound", "trusted_sealers"), settings.inbound.trusted_sealers)
+    yield from _find_repeated(("inbound", "refused_attachments"), settings.inbound.refused_attachments)
     yield from _find_repeated(("spam", "dnsbls"), settings.spam.dnsbls)
     yield from _find_repeated(("local_senders",), settings.local_senders)
     yield from _find_repeated(("accepted",), settings.accepted)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mailkeep.settings.attachment_kinds import AttachmentKind
 from mailkeep.settings.field_errors import invalid
 from mailkeep.settings.fields import (
     MAX_CLOSED_LISTS,
@@ -666,6 +667,14 @@ class Inbound(Model):
         description="Domains whose ARC seals you believe: of mailing lists and forwarders that check mail before they "
         "change it. What such a one calls genuine is not refused for its domain's DMARC policy.",
         examples=[["lists.example.net"]],
+    )
+    refused_attachments: tuple[AttachmentKind, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Attachments that are refused, by the extension of their names, while the sender is connected: "
+        "`programs`, `macros` (of Microsoft Office), or single ones such as `zip`. What is in an archive is not looked "
+        "at. Default: none, because people exchange such files, too.",
+        examples=[["programs", "macros", "ace"]],
     )
 
 

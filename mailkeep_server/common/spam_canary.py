@@ -11,6 +11,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.spam_header import VERDICT_HEADER
 from mailkeep_server.common.wording import describe_error
 
 DOMAIN = "mailkeep.invalid"
@@ -18,7 +19,6 @@ ADDRESS = f"canary@{DOMAIN}"
 """RFC 6761 §6.4: nobody else's mail ever goes to a name below `invalid`."""
 MAILDIR = Path(paths.CANARY_MAILBOX) / "Maildir"
 HEADER, JUNK_VALUE = "X-Mailkeep-Canary", "junk"
-VERDICT_HEADER = "X-Mailkeep-Spam"
 VERDICTS = ("not spam, ", "probably spam, ")
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 PLAIN_TEXT = "The server proves that its spam filter works. Shall we meet on Monday?"

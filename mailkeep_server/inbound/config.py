@@ -29,6 +29,8 @@ class InboundConfig:
     """Clients that bring mail of anybody."""
     trusted_sealers: tuple[str, ...] = ()
     """Domains whose ARC seals are believed."""
+    refused_extensions: frozenset[str] = frozenset()
+    """Of attachments: lower case, without the dot."""
 
     def find_own_domain(self, domain: str) -> str:
         """The domain of ours that this is, or is below; empty if there is none."""
@@ -66,4 +68,5 @@ def _parse_config(values: dict[str, Any]) -> InboundConfig:
         trusted_terms=tuple(map(str, values["trusted_terms"])),
         forwarders=tuple(map(ip_network, values["forwarders"])),
         trusted_sealers=tuple(map(str, values["trusted_sealers"])),
+        refused_extensions=frozenset(map(str, values["refused_extensions"])),
     )

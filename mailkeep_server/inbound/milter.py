@@ -19,6 +19,7 @@ from mailkeep_server.common.milter_server import (
     serve_systemd_socket,
 )
 from mailkeep_server.inbound import results_header
+from mailkeep_server.inbound.attachments import AttachmentScan
 from mailkeep_server.inbound.config import ConfigError, InboundConfig, load_config
 from mailkeep_server.inbound.judge import DEFER, JUNK, REFUSE, Arrival, Verdict, judge_arrival
 from mailkeep_server.inbound.lookups import Lookups
@@ -45,6 +46,7 @@ _LEADING_SPACE = 0x100000
 _PROTOCOL = _SKIPPED | _NO_HEADER_REPLY | _NO_HELO_REPLY | _NO_BODY_REPLY | _LEADING_SPACE
 _QUEUE_ID = "i"
 _TOO_LARGE = "552 5.3.4 This message has more than 2,000 headers, or more than 256 KiB of them"
+_REFUSED_ATTACHMENT = "552 5.7.1 Attachments of the kind .{} are not accepted here. Send a link to the file instead"
 _UNSAFE = re.compile(r"[^!-~]")
 
 
@@ -57,6 +59,8 @@ class _Message:
     header_bytes: int = 0
     hashes: BodyHashes | None = None
     """There are some once the headers are complete."""
+    attachments: AttachmentScan | None = None
+    """Only where some kinds are refused."""
 
 
 class InboundSession:
@@ -103,7 +107,11 @@ class InboundSession:
     def _take_body(self, data: bytes) -> None:
         if not self._message.hashes:
             self._message.hashes = BodyHashes(self._message.headers)
+            if self._config.refused_extensions:
+                self._message.attachments = AttachmentScan(self._message.headers)
         self._message.hashes.update(data)
+        if self._message.attachments:
+            self._message.attachments.update(data)
 
     def _end_message(self) -> Iterator[bytes]:
         message, self._message = self._message, _Message()
@@ -111,6 +119,11 @@ class InboundSession:
         hashes.finish()
         if message.header_bytes > MAX_HEADER_BYTES or len(message.headers) >= MAX_HEADERS:
             yield _format_reply(_TOO_LARGE)
+            return
+        if refused := self._find_refused(message):
+            queue_id = self._macros.get(_QUEUE_ID, "NOQUEUE")
+            print(f"{queue_id}: client={self._macros.get(CLIENT, '')} action=refuse(.{refused})", flush=True)
+            yield _format_reply(_REFUSED_ATTACHMENT.format(refused))
             return
         signed = [(name, value.replace(b"\n", b"\r\n") + b"\r\n") for name, value in message.headers]
         client = self._macros.get(CLIENT, "")
@@ -128,6 +141,11 @@ class InboundSession:
             yield _insert_header(REASON_HEADER, f" {verdict.opinion.text}".encode("ascii", "replace"))
             yield _insert_header(JUNK_HEADER, b" yes")
         yield CONTINUE
+
+    def _find_refused(self, message: _Message) -> str:
+        """An extension of an attachment that mail.yml refuses; "" if there is none."""
+        extensions = message.attachments.extensions if message.attachments else frozenset()
+        return min(extensions & self._config.refused_extensions, default="")
 
     def _remove_claims(self, message: _Message) -> Iterator[bytes]:
         """What a stranger has written as if we had. The last comes first, as each removal changes the later indexes."""

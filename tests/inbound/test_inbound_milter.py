@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,25 @@ def test_more_headers_than_are_read_are_refused(dns: SampleDns, headers: list[st
     )
 
 
+ATTACHMENT = """Content-Type: multipart/mixed; boundary=b1
+
+--b1
+Content-Type: application/octet-stream; name="invoice.Exe"
+
+x
+--b1--
+"""
+
+
+def test_attachments_of_refused_kinds_are_refused(dns: SampleDns) -> None:
+    data = compose("x@quiet.example").replace(b"\r\n\r\n", b"\r\n" + ATTACHMENT.replace("\n", "\r\n").encode(), 1)
+    assert pass_message(data, dns).verdict == "c"
+    refusing = replace(CONFIG, refused_extensions=frozenset({"exe", "docm"}))
+    text = "552 5.7.1 Attachments of the kind .exe are not accepted here. Send a link to the file instead"
+    assert pass_message(data, dns, config=refusing).text == text
+    assert pass_message(data.replace(b".Exe", b".pdf"), dns, config=refusing).verdict == "c"
+
+
 @pytest.mark.parametrize(
     "packet", [b"Z", b"", b"O\0", b"O" + struct.pack("!III", 6, 0, ALL), b"O" + struct.pack("!III", 6, ALL, 0)]
 )
@@ -115,10 +135,12 @@ def test_the_configuration_is_read(tmp_path: Path) -> None:
         "trusted_terms": ["a:x.example"],
         "forwarders": ["2001:db8::/32"],
         "trusted_sealers": [],
+        "refused_extensions": ["exe"],
     }
     file = tmp_path / "inbound.json"
     file.write_text(json.dumps(values))
     config = load_config(file)
+    assert config.refused_extensions == {"exe"}
     assert config.is_trusted_client("192.0.2.9")
     assert not config.is_trusted_client("2001:db8::1")
     assert config.is_forwarder("2001:db8::1")

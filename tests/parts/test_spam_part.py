@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -83,10 +83,10 @@ def test_copies_are_bounded(spool: Path) -> None:
 
 
 def test_training_is_backed_up(declared: dict[str, object]) -> None:
-    assert spam.build_part(Settings.model_validate(declared | {"spam": "full"})).kept == ("/var/lib/mailkeep-spam",)
+    assert spam.build_part(Settings.model_validate(declared | {"spam": "full"})).kept == ("/var/lib/mailkeep-words",)
 
 
-# --- what the light filter says of a message
+# --- what is said of a message
 
 TABLE = """\
                                         n    pgood     pbad      fw      invfwlog    fwlog  U
@@ -98,50 +98,71 @@ TABLE = """\
   "cheap"                               5  0.000000  1.000000  0.980000    -6.37552  -0.00170 +
   N_P_Q_S_s_x_md                        5  1.74e-07  2.47e-01  {score}  1.78e-02  5.20e-01 0.375
 """
+HEADERS, BODY = b"Subject: a\r\nTo: b\r\n", b"\r\nX-Mailkeep-Spam: in the text\r\n\tand more\r\n\0\xff"
+ACCOUNT = "anna@example.org"
 
 
-MESSAGE = b"Subject: a\r\n\r\nbody\r\n"
-
-
-def judge(directory: Path, program: str) -> list[str]:
-    """The headers that precede the message, by a bogofilter that is this program."""
-    (directory / "anna@example.org").mkdir(exist_ok=True)
-    (directory / "anna@example.org" / "wordlist.db").touch()
-    (directory / "bogofilter").write_text(program)
-    (directory / "bogofilter").chmod(0o755)
-    script = render_template(
-        "spam/judge",
-        directory=directory,
-        training=directory,
-        reasons=spam.REASONS,
-        cutoff=0.7,
-        spam_header="Verdict",
-        junk_header="Mark",
-    )
-    (directory / "judge").write_bytes(script)
-    before = {*directory.iterdir()}
-    environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
-    command = ["sh", str(directory / "judge"), "anna@example.org"]
-    done = subprocess.run(command, input=MESSAGE, capture_output=True, env=environment, check=True, timeout=20)
-    assert {*directory.iterdir()} == before
-    headers, separator, rest = done.stdout.partition(MESSAGE)
-    assert (separator, rest) == (MESSAGE, b""), "the message is as it was"
-    return headers.decode().removesuffix("\r\n").split("\r\n")
-
-
-def print_table(directory: Path, score: str, code: int) -> str:
+def judge(directory: Path, score: str, verdict: bytes = b"", *, code: int = 0) -> str:
+    """What is said of a message that arrives with this header, by a bogofilter that prints the table."""
+    files = {PurePosixPath(file.path).name: file.content.decode() for file in spam._render_judge()}
+    for name, content in files.items():
+        content = content.replace("-p /var/tmp", f"-p {directory}").replace(spam.SIEVE_PROGRAMS, str(directory))
+        (directory / name).write_text(content.replace("/var/lib/mailkeep-words", f"{directory}/words"))
+    if score:
+        (directory / "words" / ACCOUNT).mkdir(parents=True, exist_ok=True)
+        (directory / "words" / ACCOUNT / "wordlist.db").touch()
     (directory / "table").write_text(TABLE.format(score=score))
-    return f"#!/bin/sh\ncat >/dev/null\ncat {directory}/table\nexit {code}\n"
+    program = directory / "bogofilter"
+    program.write_text(f"#!/bin/sh\ncat >{directory}/judged\ncat {directory}/table\nexit {code}\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(directory / "judge"), ACCOUNT],
+        input=HEADERS[:12] + verdict + HEADERS[12:] + BODY,
+        capture_output=True,
+        env={"PATH": f"{directory}:{os.environ['PATH']}"},
+        check=True,
+        timeout=20,
+    )
+    assert not [*directory.glob("tmp.*")], "nothing is left"
+    header, _, rest = done.stdout.partition(b"\r\n")
+    assert rest == HEADERS + BODY, "the message is as it was"
+    assert not score or (directory / "judged").read_bytes() == HEADERS + BODY, "a verdict is no word of it"
+    return header.decode().removeprefix("X-Mailkeep-Spam: ")
+
+
+RULES = (
+    b"X-Mailkeep-Spam: not spam, 3.4 points (Junk from 6, refused\r\n\tfrom 12): a link leads elsewhere (+2.0); the\r\n"
+    b" sender is forged (+1.9); genuine (-0.5)\r\n"
+)
 
 
 def test_a_verdict_names_the_words_that_weighed_most(tmp_path: Path) -> None:
-    spam_verdict = "Verdict: probably spam, 99.9 per cent (Junk from 70): its words casino, subj:pills, cheap"
-    assert judge(tmp_path, print_table(tmp_path, "9.99e-01", 0)) == [spam_verdict, "Mark: yes"]
-    ham_verdict = "Verdict: not spam, 0.0 per cent (Junk from 70): its words monday"
-    assert judge(tmp_path, print_table(tmp_path, "1.00e-08", 1)) == [ham_verdict]
-    (verdict,) = judge(tmp_path, print_table(tmp_path, "6.23e-01", 2))
-    assert verdict.startswith("Verdict: not spam, 62.3 per cent ")
+    junk = "probably spam, 8.0 points (Junk from 3.2): its words casino, subj:pills, cheap (+8.0)"
+    assert judge(tmp_path, "9.99e-01") == junk
+    assert judge(tmp_path, "1.00e-08", code=1) == "not spam, -6.0 points (Junk from 3.2): its words monday (-6.0)"
+    assert judge(tmp_path, "6.23e-01", code=2).startswith("not spam, 2.0 points ")
 
 
-def test_a_filter_that_fails_says_so(tmp_path: Path) -> None:
-    assert judge(tmp_path, "#!/bin/sh\nexit 3\n") == ["Verdict: nobody looked: the spam filter failed"]
+def test_words_and_rules_are_added(tmp_path: Path) -> None:
+    assert judge(tmp_path, "9.99e-01", RULES) == (
+        "probably spam, 11.4 points (Junk from 6): its words casino, subj:pills, cheap (+8.0); "
+        "a link leads elsewhere (+2.0); the sender is forged (+1.9)"
+    )
+    assert judge(tmp_path, "6.00e-01", RULES).startswith("not spam, 5.0 points (Junk from 6): a link leads")
+    assert judge(tmp_path, "1.00e-08", RULES) == (
+        "not spam, -2.6 points (Junk from 6): its words monday (-6.0); "
+        "a link leads elsewhere (+2.0); the sender is forged (+1.9)"
+    )
+
+
+def test_without_lessons_the_rules_judge(tmp_path: Path) -> None:
+    said_by_rules = judge(tmp_path, "", RULES)
+    assert said_by_rules.startswith(
+        "not spam, 3.4 points (Junk from 6, refused from 12): a link leads elsewhere (+2.0);"
+    )
+    assert judge(tmp_path, "") == "not spam: nobody has taught the filter of this account yet"
+
+
+def test_words_that_cannot_be_read_leave_the_verdict_of_the_rules(tmp_path: Path) -> None:
+    assert judge(tmp_path, "9.99e-01", RULES, code=3).startswith("not spam, 3.4 points (Junk from 6, refused")
+    assert judge(tmp_path, "9.99e-01", code=3) == "nobody looked: the spam filter failed"

@@ -124,6 +124,7 @@ dns:
 inbound:
   trusted: [192.0.2.77, scanner.example.org, "include:_spf.shop.example"]
   trusted_sealers: [lists.example.net]
+  refused_attachments: [programs, macros, ace]
 web:
   mta_sts: yes
   autoconfig: yes

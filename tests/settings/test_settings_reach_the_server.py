@@ -154,6 +154,7 @@ EXAMPLES: dict[str, Example] = {
     "dns.caa": Example(["letsencrypt.org", "pki.example.net"], ("DNS CAA",)),
     "inbound.trusted": Example(["mx:example.com"], ("/etc/postfix/master.cf", OWN_SENDERS, INBOUND)),
     "inbound.trusted_sealers": Example(["lists.example.com"], (INBOUND,)),
+    "inbound.refused_attachments": Example(["zip"], (INBOUND,)),
     "web.mta_sts": Example(
         "no", (ACME, NGINX, "/etc/mailkeep/web/pages/mta-sts.example.org", "DNS A", "DNS AAAA", "DNS CAA")
     ),

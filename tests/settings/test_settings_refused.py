@@ -204,6 +204,8 @@ REFUSED = [
     ("[192.0.2.77, ", "['a:scanner.example.org', ", "inbound.trusted[1]", "again", "each once"),
     ("[lists.example.net]", "[lists]", "inbound.trusted_sealers[0]", "lists", "a fully qualified domain name"),
     ("[lists.example.net]", "[a.example.net, a.example.net]", "inbound.trusted_sealers[1]", "again", "each once"),
+    ("[programs, ", "[.exe, ", "inbound.refused_attachments[0]", ".exe", "without its dot"),
+    ("[programs, ", "[ace, ", "inbound.refused_attachments[2]", "again", "each once"),
     ("[198.51.100.60,", "[2001:db8:60::/48,", "forwarders[1]", "again", "each once"),
     ("path: /srv/backup/mail", "path: srv/mail", "backup.targets[0].path", "srv/mail", "an absolute path"),
     ("path: /srv/backup/mail", "path: /srv/../mail", "backup.targets[0].path", "/srv/../mail", "an absolute path"),
