@@ -67,6 +67,7 @@ def _build_full(settings: Settings) -> Part:
         checks=(
             Check(f"rspamadm configtest -c {CONF}", reads=(CONF, LUA)),
             Check(f"sh -n {WARM}", reads=(WARM,)),
+            unit_check(f"{SYSTEMD}/{SERVICE}", f"{SYSTEMD}/{SERVICE}"),
             *common.checks,
         ),
     )
@@ -99,7 +100,10 @@ def _build_common(settings: Settings) -> Part:
         checks=(
             *(Check(f"sh -n {SIEVE_PROGRAMS}/{name}", reads=(SIEVE_PROGRAMS,)) for name in ("learn", "judge")),
             Check(f"awk -f {SIEVE_PROGRAMS}/verdict.awk </dev/null", reads=(SIEVE_PROGRAMS,)),
-            *(unit_check(f"{SYSTEMD}/{name}", f"{SYSTEMD}/{name}") for name in (LEARNER, CANARY)),
+            *(
+                unit_check(f"{SYSTEMD}/{name}", f"{SYSTEMD}/{name}")
+                for name in (LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)
+            ),
         ),
     )
 
