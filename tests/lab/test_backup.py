@@ -17,6 +17,7 @@ from clients import IMAPS, STRANGER, compose_message, is_accepted, log_in
 from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
 from mailkeep.verify.verification import verify_inventory
+from mailkeep_server.common import paths
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,7 @@ def backed_up(lab: Lab, internet: Internet, built_site: Site, built_image: str) 
     site.publish(internet)
     backed_up = BackedUp(site, internet)
     declare_backup(site, internet)
+    site.settings_file.write_text(site.settings_file.read_text() + "spam: light\n")
     code, output = backed_up.run_cli("backup", "--init")
     assert code == 0, output
     [line] = re.findall(r"^command=.*$", output, re.MULTILINE)
@@ -524,6 +526,13 @@ command.main(["rebuild"])
 """
 
 
+TEACH = (
+    "printf 'Subject: a\\n\\npills of the casino\\n' | setpriv --reuid vmail --regid vmail --clear-groups "
+    f"/usr/local/lib/mailkeep-sieve/learn spam {ANNA}"
+)
+LESSONS = f"cd {paths.SPAM_WORDS}/{ANNA} && cat learned && bogoutil -d wordlist.db | sort"
+
+
 def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_up: BackedUp, lab: Lab) -> None:
     """The first run is killed just after a mailbox has been put in place."""
     server, internet = backed_up.server, backed_up.internet
@@ -532,6 +541,9 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     assert sent
     server.run(f"mailkeepctl freeze {BEN} --why 'sends spam'; fail2ban-client set dovecot banip 203.0.113.250")
     list_uids = f"doveadm -f tab fetch -u {ANNA} 'uid flags' ALL | sed 's, *.Recent,,'"
+    server.run(TEACH)
+    poll(lambda: server.run(LESSONS, check=False).stdout, 60, "nothing is learned")
+    lessons = server.run(LESSONS).stdout
     before, uids = backed_up.read_mail(ANNA), server.run(list_uids).stdout.splitlines()
     backed_up.back_up()
     uids_at_the_end = server.run(list_uids).stdout.splitlines()  # the alert of the freeze may have come meanwhile
@@ -554,6 +566,8 @@ def test_a_machine_that_is_lost_is_rebuilt_with_its_mail_by_one_command(backed_u
     assert BEN in bare.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
     assert "203.0.113.250" in bare.run("nft list ruleset").stdout
     assert backed_up.count_sent_messages(bare) == sent
+    assert "casino" in lessons
+    assert bare.run(LESSONS).stdout == lessons
     received = backed_up.send_as_anna("after the loss")
     assert received.results["dkim"] == "pass"  # by the records of before
     bare.run(f"mailkeepctl thaw {BEN}")
