@@ -21,7 +21,7 @@ LEARN_PATH, LEARNER = "mailkeep-learn.path", "mailkeep-learn.service"
 CANARY_TIMER, CANARY = "mailkeep-canary.timer", "mailkeep-canary.service"
 UNITS = (SERVICE, LEARN_PATH, LEARNER, CANARY_TIMER, CANARY)
 
-JUNK_SCORE, REJECT_SCORE = 6, 12
+JUNK_SCORE, REJECT_SCORE = 7, 12
 """In rspamd's points. The first holds for these and those of the words together, the second for these alone."""
 WORDS_SPAM, WORDS_HAM = 8, 6
 """Points of words that are sure, for and against spam. With JUNK_SCORE, chosen by bench/spam_quality.py."""

@@ -702,8 +702,8 @@ class Spam(Model):
 
     filter: Literal["off", "light", "full"] = Field(
         default="off",
-        description="`off`. `full`: rspamd, and the training of each account, in some 60 MB of memory. `light`, for "
-        "machines of 512 MB: each account's own word list alone (bogofilter). It takes memory only while a message is "
+        description="`off`. `full`: rspamd's rules, and the words that each account has taught, in some 50 MB of "
+        "memory. `light`, for machines of 512 MB: the words alone (bogofilter). They take memory only while a message is "
         "delivered.",
         examples=["full"],
     )

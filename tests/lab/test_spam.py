@@ -291,7 +291,7 @@ def test_moves_teach_the_filter_of_that_account_alone(mail_server: MailServer) -
     move(mail_server, "Junk", "Kept")
     await_lessons(mail_server, 15, 12)
     assert count_learned(mail_server, BEN) == (0, 0)
-    assert_sorted_by_words(mail_server, "by words and rules", "points (Junk from 6): its words ")
+    assert_sorted_by_words(mail_server, "by words and rules", "points (Junk from 7): its words ")
     assert mail_server.server.run(f"ls {paths.LEARN_SPOOL}/new").stdout == ""
 
 
@@ -381,6 +381,9 @@ def test_the_light_filter_judges_by_what_the_account_has_taught(mail_server: Mai
     (verdict,) = verdicts(mail_server.wait_in_mailbox("untaught", BEN))
     assert verdict == "not spam: nobody has taught the filter of this account yet"
     assert_sorted_by_words(mail_server, "by words alone", "points (Junk from 3.2): its words ")
+    assert mail_server.server.run("pgrep -fa 'rspamd|bogofilter|[s]pam-' || true").stdout == "", (
+        "it runs for a moment only"
+    )
 
 
 def test_a_listed_address_is_refused_and_an_open_resolver_is_no_listing(

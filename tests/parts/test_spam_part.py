@@ -145,12 +145,12 @@ def test_a_verdict_names_the_words_that_weighed_most(tmp_path: Path) -> None:
 
 def test_words_and_rules_are_added(tmp_path: Path) -> None:
     assert judge(tmp_path, "9.99e-01", RULES) == (
-        "probably spam, 11.4 points (Junk from 6): its words casino, subj:pills, cheap (+8.0); "
+        "probably spam, 11.4 points (Junk from 7): its words casino, subj:pills, cheap (+8.0); "
         "a link leads elsewhere (+2.0); the sender is forged (+1.9)"
     )
-    assert judge(tmp_path, "6.00e-01", RULES).startswith("not spam, 5.0 points (Junk from 6): a link leads")
+    assert judge(tmp_path, "6.00e-01", RULES).startswith("not spam, 5.0 points (Junk from 7): a link leads")
     assert judge(tmp_path, "1.00e-08", RULES) == (
-        "not spam, -2.6 points (Junk from 6): its words monday (-6.0); "
+        "not spam, -2.6 points (Junk from 7): its words monday (-6.0); "
         "a link leads elsewhere (+2.0); the sender is forged (+1.9)"
     )
 

@@ -9,7 +9,7 @@ import pytest
 from mailkeep_server.common import spam_canary
 from mailkeep_server.common.spam_canary import GTUBE, HEADER, VERDICT_HEADER, prove_filter
 
-JUDGED = "not spam, 0.1 points (Junk from 6, refused from 12)"
+JUDGED = "not spam, 0.1 points (Junk from 7, refused from 12)"
 REFUSED = "554 5.7.1 This looks like spam"
 
 
