@@ -703,8 +703,8 @@ class Spam(Model):
     filter: Literal["off", "light", "full"] = Field(
         default="off",
         description="`off`. `full`: rspamd's rules, and the words that each account has taught, in some 50 MB of "
-        "memory. `light`, for machines of 512 MB: the words alone (bogofilter). They take memory only while a message is "
-        "delivered.",
+        "memory. `light`, for machines of 512 MB: the words alone (bogofilter). They take memory only while a message "
+        "is delivered.",
         examples=["full"],
     )
     when_down: Literal["defer", "pass"] = Field(
