@@ -4,7 +4,8 @@ import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from email.message import Message
+from email import policy
+from email.message import EmailMessage, Message
 
 import dkim
 import pytest
@@ -50,7 +51,11 @@ def mail_server(
     try:
         site = built_site.copy_for(server)
         settings = yaml.safe_load(site.settings_file.read_text())
-        settings["inbound"] = {"trusted": [str(attacker.sources[0])], "trusted_sealers": [LIST]}
+        settings["inbound"] = {
+            "trusted": [str(attacker.sources[0])],
+            "trusted_sealers": [LIST],
+            "refused_attachments": ["programs"],
+        }
         site.settings_file.write_text(yaml.safe_dump(settings))
         yield MailServer(deploy_site(site), internet)
     finally:
@@ -143,6 +148,20 @@ def test_a_suspicious_one_is_in_junk(mail_server: MailServer) -> None:
     assert message["X-Mailkeep-Junk"] == "yes"
     assert str(message["X-Mailkeep-Junk-Reason"]).startswith("neither SPF nor DKIM")
     assert "dmarc=fail" in read_results(message)
+
+
+def test_a_program_is_refused_and_another_attachment_comes_in(mail_server: MailServer) -> None:
+    for name in ("invoice.exe", "invoice.pdf"):
+        subject, _ = compose(f"a@{HONEST}")
+        message = EmailMessage()
+        message["From"], message["To"], message["Subject"] = f"a@{HONEST}", ANNA, subject
+        message.set_content("Hello.")
+        message.add_attachment(b"MZ", maintype="application", subtype="octet-stream", filename=name)
+        data = message.as_bytes(policy=policy.SMTP)
+        if name.endswith("exe"):
+            assert send(mail_server, f"a@{HONEST}", data).startswith("552 5.7.1 Attachments of the kind .exe")
+        else:
+            deliver(mail_server, f"a@{HONEST}", subject, data)
 
 
 def test_only_named_sources_write_as_our_domains(mail_server: MailServer, attacker: Attacker) -> None:
