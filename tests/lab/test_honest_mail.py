@@ -89,13 +89,13 @@ def test_an_attached_message_keeps_its_headers(mail_server: MailServer) -> None:
         return parts.encode() in data
 
     assert is_whole("forwarded as attachment")
-    overrides = [f"submission-cleanup/unix/{name}_header_checks" for name in ("mime", "nested")]
-    mail_server.server.run(f"postconf -PX {' '.join(overrides)}; systemctl restart postfix")
+    names = ("mime_header_checks", "nested_header_checks")
+    mail_server.server.run(f"postconf -X {' '.join(names)}; systemctl restart postfix")
     try:
         assert not is_whole("stripped attachment")
     finally:
-        assignments = " ".join(f"{name}=" for name in overrides)
-        mail_server.server.run(f"postconf -P {assignments}; systemctl restart postfix")
+        assignments = " ".join(f"{name}=" for name in names)
+        mail_server.server.run(f"postconf -e {assignments}; systemctl restart postfix")
 
 
 def test_a_signature_stays_valid_on_the_way_to_a_server_without_8bitmime(mail_server: MailServer) -> None:
