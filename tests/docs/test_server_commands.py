@@ -608,6 +608,7 @@ MAINTENANCE = (
     "what-comes-in.md",
     "reports.md",
     "rules.md",
+    "spam.md",
     "after-a-break-in.md",
 )
 
