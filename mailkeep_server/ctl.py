@@ -188,6 +188,7 @@ def rename_account(options: argparse.Namespace) -> None:
         enforce.cut_sessions(account)
     with mailbox_move.act_as(mailboxes.USER):
         moved = mailbox_move.move_mailbox(mailbox_move.find_home(old), mailbox_move.find_home(new))
+        mailbox_move.move_words(old, new)
     print(f"The mailbox of {old} is that of {new}; {count_noun(moved, 'message')} that came meanwhile is in it, too.")
     ask_guard(f"/rename?{urlencode({'old': old, 'new': new})}")
     run("systemctl", "restart", paths.GUARD_SERVICE, timeout=RESTART_TIMEOUT)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mailkeep_server.common import mailboxes
+from mailkeep_server.common import mailboxes, paths
 
 _ASIDE = ".before-rename"
 _MESSAGES = ("cur", "new")
@@ -54,6 +54,14 @@ def move_mailbox(old: Path, new: Path) -> int:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     return sum(_take_messages(aside, new) for aside in sorted(new.parent.glob(f"{new.name}{_ASIDE}*")))
+
+
+def move_words(old: str, new: str, root: Path = Path(paths.SPAM_WORDS)) -> None:
+    """What the account has taught the spam filter. It replaces the little that the new address has taught since the
+    deploy. Raises OSError; then it may be repeated."""
+    if (root / old).exists():
+        shutil.rmtree(root / new, ignore_errors=True)
+        (root / old).rename(root / new)
 
 
 def _find_free_name(home: Path) -> Path:

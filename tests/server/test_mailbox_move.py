@@ -111,3 +111,13 @@ def test_a_planted_link_moves_nothing_that_the_user_of_mailboxes_cannot_write(op
     assert [*target.iterdir()] == []
     assert (os.geteuid(), os.getegid()) == (0, os.getgid())
     assert not old.exists()
+
+
+def test_what_was_taught_moves_along_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
+    for account, words in (("old@example.org", "many"), ("new@example.org", "few")):
+        (tmp_path / account).mkdir()
+        (tmp_path / account / "wordlist.db").write_text(words)
+    for _ in range(2):
+        mailbox_move.move_words("old@example.org", "new@example.org", tmp_path)
+        assert (tmp_path / "new@example.org" / "wordlist.db").read_text() == "many"
+        assert not (tmp_path / "old@example.org").exists()
