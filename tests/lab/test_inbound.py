@@ -229,7 +229,7 @@ def test_nothing_is_lost_or_comes_twice_when_a_service_is_killed(mail_server: Ma
 
     def insist(data: bytes) -> None:
         # Whoever gets no answer tries again, as every mail server does.
-        poll(lambda: send(mail_server, f"a@{HONEST}", data).startswith("250"), 60, "never accepted")
+        poll(lambda: send(mail_server, f"a@{HONEST}", data).startswith("250"), 180, "never accepted")
 
     with ThreadPoolExecutor(6) as pool:
         sending = [pool.submit(insist, data) for data in messages.values()]
