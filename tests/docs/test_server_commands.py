@@ -197,9 +197,9 @@ class World:
         The journal's recipes then see this life only, whose totals are known.
         """
         self.server.run("postsuper -d ALL; sleep 1")
-        # What the documents before have tried in vain would freeze Anna within the hour.
+        # What the documents before have sent and tried in vain would use up Anna's limits, and freeze her.
         guard = "mailkeep-guard.socket mailkeep-guard.service"
-        self.server.run(f"systemctl stop {guard}; python3 -; systemctl start {guard}", stdin=FORGET_TRIES)
+        self.server.run(f"systemctl stop {guard}; python3 -; systemctl start {guard}", stdin=FORGET_WHAT_ANNA_DID)
         begin = f"--since @{self.server.run('date +%s').stdout.strip()}"
         self.workstation.substitutes |= {"--since yesterday": begin, '--since "3 days ago"': begin}
         self.internet.clear_messages()
@@ -594,10 +594,10 @@ def test_a_bare_machine_becomes_a_mail_server(document: str, world: World) -> No
     follow_document(document, world)
 
 
-FORGET_TRIES = """
+FORGET_WHAT_ANNA_DID = """
 import sqlite3
 database = sqlite3.connect("/var/lib/mailkeep-guard/guard.db")
-database.execute("DELETE FROM tries")
+database.executescript("DELETE FROM tries; DELETE FROM sent")
 database.commit()
 """
 MAINTENANCE = (
