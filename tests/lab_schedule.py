@@ -10,12 +10,14 @@ from xdist.scheduler import LoadFileScheduling
 
 LONGEST_FIRST = (
     "docs/test_server_commands.py",
+    "lab/test_spam.py",
     "lab/test_move.py",
     "lab/test_backup.py",
     "lab/test_reruns.py",
     "lab/test_lab.py",  # not that long, but it needs no built server: the worker need not wait for the first one
     "lab/test_upgrade.py",
     "lab/test_attacks.py",
+    "lab/test_inbound.py",
     "lab/test_certificates.py",
     "lab/test_foreign_machine.py",
     "lab/test_many_hosts.py",
@@ -27,6 +29,8 @@ LONGEST_FIRST = (
     "lab/test_way_back.py",
     "cli/test_wheel.py",
     "lab/test_guard.py",
+    "lab/test_rules.py",
+    "lab/test_receiving.py",
     "lab/test_jails.py",
     "lab/test_web.py",
     "lab/test_drills.py",
