@@ -79,6 +79,11 @@ def answer_negotiation(data: bytes, actions: int, protocol: int, wishes: int = 0
     return b"O" + struct.pack("!III", VERSION, actions, protocol | (offered & wishes))
 
 
+def format_refusal(text: str) -> bytes:
+    """The packet with the reply that the client gets. A percent sign is written twice (libmilter, smfi_setreply)."""
+    return b"y" + text.replace("%", "%%").encode("ascii", "replace") + b"\0"
+
+
 def serve_connection(
     connection: socket.socket, slots: threading.Semaphore, make_session: Callable[[], PacketSession], name: str
 ) -> None:

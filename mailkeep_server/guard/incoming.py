@@ -14,6 +14,7 @@ from mailkeep_server.common.milter_server import (
     ProtocolError,
     answer_negotiation,
     first_address,
+    format_refusal,
     read_macros,
 )
 from mailkeep_server.guard.correspondents import IncomingMessage, read_author
@@ -23,7 +24,7 @@ _NO_CONNECT, _NO_HELO, _NO_BODY, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1,
 _NO_HEADER_REPLY = 0x80
 _PROTOCOL = _NO_CONNECT | _NO_HELO | _NO_BODY | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA | _NO_HEADER_REPLY
 _ADD_HEADERS = 0x1
-_REPLY, _ADD_HEADER = b"y", b"h"
+_ADD_HEADER = b"h"
 
 
 class IncomingSession:
@@ -55,8 +56,7 @@ class IncomingSession:
     def _take_recipient(self, data: bytes) -> list[bytes]:
         recipient = first_address(data)
         if refusal := self._judge.judge_recipient(self._read_clock(), self._message, recipient):
-            # A percent sign is written twice (libmilter, smfi_setreply).
-            return [_REPLY + refusal.replace("%", "%%").encode("ascii", "replace") + b"\0"]
+            return [format_refusal(refusal)]
         self._message.recipients.append(recipient)
         return [CONTINUE]
 

@@ -16,6 +16,7 @@ from mailkeep_server.common.milter_server import (
     ProtocolError,
     answer_negotiation,
     first_address,
+    format_refusal,
     read_macros,
 )
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
@@ -30,7 +31,7 @@ _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 # Postfix blocks on every reply, so ask for few. MAIL must have one: without it Postfix would hold the command back
 # until the next.
 _PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
-_REPLY, _TEMPORARY_FAILURE, _SKIP = b"y", b"t", b"s"
+_TEMPORARY_FAILURE, _SKIP = b"t", b"s"
 _LOGIN, _QUEUE_ID, _SERVICE = "{auth_authen}", "i", "{daemon_name}"
 _KINDS = {kind: kind for kind in (FORWARD, BOUNCE, ANSWER)}
 """By milter_macro_daemon_name of master.cf's services, what a message is that no person sends; else LOCAL."""
@@ -182,8 +183,7 @@ class MilterSession:
 
     @staticmethod
     def _refuse(refusal: str | None) -> bytes | None:
-        # A percent sign is written twice (libmilter, smfi_setreply).
-        return _REPLY + refusal.replace("%", "%%").encode("ascii", "replace") + b"\0" if refusal else None
+        return format_refusal(refusal) if refusal else None
 
 
 _COMMANDS: dict[bytes, Callable[[MilterSession, bytes], bytes | None]] = {

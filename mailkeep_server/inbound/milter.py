@@ -15,6 +15,7 @@ from mailkeep_server.common.milter_server import (
     ProtocolError,
     answer_negotiation,
     first_address,
+    format_refusal,
     read_macros,
     serve_systemd_socket,
 )
@@ -118,12 +119,12 @@ class InboundSession:
         hashes = message.hashes or BodyHashes(())
         hashes.finish()
         if message.header_bytes > MAX_HEADER_BYTES or len(message.headers) >= MAX_HEADERS:
-            yield _format_reply(_TOO_LARGE)
+            yield format_refusal(_TOO_LARGE)
             return
         if refused := self._find_refused(message):
             queue_id = self._macros.get(_QUEUE_ID, "NOQUEUE")
             print(f"{queue_id}: client={self._macros.get(CLIENT, '')} action=refuse(.{refused})", flush=True)
-            yield _format_reply(_REFUSED_ATTACHMENT.format(refused))
+            yield format_refusal(_REFUSED_ATTACHMENT.format(refused))
             return
         signed = [(name, value.replace(b"\n", b"\r\n") + b"\r\n") for name, value in message.headers]
         client = self._macros.get(CLIENT, "")
@@ -131,7 +132,7 @@ class InboundSession:
         verdict = judge_arrival(arrival, self._config, self._make_lookups())
         print(self._format_log(arrival, verdict), flush=True)
         if verdict.action in (DEFER, REFUSE):
-            yield _format_reply(verdict.opinion.text)
+            yield format_refusal(verdict.opinion.text)
             return
         yield from self._remove_claims(message)
         yield _insert_header(
@@ -188,11 +189,6 @@ _SILENT_COMMANDS: dict[bytes, Callable[[InboundSession, bytes], None]] = {
     b"K": InboundSession._forget_message,
     b"Q": InboundSession._forget_message,
 }
-
-
-def _format_reply(text: str) -> bytes:
-    # A percent sign is written twice (libmilter, smfi_setreply).
-    return b"y" + text.replace("%", "%%").encode("ascii", "replace") + b"\0"
 
 
 def _insert_header(name: bytes, value: bytes) -> bytes:
