@@ -128,12 +128,14 @@ class PolicyConnection(Connection):
         return policy.DUNNO
 
 
-class MilterConnection(Connection):
+class PacketConnection(Connection):
+    """Of a milter. When it ends without an answer, Postfix takes that milter's default_action."""
+
     split_buffer = staticmethod(split_packets)
 
-    def __init__(self, judge: Judge, batch: Batch) -> None:
+    def __init__(self, session: milter.MilterSession | IncomingSession, batch: Batch) -> None:
         super().__init__(batch)
-        self._session = milter.MilterSession(judge, read_clock)
+        self._session = session
 
     def handle_request(self, request: bytes) -> None:
         try:
@@ -144,30 +146,23 @@ class MilterConnection(Connection):
 
     def answer_unrecorded(self, queue_id: str) -> None:  # noqa: ARG002
         self.transport.abort()
+
+
+class MilterConnection(PacketConnection):
+    def __init__(self, judge: Judge, batch: Batch) -> None:
+        self._sending = milter.MilterSession(judge, read_clock)
+        super().__init__(self._sending, batch)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         try:
-            self._session.end_session()
+            self._sending.end_session()
         except sqlite3.Error as failure:
             self.batch.fail_all(failure)
 
 
-class IncomingConnection(Connection):
-    """Of port 25. When it ends without an answer, Postfix accepts the message (default_action)."""
-
-    split_buffer = staticmethod(split_packets)
+class IncomingConnection(PacketConnection):
+    """Of port 25."""
 
     def __init__(self, judge: Judge, batch: Batch) -> None:
-        super().__init__(batch)
-        self._session = IncomingSession(judge.receiving, read_clock)
-
-    def handle_request(self, request: bytes) -> None:
-        try:
-            self.batch.add_answer(self, self._session.answer_packet(request))
-        except sqlite3.Error as error:
-            self.batch.fail_all(error)
-            self.answer_unrecorded("")
-
-    def answer_unrecorded(self, queue_id: str) -> None:  # noqa: ARG002
-        self.transport.abort()
+        super().__init__(IncomingSession(judge.receiving, read_clock), batch)
