@@ -4,6 +4,7 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,13 +137,17 @@ def _skip_name(reply: bytes, at: int) -> int:
     return at + (2 if reply[at] else 1)
 
 
-def join_strings(data: bytes) -> str:
-    """The text of a TXT record, whose strings have at most 255 bytes each."""
-    strings, at = [], 0
+def split_strings(data: bytes) -> Iterator[bytes]:
+    """The strings of a TXT record, which have at most 255 bytes each."""
+    at = 0
     while at < len(data):
-        strings.append(data[at + 1 : at + 1 + data[at]])
+        yield data[at + 1 : at + 1 + data[at]]
         at += 1 + data[at]
-    return b"".join(strings).decode(errors="replace")
+
+
+def join_strings(data: bytes) -> str:
+    """The text of a TXT record."""
+    return b"".join(split_strings(data)).decode(errors="replace")
 
 
 def read_nameservers(file: Path = RESOLV_CONF) -> list[str]:

@@ -1,7 +1,8 @@
 """What counts as one network: a client with one of its addresses may easily have the others."""
 
+from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 
 @lru_cache(4096)
@@ -14,6 +15,15 @@ def network_of(client: str) -> str:
     length = 24 if address.version == 4 else 48
     host_bits = address.max_prefixlen - length
     return f"{type(address)(int(address) >> host_bits << host_bits)}/{length}"
+
+
+def is_in_networks(client: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Text that is no address is in none."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
 
 
 BAN_PREFIX = 64

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.guard_summary import summarise_config
+from mailkeep_server.common.networks import is_in_networks
 from mailkeep_server.guard.limits import AccountLimits, Ceiling, ListLimits, ReceivingLimits
 
 Mode = Literal["enforce", "learn"]
@@ -71,12 +72,8 @@ class GuardConfig:
         return _halve(self.limits_of(account))
 
     def is_exempt(self, client: str) -> bool:
-        """By its IP address. Text that is none is not exempt."""
-        try:
-            address = ip_address(client)
-        except ValueError:
-            return False
-        return any(address in network for network in self.exempt_networks)
+        """By its IP address."""
+        return is_in_networks(client, self.exempt_networks)
 
     def tighten(self) -> "GuardConfig":
         """For a day after counts were lost: half of what may be sent.

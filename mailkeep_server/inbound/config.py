@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.domain_names import is_within
+from mailkeep_server.common.networks import is_in_networks
 
 Network = IPv4Network | IPv6Network
 
@@ -35,21 +37,13 @@ class InboundConfig:
     def find_own_domain(self, domain: str) -> str:
         """The domain of ours that this is, or is below; empty if there is none."""
         names = (*self.domains, self.host)
-        return next((name for name in names if domain == name or domain.endswith(f".{name}")), "")
+        return next((name for name in names if is_within(domain, name)), "")
 
     def is_forwarder(self, client: str) -> bool:
-        return _is_in(client, self.forwarders)
+        return is_in_networks(client, self.forwarders)
 
     def is_trusted_client(self, client: str) -> bool:
-        return _is_in(client, self.trusted_networks)
-
-
-def _is_in(client: str, networks: tuple[Network, ...]) -> bool:
-    try:
-        address = ip_address(client)
-    except ValueError:
-        return False
-    return any(address in network for network in networks)
+        return is_in_networks(client, self.trusted_networks)
 
 
 def load_config(path: Path = Path(paths.INBOUND_CONFIG)) -> InboundConfig:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from mailkeep_server.common.domain_names import is_within
+
 ReadTexts = Callable[[str], list[str]]
 """The TXT records of a name. It may raise whatever means that the DNS does not answer."""
 HasName = Callable[[str], bool]
@@ -139,8 +141,8 @@ def is_aligned(author: str, organization: str, domain: str, is_strict: bool, rea
 
 
 def can_be_aligned(organization: str, domain: str) -> bool:
-    """Whether the domain is below the organization's, or is that. No other one needs a walk."""
-    return domain == organization or domain.endswith(f".{organization}")
+    """No other domain needs a walk."""
+    return is_within(domain, organization)
 
 
 def is_any_aligned(author: str, policy: Policy, spf: str, dkim: Iterable[str], read_texts: ReadTexts) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from mailkeep_server.common.domain_names import is_within
 from mailkeep_server.guard.encoded_words import list_readings
 from mailkeep_server.inbound.authors import write_in_ascii
 from mailkeep_server.inbound.dmarc import NONE
@@ -82,4 +83,4 @@ def find_claimed_pass(claims: str, author: str) -> bool:
 
 
 def _is_related(domain: str, author: str) -> bool:
-    return domain != NONE and f".{author}".endswith(f".{domain}") and "." in domain
+    return domain != NONE and is_within(author, domain) and "." in domain

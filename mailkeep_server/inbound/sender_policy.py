@@ -4,6 +4,7 @@ import contextvars
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from mailkeep_server.common.dns_query import split_strings
 from mailkeep_server.inbound.libraries import spf
 from mailkeep_server.inbound.lookups import LookupFailedError, Lookups
 
@@ -39,11 +40,7 @@ def _decode_data(data: bytes, record_type: str) -> object:
         return int.from_bytes(data[:2]), data[2:].decode("ascii", "replace")
     if record_type == "PTR":
         return data.decode("ascii", "replace")
-    strings, at = [], 0
-    while at < len(data):
-        strings.append(data[at + 1 : at + 1 + data[at]])
-        at += 1 + data[at]
-    return tuple(strings)
+    return tuple(split_strings(data))
 
 
 spf.DNSLookup = _look_up

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mailkeep_server.common.domain_names import are_related
 from mailkeep_server.inbound.body_hash import RELAXED, SIMPLE, BodyHash
 from mailkeep_server.inbound.libraries import dkim
 from mailkeep_server.inbound.lookups import LookupFailedError, Lookups
@@ -135,7 +136,7 @@ def verify_signatures(
 
 
 def _is_related(domain: str, authors: Sequence[str]) -> bool:
-    return any(f".{domain}".endswith(f".{author}") or f".{author}".endswith(f".{domain}") for author in authors)
+    return any(are_related(domain, author) for author in authors)
 
 
 def _verify_signature(

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from mailkeep_server.common import paths
-from mailkeep_server.reports.report_text import is_within
+from mailkeep_server.common.domain_names import is_within
 
 FILE = Path(paths.REPORTS_CONFIG)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mailkeep_server.reports.report_text import is_within
+from mailkeep_server.common.domain_names import are_related
 
 Pairs = Iterable[tuple[str, str]]
 """Domains, each with the result of its check."""
@@ -59,7 +59,7 @@ def has_broken_signature(domain: str, signatures: Pairs) -> bool:
 
 def _is_aligned(name: str, domain: str) -> bool:
     """Relaxed alignment without the list of public suffixes: the one name is, or is below, the other."""
-    return is_within(name, domain) or is_within(domain, name)
+    return are_related(name, domain)
 
 
 def explain_tls_failure(policy: str, result: str) -> str:

@@ -54,8 +54,3 @@ def read_integer(text: object) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", digits):
         raise ReportError("a number is none, or too long")
     return int(digits)
-
-
-def is_within(name: str, domain: str) -> bool:
-    """Whether a name is the domain, or below it."""
-    return name == domain or name.endswith(f".{domain}")
