@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
+from mailkeep_server.common.mime_fields import find_boundary, unfold_lines
 from mailkeep_server.guard.encoded_words import list_readings
 
 MAX_BLOCK = 16_384
@@ -17,8 +18,6 @@ MAX_LINE = 2100
 """Bytes of the beginning of a line that wait for its end. Postfix breaks longer lines (line_length_limit)."""
 _END_OF_HEADERS = re.compile(rb"\n\r?\n")
 """Headers begin with the line end before them."""
-_FOLD = re.compile(rb"\r?\n[ \t]+")
-_BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _NAME = re.compile(rb'(?:file)?name(?:\*(\d{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))', re.IGNORECASE)
 _CHARSET = re.compile(rb"\A[\w.:-]*'[\w-]*'")
 
@@ -62,13 +61,13 @@ class AttachmentScan:
     def _read_block(self, block: bytes) -> bool:
         """Whether the content is a message, which begins with headers."""
         is_message = False
-        for field in _FOLD.sub(b" ", block).splitlines():
+        for field in unfold_lines(block):
             name, _, value = field.partition(b":")
             match name.strip().lower():
                 case b"content-type":
                     is_message |= value.strip()[:8].lower() == b"message/"
-                    if boundary := _BOUNDARY.search(value):
-                        self._add_boundary((boundary[1] or boundary[2]).rstrip())
+                    if boundary := find_boundary(value):
+                        self._add_boundary(boundary.rstrip())
                 case b"content-disposition":
                     pass
                 case _:

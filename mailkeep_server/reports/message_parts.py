@@ -9,14 +9,14 @@ import quopri
 import re
 from collections.abc import Iterator, Mapping
 
+from mailkeep_server.common.mime_fields import find_boundary, unfold_lines
+
 MAX_MESSAGE = 5 * 2**20
 """Bytes. RFC 9990 section 3.5.1 lets a receiver of reports set a bound; the largest public samples have a tenth."""
 MAX_HEADER = 65_536  # bytes
 MAX_DEPTH = 4
 MAX_PARTS = 20
 _EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
-_FOLD = re.compile(rb"\r?\n[ \t]+")
-_BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.I)
 _ADDRESS_DOMAIN = re.compile(rb"@([A-Za-z0-9._-]{1,253})")
 
 Headers = Mapping[bytes, bytes]
@@ -30,7 +30,7 @@ def read_headers(message: bytes) -> tuple[Headers, bytes]:
     end = _EMPTY_LINE.search(message, 0, MAX_HEADER)
     block, body = (message[: end.start()], message[end.end() :]) if end else (message[:MAX_HEADER], b"")
     headers: dict[bytes, bytes] = {}
-    for line in _FOLD.sub(b" ", block).splitlines():
+    for line in unfold_lines(block):
         name, colon, value = line.partition(b":")
         if colon:
             headers.setdefault(name.strip().lower(), value.strip())
@@ -61,8 +61,8 @@ def list_leaves(message: bytes) -> Iterator[bytes]:
 def _list_inner_parts(headers: Headers, body: bytes) -> list[bytes] | None:
     """None of a leaf."""
     kind = headers.get(b"content-type", b"")
-    if kind[:10].lower() == b"multipart/" and (boundary := _BOUNDARY.search(kind)):
-        delimiter = b"\n--" + (boundary[1] or boundary[2])
+    if kind[:10].lower() == b"multipart/" and (boundary := find_boundary(kind)):
+        delimiter = b"\n--" + boundary
         sections = (b"\n" + body).split(delimiter, MAX_PARTS + 1)[1 : MAX_PARTS + 1]
         return [section.partition(b"\n")[2] for section in sections if not section.startswith(b"--")]
     if kind[:14].lower() == b"message/rfc822":
