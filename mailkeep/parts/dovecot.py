@@ -42,7 +42,7 @@ MAX_FOLDERS = 1000  # for each account; a folder takes some eight inodes
 
 
 def build_part(settings: Settings) -> Part:
-    has_filter = settings.spam.filter != "off"
+    has_filter = settings.spam.is_on
     scripts = _build_scripts(settings)
     learning = _build_learning(settings)
     conf = render_template(
@@ -130,7 +130,7 @@ def build_part(settings: Settings) -> Part:
 def _build_scripts(settings: Settings) -> dict[str, bytes]:
     """For all accounts, by name, in the order in which Dovecot runs them."""
     notices = f"{paths.NOTICE_SENDER}@{settings.host.name}"
-    judge = {"judge": render_template("dovecot/sieve/judge.sieve")} if settings.spam.filter != "off" else {}
+    judge = {"judge": render_template("dovecot/sieve/judge.sieve")} if settings.spam.is_on else {}
     scripts = judge | {
         "junk": render_template("dovecot/sieve/junk.sieve", notices=notices),
         "bulk": render_template("dovecot/sieve/bulk.sieve", bulk_header=BULK_HEADER),
@@ -142,12 +142,12 @@ def _build_scripts(settings: Settings) -> dict[str, bytes]:
 
 def _build_learning(settings: Settings) -> dict[str, bytes]:
     """By name, what Dovecot runs when somebody moves a message into or out of Junk."""
-    names = ("learn-spam", "learn-ham") if settings.spam.filter != "off" else ()
+    names = ("learn-spam", "learn-ham") if settings.spam.is_on else ()
     return {name: render_template(f"dovecot/sieve/{name}.sieve") for name in names}
 
 
 def _render_drop_in(settings: Settings) -> bytes:
-    writable = (paths.LEARN_SPOOL, paths.CANARY_MAILBOX, paths.SPAM_WORDS) if settings.spam.filter != "off" else ()
+    writable = (paths.LEARN_SPOOL, paths.CANARY_MAILBOX, paths.SPAM_WORDS) if settings.spam.is_on else ()
     return render_template("dovecot/service.d/mailkeep.conf", mail=MAIL, spam=writable)
 
 

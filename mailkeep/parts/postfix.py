@@ -136,7 +136,7 @@ def _render_main_cf(settings: Settings) -> bytes:
     return render_template(
         "postfix/main.cf",
         host=settings.host.name,
-        domains=[*settings.domains, *([spam_canary.DOMAIN] if settings.spam.filter != "off" else ())],
+        domains=[*settings.domains, *([spam_canary.DOMAIN] if settings.spam.is_on else ())],
         protocols={frozenset({4}): "ipv4", frozenset({6}): "ipv6"}.get(frozenset(versions), "all"),
         source_addresses={version: _find_outbound_address(settings, version) for version in (4, 6)},
         local_senders=settings.local_senders,
@@ -191,14 +191,14 @@ def build_reach(settings: Settings) -> AliasReach:
 
 def _mailbox_rows(settings: Settings) -> Rows:
     yield from ((account.address, "mailbox") for account in settings.accounts)
-    if settings.spam.filter != "off":
+    if settings.spam.is_on:
         yield spam_canary.ADDRESS, "mailbox"
 
 
 def _list_rows(settings: Settings) -> Rows:
     """Aliases and catch-alls with members elsewhere: strangers' mail to these leaves the server again. An access(5)
     table finds a domain for each address of it, so accounts and other aliases beside a catch-all have rows, too."""
-    if settings.spam.filter != "off":
+    if settings.spam.is_on:
         yield spam_canary.ADDRESS, "own_canary"
     reach = build_reach(settings)
     catch_all = {domain for domain in settings.catch_all if reach.count_elsewhere(f"@{domain}")}

@@ -77,7 +77,7 @@ def _check_host(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
 
 
 def _check_spam(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
-    if settings.spam.dnsbls and settings.spam.filter == "off":
+    if settings.spam.dnsbls and not settings.spam.is_on:
         yield make_conflict(
             ("spam", "filter"), "off", "light or full: with `off`, nothing asks the lists of spam.dnsbls"
         )

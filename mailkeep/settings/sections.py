@@ -722,6 +722,10 @@ class Spam(Model):
         examples=[["zen.spamhaus.org"]],
     )
 
+    @property
+    def is_on(self) -> bool:
+        return self.filter != "off"
+
 
 def _expand_spam(value: object) -> object:
     """The short form."""

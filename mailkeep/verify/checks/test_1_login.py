@@ -42,7 +42,7 @@ def test_passwords_are_looked_up_in_the_accounts_file_only(
 ) -> None:
     """Passwords are looked up in the accounts' file only, not in PAM or elsewhere."""
     databases = observed["password databases"]
-    expected = (*PASSWORD_DATABASES, *([CANARY_DATABASE] if settings.spam.filter != "off" else ()))
+    expected = (*PASSWORD_DATABASES, *([CANARY_DATABASE] if settings.spam.is_on else ()))
     fail_if_any(
         [
             *(f"undeclared: {database}" for database in databases if database not in expected),

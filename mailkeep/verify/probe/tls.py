@@ -9,9 +9,9 @@ from typing import Any
 
 from . import web
 from .config import ProbeConfig, unused_client_address
-from .smtp_imap import LineClient, open_encrypted, unverified_context
+from .smtp_imap import SIEVE_PORT, LineClient, open_encrypted, unverified_context
 
-MAIL_PORTS = (25, 465, 587, 143, 993, 4190)
+MAIL_PORTS = (25, 465, 587, 143, 993, SIEVE_PORT)
 
 
 def old_context() -> ssl.SSLContext:
