@@ -164,10 +164,6 @@ class ReportStore:
         self.database.execute("DELETE FROM reports WHERE received < ?", (oldest,))
         self.database.execute("DELETE FROM outcomes WHERE day < ?", (oldest // DAY,))
 
-    def count_rows(self) -> Iterator[tuple[str, int]]:
-        for table in ("reports", "dmarc_rows", "tls_rows"):
-            yield table, self.database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - constants
-
 
 def _is_of_our_time(report: DmarcReport | TlsReport, now: float) -> bool:
     is_recent = now - MAX_REPORT_AGE < report.end < now + MAX_FUTURE

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from report_samples import BEGIN, END, NOW, OURS
+from store_samples import open_new_store
 
 from mailkeep_server.reports.announcements import (
     MAX_DOMAINS_A_DAY,
@@ -31,10 +32,8 @@ CONFIG = ReportsConfig(
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ReportStore]:
-    store = ReportStore(tmp_path / "reports.db", CONFIG)
-    with store.transaction():
+    with open_new_store(tmp_path, CONFIG) as store:
         yield store
-    store.close()
 
 
 def tell(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from report_samples import BEGIN, END, NOW, OURS
+from store_samples import count_rows, open_new_store
 
 from mailkeep_server.common.report_days import KEPT_DAYS
 from mailkeep_server.reports.config import ReportsConfig
@@ -28,10 +29,8 @@ CONFIG = ReportsConfig("postmaster@mail.example.org", ("example.org", "mail.exam
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ReportStore]:
-    store = ReportStore(tmp_path / "reports.db", CONFIG)
-    with store.transaction():
+    with open_new_store(tmp_path, CONFIG) as store:
         yield store
-    store.close()
 
 
 def make_report(number: int = 1, rows: int = 1, domain: str = "example.org", day: int = 0) -> DmarcReport:
@@ -40,10 +39,6 @@ def make_report(number: int = 1, rows: int = 1, domain: str = "example.org", day
     for row in range(rows):
         report.rows[DmarcRow(f"198.51.{row // 256}.{row % 256}", domain, dkim=True, spf=False, disposition="none")] = 3
     return report
-
-
-def count_rows(store: ReportStore) -> dict[str, int]:
-    return dict(store.count_rows())
 
 
 def test_a_report_counts_once(store: ReportStore) -> None:
