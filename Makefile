@@ -5,9 +5,10 @@
 export PYTHONDONTWRITEBYTECODE =
 
 # What fails beside other tests is tried once more, alone: a busy machine may be slower than a test allows. Exit code 1
-# says that tests failed.
+# says that tests failed. Names of tests may have spaces.
 run_tests = .venv/bin/$(or $(3),pytest) -m "$(1)" $(2) || { test $$? = 1 && echo "Once more, alone, what failed:" && \
-  .venv/bin/pytest -m "$(1)" --last-failed --last-failed-no-failures none; }
+  .venv/bin/python scripts/list_failed_tests.py > .pytest_cache/again && \
+  .venv/bin/pytest -m "$(1)" @.pytest_cache/again; }
 
 measure_coverage = python -m slipcover --source mailkeep,mailkeep_server --json --out .coverage.json -m pytest
 

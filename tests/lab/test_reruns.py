@@ -24,7 +24,7 @@ import yaml
 
 from mailkeep.inventory import passwords
 from mailkeep.inventory.credentials import save_relay_password
-from mailkeep.lab import Lab, Server, sessions
+from mailkeep.lab import Lab, Server, poll, sessions
 from mailkeep.lab.podman import podman
 from mailkeep.lab.site import DeployResult, Site
 from mailkeep.parts import alerts, logs, mail_server
@@ -443,7 +443,8 @@ def test_a_unit_that_does_not_start_shows_its_journal_and_is_started_by_the_next
     assert "out of cheese" in result.output
 
     # systemd tries again for ever, and a run need not wait for it.
-    assert settled_site.server.run("systemctl is-active unbound", check=False).stdout == "activating\n"
+    is_active = "systemctl is-active unbound"
+    poll(lambda: settled_site.server.run(is_active, check=False).stdout == "activating\n", 20, "it is not tried again")
     settled_site.server.run(f"rm {drop_in}")
     assert_success(settled_site.deploy())
     assert settled_site.server.run("systemctl is-active unbound").stdout == "active\n"
