@@ -32,6 +32,7 @@ UNPACKERS: dict[bytes, Any] = {
     b"\xfd7": lzma.open,
 }
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+PEEK = 4096  # bytes
 MICROSECOND = timedelta(microseconds=1)
 ISO_LENGTH = 26  # of `2026-11-29T02:00:00.000000`
 _ROTATION = re.compile(r"[.-](\d{1,4})(?:\.\w+)?$")
@@ -141,12 +142,36 @@ def _read_time(line: bytes) -> str:
     return match["time"][:ISO_LENGTH].decode() if match else ""
 
 
+def is_plain(path: Path) -> bool:
+    """Whether it is text of lines, which can be read from any place on. Raises OSError."""
+    with path.open("rb") as file:
+        beginning = file.read(PEEK)
+    return not (beginning.startswith((*UNPACKERS, ZSTD_MAGIC)) or is_export(beginning) or is_json(beginning))
+
+
+def read_part(path: Path, begin: int, end: int) -> Iterator[Chunk]:
+    """The lines of a plain file that begin from `begin` on and before `end`. Raises LogError."""
+    try:
+        with path.open("rb") as file:
+            if begin:
+                file.seek(begin - 1)
+                file.readline()
+            for text in _split_chunks(file, end):
+                yield Chunk(text, _find_last_day(path))
+    except OSError as error:
+        raise LogError(f"{path}: {error.strerror or error}") from None
+
+
+def _find_last_day(path: Path) -> date:
+    """Its last line may be a day later where the reader's zone differs."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).date() + timedelta(days=1)
+
+
 def _read_file(path: Path) -> Iterator[Chunk]:
     try:
         with open_log(path) as file:
-            # Its last line may be a day later where the reader's zone differs.
-            last_day = datetime.fromtimestamp(path.stat().st_mtime, UTC).date() + timedelta(days=1)
-            beginning = file.peek(1 << 12) if hasattr(file, "peek") else b""
+            last_day = _find_last_day(path)
+            beginning = file.peek(PEEK) if hasattr(file, "peek") else b""
             convert = convert_export if is_export(beginning) else convert_json if is_json(beginning) else _split_chunks
             for text in convert(file):
                 yield Chunk(text, last_day)
@@ -197,14 +222,18 @@ def _open_pipe(command: Sequence[str], source: IO[bytes] | None) -> Iterator[IO[
             raise LogError(f"{command[0]} failed: {reason[-200:]}")
 
 
-def _split_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    rest = b""
-    while block := file.read(CHUNK_SIZE):
-        end = block.rfind(b"\n") + 1
-        if end:
-            yield rest + block[:end]
-            rest = block[end : end + MAX_LINE]
+def _split_chunks(file: IO[bytes], end: int | None = None) -> Iterator[bytes]:
+    """Chunks of whole lines, up to the line that begins before the byte `end`."""
+    rest, left = b"", CHUNK_SIZE if end is None else end - file.tell()
+    while left > 0 and (block := file.read(min(left, CHUNK_SIZE))):
+        left -= len(block) if end is not None else 0
+        length = block.rfind(b"\n") + 1
+        if length:
+            yield rest + block[:length]
+            rest = block[length : length + MAX_LINE]
         else:
             rest = (rest + block)[:MAX_LINE]
+    if rest and end is not None:
+        rest += file.readline(MAX_LINE)
     if rest:
-        yield rest + b"\n"
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
