@@ -252,7 +252,7 @@ def make_honest_mail(mail: Mail, at: float, length: float, messages: int) -> Non
 def _send_honest(mail: Mail, number: int, at: float) -> None:
     account = "" if number % 2 else f"user{number % 50}@example.org"
     sender = account.encode() or b"friend%d@example.net" % (number % 900)
-    client = b"mx%d.example.net[192.0.2.%d]" % (number % 40, number % 40 + 1) if number % 2 else b"home[198.51.100.7]"
+    client = b"home[203.0.113.207]" if account else b"mx%d.example.net[192.0.2.%d]" % (number % 40, number % 40 + 1)
     recipient = b"friend@d%d.example.com" % (number % 100) if account else b"user%d@example.org" % (number % 50)
     mail.submit(at, Message(account, sender, client, 4000 + number % 9000, [(recipient, "sent", 0)]))
 

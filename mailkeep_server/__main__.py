@@ -27,11 +27,13 @@ PROGRAMS = {
     "backup-snapshot": "backup.mail_snapshot",
     "report-intake": "reports.intake",
     "report-reader": "reports.reader",
+    "mail-report": "mail_log.report_command",
+    "mail-trace": "mail_log.trace_command",
     "move": "moving_house.command",
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""
-IMPORTED_LATE = ("common.unix_smtp", "common.relay_login", "reports.listing", "reports.summary")
+IMPORTED_LATE = ("common.unix_smtp", "common.relay_login", "reports.listing", "reports.summary", "mail_log.parallel")
 """Modules that programs import only when they need them."""
 
 

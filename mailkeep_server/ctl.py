@@ -24,6 +24,8 @@ from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
 from mailkeep_server.freezes.enforce import QueuedMessage
 from mailkeep_server.guard import config
+from mailkeep_server.log_commands import add_log_commands
+from mailkeep_server.mail_log.sources import LogError
 
 CONFIG = Path(paths.GUARD_CONFIG)
 CONTROL_SOCKET = paths.GUARD_CONTROL_SOCKET
@@ -46,6 +48,8 @@ examples:
   mailkeepctl delete anna@example.org       deletes that mail, for good
   mailkeepctl thaw anna@example.org         after a new password
   mailkeepctl reports --days 30             what other servers report about our mail
+  mailkeepctl report --since yesterday --by account   what was sent, and what became of it
+  mailkeepctl trace friend@example.net      each message from and to an address
 
 Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 """
@@ -62,7 +66,7 @@ def main(arguments: list[str]) -> int:
         if os.geteuid() != 0:
             raise CtlError("mailkeepctl needs root: `sudo mailkeepctl …`.")
         command(options)
-    except (CtlError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+    except (CtlError, LogError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -117,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     reports.add_argument(
         "--days", type=parse_days, default=SHOWN_DAYS, metavar="NUMBER", help=f"so many days, up to {KEPT_DAYS}"
     )
+    add_log_commands(add)
     text = "Show which accounts get a mail bomb or more mail than their limit, and what was sorted into folders."
     add("bulk", show_bulk_mail, text, "", account=False)
     text = "Move what a mail bomb has brought from its folders to the inbox. For a day, nothing more is sorted."

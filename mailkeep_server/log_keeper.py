@@ -18,10 +18,14 @@ from typing import Any
 
 from mailkeep_server.common.files import atomic_write
 
-FILES = {"postfix.service": "postfix", "dovecot.service": "dovecot"}
-"""By unit, the file; all others share a third. A flood of lines of one service does not end the others' past."""
+FILES = {"postfix.service": "postfix", "mailkeep-inbound.service": "postfix", "dovecot.service": "dovecot"}
+"""By unit, the file; all others share a third. A flood of lines of one service does not end the others' past. What
+`inbound` says of a message is beside Postfix's lines of it."""
 OTHERS = "others"
-UNITS = ("postfix", "dovecot", "opendkim", "unbound", "fail2ban", "ssh", "nftables", "mailkeep-guard", "mailkeep-watch")
+UNITS = (
+    *("postfix", "dovecot", "opendkim", "unbound", "fail2ban", "ssh", "nftables"),
+    *("mailkeep-inbound", "mailkeep-guard", "mailkeep-watch"),
+)
 ROOT_PROGRAMS = ("sshd", "sshd-session", "sudo", "su", "systemd", "mailkeepctl")
 """Only root can write as root, whatever name a program gives itself."""
 JOURNAL_COMMAND = (
@@ -71,7 +75,7 @@ class LogKeeper:
     """Sorts entries of the journal into files below `directory`, at most `max_bytes` together."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
-        names = (*FILES.values(), OTHERS)
+        names = (*dict.fromkeys(FILES.values()), OTHERS)
         self.logs = {name: KeptLog(directory, name, max_bytes // len(names)) for name in names}
         self.cursor_file, self.noted = directory / "cursor", float("-inf")
 

@@ -17,6 +17,7 @@ from mailkeep.cli import (
     deploy,
     dns,
     drill,
+    history,
     inventories,
     keys,
     moving_house,
@@ -40,7 +41,7 @@ app = typer.Typer(
 PANELS = {
     "Servers": (inventories, deploy),
     "Accounts": (accounts,),
-    "Mail": (backups,),
+    "Mail": (history, backups),
     "Moving": (moving_in, moving_house),
     "Keys and secrets": (keys, vault),
     "DNS": (dns, reports),

@@ -28,6 +28,7 @@ from mailkeep_server.mail_log.tally import (
 )
 
 FIELDS_BEHIND = 3  # of the program: queue ID, a word, the rest
+CLEANUPS = (b"cleanup", b"submission-cleanup", b"bounce-cleanup", b"alerts-cleanup")
 MAX_PROGRAMS = 20_000
 BEGINNING = 16  # chunks; what arrived in the earlier part of a log enters the queue in them
 DOUBLE_RELAY = b">, relay="
@@ -65,7 +66,7 @@ class LogCounter:
             ),
             **dict.fromkeys((b"qmgr", b"nqmgr", b"oqmgr"), read_queue_manager(self)),
             **dict.fromkeys((b"smtpd", b"postscreen"), partial(read_smtpd, self)),
-            **dict.fromkeys((b"cleanup", b"submission-cleanup", b"bounce-cleanup"), partial(read_cleanup, self)),
+            **dict.fromkeys(CLEANUPS, partial(read_cleanup, self)),
             b"pickup": partial(read_pickup, self),
             b"postsuper": partial(read_postsuper, self),
         }
@@ -80,6 +81,9 @@ class LogCounter:
         self.words.set_last_day(chunk.last_day)
         lines = chunk.text.split(b"\n")
         self._find_place(lines)
+        self.queue.tally.note_times(
+            *(self.words.read_time(line) for line in (lines[0], lines[-2])) if lines[1:] else ()
+        )
         if self.queue.steps > MAX_STEPS:
             self.queue.flush()
         if len(self.handlers) > MAX_PROGRAMS:
@@ -247,7 +251,7 @@ def read_refusal(counter: LogCounter, line: bytes, parts: list[bytes], place: in
     elif _REJECT.match(parts[place + 2]) and (match := _REFUSED_CLIENT.match(rest)):
         queue_id = parts[place + 1]
         login = _REFUSED_LOGIN.search(rest)
-        recipient = _REFUSED_RECIPIENT.search(rest)
+        recipient = _REFUSED_RECIPIENT.search(rest) if rest.count(b" proto=") == 1 else None
         origin = counter.queue.arriving.get(queue_id) or counter.words.read_origin(match[1], login[1] if login else b"")
         address = recipient[1] if recipient else b""
         event = counter.words.make_event(line, REJECTED, b"", address, match[2] or b"")

@@ -79,12 +79,7 @@ class LineWords:
         return self._read_moment(line)
 
     def _read_moment(self, line: bytes) -> Moment:
-        match = LINE.match(line)
-        if not match:
-            return NOW
-        try:
-            time = self.reader.read(match["time"]).decode()
-        except ValueError:
+        if not (time := self.read_time(line)):
             return NOW
         since, until = self.needs.since, self.needs.until
         is_counted = time >= since and not (until and time >= until)
@@ -92,6 +87,14 @@ class LineWords:
         if not self.has_bounds and _CACHED_TIME.match(line):
             _put(self._hours, line[:HOUR_LENGTH], moment)
         return moment
+
+    def read_time(self, line: bytes) -> str:
+        """`2026-11-29T02:00:00`, or "" for what no syslog wrote."""
+        try:
+            match = LINE.match(line)
+            return self.reader.read(match["time"]).decode() if match else ""
+        except ValueError:
+            return ""
 
     def read_origin(self, client: bytes, login: bytes) -> Origin:
         """`client` as `name[192.0.2.1]`, `login` as the rest of smtpd's line, or empty."""

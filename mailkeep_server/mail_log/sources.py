@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mailkeep_server.mail_log.journal_forms import convert_export, convert_json, is_export, is_json
-from mailkeep_server.mail_log.line_forms import LINE
+from mailkeep_server.mail_log.line_forms import LINE, TimeReader, split_line
 
 CHUNK_SIZE = 1 << 20  # bytes
 MAX_LINE = 1 << 16  # bytes; the rest of a line is left out. Postfix cuts its lines at 2 kB, Dovecot at 8 kB
@@ -83,6 +83,16 @@ def find_first_time(name: str = "postfix") -> str:
         chunk.text[:ISO_LENGTH].decode(errors="replace") for chunk in _read_journal(name, "", "", ("--lines=+1",))
     )
     return min(filter(None, (kept, next(journal, ""))), default="")[:19]
+
+
+def find_first_time_of(paths: Iterable[Path]) -> str:
+    """The same of files. Raises LogError."""
+    times = []
+    for path in paths:
+        chunk = next(_read_file(path), None)
+        fields = split_line(chunk.text.partition(b"\n")[0], TimeReader(chunk.last_day).read) if chunk else None
+        times += [fields[0].decode()] if fields else []
+    return min(times, default="")
 
 
 def _read_kept_log(name: str, since: str) -> Iterator[Chunk]:

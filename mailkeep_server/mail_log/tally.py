@@ -80,6 +80,8 @@ class Tally:
         """Messages that entered the queue, their recipients and bytes."""
         self.logins: Counter[tuple[Origin, Moment, bool]] = Counter()
         """With whether they were good."""
+        self.first, self.last = "", ""
+        """The times of the earliest and the latest line."""
         self.dropped = 0
         """Messages that waited while too many others did: their later fate is counted, but not as theirs."""
 
@@ -112,3 +114,8 @@ class Tally:
             sums = self.arrivals.setdefault(key, [0, 0, 0])
             sums[:] = map(sum, zip(sums, numbers, strict=True))
         self.dropped += other.dropped
+        self.note_times(other.first, other.last)
+
+    def note_times(self, *times: str) -> None:
+        known = [time for time in (self.first, self.last, *times) if time]
+        self.first, self.last = min(known, default=""), max(known, default="")
