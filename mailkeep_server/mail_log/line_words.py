@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.mail_log.line_forms import LINE, TimeReader
 from mailkeep_server.mail_log.log_lines import clean_text
+from mailkeep_server.mail_log.queue_state import SIMPLE_WAIT
 from mailkeep_server.mail_log.tally import (
     BOUNCED,
     MAX_NAMES,
@@ -60,7 +61,7 @@ class LineWords:
         self.needs, self.reader = needs, TimeReader(datetime.now(UTC).date())
         self.has_moments = bool(needs.hours or needs.since or needs.until)
         self.has_bounds = bool(needs.since or needs.until)
-        self.simple_events = {code: Event(fate) for code, fate in FATES.items()}
+        self.simple_events = {code: Event(fate) for code, fate in FATES.items()} | {b"de": SIMPLE_WAIT}
         self._hours: dict[bytes, Moment] = {}
         self._origins: dict[tuple[bytes, bytes], Origin] = {}
         self._events: dict[tuple[object, ...], Event] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from mailkeep_server.mail_log.counting import LogCounter
 from mailkeep_server.mail_log.line_words import Needs
 from mailkeep_server.mail_log.queue_state import PartialQueue
-from mailkeep_server.mail_log.sources import is_plain, order_files, read_files, read_part
+from mailkeep_server.mail_log.sources import Chunk, is_plain, order_files, read_files, read_part
 from mailkeep_server.mail_log.tally import Tally
 
 MIN_PART = 16 << 20  # bytes; a process for less would cost more than it saves
@@ -34,10 +34,12 @@ def count_files(paths: Sequence[Path], needs: Needs, processes: int = 0) -> Tall
     parts = list(split_files(order_files(paths), processes)) if processes > 1 else []
     if len(parts) < 2 or "fork" not in multiprocessing.get_all_start_methods():
         return LogCounter(needs).read(read_files(paths)).finish()
-    queue = LogCounter(needs).queue
-    # A forked process has the same hashes of bytes.
-    with multiprocessing.get_context("fork").Pool(min(processes, len(parts))) as pool:
-        for partial_queue in pool.imap(partial(count_part, needs), parts):
+    # This process takes the first part. A forked one has the same hashes of bytes.
+    workers = processes - 1 if len(parts) <= processes else processes
+    with multiprocessing.get_context("fork").Pool(min(workers, len(parts) - 1)) as pool:
+        others = pool.imap(partial(count_part, needs), parts[1:])
+        queue = LogCounter(needs).read(_read(parts[0]))
+        for partial_queue in others:
             queue.merge(partial_queue)
     return queue.finish()
 
@@ -60,5 +62,8 @@ def split_files(paths: Sequence[Path], processes: int) -> Iterator[Part]:
 
 
 def count_part(needs: Needs, part: Part) -> PartialQueue:
-    chunks = read_files([part.path]) if part.end is None else read_part(part.path, part.begin, part.end)
-    return LogCounter(needs, is_later=True).read(chunks).export()
+    return LogCounter(needs, is_later=True).read(_read(part)).export()
+
+
+def _read(part: Part) -> Iterator[Chunk]:
+    return read_files([part.path]) if part.end is None else read_part(part.path, part.begin, part.end)

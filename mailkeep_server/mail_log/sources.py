@@ -20,7 +20,7 @@ from typing import IO, Any
 from mailkeep_server.mail_log.journal_forms import convert_export, convert_json, is_export, is_json
 from mailkeep_server.mail_log.line_forms import LINE, TimeReader, split_line
 
-CHUNK_SIZE = 1 << 20  # bytes
+CHUNK_SIZE = 1 << 18  # bytes
 MAX_LINE = 1 << 16  # bytes; the rest of a line is left out. Postfix cuts its lines at 2 kB, Dovecot at 8 kB
 KEPT_LOGS = Path("/var/log/mailkeep")
 KEPT_UNITS = {"postfix": ("postfix", "mailkeep-inbound"), "dovecot": ("dovecot",)}
