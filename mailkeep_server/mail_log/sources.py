@@ -7,6 +7,7 @@ is what the log keeper has, which only the services' lines get into; around that
 import bz2
 import gzip
 import lzma
+import os
 import re
 import subprocess
 import zlib
@@ -197,6 +198,7 @@ def open_log(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as file:
         magic = file.peek(4)[:4]
         if magic == ZSTD_MAGIC:
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
             with _open_pipe(["zstd", "--decompress", "--stdout"], file) as pipe:
                 yield pipe
             return
