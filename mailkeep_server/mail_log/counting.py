@@ -214,17 +214,13 @@ def read_queue_manager(counter: LogCounter) -> Handler:
 
 
 def read_other_activation(counter: LogCounter, line: bytes, parts: list[bytes], place: int) -> None:
-    """A sender with spaces, in quotes, or a message that has waited for too long."""
-    if parts[-1][:7] == b"status=":
-        read_expiry(counter, line, parts, place)
-    elif size := counter.read_size(parts[-1]):
-        counter.queue.activate(parts[place + 1], counter.words.read_moment(line), size[1], size[0])
-
-
-def read_expiry(counter: LogCounter, line: bytes, parts: list[bytes], place: int) -> None:
-    """The message has waited for too long: the sender gets a notice about all who still wait."""
-    if _EXPIRED.match(b" ".join(parts[place + 2 :])):
-        counter.queue.end(parts[place + 1], counter.words.make_event(line, BOUNCED, code=b"expired"))
+    """A sender with spaces, in quotes, or a message that has waited for too long: its sender gets a notice about all
+    who still wait."""
+    queue_id = parts[place + 1]
+    if size := counter.read_size(parts[-1]):
+        counter.queue.activate(queue_id, counter.words.read_moment(line), size[1], size[0])
+    elif _EXPIRED.match(b" ".join(parts[place + 2 :])):
+        counter.queue.end(queue_id, counter.words.make_event(line, BOUNCED, code=b"expired"))
 
 
 def read_smtpd(counter: LogCounter, line: bytes, parts: list[bytes], place: int) -> None:

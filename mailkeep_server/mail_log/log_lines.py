@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mailkeep_server.mail_log.line_forms import TimeReader, split_line
 from mailkeep_server.mail_log.sources import Chunk
 
-MAX_TEXT = 4000  # characters
+MAX_HEAD, MAX_TAIL = 3000, 1000  # bytes of a longer line
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -35,5 +35,8 @@ def search_lines(chunks: Iterable[Chunk], pattern: re.Pattern[bytes]) -> Iterato
 
 
 def clean_text(data: bytes) -> str:
-    """Text that can be shown: no control characters, no change of writing direction."""
-    return _UNSAFE.sub("?", data[:MAX_TEXT].decode("utf-8", "replace"))
+    """Text that can be shown: no control characters, no change of writing direction. A long one lacks its middle, which
+    a stranger has written: both ends are the service's own."""
+    if len(data) > MAX_HEAD + MAX_TAIL:
+        data = b"%b ... %b" % (data[:MAX_HEAD], data[-MAX_TAIL:])
+    return _UNSAFE.sub("?", data.decode("utf-8", "replace"))
