@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A million log lines with the text of attackers in them: no wrong attribution, no error, no order to a terminal.
+"""A million log lines with attackers' text in them: no wrong attribution, no error, no order to a terminal.
 
 Half of them are whole lines, as services write them. The other half is broken by bytes that are changed, cut, doubled or
 inserted. At the first failure the program prints the seed of the log, and exits with 1.
@@ -49,7 +49,8 @@ def check_log(seed: int) -> int:
     except Exception:
         print(f"seed {seed}:", file=sys.stderr)
         raise
-    return log.text.count(b"\n") + broken.count(b"\n")
+    lines: int = log.text.count(b"\n") + broken.count(b"\n")
+    return lines
 
 
 if __name__ == "__main__":
