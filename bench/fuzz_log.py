@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A million log lines with attackers' text in them: no wrong attribution, no error, no order to a terminal.
+"""A million log lines with attackers' text: no wrong attribution, no error, no order to a terminal.
 
-Half of them are whole lines, as services write them. The other half is broken by bytes that are changed, cut, doubled or
-inserted. At the first failure the program prints the seed of the log, and exits with 1.
+Half of them are whole lines, as services write them. The other half is broken by bytes that are changed, cut, doubled
+or inserted. At the first failure the program prints the seed of the log, and exits with 1.
 
     python bench/fuzz_log.py [--lines N] [--seed N]
 """

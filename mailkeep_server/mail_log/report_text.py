@@ -75,7 +75,7 @@ def _format_cell(name: str, number: int) -> str:
 
 
 def _format_bytes(number: int) -> str:
-    return f"{number / 1e6:,.1f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
+    return f"{number / 1e6:,.1f}MB" if number < 1e9 else f"{number / 1e9:,.1f}GB"
 
 
 def _plot_rows(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

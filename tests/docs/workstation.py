@@ -46,6 +46,7 @@ class Workstation:
         chain, key = tls_certificate.split_pem(tls_certificate.create_self_signed("mail.example.org", date.today()))
         (self.clone / "fullchain.pem").write_bytes(chain)
         (self.clone / "privkey.pem").write_bytes(key)
+        shutil.copy(Path(__file__).parent / "journal.txt", self.clone / "mail.log")
         programs = root / "bin"
         programs.mkdir()
         # OpenSSH takes the home directory of /etc/passwd for its configuration and ignores HOME.
