@@ -1,8 +1,7 @@
 """Messages on their way: what is known of each queue ID until the last recipient has its fate.
 
-Most messages have one recipient. Their states are shared: what comes next for one is the same for all others that came
-from the same place and wait for the same reason. So a waiting message costs an entry in a dictionary, and a line one
-look at its state.
+Most messages have one recipient. All of them that came from the same place, and wait for the same reason, share one
+state. So a waiting message costs an entry in a dictionary, and a line one look at its state.
 """
 
 from collections.abc import Callable

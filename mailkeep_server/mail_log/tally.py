@@ -18,8 +18,8 @@ SENT, BOUNCED, WAITING, DELETED, UNKNOWN, REJECTED, HELD, UNCLEAR = (
     "unclear",
 )
 NO_LOGIN, THIS_SERVER, LOCAL, EARLIER = "(no login)", "(this server)", "(local {})", "(before this log)"
-"""Accounts of messages that came without a login: from elsewhere, notices and forwards of the server's own, from
-programs on it, and those that entered the queue before the log begins."""
+"""Accounts of messages that came without a login: from elsewhere, the server's own notices and forwards, from programs
+on it. The last is of those that entered the queue before the log begins."""
 NO_NAME = "(no name)"
 """The account of a login that the log does not name."""
 OTHERS = "(others)"

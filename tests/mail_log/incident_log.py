@@ -1,8 +1,8 @@
 """A mail log of the shape of incidents A and B, the same bytes each time, with totals that are known beforehand.
 
-Incident A is whole: 68,354 tries of one account, of which 1,654 were sent, 6,465 bounced, 9,685 were refused at the
-door, 50,533 wait, and 17 have no fate, as the disk was full. Incident B is as long as asked for: an account whose
-messages have several recipients, most of them tried again and again. Other people's mail goes on beside both.
+Incident A is whole: 68,354 tries of one account. INCIDENT_A says what became of them; the last ones have no fate, as
+the disk was full. Incident B is as long as asked for: an account whose messages have several recipients, most of them
+tried again and again. Other people's mail goes on beside both.
 """
 
 import heapq
