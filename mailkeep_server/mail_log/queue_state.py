@@ -11,7 +11,9 @@ from typing import NamedTuple
 from mailkeep_server.mail_log.tally import EARLIER, NO_NAME, THIS_SERVER, UNKNOWN, WAITING, Event, Moment, Origin, Tally
 
 MAX_OPEN = 300_000
-"""Messages, and recipients of messages with several, that are followed at once."""
+"""Messages that are followed at once: some 30 MB. One with several recipients counts as MANY_WEIGHT further ones, and
+as one more for each that waits."""
+MANY_WEIGHT = 4
 FORGET = 10_000
 """Messages that are forgotten at a time, the oldest first."""
 MAX_ARRIVING = 20_000
@@ -117,7 +119,7 @@ class QueueState:
         """Before they have entered the queue. Few, so that a look at them is quick."""
         self.open: dict[bytes, State] = {}
         self.fragments: dict[bytes, Fragment] = {}
-        self.steps, self.recipients = 0, 0
+        self.steps, self.weight = 0, 0
         self.repeats: dict[Origin, list[int]] = {}
         self._singles: dict[SingleKey, Single] = {}
 
@@ -160,7 +162,7 @@ class QueueState:
             state.active = moment, people, size
 
     def _follow(self, queue_id: bytes, origin: Origin, people: int) -> None:
-        if len(self.open) + self.recipients >= MAX_OPEN:
+        if len(self.open) + self.weight >= MAX_OPEN:
             self._forget_oldest()
         if people == 1:
             self.open[queue_id] = self.single(origin, None)
@@ -170,6 +172,7 @@ class QueueState:
     def _many(self, origin: Origin, people: int) -> Many:
         if (repeats := self.repeats.get(origin)) is None:
             repeats = self.repeats[origin] = [0]
+        self.weight += MANY_WEIGHT
         return Many(origin, people, repeats)
 
     def single(self, origin: Origin, waiting: Event | None) -> Single:
@@ -220,14 +223,15 @@ class QueueState:
         former = state.waiting.get(recipient)
         self.tally.add_fate(state.origin, former, event)
         if event.is_waiting:
-            self.recipients += former is None
+            self.weight += former is None
             state.waiting[recipient] = event
             return
         if former:
-            self.recipients -= 1
+            self.weight -= 1
             del state.waiting[recipient]
         state.left -= 1
         if not state.left:
+            self.weight -= MANY_WEIGHT + len(state.waiting)
             del self.open[queue_id]
 
     def end(self, queue_id: bytes, event: Event) -> None:
@@ -243,7 +247,7 @@ class QueueState:
             state.removal = event
 
     def _end_many(self, state: Many, event: Event) -> None:
-        self.recipients -= len(state.waiting)
+        self.weight -= MANY_WEIGHT + len(state.waiting)
         if event is not NO_FATE:
             for former in state.waiting.values():
                 self.tally.add_fate(state.origin, former, event)
@@ -350,7 +354,7 @@ class QueueState:
         origin, left, waiting = followed
         state = self._many(origin, left)
         state.waiting = waiting
-        self.recipients += len(waiting)
+        self.weight += len(waiting)
         return state
 
 
