@@ -27,6 +27,7 @@ PROGRAMS = {
     "backup-snapshot": "backup.mail_snapshot",
     "report-intake": "reports.intake",
     "report-reader": "reports.reader",
+    "mail-digest": "mail_log.digest",
     "mail-report": "mail_log.report_command",
     "mail-trace": "mail_log.trace_command",
     "move": "moving_house.command",

@@ -293,6 +293,12 @@ class Retention(Model):
         description="Days after which mail in Trash and Junk is deleted, 1 to 3650.",
         examples=[30],
     )
+    report_days: Annotated[int, *integer_between(0, 3650)] = Field(
+        default=400,
+        description="Days for which `mailkeep report` has numbers: how much each account has sent, by day, receiving "
+        "server and fate, without addresses of recipients. 0 to 3650; with 0, only those that the log has.",
+        examples=[400],
+    )
 
 
 class BackupTarget(Model):

@@ -23,6 +23,10 @@ ADOPTED = f"{SERVER_STATE}/adopted"
 GONE_BACK = f"{SERVER_STATE}/gone-back"
 """Exists from `mailkeep un-adopt` on, until the next deploy: the machine is not Mailkeep's then."""
 
+HISTORY_STATE = "/var/lib/mailkeep-history"
+HISTORY_DATABASE = f"{HISTORY_STATE}/history.db"
+"""Numbers of past days, which the log has no longer."""
+
 # The guard.
 GUARD_CONFIG = f"{ETC}/guard.json"
 GUARD_SHARED_STORE = f"{ETC}/guard-store.json"

@@ -4,14 +4,17 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mailkeep_server.mail_log.report import GROUPS, Query, build_report, parse_time
 from mailkeep_server.mail_log.report_text import format_report
-from mailkeep_server.mail_log.sources import LogError, read_server_log
+from mailkeep_server.mail_log.sources import LogError, find_first_time, read_server_log
 from mailkeep_server.mail_log.tally import Tally
 
+OF_PAST_DAYS = ("day", "account", "remote")
+"""What a report may be by, so that it reaches back before the log."""
 LOW_PRIORITY = 10  # nice(2): reading the log must not delay mail
 
 
@@ -69,12 +72,17 @@ def count(query: Query, files: list[Path], processes: int) -> Tally:
     then. Raises LogError."""
     # Other commands would start later for these.
     from mailkeep_server.mail_log.counting import LogCounter
+    from mailkeep_server.mail_log.digest import add_days, read_past
     from mailkeep_server.mail_log.parallel import count_files
 
     if files:
         return count_files(files, query.needs, processes)
     os.nice(LOW_PRIORITY)
-    return LogCounter(query.needs).read(read_server_log()).finish()
+    has_past = not query.domain and query.by in ("", *OF_PAST_DAYS)
+    past, since = read_past(query.since, query.until, find_first_time()) if has_past else ([], query.since)
+    tally = LogCounter(replace(query.needs, since=since)).read(read_server_log()).finish()
+    add_days(tally, past)
+    return tally
 
 
 def main(arguments: list[str]) -> int:

@@ -145,3 +145,15 @@ def test_exported_lines_of_the_journal_are_read_anywhere(history: HistoryServer,
         words = [sys.executable, "-m", "mailkeep", "report", "--file", str(path), "--by", "account", "--json"]
         [report] = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout)
         assert has_all_fates(next(row for row in report["rows"] if row["key"] == ANNA)), form
+
+
+def test_the_service_that_keeps_the_numbers_of_days_can_do_so(history: HistoryServer) -> None:
+    """In its sandbox; the log of this server has no whole day yet."""
+    history.server.run("systemctl start mailkeep-history.service")
+    assert "numbers of 0 days are kept anew" in history.server.run("journalctl -u mailkeep-history -o cat").stdout
+    assert history.server.run("stat -c %a /var/lib/mailkeep-history").stdout.strip() == "700"
+    assert "mailkeep-history.timer" in history.server.run("systemctl list-timers --all").stdout
+    forgotten = history.server.run("mailkeepctl forget bert@example.test").stdout
+    assert forgotten == "The numbers of bert@example.test of 0 days are now those of (removed).\n"
+    refused = history.server.run(f"mailkeepctl forget {ANNA}", check=False)
+    assert (refused.returncode, "is still in mail.yml" in refused.stderr) == (1, True)

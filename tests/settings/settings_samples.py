@@ -132,6 +132,7 @@ retention:
   journal: 100M
   queue_days: 3
   trash_days: 14
+  report_days: 90
 backup:
   targets:
     - name: offsite

@@ -166,6 +166,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "retention.queue_days": Example(4, (MAIN_CF, "/etc/opendkim.conf")),
     "retention.trash_days": Example(15, (DOVECOT,)),
+    "retention.report_days": Example(91, ("/etc/systemd/system/mailkeep-history.service",)),
     "backup": Example(ABSENT, (BACKUP, WATCH, "part backup")),
     "backup.targets[].name": Example("other", (BACKUP, WATCH)),
     "backup.targets[].path": Example("/srv/other", (BACKUP,)),

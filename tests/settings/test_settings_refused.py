@@ -234,6 +234,7 @@ REFUSED = [
     ("queue_days: 3", "queue_days: 6", "retention.queue_days", '"6"', "from 1 to 5"),
     ("queue_days: 3", "queue_days: three", "retention.queue_days", '"three"', "from 1 to 5"),
     ("trash_days: 14", "trash_days: 0", "retention.trash_days", '"0"', "from 1 to 3650"),
+    ("report_days: 90", "report_days: 4000", "retention.report_days", '"4000"', "from 0 to 3650"),
     ("resolver: system", "resolver: 9.9.9.9", "resolver", '"9.9.9.9"', "'local' or 'system'"),
     ("port: 2222", "port: 25", "ssh.port", "25", "smtp listens there"),
     ("passwords: no", "passwords: never", "ssh.passwords", '"never"', "true or false"),
