@@ -246,6 +246,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         },
         "/etc/mailkeep/dns.json": (lambda text: text + "nonsense\n", "Extra data"),
         "/etc/systemd/system/mailkeep-reports.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
+        "/etc/systemd/system/mailkeep-history.service": (lambda text: text + "Nonsense=1\n", "Unknown key"),
     },
     {
         "/etc/mailkeep/tls/server.pem": (
@@ -307,6 +308,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         },
         "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         "/etc/systemd/system/mailkeep-reports.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
+        "/etc/systemd/system/mailkeep-history.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
     },
     {
         "/etc/fail2ban/fail2ban.d/mailkeep.local": (lambda text: text + "[Definition\n", "parsing errors"),
