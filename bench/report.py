@@ -30,11 +30,8 @@ from incident_log import INCIDENT_A, TRIES_A, Totals, write_incident_log
 
 BAR_ALL, BAR_ONE = 10.0, 4.0  # times pflogsumm's speed
 MAX_MEMORY = 64  # MB
-EXPLAINED = {
-    "received": "pflogsumm counts lines of smtpd: notices that this server makes are not in it",
-    "bytes received": "the same: without notices",
-}
-"""By pflogsumm's name, why its number is another."""
+NOT_RECEIVED = "pflogsumm counts lines of smtpd, so notices that this server makes are not in it"
+UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 @dataclass
@@ -129,30 +126,29 @@ def check_incident_a(log: Path) -> list[str]:
     return [] if numbers == INCIDENT_A and row["attempted"] == TRIES_A else [f"incident A: {row}"]
 
 
-def read_grand_totals(output: str) -> dict[str, int]:
+def read_grand_totals(output: str) -> dict[str, tuple[int, int]]:
+    """By its name, each number and the unit in which it is rounded down."""
     numbers = {}
     for line in output.partition("Per-Day")[0].splitlines():
-        if match := re.match(r"\s+(\d+)([kmg]?)\s+([a-z][a-z ]*[a-z])(?:\s+\((\d+)\s+deferrals\))?", line):
-            numbers[match[3]] = int(match[1]) * {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}[match[2]]
+        if match := re.match(r"\s+(\d+)([kmg]?)\s+([a-z][a-z ]*[a-z])(?:\s+\((\d+)([kmg]?)\s+deferrals\))?", line):
+            numbers[match[3]] = int(match[1]) * UNITS[match[2]], UNITS[match[2]]
             if match[4]:
-                numbers["deferrals"] = int(match[4])
+                numbers["deferrals"] = int(match[4]) * UNITS[match[5]], UNITS[match[5]]
     return numbers
 
 
-def check_beside(ours: dict[str, int], theirs: dict[str, int], totals: Totals) -> list[str]:
+def check_beside(ours: dict[str, int], theirs: dict[str, tuple[int, int]], totals: Totals) -> list[str]:
     faults = []
-    pairs = {"received": "messages", "delivered": "delivered", "bounced": "bounced", "rejected": "rejected"}
-    for name, our_name in (pairs | {"deferrals": "deferrals"}).items():
-        if theirs[name] == ours[our_name]:
-            print(f"{name}: both {theirs[name]:,}")
-            continue
-        notices = totals.by_account["(notices)", "messages"]
-        print(f"{name}: pflogsumm {theirs[name]:,}, report {ours[our_name]:,}: {EXPLAINED.get(name, 'NOT EXPLAINED')}")
-        if name != "received" or ours[our_name] - notices != theirs[name]:
+    notices = totals.by_account["(notices)", "messages"]
+    names = {"received": "messages", "delivered": "delivered", "bounced": "bounced", "rejected": "rejected"}
+    for name, our_name in (names | {"deferrals": "deferrals"}).items():
+        (number, unit), our_number = theirs[name], ours[our_name]
+        print(f"{name}: pflogsumm {number:,}{f' (in {unit:,})' if unit > 1 else ''}, report {our_number:,}", end="")
+        print(f": {NOT_RECEIVED}" if name == "received" else "")
+        if abs(our_number - (notices if name == "received" else 0) - number) > unit // 2 * 2:
             faults.append(f"{name} differs from pflogsumm's")
-    print(
-        f"deferred: pflogsumm {theirs['deferred']:,} messages ever put off; report {ours['deferred']:,} people who wait"
-    )
+    number, _ = theirs["deferred"]
+    print(f"deferred: pflogsumm {number:,} messages ever put off; report {ours['deferred']:,} people who wait")
     return faults
 
 

@@ -92,7 +92,7 @@ OF_OURS = _compile(
         "the login may not write as this address",
         "add it to send_as of the account in mail.yml",
     ),
-    (r"User unknown in", "no account and no alias has this address", "mailkeep account list NAME"),
+    (r"User unknown", "no account and no alias has this address", "mailkeep account list NAME"),
     (r"Relay access denied", "a stranger wanted to send to somebody elsewhere through this server", ""),
     (r"Insufficient system storage|No space left", "the disk is full", "mailkeep status NAME"),
     (r"SPF|DKIM|DMARC|forged|author", "it claims to be from somebody who did not send it", ""),

@@ -15,7 +15,7 @@ from mailkeep.lab.site import Site
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 FRIEND, REFUSING, DEFERRING = "friend@outside.test", "refuse@outside.test", "defer@outside.test"
-NOBODY = "nobody@example.test"
+NOBODY, FORGED = "nobody@example.test", "boss@bank.test"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def history(lab: Lab, internet: Internet, built_site: Site, built_image: str) ->
         assert deployed.code == 0, deployed.output
         history = HistoryServer(site, internet)
         assert is_accepted(history.submit(FRIEND, REFUSING, DEFERRING, BEN))
-        assert history.submit(FRIEND, author="boss@bank.test").startswith("553")
+        assert history.submit(FRIEND, author=FORGED).startswith("553")
         text = compose_message(STRANGER, NOBODY, "who are you").encode()
         assert NOBODY in internet.send(STRANGER, NOBODY, server.ip, text).refused
         assert is_accepted(log_in(str(server.ip), IMAPS, ANNA, site.passphrases[ANNA]))
@@ -73,9 +73,9 @@ def has_all_fates(row: dict[str, Any]) -> bool:
 def test_the_report_counts_each_fate_once(history: HistoryServer) -> None:
     rows = history.count()
     anna = rows[ANNA]
-    assert (anna["messages"], anna["people"], anna["rejected"]) == (1, 4, 1)
+    assert (anna["messages"], anna["people"]) == (1, 4)
     assert (anna["logins"], anna["failed_logins"]) == (2, 1)
-    assert rows["(no login)"]["rejected"] == 1
+    assert rows["(no login)"]["rejected"] == 2, "Postfix's line of what a milter refuses at MAIL has no login"
     assert rows["(this server)"]["delivered"] == 1, "the notice to Anna"
     assert history.count("--account", ANNA).keys() == {ANNA}
     assert history.count("--until", "2020-01-01") == {}
@@ -96,7 +96,6 @@ def test_a_trace_says_where_each_message_is(history: HistoryServer) -> None:
         "    mx.outside.test refuses it: there is no such mailbox.",
         f"  {DEFERRING}: waits, and is tried again; ",
         f"  {BEN}: it is in the mailbox since ",
-        "refused at the door (MAIL): ",
         "  a notice of this server",
         "The log reaches back to ",
     ):
@@ -117,6 +116,9 @@ def test_who_is_refused_at_the_door_is_found(history: HistoryServer) -> None:
     told = history.ask("trace", NOBODY)
     assert "No account and no alias has this address." in told
     assert f"from <{STRANGER}> to <{NOBODY}>" in told
+    told = history.ask("trace", FORGED)
+    assert "refused at the door (MAIL): " in told
+    assert "The login may not write as this address." in told
 
 
 def test_a_log_that_does_not_reach_back_says_so(history: HistoryServer) -> None:
@@ -127,15 +129,13 @@ def test_a_log_that_does_not_reach_back_says_so(history: HistoryServer) -> None:
 
 def test_the_journal_and_the_kept_lines_say_the_same(history: HistoryServer) -> None:
     """The log keeper's copy is read where there is one: without it, the journal."""
-    before = history.count()
+    before = history.count()[ANNA]
     history.server.run("systemctl stop mailkeep-logs; mv /var/log/mailkeep /var/log/mailkeep.away")
     try:
-        without = history.count()
+        without = history.count()[ANNA]
     finally:
         history.server.run("mv /var/log/mailkeep.away /var/log/mailkeep; systemctl start mailkeep-logs")
-    assert {key: row["delivered"] for key, row in without.items()} == {
-        key: row["delivered"] for key, row in before.items()
-    }
+    assert without == before
 
 
 def test_exported_lines_of_the_journal_are_read_anywhere(history: HistoryServer, tmp_path: Any) -> None:
