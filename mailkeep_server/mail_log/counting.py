@@ -169,7 +169,7 @@ def read_quick_delivery(counter: LogCounter) -> Handler:
                     del states[queue_id]
                 else:
                     states[queue_id] = step.state
-        elif event is SIMPLE_WAIT and state and state.waiting.get(hash(word[4:-2])) is SIMPLE_WAIT:
+        elif event is SIMPLE_WAIT and state and hash(word[4:-2]) in state.simple:
             state.repeats[0] += 1
         else:
             queue.add_fate(queue_id, word[4:-2], event)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from mailkeep_server.mail_log.tally import EARLIER, NO_NAME, THIS_SERVER, UNKNOWN, WAITING, Event, Moment, Origin, Tally
 
-MAX_OPEN = 300_000
-"""Messages that are followed at once: some 30 MB. One with several recipients counts as MANY_WEIGHT further ones, and
-as one more for each that waits."""
-MANY_WEIGHT = 4
+MAX_WEIGHT = 700_000
+"""What is followed at once, in units of some 40 bytes. With Python itself, that is less than 64 MB."""
+OPEN_WEIGHT, MANY_WEIGHT, OTHER_WEIGHT = 3, 4, 7
+"""Of each open message; what one with several recipients takes besides; of one that waits by an event of its own."""
 FORGET = 10_000
 """Messages that are forgotten at a time, the oldest first."""
 MAX_ARRIVING = 20_000
@@ -54,14 +54,38 @@ class Single(dict[Event, Step]):
 
 
 class Many:
-    """A message with several recipients. `left` is how many have no end yet, `waiting` the last deferral by the hash of
-    the recipient. `repeats` is the origin's own number of further deferrals for SIMPLE_WAIT."""
+    """A message with several recipients, by their hashes. `left` is how many have no end yet. Those of `simple` wait by
+    SIMPLE_WAIT, as nearly all do; the others by an event of their own. A tuple takes a fourth of a dictionary's memory.
+    `repeats` is the origin's own number of further deferrals for SIMPLE_WAIT."""
 
-    __slots__ = ("left", "origin", "repeats", "waiting")
+    __slots__ = ("left", "origin", "others", "repeats", "simple")
 
     def __init__(self, origin: Origin, left: int, repeats: list[int]) -> None:
         self.origin, self.left, self.repeats = origin, left, repeats
-        self.waiting: dict[int, Event] = {}
+        self.simple: tuple[int, ...] = ()
+        self.others: dict[int, Event] | None = None
+
+    def replace(self, recipient: int, event: Event | None) -> Event | None:
+        """Has the recipient wait by this event, or by none. Returns the former."""
+        former = SIMPLE_WAIT if recipient in self.simple else (self.others or {}).pop(recipient, None)
+        if event == SIMPLE_WAIT and former is not SIMPLE_WAIT:
+            self.simple = (*self.simple, recipient)
+        elif former is SIMPLE_WAIT and event != SIMPLE_WAIT:
+            self.simple = tuple(other for other in self.simple if other != recipient)
+        if event and event != SIMPLE_WAIT:
+            self.others = self.others or {}
+            self.others[recipient] = event
+        return former
+
+    def list_waiting(self) -> dict[int, Event]:
+        return dict.fromkeys(self.simple, SIMPLE_WAIT) | (self.others or {})
+
+    def count_waiting(self) -> int:
+        return len(self.simple) + len(self.others or ())
+
+    @property
+    def weight(self) -> int:
+        return MANY_WEIGHT + len(self.simple) + OTHER_WEIGHT * len(self.others or ())
 
 
 Exported = tuple[bool, tuple[Moment, int, int] | None, dict[Event, int], list[tuple[int, Event]], Event | None]
@@ -71,7 +95,7 @@ Exported = tuple[bool, tuple[Moment, int, int] | None, dict[Event, int], list[tu
 class Fragment:
     """A message whose beginning is in an earlier part of the log, which another process reads."""
 
-    __slots__ = ("active", "deferrals", "ends", "is_new", "removal", "repeats", "waiting")
+    __slots__ = ("active", "deferrals", "ends", "is_new", "removal", "repeats", "simple", "waiting")
 
     def __init__(self) -> None:
         self.is_new = False
@@ -80,7 +104,8 @@ class Fragment:
         self.waiting: dict[int, Event] = {}
         self.ends: list[tuple[int, Event]] = []
         self.deferrals: dict[Event, int] = {}
-        self.repeats = [0]
+        self.repeats, self.simple = [0], set[int]()
+        """As those of Many; each of `simple` is in `waiting`, too."""
         self.removal: Event | None = None
 
     def export(self) -> Exported:
@@ -162,7 +187,7 @@ class QueueState:
             state.active = moment, people, size
 
     def _follow(self, queue_id: bytes, origin: Origin, people: int) -> None:
-        if len(self.open) + self.weight >= MAX_OPEN:
+        if OPEN_WEIGHT * len(self.open) + self.weight >= MAX_WEIGHT:
             self._forget_oldest()
         if people == 1:
             self.open[queue_id] = self.single(origin, None)
@@ -220,18 +245,15 @@ class QueueState:
             self.open[queue_id] = step.state
 
     def _add_to_many(self, queue_id: bytes, state: Many, recipient: int, event: Event) -> None:
-        former = state.waiting.get(recipient)
+        before = state.weight
+        former = state.replace(recipient, event if event.is_waiting else None)
+        self.weight += state.weight - before
         self.tally.add_fate(state.origin, former, event)
         if event.is_waiting:
-            self.weight += former is None
-            state.waiting[recipient] = event
             return
-        if former:
-            self.weight -= 1
-            del state.waiting[recipient]
         state.left -= 1
         if not state.left:
-            self.weight -= MANY_WEIGHT + len(state.waiting)
+            self.weight -= state.weight
             del self.open[queue_id]
 
     def end(self, queue_id: bytes, event: Event) -> None:
@@ -247,20 +269,31 @@ class QueueState:
             state.removal = event
 
     def _end_many(self, state: Many, event: Event) -> None:
-        self.weight -= MANY_WEIGHT + len(state.waiting)
+        self.weight -= state.weight
         if event is not NO_FATE:
-            for former in state.waiting.values():
+            for former in state.list_waiting().values():
                 self.tally.add_fate(state.origin, former, event)
-        without = state.left - len(state.waiting)
+        without = state.left - state.count_waiting()
         if 0 < without < NOT_KNOWN // 2:
             self.tally.add_fate(state.origin, None, event, without)
 
     def _forget_oldest(self) -> None:
+        """Those that wait are tried again, and count then: as if they came from before the log."""
         self.flush()
         oldest = list(islice(self.open, FORGET))
         self.tally.dropped += len(oldest)
         for queue_id in oldest:
+            self._uncount_waiting(self.open[queue_id])
             self.end(queue_id, NO_FATE)
+
+    def _uncount_waiting(self, state: State) -> None:
+        if isinstance(state, Single):
+            waiting = [state.waiting] if state.waiting else []
+        else:
+            waiting = list(state.list_waiting().values()) if isinstance(state, Many) else []
+        for event in waiting:
+            if event.is_counted and not isinstance(state, Fragment):
+                self.tally.fates[state.origin, event] -= 1
 
     def flush(self) -> None:
         """Counts the steps that were taken, and forgets them."""
@@ -353,8 +386,9 @@ class QueueState:
             return self.single(*followed)
         origin, left, waiting = followed
         state = self._many(origin, left)
-        state.waiting = waiting
-        self.weight += len(waiting)
+        for recipient, event in waiting.items():
+            state.replace(recipient, event)
+        self.weight += state.weight - MANY_WEIGHT
         return state
 
 
@@ -362,14 +396,17 @@ def _describe(state: State) -> Followed:
     if isinstance(state, Single):
         return state.key
     assert isinstance(state, Many)
-    return state.origin, state.left, state.waiting
+    return state.origin, state.left, state.list_waiting()
 
 
 def _add_to_fragment(state: Fragment, recipient: int, event: Event, *, is_try: bool = True) -> None:
-    if event.is_waiting:
-        if is_try:
-            state.deferrals[event] = state.deferrals.get(event, 0) + 1
-        state.waiting[recipient] = event
-    else:
+    state.simple.discard(recipient)
+    if not event.is_waiting:
         state.waiting.pop(recipient, None)
         state.ends.append((recipient, event))
+        return
+    if is_try:
+        state.deferrals[event] = state.deferrals.get(event, 0) + 1
+    state.waiting[recipient] = event
+    if event == SIMPLE_WAIT:
+        state.simple.add(recipient)

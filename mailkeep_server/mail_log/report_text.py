@@ -33,7 +33,7 @@ def format_report(report: dict[str, Any], *, has_plot: bool = False, rows: int =
     yield ""
     yield "  ".join(_describe_totals(totals))
     if report["not_followed"]:
-        yield f"{report['not_followed']:,} messages waited while too many others did: they count by their first fate."
+        yield f"{report['not_followed']:,} messages waited while too many others did: what came of them is not theirs."
     if report["by"]:
         yield ""
         shown = report["rows"][:rows] if report["by"] not in ("day", "hour") else report["rows"]

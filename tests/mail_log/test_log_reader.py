@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mail_log_samples import LAST_DAY, count_rows, has_totals, make_small_log, report_text, write
 
-from mailkeep_server.mail_log import parallel
+from mailkeep_server.mail_log import parallel, queue_state
 from mailkeep_server.mail_log.line_words import Needs
 from mailkeep_server.mail_log.logins import read_logins
 from mailkeep_server.mail_log.parallel import count_files
@@ -227,3 +227,18 @@ def test_logins_of_both_versions_of_dovecot_are_read() -> None:
         ("anna", "smtp", False, 1),
     ]
     assert report_text(text.encode())["totals"]["failed_logins"] == 4
+
+
+def test_too_many_waiting_messages_are_counted_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are forgotten, and known again by their next try."""
+    monkeypatch.setattr(queue_state, "MAX_WEIGHT", 60)
+    monkeypatch.setattr(queue_state, "FORGET", 5)
+    waiting = [
+        make_message("2026-05-12T00:01:47Z", f"A{number:05X}").replace(b"status=sent", b"status=deferred")
+        for number in range(40)
+    ]
+    lines = [line for text in waiting for line in text.splitlines(keepends=True) if b"removed" not in line]
+    tries = [line for line in lines if b"to=<" in line]
+    report = report_text(b"".join([*lines, *tries]))
+    assert report["not_followed"] > 0
+    assert (report["totals"]["deferred"], report["totals"]["deferrals"], report["totals"]["people"]) == (40, 80, 40)
