@@ -1,7 +1,7 @@
 """Numbers of past days, kept after the log's lines are gone: by day, account, remote and fate, without recipients.
 
 `mailkeep-history.timer` runs `mail-digest DAYS` each night. It counts all whole days that the log has, and replaces
-what was kept of them: a recipient that waited then may have got the message since. Of a day, MAX_ROWS are kept, some 20
+what was kept of them. A recipient that waited then may have got the message since. Of a day, MAX_ROWS are kept, some 20
 bytes each; the smallest are added up. So a year takes 6 MB at most.
 """
 
