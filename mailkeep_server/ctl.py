@@ -1,4 +1,4 @@
-"""`mailkeepctl`, on the mail server: freezes and thaws accounts; shows limits, queued mail and the guard's events.
+"""`mailkeepctl`, on the mail server: what is wrong and who did it; freezes and thaws accounts, works on the queue.
 
 Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 """
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,33 +18,34 @@ from urllib.parse import urlencode
 from mailkeep_server import account_password, bulk_mail, mailbox_move
 from mailkeep_server.common import mailboxes, paths, unix_http
 from mailkeep_server.common.commands import run
+from mailkeep_server.common.mail_queue import QueuedMessage
 from mailkeep_server.common.report_days import KEPT_DAYS, SHOWN_DAYS
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
-from mailkeep_server.freezes.enforce import QueuedMessage
 from mailkeep_server.guard import config
 from mailkeep_server.log_commands import add_log_commands
 from mailkeep_server.mail_log.sources import LogError
+from mailkeep_server.operator import accounts, bans_command, queue_command
+from mailkeep_server.operator.accounts import find_addresses
+from mailkeep_server.operator.errors import CtlError
 
-CONFIG = Path(paths.GUARD_CONFIG)
 CONTROL_SOCKET = paths.GUARD_CONTROL_SOCKET
 ANSWER_TIMEOUT = 5.0  # seconds
 RESTART_TIMEOUT = 30.0  # seconds
-MAX_SHOWN_RECIPIENTS = 3
 MAX_SHOWN_LIMITS = 2
-MAX_SUGGESTIONS = 5
 DESCRIPTION = """\
-Freeze and thaw accounts of this mail server; see what they have sent, their queued
-mail, and the guard's events.
+See what is wrong with this mail server, what waits in its queue and who is banned;
+freeze and thaw accounts; see what they have sent.
 """
 EPILOG = """\
 examples:
-  mailkeepctl status                        how much of its limits each account has used
+  mailkeepctl limits                        how much of its limits each account has used
   mailkeepctl events                        what the guard has reported
   mailkeepctl freeze anna@example.org --why "sends spam"
   mailkeepctl passwd anna@example.org       a new passphrase, when only a phone is at hand
-  mailkeepctl queue anna@example.org        anna's mail that waits or is held
-  mailkeepctl delete anna@example.org       deletes that mail, for good
+  mailkeepctl queue                         what waits: by sender, by remote, by reason
+  mailkeepctl queue delete --account anna@example.org
+  mailkeepctl bans 198.51.100.7 --lift      lets this address in again
   mailkeepctl thaw anna@example.org         after a new password
   mailkeepctl reports --days 30             what other servers report about our mail
   mailkeepctl report --since yesterday --by account   what was sent, and what became of it
@@ -53,10 +53,6 @@ examples:
 
 Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
 """
-
-
-class CtlError(Exception):
-    """The message tells the operator what went wrong and what to do."""
 
 
 def main(arguments: list[str]) -> int:
@@ -105,11 +101,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("password-hash", show_password_hash, "For `mailkeep account passwd --from-host`.", anna)
     add("thaw", thaw_account, "Let a frozen account send and log in again; shows which mail is still held.", anna)
-    queue = add("queue", show_queue, "Show an account's queued mail.", anna)
-    add("release", release_mail, "Send an account's held mail.", anna)
-    add("delete", delete_mail, "Delete an account's queued mail, for good.", anna)
+    text = (
+        "Show what waits in the queue: by sender, by remote and by reason. Hold, release, retry, delete, show a part."
+    )
+    example = f"delete --account {anna}"
+    queue_command.add_options(add("queue", queue_command.run_queue, text, example, account=False))
+    text = "Show which addresses are banned, why and until when; or lift the bans of one."
+    bans_command.add_options(add("bans", bans_command.run_bans, text, "198.51.100.7 --lift", account=False))
     text = "Show how much of its limits each account has used, the fullest first, and which are frozen."
-    status = add("status", show_status, text, "", account=False)
+    limits = add("limits", show_limits, text, "", account=False)
     text = "Show what the guard has reported, the oldest first: refusals, freezes, new networks of an account."
     events = add("events", show_events, text, "--after 120 --json", account=False)
     events.add_argument(
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("bulk", show_bulk_mail, text, "", account=False)
     text = "Move what a mail bomb has brought from its folders to the inbox. For a day, nothing more is sorted."
     add("unsort", unsort_mail, text, anna)
-    for parser_with_json in (queue, status, events, reports):
+    for parser_with_json in (limits, events, reports):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
     add("metrics", show_metrics, "Print figures in the text format of Prometheus.", "", account=False)
     return parser
@@ -155,9 +155,8 @@ def thaw_account(options: argparse.Namespace) -> None:
     if held:
         recipients = count_noun(count_recipients(held), "recipient")
         print(f"{count_noun(len(held), 'message')} of it still held, to {recipients}:")
-        print(f"  mailkeepctl queue {account}     shows them")
-        print(f"  mailkeepctl release {account}   sends them")
-        print(f"  mailkeepctl delete {account}    deletes them")
+        for action, effect in (("list", "shows them"), ("release", "sends them"), ("delete", "deletes them")):
+            print(f"  mailkeepctl queue {action:7} --account {account}   {effect}")
 
 
 def change_password(options: argparse.Namespace) -> None:
@@ -181,11 +180,11 @@ def change_password(options: argparse.Namespace) -> None:
 def rename_account(options: argparse.Namespace) -> None:
     """Each step may be repeated: after a failure, run it again."""
     old, new = options.account, options.new
-    accounts = config.load_config(CONFIG).addresses
+    addresses = config.load_config(accounts.CONFIG).addresses
     if record := freeze_list.read_freezes().get(old):
         freeze_list.freeze_account(new, record.by, record.why, record.at)
         print(f"{new} is frozen, as {old} is.")
-    if old in accounts or new not in accounts:
+    if old in addresses or new not in addresses:
         raise CtlError(
             f"Nothing else is moved: rename {old} by `mailkeep account rename`, deploy, then run this again."
         )
@@ -209,42 +208,7 @@ def show_password_hash(options: argparse.Namespace) -> None:
         print(account_password.read_hash(options.account))
 
 
-def show_queue(options: argparse.Namespace) -> None:
-    messages = read_mail(options.account)
-    if options.json:
-        print(json.dumps([asdict(message) for message in messages], indent=2))
-        return
-    for message in messages:
-        print(describe_message(message))
-    print(f"{count_noun(len(messages), 'message')}, {count_noun(count_recipients(messages), 'recipient')}.")
-
-
-def describe_message(message: QueuedMessage) -> str:
-    arrived = datetime.fromtimestamp(message.arrived, UTC)
-    recipients = ", ".join(message.recipients[:MAX_SHOWN_RECIPIENTS])
-    others = len(message.recipients) - MAX_SHOWN_RECIPIENTS
-    if others > 0:
-        recipients += f" and {others} more"
-    columns = (message.queue_id, f"{message.queue:8}", f"{arrived:%Y-%m-%d %H:%M} UTC", f"{message.size:>9}")
-    return "  ".join((*columns, f"{message.sender} -> {recipients}"))
-
-
-def release_mail(options: argparse.Namespace) -> None:
-    account = options.account
-    if account in freeze_list.read_freezes():
-        raise CtlError(f"{account} is frozen: `mailkeepctl thaw {account}` first.")
-    held = read_held_mail(account)
-    enforce.release_messages(held)
-    print(f"{count_noun(len(held), 'message')} on its way.")
-
-
-def delete_mail(options: argparse.Namespace) -> None:
-    messages = read_mail(options.account)
-    enforce.delete_messages(messages)
-    print(f"{count_noun(len(messages), 'message')} deleted.")
-
-
-def show_status(options: argparse.Namespace) -> None:
+def show_limits(options: argparse.Namespace) -> None:
     status = json.loads(ask_guard("/status"))
     if options.json:
         print(json.dumps(status, indent=2))
@@ -323,7 +287,7 @@ def show_reports(options: argparse.Namespace) -> None:
 
 def show_bulk_mail(_options: argparse.Namespace) -> None:
     state = json.loads(ask_guard("/receiving"))
-    print("\n".join(bulk_mail.describe_accounts(state, config.load_config(CONFIG).addresses)))
+    print("\n".join(bulk_mail.describe_accounts(state, config.load_config(accounts.CONFIG).addresses)))
 
 
 def unsort_mail(options: argparse.Namespace) -> None:
@@ -348,23 +312,8 @@ def ask_guard(target: str) -> str:
         raise CtlError(f"The guard does not answer ({error}): `systemctl status mailkeep-guard` says why.") from None
 
 
-def read_mail(account: str) -> list[QueuedMessage]:
-    return enforce.read_queue(account, find_addresses(account))
-
-
 def read_held_mail(account: str) -> list[QueuedMessage]:
-    return [message for message in read_mail(account) if message.queue == "hold"]
-
-
-def find_addresses(account: str) -> frozenset[str]:
-    """The addresses that it may send from. Raises CtlError for an unknown account."""
-    addresses = config.load_config(CONFIG).addresses
-    if account in addresses:
-        return frozenset(addresses[account])
-    if account in freeze_list.read_freezes():  # removed from mail.yml while it was frozen
-        return frozenset({account})
-    accounts = ", ".join(sorted(addresses)[:MAX_SUGGESTIONS]) + (", …" if len(addresses) > MAX_SUGGESTIONS else "")
-    raise CtlError(f"{account} is no account of this server. Its accounts are: {accounts}.")
+    return [message for message in enforce.read_queue(account, find_addresses(account)) if message.queue == "hold"]
 
 
 def count_recipients(messages: list[QueuedMessage]) -> int:

@@ -170,8 +170,8 @@ def freeze_account(
     affected."""
     from mailkeep.operate import account_freeze
 
-    for host, answer in account_freeze.freeze_account(find_inventory(name, home), address, why):
-        out.print(f"{host}:\n{answer}", markup=False)
+    for answer in account_freeze.freeze_account(find_inventory(name, home), address, why):
+        out.print(f"{answer.host}:\n{answer.text}", markup=False)
 
 
 @account.command("thaw", epilog="Example: `mailkeep account thaw home anna@example.org`")
@@ -179,8 +179,8 @@ def thaw_account(name: InventoryName, address: Address, home: Home = None) -> No
     """Let a frozen account send and log in again, and list its mail that is still held. Change its password first."""
     from mailkeep.operate import account_freeze
 
-    for host, answer in account_freeze.thaw_account(find_inventory(name, home), address):
-        out.print(f"{host}:\n{answer}", markup=False)
+    for answer in account_freeze.thaw_account(find_inventory(name, home), address):
+        out.print(f"{answer.host}:\n{answer.text}", markup=False)
 
 
 def _new_password(settings: "Settings", address: str, generate: bool, check_breaches: bool) -> str:

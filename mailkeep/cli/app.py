@@ -20,6 +20,7 @@ from mailkeep.cli import (
     history,
     inventories,
     keys,
+    live,
     moving_house,
     moving_in,
     reports,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Servers": (inventories, deploy),
+    "Live servers": (live,),
     "Accounts": (accounts,),
     "Mail": (history, backups),
     "Moving": (moving_in, moving_house),

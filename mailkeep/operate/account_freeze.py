@@ -7,22 +7,23 @@ from typing import NamedTuple
 
 from mailkeep.errors import UserError
 from mailkeep.host.remote import RemoteHost, for_each_host
+from mailkeep.operate.ctl_answers import CtlAnswer, ask_mailkeepctl
 
 
-def freeze_account(inventory: Path, account: str, reason: str) -> Iterator[tuple[str, str]]:
+def freeze_account(inventory: Path, account: str, reason: str) -> Iterator[CtlAnswer]:
     """Refuses its mail and logins, cuts its sessions and holds its queued mail; yields each host and its answer.
 
     Raises UserError after the last host if any of them failed; the others have frozen the account.
     """
-    return _run_mailkeepctl(inventory, "freeze", f"--why={reason}", "--", account)
+    return ask_mailkeepctl(inventory, "freeze", f"--why={reason}", "--", account)
 
 
-def thaw_account(inventory: Path, account: str) -> Iterator[tuple[str, str]]:
+def thaw_account(inventory: Path, account: str) -> Iterator[CtlAnswer]:
     """Lets the account send and log in again; yields each host and its answer, which names mail that is still held.
 
     Raises UserError as `freeze_account` does.
     """
-    return _run_mailkeepctl(inventory, "thaw", "--", account)
+    return ask_mailkeepctl(inventory, "thaw", "--", account)
 
 
 class ChangedHash(NamedTuple):
@@ -64,13 +65,3 @@ def read_changed_hash(inventory: Path, account: str, present_hash: str) -> Chang
             "Without --from-host, `mailkeep account passwd` sets one for all."
         )
     return ChangedHash(*next(iter(changed.items())), failures)
-
-
-def _run_mailkeepctl(inventory: Path, *arguments: str) -> Iterator[tuple[str, str]]:
-    def run_on_host(host: RemoteHost) -> tuple[str, str]:
-        done = host.run_mailkeep(join(["mailkeepctl", *arguments]))
-        if done.rc:
-            raise UserError((done.stderr or done.stdout).strip() or f"mailkeepctl ended with exit code {done.rc}")
-        return host.name, done.stdout.rstrip()
-
-    return for_each_host(inventory, run_on_host)

@@ -27,3 +27,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, ValueError) and text.startswith("invalid literal"):
         return f"a number was expected, not {text.rpartition(': ')[2]}"
     return text or "an error without a description"
+
+
+def printable_text(text: str) -> str:
+    """Text that others wrote, for a terminal: without control characters, escape sequences and marks of direction."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

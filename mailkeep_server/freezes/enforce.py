@@ -1,15 +1,15 @@
-"""The part of a freeze that needs root: cut sessions; hold, show, release and delete an account's queued mail."""
+"""The part of a freeze that needs root: hold an account's queued mail, cut its sessions, keep a sample."""
 
 import errno
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailkeep_server.common import paths
+from mailkeep_server.common import mail_queue, paths
 from mailkeep_server.common.addresses import owner_address
 from mailkeep_server.common.commands import run, stream_output
+from mailkeep_server.common.mail_queue import QueuedMessage
 from mailkeep_server.common.wording import describe_error
 
 SAMPLE_DIRECTORY = Path(paths.FREEZE_SAMPLES)
@@ -17,30 +17,8 @@ MAX_SAMPLE_MESSAGES = 20
 """Kept of each frozen account."""
 MAX_SAMPLE_BYTES = 65_536
 """Of each of these messages."""
-HOLD_BATCH = 100
-"""Messages put on hold by one command: the first are held before the rest of a long queue has been read."""
-QUEUE_TIMEOUT = 120.0
-"""Seconds for a command that goes through the whole queue."""
-_NO_SENDER = "MAILER-DAEMON"
-"""As postqueue(1) shows the empty sender of bounces and receipts."""
 MAX_WITHOUT_SENDER = 500
 """Looked at for their login: the queue may be full of bounces, and an account sends few receipts."""
-_LOGIN_ATTRIBUTE = "named_attribute: sasl_username="
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
-    """A message in Postfix's queue (postqueue(1), -j)."""
-
-    queue_id: str
-    queue: str
-    """`active`, `deferred`, `hold`, …"""
-    sender: str
-    recipients: tuple[str, ...]
-    size: int
-    """Bytes."""
-    arrived: int
-    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +43,7 @@ def enforce_freeze(account: str, addresses: Iterable[str]) -> Enforcement:
     with _collect_error(errors):
         queued = [message for message in _queued_from(account, addresses) if message.queue != "hold"]
         for batch in _sent_by(account, queued):
-            hold_messages(batch)
+            mail_queue.hold_messages(batch)
             held += batch
     with _collect_error(errors):
         sessions_cut = cut_sessions(account)
@@ -98,32 +76,20 @@ def _queued_from(account: str, addresses: Iterable[str]) -> list[QueuedMessage]:
     receipts of the account's."""
     owned = {account, *addresses}
     messages, without_sender = list[QueuedMessage](), list[QueuedMessage]()
-    with stream_output("postqueue", "-j", timeout=QUEUE_TIMEOUT) as lines:
-        for row in map(json.loads, lines):
-            if owner_address(row["sender"]) in owned:
-                messages.append(_parse_message(row))
-            elif row["sender"] == _NO_SENDER and len(without_sender) < MAX_WITHOUT_SENDER:
-                without_sender.append(_parse_message(row))
+    for row in mail_queue.read_rows():
+        if owner_address(row["sender"]) in owned:
+            messages.append(mail_queue.parse_message(row))
+        elif row["sender"] == mail_queue.NO_SENDER and len(without_sender) < MAX_WITHOUT_SENDER:
+            without_sender.append(mail_queue.parse_message(row))
     return messages + without_sender
 
 
 def _sent_by(account: str, candidates: list[QueuedMessage]) -> Iterator[list[QueuedMessage]]:
     """Messages submitted by this login, in batches. Others who may send as the same address are left alone."""
-    for start in range(0, len(candidates), HOLD_BATCH):
-        batch = candidates[start : start + HOLD_BATCH]
-        yield [message for message in batch if _read_login(message.queue_id) == account]
-
-
-def hold_messages(messages: Iterable[QueuedMessage]) -> None:
-    _postsuper("-h", messages)
-
-
-def release_messages(messages: Iterable[QueuedMessage]) -> None:
-    _postsuper("-H", messages)
-
-
-def delete_messages(messages: Iterable[QueuedMessage]) -> None:
-    _postsuper("-d", messages)
+    for start in range(0, len(candidates), mail_queue.BATCH):
+        batch = candidates[start : start + mail_queue.BATCH]
+        logins = mail_queue.read_logins([message.queue_id for message in batch])
+        yield [message for message in batch if logins.get(message.queue_id) == account]
 
 
 def _keep_sample_if_room(account: str, messages: list[QueuedMessage]) -> str:
@@ -145,28 +111,3 @@ def keep_sample(account: str, messages: list[QueuedMessage]) -> str:
         with stream_output("postcat", "-q", message.queue_id) as text:
             (directory / message.queue_id).write_bytes(text.read(MAX_SAMPLE_BYTES))
     return str(directory) if directory.is_dir() else ""
-
-
-def _read_login(queue_id: str) -> str:
-    """The login that submitted it, from the queue file (postcat(1)); "" if nobody logged in, or it has left."""
-    lines = run("postcat", "-eq", queue_id, check=False).splitlines()
-    logins = (line.removeprefix(_LOGIN_ATTRIBUTE) for line in lines if line.startswith(_LOGIN_ATTRIBUTE))
-    return next(logins, "").lower()
-
-
-def _parse_message(row: dict[str, object]) -> QueuedMessage:
-    recipients = row["recipients"]
-    assert isinstance(recipients, list)
-    return QueuedMessage(
-        queue_id=str(row["queue_id"]),
-        queue=str(row["queue_name"]),
-        sender=str(row["sender"]),
-        recipients=tuple(str(recipient["address"]) for recipient in recipients),
-        size=int(str(row["message_size"])),
-        arrived=int(str(row["arrival_time"])),
-    )
-
-
-def _postsuper(option: str, messages: Iterable[QueuedMessage]) -> None:
-    if ids := "".join(f"{message.queue_id}\n" for message in messages):
-        run("postsuper", option, "-", stdin=ids, timeout=QUEUE_TIMEOUT)

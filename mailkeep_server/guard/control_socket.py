@@ -76,7 +76,7 @@ async def _answer_request(target: str, judge: Judge, database: Database, batch: 
 
 
 async def build_status(judge: Judge, now: int) -> dict[str, Any]:
-    """The output of `mailkeepctl status --json`. Accounts are ordered by use of their limits, the fullest first."""
+    """The output of `mailkeepctl limits --json`. Accounts are ordered by use of their limits, the fullest first."""
     frozen, accounts = judge.freezer.frozen_accounts(now), judge.ledger.accounts
     shown = await _list_fullest(judge, now)
     names = {row["account"] for row in shown}

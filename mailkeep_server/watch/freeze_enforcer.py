@@ -44,7 +44,7 @@ class FreezeCase:
         result = f"{held} held, {cut} cut" if self.was_enforced else "Its mail is being held"
         sample = f"; a sample is in {self.sample}" if self.sample else ""
         error = f"; NOT ALL was done: {self.error}" if self.error else ""
-        next_step = f"`mailkeepctl queue {account}` shows its mail; docs/after-a-break-in.md says what to do"
+        next_step = f"`mailkeepctl queue --account {account}` shows its mail; docs/after-a-break-in.md says what to do"
         return f"{account} is frozen by {self.freeze.by}: {self.freeze.why}. {result}{sample}{error}. {next_step}"
 
 

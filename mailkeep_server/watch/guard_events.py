@@ -37,14 +37,14 @@ INTRODUCTIONS = {
 NEXT_STEPS = {
     **dict.fromkeys(
         ("over", "spoof", "near", "network"),
-        ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl status` shows what it has sent",
+        ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl limits` shows what it has sent",
     ),
-    **dict.fromkeys(("would-refuse", "would-freeze"), ". `guard` in mail.yml is in mode learn; `mailkeepctl status`"),
+    **dict.fromkeys(("would-refuse", "would-freeze"), ". `guard` in mail.yml is in mode learn; `mailkeepctl limits`"),
     "unreadable": ". Its mail program needs another name in its settings: docs/guard.md, Names in From",
     NEW_REDIRECT: ". Its owner has a notice of it. If it is not the owner's rule: `mailkeepctl freeze {account}`",
     "script": ". If its rules are to send more, give the account `limits` in mail.yml",
     "bomb": ". Nothing is lost; `mailkeepctl unsort {account}` moves it to the inbox, and ends the sorting",
-    "ceiling": ". `mailkeepctl status` shows who has sent most",
+    "ceiling": ". `mailkeepctl limits` shows who has sent most",
     "local": ". `journalctl -u postfix --grep pickup` shows the Linux users (uid=) that send",
 }
 REPORTED_BY_FREEZE_ENFORCER = {"frozen", "thawed"}

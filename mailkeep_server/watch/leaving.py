@@ -79,7 +79,7 @@ class LeavingSensor(Sensor):
         window, number, bound = exceeded
         text = (
             f"Mail to {number} recipients elsewhere has left in {window}, and guard.leaving allows {bound}: mail to "
-            f"others is put on hold, {self.held} messages so far. `postqueue -p` and `mailkeepctl status` say whose it "
+            f"others is put on hold, {self.held} messages so far. `postqueue -p` and `mailkeepctl limits` say whose it "
             f"is. `postsuper -H - < {HELD_LIST}` releases it"
         )
         return {"bound": (text, f"Less mail leaves. What is on hold stays there: {HELD_LIST} names it")}

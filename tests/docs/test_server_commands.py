@@ -287,7 +287,7 @@ def only_the_plan_after_the_deploy_has_nothing_to_do(world: World, output: str) 
 
 
 @after_command("postqueue -j | python3 -c '\nimport collections", "day-two.md")
-@after_command("mailkeepctl status", "after-a-break-in.md")
+@after_command("mailkeepctl limits", "after-a-break-in.md")
 def the_sender_is_named(_world: World, output: str) -> None:
     assert ANNA in output
 

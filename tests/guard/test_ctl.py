@@ -16,6 +16,7 @@ from guard_samples import ANNA, NO_LIMITS, GuardProcess, ask_guard, build_config
 from mailkeep_server import ctl
 from mailkeep_server.common import unix_http
 from mailkeep_server.freezes import enforce, freeze_list
+from mailkeep_server.operator import accounts
 
 Event = dict[str, Any]
 
@@ -23,7 +24,7 @@ Event = dict[str, Any]
 @pytest.fixture(autouse=True)
 def become_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "guard.json").write_text(json.dumps(build_config()))
-    monkeypatch.setattr(ctl, "CONFIG", tmp_path / "guard.json")
+    monkeypatch.setattr(accounts, "CONFIG", tmp_path / "guard.json")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
 
@@ -53,7 +54,7 @@ def test_an_unknown_account_is_told_from_those_of_the_server(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(freeze_list, "read_freezes", dict)
-    assert ctl.main(["queue", "nobody@example.org"]) == 1
+    assert ctl.main(["queue", "--account", "nobody@example.org"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("nobody@example.org is no account of this server. Its accounts are: ")
     assert ANNA in error
@@ -61,7 +62,7 @@ def test_an_unknown_account_is_told_from_those_of_the_server(
 
 def test_without_root_nothing_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert ctl.main(["status"]) == 1
+    assert ctl.main(["limits"]) == 1
     assert capsys.readouterr().err == "mailkeepctl needs root: `sudo mailkeepctl …`.\n"
 
 
@@ -69,7 +70,7 @@ def test_a_guard_that_does_not_answer_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(tmp_path / "control"))
-    for command in ("status", "events", "metrics"):
+    for command in ("limits", "events", "metrics"):
         assert ctl.main([command]) == 1
         error = capsys.readouterr().err
         assert error.startswith("The guard does not answer ([Errno 2] No such file or directory)")
@@ -136,7 +137,7 @@ def test_events_of_the_guard_itself(
     assert [(event["kind"], event["account"]) for event in answer["events"]] == [(kind, ANNA) for kind in kinds]
     assert ctl.main(["events", "--after", str(answer["last"])]) == 0
     assert capsys.readouterr().out.startswith("0 events; ")
-    assert ctl.main(["status"]) == 0
+    assert ctl.main(["limits"]) == 0
     assert f"  100%  {ANNA}" in capsys.readouterr().out
 
 

@@ -13,14 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep_server.common import commands
+from mailkeep_server.common import commands, mail_queue
 from mailkeep_server.common.commands import run, stream_output
 from mailkeep_server.freezes import enforce
 
 ANNA, BERT = "anna@example.org", "bert@example.org"
 PROGRAMS = {
     "postqueue": 'cat "$HERE/queue"',
-    "postcat": 'test "$1" != -q || exec cat "$HERE/message"; echo "named_attribute: sasl_username=$(cat "$HERE/$2")"',
+    "postcat": """test "$1" != -q || exec cat "$HERE/message"
+shift; for id; do
+    test -e "$HERE/$id" || exit 1
+    printf '*** ENVELOPE RECORDS deferred/%s ***\\nnamed_attribute: sasl_username=%s\\n' "$id" "$(cat "$HERE/$id")"
+done""",
     "postsuper": 'cat >>"$HERE/calls"',
     "doveadm": "printf 'count\\n2\\n'",
 }
@@ -66,7 +70,7 @@ def test_mail_is_held_first_then_sessions_are_cut_and_a_sample_is_kept(queue: Fa
     enforcement = enforce.enforce_freeze(ANNA, [ANNA, "info@example.org"])
     assert enforcement == enforce.Enforcement(2, 2, str(enforce.SAMPLE_DIRECTORY / ANNA), "")
     assert [call.split()[0] for call in queue.calls] == [
-        *("postqueue", "postcat", "postcat", "postsuper", "A1", "A2", "doveadm", "postcat", "postcat")
+        *("postqueue", "postcat", "postsuper", "A1", "A2", "doveadm", "postcat", "postcat")
     ]
 
 
@@ -138,7 +142,7 @@ def test_a_queue_that_cannot_be_listed_keeps_no_session_alive(queue: FakeQueue) 
 
 
 def test_a_long_queue_is_held_as_it_is_found(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enforce, "HOLD_BATCH", 2)
+    monkeypatch.setattr(mail_queue, "BATCH", 2)
     for number in range(5):
         queue.add_message(f"A{number}")
     assert enforce.enforce_freeze(ANNA, []).messages_held == 5

@@ -64,7 +64,7 @@ class BackedUp:
 
     def count_sent_messages(self, server: Server) -> int:
         """What the guard has counted for ANNA."""
-        status = json.loads(server.run("mailkeepctl status --json").stdout)
+        status = json.loads(server.run("mailkeepctl limits --json").stdout)
         [limits] = [account["limits"] for account in status["accounts"] if account["account"] == ANNA]
         return max(int(limit["used"]) for limit in limits if "message" in limit["limit"])
 

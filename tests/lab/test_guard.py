@@ -115,7 +115,7 @@ class GuardedServer:
         return f"{address_of(name)}:" in self.server.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout
 
     def count_used(self, name: str, limit: str = "messages_per_10_minutes") -> int:
-        accounts = json.loads(self.run_ctl("status --json"))["accounts"]
+        accounts = json.loads(self.run_ctl("limits --json"))["accounts"]
         uses = {entry["account"]: {usage["limit"]: usage["used"] for usage in entry["limits"]} for entry in accounts}
         return int(uses.get(address_of(name), {}).get(limit, 0))
 
@@ -409,7 +409,9 @@ def test_a_freeze_by_hand_cuts_sessions_holds_the_queue_survives_a_reboot_and_en
     assert is_accepted(guarded.send_message(name, waiting))
     assert is_accepted(guarded.send_message(other, waiting))
     poll(
-        lambda: all(" deferred " in guarded.run_ctl("queue", account) for account in (name, other)), 20, "nothing waits"
+        lambda: all(" deferred " in guarded.run_ctl("queue list --account", account) for account in (name, other)),
+        20,
+        "nothing waits",
     )
     mailbox, session = open_imap(guarded.ip), guarded.open_session(name)
     mailbox.login(address_of(name), guarded.password)
@@ -423,7 +425,7 @@ def test_a_freeze_by_hand_cuts_sessions_holds_the_queue_survives_a_reboot_and_en
     assert catch_answer(lambda: send_commands(session, "NOOP")).startswith("dropped")
     assert time.monotonic() - start < 4
     poll(lambda: not is_accepted(guarded.try_login(name, IMAPS)), 2, "still logs in")
-    assert "sends spam" in guarded.run_ctl("status")
+    assert "sends spam" in guarded.run_ctl("limits")
     sample = guarded.server.run(f"cat /var/lib/mailkeep-watch/samples/{address_of(name)}/*").stdout
     assert f"from {name}" in sample
 
@@ -431,15 +433,15 @@ def test_a_freeze_by_hand_cuts_sessions_holds_the_queue_survives_a_reboot_and_en
     assert not is_accepted(guarded.try_login(name, IMAPS))
     assert not is_accepted(guarded.send_message(name))
     assert is_accepted(guarded.try_login(other, IMAPS))
-    assert guarded.run_ctl("queue", name).count(" hold ") == 1
-    assert guarded.run_ctl("queue", other).count(" hold ") == 0
+    assert guarded.run_ctl("queue list --account", name).count(" hold ") == 1
+    assert guarded.run_ctl("queue list --account", other).count(" hold ") == 0
 
     assert "1 message of it still held, to 1 recipient" in guarded.run_ctl("thaw", name)
     poll(lambda: is_accepted(guarded.try_login(name, IMAPS)), 5, "does not log in")
     assert is_accepted(guarded.send_message(name))
-    assert "1 message on its way" in guarded.run_ctl("release", name)
-    assert "1 message deleted" in guarded.run_ctl("delete", other)
-    assert "0 messages" in guarded.run_ctl("queue", other)
+    assert "1 message on its way" in guarded.run_ctl("queue release --account", name)
+    assert "1 message deleted" in guarded.run_ctl("queue delete --yes --account", other)
+    assert "0 messages" in guarded.run_ctl("queue list --account", other)
 
 
 def test_the_operators_command_freezes_and_thaws_an_account_too(

@@ -197,7 +197,7 @@ class Move:
 
     def count_sent_today(self, server: Server) -> int:
         """What the guard has counted for ANNA."""
-        status = json.loads(server.run("mailkeepctl status --json").stdout)
+        status = json.loads(server.run("mailkeepctl limits --json").stdout)
         [limits] = [account["limits"] for account in status["accounts"] if account["account"] == ANNA]
         return max(int(limit["used"]) for limit in limits if limit["limit"].startswith("messages"))
 

@@ -58,7 +58,7 @@ class ReachServer:
         return sorted(recipient for message in messages for recipient in message.recipients)
 
     def read_status(self, section: str) -> dict[str, int]:
-        status = json.loads(self.server.run("mailkeepctl status --json").stdout)
+        status = json.loads(self.server.run("mailkeepctl limits --json").stdout)
         return {usage["limit"]: usage["used"] for usage in status[section]}
 
     def count_in_inbox(self, subject: str) -> int:

@@ -97,7 +97,7 @@ class RulesServer:
 
     def count_sent(self, account: str = BEN) -> int:
         """The messages of the account that the guard has counted within a day."""
-        status = json.loads(self.server.run("mailkeepctl status --json").stdout)
+        status = json.loads(self.server.run("mailkeepctl limits --json").stdout)
         rows = [row["limits"] for row in status["accounts"] if row["account"] == account]
         return sum(use["used"] for limits in rows for use in limits if use["limit"] == "messages_per_day")
 

@@ -179,7 +179,7 @@ def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
 
 
 def read_state(server: Server) -> HeldState:
-    status = json.loads(server.run("mailkeepctl status --json").stdout)
+    status = json.loads(server.run("mailkeepctl limits --json").stdout)
     return HeldState(
         mailboxes=server.run(READ_MAILBOXES).stdout.splitlines(),
         queue=read_queue(server),
@@ -294,5 +294,5 @@ def test_verify_passes_and_warns_of_the_frozen_account_alone(upgraded: Upgrade) 
 def test_the_frozen_account_is_thawed_and_its_held_mail_released(upgraded: Upgrade) -> None:
     server, passphrase = upgraded.site.server, upgraded.site.passphrases[BEN]
     assert "1 message of it still held" in server.run(f"mailkeepctl thaw {BEN}").stdout
-    assert "1 message on its way" in server.run(f"mailkeepctl release {BEN}").stdout
+    assert "1 message on its way" in server.run(f"mailkeepctl queue release --account {BEN}").stdout
     open_imap(str(server.ip)).login(BEN, passphrase)

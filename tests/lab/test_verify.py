@@ -172,7 +172,7 @@ RUNNING = {
         keep /etc/mailkeep/guard.json
         sed -i 's/"mode": "enforce"/"mode": "learn"/' /etc/mailkeep/guard.json
         systemctl reload mailkeep-guard
-        until mailkeepctl status --json | grep -q '"mode": "learn"'; do sleep 0.1; done
+        until mailkeepctl limits --json | grep -q '"mode": "learn"'; do sleep 0.1; done
         put_back /etc/mailkeep/guard.json
         keep $dovecot
         printf 'passdb more {\\n  driver = passwd-file\\n  passwd_file_path = /etc/dovecot/more\\n}\\n' >>$dovecot

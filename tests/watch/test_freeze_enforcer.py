@@ -65,7 +65,7 @@ def test_a_freeze_is_enforced_at_once_and_reported_with_its_result(
     assert (
         "anna@example.org is frozen by guard: 30 tries over its limits in 10 minutes. 3 messages held, 1 session cut; "
         "a sample is in /var/lib/mailkeep-watch/samples/anna. "
-        "`mailkeepctl queue anna@example.org` shows its mail; docs/after-a-break-in.md says what to do"
+        "`mailkeepctl queue --account anna@example.org` shows its mail; docs/after-a-break-in.md says what to do"
     ) in take_text(alerts, clock)
     enforcer.file.write_text("")
     enforcer.read_freezes()

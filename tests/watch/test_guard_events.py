@@ -12,7 +12,7 @@ from mailkeep_server.watch.guard_events import GuardEvents
 
 NOW = 4e9  # seconds: after all tests
 NEXT_STEP = (
-    ". If that is not its user: `mailkeepctl freeze anna@example.org`. `mailkeepctl status` shows what it has sent"
+    ". If that is not its user: `mailkeepctl freeze anna@example.org`. `mailkeepctl limits` shows what it has sent"
 )
 
 
@@ -40,7 +40,7 @@ def test_events_are_reported_once_with_their_account(control_socket: Path, guard
             f"anna@example.org is over a limit: may send 60 messages in 10 minutes{NEXT_STEP}",
             True,
         ),
-        ("ceiling:", "the server sent 1000 messages in an hour. `mailkeepctl status` shows who has sent most", True),
+        ("ceiling:", "the server sent 1000 messages in an hour. `mailkeepctl limits` shows who has sent most", True),
     ]
     sensor.find_troubles()
     assert list(sensor.take_events()) == []

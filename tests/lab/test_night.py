@@ -1,0 +1,159 @@
+"""Three in the morning: the queue is full of an account's spam, services are down, a person is banned."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from clients import IMAPS, SUBMISSIONS, await_greeting, compose_message, deliver_message, is_accepted, run_on
+
+from mailkeep.lab import Attacker, Internet, Lab, Server, poll
+from mailkeep.lab.site import Site
+
+ANNA, BEN = "anna@example.test", "ben@example-two.test"
+SPAM = 3000
+QUEUE_SECONDS = 60.0
+"""For a look at the queue or a change; these machines are slow, and 3000 messages are few."""
+
+
+@dataclass(frozen=True)
+class NightServer:
+    site: Site
+    attacker: Attacker
+
+    @property
+    def server(self) -> Server:
+        return self.site.server
+
+    def submit(self, author: str, *recipients: str) -> None:
+        login = author, self.site.passphrases[author]
+        text = compose_message(author, recipients[0], "of the night")
+        answer = deliver_message(str(self.server.ip), SUBMISSIONS, author, [*recipients], text, login=login)
+        assert is_accepted(answer), answer
+
+    def run_mailkeep(self, command: str, *arguments: str) -> tuple[int, str]:
+        """On the operator's machine."""
+        words = [sys.executable, "-m", "mailkeep", command, str(self.site.inventory), *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def read_json(self, command: str, *arguments: str) -> object:
+        code, text = self.run_mailkeep(command, *arguments, "--json")
+        assert code == 0, text
+        [answer] = json.loads(text).values()
+        return answer
+
+    def count_by_sender(self) -> dict[str, int]:
+        summary = self.read_json("queue")
+        assert isinstance(summary, dict)
+        return {group["name"]: group["messages"] for group in summary["by_sender"]}
+
+
+@pytest.fixture(scope="module")
+def night(
+    lab: Lab, internet: Internet, attacker: Attacker, built_site: Site, built_image: str
+) -> Iterator[NightServer]:
+    server = lab.boot_server("night", hostname="mail.example.test", image=built_image)
+    try:
+        internet.resolve_for(server)
+        site = built_site.copy_for(server)
+        result = site.deploy()
+        assert result.code == 0, result.output
+        yield NightServer(site, attacker)
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def flooded(night: NightServer) -> NightServer:
+    """Anna's spam to two remotes; mail of Ben and of root that waits, too."""
+    night.server.run("postconf -e defer_transports=smtp && postfix reload")
+    night.submit(ANNA, "x@outside.test")
+    night.submit(ANNA, "x@elsewhere.test")
+    night.submit(BEN, "y@outside.test")
+    night.submit(BEN, "y@outside.test", "y@elsewhere.test")
+    night.server.run("printf 'Subject: from root\\n\\n' | sendmail z@outside.test")
+    poll(lambda: len(night.server.run("find /var/spool/postfix/deferred -type f").stdout.split()) == 5, 30, "no queue")
+    rows = map(json.loads, night.server.run("postqueue -j").stdout.splitlines())
+    ids = [row["queue_id"] for row in rows if row["sender"] == ANNA]
+    program = Path(__file__).with_name("queue_filler.py").read_text()
+    night.server.run(f"python3 - {SPAM - len(ids)} {' '.join(ids)}", stdin=program)
+    return night
+
+
+def test_a_full_queue_is_summed_up(flooded: NightServer) -> None:
+    began = time.monotonic()
+    summary = flooded.read_json("queue")
+    assert time.monotonic() - began < QUEUE_SECONDS
+    assert isinstance(summary, dict)
+    assert summary["messages"] == SPAM + 3
+    assert summary["by_sender"][0] == {"name": ANNA, "messages": SPAM, "recipients": SPAM}
+    remotes = {group["name"]: group["messages"] for group in summary["by_remote"]}
+    assert remotes == {"outside.test": SPAM / 2 + 3, "elsewhere.test": SPAM / 2 + 1}
+    code, text = flooded.run_mailkeep("queue", "list", "--account", BEN)
+    assert code == 0
+    assert text.endswith("2 messages, 3 recipients.\n")
+
+
+def test_only_the_headers_of_a_message_are_shown(flooded: NightServer) -> None:
+    code, text = flooded.run_mailkeep("queue", "show", "--account", BEN)
+    assert code == 0
+    assert text.count("Subject: of the night") == 2
+    assert "Hello." not in text
+    assert "Hello." in flooded.run_mailkeep("queue", "show", "--account", BEN, "--body")[1]
+
+
+def test_mail_to_one_remote_is_held_and_released(flooded: NightServer) -> None:
+    code, text = flooded.run_mailkeep("queue", "hold", "--remote", "elsewhere.test")
+    assert code == 0
+    assert f"{SPAM // 2} messages on hold.\n1 message left alone: other recipients are in it, too." in text
+    assert len(flooded.server.run("find /var/spool/postfix/hold -type f").stdout.split()) == SPAM // 2
+    assert flooded.run_mailkeep("queue", "release", "--remote", "elsewhere.test")[0] == 0
+    assert flooded.server.run("find /var/spool/postfix/hold -type f").stdout == ""
+
+
+def test_an_account_s_mail_is_deleted_and_all_other_mail_stays(flooded: NightServer) -> None:
+    code, text = flooded.run_mailkeep("queue", "delete", "--account", ANNA)
+    assert code == 1
+    assert f"{SPAM} messages to {SPAM} recipients ({ANNA} {SPAM})" in text
+    assert flooded.count_by_sender()[ANNA] == SPAM
+    began = time.monotonic()
+    code, text = flooded.run_mailkeep("queue", "delete", "--account", ANNA, "--yes")
+    assert time.monotonic() - began < QUEUE_SECONDS
+    assert (code, text.splitlines()[1]) == (0, f"{SPAM} messages deleted.")
+    assert flooded.count_by_sender() == {BEN: 2, "root@mail.example.test": 1}
+
+
+def test_waiting_mail_leaves_when_it_is_retried(flooded: NightServer, internet: Internet) -> None:
+    internet.clear_messages()
+    flooded.server.run("postconf -e defer_transports= && postfix reload")
+    assert flooded.run_mailkeep("queue", "retry", "--account", BEN)[0] == 0
+    internet.wait_for(lambda mail: mail.sender == BEN and "y@outside.test" in mail.recipients)
+    assert flooded.count_by_sender().keys() >= {"root@mail.example.test"}, "only Ben's was asked for"
+
+
+def test_a_lifted_ban_lets_the_address_in(night: NightServer) -> None:
+    banned, host = str(night.attacker.sources[3]), str(night.server.ip)
+
+    def is_let_in() -> bool:
+        return is_accepted(run_on(night.attacker, await_greeting, host, IMAPS, 3, source=banned))
+
+    assert is_let_in()
+    night.server.run(f"fail2ban-client set dovecot banip {banned}")
+    poll(lambda: not is_let_in(), 20, "it is not banned")
+    code, text = night.run_mailkeep("bans", banned)
+    assert code == 0
+    assert "dovecot: wrong passwords by IMAP or submission" in text
+    assert "NOT in the firewall" not in text
+    code, text = night.run_mailkeep("bans", banned, "--lift")
+    assert (code, text.splitlines()[1]) == (0, f"Lifted: {banned}, banned by dovecot.")
+    assert is_let_in()
+    # What only the firewall remembers is lifted as well.
+    night.server.run(f"nft add element inet f2b-table addr-set-dovecot '{{ {banned} }}'")
+    assert not is_let_in()
+    assert night.run_mailkeep("bans", banned, "--lift")[0] == 0
+    assert is_let_in()
