@@ -1,6 +1,7 @@
 """`mailkeepctl`, on the mail server: what is wrong and who did it; freezes and thaws accounts, works on the queue.
 
-Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
+Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments. `status`: 3 something is wrong; 4 nothing
+is, in what could be looked at.
 """
 
 import argparse
@@ -39,6 +40,7 @@ freeze and thaw accounts; see what they have sent.
 """
 EPILOG = """\
 examples:
+  mailkeepctl status                        what is wrong now, and what to do next
   mailkeepctl limits                        how much of its limits each account has used
   mailkeepctl events                        what the guard has reported
   mailkeepctl freeze anna@example.org --why "sends spam"
@@ -52,20 +54,20 @@ examples:
   mailkeepctl trace friend@example.net      each message from and to an address
 
 Exit codes: 0 done; 1 an error, which the message explains; 2 wrong arguments.
+Of status: 3 something is wrong; 4 nothing is, in what could be looked at.
 """
 
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
         if os.geteuid() != 0:
             raise CtlError("mailkeepctl needs root: `sudo mailkeepctl …`.")
-        command(options)
+        return command(options) or 0
     except (CtlError, LogError, config.ConfigError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Callable[[argparse.Namespace], None], text: str, example: str, *, account: bool = True
+        name: str, command: Callable[[argparse.Namespace], int | None], text: str, example: str, *, account: bool = True
     ) -> Any:
         subparser = commands.add_parser(
             name, help=text, description=text, epilog=f"Example: mailkeepctl {name} {example}".rstrip()
@@ -89,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
         return subparser
 
     anna = "anna@example.org"
+    text = "Show what is wrong now, since when and what to do next, the worst first. Exit code 3: something is wrong."
+    status = add("status", show_status, text, "--all", account=False)
+    status.add_argument("--all", action="store_true", help="everything, beyond one screen")
     text = "Freeze an account: no mail, no login; its sessions are cut, its queued mail is held."
     freeze = add("freeze", freeze_account, text, f"{anna} --why 'sends spam'")
     freeze.add_argument("--why", default="frozen by hand", help="the reason, shown by `status` and in the alert")
@@ -126,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("bulk", show_bulk_mail, text, "", account=False)
     text = "Move what a mail bomb has brought from its folders to the inbox. For a day, nothing more is sorted."
     add("unsort", unsort_mail, text, anna)
-    for parser_with_json in (limits, events, reports):
+    for parser_with_json in (status, limits, events, reports):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
     add("metrics", show_metrics, "Print figures in the text format of Prometheus.", "", account=False)
     return parser
@@ -206,6 +211,13 @@ def show_password_hash(options: argparse.Namespace) -> None:
     find_addresses(options.account)
     if account_password.was_set_here(options.account):
         print(account_password.read_hash(options.account))
+
+
+def show_status(options: argparse.Namespace) -> int:
+    # Other commands need none of the watch.
+    from mailkeep_server.operator import status_command
+
+    return status_command.run_status(options)
 
 
 def show_limits(options: argparse.Namespace) -> None:

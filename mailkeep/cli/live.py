@@ -1,4 +1,5 @@
-"""`mailkeep queue`, `bans`: what waits on the live servers, and who is banned. Each asks `mailkeepctl` there."""
+"""`mailkeep status`, `queue`, `bans`: what is wrong on the live servers, what waits, who is banned. Each asks
+`mailkeepctl` there."""
 
 import json
 from collections.abc import Iterable
@@ -9,27 +10,50 @@ import typer
 
 from mailkeep.cli.common import AsJson, Home, InventoryName, ask_agreement, find_inventory, out
 from mailkeep.errors import UserError
+from mailkeep_server.common.wording import printable_text
 
 if TYPE_CHECKING:
     from mailkeep.operate.ctl_answers import CtlAnswer
 
 commands = typer.Typer()
 
+STATUS_CODES = (3, 4)
+"""Of `mailkeepctl status`: something is wrong; nothing is, in what could be looked at."""
 ACTIONS = ("summary", "list", "show", "hold", "release", "retry", "delete")
 
 
-def _print_answers(answers: "Iterable[CtlAnswer]", as_json: bool) -> int:
-    """The highest exit code. JSON is by host."""
-    collected, code = {}, 0
+def _print_answers(answers: "Iterable[CtlAnswer]", as_json: bool) -> set[int]:
+    """The exit codes. JSON is by host."""
+    collected, codes = {}, set()
     for answer in answers:
-        code = max(code, answer.code)
+        codes.add(answer.code)
         if as_json:
             collected[answer.host] = json.loads(answer.text)
         else:
             out.print(f"{answer.host}:\n{answer.text}", markup=False)
     if as_json:
         print(json.dumps(collected, indent=2))
-    return code
+    return codes
+
+
+@commands.command("status", epilog="Examples: `mailkeep status home`; for monitoring, `mailkeep status home --json`")
+def show_status(
+    name: InventoryName,
+    everything: Annotated[bool, typer.Option("--all", help="Everything, beyond one screen.")] = False,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Show what is wrong now, since when and what to do next, in order of harm; or in one line that all is well. It
+    also works when services are down, and says what could not be looked at.
+
+    Exit code 3: something is wrong. 4: nothing is, in what could be looked at."""
+    from mailkeep.operate.ctl_answers import ask_mailkeepctl
+
+    arguments = [option for option, is_set in (("--all", everything), ("--json", as_json)) if is_set]
+    answers = ask_mailkeepctl(find_inventory(name, home), "status", *arguments, codes=(0, *STATUS_CODES))
+    codes = _print_answers(answers, as_json)
+    if worst := min(codes - {0}, default=0):
+        raise typer.Exit(worst)
 
 
 @commands.command(
@@ -94,10 +118,8 @@ def _delete_mail(directory: Path, chosen: list[str], *, yes: bool, as_json: bool
         for host, count in counts.items():
             senders = ", ".join(f"{group['name']} {group['messages']}" for group in count["by_sender"][:5])
             shared = f"; {count['shared']} with other recipients too stay" if count["shared"] else ""
-            out.print(
-                f"{host}: {count['messages']} messages to {count['recipients']} recipients ({senders}){shared}",
-                markup=False,
-            )
+            text = f"{host}: {count['messages']} messages to {count['recipients']} recipients ({senders}){shared}"
+            out.print(printable_text(text), markup=False)
         ask_agreement("Delete these for good? Type yes", "yes")
         until = str(min(count["until"] for count in counts.values()))
     arguments = ("queue", "delete", *chosen, "--yes", f"--until={until}")
