@@ -26,7 +26,7 @@ from mailkeep_server.freezes import enforce, freeze_list
 from mailkeep_server.guard import config
 from mailkeep_server.log_commands import add_log_commands
 from mailkeep_server.mail_log.sources import LogError
-from mailkeep_server.operator import accounts, bans_command, queue_command
+from mailkeep_server.operator import accounts, bans_command, logins_command, queue_command
 from mailkeep_server.operator.accounts import find_addresses
 from mailkeep_server.operator.errors import CtlError
 
@@ -113,6 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
     queue_command.add_options(add("queue", queue_command.run_queue, text, example, account=False))
     text = "Show which addresses are banned, why and until when; or lift the bans of one."
     bans_command.add_options(add("bans", bans_command.run_bans, text, "198.51.100.7 --lift", account=False))
+    text = "Show who logged in from where, when and by which service; of an account, or from an address."
+    logins_command.add_options(add("logins", logins_command.run_logins, text, f"{anna} --failed", account=False))
     text = "Show how much of its limits each account has used, the fullest first, and which are frozen."
     limits = add("limits", show_limits, text, "", account=False)
     text = "Show what the guard has reported, the oldest first: refusals, freezes, new networks of an account."

@@ -1,5 +1,7 @@
-"""`mailkeep status`, `queue`, `bans`: what is wrong on the live servers, what waits, who is banned. Each asks
-`mailkeepctl` there."""
+"""`mailkeep status`, `queue`, `bans`, `logins`: what is wrong on live servers, what waits, and who was there.
+
+Each asks `mailkeepctl` on the servers.
+"""
 
 import json
 from collections.abc import Iterable
@@ -150,3 +152,27 @@ def show_bans(
     arguments = [text for is_set, text in ((lift, "--lift"), (jail, f"--jail={jail}"), (as_json, "--json")) if is_set]
     arguments += ["--", address] if address else []
     _print_answers(ask_mailkeepctl(find_inventory(name, home), "bans", *arguments), as_json)
+
+
+@commands.command(
+    "logins",
+    epilog="Examples: `mailkeep logins home`; of one account, `mailkeep logins home anna@example.org --days 30`; from "
+    "one network, `mailkeep logins home 198.51.100.0/24 --failed`",
+)
+def show_logins(
+    name: InventoryName,
+    who: Annotated[
+        str, typer.Argument(metavar="[ADDRESS]", help="An account, or an IP address or network. Default: everybody.")
+    ] = "",
+    days: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=3660, help="So many days back.")] = 7,
+    failed: Annotated[bool, typer.Option("--failed", help="Failed logins, too.")] = False,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Show who logged in from where: the first time, the last time, how often, and by which service. It says how far
+    back the server's log reaches."""
+    from mailkeep.operate.ctl_answers import ask_mailkeepctl
+
+    options = [option for option, is_set in (("--failed", failed), ("--json", as_json)) if is_set]
+    arguments = [f"--days={days}", *options, *(["--", who] if who else [])]
+    _print_answers(ask_mailkeepctl(find_inventory(name, home), "logins", *arguments), as_json)

@@ -204,3 +204,14 @@ def test_a_lifted_ban_lets_the_address_in(night: NightServer) -> None:
     assert not is_let_in()
     assert night.run_mailkeep("bans", banned, "--lift")[0] == 0
     assert is_let_in()
+
+
+def test_who_logged_in_from_where_is_known(flooded: NightServer) -> None:
+    answer = flooded.read_json("logins", ANNA)
+    assert isinstance(answer, dict)
+    [row] = [row for row in answer["logins"] if row["service"] == "smtp"]
+    assert (row["account"], row["good"], row["failed"]) == (ANNA, 2, 0)
+    assert answer["log_since"]
+    code, text = flooded.run_mailkeep("logins", str(row["address"]))
+    assert code == 0
+    assert {ANNA, BEN} <= {line.split()[0] for line in text.splitlines()}
