@@ -32,10 +32,11 @@ lint: bootstrap
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-# The manual pages, and docs/settings.md, from the sources of the command's help and of the settings.
+# The manual pages, docs/settings.md and the dashboard, from the sources of the help, the settings and the figures.
 manual: bootstrap
 	.venv/bin/python -m mailkeep.settings.reference
 	.venv/bin/python scripts/make_manual.py
+	.venv/bin/python scripts/make_dashboard.py
 
 rebuild: bootstrap
 	.venv/bin/python bench/rebuild.py

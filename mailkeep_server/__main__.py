@@ -10,6 +10,7 @@ PROGRAMS = {
     "watch-failed": "watch.watch_failed",
     "jails": "watch.jail_proof",
     "fail2ban": "ban_networks",
+    "weekly": "operator.weekly_mail",
     "relay": "watch.relay_sensor",
     "alert-test": "watch.alert_test",
     "dns-monitor": "dns_monitor",

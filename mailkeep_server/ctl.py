@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from mailkeep_server import account_password, bulk_mail, mailbox_move
 from mailkeep_server.common import mailboxes, paths, unix_http
 from mailkeep_server.common.commands import run
+from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.mail_queue import QueuedMessage
 from mailkeep_server.common.report_days import KEPT_DAYS, SHOWN_DAYS
 from mailkeep_server.common.wording import count_noun
@@ -135,7 +136,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("unsort", unsort_mail, text, anna)
     for parser_with_json in (status, limits, events, reports):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    add("metrics", show_metrics, "Print figures in the text format of Prometheus.", "", account=False)
+    add("weekly", show_weekly, "Show the weekly mail as it would be sent now.", "", account=False)
+    text = "Print figures in the text format of Prometheus; or write them for node_exporter's textfile collector."
+    example = "--file /var/lib/prometheus/node-exporter/mailkeep.prom"
+    metrics = add("metrics", show_metrics, text, example, account=False)
+    metrics.add_argument("--file", type=Path, default=None, metavar="FILE", help="replace this file as a whole")
     return parser
 
 
@@ -314,8 +319,22 @@ def unsort_mail(options: argparse.Namespace) -> None:
     print("For a day, nothing more of this account is sorted.")
 
 
-def show_metrics(_options: argparse.Namespace) -> None:
-    print(ask_guard("/metrics"), end="")
+def show_weekly(_options: argparse.Namespace) -> int:
+    # Other commands need none of the watch.
+    from mailkeep_server.operator import weekly_mail
+
+    return weekly_mail.main(["--print"])
+
+
+def show_metrics(options: argparse.Namespace) -> None:
+    # Other commands need none of the watch.
+    from mailkeep_server.operator import findings, metrics
+
+    text = metrics.format_metrics(findings.load_watch_config())
+    if options.file:
+        atomic_write(options.file, text, durable=False)
+    else:
+        print(text, end="")
 
 
 def ask_guard(target: str) -> str:

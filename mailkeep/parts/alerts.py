@@ -1,4 +1,5 @@
-"""The watch: looks after the machine, enforces freezes, alerts the administrators; and the proof of every jail."""
+"""The watch: looks after the machine, enforces freezes, alerts the administrators. The proof of every jail, and the
+weekly mail."""
 
 import json
 from collections.abc import Iterable
@@ -19,13 +20,16 @@ WATCH, WATCH_FAILED = "mailkeep-watch.service", "mailkeep-watch-failed.service"
 JAIL_PROOF, JAIL_PROOF_TIMER = "mailkeep-jails.service", "mailkeep-jails.timer"
 BACKUP_SLACK_HOURS = 2
 """How much later than planned a backup may end."""
+WEEKLY, WEEKLY_TIMER = "mailkeep-weekly.service", "mailkeep-weekly.timer"
 UNIT_FILES = (WATCH, WATCH_FAILED, JAIL_PROOF, JAIL_PROOF_TIMER)
+WEEKLY_FILES = (WEEKLY, WEEKLY_TIMER)
 
 
 def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
     """Watches the units of `services`. `webhook`, URL and token, is needed when `settings.alerts` has one."""
     units = [unit.name for service in services for unit in service.units if unit.running]
-    started_by_others = [f"{SYSTEMD}/{name}" for name in (WATCH_FAILED, JAIL_PROOF)]
+    weekly = WEEKLY_FILES if settings.alerts.weekly else ()
+    started_by_others = [f"{SYSTEMD}/{name}" for name in (WATCH_FAILED, JAIL_PROOF, *weekly[:1])]
     python, package = server_package.PYTHON, f"{server_package.DIRECTORY}/"
     return Part(
         name="alerts",
@@ -34,13 +38,20 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
         files=(
             File(CONFIG, _build_config(settings, [*units, JAIL_PROOF_TIMER]), mode=0o600),
             *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
-            *(File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python)) for name in UNIT_FILES),
+            *(
+                File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python))
+                for name in (*UNIT_FILES, *weekly)
+            ),
         ),
-        absent=() if webhook else (WEBHOOK,),
+        absent=(
+            *(() if webhook else (WEBHOOK,)),
+            *(() if weekly else (f"{SYSTEMD}/{name}" for name in WEEKLY_FILES)),
+        ),
         kept=(paths.FREEZE_SAMPLES, paths.WATCH_SAVED_STATE),
         units=(
             Unit(WATCH, restart_on=(package, CONFIG, WEBHOOK, f"{SYSTEMD}/{WATCH}")),
             Unit(JAIL_PROOF_TIMER, restart_on=(f"{SYSTEMD}/{JAIL_PROOF_TIMER}",)),
+            *(Unit(name, restart_on=(f"{SYSTEMD}/{name}",)) for name in weekly[1:]),
         ),
         checks=(
             Check(f"{python} watch --check", reads=(package, CONFIG, WEBHOOK)),

@@ -608,6 +608,12 @@ class Alerts(Model):
         description="Alert when more logins than this fail in ten minutes, from all addresses together, 10 to 1000000.",
         examples=[300],
     )
+    weekly: Switch = Field(
+        default=True,
+        description="A mail of one page on Mondays: what the accounts sent, what was unusual, bans, updates, disk, "
+        "certificate, backups, DNS and blocklists. It also says so when all is well.",
+        examples=[False],
+    )
 
 
 class Dns(Model):

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.unit_states import read_active_states
 from mailkeep_server.common.wording import describe_error, printable_text
 from mailkeep_server.freezes import freeze_list
+from mailkeep_server.operator.errors import CtlError
+from mailkeep_server.watch import config as watch_config
 from mailkeep_server.watch import saved_state
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.guard_events import GuardEvents
@@ -25,6 +28,7 @@ from mailkeep_server.watch.sensors import build_sensors
 
 ASK_SECONDS = 1.8
 """For all sensors together, so that `mailkeepctl status` answers within three seconds."""
+WATCH_UNIT = "mailkeep-watch.service"
 SLACK = 20.0  # seconds that a sample of the watch may be late: one slow sensor holds up the others
 MAX_FUTURE = 5.0  # seconds; a sample that is dated later says nothing about now
 WATCH_ONLY = frozenset({"delivery", "leaving", "connections", "relay", "mount", "reserve", "process", "reports"})
@@ -85,13 +89,21 @@ class Findings:
         self.wrong.sort(key=lambda finding: (finding.harm, finding.since or self.at, finding.key))
 
 
+def load_watch_config() -> WatchConfig:
+    """Raises CtlError."""
+    try:
+        return watch_config.load_config()
+    except (OSError, ValueError, TypeError, KeyError):
+        raise CtlError(f"{watch_config.FILE} cannot be read: `mailkeep deploy` writes it.") from None
+
+
 def collect_findings(
     config: WatchConfig, reports_file: Path = Path(paths.SENSOR_REPORTS), state_file: Path = saved_state.FILE
 ) -> Findings:
     now = time.time()
     findings = Findings(config.host, now)
     reports, state = _read_reports(reports_file), saved_state.read_state(state_file)
-    recent = {name: report for name, report in reports.items() if _is_recent(report, now)}
+    recent = {name: report for name, report in reports.items() if _is_recent(report, now)} if _watch_runs() else {}
     sensors = [*_build(config, state)]
     names = [sensor.name for sensor in sensors]
     _take_reports(findings, recent, state.get("open_troubles", {}), names)
@@ -109,6 +121,15 @@ def _read_reports(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # the watch has not run since the machine started, or is no more
         return {}
     return reports if isinstance(reports, dict) else {}
+
+
+def _watch_runs() -> bool:
+    """What a watch that was stopped saw last says nothing about now, however recent. Unknown, where systemd does not
+    answer: then the age of its samples decides."""
+    try:
+        return read_active_states([WATCH_UNIT]).get(WATCH_UNIT) in ("active", "reloading")
+    except OSError:
+        return True
 
 
 def _is_recent(report: Mapping[str, Any], now: float) -> bool:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from mailkeep_server.common.wording import count_noun
-from mailkeep_server.operator.errors import CtlError
-from mailkeep_server.operator.findings import HARM, Finding, Findings, collect_findings
-from mailkeep_server.watch import config as watch_config
+from mailkeep_server.operator.findings import HARM, Finding, Findings, collect_findings, load_watch_config
 
 COLUMNS, LINES = 79, 23
 """Of a terminal of 80 x 24, whose last line has the prompt."""
@@ -19,11 +17,7 @@ WELL, WRONG, UNSEEN = 0, 3, 4
 
 
 def run_status(options: argparse.Namespace) -> int:
-    try:
-        config = watch_config.load_config()
-    except (OSError, ValueError, TypeError, KeyError):
-        raise CtlError(f"{watch_config.FILE} cannot be read: `mailkeep deploy` writes it.") from None
-    findings = collect_findings(config)
+    findings = collect_findings(load_watch_config())
     if options.json:
         print(json.dumps(_to_json(findings), indent=2))
     else:

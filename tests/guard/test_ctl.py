@@ -70,7 +70,7 @@ def test_a_guard_that_does_not_answer_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(tmp_path / "control"))
-    for command in ("limits", "events", "metrics"):
+    for command in ("limits", "events"):
         assert ctl.main([command]) == 1
         error = capsys.readouterr().err
         assert error.startswith("The guard does not answer ([Errno 2] No such file or directory)")

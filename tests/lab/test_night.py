@@ -183,6 +183,27 @@ def test_waiting_mail_leaves_when_it_is_retried(flooded: NightServer, internet: 
     assert flooded.count_by_sender().keys() >= {"root@mail.example.test"}, "only Ben's was asked for"
 
 
+def test_the_weekly_mail_reaches_the_administrators(night: NightServer, internet: Internet) -> None:
+    night.server.run("systemctl start mailkeep-weekly.service")
+    mail = internet.wait_for(lambda mail: b"The week: " in mail.data.replace(b"\r\n", b""))
+    text = mail.data.decode()
+    print(text)
+    for beginning in ("Now: ", "Mail: ", "Unusual: ", "Bans: ", "Updates: ", "Disk: ", "Certificate: ", "Backups: "):
+        assert f"\n{beginning}" in text
+    assert len(text.splitlines()) < 70
+    assert night.server.run("systemctl is-enabled mailkeep-weekly.timer").stdout == "enabled\n"
+    assert "The week: " in night.server.run("mailkeepctl weekly").stdout
+
+
+def test_figures_for_prometheus_are_a_file(night: NightServer) -> None:
+    night.server.run("mailkeepctl metrics --file /root/mailkeep.prom")
+    lines = night.server.run("cat /root/mailkeep.prom").stdout.splitlines()
+    for what in ("guard", "queue", "bans", "disks", "certificate", "backups", "findings"):
+        assert f'mailkeep_looked_at{{what="{what}"}} 1' in lines
+    assert 'mailkeep_bans{jail="postfix"} 0' in lines
+    assert any(line.startswith("mailkeep_accounts_frozen ") for line in lines)
+
+
 def test_a_lifted_ban_lets_the_address_in(night: NightServer) -> None:
     banned, host = str(night.attacker.sources[3]), str(night.server.ip)
 

@@ -41,6 +41,8 @@ class Server:
         self.reports_file, self.state_file = directory / "looked.json", directory / "state.json"
         self.sensors: list[FakeSensor] = []
         self.frozen: FrozenAccounts = {}
+        self.watch_state = "active"
+        monkeypatch.setattr(findings, "read_active_states", lambda units: dict.fromkeys(units, self.watch_state))
         monkeypatch.setattr(findings, "build_sensors", lambda *_: self.sensors)
         monkeypatch.setattr(findings, "ASK_SECONDS", 0.3)
         monkeypatch.setattr(freeze_list, "read_freezes", lambda _: self.frozen)
@@ -89,6 +91,13 @@ def test_a_sensor_of_the_watch_that_fails_was_not_looked_at(server: Server) -> N
     server.write_watch({"unit": {"error": "systemd does not answer"}})
     result = server.collect()
     assert (result.looked_at, result.not_looked_at) == ([], {"unit": "systemd does not answer"})
+
+
+def test_a_watch_that_was_just_stopped_does_not_say_that_all_is_well(server: Server) -> None:
+    server.sensors = [FakeSensor("unit", lambda: {"dovecot.service": ("dovecot.service is down", "")})]
+    server.write_watch({"unit": {}})
+    server.watch_state = "inactive"
+    assert {finding.key for finding in server.collect().wrong} == {"unit:dovecot.service", "watch:"}
 
 
 @pytest.mark.parametrize("age", [60.0, -60.0])
@@ -156,7 +165,7 @@ def test_the_worst_comes_first(server: Server) -> None:
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(status_command.watch_config, "load_config", lambda: CONFIG)
+    monkeypatch.setattr(status_command, "load_watch_config", lambda: CONFIG)
 
     def run(result: Findings, *arguments: str) -> tuple[int, str]:
         result.sort()
@@ -212,5 +221,5 @@ def test_one_screen_has_the_worst_and_says_how_many_more(show: Show) -> None:
 
 def test_without_configuration_it_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(status_command.watch_config.load_config, "__defaults__", (tmp_path / "none",))
+    monkeypatch.setattr(findings.watch_config.load_config, "__defaults__", (tmp_path / "none",))
     assert ctl.main(["status"]) == 1

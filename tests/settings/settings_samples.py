@@ -109,6 +109,7 @@ alerts:
   disk: 90
   certificate_days: 21
   failed_logins: 1000
+  weekly: no
 relay:
   host: smtp.example.com
   port: submission

@@ -26,6 +26,7 @@ from mailkeep.settings.models import Settings
 from mailkeep.settings.sections import nested_models
 
 ABSENT = object()
+WEEKLY = tuple(f"/etc/systemd/system/{name}" for name in alerts.WEEKLY_FILES)
 ACME, GUARD, WATCH = (f"/etc/mailkeep/{name}.json" for name in ("acme", "guard", "watch"))
 BACKUP, INBOUND = "/etc/mailkeep/backup/config.json", "/etc/mailkeep/inbound.json"
 NGINX, SHARED_STORE = "/etc/mailkeep/web/nginx.conf", "/etc/mailkeep/guard-store.json"
@@ -127,6 +128,7 @@ EXAMPLES: dict[str, Example] = {
     "alerts.disk": Example(91, (WATCH,)),
     "alerts.certificate_days": Example(22, (WATCH,)),
     "alerts.failed_logins": Example(1001, (WATCH,)),
+    "alerts.weekly": Example(True, WEEKLY),
     "relay": Example(ABSENT, (MAIN_CF, RELAY_PASSWORD, "part postfix")),
     "relay.host": Example("smtp2.example.com", (MAIN_CF, RELAY_PASSWORD)),
     "relay.port": Example(2525, (MAIN_CF, RELAY_PASSWORD)),

@@ -229,6 +229,7 @@ REFUSED = [
     ("disk: 90", "disk: 100", "alerts.disk", '"100"', "from 10 to 99"),
     ("certificate_days: 21", "certificate_days: 91", "alerts.certificate_days", '"91"', "from 1 to 90"),
     ("failed_logins: 1000", "failed_logins: many", "alerts.failed_logins", '"many"', "from 10 to 1000000"),
+    ("weekly: no", "weekly: monthly", "alerts.weekly", '"monthly"', "true or false"),
     ("journal: 100M", "journal: 1M", "retention.journal", '"1M"', "16M to 64G"),
     ("queue_days: 3", "queue_days: 0", "retention.queue_days", '"0"', "from 1 to 5"),
     ("queue_days: 3", "queue_days: 6", "retention.queue_days", '"6"', "from 1 to 5"),
