@@ -6,6 +6,7 @@ recent. Sensors whose samples are old are built here once more, and asked side b
 
 import json
 import queue
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.commands import run
 from mailkeep_server.common.unit_states import read_active_states
 from mailkeep_server.common.wording import describe_error, printable_text
 from mailkeep_server.freezes import freeze_list
@@ -103,7 +105,11 @@ def collect_findings(
     now = time.time()
     findings = Findings(config.host, now)
     reports, state = _read_reports(reports_file), saved_state.read_state(state_file)
-    recent = {name: report for name, report in reports.items() if _is_recent(report, now)} if _watch_runs() else {}
+    try:
+        is_running = _watch_runs()
+    except (OSError, subprocess.TimeoutExpired):  # systemd hangs: the sensors say more
+        is_running = False
+    recent = {name: report for name, report in reports.items() if is_running and _is_recent(report, now)}
     sensors = [*_build(config, state)]
     names = [sensor.name for sensor in sensors]
     _take_reports(findings, recent, state.get("open_troubles", {}), names)
@@ -124,12 +130,12 @@ def _read_reports(file: Path) -> dict[str, Any]:
 
 
 def _watch_runs() -> bool:
-    """What a watch that was stopped saw last says nothing about now, however recent. Unknown, where systemd does not
-    answer: then the age of its samples decides."""
+    """What a watch that was stopped saw last says nothing about now, however recent."""
     try:
-        return read_active_states([WATCH_UNIT]).get(WATCH_UNIT) in ("active", "reloading")
-    except OSError:
-        return True
+        state = read_active_states([WATCH_UNIT])[WATCH_UNIT]
+    except (OSError, KeyError):
+        state = run("systemctl", "show", "-P", "ActiveState", WATCH_UNIT, check=False, timeout=ASK_SECONDS).strip()
+    return state in ("active", "reloading")
 
 
 def _is_recent(report: Mapping[str, Any], now: float) -> bool:

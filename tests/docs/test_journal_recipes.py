@@ -40,13 +40,6 @@ def run_recipe(tmp_path: Path) -> Callable[[str, str], list[str]]:
     return run
 
 
-def test_the_messages_that_the_server_took_are_counted_by_account_and_address(
-    run_recipe: Callable[[str, str], list[str]],
-) -> None:
-    lines = run_recipe("after-a-break-in.md", "origin[$1]")
-    assert lines == [f"2 {ANNA} unknown[192.0.2.66]", f"1 {ANNA} unknown[2001:db8::66]"]
-
-
 def test_mail_of_programs_is_counted_by_user(run_recipe: Callable[[str, str], list[str]]) -> None:
     [command] = [
         step.text
@@ -54,13 +47,3 @@ def test_mail_of_programs_is_counted_by_user(run_recipe: Callable[[str, str], li
         if isinstance(step, Command) and "uid=[0-9]" in step.text
     ]
     assert run_recipe("after-a-break-in.md", command) == ["1 uid=0"]
-
-
-def test_the_first_break_in_is_seen_and_no_refusal_of_the_freeze(run_recipe: Callable[[str, str], list[str]]) -> None:
-    at = "2026-11-29T01:"
-    assert run_recipe("after-a-break-in.md", "END { for (event in count)") == [
-        f"{at}40:00+00:00 {at}40:00+00:00 1 imap_login 198.51.100.7",
-        f"{at}44:00+00:00 {at}44:00+00:00 1 wrong_password 192.0.2.66",
-        f"{at}44:02+00:00 {at}44:06+00:00 3 smtp_login 192.0.2.66",
-        f"{at}44:04+00:00 {at}44:04+00:00 1 smtp_login 2001:db8::66",
-    ]

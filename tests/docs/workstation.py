@@ -28,8 +28,8 @@ TYPED = {
     "mailkeep webhook": "https://ntfy.example.org/a-secret-topic",
     "mailkeep acme": "RFC2136_NAMESERVER=192.0.2.53",
 }
-# `plan` exits with 2 when there are changes.
-ACCEPTED_EXIT_CODES = {"mailkeep plan": (0, 2), "mailkeep alert-test": (0, 1)}
+# `plan` exits with 2 when there are changes, `status` with 3 or 4 when not all is well.
+ACCEPTED_EXIT_CODES = {"mailkeep plan": (0, 2), "mailkeep alert-test": (0, 1), "mailkeep status": (0, 3, 4)}
 
 
 class Workstation:

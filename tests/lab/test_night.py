@@ -98,7 +98,7 @@ def test_with_half_of_the_services_down_there_is_one_screen_within_three_seconds
     try:
         shown = [night.show_status() for _ in range(3)]
         code, lines, _ = shown[0]
-        assert code == 3
+        assert code == 3, (lines, night.server.run("systemctl is-active mailkeep-watch", check=False).stdout)
         assert min(seconds for *_, seconds in shown) <= STATUS_SECONDS, shown
         print("\n".join(lines), [seconds for *_, seconds in shown])
         assert len(lines) < 24
