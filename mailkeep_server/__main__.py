@@ -35,7 +35,10 @@ PROGRAMS = {
     "ctl": "ctl",
 }
 """By program, the module whose `main` takes the program's arguments and returns its exit code."""
-IMPORTED_LATE = ("common.unix_smtp", "common.relay_login", "reports.listing", "reports.summary", "mail_log.parallel")
+IMPORTED_LATE = (
+    *("common.unix_smtp", "common.relay_login", "reports.listing", "reports.summary", "mail_log.parallel"),
+    *("operator.metrics", "operator.status_command"),
+)
 """Modules that programs import only when they need them."""
 
 

@@ -36,7 +36,7 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
         packages=("python3",),
         directories=(Directory(paths.ETC),),
         files=(
-            File(CONFIG, _build_config(settings, [*units, JAIL_PROOF_TIMER]), mode=0o600),
+            File(CONFIG, _build_config(settings, [*units, JAIL_PROOF_TIMER, *weekly[1:]]), mode=0o600),
             *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
             *(
                 File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python))

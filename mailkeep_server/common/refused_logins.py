@@ -14,10 +14,9 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from mailkeep_server.common.canary import NAME
 from mailkeep_server.common.commands import run
 
-NAME = "mailkeep-canary"
-"""The login that is refused; no account can be called so, since it is no address."""
 SMTP, IMAPS, SIEVE = 25, 993, 4190
 IP_FREEBIND, IPV6_FREEBIND = 15, 78  # ip(7), and linux/in6.h: bind to an address that no interface has
 ANSWER_TIMEOUT = 12.0  # seconds; Dovecot answers a failure after two, and later the busier the machine is

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from mailkeep_server.common.wording import count_noun, printable_text
-from mailkeep_server.mail_log.logins import Login, read_logins
-from mailkeep_server.mail_log.sources import LogError, find_first_time, read_server_log
+from mailkeep_server.mail_log.logins import Login
+from mailkeep_server.mail_log.sources import LogError
 from mailkeep_server.operator.errors import CtlError
+from mailkeep_server.operator.login_log import find_log_start, read_logins_since
 
 DEFAULT_DAYS = 7
 MAX_DAYS = 3660
@@ -54,9 +55,8 @@ def _parse_days(text: str) -> int:
 def run_logins(options: argparse.Namespace) -> None:
     since = f"{datetime.now(UTC) - timedelta(days=options.days):%Y-%m-%dT%H:%M:%S}"
     try:
-        reaches_to = max(filter(None, (find_first_time("dovecot"), find_first_time("postfix"))), default="")
-        logins = (login for login in read_logins(read_server_log(since)) if login.time >= since)
-        rows = gather_rows(login for login in logins if fits(login, options.who.lower()))
+        reaches_to = find_log_start()
+        rows = gather_rows(login for login in read_logins_since(since) if fits(login, options.who.lower()))
     except LogError as error:
         raise CtlError(str(error)) from None
     shown = [row for row in rows if row.good or options.failed]

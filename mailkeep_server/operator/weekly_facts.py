@@ -12,8 +12,9 @@ from typing import Any
 from mailkeep_server.common import backup_status, unix_http
 from mailkeep_server.common.certificates import CertificateError, read_certificate
 from mailkeep_server.common.wording import count_noun, printable_text
-from mailkeep_server.mail_log.logins import Login, read_logins
-from mailkeep_server.mail_log.sources import LogError, find_first_time, read_server_log
+from mailkeep_server.mail_log.logins import Login
+from mailkeep_server.mail_log.sources import LogError
+from mailkeep_server.operator.login_log import find_log_start, read_logins_since
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.guard_events import URGENT_KINDS
 from mailkeep_server.watch.sensors import DiskSensor, measure_disk
@@ -37,9 +38,7 @@ Section = Callable[[WatchConfig, float], Iterator[str]]
 def describe_mail(_config: WatchConfig, now: float) -> Iterator[str]:
     since = f"{datetime.fromtimestamp(now - WEEK, UTC):%Y-%m-%dT%H:%M:%S}"
     sent, good, failed, addresses = Counter[str](), 0, 0, set[str]()
-    for login in read_logins(read_server_log(since)):
-        if login.time < since:
-            continue
+    for login in read_logins_since(since):
         if not login.is_good:
             failed += login.attempts
             addresses.add(login.address) if len(addresses) < 100_000 else None
@@ -56,7 +55,7 @@ def describe_mail(_config: WatchConfig, now: float) -> Iterator[str]:
         f"Logins: {good} to mailboxes. {count_noun(failed, 'login')} failed, from "
         f"{count_noun(len(addresses), 'address', 'addresses')}."
     )
-    if (first := max(find_first_time("postfix"), find_first_time("dovecot"))) > since:
+    if (first := find_log_start()) > since:
         yield f"  The log reaches back to {first.replace('T', ' ')} UTC only."
 
 

@@ -92,6 +92,16 @@ def test_only_the_login_s_mail_is_held_and_held_mail_is_not_read_again(queue: Fa
     assert [message.queue_id for message in enforce.read_queue(ANNA, [ANNA])] == ["A1"]
 
 
+def test_a_message_that_leaves_meanwhile_does_not_keep_others_from_being_held(queue: FakeQueue) -> None:
+    """postcat ends at a message that it cannot open."""
+    for queue_id in ("A1", "A2", "A3", "A4", "A5"):
+        queue.add_message(queue_id)
+    for queue_id in ("A2", "A3", "A5"):
+        (queue.directory / queue_id).unlink()
+    assert enforce.enforce_freeze(ANNA, [ANNA]).messages_held == 2
+    assert [call for call in queue.calls if call in ("A1", "A2", "A3", "A4", "A5")] == ["A1", "A4"]
+
+
 @pytest.mark.slow
 def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: FakeQueue) -> None:
     """With the memory that the watch may use, neither an endless message nor a long queue kills it."""

@@ -8,8 +8,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from mailkeep_server import ctl
+from mailkeep_server.common import refused_logins
 from mailkeep_server.mail_log.sources import Chunk
-from mailkeep_server.operator import logins_command
+from mailkeep_server.operator import login_log, logins_command
 
 ANNA, HOME, ELSEWHERE = "anna@example.org", "203.0.113.7", "198.51.100.66"
 NOW = datetime.now(UTC)
@@ -43,8 +44,8 @@ def fill_log(monkeypatch: pytest.MonkeyPatch) -> Fill:
 
     def fill(*lines: str, first: str = "2020-01-01T00:00:00") -> None:
         text = "".join(f"{line}\n" for line in lines).encode()
-        monkeypatch.setattr(logins_command, "read_server_log", lambda _: [Chunk(text, date(2030, 1, 1))])
-        monkeypatch.setattr(logins_command, "find_first_time", lambda _: first)
+        monkeypatch.setattr(login_log, "read_server_log", lambda _: [Chunk(text, date(2030, 1, 1))])
+        monkeypatch.setattr(login_log, "find_first_time", lambda _: first)
 
     return fill
 
@@ -85,6 +86,11 @@ def test_one_account_or_one_network_is_shown(
 ) -> None:
     fill_log(write_imap(1), write_smtp(1, ELSEWHERE), write_imap(1, "198.51.100.9", "bert@example.org"))
     assert {row[1] for row in read_rows(capsys, who)} == addresses
+
+
+def test_the_server_s_own_proofs_of_the_jails_are_no_logins(fill_log: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+    fill_log(write_failure(1, ELSEWHERE, refused_logins.NAME), write_failure(1, ELSEWHERE, "test"))
+    assert read_rows(capsys, "--failed") == [("test", ELSEWHERE, "imap", 0, 3)]
 
 
 def test_what_the_log_no_longer_has_is_said(fill_log: Fill, capsys: pytest.CaptureFixture[str]) -> None:

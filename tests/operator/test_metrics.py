@@ -39,6 +39,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in range(number):
             (tmp_path / queue / str(name)).touch()
     monkeypatch.setattr(QueueSensor, "SPOOL", tmp_path)
+    monkeypatch.setattr(metrics, "measure_disk", lambda _: ("1", 41.5, 3.0))
     monkeypatch.setattr(metrics, "list_jails", lambda **_: ["sshd", "dovecot"])
     monkeypatch.setattr(metrics, "ask_fail2ban", lambda *words, **_: ["192.0.2.1"] if words[1] == "sshd" else [])
     status = BackupStatus({CONFIG.backup.targets[0] if CONFIG.backup else "": TargetStatus(succeeded=1764086400.5)})
@@ -61,6 +62,7 @@ def test_each_figure_is_in_prometheus_format() -> None:
         'mailkeep_queue_messages{queue="hold"} 1',
         'mailkeep_bans{jail="sshd"} 1',
         'mailkeep_bans{jail="dovecot"} 0',
+        'mailkeep_disk_used_ratio{path="/"} 0.415',
         r'mailkeep_backup_last_success_timestamp_seconds{target="at\"tic\\"} 1764086400.5',
         'mailkeep_findings{harm="Mail stops"} 1',
         'mailkeep_findings{harm="Spam may leave"} 0',

@@ -15,7 +15,7 @@ import pytest
 from mailkeep_server.common import unix_http
 from mailkeep_server.common.backup_status import BackupStatus, TargetStatus
 from mailkeep_server.mail_log.sources import Chunk
-from mailkeep_server.operator import weekly_facts, weekly_mail
+from mailkeep_server.operator import login_log, weekly_facts, weekly_mail
 from mailkeep_server.operator.findings import Finding, Findings
 from mailkeep_server.watch.alert_queue import Notification
 from mailkeep_server.watch.config import BackupPlan, WatchConfig
@@ -50,8 +50,8 @@ class Week:
             ),
         )
         monkeypatch.setattr(weekly_mail, "collect_findings", lambda _: self.findings)
-        monkeypatch.setattr(weekly_facts, "read_server_log", lambda _: [self.chunk])
-        monkeypatch.setattr(weekly_facts, "find_first_time", lambda _: "2020-01-01T00:00:00")
+        monkeypatch.setattr(login_log, "read_server_log", lambda _: [self.chunk])
+        monkeypatch.setattr(login_log, "find_first_time", lambda _: "2020-01-01T00:00:00")
         monkeypatch.setattr(weekly_facts.backup_status, "load_status", lambda: self.backups)
         monkeypatch.setattr(weekly_facts, "BANS", str(directory / "bans"))
         monkeypatch.setattr(weekly_facts, "DPKG_LOGS", (directory / "dpkg.log",))
@@ -165,7 +165,7 @@ def test_all_is_not_well_if_something_was_not_looked_at(spoil: Callable[[Week], 
 
 def test_a_log_that_no_longer_reaches_back_and_a_due_reboot_are_said(week: Week) -> None:
     recent = datetime.fromtimestamp(NOW - HOUR, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    week.patch.setattr(weekly_facts, "find_first_time", lambda _: recent)
+    week.patch.setattr(login_log, "find_first_time", lambda _: recent)
     (week.directory / "reboot").touch()
     _, text = week.build()
     assert f"The log reaches back to {recent.replace('T', ' ')} UTC only." in text

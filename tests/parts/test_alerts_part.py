@@ -72,7 +72,7 @@ def test_every_unit_that_must_run_is_watched(settings: Settings, tmp_path: Path)
     stopped = Part("x", units=(Unit("no.service", running=False),))
     services = (ssh.build_part(settings), firewall.build_part(settings), stopped)
     config = read_config(alerts.build_part(settings, None, services), tmp_path)
-    assert config.units == ["ssh.service", "nftables.service", "mailkeep-jails.timer"]
+    assert config.units == ["ssh.service", "nftables.service", "mailkeep-jails.timer", "mailkeep-weekly.timer"]
 
 
 def test_every_jail_is_watched(settings: Settings) -> None:

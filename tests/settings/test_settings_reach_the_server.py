@@ -128,7 +128,7 @@ EXAMPLES: dict[str, Example] = {
     "alerts.disk": Example(91, (WATCH,)),
     "alerts.certificate_days": Example(22, (WATCH,)),
     "alerts.failed_logins": Example(1001, (WATCH,)),
-    "alerts.weekly": Example(True, WEEKLY),
+    "alerts.weekly": Example(True, (*WEEKLY, WATCH)),
     "relay": Example(ABSENT, (MAIN_CF, RELAY_PASSWORD, "part postfix")),
     "relay.host": Example("smtp2.example.com", (MAIN_CF, RELAY_PASSWORD)),
     "relay.port": Example(2525, (MAIN_CF, RELAY_PASSWORD)),
