@@ -49,6 +49,7 @@ bench: bootstrap
 	.venv/bin/python bench/drills.py
 	.venv/bin/python bench/accounts.py
 	.venv/bin/python bench/mail_bomb.py
+	.venv/bin/python bench/full_queue.py
 	.venv/bin/python bench/backup.py
 
 down: bootstrap

@@ -35,6 +35,15 @@ SLACK = 20.0  # seconds that a sample of the watch may be late: one slow sensor 
 MAX_FUTURE = 5.0  # seconds; a sample that is dated later says nothing about now
 WATCH_ONLY = frozenset({"delivery", "leaving", "connections", "relay", "mount", "reserve", "process", "reports"})
 """Sensors that compare samples, or read what the watch follows: a single look tells nothing."""
+CAUSES = {
+    "signing": "unit:opendkim.service",
+    "resolver": "unit:unbound.service",
+    "fail2ban": "unit:fail2ban.service",
+    "logins": "unit:dovecot.service",
+    "inbound": "unit:mailkeep-inbound.service",
+    "guard": f"unit:{paths.GUARD_SERVICE}",
+}
+"""Sensors that ask a service, with the trouble that explains its silence."""
 LEAVES, STOPS, OPEN, WAITS, SOON, LATER = range(6)
 HARM = {
     LEAVES: "Spam may leave",
@@ -87,7 +96,10 @@ class Findings:
     """By name, the reason."""
 
     def sort(self) -> None:
-        """In order of harm; of the same harm, the longest first."""
+        """In order of harm; of the same harm, the longest first. A service that is down is there once: that it does not
+        answer follows."""
+        keys = {finding.key for finding in self.wrong}
+        self.wrong = [finding for finding in self.wrong if CAUSES.get(finding.key.partition(":")[0]) not in keys]
         self.wrong.sort(key=lambda finding: (finding.harm, finding.since or self.at, finding.key))
 
 

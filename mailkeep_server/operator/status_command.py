@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import textwrap
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from mailkeep_server.operator.findings import HARM, Finding, Findings, collect_f
 
 COLUMNS, LINES = 79, 23
 """Of a terminal of 80 x 24, whose last line has the prompt."""
+_NO_BREAK = "\0"
 WELL, WRONG, UNSEEN = 0, 3, 4
 """Exit codes. 1 is an error of the command itself, 2 wrong arguments."""
 
@@ -66,7 +68,10 @@ def format_screen(findings: Findings, max_lines: int) -> Iterator[str]:
 
 def _format_finding(finding: Finding, now: float) -> Iterator[str]:
     yield f"* {HARM[finding.harm].upper()}, {_describe_since(finding.since, now)}"
-    yield from textwrap.wrap(finding.text, COLUMNS, initial_indent="  ", subsequent_indent="  ")
+    # A command stays on one line, to be copied.
+    text = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", _NO_BREAK), finding.text)
+    for line in textwrap.wrap(text, COLUMNS, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False):
+        yield line.replace(_NO_BREAK, " ")
 
 
 def _describe_since(since: float, now: float) -> str:

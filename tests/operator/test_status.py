@@ -159,6 +159,14 @@ def test_the_worst_comes_first(server: Server) -> None:
     assert "frozen by guard: sends\ufffd spam" in result.wrong[0].text
 
 
+def test_a_service_that_is_down_is_there_once(server: Server) -> None:
+    server.sensors = [FakeSensor("unit"), FakeSensor("logins"), FakeSensor("inbound")]
+    down = {"unit": {"troubles": ["dovecot.service is down"]}, "logins": {"troubles": ["no answer"]}}
+    silent = {"inbound": {"troubles": ["no answer either"]}}
+    server.write_watch(down | silent, {"unit:dovecot.service": ("dovecot.service is down", 1000.0)})
+    assert [finding.text for finding in server.collect().wrong] == ["dovecot.service is down", "no answer either"]
+
+
 # --- the screen
 
 
@@ -217,6 +225,12 @@ def test_one_screen_has_the_worst_and_says_how_many_more(show: Show) -> None:
     parsed = json.loads(show(result, "--json")[1])
     assert [entry["key"] for entry in parsed["wrong"][:2]] == ["frozen:x", "unit:postfix.service"]
     assert parsed["wrong"][0]["since"] is None
+
+
+def test_a_command_stays_on_one_line(show: Show) -> None:
+    text = "word " * 12 + "`systemctl restart mailkeep-watch` starts it"
+    result = Findings("mail.example.org", 1_764_086_400.0, [Finding("watch:", text)])
+    assert "  `systemctl restart mailkeep-watch` starts it" in show(result)[1].splitlines()
 
 
 def test_without_configuration_it_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
