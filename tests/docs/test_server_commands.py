@@ -288,7 +288,6 @@ def only_the_plan_after_the_deploy_has_nothing_to_do(world: World, output: str) 
 @after_command("mailkeep queue home list", "day-two.md")
 @after_command("mailkeepctl limits", "after-a-break-in.md")
 @after_command("mailkeepctl logins", "after-a-break-in.md")
-@after_command("mailkeepctl queue", "after-a-break-in.md")
 def the_sender_is_named(_world: World, output: str) -> None:
     assert ANNA in output
 
