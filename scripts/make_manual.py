@@ -26,6 +26,8 @@ EXIT_CODES = {
     "1": "An error, which the message explains. For verify: a check failed. For dns --check: a record is wrong. For "
     "blocklists: one lists the server, or none answered.",
     "2": "For plan: there are changes. For every command: the arguments are wrong.",
+    "3": "For status: something is wrong.",
+    "4": "For status: nothing is wrong, in what could be looked at.",
     "130": "Interrupted. Run it again: an interrupted deploy is completed by the next.",
 }
 ENVIRONMENT = {
@@ -43,7 +45,13 @@ FILES = {
     "~/.config/mailkeep/NAME.age-identity": "The key that opens the vault. Back it up.",
     "~/.local/state/mailkeep/": "The state of labs and the pictures of drills; in a clone of Mailkeep, .lab/.",
 }
-CTL_EXIT_CODES = {"0": "Done.", "1": "An error, which the message explains.", "2": "The arguments are wrong."}
+CTL_EXIT_CODES = {
+    "0": "Done. For status: all is well.",
+    "1": "An error, which the message explains.",
+    "2": "The arguments are wrong.",
+    "3": "For status: something is wrong.",
+    "4": "For status: nothing is wrong, in what could be looked at.",
+}
 CTL_FILES = {"/usr/lib/mailkeep/": "The program.", "/etc/mailkeep/": "The settings that a deploy writes."}
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from guard_samples import ANNA, BERT, FREEZE, NO_LIMITS, GuardProcess, ask_guard, build_request, wait_until
 
+from mailkeep_server.common import mail_queue
+from mailkeep_server.common.mail_queue import QueuedMessage
 from mailkeep_server.freezes import enforce, freeze_list
-from mailkeep_server.freezes.enforce import QueuedMessage
 
 CARL = "carl@example.org"
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -79,7 +80,7 @@ def test_no_sample_on_a_full_disk_is_no_failure(
     disk, fill = full_disk
     monkeypatch.setattr(enforce, "SAMPLE_DIRECTORY", disk / "samples")
     monkeypatch.setattr(enforce, "cut_sessions", lambda _: 0)
-    monkeypatch.setattr(enforce, "hold_messages", lambda _: None)
+    monkeypatch.setattr(mail_queue, "hold_messages", lambda _: None)
     message = QueuedMessage("A1", "active", ANNA, (BERT,), 100, 0)
     monkeypatch.setattr(enforce, "_queued_from", lambda *_: [message])
     monkeypatch.setattr(enforce, "_sent_by", lambda *_: iter([[message]]))
