@@ -512,7 +512,7 @@ def the_archive_has_a_sample_and_the_log(world: World, _output: str) -> None:
     with tarfile.open(world.workstation.clone / "evidence.tar.gz") as archive:
         archive.extractall(extracted, filter="data")
     [waiting] = json.loads((extracted / "evidence" / "queue.json").read_bytes())
-    assert b"from Anna" in (extracted / "evidence" / "samples" / waiting["queue_id"]).read_bytes()
+    assert b"from Anna" in (extracted / "evidence" / "samples" / ANNA / waiting["queue_id"]).read_bytes()
     assert ANNA in gzip.decompress((extracted / "evidence" / "journal.gz").read_bytes()).decode()
 
 
