@@ -41,6 +41,7 @@ CAUSES = {
     "fail2ban": "unit:fail2ban.service",
     "logins": "unit:dovecot.service",
     "inbound": "unit:mailkeep-inbound.service",
+    "spam": "unit:mailkeep-spam.service",
     "guard": f"unit:{paths.GUARD_SERVICE}",
 }
 """Sensors that ask a service, with the trouble that explains its silence."""
@@ -53,7 +54,7 @@ HARM = {
     SOON: "Trouble ahead",
     LATER: "Look into it",
 }
-_HARM_BY_KEY = (
+HARM_BY_KEY = (
     # The first that begins the trouble's key counts: a sensor, or a sensor and one of its troubles.
     ("unit:fail2ban", OPEN),
     ("unit:nftables", OPEN),
@@ -61,13 +62,14 @@ _HARM_BY_KEY = (
     ("unit:unattended", LATER),
     ("unit:apt", LATER),
     ("unit:mailkeep-backup", SOON),
+    ("unit:mailkeep-spam", WAITS),
     *((name, LEAVES) for name in ("frozen", "leaving", "freezes", "connections")),
     *(
         (name, STOPS)
         for name in ("watch", "unit", "process", "disk", "guard", "mailbox", "signing", "logins", "inbound")
     ),
     *((name, OPEN) for name in ("firewall", "proof", "fail2ban", "failures")),
-    *((name, WAITS) for name in ("delivery", "relay", "queue", "resolver")),
+    *((name, WAITS) for name in ("delivery", "relay", "queue", "resolver", "spam", "canary")),
     *((name, SOON) for name in ("certificate", "renewal", "address", "backup", "dns", "channel", "write")),
 )
 
@@ -82,7 +84,7 @@ class Finding:
 
     @property
     def harm(self) -> int:
-        return next((harm for prefix, harm in _HARM_BY_KEY if self.key.startswith(prefix)), LATER)
+        return next((harm for prefix, harm in HARM_BY_KEY if self.key.startswith(prefix)), LATER)
 
 
 @dataclass
@@ -157,7 +159,7 @@ def _is_recent(report: Mapping[str, Any], now: float) -> bool:
 
 def _build(config: WatchConfig, state: Mapping[str, Any]) -> Iterator[Sensor]:
     for sensor in build_sensors(config, Path(paths.JAIL_PROOF), DeliverySensor(state)):
-        if sensor.name == "proof":
+        if sensor.name in ("proof", "canary"):
             sensor.start = 0.0  # type: ignore[attr-defined]  # a proof that the watch still waited for is late here
         yield sensor
     if paths.GUARD_SERVICE in config.units:

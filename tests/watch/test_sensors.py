@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mailkeep_server.common.certificates import CertificateError
+from mailkeep_server.operator import findings
 from mailkeep_server.watch import alert_queue, sensors
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.mail_flow import DeliverySensor
@@ -301,5 +302,7 @@ def test_every_bound_of_the_configuration_reaches_its_sensor(config: WatchConfig
         ),
         *("delivery", "mailbox", "address", "mount", "reserve", "certificate", "connections"),
     }
+    known = {prefix for prefix, _ in findings.HARM_BY_KEY} | findings.WATCH_ONLY
+    assert {*built} <= known, "status must say how much harm its trouble does"
     values = vars(built["disk"]) | vars(built["queue"]) | vars(built["certificate"])
     assert (values["max_percent"], values["max_messages"], values["min_days"]) == (85, 10, 14)
