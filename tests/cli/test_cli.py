@@ -42,7 +42,10 @@ def list_commands() -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]
 COMMANDS = dict(list_commands())
 OF_AN_INVENTORY = [path for path in COMMANDS if path not in (("init",), ("inspect",), ("schema",), ("drill",))]
 # An account is frozen in a hurry, and a night has little time: these commands work in spite of other errors.
-URGENT = [("account", "freeze"), ("account", "thaw"), ("status",), ("queue",), ("bans",), ("logins",)]
+URGENT = [
+    *(("account", "freeze"), ("account", "thaw")),
+    *((name,) for name in ("status", "queue", "bans", "logins", "report", "trace")),
+]
 ASKING_HOSTS = [("check",), ("plan",), ("deploy",), ("verify",), ("alert-test",), *URGENT]
 
 
@@ -52,6 +55,7 @@ def command_line(path: tuple[str, ...], name: str) -> list[str]:
         ("render",): ["new"],
         ("tls", "import"): ["--certificate", "chain.pem", "--key", "key.pem"],
         ("restore",): ["anna@example.org"],
+        ("trace",): ["anna@example.org"],
         ("account", "rename"): ["anna@example.org", "anne@example.org"],
         ("import",): ["anna@example.org", "--from", "ssh://old.example.org/var/mail/anna"],
         **{("account", verb): ["anna@example.org"] for verb in ("add", "passwd", "remove", "freeze", "thaw")},

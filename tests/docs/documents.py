@@ -23,7 +23,8 @@ _FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE 
 _HOST = re.compile(
     r"\b(?:ssh"
     r"|mailkeep (?:plan|deploy|verify|alert-test|account (?:freeze|thaw)|blocklists|dns home --(?:check|moving)|inspect"
-    r"|import|reports|report home|trace home|status|queue|bans|logins|backup home(?! --init \|)|restore|rebuild|move))"
+    r"|import|reports|report home|trace home|status|queue|bans|logins|backup home(?! --init \|)|restore|rebuild"
+    r"|move))\b"
 )
 
 

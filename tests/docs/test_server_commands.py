@@ -602,6 +602,7 @@ MAINTENANCE = (
     "reports.md",
     "rules.md",
     "spam.md",
+    "what-happened.md",
     "after-a-break-in.md",
 )
 
