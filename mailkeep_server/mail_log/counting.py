@@ -14,7 +14,8 @@ from mailkeep_server.mail_log.line_forms import LINE
 from mailkeep_server.mail_log.line_words import FATES, LineWords, Needs
 from mailkeep_server.mail_log.log_lines import LogLine, clean_text
 from mailkeep_server.mail_log.logins import parse_login
-from mailkeep_server.mail_log.queue_state import MAX_STEPS, NO_FATE, SIMPLE_WAIT, QueueState, Single
+from mailkeep_server.mail_log.message_states import SIMPLE_WAIT, Single
+from mailkeep_server.mail_log.queue_state import MAX_STEPS, NO_FATE, QueueState
 from mailkeep_server.mail_log.sources import Chunk
 from mailkeep_server.mail_log.tally import (
     BOUNCED,

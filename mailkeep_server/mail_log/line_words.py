@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.mail_log.line_forms import LINE, TimeReader
 from mailkeep_server.mail_log.log_lines import clean_text
-from mailkeep_server.mail_log.queue_state import SIMPLE_WAIT
+from mailkeep_server.mail_log.message_states import SIMPLE_WAIT
 from mailkeep_server.mail_log.tally import (
     BOUNCED,
     MAX_NAMES,

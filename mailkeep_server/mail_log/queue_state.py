@@ -4,16 +4,29 @@ Most messages have one recipient. All of them that came from the same place, and
 state. So a waiting message costs an entry in a dictionary, and a line one look at its state.
 """
 
-from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
-from mailkeep_server.mail_log.tally import EARLIER, NO_NAME, THIS_SERVER, UNKNOWN, WAITING, Event, Moment, Origin, Tally
+from mailkeep_server.mail_log.message_states import (
+    MANY_WEIGHT,
+    SIMPLE_WAIT,
+    Exported,
+    Followed,
+    Fragment,
+    Many,
+    Single,
+    SingleKey,
+    State,
+    Step,
+    add_to_fragment,
+    describe_state,
+)
+from mailkeep_server.mail_log.tally import EARLIER, NO_NAME, THIS_SERVER, UNKNOWN, Event, Moment, Origin, Tally
 
 MAX_WEIGHT = 700_000
 """What is followed at once, in units of some 40 bytes. With Python itself, that is less than 64 MB."""
-OPEN_WEIGHT, MANY_WEIGHT, OTHER_WEIGHT = 3, 4, 7
-"""Of each open message; what one with several recipients takes besides; of one that waits by an event of its own."""
+OPEN_WEIGHT = 3
+"""Of each open message."""
 FORGET = 10_000
 """Messages that are forgotten at a time, the oldest first."""
 MAX_ARRIVING = 20_000
@@ -22,102 +35,6 @@ MAX_STEPS = 50_000
 NOT_KNOWN = 1 << 30
 """Recipients of a message that entered the queue before the log begins."""
 NO_FATE = Event(UNKNOWN)
-SIMPLE_WAIT = Event(WAITING)
-"""Of a report that asks for fates alone."""
-
-
-SingleKey = tuple[Origin, Event | None]
-
-
-class Step:
-    """What a fate does to a state: how often it was taken, and the state after it. None ends the message."""
-
-    __slots__ = ("count", "state")
-
-    def __init__(self, state: "Single | None") -> None:
-        self.count, self.state = 0, state
-
-
-class Single(dict[Event, Step]):
-    """The state of all messages with one recipient that have this origin and this last deferral."""
-
-    __slots__ = ("key", "make_step", "origin", "waiting")
-
-    def __init__(self, key: SingleKey, make_step: "Callable[[Single, Event], Step]") -> None:
-        super().__init__()
-        self.key, self.make_step = key, make_step
-        self.origin, self.waiting = key
-
-    def __missing__(self, event: Event) -> Step:
-        step = self[event] = self.make_step(self, event)
-        return step
-
-
-class Many:
-    """A message with several recipients, by their hashes. `left` is how many have no end yet. Those of `simple` wait by
-    SIMPLE_WAIT, as nearly all do; the others by an event of their own. A tuple takes a fourth of a dictionary's memory.
-    `repeats` is the origin's own number of further deferrals for SIMPLE_WAIT."""
-
-    __slots__ = ("left", "origin", "others", "repeats", "simple")
-
-    def __init__(self, origin: Origin, left: int, repeats: list[int]) -> None:
-        self.origin, self.left, self.repeats = origin, left, repeats
-        self.simple: tuple[int, ...] = ()
-        self.others: dict[int, Event] | None = None
-
-    def replace(self, recipient: int, event: Event | None) -> Event | None:
-        """Has the recipient wait by this event, or by none. Returns the former."""
-        former = SIMPLE_WAIT if recipient in self.simple else (self.others or {}).pop(recipient, None)
-        if event == SIMPLE_WAIT and former is not SIMPLE_WAIT:
-            self.simple = (*self.simple, recipient)
-        elif former is SIMPLE_WAIT and event != SIMPLE_WAIT:
-            self.simple = tuple(other for other in self.simple if other != recipient)
-        if event and event != SIMPLE_WAIT:
-            self.others = self.others or {}
-            self.others[recipient] = event
-        return former
-
-    def list_waiting(self) -> dict[int, Event]:
-        return dict.fromkeys(self.simple, SIMPLE_WAIT) | (self.others or {})
-
-    def count_waiting(self) -> int:
-        return len(self.simple) + len(self.others or ())
-
-    @property
-    def weight(self) -> int:
-        return MANY_WEIGHT + len(self.simple) + OTHER_WEIGHT * len(self.others or ())
-
-
-Exported = tuple[bool, tuple[Moment, int, int] | None, dict[Event, int], list[tuple[int, Event]], Event | None]
-"""A fragment, as it is sent to another process: a plain tuple takes a third of the time."""
-
-
-class Fragment:
-    """A message whose beginning is in an earlier part of the log, which another process reads."""
-
-    __slots__ = ("active", "deferrals", "ends", "is_new", "removal", "repeats", "simple", "waiting")
-
-    def __init__(self) -> None:
-        self.is_new = False
-        """Its first line is in this part, unless a line of smtpd is in the earlier one."""
-        self.active: tuple[Moment, int, int] | None = None
-        self.waiting: dict[int, Event] = {}
-        self.ends: list[tuple[int, Event]] = []
-        self.deferrals: dict[Event, int] = {}
-        self.repeats, self.simple = [0], set[int]()
-        """As those of Many; each of `simple` is in `waiting`, too."""
-        self.removal: Event | None = None
-
-    def export(self) -> Exported:
-        if self.repeats[0]:
-            self.deferrals[SIMPLE_WAIT] = self.deferrals.get(SIMPLE_WAIT, 0) + self.repeats[0]
-            self.repeats[0] = 0
-        return self.is_new, self.active, self.deferrals, [*self.waiting.items(), *self.ends], self.removal
-
-
-State = Single | Many | Fragment
-Followed = SingleKey | tuple[Origin, int, dict[int, Event]]
-"""A state as another process can read it."""
 
 
 class PartialQueue(NamedTuple):
@@ -234,7 +151,7 @@ class QueueState:
         elif isinstance(state, Many):
             self._add_to_many(queue_id, state, hash(recipient), event)
         else:
-            _add_to_fragment(state, hash(recipient), event)
+            add_to_fragment(state, hash(recipient), event)
 
     def _take_step(self, queue_id: bytes, state: Single, event: Event) -> None:
         step = state[event]
@@ -324,7 +241,7 @@ class QueueState:
     def export(self) -> PartialQueue:
         """For the process that has read the earlier part."""
         self.flush()
-        followed = [(key, _describe(state)) for key, state in self.open.items() if not isinstance(state, Fragment)]
+        followed = [(key, describe_state(state)) for key, state in self.open.items() if not isinstance(state, Fragment)]
         fragments = [(queue_id, fragment.export()) for queue_id, fragment in self.fragments.items()]
         return PartialQueue(self.tally, fragments, self.arriving, self.sessions, self.session_ends, followed)
 
@@ -366,7 +283,7 @@ class QueueState:
         """A deferral's number is in `deferrals` already."""
         state = self._find(queue_id)
         if isinstance(state, Fragment):
-            _add_to_fragment(state, recipient, event, is_try=False)
+            add_to_fragment(state, recipient, event, is_try=False)
             return
         if event.is_waiting and event.is_counted:
             self.tally.deferrals[state.origin, event] -= 1
@@ -390,23 +307,3 @@ class QueueState:
             state.replace(recipient, event)
         self.weight += state.weight - MANY_WEIGHT
         return state
-
-
-def _describe(state: State) -> Followed:
-    if isinstance(state, Single):
-        return state.key
-    assert isinstance(state, Many)
-    return state.origin, state.left, state.list_waiting()
-
-
-def _add_to_fragment(state: Fragment, recipient: int, event: Event, *, is_try: bool = True) -> None:
-    state.simple.discard(recipient)
-    if not event.is_waiting:
-        state.waiting.pop(recipient, None)
-        state.ends.append((recipient, event))
-        return
-    if is_try:
-        state.deferrals[event] = state.deferrals.get(event, 0) + 1
-    state.waiting[recipient] = event
-    if event == SIMPLE_WAIT:
-        state.simple.add(recipient)
