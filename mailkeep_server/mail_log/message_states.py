@@ -5,8 +5,8 @@ from collections.abc import Callable
 from mailkeep_server.mail_log.tally import WAITING, Event, Moment, Origin
 
 MANY_WEIGHT, OTHER_WEIGHT = 4, 7
-"""In units of some 40 bytes: what a message with several recipients takes besides, and each of these that waits by an
-event of its own."""
+"""In units of some 40 bytes: what a message with several recipients takes besides. Each of these that waits by an event
+of its own takes the second."""
 SIMPLE_WAIT = Event(WAITING)
 """Of a report that asks for fates alone."""
 
