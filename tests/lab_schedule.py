@@ -32,6 +32,8 @@ LONGEST_FIRST = (
     "lab/test_rules.py",
     "lab/test_receiving.py",
     "lab/test_night.py",
+    "lab/test_rules.py",
+    "lab/test_receiving.py",
     "lab/test_jails.py",
     "lab/test_web.py",
     "lab/test_drills.py",
