@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mailkeep_server.mail_log.line_words import Needs
@@ -72,9 +72,15 @@ class Query:
 
 
 def parse_time(text: str, now: datetime, *, is_end: bool = False) -> str:
-    """`2026-11-29`, `2026-11-29 02:00`, `today`, `yesterday`, `3 days ago` or `12h`, as the log has times. A day that
-    is the end is included. ValueError for anything else."""
+    """`2026-11-29`, `2026-11-29 02:00`, `today`, `yesterday`, `3 days ago` or `12h`, as the log has times; or `@` with the
+    seconds of the epoch (UTC), as systemd.time(7) has it. A day that is the end is included. ValueError for anything
+    else."""
     text = text.strip().lower().removesuffix("z")
+    if text.startswith("@"):
+        try:
+            return datetime.fromtimestamp(int(text[1:]), UTC).isoformat()[:19]
+        except (OverflowError, OSError):
+            raise ValueError(text) from None
     if match := _AGO.match(text):
         step = timedelta(hours=int(match[1])) if match[2].startswith("h") else timedelta(days=int(match[1]))
         return (now - step).isoformat()[:19]

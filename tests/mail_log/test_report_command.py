@@ -55,6 +55,7 @@ def test_bars_are_as_long_as_their_numbers() -> None:
         ("yesterday", "2026-11-28T00:00:00", "2026-11-29T00:00:00"),
         ("3 days ago", "2026-11-26T14:30:00", "2026-11-26T14:30:00"),
         ("12h", "2026-11-29T02:30:00", "2026-11-29T02:30:00"),
+        ("@1796002264", "2026-11-30T01:31:04", "2026-11-30T01:31:04"),
     ],
 )
 def test_times_are_read_as_people_write_them(text: str, since: str, until: str) -> None:
@@ -69,7 +70,7 @@ def test_the_program_prints_json_and_refuses_what_it_does_not_know(
     path = write(tmp_path, "mail.log", log)
     assert report_command.main([f"--file={path}", "--json", "--processes=1"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"]["delivered"] == totals.numbers["sent"]
-    for wrong in ("--since=someday", "--by=colour"):
+    for wrong in ("--since=someday", "--since=@9999999999999999", "--since=@", "--by=colour"):
         with pytest.raises(SystemExit):
             report_command.main([f"--file={path}", wrong])
         assert wrong.partition("=")[0] in capsys.readouterr().err
