@@ -72,9 +72,11 @@ class Query:
 
 
 def parse_time(text: str, now: datetime, *, is_end: bool = False) -> str:
-    """`2026-11-29`, `2026-11-29 02:00`, `today`, `yesterday`, `3 days ago` or `12h`, as the log has times; or `@` with the
-    seconds of the epoch (UTC), as systemd.time(7) has it. A day that is the end is included. ValueError for anything
-    else."""
+    """`2026-11-29`, `2026-11-29 02:00`, `today`, `yesterday`, `3 days ago` or `12h`, as the log has times.
+
+    After `@` come seconds of the epoch (systemd.time(7)). A day that is the end is included.
+    ValueError for anything else.
+    """
     text = text.strip().lower().removesuffix("z")
     if text.startswith("@"):
         try:
