@@ -103,11 +103,11 @@ def _attack_host(
     }
     tries = [event for event in _run_attack(host.name, job) if event["kind"] == "try"]
     try:
-        status = json.loads(remote.run(f"{PYTHON} ctl status --json").stdout)
+        limits = json.loads(remote.run(f"{PYTHON} ctl limits --json").stdout)
     except (UnreachableError, ValueError) as error:
-        raise UserError(f"{name}: the guard's status cannot be read: {error}") from None
+        raise UserError(f"{name}: the guard's limits cannot be read: {error}") from None
     taken = sum(bool(event["recipients"]) for event in tries)
-    return LiveDrillResult(drill, host.name, account, len(tries), taken, account in status["frozen"])
+    return LiveDrillResult(drill, host.name, account, len(tries), taken, account in limits["frozen"])
 
 
 def _run_attack(host: str, job: dict[str, Any]) -> list[dict[str, Any]]:

@@ -304,7 +304,7 @@ ROUNDS: tuple[dict[str, tuple[Callable[[str], str], str]], ...] = (
         },
         **{
             f"/etc/systemd/system/{unit}": (lambda text: text.replace("[Unit]", "[Unit]\nNonsense=1"), "Unknown key")
-            for unit in (*alerts.UNIT_FILES, logs.SERVICE)
+            for unit in (*alerts.UNIT_FILES, *alerts.WEEKLY_FILES, logs.SERVICE)
         },
         "/etc/systemd/system/mailkeep-dns.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),
         "/etc/systemd/system/mailkeep-reports.timer": (lambda text: text + "Nonsense=1\n", "Unknown key"),

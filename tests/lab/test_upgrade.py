@@ -179,13 +179,14 @@ def read_queue(server: Server, *queues: str) -> dict[str, tuple[str, str]]:
 
 
 def read_state(server: Server) -> HeldState:
-    status = json.loads(server.run("mailkeepctl limits --json").stdout)
+    # Version 0.1.0 called it `status`.
+    limits = json.loads(server.run("mailkeepctl limits --json 2>/dev/null || mailkeepctl status --json").stdout)
     return HeldState(
         mailboxes=server.run(READ_MAILBOXES).stdout.splitlines(),
         queue=read_queue(server),
         used={
             account["account"]: {limit["limit"]: limit["used"] for limit in account["limits"]}
-            for account in status["accounts"]
+            for account in limits["accounts"]
         },
         frozen=server.run("cat /var/lib/mailkeep-guard/frozen/accounts").stdout,
         samples=server.run("cd /var/lib/mailkeep-watch/samples && find . -type f | xargs sha256sum").stdout,
