@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from mailkeep_server import account_password, bulk_mail, mailbox_move
-from mailkeep_server.common import mailboxes, paths, unix_http
+from mailkeep_server import account_password, bulk_mail, mailbox_move, verdicts
+from mailkeep_server.common import mail_queue, mailboxes, paths, unix_http
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.mail_queue import QueuedMessage
@@ -25,6 +25,7 @@ from mailkeep_server.common.report_days import KEPT_DAYS, SHOWN_DAYS
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import enforce, freeze_list
 from mailkeep_server.guard import config
+from mailkeep_server.guard.hold_targets import RELEASE_TARGET, WHY_TARGET
 from mailkeep_server.log_commands import add_log_commands
 from mailkeep_server.mail_log.sources import LogError
 from mailkeep_server.operator import accounts, bans_command, logins_command, queue_command
@@ -49,6 +50,7 @@ examples:
   mailkeepctl queue                         what waits: by sender, by remote, by reason
   mailkeepctl queue delete --account anna@example.org
   mailkeepctl bans 198.51.100.7 --lift      lets this address in again
+  mailkeepctl why anna@example.org          why anna's mail goes, waits or is refused
   mailkeepctl thaw anna@example.org         after a new password
   mailkeepctl reports --days 30             what other servers report about our mail
   mailkeepctl report --since yesterday --by account   what was sent, and what became of it
@@ -116,6 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
     bans_command.add_options(add("bans", bans_command.run_bans, text, "198.51.100.7 --lift", account=False))
     text = "Show who logged in from where, when and by which service; of an account, or from an address."
     logins_command.add_options(add("logins", logins_command.run_logins, text, f"{anna} --failed", account=False))
+    text = "Send an account's held mail, and let it write to strangers again."
+    add("release", release_mail, text, anna)
+    add("why", explain_account, "Say why an account's mail goes, waits or is refused.", anna)
     text = "Show how much of its limits each account has used, the fullest first, and which are frozen."
     limits = add("limits", show_limits, text, "", account=False)
     text = "Show what the guard has reported, the oldest first: refusals, freezes, new networks of an account."
@@ -225,6 +230,24 @@ def show_status(options: argparse.Namespace) -> int:
     from mailkeep_server.operator import status_command
 
     return status_command.run_status(options)
+
+
+def release_mail(options: argparse.Namespace) -> None:
+    account = options.account
+    if account in freeze_list.read_freezes():
+        raise CtlError(f"{account} is frozen: `mailkeepctl thaw {account}` first.")
+    held = read_held_mail(account)
+    ask_guard(f"{RELEASE_TARGET}?{urlencode({'account': account})}")
+    mail_queue.release_messages(held)
+    print(f"{count_noun(len(held), 'message')} on its way.")
+
+
+def explain_account(options: argparse.Namespace) -> None:
+    account = options.account
+    find_addresses(account)
+    explanation = json.loads(ask_guard(f"{WHY_TARGET}?{urlencode({'account': account})}"))
+    record = freeze_list.read_freezes().get(account)
+    print("\n".join(verdicts.explain_account(account, explanation, record)))
 
 
 def show_limits(options: argparse.Namespace) -> None:

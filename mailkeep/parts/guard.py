@@ -86,6 +86,7 @@ def _build_config(settings: Settings) -> bytes:
         "aliases": {alias: list(targets) for alias, targets in postfix.list_aliases(settings).items()},
         "catch_all": {domain: [target] for domain, target in settings.catch_all.items()},
         "freeze": settings.guard.freeze.model_dump(),
+        "holds": settings.guard.holds.model_dump(),
         "receiving": settings.guard.receiving.model_dump(exclude={"exempt"}),
         "exempt_networks": [*map(str, (*settings.guard.receiving.exempt, *settings.forwarders))],
     }

@@ -86,6 +86,7 @@ class Host(Model):
 
 
 Count = Annotated[int, *integer_between(1, 1_000_000)]
+Percent = Annotated[int, *integer_between(1, 100)]
 
 # Enough, with room, for a person who writes a lot; a program that sends needs limits of its own.
 DEFAULT_LIMITS = {
@@ -529,6 +530,26 @@ class Freeze(Model):
     )
 
 
+class Holds(Model):
+    """When mail of an account to strangers, whom it never wrote to, is put on hold: by what becomes of such mail. What
+    counts are first-time recipients in any week. A domain counts once, unless it is a large provider's."""
+
+    dead: Count = Field(default=3, description="First-time recipients that do not exist.", examples=[3])
+    refused: Count = Field(
+        default=5, description="First-time recipients whose servers name spam, or too much mail.", examples=[5]
+    )
+    share: Percent = Field(
+        default=8,
+        description="Per cent of the first-time recipients that either of these must reach, too, 1 to 100.",
+        examples=[8],
+    )
+    freeze_dead: Count = Field(default=10, description="As `dead`, and the account is frozen.", examples=[10])
+    freeze_refused: Count = Field(default=15, description="As `refused`, and the account is frozen.", examples=[15])
+    freeze_share: Percent = Field(
+        default=25, description="As `share`, and the account is frozen, 1 to 100.", examples=[25]
+    )
+
+
 class SharedStore(Model):
     """One Valkey or Redis in which several mail servers count together. `mailkeep store` asks for its password."""
 
@@ -564,6 +585,7 @@ class Guard(Model):
     )
     receiving: Receiving = Field(default=Receiving(), description="How much mail each account receives.")
     freeze: Freeze = Field(default=Freeze(), description="When an account is frozen.")
+    holds: Holds = Field(default=Holds(), description="When mail to strangers is put on hold.")
     shared_store: SharedStore | None = Field(
         default=None, description="Where several mail servers of the same accounts count together."
     )

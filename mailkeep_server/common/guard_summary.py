@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SECTIONS = ("limits", "server", "local", "forwards", "lists", "freeze", "receiving")
+SECTIONS = ("limits", "server", "local", "forwards", "lists", "freeze", "holds", "receiving")
 
 
 def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:

@@ -37,6 +37,23 @@ class FreezeThresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldThresholds:
+    """An account that reaches one of these numbers, and the share, sends no more mail to strangers, or is frozen.
+
+    All count first-time recipients in a week, by voice (`outcomes.count_voice`). Shares are per cent of them.
+    """
+
+    dead: int
+    """That do not exist."""
+    refused: int
+    """Whose servers name spam, or too much mail."""
+    share: int
+    freeze_dead: int
+    freeze_refused: int
+    freeze_share: int
+
+
+@dataclass(frozen=True, slots=True)
 class GuardConfig:
     mode: Mode
     contact: str
@@ -60,6 +77,7 @@ class GuardConfig:
     reach: AliasReach
     """Aliases and catch-alls: who gets mail to an address."""
     freeze_thresholds: FreezeThresholds
+    hold_thresholds: HoldThresholds
     receiving: ReceivingLimits
     exempt_networks: tuple[IPv4Network | IPv6Network, ...]
     """Whose mail `receiving` does not limit."""
@@ -138,6 +156,7 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
         list_limits=data.get_numbers("lists", ListLimits),
         reach=AliasReach(aliases, catch_all, accounts, frozenset((*domains, "localhost"))),
         freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
+        hold_thresholds=data.get_numbers("holds", HoldThresholds),
         receiving=data.get_numbers("receiving", ReceivingLimits),
         exempt_networks=data.get_networks("exempt_networks"),
     )
@@ -163,13 +182,17 @@ def describe_config(config: GuardConfig) -> dict[str, str | int]:
             "aliases": config.reach.aliases,
             "catch_all": {domain: [target] for domain, target in config.reach.catch_all.items()},
             "freeze": _list_numbers(config.freeze_thresholds),
+            "holds": _list_numbers(config.hold_thresholds),
             "receiving": _list_numbers(config.receiving),
             "exempt_networks": [*map(str, config.exempt_networks)],
         }
     )
 
 
-def _list_numbers(section: AccountLimits | Ceiling | ListLimits | ReceivingLimits | FreezeThresholds) -> dict[str, int]:
+_Numbers = AccountLimits | Ceiling | ListLimits | ReceivingLimits | FreezeThresholds | HoldThresholds
+
+
+def _list_numbers(section: _Numbers) -> dict[str, int]:
     return {spec.name: getattr(section, spec.name) for spec in fields(section) if spec.init}
 
 

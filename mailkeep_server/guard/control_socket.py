@@ -1,11 +1,12 @@
 """The guard's control socket, for root: `GET /status`, `/config`, `/events?after=ID`, `/metrics`, `/rename?old=…&new=…`
-in HTTP/1.0."""
+in HTTP/1.0. `hold_control` has further targets."""
 
 import asyncio
 import contextlib
 import heapq
 import json
 import sqlite3
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.batch import Batch
 from mailkeep_server.guard.config import describe_config
 from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.hold_control import answer_about_holds
+from mailkeep_server.guard.hold_targets import HOLD_TARGETS
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.limits import RateLimits
 from mailkeep_server.guard.sliding_window import DAY, SendHistory, read_clock
@@ -23,7 +26,7 @@ MAX_REQUEST_BYTES = 4096
 REQUEST_TIMEOUT = 5.0
 """Seconds to send a request, and to take the answer."""
 MAX_SHOWN_ACCOUNTS = 1000
-_CLIENT_ERRORS = (OSError, ValueError, EOFError, asyncio.LimitOverrunError, sqlite3.Error)
+_CLIENT_ERRORS = (OSError, ValueError, KeyError, EOFError, asyncio.LimitOverrunError, sqlite3.Error)
 _ACCOUNTS_PER_TURN = 50
 """How many are looked at before requests of Postfix get their turn."""
 
@@ -59,20 +62,26 @@ async def _answer_request(target: str, judge: Judge, database: Database, batch: 
     if url.path == "/config":
         answer = describe_config(judge.declared_config) | {"careful_until": _describe_care(judge, read_clock())}
         return "application/json", json.dumps(answer).encode()
-    if url.path == "/rename":  # the guard must start again then, to count anew
-        old, new = parse_qs(url.query)["old"][0], parse_qs(url.query)["new"][0]
-        database.rename_account(old, new)
-        database.commit()
-        return "application/json", b"{}"
     if url.path == "/receiving":
         return "application/json", json.dumps(_describe_receiving(judge)).encode()
-    if url.path == "/unsort":
-        judge.receiving.undo_bomb(read_clock(), parse_qs(url.query)["account"][0])
-        database.commit()
-        return "application/json", b"{}"
     if url.path == "/metrics":
         return "text/plain; version=0.0.4", format_metrics(judge, batch, read_clock()).encode()
-    raise ValueError(url.path)
+    answer = _answer_change(url.path, parse_qs(url.query), judge, database)
+    database.commit()
+    return "application/json", json.dumps(answer).encode()
+
+
+def _answer_change(target: str, query: Mapping[str, list[str]], judge: Judge, database: Database) -> Any:
+    """Of the targets that change something. Raises ValueError or KeyError, as `_answer_request` does."""
+    if target in HOLD_TARGETS:
+        return answer_about_holds(target, query, judge, read_clock())
+    if target == "/rename":  # the guard must start again then, to count anew
+        database.rename_account(query["old"][0], query["new"][0])
+    elif target == "/unsort":
+        judge.receiving.undo_bomb(read_clock(), query["account"][0])
+    else:
+        raise ValueError(target)
+    return {}
 
 
 async def build_status(judge: Judge, now: int) -> dict[str, Any]:

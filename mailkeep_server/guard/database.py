@@ -14,10 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mailkeep_server.guard.schema import SCHEMA, TABLES
 from mailkeep_server.guard.sliding_window import DAY, HOUR
 
 EVENTS_KEPT = 30 * DAY
 RECIPIENTS_KEPT = 400 * DAY
+STRANGERS_KEPT = 7 * DAY
+ROWS_KEPT = {"sent": DAY, "tries": DAY, "received": HOUR, "strangers": STRANGERS_KEPT, "events": EVENTS_KEPT}
 ROWS_A_STEP = 20_000
 """Of `Database.forget_expired`: some ten milliseconds."""
 MAX_PARAMETERS = 500
@@ -28,52 +31,6 @@ _MAX_ID = (1 << 63) - 1
 OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK = "refused", "foreign", "new", "network"
 RECEIPT, REDIRECT = "receipt", "redirect"
 """No violations, but rare, and bounded in the same way: one row for each recipient."""
-
-# synchronous=NORMAL: in WAL mode a commit only writes; `sync_to_disk` and checkpoints flush (sqlite.org/pragma.html).
-# locking_mode: no other reader, such as a backup, can make Postfix wait.
-_SCHEMA = """
-PRAGMA locking_mode = EXCLUSIVE;
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-PRAGMA wal_autocheckpoint = 4000;
-PRAGMA journal_size_limit = 16777216;
-PRAGMA cache_size = -2048;
-CREATE TABLE IF NOT EXISTS sent (
-    id INTEGER PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, recipients INTEGER NOT NULL,
-    new INTEGER NOT NULL, network TEXT NOT NULL, queue_id TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS tries (
-    id INTEGER PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS recipients (
-    account TEXT NOT NULL, recipient INTEGER NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (account, recipient)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS networks (
-    account TEXT NOT NULL, network TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (account, network)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS senders (
-    account TEXT NOT NULL, sender INTEGER NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (account, sender)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS received (
-    id INTEGER PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, network INTEGER NOT NULL,
-    rank INTEGER NOT NULL, origin INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, kind TEXT NOT NULL, account TEXT NOT NULL,
-    detail TEXT NOT NULL
-);
-"""
-
-TABLES: dict[str, tuple[type, ...]] = {
-    "sent": (int, int, str, int, int, str, str),
-    "tries": (int, int, str, str, str),
-    "events": (int, int, str, str, str),
-    "networks": (str, str, int),
-    "received": (int, int, str, int, int, int),
-    "senders": (str, int, int),
-    "recipients": (str, int, int),
-}
-"""The columns of each table by type. The largest table is last."""
 
 
 class Message(NamedTuple):
@@ -119,7 +76,7 @@ class Database:
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             is_new = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(SCHEMA)
             if is_new:  # in the file's header, which is otherwise unused
                 self._db.execute(f"PRAGMA user_version = {int(time.time()) // 60}")
             self.began_at: int = self._db.execute("PRAGMA user_version").fetchone()[0] * 60_000
@@ -142,41 +99,41 @@ class Database:
         self, time: int, account: str, recipients: int, new_recipients: int, network: str, queue_id: str
     ) -> Message:
         message = Message(self._next_id, time, account, recipients, new_recipients, network, queue_id)
-        self._add("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", message)
+        self.add_row("INSERT INTO sent VALUES (?, ?, ?, ?, ?, ?, ?)", message)
         self._next_id += 1
         return message
 
     def uncount_message(self, message: Message) -> None:
-        self._change("DELETE FROM sent WHERE id = ?", message.id)
+        self.change("DELETE FROM sent WHERE id = ?", message.id)
 
     def messages_since(self, time: int) -> Iterator[Message]:
         query = "SELECT * FROM sent WHERE time > ? ORDER BY id"
-        return map(Message._make, self._read(query, time))
+        return map(Message._make, self.read(query, time))
 
     def latest_message_time(self) -> int:
         """0 if there is no message."""
-        return int(self._read("SELECT ifnull(max(time), 0) FROM sent").fetchone()[0])
+        return int(self.read("SELECT ifnull(max(time), 0) FROM sent").fetchone()[0])
 
     # --- violations ---------------------------------------------------------------------------------------------------
 
     def add_violation(self, time: int, account: str, kind: str, detail: str) -> None:
         row = (time, account, kind, detail)
-        self._add("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", row)
+        self.add_row("INSERT INTO tries (time, account, kind, what) VALUES (?, ?, ?, ?)", row)
 
     def reset_violations(self, account: str) -> None:
         """Read receipts and redirects still count."""
-        self._change("DELETE FROM tries WHERE account = ? AND kind NOT IN (?, ?)", account, RECEIPT, REDIRECT)
+        self.change("DELETE FROM tries WHERE account = ? AND kind NOT IN (?, ?)", account, RECEIPT, REDIRECT)
 
     def violations_since(self, time: int) -> Iterator[Violation]:
         query = "SELECT time, account, kind, what FROM tries WHERE time > ? ORDER BY id"
-        return map(Violation._make, self._read(query, time))
+        return map(Violation._make, self.read(query, time))
 
     # --- recipients and networks --------------------------------------------------------------------------------------
 
     def knows_recipient(self, account: str, recipient: int) -> bool:
         """Whether the account has written to this recipient (a hash) before."""
         query = "SELECT 1 FROM recipients WHERE account = ? AND recipient = ?"
-        return self._read(query, account, recipient).fetchone() is not None
+        return self.read(query, account, recipient).fetchone() is not None
 
     def find_known_recipients(self, account: str, recipients: Sequence[int]) -> set[int]:
         """Those of the recipients (hashes) to whom the account has written before."""
@@ -184,65 +141,65 @@ class Database:
         for start in range(0, len(recipients), MAX_PARAMETERS):
             batch = recipients[start : start + MAX_PARAMETERS]
             query = f"SELECT recipient FROM recipients WHERE account = ? AND recipient IN ({_marks_for(batch)})"  # noqa: S608
-            known.update(row[0] for row in self._read(query, account, *batch))
+            known.update(row[0] for row in self.read(query, account, *batch))
         return known
 
     def remember_recipient(self, time: int, account: str, recipient: int) -> None:
-        self._add("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
+        self.add_row("INSERT OR REPLACE INTO recipients VALUES (?, ?, ?)", (account, recipient, time))
 
     def networks_of(self, account: str) -> set[str]:
         """All networks that the account has sent from within RECIPIENTS_KEPT."""
-        return {row[0] for row in self._read("SELECT network FROM networks WHERE account = ?", account)}
+        return {row[0] for row in self.read("SELECT network FROM networks WHERE account = ?", account)}
 
     def remember_network(self, time: int, account: str, network: str) -> None:
-        self._add("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
+        self.add_row("INSERT OR REPLACE INTO networks VALUES (?, ?, ?)", (account, network, time))
 
     def rename_account(self, old: str, new: str) -> None:
         """What was counted of the old address counts of the new one. Both may have rows."""
         for table in TABLES:
             if table != "events":
-                self._change(f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?", new, old)  # noqa: S608
-                self._change(f"DELETE FROM {table} WHERE account = ?", old)  # noqa: S608
+                self.change(f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?", new, old)  # noqa: S608
+                self.change(f"DELETE FROM {table} WHERE account = ?", old)  # noqa: S608
 
     # --- mail that comes in -------------------------------------------------------------------------------------------
 
     def add_received(self, time: int, account: str, network: int, rank: int, origin: int) -> None:
         """`network` is a hash, 0 if it is exempt; `rank` is a sender's; `origin` a first-time sender's hash, else 0."""
         statement = "INSERT INTO received (time, account, network, rank, origin) VALUES (?, ?, ?, ?, ?)"
-        self._add(statement, (time, account, network, int(rank), origin))
+        self.add_row(statement, (time, account, network, int(rank), origin))
 
     def received_since(self, time: int) -> Iterator[tuple[int, str, int, int, int]]:
         """Rows as of `add_received`."""
         query = "SELECT time, account, network, rank, origin FROM received WHERE time > ? ORDER BY id"
-        yield from self._read(query, time)
+        yield from self.read(query, time)
 
     def sender_time(self, account: str, sender: int) -> int:
         """When a sender (a hash) was last remembered; 0 if it is not known."""
         query = "SELECT time FROM senders WHERE account = ? AND sender = ?"
-        row = self._read(query, account, sender).fetchone()
+        row = self.read(query, account, sender).fetchone()
         return row[0] if row else 0
 
     def knows_senders(self, account: str) -> bool:
-        return self._read("SELECT 1 FROM senders WHERE account = ? LIMIT 1", account).fetchone() is not None
+        return self.read("SELECT 1 FROM senders WHERE account = ? LIMIT 1", account).fetchone() is not None
 
     def remember_sender(self, time: int, account: str, sender: int) -> None:
-        self._add("INSERT OR REPLACE INTO senders VALUES (?, ?, ?)", (account, sender, time))
+        self.add_row("INSERT OR REPLACE INTO senders VALUES (?, ?, ?)", (account, sender, time))
 
     def forget_sender(self, account: str, sender: int) -> None:
-        self._change("DELETE FROM senders WHERE account = ? AND sender = ?", account, sender)
+        self.change("DELETE FROM senders WHERE account = ? AND sender = ?", account, sender)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def add_event(self, time: int, kind: str, account: str, detail: str) -> None:
         row = (time, kind, account, detail)
-        self._add("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
+        self.add_row("INSERT INTO events (time, kind, account, detail) VALUES (?, ?, ?, ?)", row)
 
     def events_after(self, last: int, maximum: int = 1000) -> list[Event]:
         query = "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?"
-        return [Event._make(row) for row in self._read(query, last, maximum)]
+        return [Event._make(row) for row in self.read(query, last, maximum)]
 
     def last_event_id(self) -> int:
-        row = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        row = self.read("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return row[0] if row else 0
 
     def last_freezes(self) -> list[Event]:
@@ -254,28 +211,28 @@ class Database:
         """Of each account whose last event of these two kinds is the beginning: that one."""
         # Beside max(), SQLite gives the other columns of the same row (sqlite.org/lang_select.html, bare columns).
         query = "SELECT max(id), time, kind, account, detail FROM events WHERE kind IN (?, ?) GROUP BY account"
-        return [event for event in map(Event._make, self._read(query, beginning, end)) if event.kind == beginning]
+        return [event for event in map(Event._make, self.read(query, beginning, end)) if event.kind == beginning]
 
     def latest_event_time(self, kind: str) -> int:
         """0 if there is none."""
-        return int(self._read("SELECT ifnull(max(time), 0) FROM events WHERE kind = ?", kind).fetchone()[0])
+        return int(self.read("SELECT ifnull(max(time), 0) FROM events WHERE kind = ?", kind).fetchone()[0])
 
     # --- all of it ----------------------------------------------------------------------------------------------------
 
     def clamp_times_to(self, now: int) -> None:
         """Times later than `now` become now: the clock was ahead."""
-        for table in ("sent", "tries", "received"):
-            self._change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
+        for table in ("sent", "tries", "received", "strangers"):
+            self.change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
 
     def forget_expired(self, now: int) -> Iterator[None]:
         """Forgets step by step, one for each item: nobody can send while a step lasts.
 
         Reading ten million recipients at once would take seconds.
         """
-        for table, age in {"sent": DAY, "tries": DAY, "received": HOUR, "events": EVENTS_KEPT}.items():
+        for table, age in ROWS_KEPT.items():
             # Rows are added in the order of their times, so the first that is kept ends the expired ones.
             first_kept = f"SELECT min(id) FROM (SELECT id FROM {table} WHERE time >= ? ORDER BY id LIMIT 1)"  # noqa: S608
-            self._change(f"DELETE FROM {table} WHERE id < ifnull(({first_kept}), {_MAX_ID})", now - age)  # noqa: S608
+            self.change(f"DELETE FROM {table} WHERE id < ifnull(({first_kept}), {_MAX_ID})", now - age)  # noqa: S608
         self.commit()
         yield
         for table, key in (("recipients", "recipient"), ("networks", "network"), ("senders", "sender")):
@@ -286,9 +243,9 @@ class Database:
         where, order = f"FROM {table} WHERE (account, {key}) > (?, ?)", f"ORDER BY account, {key} LIMIT 1 OFFSET ?"
         start: tuple[object, ...] | None = ("", 0)
         while start:
-            end = self._read(f"SELECT account, {key} {where} {order}", *start, ROWS_A_STEP).fetchone()
+            end = self.read(f"SELECT account, {key} {where} {order}", *start, ROWS_A_STEP).fetchone()
             bound = f" AND (account, {key}) <= (?, ?)" if end else ""
-            self._change(f"DELETE {where}{bound} AND time < ?", *start, *(end or ()), before)
+            self.change(f"DELETE {where}{bound} AND time < ?", *start, *(end or ()), before)
             self.commit()
             start = end
             yield
@@ -333,16 +290,16 @@ class Database:
             self._db.execute("BEGIN")
         self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks_for(TABLES[table])})", rows)  # noqa: S608
 
-    def _add(self, statement: str, row: tuple[object, ...]) -> None:
+    def add_row(self, statement: str, row: tuple[object, ...]) -> None:
         self._rows.setdefault(statement, []).append(row)
 
-    def _change(self, statement: str, *values: object) -> None:
+    def change(self, statement: str, *values: object) -> None:
         self._write_rows()
         if not self._db.in_transaction:
             self._db.execute("BEGIN")
         self._db.execute(statement, values)
 
-    def _read(self, query: str, *values: object) -> sqlite3.Cursor:
+    def read(self, query: str, *values: object) -> sqlite3.Cursor:
         self._write_rows()
         return self._db.execute(query, values)
 

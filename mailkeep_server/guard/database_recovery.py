@@ -12,7 +12,8 @@ from pathlib import Path
 from mailkeep_server.common.paths import GUARD_DATABASE_FILES
 from mailkeep_server.common.spoilt_files import set_aside, set_aside_unless_plain
 from mailkeep_server.common.wording import count_noun
-from mailkeep_server.guard.database import TABLES, Database
+from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.schema import TABLES
 
 LOST_COUNTS = "counts-lost"
 """The kind of the event that a database was begun anew."""

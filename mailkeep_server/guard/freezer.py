@@ -117,10 +117,13 @@ class Freezer:
     def freeze_abuser(self, now: int, name: str, account: Account, config: GuardConfig, source: str = "") -> None:
         """Freezes the account if it has reached a threshold; in mode `learn`, notes an event instead. `source` ends the
         reason: where the last try came from."""
-        abuse = describe_abuse(now, account, config.freeze_thresholds)
-        if not abuse or name in self.frozen_accounts(now):
+        if abuse := describe_abuse(now, account, config.freeze_thresholds):
+            self.freeze_for(now, name, account, config, f"{abuse}{source}")
+
+    def freeze_for(self, now: int, name: str, account: Account, config: GuardConfig, reason: str) -> None:
+        """As `freeze_abuser`, for a reason that is certain."""
+        if name in self.frozen_accounts(now):
             return
-        reason = f"{abuse}{source}"
         if config.mode == "learn":
             if account.should_notify("would-freeze", now):
                 self._database.add_event(now, "would-freeze", name, reason)

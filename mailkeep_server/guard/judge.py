@@ -35,6 +35,7 @@ from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.receiving import ReceivingJudge
 from mailkeep_server.guard.scripts import ScriptJudge
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Usage
+from mailkeep_server.guard.strangers import StrangerJudge
 
 FIRST_USE, FIRST_USE_EXPECTED = "first-use", "first-use-expected"
 """Kinds of events."""
@@ -81,6 +82,7 @@ class Judge:
             self._refuse_stranger_or_frozen,
             self._try_later,
         )
+        self.strangers = StrangerJudge(lambda: self.config, self.ledger, database, self.freezer)
         self.receiving = ReceivingJudge(lambda: self.config, database, now)
         self._open: OrderedDict[str, _OpenMessage] = OrderedDict()
         """By instance."""

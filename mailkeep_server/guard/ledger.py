@@ -133,6 +133,10 @@ class Ledger:
             for recipient in recipients:
                 self._database.remember_recipient(message.time, message.account, recipient)
 
+    def message_held(self, queue_id: str) -> None:
+        """Postfix has accepted it, and put it on hold. It counts; its recipients stay unknown to the account."""
+        self._pending.pop(queue_id, None)
+
     def message_dropped(self, queue_id: str) -> None:
         """Postfix refused the message after all, as when it could not be signed. Its retry must not count twice."""
         if pending := self._pending.pop(queue_id, None):

@@ -1,8 +1,8 @@
 """The guard's milter. `mailkeep_server.common.milter_server` has the protocol.
 
 Unlike a policy service, a milter sees the From: line, and whether the message was accepted in the end. This one
-changes nothing in a message, and reads bodies only of messages without a sender. It must be the last in smtpd_milters:
-once it has accepted a message, no other milter refuses it.
+changes nothing in a message, and reads bodies only of messages without a sender. It has Postfix put some messages on
+hold. It must be the last in smtpd_milters: once it has accepted a message, no other milter refuses it.
 """
 
 import struct
@@ -23,6 +23,7 @@ from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.judge import Judge
+from mailkeep_server.guard.strangers import Verdict
 
 _NO_CONNECT, _NO_HELO, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x40, 0x100, 0x200
 _SKIPPED_COMMANDS = _NO_CONNECT | _NO_HELO | _NO_END_OF_HEADER | _NO_UNKNOWN | _NO_DATA
@@ -31,7 +32,9 @@ _NO_HEADER_REPLY, _NO_RECIPIENT_REPLY, _LEADING_SPACE = 0x80, 0x8000, 0x100000
 # Postfix blocks on every reply, so ask for few. MAIL must have one: without it Postfix would hold the command back
 # until the next.
 _PROTOCOL = _SKIPPED_COMMANDS | _SKIP_EVENT | _NO_HEADER_REPLY | _NO_RECIPIENT_REPLY
-_TEMPORARY_FAILURE, _SKIP = b"t", b"s"
+_TEMPORARY_FAILURE, _SKIP, _QUARANTINE = b"t", b"s", b"q"
+_MAY_QUARANTINE = 0x20
+"""Postfix then puts the message on hold (MILTER_README)."""
 _LOGIN, _QUEUE_ID, _SERVICE = "{auth_authen}", "i", "{daemon_name}"
 _KINDS = {kind: kind for kind in (FORWARD, BOUNCE, ANSWER)}
 """By milter_macro_daemon_name of master.cf's services, what a message is that no person sends; else LOCAL."""
@@ -64,19 +67,20 @@ class MilterSession:
         self._macros: dict[str, str] = {}
 
     def answer_packet(self, packet: bytes) -> bytes:
-        """The packet to answer with; empty where Postfix waits for none. Raises ProtocolError."""
+        """The packets to answer with; empty where Postfix waits for none. Raises ProtocolError."""
         handler = _COMMANDS.get(packet[:1])
         if handler is None:
             raise ProtocolError(f"command {packet[:1]!r}")
         reply = handler(self, packet[1:])
-        return struct.pack("!I", len(reply)) + reply if reply else b""
+        replies = (reply,) if isinstance(reply, bytes) else reply or ()
+        return b"".join(struct.pack("!I", len(reply)) + reply for reply in replies)
 
     def end_session(self) -> None:
         """The connection is gone."""
         self._abort_message()
 
     def _negotiate(self, data: bytes) -> bytes:
-        return answer_negotiation(data, 0, _PROTOCOL, _LEADING_SPACE)
+        return answer_negotiation(data, _MAY_QUARANTINE, _PROTOCOL, _LEADING_SPACE)
 
     def _take_macros(self, data: bytes) -> None:
         """Macros come before the command whose letter they begin with. Those of MAIL begin a message."""
@@ -120,14 +124,28 @@ class MilterSession:
         self._message.body += data
         return _SKIP if len(self._message.body) > receipts.MAX_BYTES else CONTINUE
 
-    def _end_message(self, _data: bytes) -> bytes:
+    def _end_message(self, _data: bytes) -> bytes | tuple[bytes, ...]:
         self._message.queue_id = self._macros.get(_QUEUE_ID, self._message.queue_id)
         if refusal := self._find_refusal():
             self._abort_message()
             return refusal
-        self._judge.ledger.message_accepted(self._message.queue_id)
+        message, verdict = self._message, self._judge_strangers()
+        if refusal := self._refuse(verdict.refusal):
+            self._abort_message()
+            return refusal
+        if not verdict.hold:
+            self._judge.ledger.message_accepted(message.queue_id)
         self._message = _Message()
-        return CONTINUE
+        return (_QUARANTINE + verdict.hold.encode("ascii", "replace") + b"\0", CONTINUE) if verdict.hold else CONTINUE
+
+    def _judge_strangers(self) -> Verdict:
+        """Strangers set off a script, and programs on the server are nobody's account."""
+        message = self._message
+        if not message.login or self._is_by_script:
+            return Verdict()
+        return self._judge.strangers.judge_message(
+            self._read_clock(), message.login, message.recipients, message.queue_id
+        )
 
     def _find_refusal(self) -> bytes | None:
         message, login = self._message, self._message.login
@@ -186,7 +204,7 @@ class MilterSession:
         return format_refusal(refusal) if refusal else None
 
 
-_COMMANDS: dict[bytes, Callable[[MilterSession, bytes], bytes | None]] = {
+_COMMANDS: dict[bytes, Callable[[MilterSession, bytes], bytes | tuple[bytes, ...] | None]] = {
     b"O": MilterSession._negotiate,
     b"D": MilterSession._take_macros,
     b"M": MilterSession._take_sender,

@@ -26,7 +26,7 @@ from mailkeep_server.watch.alert_queue import AlertQueue, Notification
 from mailkeep_server.watch.channels import send_notification
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.freeze_enforcer import FreezeEnforcer
-from mailkeep_server.watch.guard_events import GuardEvents
+from mailkeep_server.watch.guard_events import HOLD, NEW_REDIRECT, GuardEvents
 from mailkeep_server.watch.jail_proof import PROOF
 from mailkeep_server.watch.leaving import LeavingSensor, hold_leaving
 from mailkeep_server.watch.login_monitor import LoginMonitor
@@ -35,6 +35,7 @@ from mailkeep_server.watch.outbox import Outbox
 from mailkeep_server.watch.owner_notice import OwnerNotices
 from mailkeep_server.watch.report_news import ReportNews
 from mailkeep_server.watch.sensor import Sensor
+from mailkeep_server.watch.stranger_mail import HeldMail, OutcomeReporter, give_back
 
 REPORTS = Path(paths.SENSOR_REPORTS)
 """By sensor: `at`, the time of its last sample (seconds since the epoch), and the `interval` until the next; `error`,
@@ -62,13 +63,17 @@ class Watch:
         self.report_news = ReportNews(settings.report_announcements_file, int(state.get("last_announcement", 0)))
         notices = OwnerNotices(settings.host, lambda text: self.alerts.report_event("notice", text))
         self.guard_events = GuardEvents(
-            settings.control_socket, int(state.get("last_event", 0)), notices.send_redirect_notice
+            settings.control_socket,
+            int(state.get("last_event", 0)),
+            {NEW_REDIRECT: notices.send_redirect_notice, HOLD: notices.send_hold_notice},
         )
+        self.outcomes = OutcomeReporter(settings.control_socket)
+        held_mail = HeldMail(settings.control_socket, partial(give_back, settings.host))
         self.sensors = [*sensors.build_sensors(settings, PROOF, self.deliveries), self.leaving]
         if settings.report_announcements_file:
             self.sensors.append(self.report_news)
         if paths.GUARD_SERVICE in settings.units:
-            self.sensors.append(self.guard_events)
+            self.sensors += [self.guard_events, self.outcomes, held_mail]
         self.due = dict.fromkeys(self.sensors, 0.0)
         self.consecutive: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
         """By sensor and key, in how many samples in a row a trouble showed."""
@@ -80,6 +85,7 @@ class Watch:
     def _read_delivery(self, text: str) -> None:
         self.deliveries.read_message(text)
         self.leaving.read_message(text)
+        self.outcomes.read_message(text)
 
     def run(self) -> None:
         for component in (self.outbox, self.logins, self.freezes):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mailkeep_server.common import paths, unix_http
@@ -12,6 +12,7 @@ from mailkeep_server.watch.sensor import Sensor, SensorEvent
 ANSWER_TIMEOUT = 2.0  # seconds
 NEW_REDIRECT = "new-redirect"
 """Its detail is the address."""
+HOLD = "hold"
 MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that starts
 URGENT_KINDS = {
     "over",
@@ -25,6 +26,7 @@ URGENT_KINDS = {
     "first-use",
     "bomb",
     NEW_REDIRECT,
+    HOLD,
 }
 # The detail of these events is worded for the account.
 INTRODUCTIONS = {
@@ -32,6 +34,10 @@ INTRODUCTIONS = {
     "unreadable": "cannot send: ",
     "would-refuse": "would have been refused: ",
     "would-freeze": "would have been frozen: ",
+    HOLD: "has mail to strangers put on hold: ",
+    "would-hold": "would have mail to strangers put on hold: ",
+    "release": "may write to strangers again: ",
+    "returned": "has mail back that was on hold: ",
     NEW_REDIRECT: "has rules that send mail on to an address that is new to them: ",
 }
 NEXT_STEPS = {
@@ -39,9 +45,13 @@ NEXT_STEPS = {
         ("over", "spoof", "near", "network"),
         ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl limits` shows what it has sent",
     ),
-    **dict.fromkeys(("would-refuse", "would-freeze"), ". `guard` in mail.yml is in mode learn; `mailkeepctl limits`"),
+    **dict.fromkeys(
+        ("would-refuse", "would-freeze", "would-hold"), ". `guard` in mail.yml is in mode learn; `mailkeepctl limits`"
+    ),
     "unreadable": ". Its mail program needs another name in its settings: docs/guard.md, Names in From",
     NEW_REDIRECT: ". Its owner has a notice of it. If it is not the owner's rule: `mailkeepctl freeze {account}`",
+    HOLD: ". Its owner has a notice. `mailkeepctl why {account}` says more, `mailkeepctl release {account}` sends it, "
+    "`mailkeepctl freeze {account}` stops all. What nobody releases goes back to its owner after a day",
     "script": ". If its rules are to send more, give the account `limits` in mail.yml",
     "bomb": ". Nothing is lost; `mailkeepctl unsort {account}` moves it to the inbox, and ends the sorting",
     "ceiling": ". `mailkeepctl limits` shows who has sent most",
@@ -56,10 +66,10 @@ class GuardEvents(Sensor):
     name, interval, samples = "guard", 1.0, 6  # an upgrade may restart it
 
     def __init__(
-        self, control_socket: str, last_id: int, notify_owner: Callable[[str, str], object] = lambda *_: None
+        self, control_socket: str, last_id: int, notify_owner: Mapping[str, Callable[[str, str], object]] | None = None
     ) -> None:
-        """`notify_owner` tells the owner of an account of a redirect to an address."""
-        self.control_socket, self.last_id, self.notify_owner = control_socket, last_id, notify_owner
+        """`notify_owner` tells the owner of an account of an event, by kind: it takes account and detail."""
+        self.control_socket, self.last_id, self.notify_owner = control_socket, last_id, notify_owner or {}
         self.unreported: list[dict[str, Any]] = []
 
     def find_troubles(self) -> Troubles:
@@ -83,8 +93,8 @@ class GuardEvents(Sensor):
         for event in events:
             kind = event["kind"]
             if kind not in REPORTED_BY_FREEZE_ENFORCER | SILENT_KINDS:
-                if kind == NEW_REDIRECT:
-                    self.notify_owner(event["account"], event["detail"])
+                if kind in self.notify_owner:
+                    self.notify_owner[kind](event["account"], event["detail"])
                 account, next_step = event["account"], NEXT_STEPS.get(kind, "").format(account=event["account"])
                 text = f"{account} {INTRODUCTIONS.get(kind, '')}{event['detail']}{next_step}".strip()
                 yield f"{kind}:{account}", text, kind in URGENT_KINDS

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common import unix_http
+from mailkeep_server.common.addresses import hash_text
 from mailkeep_server.common.sender_kinds import LOCAL
 from mailkeep_server.guard import config, state_repair
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.judge import Judge
+from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.sliding_window import HOUR
 
@@ -45,6 +47,15 @@ NO_LIMITS = dict.fromkeys(LIMITS, UNREACHABLE)
 FREEZE = {"refused_tries": 5, "foreign_senders": 4, "networks": 3, "new_recipients": 6}
 NO_FREEZE = dict.fromkeys(FREEZE, UNREACHABLE)
 RECEIVING = {"messages_per_hour": 1000, "network_messages_per_hour": 500, "new_senders_per_hour": 100}
+NO_HOLDS = {
+    "dead": UNREACHABLE,
+    "refused": UNREACHABLE,
+    "share": 100,
+    "freeze_dead": UNREACHABLE,
+    "freeze_refused": UNREACHABLE,
+    "freeze_share": 100,
+}
+HOLDS = {"dead": 3, "refused": 5, "share": 8, "freeze_dead": 10, "freeze_refused": 15, "freeze_share": 25}
 NO_CEILING = {"recipients_per_hour": UNREACHABLE, "recipients_per_day": UNREACHABLE}
 
 
@@ -63,6 +74,7 @@ def build_config(**changes: Any) -> dict[str, Any]:
         "aliases": {},
         "catch_all": {},
         "freeze": NO_FREEZE,
+        "holds": NO_HOLDS,
         "receiving": RECEIVING,
         "exempt_networks": [],
         **changes,
@@ -115,9 +127,26 @@ class JudgeSetup:
             if action != DUNNO:
                 return action
         action = self.judge.judge_message(self.now, request._replace(recipients=len(recipients)))
-        if not queue_id:
+        if queue_id or action != DUNNO:
+            return action
+        self.last_queue_id = request.queue_id
+        verdict = self.judge.strangers.judge_message(self.now, account, recipients, request.queue_id)
+        if verdict.refusal:
+            self.judge.ledger.message_dropped(request.queue_id)
+        elif not verdict.hold:
             self.judge.ledger.message_accepted(request.queue_id)
+        return verdict.refusal or (f"HOLD {verdict.hold}" if verdict.hold else DUNNO)
+
+    def send_to_stranger(self, recipient: str, fate: Fate | None = None, account: str = ANNA) -> str:
+        """One message, and what became of it at once, unless it was held; returns the action."""
+        action = self.send_message(account, [recipient])
+        if fate and action == DUNNO:
+            self.note_fate(recipient, fate)
         return action
+
+    def note_fate(self, recipient: str, fate: Fate) -> None:
+        """Of a recipient of the last message."""
+        self.judge.strangers.note_outcome(self.now, self.last_queue_id, hash_text(recipient), fate)
 
     def send_local(self, queue_id: str, *to: str, kind: str = LOCAL) -> str | None:
         """A message without a login, as the milter judges it; returns the refusal."""

@@ -10,9 +10,11 @@ import pytest
 from guard_samples import ANNA, END, LIMITS, NO_LIMITS, OFFER, JudgeSetup, build_message, build_packet
 
 from mailkeep_server.common.milter_server import MAX_PACKET_BYTES, ProtocolError, split_packets
+from mailkeep_server.common.sender_kinds import ANSWER, FORWARD, LOCAL
 from mailkeep_server.guard.milter import MilterSession
 from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import HOUR
+from mailkeep_server.guard.stranger_store import OUTCOMES, Hold
 
 NewSetup = Callable[..., JudgeSetup]
 Headers = list[tuple[str, str | bytes]]
@@ -43,7 +45,7 @@ def send_message(session: MilterSession, headers: Headers, *, login: str = ANNA,
 def test_it_asks_for_nothing_that_it_does_not_need_and_may_change_nothing(new_setup: NewSetup) -> None:
     (reply,) = exchange_packets(MilterSession(new_setup().judge, lambda: 0), OFFER)
     version, actions, protocol = struct.unpack("!III", reply[1:])
-    assert (version, actions) == (6, 0)
+    assert (version, actions) == (6, 0x20), "it may put a message on hold, and change nothing"
     assert not protocol & (0x4 | 0x8 | 0x10 | 0x20), "senders, recipients, headers, and the body of a receipt"
     assert protocol & 0x400, "and no more of another body than its beginning"
 
@@ -375,3 +377,33 @@ def test_receipts_and_redirects_are_few_even_after_a_restart_and_then_freeze(new
     receipts = [send_receipt(setup, compose_receipt(), queue_id=f"R{n}")[:4] for n in range(53)]
     assert receipts == [b"c"] * 50 + [b"y450"] * 2 + [b"y521"]
     assert list(setup.freeze_reasons()) == [ANNA]
+
+
+def end_message(session: MilterSession, queue_id: str) -> list[bytes]:
+    """The packets that answer the end of a message of Anna's."""
+    exchange_packets(session, *build_message(ANNA, ANNA, [("From", ANNA)], queue_id))
+    return split_packets(session.answer_packet(b"E"))[0]
+
+
+def test_mail_to_strangers_is_put_on_hold_and_accepted(new_setup: NewSetup) -> None:
+    setup = new_setup()
+    session = open_session(setup)
+    assert end_message(session, "Q6") == [b"c"]
+    setup.database.change("DELETE FROM recipients")
+    setup.judge.strangers._store.set_hold(Hold(ANNA, setup.now, OUTCOMES, "", 0, "of 20 \u2026"))
+    assert end_message(session, "Q7") == [b"qmail to strangers is on hold: of 20 ?\0", b"c"]
+    assert [entry["queue_id"] for entry in setup.judge.strangers.list_held(setup.now)] == ["Q7"]
+    setup.judge.strangers.release(setup.now, ANNA)
+    assert end_message(session, "Q8") == [b"c"]
+
+
+@pytest.mark.parametrize(("login", "service"), [(ANNA, FORWARD), (ANNA, ANSWER), ("", LOCAL)])
+def test_what_rules_and_programs_send_is_not_held(new_setup: NewSetup, login: str, service: str) -> None:
+    setup = new_setup()
+    setup.judge.strangers._store.set_hold(Hold(ANNA, setup.now, OUTCOMES, "", 0, "x"))
+    packets = build_message(login, ANNA, [("From", ANNA)])
+    macros = build_packet(b"DM", "{auth_authen}", login, "{daemon_name}", service)
+    session = open_session(setup)
+    exchange_packets(session, macros, *packets[1:])
+    assert split_packets(session.answer_packet(b"E"))[0] == [b"c"]
+    assert setup.judge.strangers.list_held(setup.now) == []

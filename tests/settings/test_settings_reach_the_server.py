@@ -232,6 +232,10 @@ EXAMPLES: dict[str, Example] = {
     **_limit_examples(
         "guard.freeze", {"refused_tries": 21, "foreign_senders": 6, "networks": 10, "new_recipients": 201}
     ),
+    **_limit_examples(
+        "guard.holds",
+        {"dead": 5, "refused": 7, "share": 12, "freeze_dead": 12, "freeze_refused": 17, "freeze_share": 31},
+    ),
     "guard.shared_store": Example(ABSENT, (SHARED_STORE, "part guard")),
     "guard.shared_store.host": Example("redis.example.org", (SHARED_STORE,)),
     "guard.shared_store.port": Example(6381, (SHARED_STORE,)),

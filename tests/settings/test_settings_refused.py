@@ -37,6 +37,7 @@ REFUSED = [
         "at least 1500",
     ),
     ("messages_per_hour: 900", "messages_per_hour: 0", "guard.receiving.messages_per_hour", "0", "from 1 to"),
+    ("share: 9,", "share: 101,", "guard.holds.share", "101", "from 1 to 100"),
     ("[198.51.100.70]", "[elsewhere]", "guard.receiving.exempt[0]", "elsewhere", "network"),
     ("messages_per_hour: 3,", "messages_per_hour: 0,", "guard.lists.messages_per_hour", "0", "from 1 to"),
     (

@@ -8,7 +8,7 @@ import pytest
 from watch_samples import GuardServer, serve_guard
 
 from mailkeep_server.watch import guard_events
-from mailkeep_server.watch.guard_events import GuardEvents
+from mailkeep_server.watch.guard_events import NEW_REDIRECT, GuardEvents
 
 NOW = 4e9  # seconds: after all tests
 NEXT_STEP = (
@@ -51,7 +51,7 @@ def test_events_are_reported_once_with_their_account(control_socket: Path, guard
 
 def test_a_new_redirect_is_told_to_the_operator_and_to_the_owner(control_socket: Path, guard: GuardServer) -> None:
     notices: list[tuple[str, str]] = []
-    sensor = GuardEvents(str(control_socket), 0, lambda *notice: notices.append(notice))
+    sensor = GuardEvents(str(control_socket), 0, {NEW_REDIRECT: lambda *notice: notices.append(notice)})
     guard.add_event("new-redirect", "anna@example.org", "x@example.net", NOW)
     guard.add_event("near", "anna@example.org", "has sent 48 of 60 messages in 10 minutes", NOW)
     sensor.find_troubles()

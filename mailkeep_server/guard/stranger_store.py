@@ -1,0 +1,106 @@
+"""The database's rows about first-time recipients, and about mail on hold. All methods raise sqlite3.Error."""
+
+import json
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from mailkeep_server.guard.database import STRANGERS_KEPT, Database
+from mailkeep_server.guard.outcomes import Fate, count_voice
+
+NOT_YET = ""
+"""In place of a fate."""
+OUTCOMES, RELEASED = "outcomes", "released"
+"""Causes of a hold."""
+
+
+class Hold(NamedTuple):
+    """A row of `holds`: why mail of an account is put on hold, or when that ended."""
+
+    account: str
+    time: int
+    cause: str
+    """OUTCOMES, or RELEASED."""
+    network: str
+    program: int
+    reasons: str
+
+
+class HeldMessage(NamedTuple):
+    """A row of `held`: a message that Postfix has on hold."""
+
+    queue_id: str
+    time: int
+    account: str
+    recipients: str
+    """First-time recipients, as JSON."""
+
+    def list_recipients(self) -> list[str]:
+        recipients: list[str] = json.loads(self.recipients)
+        return recipients
+
+
+class FateCounts(NamedTuple):
+    """Of an account's first-time recipients. `dead` and `refused` count voices (`count_voice`)."""
+
+    recipients: int
+    dead: int
+    refused: int
+
+
+class StrangerStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- first-time recipients ----------------------------------------------------------------------------------------
+
+    def add_stranger(self, time: int, account: str, queue_id: str, recipient: str, key: int) -> None:
+        """`key` is the recipient's hash."""
+        statement = "INSERT INTO strangers (time, account, queue_id, recipient, fate, voice) VALUES (?, ?, ?, ?, ?, ?)"
+        self._database.add_row(statement, (time, account, queue_id, key, NOT_YET, count_voice(recipient)))
+
+    def set_fate(self, queue_id: str, key: int, fate: Fate) -> str:
+        """The account whose first-time recipient it is; "" if it is nobody's, or has a fate already."""
+        query = "SELECT id, account FROM strangers WHERE queue_id = ? AND recipient = ? AND fate = ?"
+        if not (row := self._database.read(query, queue_id, key, NOT_YET).fetchone()):
+            return ""
+        self._database.change("UPDATE strangers SET fate = ? WHERE id = ?", str(fate), row[0])
+        return str(row[1])
+
+    def count_fates(self, now: int, account: str) -> FateCounts:
+        """Since STRANGERS_KEPT, or since the account's mail was released."""
+        hold = self.find_hold(account)
+        since = max(now - STRANGERS_KEPT, hold.time if hold and hold.cause == RELEASED else 0)
+        query = (
+            "SELECT count(*), count(DISTINCT CASE WHEN fate = ? THEN voice END), "
+            "count(DISTINCT CASE WHEN fate IN (?, ?) THEN voice END) FROM strangers WHERE account = ? AND time > ?"
+        )
+        fates = (str(Fate.DEAD), str(Fate.REFUSED), str(Fate.SLOWED))
+        return FateCounts(*self._database.read(query, *fates, account, since).fetchone())
+
+    # --- mail on hold -------------------------------------------------------------------------------------------------
+
+    def find_hold(self, account: str) -> Hold | None:
+        row = self._database.read("SELECT * FROM holds WHERE account = ?", account).fetchone()
+        return Hold(*row) if row else None
+
+    def set_hold(self, hold: Hold) -> None:
+        self._database.add_row("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", hold)
+
+    def add_held(self, time: int, account: str, queue_id: str, recipients: Collection[str]) -> None:
+        row = HeldMessage(queue_id, time, account, json.dumps(sorted(recipients)))
+        self._database.add_row("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", row)
+
+    def list_held(self, account: str = "") -> Iterator[HeldMessage]:
+        """Of one account, or of all."""
+        where, values = ("WHERE account = ?", (account,)) if account else ("", ())
+        rows = self._database.read(f"SELECT * FROM held {where} ORDER BY time", *values).fetchall()  # noqa: S608
+        return map(HeldMessage._make, rows)
+
+    def count_held(self, account: str) -> int:
+        return int(self._database.read("SELECT count(*) FROM held WHERE account = ?", account).fetchone()[0])
+
+    def remove_held(self, queue_id: str) -> str:
+        """The account whose message it was; "" if there is no such message."""
+        row = self._database.read("SELECT account FROM held WHERE queue_id = ?", queue_id).fetchone()
+        self._database.change("DELETE FROM held WHERE queue_id = ?", queue_id)
+        return str(row[0]) if row else ""

@@ -1,0 +1,169 @@
+"""Decides about an account's mail to strangers: people whom it has never written to.
+
+A thief writes to strangers. Much of a bought list does not exist, and others refuse it as spam. So the guard hears of
+each first-time recipient what became of it. Beyond a share, further mail to strangers is accepted and put on hold, and
+the operator is told. Mail to all others goes on.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from mailkeep_server.common.addresses import hash_text
+from mailkeep_server.common.wording import count_noun
+from mailkeep_server.guard.config import GuardConfig, HoldThresholds
+from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.freezer import Freezer
+from mailkeep_server.guard.ledger import Ledger
+from mailkeep_server.guard.outcomes import Fate
+from mailkeep_server.guard.sliding_window import DAY
+from mailkeep_server.guard.stranger_store import OUTCOMES, RELEASED, FateCounts, Hold, StrangerStore
+
+HOLD, WOULD_HOLD, RELEASE, RETURNED = "hold", "would-hold", "release", "returned"
+"""Kinds of events."""
+HELD_FOR = DAY
+"""Then a message on hold goes back to its owner."""
+MAX_HELD = 50
+"""Messages of one account: more would fill the disk."""
+_PER_CENT = 100
+
+
+class Verdict(NamedTuple):
+    """Of a message that nothing else refuses. Both are empty if it may leave."""
+
+    hold: str = ""
+    """Why Postfix puts it on hold."""
+    refusal: str = ""
+
+
+class StrangerJudge:
+    """`read_config` returns the configuration that holds now. All methods raise sqlite3.Error."""
+
+    def __init__(
+        self, read_config: Callable[[], GuardConfig], ledger: Ledger, database: Database, freezer: Freezer
+    ) -> None:
+        self._read_config, self._ledger, self._database, self._freezer = read_config, ledger, database, freezer
+        self._store = StrangerStore(database)
+
+    # --- a message ----------------------------------------------------------------------------------------------------
+
+    def judge_message(self, now: int, name: str, recipients: Collection[str], queue_id: str) -> Verdict:
+        """Of a person's message, as the last thing before Postfix accepts it. `recipients` are as in its envelope."""
+        strangers = self._find_strangers(name, recipients)
+        reason = self._find_hold(name) if strangers else ""
+        if reason and self._read_config().mode == "enforce":
+            if self._store.count_held(name) >= MAX_HELD:
+                return Verdict(refusal=f"450 4.7.1 {name} has {MAX_HELD} messages on hold. Ask {self._contact}")
+            self._ledger.message_held(queue_id)
+            self._store.add_held(now, name, queue_id, strangers)
+            return Verdict(f"mail to strangers is on hold: {reason}")
+        for recipient, key in strangers.items():
+            self._store.add_stranger(now, name, queue_id, recipient, key)
+        return Verdict()
+
+    def _find_strangers(self, name: str, recipients: Collection[str]) -> dict[str, int]:
+        """Those elsewhere to whom the account writes for the first time, with their hashes."""
+        reach = self._read_config().reach
+        reached = {member: hash_text(member) for member in reach.expand_all(recipients) if reach.is_elsewhere(member)}
+        known = self._database.find_known_recipients(name, [*reached.values()])
+        return {member: key for member, key in reached.items() if key not in known}
+
+    def _find_hold(self, name: str) -> str:
+        hold = self._store.find_hold(name)
+        return hold.reasons if hold and hold.cause != RELEASED else ""
+
+    @property
+    def _contact(self) -> str:
+        return self._read_config().contact
+
+    # --- outcomes -----------------------------------------------------------------------------------------------------
+
+    def note_outcome(self, now: int, queue_id: str, key: int, fate: Fate) -> None:
+        """`key` is the recipient's hash. Each recipient's counts once, however often Postfix tries."""
+        name = self._store.set_fate(queue_id, key, fate)
+        if name and fate != Fate.SENT:
+            self._judge_outcomes(now, name)
+
+    def _judge_outcomes(self, now: int, name: str) -> None:
+        config, counts = self._read_config(), self._store.count_fates(now, name)
+        reason = describe_fates(counts)
+        if is_to_freeze(counts, config.hold_thresholds):
+            self._freezer.freeze_for(now, name, self._ledger.get_account(name), config, reason)
+        if is_to_hold(counts, config.hold_thresholds) and not self._find_hold(name):
+            self._begin_hold(now, Hold(name, now, OUTCOMES, "", 0, reason))
+
+    def _begin_hold(self, now: int, hold: Hold) -> None:
+        is_learning = self._read_config().mode == "learn"
+        if is_learning:
+            if self._ledger.get_account(hold.account).should_notify(WOULD_HOLD, now, DAY):
+                self._database.add_event(now, WOULD_HOLD, hold.account, hold.reasons)
+            return
+        self._store.set_hold(hold)
+        self._database.add_event(now, HOLD, hold.account, hold.reasons)
+
+    # --- the operator -------------------------------------------------------------------------------------------------
+
+    def release(self, now: int, name: str) -> list[str]:
+        """Ends the hold. Whom the messages on hold are to, the account knows from now on, and what became of its mail
+        before counts no more. Returns the queue ids."""
+        messages = [*self._store.list_held(name)]
+        for message in messages:
+            for recipient in message.list_recipients():
+                key = hash_text(recipient)
+                self._database.remember_recipient(now, name, key)
+                self._store.add_stranger(now + 1, name, message.queue_id, recipient, key)
+            self._store.remove_held(message.queue_id)
+        if self._find_hold(name):
+            self._store.set_hold(Hold(name, now, RELEASED, "", 0, ""))
+            self._database.add_event(now, RELEASE, name, f"{count_noun(len(messages), 'message')} on hold released")
+        return [message.queue_id for message in messages]
+
+    def list_held(self, now: int) -> list[dict[str, Any]]:
+        """The messages on hold; `is_due` says which of them go back to their owners."""
+        frozen = self._freezer.frozen_accounts(now)
+        return [
+            {
+                "queue_id": message.queue_id,
+                "account": message.account,
+                # Of a frozen account they are evidence.
+                "is_due": message.time <= now - HELD_FOR and message.account not in frozen,
+            }
+            for message in self._store.list_held()
+        ]
+
+    def note_returned(self, now: int, queue_id: str, result: str) -> None:
+        """The message is on hold no more; `result` says what became of it."""
+        name = self._store.remove_held(queue_id)
+        if name and self._ledger.get_account(name).should_notify(RETURNED, now, DAY):
+            self._database.add_event(now, RETURNED, name, f"message {queue_id} was on hold for a day: {result}")
+
+    def explain(self, now: int, name: str) -> dict[str, Any]:
+        """For `mailkeepctl why`."""
+        hold = self._store.find_hold(name)
+        return {
+            "hold": hold._asdict() | {"time": hold.time / 1000} if hold else None,
+            "held": self._store.count_held(name),
+            "outcomes": describe_fates(self._store.count_fates(now, name)),
+        }
+
+
+def describe_fates(counts: FateCounts) -> str:
+    return (
+        f"of {count_noun(counts.recipients, 'first-time recipient')} in a week, {counts.dead} do not exist, and "
+        f"{counts.refused} name spam or too much mail"
+    )
+
+
+def is_to_hold(counts: FateCounts, thresholds: HoldThresholds) -> bool:
+    return _has_reached(counts, thresholds.dead, thresholds.refused, thresholds.share)
+
+
+def is_to_freeze(counts: FateCounts, thresholds: HoldThresholds) -> bool:
+    return _has_reached(counts, thresholds.freeze_dead, thresholds.freeze_refused, thresholds.freeze_share)
+
+
+def _has_reached(counts: FateCounts, dead: int, refused: int, share: int) -> bool:
+    """`share` is in per cent of the recipients."""
+    return any(
+        number >= minimum and number * _PER_CENT >= share * counts.recipients
+        for number, minimum in ((counts.dead, dead), (counts.refused, refused))
+    )
