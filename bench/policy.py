@@ -156,7 +156,7 @@ def write_guard_config(server: Server, accounts: int) -> None:
         "lists": ceiling | {"messages_per_hour": 1, "messages_per_day": 1},
         "aliases": {},
         "catch_all": {},
-        "holds": dict.fromkeys(("dead", "refused", "freeze_dead", "freeze_refused"), UNREACHABLE)
+        "holds": dict.fromkeys(("strangeness", "dead", "refused", "freeze_dead", "freeze_refused"), UNREACHABLE)
         | {"share": 100, "freeze_share": 100},
         "freeze": dict.fromkeys(("refused_tries", "foreign_senders", "networks", "new_recipients"), UNREACHABLE),
     }

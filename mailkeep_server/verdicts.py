@@ -17,6 +17,10 @@ def explain_account(account: str, explanation: dict[str, Any], freeze: FreezeRec
         yield f"{account} is frozen since {_format_time(freeze.at)} by {freeze.by}: {freeze.why}."
     yield from _explain_hold(account, explanation)
     yield f"What became of its mail: {explanation['outcomes']}."
+    yield from explanation["usual"]
+    if explanation["events"]:
+        yield "The last events, the latest first (`mailkeepctl events` has all):"
+        yield from (f"  {event}" for event in explanation["events"])
 
 
 def _explain_hold(account: str, explanation: dict[str, Any]) -> Iterator[str]:

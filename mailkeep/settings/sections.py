@@ -531,8 +531,16 @@ class Freeze(Model):
 
 
 class Holds(Model):
-    """When mail of an account to strangers, whom it never wrote to, is put on hold: by what becomes of such mail. What
-    counts are first-time recipients in any week. A domain counts once, unless it is a large provider's."""
+    """When mail of an account to strangers, whom it never wrote to, is put on hold: by how unusual it is, and by what
+    becomes of it. What counts are first-time recipients in any week. A domain counts once, unless it is a large
+    provider's."""
+
+    strangeness: Count = Field(
+        default=9,
+        description="Points from which on a message to strangers is too unusual for the account. docs/guard.md says "
+        "what gives points. 1000 holds nothing for being unusual.",
+        examples=[9],
+    )
 
     dead: Count = Field(default=3, description="First-time recipients that do not exist.", examples=[3])
     refused: Count = Field(

@@ -40,8 +40,11 @@ class FreezeThresholds:
 class HoldThresholds:
     """An account that reaches one of these numbers, and the share, sends no more mail to strangers, or is frozen.
 
-    All count first-time recipients in a week, by voice (`outcomes.count_voice`). Shares are per cent of them.
+    They count first-time recipients in a week, by voice (`outcomes.count_voice`). Shares are per cent of them.
     """
+
+    strangeness: int
+    """Points of a message to strangers (`habits.Reason`), from which on it is held."""
 
     dead: int
     """That do not exist."""

@@ -35,6 +35,7 @@ from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.receiving import ReceivingJudge
 from mailkeep_server.guard.scripts import ScriptJudge
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Usage
+from mailkeep_server.guard.stranger_store import StrangerStore
 from mailkeep_server.guard.strangers import StrangerJudge
 
 FIRST_USE, FIRST_USE_EXPECTED = "first-use", "first-use-expected"
@@ -94,6 +95,7 @@ class Judge:
     def set_config(self, config: GuardConfig, now: int) -> None:
         self.declared_config = config
         self.config = config.tighten() if now < self.careful_until else config
+        StrangerStore(self._database).note_births(now, config.addresses)
 
     def end_care(self, now: int) -> None:
         """To be called regularly: a day after counts were lost, the declared limits hold again."""

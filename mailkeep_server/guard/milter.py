@@ -19,10 +19,13 @@ from mailkeep_server.common.milter_server import (
     format_refusal,
     read_macros,
 )
+from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
+from mailkeep_server.guard.habits import Source, wide_network_of
 from mailkeep_server.guard.judge import Judge
+from mailkeep_server.guard.mail_program import MAX_NAMES, describe_program, shapes_program
 from mailkeep_server.guard.strangers import Verdict
 
 _NO_CONNECT, _NO_HELO, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x40, 0x100, 0x200
@@ -52,6 +55,8 @@ class _Message:
     client: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
     """The lines that name authors."""
+    shape: list[str] = field(default_factory=list)
+    """Names of headers by which mail programs differ."""
     has_sender: bool = True
     content_type: str = ""
     body: bytes = b""
@@ -111,6 +116,8 @@ class MilterSession:
     def _take_header(self, data: bytes) -> None:
         name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
         headers = self._message.headers
+        if shapes_program(name) and len(self._message.shape) < MAX_NAMES:
+            self._message.shape.append(name)
         if not self._message.has_sender and name.strip().lower() == "content-type":
             self._message.content_type = " ".join(value.split())[: from_header.MAX_LENGTH]
         is_author = name.strip().lower() in from_header.AUTHOR_HEADERS
@@ -143,8 +150,10 @@ class MilterSession:
         message = self._message
         if not message.login or self._is_by_script:
             return Verdict()
+        network, wide_network = network_of(message.client), wide_network_of(message.client)
+        source = Source(network, wide_network, describe_program(message.shape))
         return self._judge.strangers.judge_message(
-            self._read_clock(), message.login, message.recipients, message.queue_id
+            self._read_clock(), message.login, message.recipients, message.queue_id, source
         )
 
     def _find_refusal(self) -> bytes | None:

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from mailkeep_server.guard.database import STRANGERS_KEPT, Database
+from mailkeep_server.guard.habits import Habits
 from mailkeep_server.guard.outcomes import Fate, count_voice
+from mailkeep_server.guard.sliding_window import DAY
 
+SHOWN_EVENTS = 5
 NOT_YET = ""
 """In place of a fate."""
-OUTCOMES, RELEASED = "outcomes", "released"
+OUTCOMES, UNUSUAL, RELEASED = "outcomes", "unusual", "released"
 """Causes of a hold."""
 
 
@@ -19,8 +23,9 @@ class Hold(NamedTuple):
     account: str
     time: int
     cause: str
-    """OUTCOMES, or RELEASED."""
+    """OUTCOMES, UNUSUAL or RELEASED."""
     network: str
+    """Where the first message came from, and by which program (`habits.Source`), if that is the cause."""
     program: int
     reasons: str
 
@@ -76,6 +81,39 @@ class StrangerStore:
         )
         fates = (str(Fate.DEAD), str(Fate.REFUSED), str(Fate.SLOWED))
         return FateCounts(*self._database.read(query, *fates, account, since).fetchone())
+
+    # --- habits -------------------------------------------------------------------------------------------------------
+
+    def note_births(self, now: int, accounts: Collection[str]) -> None:
+        """From now on, an account that has never sent has an age.
+
+        In a database that is older than this, those that never sent are as old as it is.
+        """
+        began, today = self._database.began_at // DAY, now // DAY
+        is_first = not self._database.read("SELECT 1 FROM births LIMIT 1").fetchone()
+        senders = {row[0] for row in self._database.read("SELECT DISTINCT account FROM networks")} if is_first else ()
+        rows = ((name, began if is_first and began and name not in senders else today) for name in accounts)
+        self._database.insert_rows("births", rows)
+
+    def find_birth(self, now: int, account: str) -> int:
+        """A day since the epoch."""
+        row = self._database.read("SELECT day FROM births WHERE account = ?", account).fetchone()
+        return int(row[0]) if row else now // DAY
+
+    def load_habits(self, account: str) -> Habits:
+        """Empty ones, if there are none or their row is damaged."""
+        row = self._database.read("SELECT model FROM habits WHERE account = ?", account).fetchone()
+        with suppress(ValueError, TypeError, KeyError):
+            return Habits.from_json(row[0]) if row else Habits()
+        return Habits()
+
+    def save_habits(self, account: str, habits: Habits) -> None:
+        self._database.add_row("INSERT OR REPLACE INTO habits VALUES (?, ?)", (account, habits.to_json()))
+
+    def last_events(self, account: str) -> list[tuple[str, str]]:
+        """Kind and detail, the latest first."""
+        query = "SELECT kind, detail FROM events WHERE account = ? ORDER BY id DESC LIMIT ?"
+        return self._database.read(query, account, SHOWN_EVENTS).fetchall()
 
     # --- mail on hold -------------------------------------------------------------------------------------------------
 

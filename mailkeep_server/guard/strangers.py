@@ -2,7 +2,8 @@
 
 A thief writes to strangers. Much of a bought list does not exist, and others refuse it as spam. So the guard hears of
 each first-time recipient what became of it. Beyond a share, further mail to strangers is accepted and put on hold, and
-the operator is told. Mail to all others goes on.
+the operator is told. So it is if a message to strangers is unlike what the account sends (`habits`). Mail to all others
+goes on.
 """
 
 from collections.abc import Callable, Collection
@@ -13,15 +14,26 @@ from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.config import GuardConfig, HoldThresholds
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.freezer import Freezer
+from mailkeep_server.guard.habits import Habits, Source, wide_network_of
 from mailkeep_server.guard.ledger import Ledger
 from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.sliding_window import DAY
-from mailkeep_server.guard.stranger_store import OUTCOMES, RELEASED, FateCounts, Hold, StrangerStore
+from mailkeep_server.guard.stranger_store import (
+    OUTCOMES,
+    RELEASED,
+    UNUSUAL,
+    FateCounts,
+    HeldMessage,
+    Hold,
+    StrangerStore,
+)
 
 HOLD, WOULD_HOLD, RELEASE, RETURNED = "hold", "would-hold", "release", "returned"
 """Kinds of events."""
 HELD_FOR = DAY
 """Then a message on hold goes back to its owner."""
+TRUST_AFTER_RELEASE = DAY
+"""In which nothing is unusual for the account."""
 MAX_HELD = 50
 """Messages of one account: more would fill the disk."""
 _PER_CENT = 100
@@ -46,11 +58,11 @@ class StrangerJudge:
 
     # --- a message ----------------------------------------------------------------------------------------------------
 
-    def judge_message(self, now: int, name: str, recipients: Collection[str], queue_id: str) -> Verdict:
+    def judge_message(self, now: int, name: str, recipients: Collection[str], queue_id: str, source: Source) -> Verdict:
         """Of a person's message, as the last thing before Postfix accepts it. `recipients` are as in its envelope."""
         strangers = self._find_strangers(name, recipients)
-        reason = self._find_hold(name) if strangers else ""
-        if reason and self._read_config().mode == "enforce":
+        habits = self._store.load_habits(name)
+        if reason := self._find_reason(now, name, habits, source, len(strangers)):
             if self._store.count_held(name) >= MAX_HELD:
                 return Verdict(refusal=f"450 4.7.1 {name} has {MAX_HELD} messages on hold. Ask {self._contact}")
             self._ledger.message_held(queue_id)
@@ -58,7 +70,22 @@ class StrangerJudge:
             return Verdict(f"mail to strangers is on hold: {reason}")
         for recipient, key in strangers.items():
             self._store.add_stranger(now, name, queue_id, recipient, key)
+        habits.learn(now, self._store.find_birth(now, name), source, len(strangers))
+        self._store.save_habits(name, habits)
         return Verdict()
+
+    def _find_reason(self, now: int, name: str, habits: Habits, source: Source, strangers: int) -> str:
+        """Why the message is to be held; "" if it may leave."""
+        hold = self._store.find_hold(name)
+        if hold and hold.cause != RELEASED:
+            return hold.reasons if _is_held(now, hold, habits, source, strangers) else ""
+        if not strangers or (hold and now < hold.time + TRUST_AFTER_RELEASE):
+            return ""
+        reasons = habits.find_reasons(now, self._store.find_birth(now, name), source, strangers)
+        if sum(reason.points for reason in reasons) < self._read_config().hold_thresholds.strangeness:
+            return ""
+        text = "; ".join(reason.sentence for reason in sorted(reasons, reverse=True))
+        return text if self._begin_hold(now, Hold(name, now, UNUSUAL, source.network, source.program, text)) else ""
 
     def _find_strangers(self, name: str, recipients: Collection[str]) -> dict[str, int]:
         """Those elsewhere to whom the account writes for the first time, with their hashes."""
@@ -91,21 +118,25 @@ class StrangerJudge:
         if is_to_hold(counts, config.hold_thresholds) and not self._find_hold(name):
             self._begin_hold(now, Hold(name, now, OUTCOMES, "", 0, reason))
 
-    def _begin_hold(self, now: int, hold: Hold) -> None:
+    def _begin_hold(self, now: int, hold: Hold) -> bool:
+        """False in mode `learn`."""
         is_learning = self._read_config().mode == "learn"
         if is_learning:
             if self._ledger.get_account(hold.account).should_notify(WOULD_HOLD, now, DAY):
                 self._database.add_event(now, WOULD_HOLD, hold.account, hold.reasons)
-            return
+            return False
         self._store.set_hold(hold)
         self._database.add_event(now, HOLD, hold.account, hold.reasons)
+        return True
 
     # --- the operator -------------------------------------------------------------------------------------------------
 
     def release(self, now: int, name: str) -> list[str]:
         """Ends the hold. Whom the messages on hold are to, the account knows from now on, and what became of its mail
-        before counts no more. Returns the queue ids."""
-        messages = [*self._store.list_held(name)]
+        before counts no more. Where they came from is usual for it. Returns the queue ids."""
+        messages, hold = [*self._store.list_held(name)], self._store.find_hold(name)
+        if hold and hold.cause == UNUSUAL:
+            self._learn_released(now, hold, messages)
         for message in messages:
             for recipient in message.list_recipients():
                 key = hash_text(recipient)
@@ -116,6 +147,15 @@ class StrangerJudge:
             self._store.set_hold(Hold(name, now, RELEASED, "", 0, ""))
             self._database.add_event(now, RELEASE, name, f"{count_noun(len(messages), 'message')} on hold released")
         return [message.queue_id for message in messages]
+
+    def _learn_released(self, now: int, hold: Hold, messages: list[HeldMessage]) -> None:
+        source = Source(hold.network, wide_network_of(hold.network.partition("/")[0]), hold.program)
+        habits = self._store.load_habits(hold.account)
+        birth = self._store.find_birth(now, hold.account)
+        for message in messages:
+            habits.learn(now, birth, source, len(message.list_recipients()))
+        habits.trust(now, source)
+        self._store.save_habits(hold.account, habits)
 
     def list_held(self, now: int) -> list[dict[str, Any]]:
         """The messages on hold; `is_due` says which of them go back to their owners."""
@@ -143,7 +183,19 @@ class StrangerJudge:
             "hold": hold._asdict() | {"time": hold.time / 1000} if hold else None,
             "held": self._store.count_held(name),
             "outcomes": describe_fates(self._store.count_fates(now, name)),
+            "usual": self._store.load_habits(name).describe(now // DAY),
+            "events": [f"{kind}: {detail}" for kind, detail in self._store.last_events(name)],
         }
+
+
+def _is_held(now: int, hold: Hold, habits: Habits, source: Source, strangers: int) -> bool:
+    """While mail is held: that to strangers, unless it is from where the account usually sends; and all mail from the
+    source that began it."""
+    if hold.cause == OUTCOMES:
+        return bool(strangers)
+    if (source.network, source.program) == (hold.network, hold.program):
+        return bool(strangers) or not habits.is_usual(now, source)
+    return bool(strangers) and not habits.is_nearly_usual(now, source)
 
 
 def describe_fates(counts: FateCounts) -> str:

@@ -20,9 +20,11 @@ from typing import Any
 
 from mailkeep_server.common import unix_http
 from mailkeep_server.common.addresses import hash_text
+from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.sender_kinds import LOCAL
 from mailkeep_server.guard import config, state_repair
 from mailkeep_server.guard.database import Database
+from mailkeep_server.guard.habits import Source, wide_network_of
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
@@ -48,6 +50,7 @@ FREEZE = {"refused_tries": 5, "foreign_senders": 4, "networks": 3, "new_recipien
 NO_FREEZE = dict.fromkeys(FREEZE, UNREACHABLE)
 RECEIVING = {"messages_per_hour": 1000, "network_messages_per_hour": 500, "new_senders_per_hour": 100}
 NO_HOLDS = {
+    "strangeness": UNREACHABLE,
     "dead": UNREACHABLE,
     "refused": UNREACHABLE,
     "share": 100,
@@ -55,7 +58,15 @@ NO_HOLDS = {
     "freeze_refused": UNREACHABLE,
     "freeze_share": 100,
 }
-HOLDS = {"dead": 3, "refused": 5, "share": 8, "freeze_dead": 10, "freeze_refused": 15, "freeze_share": 25}
+HOLDS = {
+    "strangeness": 9,
+    "dead": 3,
+    "refused": 5,
+    "share": 8,
+    "freeze_dead": 10,
+    "freeze_refused": 15,
+    "freeze_share": 25,
+}
 NO_CEILING = {"recipients_per_hour": UNREACHABLE, "recipients_per_day": UNREACHABLE}
 
 
@@ -112,6 +123,7 @@ class JudgeSetup:
         to: int | Iterable[str] = 1,
         client: str = "192.0.2.1",
         queue_id: str = "",
+        program: int = 1,
     ) -> str:
         """One message through RCPT and END-OF-MESSAGE; returns the first refusal, or the last action.
 
@@ -130,7 +142,8 @@ class JudgeSetup:
         if queue_id or action != DUNNO:
             return action
         self.last_queue_id = request.queue_id
-        verdict = self.judge.strangers.judge_message(self.now, account, recipients, request.queue_id)
+        source = Source(network_of(client), wide_network_of(client), program)
+        verdict = self.judge.strangers.judge_message(self.now, account, recipients, request.queue_id, source)
         if verdict.refusal:
             self.judge.ledger.message_dropped(request.queue_id)
         elif not verdict.hold:

@@ -234,7 +234,15 @@ EXAMPLES: dict[str, Example] = {
     ),
     **_limit_examples(
         "guard.holds",
-        {"dead": 5, "refused": 7, "share": 12, "freeze_dead": 12, "freeze_refused": 17, "freeze_share": 31},
+        {
+            "strangeness": 10,
+            "dead": 5,
+            "refused": 7,
+            "share": 12,
+            "freeze_dead": 12,
+            "freeze_refused": 17,
+            "freeze_share": 31,
+        },
     ),
     "guard.shared_store": Example(ABSENT, (SHARED_STORE, "part guard")),
     "guard.shared_store.host": Example("redis.example.org", (SHARED_STORE,)),

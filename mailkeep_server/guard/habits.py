@@ -1,0 +1,281 @@
+"""What is usual for an account: where, with what and when it sends, and to how many people.
+
+Learned from the messages that it sends, and forgotten again. Each thing that is unusual about a message has points, and
+a sentence. Their sum is the message's strangeness. Nothing else decides, and nobody's habits tell of another's.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from mailkeep_server.common.wording import count_noun
+from mailkeep_server.guard.sliding_window import DAY, HOUR
+
+PACE_DAYS, KEPT_DAYS = 30, 90
+"""How far back the pace is learned; and how long a network or a program is remembered after its last use."""
+MAX_NETWORKS, MAX_PROGRAMS = 40, 12
+"""Of an account. The one not used for longest is forgotten."""
+FAMILIAR_DAYS, FAMILIAR_AGE = 3, 7
+"""Used on so many days, the first of them so many days ago: a thief must keep still for a week."""
+YOUNG_DAYS = 5
+"""Days with mail, before which nothing is usual."""
+IDLE_DAYS, NEVER_DAYS = 60, 30
+"""Without mail; and the age of an account that has never sent any."""
+WAKING_DAYS = 7
+"""In which an account that sends again is watched more closely."""
+MIN_HOURS, RARE_SHARE = 50, 0.01
+"""Messages from which hours are known; and the share of an hour and its neighbours below which it is rare."""
+MANY_A_DAY, MANY_A_WEEK, MANY_WHEN_YOUNG = 6, 15, 20
+"""New people to whom anybody may write."""
+NETWORK_POINTS, WIDE_POINTS, PROGRAM_POINTS, HOUR_POINTS, IDLE_POINTS, NEVER_POINTS = 2, 2, 3, 1, 4, 8
+POINTS_A_DOUBLING, MAX_PACE_POINTS = 2, 7
+"""For each doubling of the usual number of new people. The pace alone holds nothing: people have news, too."""
+
+
+class Reason(NamedTuple):
+    """Something unusual about a message."""
+
+    points: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a message comes from, and with what it was written."""
+
+    network: str
+    """As `network_of` returns it."""
+    wide_network: str
+    program: int
+    """By `mail_program.describe_program`."""
+
+
+@dataclass(slots=True)
+class Use:
+    """Of a network or a program."""
+
+    first_day: int
+    last_day: int
+    days: int = 1
+
+    def note(self, day: int) -> None:
+        self.days += self.last_day != day
+        self.last_day = max(day, self.last_day)
+
+    def is_familiar(self, day: int) -> bool:
+        return self.days >= FAMILIAR_DAYS and day - self.first_day >= FAMILIAR_AGE
+
+
+@dataclass(slots=True)
+class DayCount:
+    day: int
+    strangers: int = 0
+    """New people that it wrote to."""
+    from_elsewhere: int = 0
+    """Of these, from a network or by a program that was not familiar then, and that nobody has released."""
+
+
+@dataclass(slots=True)
+class Habits:
+    """Of one account. All days are days since the epoch."""
+
+    networks: dict[str, Use] = field(default_factory=dict)
+    """Wide ones, too."""
+    programs: dict[str, Use] = field(default_factory=dict)
+    hours: list[int] = field(default_factory=lambda: [0] * 24)
+    """Messages by hour (UTC)."""
+    pace: list[DayCount] = field(default_factory=list)
+    """The last PACE_DAYS with mail."""
+    days: int = 0
+    """With mail, in all."""
+    last_day: int = 0
+    woke: int = 0
+    """When it last sent again after a long silence, and since when that lasted; 0: it had never sent before."""
+    slept_since: int = 0
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def learn(self, now: int, birth: int, source: Source, strangers: int) -> None:
+        """From a message that leaves. `strangers`: how many new people it goes to; `birth` as in `find_reasons`."""
+        day, is_usual = now // DAY, self.is_usual(now, source)
+        if self._is_asleep(day, birth):
+            self.woke, self.slept_since = day, self.last_day
+        if day > self.last_day:
+            self.days += 1
+            self.last_day = day
+            self._forget(day)
+        for uses, key, limit in (
+            (self.networks, source.network, MAX_NETWORKS),
+            (self.networks, source.wide_network, MAX_NETWORKS),
+            (self.programs, str(source.program), MAX_PROGRAMS),
+        ):
+            _note_use(uses, key, day, limit)
+        self.hours[now % DAY // HOUR] += 1
+        if not self.pace or self.pace[-1].day < day:
+            self.pace.append(DayCount(day))
+        self.pace[-1].strangers += strangers
+        self.pace[-1].from_elsewhere += 0 if is_usual else strangers
+
+    def _forget(self, day: int) -> None:
+        for uses in (self.networks, self.programs):
+            for key in [key for key, use in uses.items() if use.last_day < day - KEPT_DAYS]:
+                del uses[key]
+        self.pace = self.pace[-PACE_DAYS:]
+        if sum(self.hours) > 40 * MIN_HOURS:
+            self.hours = [number // 2 for number in self.hours]
+
+    def trust(self, now: int, source: Source) -> None:
+        """Somebody has looked: the source is the owner's, and so was its mail."""
+        day, self.woke = now // DAY, 0
+        for count in self.pace:
+            count.from_elsewhere = 0
+        for uses, key in (
+            (self.networks, source.network),
+            (self.networks, source.wide_network),
+            (self.programs, str(source.program)),
+        ):
+            uses[key] = Use(day - FAMILIAR_AGE, day, FAMILIAR_DAYS)
+
+    def is_usual(self, now: int, source: Source) -> bool:
+        return not self.is_young and not self._judge_source(now // DAY, source)
+
+    def is_nearly_usual(self, now: int, source: Source) -> bool:
+        """Whether it is, or its network is near a familiar one, as a phone's."""
+        reasons = self._judge_source(now // DAY, source)
+        return not self.is_young and sum(reason.points for reason in reasons) <= NETWORK_POINTS
+
+    # --- judging ------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_young(self) -> bool:
+        return self.days < YOUNG_DAYS
+
+    def find_reasons(self, now: int, birth: int, source: Source, strangers: int) -> list[Reason]:
+        """Of a message to so many new people. `birth` is the account's first day here."""
+        day = now // DAY
+        reasons = [
+            *self._judge_silence(day, birth),
+            *self._judge_source(day, source),
+            *self._judge_hour(now),
+            *self._judge_pace(day, birth, strangers),
+        ]
+        return [reason for reason in reasons if reason.points > 0]
+
+    def _judge_silence(self, day: int, birth: int) -> list[Reason]:
+        if self._is_asleep(day, birth):
+            woke, slept_since = day, self.last_day
+        elif self.woke and day - self.woke < WAKING_DAYS:
+            woke, slept_since = self.woke, self.slept_since
+        else:
+            return []
+        if not slept_since:
+            return [Reason(NEVER_POINTS, f"it had never sent before {_format_day(woke)}, since {_format_day(birth)}")]
+        return [Reason(IDLE_POINTS, f"it sent nothing from {_format_day(slept_since)} to {_format_day(woke)}")]
+
+    def _is_asleep(self, day: int, birth: int) -> bool:
+        return day - self.last_day >= IDLE_DAYS if self.days else day - birth >= NEVER_DAYS
+
+    def _judge_source(self, day: int, source: Source) -> list[Reason]:
+        """Of a young account, each source is new."""
+        if self.is_young:
+            return []
+        reasons = []
+        if not _is_familiar(self.networks, source.network, day):
+            is_near = _is_familiar(self.networks, source.wide_network, day)
+            points = NETWORK_POINTS + (0 if is_near else WIDE_POINTS)
+            around = "in a familiar one" if is_near else f"and so is {source.wide_network}"
+            reasons.append(Reason(points, f"the network {source.network} is new to it, {around}"))
+        if not _is_familiar(self.programs, str(source.program), day):
+            reasons.append(Reason(PROGRAM_POINTS, "its mail program is new to it"))
+        return reasons
+
+    def _judge_hour(self, now: int) -> list[Reason]:
+        hour, total = now % DAY // HOUR, sum(self.hours)
+        number = sum(self.hours[(hour + shift) % 24] for shift in (-1, 0, 1))
+        if total < MIN_HOURS or number >= RARE_SHARE * total:
+            return []
+        return [Reason(HOUR_POINTS, f"it hardly ever sends at {hour:02}:00 UTC")]
+
+    def _judge_pace(self, day: int, birth: int, strangers: int) -> list[Reason]:
+        """By day and by week: whichever is more unusual. Mail from where it usually sends does not count."""
+        reasons = []
+        is_new = self.is_young and day - birth < NEVER_DAYS
+        for days, anybody, word in ((1, MANY_A_DAY, "a day"), (7, MANY_A_WEEK, "a week")):
+            number = strangers + sum(count.from_elsewhere for count in self.pace if count.day > day - days)
+            usual = max(self._usual_strangers(day, days), MANY_WHEN_YOUNG * days if is_new else anybody)
+            points = min(POINTS_A_DOUBLING * math.log2(number / usual), MAX_PACE_POINTS) if number else 0
+            people = count_noun(number, "new person", "new people")
+            reasons.append(Reason(points, f"it writes to {people} in {word} so, and usually to {usual} at most"))
+        return [max(reasons)]
+
+    def _usual_strangers(self, day: int, days: int) -> int:
+        """Before these days, in PACE_DAYS: of days the second most, so that one alone teaches nothing; of weeks twice
+        the mean."""
+        before = [count.strangers for count in self.pace if day - PACE_DAYS <= count.day <= day - days]
+        if days == 1:
+            return sorted(before)[-2] if len(before) > 1 else 0
+        return 2 * days * sum(before) // (PACE_DAYS - days)
+
+    # --- storing ------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        fields = asdict(self)
+        for name in ("networks", "programs"):
+            fields[name] = {key: [*use.values()] for key, use in fields[name].items()}
+        return json.dumps(fields | {"pace": [[*count.values()] for count in fields["pace"]]}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Habits":
+        """Raises ValueError, TypeError or KeyError for other text."""
+        fields = json.loads(text)
+        for name in ("networks", "programs"):
+            fields[name] = {key: Use(*use) for key, use in fields[name].items()}
+        return cls(**fields | {"pace": [DayCount(*count) for count in fields["pace"]]})
+
+    def describe(self, day: int) -> list[str]:
+        """Sentences, for `mailkeepctl why`."""
+        if not self.days:
+            return ["It has not sent yet."]
+        networks = [key for key in self.networks if _is_familiar(self.networks, key, day)]
+        programs = sum(_is_familiar(self.programs, key, day) for key in self.programs)
+        busiest = sorted(range(24), key=lambda hour: -self.hours[hour])[:3]
+        return [
+            f"It sent on {count_noun(self.days, 'day')}, the last time on {_format_day(self.last_day)}.",
+            f"It usually sends from {', '.join(networks) or 'no network in particular'}, "
+            f"by {count_noun(programs, 'mail program')}, most at {', '.join(f'{hour:02}:00' for hour in busiest)} UTC.",
+            f"It usually writes to {max(self._usual_strangers(day, 1), MANY_A_DAY)} new people a day at most, and to "
+            f"{max(self._usual_strangers(day, 7), MANY_A_WEEK)} a week.",
+        ]
+
+
+def _note_use(uses: dict[str, Use], key: str, day: int, limit: int) -> None:
+    if use := uses.get(key):
+        use.note(day)
+        return
+    if len(uses) >= limit:
+        del uses[min(uses, key=lambda other: uses[other].last_day)]
+    uses[key] = Use(day, day)
+
+
+def _is_familiar(uses: dict[str, Use], key: str, day: int) -> bool:
+    return key in uses and uses[key].is_familiar(day)
+
+
+def _format_day(day: int) -> str:
+    return f"{datetime.fromtimestamp(day * DAY / 1000, UTC):%Y-%m-%d}"
+
+
+@lru_cache(1024)
+def wide_network_of(client: str) -> str:
+    """What often belongs to one provider: an IPv4 address's /16, or an IPv6 address's /32."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return client[:64]
+    length = 16 if address.version == 4 else 32
+    host_bits = address.max_prefixlen - length
+    return f"{type(address)(int(address) >> host_bits << host_bits)}/{length}"
