@@ -21,8 +21,8 @@ MAX_NETWORKS, MAX_PROGRAMS = 40, 12
 """Of an account. The one not used for longest is forgotten."""
 FAMILIAR_DAYS, FAMILIAR_AGE = 3, 7
 """Used on so many days, the first of them so many days ago: a thief must keep still for a week."""
-YOUNG_DAYS = 5
-"""Days with mail, before which nothing is usual."""
+YOUNG_DAYS, YOUNG_AGE = 5, 14
+"""Days with mail, and days since the first, before which nothing is usual."""
 IDLE_DAYS, NEVER_DAYS = 60, 30
 """Without mail; and the age of an account that has never sent any."""
 WAKING_DAYS = 7
@@ -92,6 +92,7 @@ class Habits:
     """The last PACE_DAYS with mail."""
     days: int = 0
     """With mail, in all."""
+    first_day: int = 0
     last_day: int = 0
     woke: int = 0
     """When it last sent again after a long silence, and since when that lasted; 0: it had never sent before."""
@@ -105,6 +106,7 @@ class Habits:
         if self._is_asleep(day, birth):
             self.woke, self.slept_since = day, self.last_day
         if day > self.last_day:
+            self.first_day = self.first_day or day
             self.days += 1
             self.last_day = day
             self._forget(day)
@@ -141,18 +143,17 @@ class Habits:
             uses[key] = Use(day - FAMILIAR_AGE, day, FAMILIAR_DAYS)
 
     def is_usual(self, now: int, source: Source) -> bool:
-        return not self.is_young and not self._judge_source(now // DAY, source)
+        return not self.is_young(now // DAY) and not self._judge_source(now // DAY, source)
 
     def is_nearly_usual(self, now: int, source: Source) -> bool:
         """Whether it is, or its network is near a familiar one, as a phone's."""
         reasons = self._judge_source(now // DAY, source)
-        return not self.is_young and sum(reason.points for reason in reasons) <= NETWORK_POINTS
+        return not self.is_young(now // DAY) and sum(reason.points for reason in reasons) <= NETWORK_POINTS
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
-    @property
-    def is_young(self) -> bool:
-        return self.days < YOUNG_DAYS
+    def is_young(self, day: int) -> bool:
+        return self.days < YOUNG_DAYS or day - self.first_day < YOUNG_AGE
 
     def find_reasons(self, now: int, birth: int, source: Source, strangers: int) -> list[Reason]:
         """Of a message to so many new people. `birth` is the account's first day here."""
@@ -181,7 +182,7 @@ class Habits:
 
     def _judge_source(self, day: int, source: Source) -> list[Reason]:
         """Of a young account, each source is new."""
-        if self.is_young:
+        if self.is_young(day):
             return []
         reasons = []
         if not _is_familiar(self.networks, source.network, day):
@@ -203,7 +204,7 @@ class Habits:
     def _judge_pace(self, day: int, birth: int, strangers: int) -> list[Reason]:
         """By day and by week: whichever is more unusual. Mail from where it usually sends does not count."""
         reasons = []
-        is_new = self.is_young and day - birth < NEVER_DAYS
+        is_new = self.is_young(day) and day - birth < NEVER_DAYS
         for days, anybody, word in ((1, MANY_A_DAY, "a day"), (7, MANY_A_WEEK, "a week")):
             number = strangers + sum(count.from_elsewhere for count in self.pace if count.day > day - days)
             usual = max(self._usual_strangers(day, days), MANY_WHEN_YOUNG * days if is_new else anybody)

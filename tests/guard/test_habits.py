@@ -131,7 +131,10 @@ def test_a_young_account_has_no_usual_place() -> None:
     habits = Habits()
     for day in range(4):
         habits.learn(NOON + day * DAY, NOON // DAY, HOME, 3)
-    assert habits.find_reasons(NOON + 4 * DAY, NOON // DAY, AWAY, 5) == []
+    assert habits.find_reasons(NOON + 20 * DAY, NOON // DAY, AWAY, 5) == []
+    habits.learn(NOON + 13 * DAY, NOON // DAY, HOME, 3)
+    assert habits.find_reasons(NOON + 13 * DAY, NOON // DAY, AWAY, 5) == [], "after 14 days at the earliest"
+    assert len(habits.find_reasons(NOON + 14 * DAY, NOON // DAY, AWAY, 5)) == 2
 
 
 def test_habits_take_a_bounded_place() -> None:
