@@ -41,7 +41,7 @@ def create_setup(lab: Lab, site: Site, internet: Internet) -> DrillSetup:
 
 def run_drill(setup: DrillSetup, name: str) -> DrillResult | SimulatedDaysResult:
     if name == "E":
-        return simulated_days.run_patient_spammer(setup)
+        return simulated_days.run_patient_thief(setup)
     if name == "week":
         with allow_newsletter(setup.site):
             return simulated_days.run_honest_week(setup)

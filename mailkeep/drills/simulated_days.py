@@ -138,21 +138,35 @@ def honest_week(heavy: str, editor: str) -> list[Mail]:
     return sorted(mails, key=lambda mail: mail.at)
 
 
-def patient_spammer(account: str, days: int) -> list[Mail]:
-    """Mail that stays just within each limit: as many messages, recipients and new recipients a day as allowed."""
-    messages, recipients, new_recipients = (
-        DEFAULT_LIMITS[name] for name in ("messages_per_day", "recipients_per_day", "new_recipients_per_day")
-    )
-    pace = HOUR / DEFAULT_LIMITS["messages_per_hour"] + 1
-    mails, known = [], list[str]()
-    for day in range(days):
-        for number in range(messages):
-            to = known[-1:] if number < recipients - messages else []
-            if number < new_recipients:
-                known.append(f"stranger-{day}-{number}@outside.test")
-            to = [*to, known[-1] if number < new_recipients else known[number - messages]]
-            mails.append(Mail(day * (DAY + MINUTE) + number * pace, SPAMMER, account, tuple(to)))
+HABIT_DAYS = 20
+BOUGHT, DEAD_EVERY = 80, 7
+"""Addresses of the thief's list; and every which does not exist."""
+MAX_REACHED = 60
+"""By a thief whose list has 15 per cent of dead addresses."""
+
+
+def habits_of(account: str) -> list[Mail]:
+    """Three weeks of its owner, who writes to two friends a day, and every other day to somebody new."""
+    mails = []
+    for day in range(HABIT_DAYS):
+        friends = (f"friend-{(2 * day + number) % 9}@outside.test" for number in range(2))
+        new = [f"new-{day}@outside.test"] if day % 2 else []
+        for number, recipient in enumerate((*friends, *new)):
+            mails.append(Mail(day * DAY + (10 + number) * HOUR, HOME, account, (recipient,)))
     return mails
+
+
+def patient_thief(account: str) -> list[Mail]:
+    """One message to one stranger at a time, at its owner's hours, as many as the limits allow."""
+    pace = 12 * HOUR / DEFAULT_LIMITS["new_recipients_per_day"]
+    return [
+        Mail(HABIT_DAYS * DAY + 9 * HOUR + number * pace, SPAMMER, account, (_bought_address(number),))
+        for number in range(BOUGHT)
+    ]
+
+
+def _bought_address(number: int) -> str:
+    return f"bought-{number}@" + ("outside.test" if (number + 1) % DEAD_EVERY else f"gone-{number}.test")
 
 
 # --- sending --------------------------------------------------------------------------------------------------------
@@ -164,9 +178,61 @@ def run_honest_week(setup: DrillSetup) -> SimulatedDaysResult:
     return _simulate_days(setup, "week", title, honest_week(setup.innocent, setup.stolen), 7)
 
 
-def run_patient_spammer(setup: DrillSetup, days: int = 2) -> SimulatedDaysResult:
-    title = "a patient spammer, who stays just under every limit"
-    return _simulate_days(setup, "E", title, patient_spammer(setup.stolen, days), days)
+def run_patient_thief(setup: DrillSetup) -> SimulatedDaysResult:
+    """The owner's habits first. Then the thief, who waits for what becomes of each dead address."""
+    began, refused, dead = time.monotonic(), list[str](), 0
+    setup.prepare()
+    with movable_clock(setup.server), _converse(setup.attacker, f"python3 {REMOTE_DIRECTORY}/post.py") as post:
+        with _converse(setup.server, _SET_CLOCK) as set_clock:
+            start, offset, habits = time.time(), 0.0, habits_of(setup.stolen)
+            for number, mail in enumerate([*habits, *(mails := patient_thief(setup.stolen))]):
+                offset = max(offset, start + mail.at - time.time())
+                set_clock(f"+{offset:.0f}")
+                is_thief = number >= len(habits)
+                job = _message_job(setup, mail, int(is_thief), number) | {"copies_program": not is_thief}
+                if (answer := post(json.dumps(job))) != '"250"':
+                    refused.append(answer)
+                elif mail.recipients[0].rpartition("@")[2] != "outside.test" and not _is_held(setup):
+                    dead += 1
+                    _wait_for_outcomes(setup, dead)
+        events = read_guard_events(setup.server)
+    _wait_for_empty_queue(setup)
+    [_, arrivals] = _count_arrivals(setup, 2)
+    thief_start = start + mails[0].at
+    warnings = (event for event in events if event["kind"] == "hold" and event["account"] == setup.stolen)
+    return SimulatedDaysResult(
+        drill="E",
+        title="a patient thief with a list of which 15 per cent are dead, at its owner's hours",
+        tries=len(mails),
+        refused=tuple(refused),
+        messages=(len(arrivals),),
+        recipients=(sum(arrivals),),
+        first_warning=next((event["time"] - thief_start for event in warnings), None),
+        frozen=any(event["kind"] == "frozen" for event in events),
+        clock=offset,
+        took=time.monotonic() - began,
+        max_recipients=MAX_REACHED,
+    )
+
+
+def _is_held(setup: DrillSetup) -> bool:
+    return "is put on hold since" in setup.server.run(f"mailkeepctl why {setup.stolen}").stdout
+
+
+def _wait_for_outcomes(setup: DrillSetup, dead: int) -> None:
+    """Until the guard has heard of so many dead addresses."""
+    text = f" {dead} do not exist"
+    poll(lambda: text in setup.server.run(f"mailkeepctl why {setup.stolen}").stdout, DELIVERY_TIMEOUT, "no outcome")
+
+
+def _wait_for_empty_queue(setup: DrillSetup) -> None:
+    """But for what is on hold."""
+
+    def is_empty() -> bool:
+        rows = map(json.loads, setup.server.run("postqueue -j").stdout.splitlines())
+        return all(row["queue_name"] == "hold" for row in rows)
+
+    poll(is_empty, DELIVERY_TIMEOUT, "the queue is not empty", interval=1.0)
 
 
 def _simulate_days(setup: DrillSetup, drill: str, title: str, mails: list[Mail], days: int) -> SimulatedDaysResult:
@@ -214,21 +280,21 @@ def _message_job(setup: DrillSetup, mail: Mail, day: int, number: int) -> dict[s
 
 
 def _wait_for_arrivals(setup: DrillSetup, expected: int, days: int) -> list[list[int]]:
-    """For each day the number of recipients of each message that arrived outside, once all `expected` got theirs."""
-
-    def count_recipients() -> dict[str, int]:
-        """By subject: a message to many may arrive in several parts."""
-        recipients: dict[str, int] = {}
-        for mail in setup.internet.read_messages():
-            if (subject := str(mail.message["Subject"])).startswith(SUBJECT):
-                recipients[subject] = recipients.get(subject, 0) + len(mail.recipients)
-        return recipients
+    """As `_count_arrivals`, once all `expected` recipients got theirs."""
 
     def have_all_arrived() -> bool:
-        return sum(count_recipients().values()) >= expected
+        return sum(map(sum, _count_arrivals(setup, days))) >= expected
 
     poll(have_all_arrived, DELIVERY_TIMEOUT, "not all mail has arrived", interval=1.0)
-    recipients = count_recipients()
+    return _count_arrivals(setup, days)
+
+
+def _count_arrivals(setup: DrillSetup, days: int) -> list[list[int]]:
+    """For each day the number of recipients of each message that arrived outside. Messages to many arrive in parts."""
+    recipients: dict[str, int] = {}
+    for mail in setup.internet.read_messages():
+        if (subject := str(mail.message["Subject"])).startswith(SUBJECT):
+            recipients[subject] = recipients.get(subject, 0) + len(mail.recipients)
     prefixes = [f"{SUBJECT}{day} " for day in range(days)]
     return [[count for subject, count in recipients.items() if subject.startswith(prefix)] for prefix in prefixes]
 

@@ -6,7 +6,7 @@ a sentence. Their sum is the message's strangeness. Nothing else decides, and no
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
@@ -224,10 +224,12 @@ class Habits:
     # --- storing ------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        fields = asdict(self)
+        """Once a message, so it is quick: dataclasses.asdict() copies each value."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
         for name in ("networks", "programs"):
-            fields[name] = {key: [*use.values()] for key, use in fields[name].items()}
-        return json.dumps(fields | {"pace": [[*count.values()] for count in fields["pace"]]}, separators=(",", ":"))
+            fields[name] = {key: (use.first_day, use.last_day, use.days) for key, use in fields[name].items()}
+        fields["pace"] = [(count.day, count.strangers, count.from_elsewhere) for count in self.pace]
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Habits":

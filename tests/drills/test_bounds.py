@@ -9,7 +9,7 @@ import pytest
 
 from mailkeep.drills.attacks import ATTACKS
 from mailkeep.drills.result import DrillResult, Innocents
-from mailkeep.drills.simulated_days import DAY, Mail, honest_week, patient_spammer
+from mailkeep.drills.simulated_days import DAY, Mail, habits_of, honest_week, patient_thief
 from mailkeep.settings.sections import DEFAULT_LIMITS
 
 WITHIN_BOUNDS = DrillResult(
@@ -83,12 +83,19 @@ def busiest_window(mails: list[Mail], seconds: float, amount: Callable[[Mail], i
     return max(sum(amount(mail) for mail in mails if start.at <= mail.at < start.at + seconds) for start in mails)
 
 
-def test_the_patient_spammer_uses_every_limit_and_exceeds_none() -> None:
-    mails = patient_spammer("ben@example-two.test", 2)
-    assert busiest_window(mails, DAY, lambda _: 1) == DEFAULT_LIMITS["messages_per_day"]
-    assert busiest_window(mails, DAY, lambda mail: len(mail.recipients)) == DEFAULT_LIMITS["recipients_per_day"]
-    assert busiest_window(mails, 3600, lambda _: 1) == DEFAULT_LIMITS["messages_per_hour"]
-    assert all(earlier.at < later.at for earlier, later in pairwise(mails))
+def test_the_patient_thief_stays_within_every_limit_and_writes_to_strangers_alone() -> None:
+    account = "ben@example-two.test"
+    mails = patient_thief(account)
+    assert busiest_window(mails, DAY, lambda mail: len(mail.recipients)) <= DEFAULT_LIMITS["new_recipients_per_day"]
+    assert busiest_window(mails, 3600, lambda _: 1) <= DEFAULT_LIMITS["messages_per_hour"]
+    habits = habits_of(account)
+    assert all(earlier.at < later.at for earlier, later in pairwise([*habits, *mails]))
+    known = {recipient for mail in habits for recipient in mail.recipients}
+    strangers = [recipient for mail in mails for recipient in mail.recipients]
+    assert not known & set(strangers)
+    assert len(set(strangers)) == len(strangers)
+    dead = sum(not recipient.endswith("@outside.test") for recipient in strangers)
+    assert 0.13 <= dead / len(strangers) <= 0.15
 
 
 def test_attacks_are_bounded() -> None:

@@ -9,9 +9,10 @@ from clients import SUBMISSION, compose_message, deliver_message
 
 from mailkeep.drills import production
 from mailkeep.drills.attacks import ATTACKS
-from mailkeep.drills.in_lab import STOLEN, allow_newsletter, bypass_guard, create_setup
+from mailkeep.drills.in_lab import STOLEN, allow_newsletter, bypass_guard, create_setup, run_drill
 from mailkeep.drills.replay import DrillSetup, replay_attack
 from mailkeep.drills.result import MAX_MESSAGES_OUT, DrillResult
+from mailkeep.drills.simulated_days import DAY, MAX_REACHED, SimulatedDaysResult
 from mailkeep.lab import Internet, Lab, poll
 from mailkeep.lab.site import Site
 
@@ -94,3 +95,14 @@ def test_a_live_server_is_drilled_with_a_throwaway_account(drill_setup: DrillSet
     [outcome] = production.run_live_drill(drill_setup.site.inventory, "D", STOLEN, "friend@outside.test", password)
     assert outcome.misses == []
     assert (outcome.taken, outcome.frozen) == (0, True)
+
+
+def test_a_patient_thief_is_held_after_few_strangers_and_told_the_same_day(drill_setup: DrillSetup) -> None:
+    """Drill E: the owner's habits first, by a moved clock; each message goes through Postfix."""
+    result = run_drill(drill_setup, "E")
+    assert isinstance(result, SimulatedDaysResult)
+    assert result.misses == []
+    assert not result.frozen
+    assert 10 <= result.recipients[0] <= MAX_REACHED
+    assert result.first_warning is not None
+    assert result.first_warning <= DAY

@@ -1,8 +1,8 @@
 """Sends messages as a person with several devices does, from the source address of each.
 
-Standard input is a job a line: `host`, `source`, `login`, `recipients`, `subject`. Standard output is the server's
-answer to each, as a JSON string a line. The devices used last keep their connections. Standard library only: it runs on
-the lab's attacker.
+Standard input is a job a line: `host`, `source`, `login`, `recipients`, `subject`, and perhaps `copies_program`: false
+for a program of another kind. Standard output is the server's answer to each, as a JSON string a line. The devices used
+last keep their connections. Standard library only: it runs on the lab's attacker.
 """
 
 import json
@@ -35,8 +35,9 @@ def find_or_open_connection(job: dict[str, Any]) -> smtplib.SMTP:
 
 def send_message(job: dict[str, Any]) -> str:
     message = EmailMessage(policy=SMTP)
-    message["From"], message["To"] = job["login"][0], ", ".join(job["recipients"])
-    message["Subject"] = job["subject"]
+    headers = {"From": job["login"][0], "To": ", ".join(job["recipients"]), "Subject": job["subject"]}
+    for name in sorted(headers, reverse=job.get("copies_program", True)):
+        message[name] = headers[name]
     message.set_content("See you on Thursday.\n")
     try:
         refused = find_or_open_connection(job).send_message(message, to_addrs=job["recipients"])
