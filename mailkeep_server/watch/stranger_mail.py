@@ -90,7 +90,7 @@ class HeldMail(Sensor):
         """Queue ids and accounts."""
         try:
             answer = json.loads(unix_http.get_body(self.control_socket, HELD_TARGET, ANSWER_TIMEOUT))
-        except OSError:
+        except (OSError, ValueError):
             return  # `GuardEvents` has it that the guard is silent
         for message in answer["messages"]:
             if message["is_due"]:
