@@ -139,7 +139,7 @@ def honest_week(heavy: str, editor: str) -> list[Mail]:
 
 
 HABIT_DAYS = 20
-BOUGHT, DEAD_EVERY = 80, 7
+BOUGHT, DEAD_EVERY = 60, 7
 """Addresses of the thief's list; and every which does not exist."""
 MAX_REACHED = 60
 """By a thief whose list has 15 per cent of dead addresses."""

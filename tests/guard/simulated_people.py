@@ -120,6 +120,7 @@ class Person:
         self.parties = [dice.randrange(YEAR) for _ in range(dice.count(1.5))]
         self.moves = [dice.randrange(40, YEAR)] if dice.happens(0.06) else []
         self.seasons = {dice.randrange(YEAR) for _ in range(8)}
+        self.first_newsletter = dice.randrange(30, 300)
 
     def live(self) -> Iterator[Mail]:
         """The mail of a year."""
@@ -179,7 +180,7 @@ class Person:
             for _ in range(4):
                 told = {dice.choice(self.known) for _ in range(25)}
                 yield self._write(day, (*sorted(told), *(self._meet() for _ in range(6))))
-        if self.newsletter and day % 30 == 10:
+        if self.newsletter and day >= self.first_newsletter and (day - self.first_newsletter) % 30 == 0:
             readers = [
                 f"reader{n}@{self.account.partition('@')[0]}-{n % 90}.example.net" for n in range(self.newsletter)
             ]
