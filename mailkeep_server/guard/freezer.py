@@ -15,6 +15,7 @@ from mailkeep_server.guard.database import Database, Event
 from mailkeep_server.guard.ledger import Ledger
 from mailkeep_server.guard.limits import WINDOW_NAMES
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
+from mailkeep_server.guard.stranger_store import StrangerStore
 
 _MISSING = (0, 0, 0, 0)
 _MAX_QUOTED, _MAX_NAMED = 100, 20
@@ -112,6 +113,7 @@ class Freezer:
 
     def _note_thaw(self, now: int, name: str) -> None:
         self._ledger.reset_violations(now, name)
+        StrangerStore(self._database).end_hold(now, name)
         self._database.add_event(now, "thawed", name, "may send and log in again")
 
     def freeze_abuser(self, now: int, name: str, account: Account, config: GuardConfig, source: str = "") -> None:

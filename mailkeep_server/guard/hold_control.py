@@ -23,7 +23,7 @@ def answer_about_holds(target: str, query: Mapping[str, list[str]], judge: Judge
     if target == HELD_TARGET:
         return {"messages": strangers.list_held(now)}
     if target == RETURNED_TARGET:
-        strangers.note_returned(now, query["queue_id"][0], query["result"][0])
+        strangers.note_returned(now, query["queue_id"][0], query.get("result", [""])[0])
         return {}
     account = query["account"][0]
     if target == RELEASE_TARGET:

@@ -124,6 +124,14 @@ class StrangerStore:
     def set_hold(self, hold: Hold) -> None:
         self._database.add_row("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", hold)
 
+    def end_hold(self, now: int, account: str) -> bool:
+        """Whether there was one."""
+        hold = self.find_hold(account)
+        if not hold or hold.cause == RELEASED:
+            return False
+        self.set_hold(Hold(account, now, RELEASED, "", 0, ""))
+        return True
+
     def add_held(self, time: int, account: str, queue_id: str, recipients: Collection[str]) -> None:
         row = HeldMessage(queue_id, time, account, json.dumps(sorted(recipients)))
         self._database.add_row("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", row)

@@ -17,7 +17,7 @@ from mailkeep_server.guard.freezer import Freezer
 from mailkeep_server.guard.habits import Habits, Source, wide_network_of
 from mailkeep_server.guard.ledger import Ledger
 from mailkeep_server.guard.outcomes import Fate
-from mailkeep_server.guard.sliding_window import DAY
+from mailkeep_server.guard.sliding_window import DAY, HOUR
 from mailkeep_server.guard.stranger_store import (
     OUTCOMES,
     RELEASED,
@@ -143,8 +143,7 @@ class StrangerJudge:
                 self._database.remember_recipient(now, name, key)
                 self._store.add_stranger(now + 1, name, message.queue_id, recipient, key)
             self._store.remove_held(message.queue_id)
-        if self._find_hold(name):
-            self._store.set_hold(Hold(name, now, RELEASED, "", 0, ""))
+        if self._store.end_hold(now, name):
             self._database.add_event(now, RELEASE, name, f"{count_noun(len(messages), 'message')} on hold released")
         return [message.queue_id for message in messages]
 
@@ -158,7 +157,10 @@ class StrangerJudge:
         self._store.save_habits(hold.account, habits)
 
     def list_held(self, now: int) -> list[dict[str, Any]]:
-        """The messages on hold; `is_due` says which of them go back to their owners."""
+        """The messages on hold; `is_due` says which of them go back to their owners.
+
+        Postfix has had enough time to put those that are `is_settled` on hold.
+        """
         frozen = self._freezer.frozen_accounts(now)
         return [
             {
@@ -166,14 +168,15 @@ class StrangerJudge:
                 "account": message.account,
                 # Of a frozen account they are evidence.
                 "is_due": message.time <= now - HELD_FOR and message.account not in frozen,
+                "is_settled": message.time <= now - HOUR,
             }
             for message in self._store.list_held()
         ]
 
     def note_returned(self, now: int, queue_id: str, result: str) -> None:
-        """The message is on hold no more; `result` says what became of it."""
+        """The message is on hold no more. `result` says what became of it; it is empty if the operator knows."""
         name = self._store.remove_held(queue_id)
-        if name and self._ledger.get_account(name).should_notify(RETURNED, now, DAY):
+        if result and name and self._ledger.get_account(name).should_notify(RETURNED, now, DAY):
             self._database.add_event(now, RETURNED, name, f"message {queue_id} was on hold for a day: {result}")
 
     def explain(self, now: int, name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ MAX_WAITING = 20_000  # outcomes, while the guard does not answer
 BATCH, BATCHES = 40, 50  # outcomes of one request, which has at most 4096 bytes, and requests of one sample
 ON_HOLD = Path("/var/spool/postfix/hold")
 QUEUE_TIMEOUT = 120.0  # seconds for one message
-NOT_ON_HOLD, WENT_BACK = "it is on hold no more", "it is back in its owner's inbox"
+NOT_ON_HOLD, WENT_BACK = "", "it is back in its owner's inbox"
 RETURN_TEXT = """\
 This message of yours to somebody whom your account had never written to was on
 hold for a day, and nobody released it. It was not sent. It is attached, so that
@@ -87,13 +87,14 @@ class HeldMail(Sensor):
         return {queue_id: (text, f"Message {queue_id} is on hold no more") for queue_id, text in texts.items()}
 
     def _list_due(self) -> Iterator[tuple[str, str]]:
-        """Queue ids and accounts."""
+        """Queue ids and accounts, also of what the operator has sent or deleted: it counts no more as on hold."""
         try:
             answer = json.loads(unix_http.get_body(self.control_socket, HELD_TARGET, ANSWER_TIMEOUT))
         except (OSError, ValueError):
             return  # `GuardEvents` has it that the guard is silent
         for message in answer["messages"]:
-            if message["is_due"]:
+            is_gone = message["is_settled"] and not (ON_HOLD / message["queue_id"]).exists()
+            if message["is_due"] or is_gone:
                 yield message["queue_id"], message["account"]
 
     def _give_all_back(self, due: list[tuple[str, str]]) -> None:
@@ -110,7 +111,7 @@ class HeldMail(Sensor):
 def give_back(host: str, account: str, queue_id: str) -> str:
     """Stores the message in the owner's inbox, and then deletes it from the queue: at worst it comes back twice."""
     if not (ON_HOLD / queue_id).exists():
-        return NOT_ON_HOLD  # the operator has sent or deleted it
+        return NOT_ON_HOLD
     with stream_output("postcat", "-qbh", queue_id, timeout=QUEUE_TIMEOUT) as text:
         message = (line.removesuffix(b"\n").removesuffix(b"\r") for line in text)
         deliver_lines(host, account, _wrap_message(host, account, message), timeout=QUEUE_TIMEOUT)

@@ -222,7 +222,9 @@ def test_a_release_lets_the_account_write_to_them_and_forgets_the_outcomes(held:
 
 def test_what_nobody_releases_is_due_after_a_day_unless_the_account_is_frozen(held: JudgeSetup) -> None:
     held.send_message(to=["stranger@example.net"])
-    message = {"queue_id": held.last_queue_id, "account": ANNA, "is_due": False}
+    message = {"queue_id": held.last_queue_id, "account": ANNA, "is_due": False, "is_settled": False}
+    assert held.judge.strangers.list_held(held.now) == [message]
+    message["is_settled"] = True
     held.advance_clock(DAY - 1)
     assert held.judge.strangers.list_held(held.now) == [message]
     held.advance_clock(1)
@@ -232,6 +234,18 @@ def test_what_nobody_releases_is_due_after_a_day_unless_the_account_is_frozen(he
     held.judge.strangers.note_returned(held.now, held.last_queue_id, "it is back")
     assert held.judge.strangers.list_held(held.now) == []
     assert held.list_events("returned") == [(ANNA, f"message {held.last_queue_id} was on hold for a day: it is back")]
+
+
+def test_a_thaw_ends_a_hold_and_what_is_gone_from_the_queue_is_no_news(held: JudgeSetup) -> None:
+    held.send_message(to=["stranger@example.net"])
+    held.judge.strangers.note_returned(held.now, held.last_queue_id, "")
+    assert held.list_events("returned") == []
+    held.judge.freezer.freeze_for(held.now, ANNA, held.judge.ledger.get_account(ANNA), held.judge.config, "by a test")
+    held.advance_clock(1000)
+    held.judge.freezer.frozen_accounts(held.now)
+    freeze_list.thaw_account(ANNA, held.frozen_file)
+    held.advance_clock(1000)
+    assert held.send_message(to=["stranger@example.net"]) == DUNNO
 
 
 def test_no_account_fills_the_disk_with_what_is_held(held: JudgeSetup) -> None:

@@ -101,6 +101,7 @@ def test_a_patient_thief_is_held_after_few_strangers_and_told_the_same_day(drill
     """Drill E: the owner's habits first, by a moved clock; each message goes through Postfix."""
     result = run_drill(drill_setup, "E")
     assert isinstance(result, SimulatedDaysResult)
+    print(result)
     assert result.misses == []
     assert not result.frozen
     assert 10 <= result.recipients[0] <= MAX_REACHED

@@ -23,18 +23,22 @@ LINE = (
 
 
 @pytest.fixture
-def guard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def guard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The targets that were asked for; the watch gets the answer at the end of `answers`."""
     targets: list[str] = []
 
     def get_body(_socket: str, target: str, _timeout: float) -> bytes:
         targets.append(target)
         if target == "/held":
-            held = [("Q1", "anna@example.org", True), ("Q2", "bert@example.org", False)]
-            return json.dumps({"messages": [{"queue_id": q, "account": a, "is_due": d} for q, a, d in held]}).encode()
+            rows = [("Q1", True, True), ("Q2", False, False), ("Q3", False, True)]
+            held = [{"queue_id": q, "account": "anna@example.org", "is_due": d, "is_settled": s} for q, d, s in rows]
+            return json.dumps({"messages": held}).encode()
         return b"{}"
 
     monkeypatch.setattr(unix_http, "get_body", get_body)
+    monkeypatch.setattr(stranger_mail, "ON_HOLD", tmp_path)
+    for queue_id in ("Q1", "Q3"):
+        (tmp_path / queue_id).touch()
     return targets
 
 
@@ -78,7 +82,9 @@ def run_once(sensor: HeldMail) -> dict[str, tuple[str, str]]:
     sensor.find_troubles()
     assert sensor.worker
     sensor.worker.join(10)
-    return sensor.find_troubles()
+    troubles = sensor.find_troubles()
+    sensor.worker.join(10)
+    return troubles
 
 
 def test_what_is_due_goes_back_and_the_guard_is_told(guard: list[str]) -> None:
@@ -94,6 +100,15 @@ def test_what_is_due_goes_back_and_the_guard_is_told(guard: list[str]) -> None:
     sensor.worker.join(10)
     assert returned == [("anna@example.org", "Q1")]
     assert guard[-1] == "/returned?queue_id=Q1&result=it+is+back"
+
+
+def test_what_the_operator_has_deleted_counts_no_more(guard: list[str], tmp_path: Path) -> None:
+    for queue_id in ("Q1", "Q3"):
+        (tmp_path / queue_id).unlink()
+    run_once(HeldMail("control", lambda account, queue_id: give_back("mail.example.org", account, queue_id)))
+    assert {target for target in guard if "returned" in target} == {
+        f"/returned?queue_id={queue_id}&result=" for queue_id in ("Q1", "Q3")
+    }
 
 
 def test_what_cannot_go_back_is_a_trouble_and_stays_on_hold(guard: list[str]) -> None:
