@@ -166,6 +166,7 @@ class StrangerJudge:
             {
                 "queue_id": message.queue_id,
                 "account": message.account,
+                "time": message.time / 1000,
                 # Of a frozen account they are evidence.
                 "is_due": message.time <= now - HELD_FOR and message.account not in frozen,
                 "is_settled": message.time <= now - HOUR,

@@ -96,7 +96,7 @@ OF_OURS = _compile(
     (r"Relay access denied", "a stranger wanted to send to somebody elsewhere through this server", ""),
     (r"Insufficient system storage|No space left", "the disk is full", "mailkeep status NAME"),
     (r"SPF|DKIM|DMARC|forged|author", "it claims to be from somebody who did not send it", ""),
-    (r"limit|too many|\b450 4\.7\.1\b", "a limit was reached for now", "mailkeepctl status"),
+    (r"limit|too many|\b450 4\.7\.1\b", "a limit was reached for now", "mailkeepctl limits"),
     (r"not logged in|Authentication required", "it came without a login to a port that needs one", ""),
 )
 REMOTE_WORDS = {"deferred": "puts it off", "bounced": "refuses it", "delivered": "has it"}

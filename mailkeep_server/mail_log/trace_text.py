@@ -115,6 +115,8 @@ def _describe_end(story: Story) -> Iterator[str]:
     left = story.people - len(story.recipients)
     if story.hold and not story.removed and not story.recipients:
         yield f"  on hold since {_show_time(story.hold)}: it is not sent until it is released."
+        if story.login:
+            yield f"  Next: mailkeepctl why {story.login}"
     elif story.size and left > 0:
         state = "have no fate in the log" if story.removed else "wait for their first try"
         yield f"  {count_noun(left, 'recipient')} {state}."

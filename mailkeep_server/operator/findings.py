@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mailkeep_server.common import paths
+from mailkeep_server.common import paths, unix_http
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.unit_states import read_active_states
-from mailkeep_server.common.wording import describe_error, printable_text
+from mailkeep_server.common.wording import count_noun, describe_error, printable_text
 from mailkeep_server.freezes import freeze_list
+from mailkeep_server.guard.hold_targets import HELD_TARGET
 from mailkeep_server.operator.errors import CtlError
 from mailkeep_server.watch import config as watch_config
 from mailkeep_server.watch import saved_state
@@ -63,7 +64,7 @@ HARM_BY_KEY = (
     ("unit:apt", LATER),
     ("unit:mailkeep-backup", SOON),
     ("unit:mailkeep-spam", WAITS),
-    *((name, LEAVES) for name in ("frozen", "leaving", "freezes", "connections")),
+    *((name, LEAVES) for name in ("frozen", "strangers", "leaving", "freezes", "connections")),
     *(
         (name, STOPS)
         for name in ("watch", "unit", "process", "disk", "guard", "mailbox", "signing", "logins", "inbound")
@@ -131,6 +132,7 @@ def collect_findings(
     if not recent:
         _add_dead_watch(findings, reports)
     _add_freezes(findings, config)
+    _add_held_mail(findings, config)
     findings.sort()
     return findings
 
@@ -242,3 +244,21 @@ def _add_freezes(findings: Findings, config: WatchConfig) -> None:
             f"`mailkeepctl queue --account {account}` shows its mail"
         )
         findings.wrong.append(Finding(f"frozen:{account}", text, record.at.timestamp()))
+
+
+def _add_held_mail(findings: Findings, config: WatchConfig) -> None:
+    """Mail to strangers that the guard has put on hold waits for a person."""
+    try:
+        body = unix_http.get_body(config.control_socket, HELD_TARGET, ASK_SECONDS)
+    except (OSError, ValueError) as error:
+        findings.not_looked_at["strangers"] = describe_error(error)
+        return
+    times: dict[str, list[float]] = {}
+    for message in json.loads(body)["messages"]:
+        times.setdefault(message["account"], []).append(message["time"])
+    for account, held in times.items():
+        text = (
+            f"{count_noun(len(held), 'message')} of {account} to strangers on hold. `mailkeepctl why {account}` says "
+            f"why, `mailkeepctl release {account}` sends what is held, `mailkeepctl freeze {account}` stops all"
+        )
+        findings.wrong.append(Finding(f"strangers:{account}", text, min(held)))

@@ -28,6 +28,7 @@ from mailkeep_server.guard.outcomes import Fate, Outcome
 from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import DAY, HOUR
 from mailkeep_server.guard.strangers import MAX_HELD
+from mailkeep_server.operator import accounts
 
 NewSetup = Callable[..., JudgeSetup]
 MINUTE = 60_000
@@ -222,7 +223,8 @@ def test_a_release_lets_the_account_write_to_them_and_forgets_the_outcomes(held:
 
 def test_what_nobody_releases_is_due_after_a_day_unless_the_account_is_frozen(held: JudgeSetup) -> None:
     held.send_message(to=["stranger@example.net"])
-    message = {"queue_id": held.last_queue_id, "account": ANNA, "is_due": False, "is_settled": False}
+    message = {"queue_id": held.last_queue_id, "account": ANNA, "time": held.now / 1000}
+    message |= {"is_due": False, "is_settled": False}
     assert held.judge.strangers.list_held(held.now) == [message]
     message["is_settled"] = True
     held.advance_clock(DAY - 1)
@@ -281,7 +283,7 @@ def test_the_running_guard_takes_outcomes_and_explains_itself(
     guard = start_guard(holds=HOLDS, limits=NO_LIMITS)
     recipients = [f"a@n{number}.example.net" for number in range(3)]
     monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(guard.directory / "run" / "control"))
-    monkeypatch.setattr(ctl, "CONFIG", guard.directory / "etc" / "guard.json")
+    monkeypatch.setattr(accounts, "CONFIG", guard.directory / "etc" / "guard.json")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(freeze_list, "read_freezes", dict)
     monkeypatch.setattr(enforce, "read_queue", lambda *_: [])

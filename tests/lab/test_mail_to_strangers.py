@@ -80,6 +80,8 @@ def test_mail_to_strangers_waits_and_mail_to_friends_goes_on(held: StrangerServe
     poll(lambda: held.has_arrived("to a friend"), 20, "the friend got nothing")
     assert held.count_on_hold() == 1
     assert not held.has_arrived("to a stranger")
+    assert f"1 message of {ANNA} to strangers on hold" in held.server.run("mailkeepctl status", check=False).stdout
+    assert f"Next: mailkeepctl why {ANNA}" in held.server.run("mailkeepctl trace stranger@outside.test").stdout
 
 
 def test_the_owner_and_the_operator_are_told(held: StrangerServer) -> None:

@@ -1,6 +1,7 @@
 """`mailkeepctl status` says what is wrong by the watch's own sensors, also when the watch is dead, and what nobody
 could look at."""
 
+import errno
 import json
 import os
 import threading
@@ -13,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from mailkeep_server import ctl
+from mailkeep_server.common import unix_http
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.freezes.freeze_list import FrozenAccounts, parse_entry
 from mailkeep_server.operator import findings, status_command
@@ -46,6 +48,13 @@ class Server:
         monkeypatch.setattr(findings, "build_sensors", lambda *_: self.sensors)
         monkeypatch.setattr(findings, "ASK_SECONDS", 0.3)
         monkeypatch.setattr(freeze_list, "read_freezes", lambda _: self.frozen)
+        self.held: list[dict[str, Any]] | None = []
+        monkeypatch.setattr(unix_http, "get_body", self.answer_for_guard)
+
+    def answer_for_guard(self, socket: str, *_: object) -> bytes:
+        if self.held is None:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused", socket)
+        return json.dumps({"messages": self.held}).encode()
 
     def write_watch(
         self, reports: dict[str, dict[str, Any]], troubles: dict[str, tuple[str, float]] | None = None
@@ -157,6 +166,18 @@ def test_the_worst_comes_first(server: Server) -> None:
         *("frozen", "disk", "firewall", "queue", "backup", "other")
     ]
     assert "frozen by guard: sends\ufffd spam" in result.wrong[0].text
+
+
+def test_mail_to_strangers_on_hold_waits_for_a_person(server: Server) -> None:
+    server.held = [{"account": ANNA, "time": time} for time in (2000.0, 1000.0)]
+    finding = server.collect().wrong[0]
+    assert (finding.key, finding.since, finding.harm) == (f"strangers:{ANNA}", 1000.0, findings.LEAVES)
+    assert finding.text.startswith(f"2 messages of {ANNA} to strangers on hold. `mailkeepctl why {ANNA}` says why")
+
+
+def test_a_guard_that_is_silent_has_not_been_asked_for_what_is_on_hold(server: Server) -> None:
+    server.held = None
+    assert server.collect().not_looked_at == {"strangers": "x: Connection refused"}
 
 
 def test_a_service_that_is_down_is_there_once(server: Server) -> None:
