@@ -17,6 +17,7 @@ _CLASSIC = rb"[A-Z][a-z]{2} [ \d]\d (?:\d{4} )?\d\d:\d\d:\d\d(?:\.\d+)?"  # RFC 
 _FULL = rb"[A-Z][a-z]{2} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z][A-Za-z]*"  # journalctl --output short-full
 _UNIX = rb"\d{9,11}\.\d{6}"  # journalctl --output short-unix
 LINE = re.compile(
+    rb"(?:<\d{1,3}>)?"  # RFC 3164 section 4.1.1, which few write into a file
     rb"(?P<time>%s|%s|%s|%s) "
     rb"(?:<[\w.]+> )?"  # facility and level, as FreeBSD's `syslogd -v` writes them
     rb"(?:(?P<host>[^\s\[\]]*[^\s\[\]:]) )?"

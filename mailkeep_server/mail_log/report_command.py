@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mailkeep_server.mail_log.report import GROUPS, Query, build_report, parse_time
 from mailkeep_server.mail_log.report_text import format_report
-from mailkeep_server.mail_log.sources import LogError, find_first_time, read_server_log
+from mailkeep_server.mail_log.sources import LogError, find_first_time, read_server_log, refuse_other_files
 from mailkeep_server.mail_log.tally import Tally
 
 OF_PAST_DAYS = ("day", "account", "remote")
@@ -76,6 +76,7 @@ def count(query: Query, files: list[Path], processes: int) -> Tally:
     from mailkeep_server.mail_log.parallel import count_files
 
     if files:
+        refuse_other_files(files)
         return count_files(files, query.needs, processes)
     os.nice(LOW_PRIORITY)
     has_past = not query.domain and query.by in ("", *OF_PAST_DAYS)

@@ -15,7 +15,7 @@ MEANINGS = {
     "delivered": "another server, or a mailbox here, has it",
     "bounced": "refused for good, or given up",
     "rejected": "refused at the door: it never was in the queue",
-    "deferred": "still waits, after {deferrals:,} tries that were put off",
+    "deferred": "still waits, after {deferrals} that were put off",
     "deleted": "taken out of the queue by hand",
     "unknown": "the log has no fate: on its way, or lost with the log",
     "unclear": "its line can be read in two ways, and nothing is guessed",
@@ -24,12 +24,13 @@ MEANINGS = {
 
 def format_report(report: dict[str, Any], *, has_plot: bool = False, rows: int = MAX_ROWS) -> Iterator[str]:
     totals = report["totals"]
+    deferrals = f"{totals['deferrals']:,} {'try' if totals['deferrals'] == 1 else 'tries'}"
     yield f"{_describe_filter(report)}, in a log of {_show_time(report['first'])} to {_show_time(report['last'])}"
     yield ""
     yield f"{'attempted':12}{totals['attempted']:>12,}"
     for name, meaning in MEANINGS.items():
         if totals[name] or name in BARS:
-            yield f"{name:12}{totals[name]:>12,}  {meaning.format(**totals)}"
+            yield f"{name:12}{totals[name]:>12,}  {meaning.format(deferrals=deferrals)}"
     yield ""
     yield "  ".join(_describe_totals(totals))
     if report["not_followed"]:

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from mailkeep_server.mail_log.journal_forms import convert_export, convert_json, is_export, is_json
 from mailkeep_server.mail_log.line_forms import LINE, TimeReader, split_line
+from mailkeep_server.mail_log.rfc5424_form import convert_rfc5424, is_rfc5424
 
 CHUNK_SIZE = 1 << 18  # bytes
 MAX_LINE = 1 << 16  # bytes; the rest of a line is left out. Postfix cuts its lines at 2 kB, Dovecot at 8 kB
@@ -33,6 +34,8 @@ UNPACKERS: dict[bytes, Any] = {
     b"\xfd7": lzma.open,
 }
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+CONVERTERS = ((is_export, convert_export), (is_json, convert_json), (is_rfc5424, convert_rfc5424))
+"""How to know a form by the beginning of a file, and what makes it into lines."""
 PEEK = 4096  # bytes
 MICROSECOND = timedelta(microseconds=1)
 ISO_LENGTH = 26  # of `2026-11-29T02:00:00.000000`
@@ -55,6 +58,17 @@ def read_files(paths: Iterable[Path]) -> Iterator[Chunk]:
     """The lines of files, the oldest file first. Raises LogError."""
     for path in order_files(paths):
         yield from _read_file(path)
+
+
+def refuse_other_files(paths: Iterable[Path]) -> None:
+    """Raises LogError for a file that has no line of a log: what cannot be read must not count as silence."""
+    for path in paths:
+        chunk = next(_read_file(path), None)
+        if chunk and chunk.text.strip() and not any(map(LINE.match, chunk.text.split(b"\n"))):
+            raise LogError(
+                f"{path}: no line of it is a log's. These are read: what syslog writes (RFC 3164, RFC 5424, with ISO "
+                "times), and what journalctl writes with --output short-iso, export or json; also compressed"
+            )
 
 
 def order_files(paths: Iterable[Path]) -> list[Path]:
@@ -157,7 +171,7 @@ def is_plain(path: Path) -> bool:
     """Whether it is text of lines, which can be read from any place on. Raises OSError."""
     with path.open("rb") as file:
         beginning = file.read(PEEK)
-    return not (beginning.startswith((*UNPACKERS, ZSTD_MAGIC)) or is_export(beginning) or is_json(beginning))
+    return not beginning.startswith((*UNPACKERS, ZSTD_MAGIC)) and not any(form(beginning) for form, _ in CONVERTERS)
 
 
 def read_part(path: Path, begin: int, end: int) -> Iterator[Chunk]:
@@ -183,13 +197,19 @@ def _read_file(path: Path) -> Iterator[Chunk]:
         with open_log(path) as file:
             last_day = _find_last_day(path)
             beginning = file.peek(PEEK) if hasattr(file, "peek") else b""
-            convert = convert_export if is_export(beginning) else convert_json if is_json(beginning) else _split_chunks
-            for text in convert(file):
+            for text in _choose_reader(beginning)(file):
                 yield Chunk(text, last_day)
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise LogError(f"{path}: the compressed file is damaged: {error}") from None
     except OSError as error:
         raise LogError(f"{path}: {error.strerror or error}") from None
+
+
+def _choose_reader(beginning: bytes) -> Callable[[IO[bytes]], Iterator[bytes]]:
+    for has_form, convert in CONVERTERS:
+        if has_form(beginning):
+            return convert
+    return _split_chunks
 
 
 @contextmanager

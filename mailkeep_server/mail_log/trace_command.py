@@ -14,6 +14,7 @@ from mailkeep_server.mail_log.sources import (
     find_first_time_of,
     read_files,
     read_server_log,
+    refuse_other_files,
 )
 from mailkeep_server.mail_log.trace import OpenLog, Wanted, trace_messages
 from mailkeep_server.mail_log.trace_text import build_json, describe_trace
@@ -36,6 +37,7 @@ def show_trace(options: argparse.Namespace) -> None:
     wanted = Wanted(options.wanted, options.since, options.until, options.sender, options.recipient)
     open_log: OpenLog = read_server_log
     if options.file:
+        refuse_other_files(options.file)
         open_log = partial(read_files, options.file)
         reaches_back = find_first_time_of(options.file)
     else:

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from mailkeep_server.mail_log.line_words import Needs
 from mailkeep_server.mail_log.logins import read_logins
 from mailkeep_server.mail_log.parallel import count_files
 from mailkeep_server.mail_log.report import Query, build_report
-from mailkeep_server.mail_log.sources import MAX_LINE, Chunk, LogError, order_files, read_files
+from mailkeep_server.mail_log.sources import MAX_LINE, Chunk, LogError, order_files, read_files, refuse_other_files
 
 ISO, TOTALS = make_small_log()
 MESSAGE = (
@@ -65,6 +66,12 @@ def make_json(text: bytes) -> bytes:
     return "\n".join(entries).encode()
 
 
+def make_rfc5424(text: bytes) -> bytes:
+    """As FreeBSD's `syslogd -O rfc5424` and rsyslog's RSYSLOG_SyslogProtocol23Format write it."""
+    head = rb'<22>1 \1 \2 \3 \4 - [a@1 b="\]"] ' + "\ufeff".encode()
+    return re.sub(rb"(?m)^(\S+) (\S+) (\S+?)\[(\d+)\]: ", lambda match: match.expand(head), text)
+
+
 @pytest.mark.parametrize("by", ["", "hour", "network", "remote", "domain", "result"])
 def test_a_report_has_the_numbers_of_the_log(by: str) -> None:
     report = report_text(ISO, by=by)
@@ -92,6 +99,8 @@ def test_each_account_has_its_own_numbers() -> None:
         ("mail.log.bz2", bz2.compress),
         ("journal.export", make_export),
         ("journal.json", make_json),
+        ("protocol.log", make_rfc5424),
+        ("protocol.log.gz", lambda text: gzip.compress(make_rfc5424(text))),
     ],
 )
 def test_packed_and_exported_logs_say_the_same(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
@@ -110,6 +119,16 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "mail.log.gz", gzip.compress(ISO)[:-900])
     with pytest.raises(LogError, match="the compressed file is damaged"):
         list(read_files([path]))
+
+
+@pytest.mark.parametrize(
+    "line", ["no log at all", "From: anna@example.org", "2026-05-12,postfix/smtp,sent", "\x00\xff"]
+)
+def test_a_file_of_which_nothing_can_be_read_is_no_silence(tmp_path: Path, line: str) -> None:
+    log, other = write(tmp_path, "mail.log", ISO), write(tmp_path, "other", f"{line}\n".encode() * 3)
+    refuse_other_files([log, write(tmp_path, "empty", b"")])
+    with pytest.raises(LogError, match=r"other: no line of it is a log's\. These are read: what syslog writes"):
+        refuse_other_files([log, other])
 
 
 def test_the_older_of_rotated_files_is_read_first(tmp_path: Path) -> None:
@@ -148,6 +167,7 @@ def test_several_processes_count_as_one_does(
         "Tue 2026-05-12 00:01:47 UTC",
         "1778544107.723271",
         "May 12 00:01:47 <mail.info>",
+        "<22>May 12 00:01:47",
     ],
 )
 def test_every_form_of_time_is_read(time: str) -> None:
