@@ -39,6 +39,13 @@ def add_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", type=_read_until, default="", metavar="TIME", help="up to then; a day is included")
 
 
+def refuse_no_time(options: argparse.Namespace) -> None:
+    """Raises LogError if the time asked for ends before it begins."""
+    if options.until and options.until <= options.since:
+        since, until = (time.replace("T", " ") for time in (options.since, options.until))
+        raise LogError(f"--until ends at {until}, and --since begins at {since}: no time is between them")
+
+
 def _read_since(text: str) -> str:
     return _read_time(text, is_end=False)
 
@@ -59,6 +66,7 @@ def _read_time(text: str, *, is_end: bool) -> str:
 
 def show_report(options: argparse.Namespace) -> None:
     """Raises LogError."""
+    refuse_no_time(options)
     query = Query(options.since, options.until, options.account, options.domain, options.by)
     report = build_report(count(query, options.file, options.processes), query)
     if options.json:

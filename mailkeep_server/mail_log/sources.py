@@ -61,8 +61,11 @@ def read_files(paths: Iterable[Path]) -> Iterator[Chunk]:
 
 
 def refuse_other_files(paths: Iterable[Path]) -> None:
-    """Raises LogError for a file that has no line of a log: what cannot be read must not count as silence."""
+    """Raises LogError for a pipe, since files are read more than once, and for a file that has no line of a log: what
+    cannot be read must not count as silence."""
     for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise LogError(f"{path} is no file. It is read more than once, so write it into a file first")
         chunk = next(_read_file(path), None)
         if chunk and chunk.text.strip() and not any(map(LINE.match, chunk.text.split(b"\n"))):
             raise LogError(

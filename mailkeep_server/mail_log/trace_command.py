@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from mailkeep_server.mail_log.report_command import LOW_PRIORITY, add_time_arguments
+from mailkeep_server.mail_log.report_command import LOW_PRIORITY, add_time_arguments, refuse_no_time
 from mailkeep_server.mail_log.sources import (
     LogError,
     find_first_time,
@@ -21,7 +21,9 @@ from mailkeep_server.mail_log.trace_text import build_json, describe_trace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("wanted", metavar="ADDRESS|MESSAGE-ID|QUEUE-ID", help="whose messages, or which one")
+    parser.add_argument(
+        "wanted", type=_read_wanted, metavar="ADDRESS|MESSAGE-ID|QUEUE-ID", help="whose messages, or which one"
+    )
     add_time_arguments(parser)
     parser.add_argument(
         "--from", dest="sender", type=str.lower, default="", metavar="ADDRESS", help="only of this sender"
@@ -32,8 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
+def _read_wanted(text: str) -> str:
+    """Nothing would be in each line."""
+    wanted = text.strip()
+    if not wanted or len(wanted.split()) > 1:
+        raise argparse.ArgumentTypeError("expected an address, a message ID or a queue ID, without spaces")
+    return wanted
+
+
 def show_trace(options: argparse.Namespace) -> None:
     """Raises LogError."""
+    refuse_no_time(options)
     wanted = Wanted(options.wanted, options.since, options.until, options.sender, options.recipient)
     open_log: OpenLog = read_server_log
     if options.file:

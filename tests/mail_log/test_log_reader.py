@@ -131,6 +131,12 @@ def test_a_file_of_which_nothing_can_be_read_is_no_silence(tmp_path: Path, line:
         refuse_other_files([log, other])
 
 
+def test_a_pipe_cannot_be_read_twice_and_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LogError, match="pipe is no file"):
+        refuse_other_files([tmp_path / "pipe"])
+
+
 def test_the_older_of_rotated_files_is_read_first(tmp_path: Path) -> None:
     half = ISO.index(b"\n", len(ISO) // 2) + 1
     paths = [write(tmp_path, "mail.log", ISO[half:]), write(tmp_path, "mail.log.1", ISO[:half])]

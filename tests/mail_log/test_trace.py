@@ -174,3 +174,13 @@ def test_the_program_reads_files_and_names_one_that_is_missing(
     assert "friend@bogus.test: waits" in capsys.readouterr().out
     assert trace_command.main([f"--file={tmp_path}/none", "F0DF922E07F"]) == 1
     assert capsys.readouterr().err == f"{tmp_path}/none: No such file or directory\n"
+
+
+@pytest.mark.parametrize("wanted", ["", " ", "anna @example.org"])
+def test_what_names_no_message_is_refused(wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing would be in each line."""
+    path = tmp_path / "mail.log"
+    path.write_bytes(JOURNAL)
+    with pytest.raises(SystemExit):
+        trace_command.main([f"--file={path}", wanted])
+    assert "expected an address, a message ID or a queue ID" in capsys.readouterr().err
