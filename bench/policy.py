@@ -8,7 +8,7 @@ hour and a day.
 speed: in turn, freshly started, each is asked about messages of 1,000 accounts over 20 persistent connections.
 memory: each counts one message of each of 100,000 accounts; its memory is the PSS of its processes.
 postfix: Postfix takes mail from smtp-source and discards it. In turn it asks the guard as policy service and milter,
-the policy service alone, a policy service that does nothing, and nobody.
+the policy service alone, a policy service and a milter that do nothing, and nobody.
 
 Prints medians and ratios.
 
@@ -37,7 +37,8 @@ SUBJECTS = ("speed", "memory", "postfix")
 CONNECTIONS, ACCOUNTS = 20, 1000
 UNREACHABLE = 1_000_000_000
 """A limit that nothing reaches."""
-DUNNO_SOCKET = "/run/policy-dunno"
+DUNNO_SOCKET, CONTINUE_SOCKET = "/run/policy-dunno", "/run/milter-continue"
+PROGRAMS = ("policy_load", "policy_dunno", "milter_continue")
 WINDOWS = (600, 3600, 86_400)
 """Seconds."""
 PACKAGES = "gcc libc6-dev policyd-rate-limit postfix postfwd python3"
@@ -109,7 +110,7 @@ def prepare_server(server: Server) -> None:
         "systemctl disable --now --quiet policyd-rate-limit postfix",
         timeout=900,
     )
-    for program in ("policy_load", "policy_dunno"):
+    for program in PROGRAMS:
         server.write(f"/root/{program}.c", Path(__file__).with_name(f"{program}.c").read_text())
         server.run(f"gcc -O2 -o /usr/local/bin/{program} /root/{program}.c")
     install_guard(server)
@@ -270,6 +271,8 @@ def measure_postfix(server: Server, rounds: int, messages: int) -> None:
     setups: dict[str, Callable[[], float]] = {
         "without the guard": lambda: send_through_postfix(server, 2501, messages),
         "with a policy service in C that only says DUNNO": lambda: send_through_postfix(server, 2503, messages),
+        "with a milter in C that lets everything pass": lambda: send_through_postfix(server, 2504, messages),
+        "with both in C": lambda: send_through_postfix(server, 2505, messages),
         "with the guard's policy service alone": lambda: send_through_postfix(server, 2502, messages),
         "with the guard": lambda: send_through_postfix(server, 2500, messages),
     }
@@ -298,15 +301,19 @@ def install_postfix(server: Server) -> None:
             f"-o {{ smtpd_recipient_restrictions = {check}, permit }} -o {{ smtpd_end_of_data_restrictions = {check} }}"
         )
 
-    guard_policy = policy_options(paths.GUARD_POLICY_SOCKET)
-    milter = f"-o smtpd_milters=unix:{paths.GUARD_MILTER_SOCKET} -o milter_macro_defaults=auth_authen=n0@example.test"
+    def milter_options(path: str) -> str:
+        return f"-o smtpd_milters=unix:{path} -o milter_macro_defaults=auth_authen=n0@example.test"
+
+    guard_policy, dunno = policy_options(paths.GUARD_POLICY_SOCKET), policy_options(DUNNO_SOCKET)
+    milter, passing = milter_options(paths.GUARD_MILTER_SOCKET), milter_options(CONTINUE_SOCKET)
     server.run(
         "postconf -e inet_interfaces=loopback-only mydestination= default_transport=discard relay_transport=discard "
         "mynetworks=127.0.0.0/8 maillog_file=/var/log/postfix.log in_flow_delay=0 "
         "smtpd_client_connection_count_limit=0 compatibility_level=3.10 myhostname=mail.example.test && "
         f"printf '127.0.0.1:%s inet n - n - - smtpd %s\\n' "
-        f"2500 '{guard_policy} {milter}' 2501 '' 2502 '{guard_policy}' 2503 '{policy_options(DUNNO_SOCKET)}' "
-        f">> /etc/postfix/master.cf && systemctl start postfix && systemd-run --quiet policy_dunno {DUNNO_SOCKET}"
+        f"2500 '{guard_policy} {milter}' 2501 '' 2502 '{guard_policy}' 2503 '{dunno}' 2504 '{passing}' "
+        f"2505 '{dunno} {passing}' >> /etc/postfix/master.cf && systemctl start postfix && "
+        f"systemd-run --quiet policy_dunno {DUNNO_SOCKET} && systemd-run --quiet milter_continue {CONTINUE_SOCKET}"
     )
     poll(lambda: not server.run("smtp-source 127.0.0.1:2501", check=False).returncode, 20, "Postfix does not answer")
 
