@@ -239,6 +239,7 @@ def release_mail(options: argparse.Namespace) -> None:
     held = read_held_mail(account)
     ask_guard(f"{RELEASE_TARGET}?{urlencode({'account': account})}")
     mail_queue.release_messages(held)
+    mail_queue.retry_messages(held[: mail_queue.BATCH])
     print(f"{count_noun(len(held), 'message')} on its way.")
 
 

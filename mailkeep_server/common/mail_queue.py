@@ -1,7 +1,7 @@
 """Postfix's queue: reads it by postqueue(1) and postcat(1), and changes it by postsuper(1)."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +88,15 @@ def hold_messages(messages: Iterable[QueuedMessage]) -> None:
     _run_postsuper("-h", messages)
 
 
-def release_messages(messages: Collection[QueuedMessage]) -> None:
-    """Postfix tries the first at once, and the others in minutes (queue_run_delay)."""
+def release_messages(messages: Iterable[QueuedMessage]) -> None:
+    """Postfix tries them within minutes (queue_run_delay)."""
     _run_postsuper("-H", messages)
-    for message in [*messages][:BATCH]:
-        run("postqueue", "-i", message.queue_id, check=False, timeout=TIMEOUT)  # it may have left already
+
+
+def retry_messages(messages: Iterable[QueuedMessage]) -> None:
+    """At once, a call each."""
+    for message in messages:
+        run("postqueue", "-i", message.queue_id, check=False, timeout=TIMEOUT)  # it fails for one that has left
 
 
 def delete_messages(messages: Iterable[QueuedMessage]) -> None:

@@ -79,7 +79,7 @@ def _build_pattern(text: str) -> re.Pattern[str]:
         rf"([0-9A-Za-z]+): (?:(?:from|to)=<{value}>,|to=<[^<>]*>, orig_to=<{value}>,"
         rf"|(?:resent-)?message-id=<?{value}>?$"
         rf"|client=[^\s,]+, sasl_method=[\w-]+, sasl_username={value}(?:, sasl_sender=.*)?$"
-        rf"|(?:milter-)?reject: .*; from=<[^<>]*> to=<{value}> proto=)",
+        rf"|(?:milter-)?(?:reject|hold): .*; from=<[^<>]*> to=<{value}> proto=)",
         re.IGNORECASE,
     )
 

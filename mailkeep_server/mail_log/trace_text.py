@@ -118,7 +118,8 @@ def _describe_end(story: Story) -> Iterator[str]:
         if story.login:
             yield f"  Next: mailkeepctl why {story.login}"
     elif story.size and left > 0:
-        state = "have no fate in the log" if story.removed else "wait for their first try"
+        fated, waiting = ("has", "waits for its") if left == 1 else ("have", "wait for their")
+        state = f"{fated} no fate in the log" if story.removed else f"{waiting} first try"
         yield f"  {count_noun(left, 'recipient')} {state}."
     elif not story.size and not story.refusals and not story.recipients:
         yield "  It was given up before the whole message was there, or its lines are gone."

@@ -51,8 +51,7 @@ def retry_messages(chosen: Collection[QueuedMessage]) -> Change:
             f"{len(waiting)} messages are too many to be tried one by one. `mailkeepctl queue retry --all` has Postfix "
             "try the whole queue."
         )
-    for message in waiting:
-        run("postqueue", "-i", message.queue_id, check=False)  # it fails for one that has left
+    mail_queue.retry_messages(waiting)
     return Change(len(waiting), 0)
 
 

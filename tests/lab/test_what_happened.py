@@ -76,7 +76,7 @@ def test_the_report_counts_each_fate_once(history: HistoryServer) -> None:
     assert (anna["messages"], anna["people"]) == (1, 4)
     assert (anna["logins"], anna["failed_logins"]) == (2, 1)
     assert rows["(no login)"]["rejected"] == 2, "Postfix's line of what a milter refuses at MAIL has no login"
-    assert rows["(this server)"]["delivered"] in (1, 2), "the notice to Anna, and perhaps an alert"
+    assert rows["(this server)"]["delivered"] >= 1, "the notice to Anna, and what alerts there are"
     assert history.count("--account", ANNA).keys() == {ANNA}
     assert history.count("--until", "2020-01-01") == {}
 

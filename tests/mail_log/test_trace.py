@@ -110,13 +110,25 @@ def test_held_deleted_and_expired_mail_has_its_own_words() -> None:
     assert "a program of uid 0 sent it as <root@mail.example.org>" in text
     assert "a@example.net: held since 2026-11-29 02:00:03; 1 try since" in text
     assert "its server does not answer." in text
-    assert "1 recipient wait for their first try" in text
+    assert "1 recipient waits for its first try" in text
     deleted = log + make_log("postfix/postsuper[4]: A1B2C3: removed")
     assert "a@example.net: deleted from the queue by hand at " in describe(Wanted("a@example.net"), deleted)
     expired = log + make_log(
         "postfix/qmgr[2]: A1B2C3: from=<root@mail.example.org>, status=expired, returned to sender"
     )
     assert "a@example.net: given up at " in describe(Wanted("a@example.net"), expired)
+
+
+def test_mail_to_strangers_on_hold_is_found_by_its_recipient() -> None:
+    log = make_log(
+        "postfix/submissions/smtpd[1]: A1B2C3: client=pc[192.0.2.9], sasl_method=PLAIN, sasl_username=anna@example.org",
+        "postfix/cleanup[2]: A1B2C3: message-id=<a@pc>",
+        "postfix/cleanup[2]: A1B2C3: milter-hold: END-OF-MESSAGE from pc[192.0.2.9]: milter triggers HOLD action; "
+        "from=<anna@example.org> to=<stranger@example.net> proto=ESMTP helo=<pc>",
+    )
+    text = describe(Wanted("stranger@example.net"), log)
+    assert "on hold since 2026-11-29 02:00:02: it is not sent until it is released." in text
+    assert "  Next: mailkeepctl why anna@example.org" in text
 
 
 def test_the_json_has_meanings_and_says_whether_it_is_complete() -> None:
