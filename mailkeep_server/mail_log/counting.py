@@ -156,8 +156,8 @@ def read_quick_delivery(counter: LogCounter) -> Handler:
     def read(line: bytes, parts: list[bytes], place: int) -> None:
         word, rest = parts[-2], parts[-1]
         begin = rest.find(STATUS) + 9
-        event = events.get(rest[begin : begin + 2])
-        if not event or word[-2:] != b">," or rest[:6] != b"relay=" or (GREATER in rest and DOUBLE_RELAY in rest):
+        event = events.get(rest[begin : begin + 3])
+        if not event or GREATER not in word or (GREATER in rest and DOUBLE_RELAY in rest):
             read_strictly(line, parts, place)
             return
         queue_id = parts[-3]
@@ -187,7 +187,7 @@ def read_delivery(counter: LogCounter, line: bytes, parts: list[bytes], place: i
     match = _DELIVERY.match(text)
     if match and (text.startswith(b'to=<"') or text.count(DOUBLE_RELAY) == 1):
         address, relay, status = match.groups()
-        fate = FATES.get(status[:2])
+        fate = FATES.get(status[:3])
         code = _CODE.search(text, 0, match.end())
         relay = b"" if relay == b"relay=none" else relay
     else:

@@ -26,8 +26,8 @@ from mailkeep_server.mail_log.tally import (
 
 MAX_CACHE = 20_000
 HOUR_LENGTH = 13  # of `2026-11-29T02`
-FATES = {b"se": SENT, b"de": WAITING, b"bo": BOUNCED, b"ex": BOUNCED, b"uc": UNCLEAR}
-"""By the first two letters of Postfix's status. A probe of an address (`undeliverable`) is no fate."""
+FATES = {b"sen": SENT, b"def": WAITING, b"bou": BOUNCED, b"exp": BOUNCED, b"unc": UNCLEAR}
+"""By the first three letters of Postfix's status. A probe of an address (`deliverable`, `undeliverable`) is no fate."""
 _CACHED_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:")
 _LOGIN = re.compile(rb"sasl_username=(.+?)(?:, sasl_sender=.*)?$")
 _CLIENT = re.compile(rb"[^\[]*\[([0-9a-fA-F:.]+)\]")
@@ -61,7 +61,7 @@ class LineWords:
         self.needs, self.reader = needs, TimeReader(datetime.now(UTC).date())
         self.has_moments = bool(needs.hours or needs.since or needs.until)
         self.has_bounds = bool(needs.since or needs.until)
-        self.simple_events = {code: Event(fate) for code, fate in FATES.items()} | {b"de": SIMPLE_WAIT}
+        self.simple_events = {code: Event(fate) for code, fate in FATES.items()} | {b"def": SIMPLE_WAIT}
         self._hours: dict[bytes, Moment] = {}
         self._origins: dict[tuple[bytes, bytes], Origin] = {}
         self._events: dict[tuple[object, ...], Event] = {}

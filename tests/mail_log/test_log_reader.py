@@ -72,6 +72,13 @@ def make_rfc5424(text: bytes) -> bytes:
     return re.sub(rb"(?m)^(\S+) (\S+) (\S+?)\[(\d+)\]: ", lambda match: match.expand(head), text)
 
 
+@pytest.mark.parametrize("by", ["", "result"])
+def test_the_probe_of_an_address_is_no_fate(by: str) -> None:
+    """verify(8) writes `status=deliverable`, which begins as `deferred` does."""
+    text = make_message("2026-11-29T02:00:00.000000+00:00").replace(b"status=sent", b"status=deliverable")
+    assert report_text(text, by=by)["totals"]["deferred"] == 0
+
+
 @pytest.mark.parametrize("by", ["", "hour", "network", "remote", "domain", "result"])
 def test_a_report_has_the_numbers_of_the_log(by: str) -> None:
     report = report_text(ISO, by=by)
