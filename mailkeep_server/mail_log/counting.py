@@ -8,6 +8,8 @@ lines are read strictly. A line that can be read in two ways is `unclear`.
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from mailkeep_server.mail_log.line_forms import LINE
@@ -82,28 +84,27 @@ class LogCounter:
 
     def read_chunk(self, chunk: Chunk) -> None:
         self.words.set_last_day(chunk.last_day)
-        lines = chunk.text.split(b"\n")
-        self._find_place(lines)
-        self.queue.tally.note_times(
-            *(self.words.read_time(line) for line in (lines[0], lines[-2])) if lines[1:] else ()
-        )
+        text = chunk.text
+        self._find_place(text)
+        first, last = text[: text.find(b"\n")], text[text.rfind(b"\n", 0, -1) + 1 :]
+        self.queue.tally.note_times(self.words.read_time(first), self.words.read_time(last))
         if self.queue.steps > MAX_STEPS:
             self.queue.flush()
         if len(self.handlers) > MAX_PROGRAMS:
             self.handlers.clear()
-        self._read_lines(lines)
+        self._read_lines(text)
 
-    def _find_place(self, lines: list[bytes]) -> None:
+    def _find_place(self, text: bytes) -> None:
         """Most lines of a chunk are of one form. Others are recognised one by one."""
-        for line in lines[:10]:
+        for line in islice(BytesIO(text), 10):
             if match := LINE.match(line):
                 self.place = line.count(b" ", 0, match.start("program"))
                 return
 
-    def _read_lines(self, lines: list[bytes]) -> None:
+    def _read_lines(self, text: bytes) -> None:
         place, find_handler, recognise = self.place, self.handlers.get, self._recognise
         splits = place + FIELDS_BEHIND
-        for line in lines:
+        for line in BytesIO(text):  # faster by far than bytes.split
             parts = line.split(b" ", splits)
             try:
                 handler = find_handler(parts[place], recognise)
@@ -206,7 +207,7 @@ def read_queue_manager(counter: LogCounter) -> Handler:
             queue_id = parts[-3]
             if (queue_id in arriving or queue.is_beginning) and (size := find_size(rest) or counter.read_size(rest)):
                 queue.activate(queue_id, counter.words.read_moment(line), size[1], size[0])
-        elif rest == b"removed":
+        elif rest.rstrip() == b"removed":
             queue.end(parts[-2], NO_FATE)
         elif len(parts) > place + FIELDS_BEHIND:
             read_other_activation(counter, line, parts, place)
@@ -278,12 +279,12 @@ def note_hold(counter: LogCounter, line: bytes, queue_id: bytes) -> None:
 
 def read_pickup(counter: LogCounter, _line: bytes, parts: list[bytes], place: int) -> None:
     if len(parts) > place + 2 and parts[place + 2][:4] == b"uid=":
-        account = LOCAL.format(clean_text(parts[place + 2][4:20]))
+        account = LOCAL.format(clean_text(parts[place + 2][4:20].rstrip(b"\n")))
         counter.queue.arrive(parts[place + 1], Origin(account))
 
 
 def read_postsuper(counter: LogCounter, line: bytes, parts: list[bytes], place: int) -> None:
-    text = b" ".join(parts[place + 2 :])
+    text = b" ".join(parts[place + 2 :]).rstrip()
     if text == b"removed":
         counter.queue.end(parts[place + 1], counter.words.make_event(line, DELETED))
     elif text == b"placed on hold":
@@ -296,7 +297,7 @@ def read_dovecot(counter: LogCounter, line: bytes, _parts: list[bytes], _place: 
 
 
 def read_login(counter: LogCounter, line: bytes, program: bytes, text: bytes) -> None:
-    login = parse_login(LogLine("", program.decode(), "", clean_text(text)))
+    login = parse_login(LogLine("", program.decode(), "", clean_text(text.rstrip(b"\n"))))
     if login:
         words = counter.words
         account = words.name("account", login.account.lower().encode()) if login.account else NO_NAME
