@@ -2,7 +2,8 @@
 """Incident A's queue, 50,543 messages of one account beside mail of others, worked off with `mailkeepctl queue`.
 
 Prints the seconds of each step on a freshly built server. The queue is made of copies of messages that accounts
-submitted. Exit 1: somebody else's message is gone, or one of the account's is left.
+submitted. Its disk is a small one, and has no byte left, as it was in the incident. Exit 1: somebody else's message is
+gone, one of the account's is left, or the server takes no mail afterwards.
 
     python bench/full_queue.py [--messages 50543]
 """
@@ -23,6 +24,15 @@ from mailkeep.lab.site import Site
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
 FILLER = (Path(__file__).parents[1] / "tests/lab/queue_filler.py").read_text()
+QUEUE = "/var/spool/postfix"
+SMALL_DISK = f"""set -e
+systemctl stop postfix
+mkdir /small; mount -t tmpfs -o size=2G tmpfs /small; cp -a {QUEUE}/. /small; mount --bind /small {QUEUE}
+systemctl restart dovecot postfix mailkeep-watch"""
+FILLER_FILE = f"{QUEUE}/full"
+"""What else has filled the disk."""
+NO_ROOM = 452
+"""The answer of a server without room (postconf(5), queue_minfree)."""
 REMOTES = ("outside.test", "elsewhere.test", "third.test")
 STEPS = (
     "mailkeepctl status",
@@ -54,7 +64,16 @@ class Night:
         groups = json.loads(self.server.run("mailkeepctl queue --json", timeout=600).stdout)["by_sender"]
         return {group["name"]: group["messages"] for group in groups if group["name"] in (ANNA, BEN)}
 
-    def fill(self, messages: int) -> None:
+    def is_full(self) -> bool:
+        try:
+            self.submit(BEN, "y@outside.test")
+        except smtplib.SMTPSenderRefused as error:
+            return error.smtp_code == NO_ROOM
+        return False
+
+    def fill(self, messages: int) -> bool:
+        """Whether the server refuses mail then."""
+        self.server.run(SMALL_DISK)
         self.server.run("postconf -e defer_transports=smtp && postfix reload")
         for remote in REMOTES:
             self.submit(ANNA, f"x@{remote}")
@@ -63,6 +82,13 @@ class Night:
         rows = map(json.loads, self.server.run("postqueue -j").stdout.splitlines())
         ids = [row["queue_id"] for row in rows if row["sender"] == ANNA]
         self.server.run(f"python3 - {messages - len(ids)} {' '.join(ids)}", stdin=FILLER, timeout=3600)
+        self.server.run(f"head -c 4G /dev/zero > {FILLER_FILE}", check=False)
+        print(f"free on the queue's disk: {self.measure_free_disk()} KiB", flush=True)
+        return self.is_full()
+
+    def measure_free_disk(self) -> int:
+        """KiB."""
+        return int(self.server.run(f"df --output=avail {QUEUE} | tail -1").stdout)
 
     def measure(self, command: str) -> float:
         """Seconds. `mailkeepctl status` says by its exit code that something is wrong."""
@@ -82,16 +108,19 @@ def main() -> None:
 
 def work_queue_off(lab: Lab, messages: int) -> bool:
     night = Night(fresh.build_server(lab, lambda _: None))
-    night.fill(messages)
-    print(f"in the queue: {night.count()}", flush=True)
+    was_full = night.fill(messages)
+    print(f"in the queue: {night.count()}; the server refuses mail: {was_full}", flush=True)
     total = 0.0
     for command in STEPS:
         seconds = night.measure(command)
         total += seconds
         print(f"{seconds:7.1f} s  {command}", flush=True)
-    left = night.count()
-    print(f"{total / 60:.1f} minutes in all; left in the queue: {left}")
-    return left == {BEN: 1}
+    left, free = night.count(), night.measure_free_disk()
+    night.server.run(f"rm {FILLER_FILE}")
+    is_full = night.is_full()
+    print(f"free on the queue's disk: {free} KiB")
+    print(f"{total / 60:.1f} minutes in all; left in the queue: {left}; the server refuses mail: {is_full}")
+    return left == {BEN: 1} and was_full and not is_full
 
 
 if __name__ == "__main__":
