@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mailkeep_server.common.files import atomic_write
+from mailkeep_server.common.mail_queue import QUEUE_PROGRAM, find_owner
 
 FILES = {"postfix.service": "postfix", "mailkeep-inbound.service": "postfix", "dovecot.service": "dovecot"}
 """By unit, the file; all others share a third. A flood of lines of one service does not end the others' past. What
@@ -30,7 +31,7 @@ ROOT_PROGRAMS = ("sshd", "sshd-session", "sudo", "su", "systemd", "mailkeepctl")
 """Only root can write as root, whatever name a program gives itself."""
 JOURNAL_COMMAND = (
     *("journalctl", "--follow", "--no-tail", "--quiet", "--output=json"),
-    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_PID,_SYSTEMD_UNIT",
+    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_PID,_SYSTEMD_UNIT,_UID",
 )
 MATCHES = (
     *(f"_SYSTEMD_UNIT={unit}.service" for unit in UNITS),
@@ -78,6 +79,7 @@ class LogKeeper:
         names = (*dict.fromkeys(FILES.values()), OTHERS)
         self.logs = {name: KeptLog(directory, name, max_bytes // len(names)) for name in names}
         self.cursor_file, self.noted = directory / "cursor", float("-inf")
+        self.queue_owner = find_owner()
 
     def build_command(self) -> list[str]:
         """journalctl(1), from the last entry on that was kept."""
@@ -85,7 +87,8 @@ class LogKeeper:
             start = f"--after-cursor={self.cursor_file.read_text()}"
         except FileNotFoundError:
             start = f"--since=-{FIRST_HOURS}h"
-        return [*JOURNAL_COMMAND, start, *MATCHES]
+        changes = ("+", f"_UID={self.queue_owner}", f"SYSLOG_IDENTIFIER={QUEUE_PROGRAM}") if self.queue_owner else ()
+        return [*JOURNAL_COMMAND, start, *MATCHES, *changes]
 
     def read_entries(self, lines: Iterable[bytes]) -> bool:
         """Whether there was any. One that is no entry in JSON is left out."""
@@ -97,10 +100,16 @@ class LogKeeper:
                 cursor, text = entry["__CURSOR"], format_entry(entry)
             except (ValueError, KeyError, TypeError):
                 continue
-            self.logs[FILES.get(entry.get("_SYSTEMD_UNIT"), OTHERS)].write_line(text)
+            self.choose_log(entry).write_line(text)
             if time.monotonic() - self.noted >= CURSOR_SECONDS:
                 self.note_cursor(cursor)
         return has_read
+
+    def choose_log(self, entry: dict[str, Any]) -> KeptLog:
+        """A freeze and an operator hold, release and delete mail from units of their own, and in Postfix's name."""
+        if (entry.get("SYSLOG_IDENTIFIER"), entry.get("_UID")) == (QUEUE_PROGRAM, self.queue_owner):
+            return self.logs[FILES["postfix.service"]]
+        return self.logs[FILES.get(str(entry.get("_SYSTEMD_UNIT")), OTHERS)]
 
     def note_cursor(self, cursor: str) -> None:
         atomic_write(self.cursor_file, cursor, 0o600, durable=False)

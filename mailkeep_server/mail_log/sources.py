@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from mailkeep_server.common.mail_queue import QUEUE_PROGRAM, find_owner
 from mailkeep_server.mail_log.journal_forms import convert_export, convert_json, is_export, is_json
 from mailkeep_server.mail_log.line_forms import LINE, TimeReader, split_line
 from mailkeep_server.mail_log.rfc5424_form import convert_rfc5424, is_rfc5424
@@ -138,6 +139,8 @@ def _list_kept_logs(name: str) -> list[Path]:
 def _read_journal(name: str, since: str, until: str, options: Sequence[str] = ()) -> Iterator[Chunk]:
     bounds = [f"--{word}={_format_bound(time)}" for word, time in (("since", since), ("until", until)) if time]
     matches = [f"_SYSTEMD_UNIT={unit}.service" for unit in KEPT_UNITS[name]]
+    if name == "postfix" and (owner := find_owner()):  # a freeze and an operator change the queue from other units
+        matches += ["+", f"_UID={owner}", f"SYSLOG_IDENTIFIER={QUEUE_PROGRAM}"]
     today = datetime.now(UTC).date()
     with _open_pipe([*JOURNAL_COMMAND, *bounds, *options, *matches], None) as file:
         for text in _split_chunks(file):

@@ -1,8 +1,17 @@
-"""The incidents, replayed: a thief with the right password gets few messages out, and no other account is affected."""
+"""The incidents, replayed: a thief with the right password gets few messages out, and no other account is affected.
 
+After drills A and B the commands of the first hour have the right numbers.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from ast import literal_eval
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clients import SUBMISSION, compose_message, deliver_message
@@ -18,6 +27,10 @@ from mailkeep.lab.site import Site
 
 QUICK_A = replace(ATTACKS["A"], pace=8.0)
 """Incident A, three times as fast as it happened."""
+COMMAND_SECONDS = 60.0
+"""For each command of the first hour; these machines are slow."""
+SOMETHING_IS_WRONG = 3
+"""The exit code of `mailkeep status`."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +51,96 @@ def test_incident_a_ends_after_its_limit_with_a_freeze_and_an_alert(incident_a: 
     assert incident_a.misses == []
     assert incident_a.tries > incident_a.taken == 20
     assert incident_a.on_hold > 0
+
+
+def ask(setup: DrillSetup, *words: str, code: int = 0) -> Any:
+    done = setup.server.run(f"mailkeepctl {' '.join(words)} --json", check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def count_row(setup: DrillSetup, *words: str) -> dict[str, int]:
+    """The stolen account's row of `mailkeepctl report`."""
+    rows = ask(setup, "report", "--by", "account", *words)["rows"]
+    return next(row for row in rows if row["key"] == STOLEN)
+
+
+def read_lines(setup: DrillSetup, words: str, since: float = 0) -> list[str]:
+    """Postfix's own lines of the stolen account, by the plainest way to read them."""
+    lines = setup.server.run(f"grep -h '{words}.* sasl_username={STOLEN}' /var/log/mailkeep/postfix*.log").stdout
+    begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
+    return [line for line in lines.splitlines() if line[: len(begin)] >= begin]
+
+
+def check_what_the_commands_say(setup: DrillSetup, result: DrillResult, since: float) -> None:
+    """Who sent, how many, what was refused and what is frozen, beside what the drill saw from outside."""
+    attacker, bound = str(setup.attacker.sources[0]), ("--since", f"@{int(since)}")
+    queue = ask(setup, "queue", "--account", STOLEN)
+    assert queue["by_queue"] == {"hold": result.on_hold}
+    row, refusals = count_row(setup, *bound), read_lines(setup, "reject: ", since)
+    assert (row["messages"], row["held"], row["rejected"]) == (result.taken, result.on_hold, len(refusals))
+    assert (row["delivered"], row["people"]) == (result.recipients, result.recipients + queue["recipients"])
+    assert row["rejected"] > 0
+
+    trace = ask(setup, "trace", STOLEN, *bound)
+    messages = [message for message in trace["messages"] if message["login"] == STOLEN]
+    refused = [*trace["refusals"], *(refusal for message in messages for refusal in message["refusals"])]
+    taken = [message for message in messages if message["size"]]
+    assert (len(taken), {message["address"] for message in messages}) == (result.taken, {attacker})
+    assert len([message for message in taken if message["hold"]]) == result.on_hold
+    assert (len(refused), {refusal["address"] for refusal in refused}) == (row["rejected"], {attacker})
+
+    logins = ask(setup, "logins", STOLEN)["logins"]
+    [smtp] = [login for login in logins if login["service"] == "smtp"]
+    assert (smtp["address"], smtp["good"]) == (attacker, len(read_lines(setup, "client=")))
+    assert sum(login["failed"] for login in logins) == count_row(setup)["failed_logins"]
+
+    banned = literal_eval(setup.server.run("fail2ban-client banned").stdout)
+    assert sorted(ban["address"] for ban in ask(setup, "bans")) == sorted(
+        address for jails in banned for addresses in jails.values() for address in addresses
+    )
+    worst = ask(setup, "status", code=SOMETHING_IS_WRONG)["wrong"][0]
+    assert worst["key"] == f"frozen:{STOLEN}"
+    assert attacker in worst["text"]
+
+
+def test_after_incident_a_the_commands_have_the_right_numbers(drill_setup: DrillSetup, incident_a: DrillResult) -> None:
+    check_what_the_commands_say(drill_setup, incident_a, since=0)
+
+
+def test_the_first_hour_is_a_matter_of_minutes(drill_setup: DrillSetup, incident_a: DrillResult) -> None:
+    """The commands of docs/after-a-break-in.md, on the operator's machine; `pytest -s` shows the seconds of each."""
+    since = ("--since", "1 days ago")
+    for words, code in (
+        (("status",), SOMETHING_IS_WRONG),
+        (("account", "freeze", STOLEN, "--why", "sends spam"), 0),
+        (("logins", STOLEN), 0),
+        (("report", "--account", STOLEN, "--by", "result", *since), 0),
+        (("queue", "--account", STOLEN), 0),
+        (("queue", "delete", "--account", STOLEN, "--yes"), 0),
+    ):
+        verbs = 2 if words[0] == "account" else 1
+        command = [*words[:verbs], str(drill_setup.site.inventory), *words[verbs:]]
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "mailkeep", *command], capture_output=True, text=True, timeout=300, check=False
+        )
+        seconds = time.monotonic() - began
+        assert done.returncode == code, done.stdout + done.stderr
+        assert seconds < COMMAND_SECONDS
+        print(f"{seconds:6.1f} s  mailkeep {' '.join(words)}")
+    row = count_row(drill_setup)
+    assert (row["deleted"], row["deferred"]) == (incident_a.on_hold, 0)
+    trace = ask(drill_setup, "trace", STOLEN)
+    fates = [person["fate"] for message in trace["messages"] for person in message["recipients"]]
+    assert fates.count("deleted") == incident_a.on_hold
+
+
+def test_after_incident_b_the_commands_have_the_right_numbers(drill_setup: DrillSetup) -> None:
+    since = float(drill_setup.server.run("date +%s").stdout)
+    result = replay_attack(drill_setup, ATTACKS["B"])
+    assert result.misses == []
+    check_what_the_commands_say(drill_setup, result, since)
 
 
 def test_a_drill_has_a_picture(incident_a: DrillResult, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
+from mailkeep_server import log_keeper
 from mailkeep_server.log_keeper import MATCHES, LogKeeper
 
 MAX_BYTES = 90_000
@@ -47,6 +50,24 @@ def test_each_service_has_its_own_file(tmp_path: Path) -> None:
     ]
     assert read_kept(tmp_path, "dovecot") == ["2026-09-21T14:13:20.000002+00:00 dovecot[7]: two lines"]
     assert read_kept(tmp_path, "others") == ["2026-09-21T14:13:20.000003+00:00 sudo[7]: hi\ufffd"]
+
+
+def test_what_is_done_to_the_queue_is_beside_postfix_s_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A freeze holds mail from the watch's unit, an operator deletes it from a session."""
+    monkeypatch.setattr(log_keeper, "find_owner", lambda: "104")
+    keeper, change = LogKeeper(tmp_path, MAX_BYTES), {"SYSLOG_IDENTIFIER": "postfix/postsuper"}
+    assert keeper.build_command()[-3:] == ["+", "_UID=104", "SYSLOG_IDENTIFIER=postfix/postsuper"]
+    keeper.read_entries(
+        [
+            encode_entry(1, "mailkeep-watch.service", "A1B2C3: placed on hold", **change, _UID="104"),
+            encode_entry(2, "session-1.scope", "A1B2C3: removed", **change, _UID="104"),
+            encode_entry(3, "opendkim.service", "D4E5F6: removed", **change, _UID="108"),
+        ]
+    )
+    assert [line.split("]: ")[1] for line in read_kept(tmp_path, "postfix")] == [
+        "A1B2C3: placed on hold",
+        "A1B2C3: removed",
+    ]
 
 
 def test_a_flood_of_a_service_stays_in_bounds_and_leaves_the_others_alone(tmp_path: Path) -> None:
