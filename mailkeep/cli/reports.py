@@ -70,7 +70,8 @@ def show_reports(
     }
     if as_json:
         texts = {name: [conclusion.sentence for conclusion in each] for name, each in conclusions.items()}
-        print(json.dumps({"servers": summaries, "conclusions": texts}, indent=2))
+        steps = {name: [step for conclusion in each for step in conclusion.steps] for name, each in conclusions.items()}
+        print(json.dumps({"servers": summaries, "conclusions": texts, "steps": steps}, indent=2))
     else:
         _print_domains(domains, conclusions)
         _print_silence(settings, domains, domain.lower(), days)
@@ -93,6 +94,8 @@ def _print_domains(domains: "list[DomainReports]", conclusions: "dict[str, list[
         out.print(f"  as {', '.join(_list_reporters(reports))} say", markup=False)
         for conclusion in conclusions[reports.domain]:
             out.print(Text.assemble("  ", (conclusion.sentence, _STYLES.get(conclusion.state, "bold yellow"))))
+            for step in conclusion.steps:
+                out.print(f"  Next: {step}", markup=False)
         out.print()
 
 

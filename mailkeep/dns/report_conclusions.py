@@ -6,6 +6,7 @@ from typing import Literal
 
 from mailkeep.dns.findings import Finding
 from mailkeep.dns.received_reports import DomainReports, Source, TlsSessions
+from mailkeep.dns.report_steps import list_steps
 from mailkeep.settings.models import Settings
 from mailkeep_server.common.wording import count_noun
 
@@ -13,15 +14,24 @@ MIN_DAYS = 14
 """That reports must cover before a step: a newsletter or an invoice may come once in two weeks."""
 MAX_NAMED = 3
 
+_EFFECTS = {
+    "none": "Mend that before reject",
+    "quarantine": "Receivers put them into Junk: mend that, also before reject",
+    "reject": "Receivers refuse them: mend that now",
+}
+"""Of a policy, on mail that fails."""
+
 State = Literal["ready", "right", "early", "strangers", "changed", "failing", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """`ready` and `strangers` support the next step; `right` needs none; the others stand against it."""
+    """`ready` and `strangers` support a stricter policy; `right` needs none; the others stand against it. `steps` say
+    what to do about the mail that failed."""
 
     state: State
     sentence: str
+    steps: tuple[str, ...] = ()
 
 
 def conclude_dmarc(reports: DomainReports, policy: str) -> Conclusion:
@@ -32,23 +42,24 @@ def conclude_dmarc(reports: DomainReports, policy: str) -> Conclusion:
     total = ours_passed + sum(source.failed for source in failing)
     if failing:
         failed = sum(source.failed for source in failing)
-        effect = "They are refused" if policy == "reject" else "Mend that before reject"
-        text = f"{failed} of your {count_noun(total, 'message')} failed: {_name_sources(failing)}. {effect}."
-        return Conclusion("failing", text)
+        text = f"{failed} of your {count_noun(total, 'message')} failed: {_name_sources(failing)}. {_EFFECTS[policy]}."
+        return Conclusion("failing", text, tuple(list_steps(reports.domain, failing)))
     if not reports.messages:
         return Conclusion("unknown", "No report counts any mail in its name: nothing can be concluded.")
     passed = f"For {count_noun(reports.span_days, 'day')} all of your {count_noun(total, 'message')} passed"
-    if changed := sum(source.changed for source in reports.sources):
+    if changed_by := [source for source in reports.sources if source.changed]:
+        changed = sum(source.changed for source in changed_by)
         effect = "is refused" if policy == "reject" else "would be refused by reject"
         text = (
             f"{passed}, but {changed} more were changed on the way by others, as by mailing lists: such mail {effect}."
         )
-        return Conclusion("changed", text)
+        return Conclusion("changed", text, tuple(list_steps(reports.domain, changed_by)))
     strangers = [source for source in reports.sources if source.failed]
+    steps = tuple(list_steps(reports.domain, strangers))
     if policy == "reject":
         forged = sum(source.failed for source in strangers)
         rest = f" {count_noun(forged, 'message')} of unknown sources failed: reject keeps them out." if forged else ""
-        return Conclusion("right", f"{passed}: reject is right.{rest}")
+        return Conclusion("right", f"{passed}: reject is right.{rest}", steps)
     if reports.span_days < MIN_DAYS:
         return Conclusion("early", f"{passed}. Wait until reports cover {MIN_DAYS} days.")
     if strangers:
@@ -56,7 +67,7 @@ def conclude_dmarc(reports: DomainReports, policy: str) -> Conclusion:
         text = (
             f"{passed}. {number} of unknown sources failed: {_name_sources(strangers)}. If none is yours, go to reject."
         )
-        return Conclusion("strangers", text)
+        return Conclusion("strangers", text, steps)
     return Conclusion("ready", f"{passed}: go to reject.")
 
 
@@ -101,10 +112,8 @@ def judge_reports(settings: Settings, domains: Iterable[DomainReports]) -> Itera
     waiting = [domain for domain in settings.domains if not _is_ready(conclusions.get(domain))]
     for domain, conclusion in conclusions.items():
         if conclusion.state == "failing":
-            advice = "`mailkeep reports` shows each source: have it sign as your domain, or add it to dns.spf"
-            yield Finding(
-                "warning", f"_dmarc.{domain}", "TXT", f"reports of receivers: {conclusion.sentence}", "", advice
-            )
+            problem, advice = f"reports of receivers: {conclusion.sentence}", " ".join(conclusion.steps)
+            yield Finding("warning", f"_dmarc.{domain}", "TXT", problem, advice=advice)
         elif domain in settings.own_domains and _is_ready(conclusion):
             advice = f"Wait for {', '.join(waiting)}" if waiting else "Set dns.dmarc: reject, and publish the record"
             problem = f"reports of receivers: {conclusion.sentence}"

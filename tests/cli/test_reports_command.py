@@ -66,6 +66,7 @@ def test_each_source_and_the_conclusion_are_in_words(server: Path, tmp_path: Pat
     assert "6: signed as news.example, not as your domain" in result.out
     assert "as Google (from google.example, 2 reports) say" in result.out
     assert "For 29 days all of your 412 messages passed" in result.out
+    assert f"  Next: {STRANGER}: If news.example sends for you, have it sign as example.org." in result.out
     assert "4 reports not counted: over the daily bound." in result.out
     assert (tmp_path / "arguments").read_text() == "reports --json --days=30\n"
 
@@ -76,6 +77,7 @@ def test_mail_of_ours_that_fails_is_exit_code_1(server: Path, tmp_path: Path, ma
     assert result.code == 1
     content = json.loads(result.out)
     assert content["conclusions"]["example.org"][0].startswith("2 of your 414 messages failed: 203.0.113.25")
+    assert content["steps"]["example.org"][0].startswith("203.0.113.25: `mailkeep dns NAME --check` compares")
     assert content["servers"][0]["domains"][0]["domain"] == "example.org"
 
 

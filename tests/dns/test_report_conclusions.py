@@ -18,14 +18,16 @@ from mailkeep_server.reports.tls_report import TlsReport, TlsRow
 
 NOW = 1_795_850_000
 OURS, SHOP, LIST, STRANGER = "203.0.113.25", "198.51.100.60", "198.51.100.90", "192.0.2.66"
+FORWARDER = "198.51.100.70"
 CONFIG = ReportsConfig(
     "postmaster@mail.example.org",
     ("example.org", "example.com", "mail.example.org"),
-    {"own": (ip_network(OURS),), "spf": (), "forwarder": ()},
+    {"own": (ip_network(OURS),), "spf": (), "forwarder": (ip_network(FORWARDER),)},
 )
 PASS, SPF_PASS = {"dkim": True, "spf": True}, {"dkim": False, "spf": True}
 FAIL = {"dkim": False, "spf": False}
 BROKEN = FAIL | {"signatures": (("example.org", "fail"),)}
+FOREIGN = FAIL | {"signatures": (("news.example", "pass"),)}
 KEPT = {"dkim": True, "spf": False, "signatures": (("example.org", "pass"),)}
 
 Row = tuple[str, int, dict[str, Any]]
@@ -95,6 +97,50 @@ def test_what_stands_against_a_step_is_named(server: Server, rows: list[Row], st
     conclusion = conclude_dmarc(server.find_domain(), "none")
     assert text in conclusion.sentence
     assert conclusion.state == state
+
+
+@pytest.mark.parametrize("policy", ["none", "quarantine", "reject"])
+@pytest.mark.parametrize(
+    ("rows", "step"),
+    [
+        ([(OURS, 2, FAIL)], f"{OURS}: `mailkeep dns NAME --check` compares the SPF record with this address."),
+        ([(OURS, 2, BROKEN)], f"{OURS}: This server signed, and the signature did not verify."),
+        ([(OURS, 2, FOREIGN)], f"{OURS}: This server passes on mail that news.example signed."),
+        ([(SHOP, 4, SPF_PASS), (SHOP, 1, FAIL)], f"{SHOP}: dns.spf names it, but its envelope sender"),
+        ([(SHOP, 4, SPF_PASS), (SHOP, 1, FOREIGN)], "have it sign as example.org instead of news.example."),
+        ([(SHOP, 4, SPF_PASS), (SHOP, 1, BROKEN)], f"{SHOP}: It signs as example.org, and the signature does not"),
+        ([(LIST, 3, BROKEN)], f"{LIST}: A list or forwarder that changes mail: ask it"),
+        ([(FORWARDER, 3, BROKEN)], f"{FORWARDER}: A forwarder of mail.yml"),
+        ([(STRANGER, 9, FAIL)], f"{STRANGER}: If it is yours, add it to dns.spf, or to inbound.trusted"),
+        ([(STRANGER, 9, FOREIGN)], f"{STRANGER}: If news.example sends for you, have it sign as example.org."),
+    ],
+)
+def test_mail_that_fails_has_a_next_step(server: Server, rows: list[Row], step: str, policy: str) -> None:
+    """Whatever the policy: with reject, such mail is lost today."""
+    server.report((OURS, 40, PASS), *rows, days_ago=29)
+    server.report((OURS, 1, PASS))
+    conclusion = conclude_dmarc(server.find_domain(), policy)
+    assert len(conclusion.steps) == 1
+    assert step in conclusion.steps[0]
+
+
+def test_what_failures_cost_under_a_policy_is_told(server: Server) -> None:
+    server.report((OURS, 4, PASS), (OURS, 1, FAIL))
+    endings = {policy: conclude_dmarc(server.find_domain(), policy).sentence for policy in ("quarantine", "reject")}
+    assert endings["quarantine"].endswith(". Receivers put them into Junk: mend that, also before reject.")
+    assert endings["reject"].endswith(". Receivers refuse them: mend that now.")
+
+
+def test_each_cause_has_one_step_and_the_largest_comes_first(server: Server) -> None:
+    rows = [(f"192.0.2.{number}", number, FAIL) for number in range(1, 9)]
+    server.report((OURS, 4, PASS), *rows, ("192.0.2.50", 30, FOREIGN))
+    steps = conclude_dmarc(server.find_domain(), "reject").steps
+    assert [step.split(":")[0] for step in steps] == ["192.0.2.50", "192.0.2.8"]
+
+
+def test_where_all_passed_no_step_is_named(server: Server) -> None:
+    server.report((OURS, 4, PASS), (LIST, 3, KEPT))
+    assert conclude_dmarc(server.find_domain(), "reject").steps == ()
 
 
 def test_few_days_are_too_few(server: Server) -> None:
@@ -197,8 +243,10 @@ def test_the_check_of_the_dns_says_which_policy_the_rows_support(server: Server)
     findings = list(judge_reports(settings, merge_summaries([server.summarise()])))
     assert {finding.advice for finding in findings} == {"Set dns.dmarc: reject, and publish the record"}
     server.report((OURS, 1, FAIL), domain="example.com")
-    levels = {finding.name: finding.level for finding in judge_reports(settings, merge_summaries([server.summarise()]))}
+    findings = list(judge_reports(settings, merge_summaries([server.summarise()])))
+    levels = {finding.name: finding.level for finding in findings}
     assert levels == {"_dmarc.example.com": "warning", "_dmarc.example.org": "instruction"}
+    assert f"{OURS}: `mailkeep dns NAME --check` compares" in findings[0].advice
 
 
 def test_with_reject_only_faults_are_findings(server: Server) -> None:
