@@ -159,7 +159,9 @@ def write_guard_config(server: Server, accounts: int) -> None:
         "catch_all": {},
         "holds": dict.fromkeys(("strangeness", "dead", "refused", "freeze_dead", "freeze_refused"), UNREACHABLE)
         | {"share": 100, "freeze_share": 100},
-        "freeze": dict.fromkeys(("refused_tries", "foreign_senders", "networks", "new_recipients"), UNREACHABLE),
+        "freeze": dict.fromkeys(
+            ("refused_tries", "foreign_senders", "networks", "new_recipients", "spam_messages"), UNREACHABLE
+        ),
     }
     server.write(paths.GUARD_CONFIG, json.dumps(config))
 

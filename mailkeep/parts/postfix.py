@@ -14,7 +14,7 @@ from mailkeep_server.common.alias_patterns import STAR, to_regexp
 from mailkeep_server.common.alias_reach import AliasReach
 from mailkeep_server.common.bulk_folders import BULK_HEADER
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, STRANGERS
-from mailkeep_server.common.spam_header import VERDICT_HEADER
+from mailkeep_server.common.spam_header import OUTGOING_HEADER, VERDICT_HEADER
 
 DIRECTORY = "/etc/postfix"
 DROP_IN = f"{SYSTEMD}/postfix.service.d"
@@ -70,7 +70,12 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             ),
             File(
                 f"{DIRECTORY}/submission_headers",
-                render_template("postfix/submission_headers", bulk_header=BULK_HEADER, spam_header=VERDICT_HEADER),
+                render_template(
+                    "postfix/submission_headers",
+                    bulk_header=BULK_HEADER,
+                    spam_header=VERDICT_HEADER,
+                    outgoing_header=OUTGOING_HEADER,
+                ),
             ),
             _table_file("mailboxes", _mailbox_rows(settings)),
             _table_file("aliases", _alias_rows(settings)),

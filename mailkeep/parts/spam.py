@@ -1,5 +1,6 @@
 """The spam filter: rspamd behind port 25, the words that each account has taught, and what teaches and proves it."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from mailkeep.parts.server_package import PYTHON
 from mailkeep.settings.models import Settings
 from mailkeep.templating import render_template
 from mailkeep_server.common import paths, spam_canary
-from mailkeep_server.common.spam_header import VERDICT_HEADER
+from mailkeep_server.common.spam_header import OUTGOING_HEADER, VERDICT_HEADER
 
 ETC = paths.SPAM_ETC
 CONF, LUA, WARM = (f"{ETC}/{name}" for name in ("rspamd.conf", "mailkeep.lua", "warm.sh"))
@@ -135,6 +136,8 @@ def _render_filter(settings: Settings) -> Iterable[File]:
         junk_score=JUNK_SCORE,
         reject_score=REJECT_SCORE,
         reasons=REASONS,
+        outgoing_header=OUTGOING_HEADER,
+        gtube=re.escape(spam_canary.GTUBE),
         canary_header=spam_canary.HEADER,
         canary_value=spam_canary.JUNK_VALUE,
         spam_header=VERDICT_HEADER,

@@ -528,6 +528,11 @@ class Freeze(Model):
     new_recipients: Count = Field(
         default=300, description="Different first-time recipients refused over its limit, in a day.", examples=[300]
     )
+    spam_messages: Count = Field(
+        default=10,
+        description="Messages that the spam filter is sure about (`spam: full`), in an hour.",
+        examples=[10],
+    )
 
 
 class Holds(Model):

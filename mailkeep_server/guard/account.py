@@ -8,15 +8,17 @@ K = TypeVar("K")
 
 
 class Violations:
-    """Why and when an account was refused, and when that was last reported."""
+    """What an account did that honest users rarely do, and when that was last reported."""
 
-    __slots__ = ("exceptions", "last_notified", "new_recipients", "over_limit", "unowned_sender")
+    __slots__ = ("exceptions", "last_notified", "new_recipients", "over_limit", "spam", "unowned_sender")
 
     def __init__(self) -> None:
         self.over_limit: list[int] = []
         """Times of messages refused over a limit."""
         self.unowned_sender: list[int] = []
         """Times of messages with an address of somebody else."""
+        self.spam: list[int] = []
+        """Times of messages that the spam filter is sure about. They were sent."""
         self.new_recipients: dict[int, int] = {}
         """First-time recipients refused over the limit: hash, and time."""
         self.exceptions: dict[str, list[int]] = {}
@@ -72,6 +74,7 @@ class Account:
         self.networks = self.used_networks(now)
         violations = self.violations
         violations.over_limit, violations.unowned_sender, violations.new_recipients = [], [], {}
+        violations.spam = []
 
     def clamp_times_to(self, now: int) -> None:
         """Times later than `now` become now: the clock was ahead."""
@@ -82,6 +85,7 @@ class Account:
         if violations := self._violations:
             violations.over_limit = [min(now, time) for time in violations.over_limit]
             violations.unowned_sender = [min(now, time) for time in violations.unowned_sender]
+            violations.spam = [min(now, time) for time in violations.spam]
             violations.new_recipients = _clamp_values(violations.new_recipients, now)
             violations.last_notified = _clamp_values(violations.last_notified, now)
             for kind, times in violations.exceptions.items():
@@ -93,6 +97,7 @@ class Account:
         if violations := self._violations:
             violations.over_limit = [time for time in violations.over_limit if time > now - TEN_MINUTES]
             violations.unowned_sender = [time for time in violations.unowned_sender if time > now - HOUR]
+            violations.spam = [time for time in violations.spam if time > now - HOUR]
             violations.new_recipients = _later_values(violations.new_recipients, now - DAY)
             violations.last_notified = _later_values(violations.last_notified, now - DAY)
             recent = {

@@ -34,6 +34,8 @@ class FreezeThresholds:
     """Networks beyond its limit from which the account tried to send, in an hour."""
     new_recipients: int
     """Different first-time recipients refused over the limit, in a day."""
+    spam_messages: int
+    """Messages that the spam filter is sure about, in an hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ MAX_PARAMETERS = 500
 _MAX_ID = (1 << 63) - 1
 
 # Values of the column `kind` of the table `tries`. Databases of version 0.1.0 hold them: they stay as they are.
-OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK = "refused", "foreign", "new", "network"
+OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK, SPAM = "refused", "foreign", "new", "network", "spam"
 RECEIPT, REDIRECT = "receipt", "redirect"
 """No violations, but rare, and bounded in the same way: one row for each recipient."""
 
@@ -46,12 +46,12 @@ class Message(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """A row of `tries`: a message, recipient or network that was refused."""
+    """A row of `tries`: a message, recipient or network that was refused, or a message that looks like spam."""
 
     time: int
     account: str
     kind: str
-    """OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK, RECEIPT or REDIRECT."""
+    """OVER_LIMIT, UNOWNED_SENDER, NEW_RECIPIENT, NEW_NETWORK, SPAM, RECEIPT or REDIRECT."""
     detail: str
     """The limit, the address, the recipient's hash or the network."""
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailkeep_server.common.spoilt_files import set_aside
+from mailkeep_server.common.wording import count_noun
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import FreezeThresholds, GuardConfig
-from mailkeep_server.guard.database import Database, Event
+from mailkeep_server.guard.database import SPAM, Database, Event
 from mailkeep_server.guard.ledger import Ledger
 from mailkeep_server.guard.limits import WINDOW_NAMES
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
@@ -133,6 +134,16 @@ class Freezer:
         self._unwritten[name] = freeze_list.FreezeRecord(datetime.fromtimestamp(now / 1000, UTC), "guard", reason)
         self.write_freezes(now)
 
+    def note_spam(self, now: int, name: str, account: Account, config: GuardConfig, source: str) -> None:
+        """Counts a message that the spam filter is sure about, reports it, and freezes whoever sends many."""
+        account.violations.spam.append(now)
+        self._database.add_violation(now, name, SPAM, "")
+        if account.should_notify("spam", now):
+            count, threshold = count_spam(now, account), config.freeze_thresholds.spam_messages
+            tries = f"{count_noun(count, 'such message')} in {WINDOW_NAMES[HOUR]}, {threshold} freeze it"
+            self._database.add_event(now, "spam", name, f"sent what looks like spam; {tries}{source}")
+        self.freeze_abuser(now, name, account, config, source)
+
     def write_freezes(self, now: int) -> None:
         """To be called regularly. A freeze that cannot be written, as on a full disk, holds in memory until it can."""
         if self._must_rewrite:
@@ -174,15 +185,21 @@ def count_unowned(now: int, account: Account) -> int:
     return sum(time > now - HOUR for time in account.violations.unowned_sender)
 
 
+def count_spam(now: int, account: Account) -> int:
+    """Messages that the spam filter is sure about, in an hour."""
+    return sum(time > now - HOUR for time in account.violations.spam)
+
+
 def describe_abuse(now: int, account: Account, thresholds: FreezeThresholds) -> str | None:
     """Which threshold the account has reached, or None."""
     violations = account.violations
     over_limit, unowned = count_over_limit(now, account), count_unowned(now, account)
-    networks = account.count_refused_networks(now)
+    networks, spam = account.count_refused_networks(now), count_spam(now, account)
     new = sum(time > now - DAY for time in violations.new_recipients.values())
     counts = (
         (over_limit, thresholds.refused_tries, f"{over_limit} messages over its limits in {WINDOW_NAMES[TEN_MINUTES]}"),
         (unowned, thresholds.foreign_senders, f"{unowned} messages as somebody else in {WINDOW_NAMES[HOUR]}"),
+        (spam, thresholds.spam_messages, f"{spam} messages that look like spam in {WINDOW_NAMES[HOUR]}"),
         (networks, thresholds.networks, f"{networks} networks beyond its limit in {WINDOW_NAMES[HOUR]}"),
         (new, thresholds.new_recipients, f"{new} first-time recipients over its limit in {WINDOW_NAMES[DAY]}"),
     )

@@ -202,6 +202,15 @@ class Judge:
             self._database.add_violation(now, name, kind, "")
         return None
 
+    def judge_spam(self, now: int, name: str, client: str = "") -> str | None:
+        """Of a message that the spam filter is sure about: it may err, so the message goes, unless it is the one that
+        freezes its account."""
+        self._client = client
+        if refusal := self._refuse_stranger_or_frozen(now, name):
+            return refusal
+        self.freezer.note_spam(now, name, self.ledger.get_account(name), self.config, self._source)
+        return None if self.config.mode == "learn" else self._refuse_stranger_or_frozen(now, name)
+
     def owner_of(self, account: str) -> Owner:
         """What the account may name in From:."""
         return Owner(partial(self.owns_address, account), self.config.domains, self.config.completed_domain)

@@ -15,6 +15,7 @@ from mailkeep_server.guard.database import (
     NEW_RECIPIENT,
     RECEIPT,
     REDIRECT,
+    SPAM,
     UNOWNED_SENDER,
     Database,
     Message,
@@ -85,6 +86,8 @@ class Ledger:
             account.networks.setdefault(detail, -time)
         elif kind == UNOWNED_SENDER:
             account.violations.unowned_sender.append(time)
+        elif kind == SPAM:
+            account.violations.spam.append(time)
         elif kind in (RECEIPT, REDIRECT):
             account.violations.exceptions.setdefault(kind, []).append(time)
         else:

@@ -21,6 +21,7 @@ from mailkeep_server.common.milter_server import (
 )
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
+from mailkeep_server.common.spam_header import OUTGOING_HEADER
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.habits import Source, wide_network_of
@@ -58,6 +59,8 @@ class _Message:
     shape: list[str] = field(default_factory=list)
     """Names of headers by which mail programs differ."""
     has_sender: bool = True
+    is_spam: bool = False
+    """Whether the spam filter is sure. It is asked before, about messages of logins only."""
     content_type: str = ""
     body: bytes = b""
     """Its beginning; empty if it has a sender."""
@@ -118,6 +121,8 @@ class MilterSession:
         headers = self._message.headers
         if shapes_program(name) and len(self._message.shape) < MAX_NAMES:
             self._message.shape.append(name)
+        if name.lower() == OUTGOING_HEADER.lower():
+            self._message.is_spam = True
         if not self._message.has_sender and name.strip().lower() == "content-type":
             self._message.content_type = " ".join(value.split())[: from_header.MAX_LENGTH]
         is_author = name.strip().lower() in from_header.AUTHOR_HEADERS
@@ -133,7 +138,7 @@ class MilterSession:
 
     def _end_message(self, _data: bytes) -> bytes | tuple[bytes, ...]:
         self._message.queue_id = self._macros.get(_QUEUE_ID, self._message.queue_id)
-        if refusal := self._find_refusal():
+        if refusal := self._find_refusal() or self._find_spam_refusal():
             self._abort_message()
             return refusal
         message, verdict = self._message, self._judge_strangers()
@@ -176,6 +181,13 @@ class MilterSession:
         return self._refuse(
             self._judge.judge_exception(self._read_clock(), login, kind, count, message.queue_id, message.client)
         )
+
+    def _find_spam_refusal(self) -> bytes | None:
+        """A script sends on what strangers wrote."""
+        message = self._message
+        if not (message.is_spam and message.login) or self._is_by_script:
+            return None
+        return self._refuse(self._judge.judge_spam(self._read_clock(), message.login, message.client))
 
     @property
     def _is_by_script(self) -> bool:

@@ -17,6 +17,7 @@ MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that star
 URGENT_KINDS = {
     "over",
     "spoof",
+    "spam",
     "ceiling",
     "forward",
     "list",
@@ -42,7 +43,7 @@ INTRODUCTIONS = {
 }
 NEXT_STEPS = {
     **dict.fromkeys(
-        ("over", "spoof", "near", "network"),
+        ("over", "spoof", "spam", "near", "network"),
         ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl limits` shows what it has sent",
     ),
     **dict.fromkeys(

@@ -46,7 +46,7 @@ LIMITS = {
     "networks_per_hour": 3,
 }
 NO_LIMITS = dict.fromkeys(LIMITS, UNREACHABLE)
-FREEZE = {"refused_tries": 5, "foreign_senders": 4, "networks": 3, "new_recipients": 6}
+FREEZE = {"refused_tries": 5, "foreign_senders": 4, "networks": 3, "new_recipients": 6, "spam_messages": 3}
 NO_FREEZE = dict.fromkeys(FREEZE, UNREACHABLE)
 RECEIVING = {"messages_per_hour": 1000, "network_messages_per_hour": 500, "new_senders_per_hour": 100}
 NO_HOLDS = {

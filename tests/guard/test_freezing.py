@@ -61,6 +61,37 @@ def test_unowned_senders_freeze(new_setup: NewSetup) -> None:
     ]
 
 
+def test_many_messages_that_look_like_spam_freeze_and_a_few_go(new_setup: NewSetup) -> None:
+    setup = new_setup(freeze=NO_FREEZE | {"spam_messages": 3})
+    assert [setup.judge.judge_spam(setup.now, ANNA, "192.0.2.9") for _ in range(2)] == [None, None]
+    assert not setup.freeze_reasons()
+    assert setup.list_events("spam") == [
+        (ANNA, "sent what looks like spam; 1 such message in an hour, 3 freeze it, last from 192.0.2.9")
+    ]
+    refusal = setup.judge.judge_spam(setup.now, ANNA, "192.0.2.9")
+    assert refusal
+    assert refusal.startswith("521 5.7.1 anna@example.org is frozen")
+    assert setup.freeze_reasons() == {ANNA: "3 messages that look like spam in an hour, last from 192.0.2.9"}
+    assert setup.judge.judge_spam(setup.now, BERT) is None
+    freeze_list.thaw_account(ANNA, setup.frozen_file)
+    setup.advance_clock(1)
+    assert setup.judge.judge_spam(setup.now, ANNA) is None, "a thaw forgets it"
+
+
+def test_in_mode_learn_spam_freezes_nobody_and_is_reported(new_setup: NewSetup) -> None:
+    setup = new_setup(mode="learn", freeze=NO_FREEZE | {"spam_messages": 2})
+    assert [setup.judge.judge_spam(setup.now, ANNA) for _ in range(3)] == [None] * 3
+    assert not setup.freeze_reasons()
+    assert setup.list_events("would-freeze") == [(ANNA, "2 messages that look like spam in an hour")]
+
+
+def test_spam_is_forgotten_after_an_hour(new_setup: NewSetup) -> None:
+    setup = new_setup(freeze=NO_FREEZE | {"spam_messages": 2})
+    for _ in range(3):
+        assert setup.judge.judge_spam(setup.now, ANNA) is None
+        setup.advance_clock(HOUR)
+
+
 def test_an_account_that_was_removed_or_is_yet_to_come_does_not_spoof_itself(new_setup: NewSetup) -> None:
     """As in a session that is open while a deploy removes it, or before a deploy has restarted the guard."""
     setup = new_setup(freeze=NO_FREEZE | {"foreign_senders": 2})
@@ -93,7 +124,7 @@ def test_too_many_first_time_recipients_freeze_and_the_same_again_and_again_does
     assert setup.freeze_reasons() == {ANNA: "6 first-time recipients over its limit in a day, last from 192.0.2.1"}
 
 
-@pytest.mark.parametrize("kind", ["refused", "foreign", "networks", "new"])
+@pytest.mark.parametrize("kind", ["refused", "foreign", "networks", "new", "spam"])
 def test_violations_count_on_after_a_restart(new_setup: NewSetup, kind: str) -> None:
     setup = new_setup(
         limits=NO_LIMITS | {"messages_per_hour": 1, "networks_per_hour": 1, "new_recipients_per_day": 1}, freeze=FREEZE
@@ -103,9 +134,10 @@ def test_violations_count_on_after_a_restart(new_setup: NewSetup, kind: str) -> 
         "foreign": lambda _: setup.judge.reject_unowned_sender(setup.now, ANNA, "boss@example.org"),
         "networks": lambda n: setup.ask_recipient("a@example.net", client=f"198.51.{n}.1", instance="i"),
         "new": lambda n: setup.ask_recipient(f"r{n}@example.net", instance="i"),
+        "spam": lambda _: setup.judge.judge_spam(setup.now, ANNA),
     }
     setup.send_message(to=["a@example.net"])
-    most = {"refused": 5, "foreign": 4, "networks": 3, "new": 6}[kind]
+    most = {"refused": 5, "foreign": 4, "networks": 3, "new": 6, "spam": 3}[kind]
     for number in range(most - 1):
         tries[kind](number)
     assert not setup.freeze_reasons()

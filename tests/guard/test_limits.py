@@ -263,7 +263,9 @@ def test_programs_on_the_server_have_a_ceiling_of_their_own(new_setup: NewSetup)
 def test_an_honest_user_is_not_blamed_for_the_ceiling(new_setup: NewSetup) -> None:
     setup = new_setup(
         server={"recipients_per_hour": 1, "recipients_per_day": 1},
-        freeze={**dict.fromkeys(("refused_tries", "foreign_senders", "networks", "new_recipients"), 1)},
+        freeze={
+            **dict.fromkeys(("refused_tries", "foreign_senders", "networks", "new_recipients", "spam_messages"), 1)
+        },
     )
     setup.send_message(BERT)
     for _ in range(20):

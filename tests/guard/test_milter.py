@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-from guard_samples import ANNA, END, LIMITS, NO_LIMITS, OFFER, JudgeSetup, build_message, build_packet
+from guard_samples import ANNA, END, LIMITS, NO_FREEZE, NO_LIMITS, OFFER, JudgeSetup, build_message, build_packet
 
 from mailkeep_server.common.milter_server import MAX_PACKET_BYTES, ProtocolError, split_packets
 from mailkeep_server.common.sender_kinds import ANSWER, FORWARD, LOCAL
@@ -140,7 +140,9 @@ UNREADABLE = [
 @pytest.mark.parametrize("headers", UNREADABLE)
 def test_what_cannot_be_read_never_freezes_its_sender(new_setup: NewSetup, headers: Headers) -> None:
     """As of a program that tries again and again."""
-    setup = new_setup(freeze={"refused_tries": 2, "foreign_senders": 2, "networks": 2, "new_recipients": 2})
+    setup = new_setup(
+        freeze={"refused_tries": 2, "foreign_senders": 2, "networks": 2, "new_recipients": 2, "spam_messages": 2}
+    )
     for _ in range(20):
         assert send_message(open_session(setup), headers)[-1][:10] == b"y553 5.7.1"
     assert setup.freeze_reasons() == {}
@@ -169,10 +171,39 @@ def test_mail_without_a_login_may_be_from_anybody(new_setup: NewSetup) -> None:
 
 
 def test_unowned_senders_freeze_and_the_refusal_says_so(new_setup: NewSetup) -> None:
-    setup = new_setup(freeze={"refused_tries": 5, "foreign_senders": 2, "networks": 5, "new_recipients": 5})
+    setup = new_setup(
+        freeze={"refused_tries": 5, "foreign_senders": 2, "networks": 5, "new_recipients": 5, "spam_messages": 5}
+    )
     for _ in range(2):
         exchange_packets(open_session(setup), *build_message(ANNA, "boss@example.org", [])[:2])
     assert setup.send_message().startswith("521")
+
+
+SPAM_HEADERS: Headers = [("From", ANNA), ("X-Mailkeep-Outgoing-Spam", "13.0 points")]
+
+
+def test_spam_of_a_login_goes_and_counts_until_it_freezes(new_setup: NewSetup) -> None:
+    setup = new_setup(limits=NO_LIMITS, freeze=NO_FREEZE | {"spam_messages": 3})
+    session = open_session(setup)
+    answers = [send_message(session, SPAM_HEADERS)[-1] for _ in range(2)]
+    answers.append(send_message(session, [("From", ANNA)])[-1])
+    assert answers == [b"c"] * 3
+    assert not setup.freeze_reasons()
+    assert send_message(session, SPAM_HEADERS)[-1].startswith(b"y521 5.7.1 anna@example.org is frozen")
+    assert ANNA in setup.freeze_reasons()
+
+
+@pytest.mark.parametrize("kind", [FORWARD, ANSWER, ""])
+def test_spam_that_nobody_wrote_by_hand_does_not_count(new_setup: NewSetup, kind: str) -> None:
+    """A script sends on what strangers wrote. Programs on the server have no login."""
+    setup = new_setup(freeze=NO_FREEZE | {"spam_messages": 1})
+    session = open_session(setup)
+    packets = build_message(ANNA if kind else "", ANNA, SPAM_HEADERS)
+    if kind:
+        packets[0] = build_packet(b"DM", "{daemon_name}", kind, "{auth_authen}", ANNA, "i", "Q1")
+    exchange_packets(session, *packets, END)
+    assert not setup.freeze_reasons()
+    assert setup.list_events("spam") == []
 
 
 def test_a_login_does_not_last_into_the_next_message(new_setup: NewSetup) -> None:
@@ -307,7 +338,9 @@ def test_a_read_receipt_needs_no_sender(new_setup: NewSetup) -> None:
 def test_nothing_else_is_sent_without_a_sender(
     new_setup: NewSetup, body: str, headers: Headers, recipients: int
 ) -> None:
-    setup = new_setup(freeze={"refused_tries": 2, "foreign_senders": 2, "networks": 2, "new_recipients": 2})
+    setup = new_setup(
+        freeze={"refused_tries": 2, "foreign_senders": 2, "networks": 2, "new_recipients": 2, "spam_messages": 2}
+    )
     assert send_receipt(setup, body, headers, recipients=recipients)[:4] == b"y553"
 
 
@@ -364,7 +397,7 @@ def test_a_redirect_shows_nobody_of_this_server_and_is_the_login_s_own(new_setup
 
 
 def test_receipts_and_redirects_are_few_even_after_a_restart_and_then_freeze(new_setup: NewSetup) -> None:
-    limits = {"refused_tries": 3, "foreign_senders": 2, "networks": 2, "new_recipients": 2}
+    limits = {"refused_tries": 3, "foreign_senders": 2, "networks": 2, "new_recipients": 2, "spam_messages": 2}
     setup = new_setup(freeze=limits)
     answers = [send_message(open_session(setup), REDIRECT)[-1][:4] for _ in range(19)]
     setup.restart()

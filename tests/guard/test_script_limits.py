@@ -48,7 +48,9 @@ def test_what_the_owner_has_sent_leaves_less_to_the_rules(new_setup: NewSetup) -
 
 
 def test_a_flood_freezes_nobody_makes_nobody_known_and_uses_no_network(new_setup: NewSetup) -> None:
-    setup = new_setup(freeze={"refused_tries": 1, "foreign_senders": 1, "networks": 1, "new_recipients": 1})
+    setup = new_setup(
+        freeze={"refused_tries": 1, "foreign_senders": 1, "networks": 1, "new_recipients": 1, "spam_messages": 1}
+    )
     for number in range(60):
         send_by_script(setup, f"S{number}", f"x{number}@example.net")
         send_by_script(setup, f"A{number}", f"y{number}@example.net", kind=ANSWER)

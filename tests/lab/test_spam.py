@@ -10,6 +10,7 @@ import pytest
 import yaml
 from clients import (
     SMTP,
+    SUBMISSIONS,
     deliver_message,
     envelope_commands,
     is_accepted,
@@ -163,15 +164,17 @@ def test_verify_passes_and_notices_a_filter_that_does_not_sort(mail_server: Mail
         return [f"{outcome.check}: {outcome.observed}" for outcome in outcomes if outcome.status == "failed"]
 
     assert list_failed() == []
-    rules = "/etc/mailkeep/spam/mailkeep.lua"
-    restart = "systemctl restart mailkeep-spam"
+    rules, main_cf = "/etc/mailkeep/spam/mailkeep.lua", "/etc/postfix/main.cf"
+    restart = "systemctl restart mailkeep-spam; postfix reload"
     scores = "local JUNK_SCORE, REJECT_SCORE = 60, 99"
-    mail_server.server.run(f"cp -p {rules} /root/; sed -i 's/^local JUNK_SCORE, .*/{scores}/' {rules}; {restart}")
+    mail_server.server.run(f"cp -p {rules} {main_cf} /root/; sed -i 's/^local JUNK_SCORE, .*/{scores}/' {rules}")
+    mail_server.server.run(f"postconf -e 'login_milters = $submission_milters'; {restart}")
     try:
-        (failed,) = [line for line in list_failed() if line.startswith("spam_is_refused_or_sorted: ")]
-        assert "the test message junk landed in INBOX, not in Junk" in failed
+        failed = dict(line.split(": ", 1) for line in list_failed())
+        assert "the test message junk landed in INBOX, not in Junk" in failed["spam_is_refused_or_sorted"]
+        assert "submission smtpd_milters = " in failed["spam_of_accounts_counts"]
     finally:
-        mail_server.server.run(f"cp -p /root/mailkeep.lua {rules}; {restart}")
+        mail_server.server.run(f"cp -p /root/mailkeep.lua {rules}; cp -p /root/main.cf {main_cf}; {restart}")
 
 
 def test_nobody_else_writes_to_the_canary(mail_server: MailServer) -> None:
@@ -223,6 +226,62 @@ def test_mail_waits_while_the_filter_hangs_and_you_are_told(mail_server: MailSer
     finally:
         mail_server.server.run(f"systemctl kill --signal=CONT {FILTER}")
     assert is_accepted(receive(mail_server, compose("well again")))
+
+
+# --- what accounts send
+
+
+def send_as_ben(mail_server: MailServer, data: str) -> str:
+    login = (BEN, mail_server.site.passphrases[BEN])
+    return deliver_message(mail_server.ip, SUBMISSIONS, BEN, [ANNA], data, login=login)
+
+
+def write_as_ben(subject: str, *headers: str) -> str:
+    return "\r\n".join((*headers, f"From: {BEN}", f"To: {ANNA}", f"Subject: {subject}", "", "See you on Monday.", ""))
+
+
+BEN_SPAM = f"From: {BEN}\r\n{HEADER}: {JUNK_VALUE}\r\n\r\n\r\n"
+"""Without subject and recipients, and with a header that is worth points."""
+
+
+def list_spam_events(mail_server: MailServer) -> list[str]:
+    events = mail_server.server.run("mailkeepctl events").stdout.splitlines()
+    return [line for line in events if BEN in line and "looks like spam" in line]
+
+
+def test_spam_of_an_account_goes_until_it_freezes_the_account(mail_server: MailServer) -> None:
+    forged = write_as_ben("honest", "X-Mailkeep-Outgoing-Spam: 99.0 points")
+    assert is_accepted(send_as_ben(mail_server, forged))
+    message = mail_server.wait_in_mailbox("honest", ANNA)
+    assert "X-Mailkeep-Outgoing-Spam" not in message
+    assert "X-Mailkeep-Spam" in message
+    assert list_spam_events(mail_server) == []
+    threshold = mail_server.site.settings.guard.freeze.spam_messages
+    answers = [send_as_ben(mail_server, BEN_SPAM) for _ in range(threshold)]
+    print(answers[0], answers[-1], *list_spam_events(mail_server), sep="\n")
+    assert all(map(is_accepted, answers[:-1])), answers
+    assert answers[-1].startswith("521 5.7.1 "), answers
+    assert len(list_spam_events(mail_server)) == 1
+    mail_server.server.run(f"mailkeepctl thaw {BEN}")
+    poll(lambda: is_accepted(send_as_ben(mail_server, write_as_ben("thawed"))), 30, "the account stays frozen")
+
+
+def test_mail_of_accounts_goes_while_the_filter_is_dead_or_hangs(mail_server: MailServer) -> None:
+    for stop, start in (("stop", "start"), ("kill --signal=STOP", "kill --signal=CONT")):
+        mail_server.server.run(f"systemctl {stop} {FILTER}")
+        try:
+            began = time.monotonic()
+            assert is_accepted(send_as_ben(mail_server, write_as_ben(f"after {stop}")))
+            print(f"{stop}: {time.monotonic() - began:.1f} s")
+            assert time.monotonic() - began < HUNG_SECONDS
+        finally:
+            mail_server.server.run(f"systemctl {start} {FILTER}")
+
+
+def test_an_account_may_send_what_every_filter_refuses_and_it_is_marked(mail_server: MailServer) -> None:
+    assert is_accepted(send_as_ben(mail_server, write_as_ben("pattern") + GTUBE + "\r\n"))
+    message = mail_server.wait_in_mailbox("pattern", ANNA)
+    assert message["X-Mailkeep-Outgoing-Spam"].endswith(" points")
 
 
 # --- learning

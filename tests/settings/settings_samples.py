@@ -63,6 +63,7 @@ guard:
     foreign_senders: 5
     networks: 9
     new_recipients: 200
+    spam_messages: 12
   holds: {strangeness: 8, dead: 4, refused: 6, share: 9, freeze_dead: 11, freeze_refused: 16, freeze_share: 30}
   shared_store:
     host: valkey.example.org

@@ -230,7 +230,8 @@ EXAMPLES: dict[str, Example] = {
     ),
     "guard.receiving.exempt": Example(["198.51.100.71"], (GUARD,)),
     **_limit_examples(
-        "guard.freeze", {"refused_tries": 21, "foreign_senders": 6, "networks": 10, "new_recipients": 201}
+        "guard.freeze",
+        {"refused_tries": 21, "foreign_senders": 6, "networks": 10, "new_recipients": 201, "spam_messages": 13},
     ),
     **_limit_examples(
         "guard.holds",
