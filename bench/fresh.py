@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from mailkeep.lab import Lab
+from mailkeep.lab.podman import podman
 from mailkeep.lab.site import Site, create_site
 
 
@@ -30,9 +31,14 @@ def create_bare_server(lab: Lab) -> Site:
     return site
 
 
-def build_server(lab: Lab, change_settings: Callable[[dict[str, Any]], None] = lambda _: None) -> Site:
-    """A deployed server; `change_settings` changes the content of its mail.yml first."""
+def build_server(
+    lab: Lab, change_settings: Callable[[dict[str, Any]], None] = lambda _: None, *, memory: str = ""
+) -> Site:
+    """A deployed server; `change_settings` changes the content of its mail.yml first. `memory` (`1g`) is all that it
+    may have, from before the deploy on: the kernel kills what takes more."""
     site = create_bare_server(lab)
+    if memory:
+        podman("update", f"--memory={memory}", f"--memory-swap={memory}", site.server.id)
     settings = yaml.safe_load(site.settings_file.read_text())
     change_settings(settings)
     site.settings_file.write_text(yaml.safe_dump(settings))
