@@ -33,7 +33,7 @@ from mailkeep_server.mail_log.tally import (
 
 FIELDS_BEHIND = 3  # of the program: queue ID, a word, the rest
 CLEANUPS = (b"cleanup", b"submission-cleanup", b"bounce-cleanup", b"alerts-cleanup")
-MAX_PROGRAMS = 20_000
+MAX_PROGRAMS, MAX_SIZES = 4000, 2000  # kept in caches
 BEGINNING = 16  # chunks; what arrived in the earlier part of a log enters the queue in them
 DOUBLE_RELAY = b">, relay="
 GREATER = ord(">")  # one byte is found faster than a text of one
@@ -58,8 +58,9 @@ Handler = Callable[[bytes, list[bytes], int], None]
 class LogCounter:
     """Reads chunks in their order. `queue` has what was counted."""
 
-    def __init__(self, needs: Needs, *, is_later: bool = False) -> None:
-        self.needs, self.queue, self.words = needs, QueueState(is_later=is_later), LineWords(needs)
+    def __init__(self, needs: Needs, *, is_later: bool = False, max_weight: int = 0) -> None:
+        self.needs, self.words = needs, LineWords(needs)
+        self.queue = QueueState(is_later=is_later, max_weight=max_weight)
         self.handlers: dict[bytes, Handler | None] = {}
         self.place = 2
         """Of the program, among the fields of a line."""
@@ -136,7 +137,7 @@ class LogCounter:
         """Bytes and recipients, by the queue manager's line."""
         if not (match := _ACTIVE.match(rest)):
             return None
-        if len(self.sizes) >= MAX_PROGRAMS:
+        if len(self.sizes) >= MAX_SIZES:
             self.sizes.clear()
         size = self.sizes[rest] = int(match[1]), int(match[2])
         return size

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from mailkeep_server.mail_log.tally import WAITING, Event, Moment, Origin
 
-MANY_WEIGHT, OTHER_WEIGHT = 4, 7
-"""In units of some 40 bytes: what a message with several recipients takes besides. Each of these that waits by an event
-of its own takes the second."""
+MANY_WEIGHT, SIMPLE_WEIGHT, OTHER_WEIGHT = 70, 35, 200
+"""Bytes, as measured, of a message with several recipients, and of each of them that waits: by SIMPLE_WAIT, or by an
+event of its own."""
 SIMPLE_WAIT = Event(WAITING)
 """Of a report that asks for fates alone."""
 
@@ -69,7 +69,7 @@ class Many:
 
     @property
     def weight(self) -> int:
-        return MANY_WEIGHT + len(self.simple) + OTHER_WEIGHT * len(self.others or ())
+        return MANY_WEIGHT + SIMPLE_WEIGHT * len(self.simple) + OTHER_WEIGHT * len(self.others or ())
 
 
 Exported = tuple[bool, tuple[Moment, int, int] | None, dict[Event, int], list[tuple[int, Event]], Event | None]

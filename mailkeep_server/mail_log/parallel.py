@@ -16,6 +16,9 @@ from mailkeep_server.mail_log.tally import Tally
 MIN_PART = 16 << 20  # bytes; a process for less would cost more than it saves
 MAX_PART = 1 << 30
 """A process remembers the messages of its part that began earlier: some hundred bytes each."""
+MAX_WEIGHT = 250_000_000
+"""Bytes of what each of several processes follows at once. They are for an operator's machine, which has more memory
+than a small server."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def count_files(paths: Sequence[Path], needs: Needs, processes: int = 0) -> Tall
     workers = processes - 1 if len(parts) <= processes else processes
     with multiprocessing.get_context("fork").Pool(min(workers, len(parts) - 1)) as pool:
         others = pool.imap(partial(count_part, needs), parts[1:])
-        queue = LogCounter(needs).read(_read(parts[0]))
+        queue = LogCounter(needs, max_weight=MAX_WEIGHT).read(_read(parts[0]))
         for partial_queue in others:
             queue.merge(partial_queue)
     return queue.finish()
@@ -62,7 +65,7 @@ def split_files(paths: Sequence[Path], processes: int) -> Iterator[Part]:
 
 
 def count_part(needs: Needs, part: Part) -> PartialQueue:
-    return LogCounter(needs, is_later=True).read(_read(part)).export()
+    return LogCounter(needs, is_later=True, max_weight=MAX_WEIGHT).read(_read(part)).export()
 
 
 def _read(part: Part) -> Iterator[Chunk]:

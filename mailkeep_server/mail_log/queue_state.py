@@ -23,10 +23,10 @@ from mailkeep_server.mail_log.message_states import (
 )
 from mailkeep_server.mail_log.tally import EARLIER, NO_NAME, THIS_SERVER, UNKNOWN, Event, Moment, Origin, Tally
 
-MAX_WEIGHT = 700_000
-"""What is followed at once, in units of some 40 bytes. With Python itself, that is less than 64 MB."""
-OPEN_WEIGHT = 3
-"""Of each open message."""
+MAX_WEIGHT = 31_000_000
+"""Bytes of what is followed at once. With Python itself, the program stays below 64 MB."""
+OPEN_WEIGHT = 145
+"""Of each open message, its queue ID and its place in a dictionary."""
 FORGET = 10_000
 """Messages that are forgotten at a time, the oldest first."""
 MAX_ARRIVING = 20_000
@@ -51,8 +51,9 @@ class PartialQueue(NamedTuple):
 class QueueState:
     """`is_later`: an earlier part of the log is read by another process, so unknown messages may be in it."""
 
-    def __init__(self, *, is_later: bool = False) -> None:
+    def __init__(self, *, is_later: bool = False, max_weight: int = 0) -> None:
         self.is_later, self.is_beginning, self.tally = is_later, is_later, Tally()
+        self.max_weight = max_weight or MAX_WEIGHT
         self.sessions: dict[bytes, Origin] = {}
         """By the process of smtpd, who has logged in."""
         self.session_ends: list[tuple[bytes, Moment]] = []
@@ -104,8 +105,7 @@ class QueueState:
             state.active = moment, people, size
 
     def _follow(self, queue_id: bytes, origin: Origin, people: int) -> None:
-        if OPEN_WEIGHT * len(self.open) + self.weight >= MAX_WEIGHT:
-            self._forget_oldest()
+        self._make_room()
         if people == 1:
             self.open[queue_id] = self.single(origin, None)
         else:
@@ -139,6 +139,7 @@ class QueueState:
             state = Fragment()
             self.fragments[queue_id] = state
         else:
+            self._make_room()
             state = self._many(Origin(EARLIER), NOT_KNOWN)
         self.open[queue_id] = state
         return state
@@ -193,6 +194,10 @@ class QueueState:
         without = state.left - state.count_waiting()
         if 0 < without < NOT_KNOWN // 2:
             self.tally.add_fate(state.origin, None, event, without)
+
+    def _make_room(self) -> None:
+        if OPEN_WEIGHT * len(self.open) + self.weight >= self.max_weight:
+            self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         """Those that wait are tried again, and count then: as if they came from before the log."""
