@@ -37,6 +37,8 @@ UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 @dataclass
 class Run:
     seconds: float
+    processor_seconds: float
+    """Of all processes together: what it takes on a busy machine, too."""
     memory: float
     """Megabytes of the largest process."""
     output: str
@@ -74,7 +76,11 @@ def compare(log: Path, totals: Totals) -> int:
     processors = len(os.sched_getaffinity(0))
     for name, run in (("pflogsumm", theirs), ("one process", ours_alone), (f"{processors} processes", ours)):
         speed = theirs.seconds / run.seconds
-        print(f"{name:14} {run.seconds:7.1f} s  {size / run.seconds:6.0f} MB/s  {speed:5.1f} x  {run.memory:4.0f} MB")
+        print(
+            f"{name:14} {run.seconds:7.1f} s  {size / run.seconds:6.0f} MB/s  {speed:5.1f} x  {run.memory:4.0f} MB",
+            end="",
+        )
+        print(f"  {run.processor_seconds:6.1f} s of a processor")
     faults = [
         *check_totals(json.loads(ours_alone.output), totals),
         *check_totals(json.loads(ours.output), totals),
@@ -100,7 +106,7 @@ def run_command(command: list[str]) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command[0]} ended with exit code {process.returncode}")
-    return Run(time.monotonic() - begin, usage.ru_maxrss / 1e3, output)
+    return Run(time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3, output)
 
 
 def check_totals(report: dict[str, Any], totals: Totals) -> list[str]:
