@@ -148,6 +148,7 @@ def write_guard_config(server: Server, accounts: int) -> None:
     config = {
         "mode": "enforce",
         "contact": "postmaster@example.test",
+        "release_address": "",
         "domains": ["example.test"],
         "limits": dict.fromkeys((*limits, "new_recipients_per_day", "networks_per_hour"), UNREACHABLE),
         "accounts": {name: {"addresses": []} for name in names},

@@ -68,6 +68,7 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "host": settings.host.name,
         "admins": settings.admin.addresses,
         "accounts": {account.address: (account.address, *account.send_as) for account in settings.accounts},
+        "confirm_at": settings.confirmation_addresses,
         "units": units,
         "jails": fail2ban.banned_ports_by_jail(settings),
         "jail_rules": {jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},

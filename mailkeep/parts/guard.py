@@ -76,6 +76,7 @@ def _build_config(settings: Settings) -> bytes:
     config = {
         "mode": settings.guard.mode,
         "contact": f"postmaster@{settings.host.name}",
+        "release_address": settings.release_address,
         "limits": common_limits,
         "accounts": accounts,
         "domains": [*settings.domains, settings.host.name],

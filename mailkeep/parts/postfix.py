@@ -41,6 +41,8 @@ UNEXAMINED = "nobody looked: the spam filter was down"
 
 REPORT_COPY = f"{paths.REPORTS_USER}@localhost"
 """Strangers cannot write to it: it is no address that Postfix accepts at RCPT."""
+RELEASED = "released@localhost"
+"""Where a reply that ends a hold goes: the code in its address is lost on the way."""
 
 Rows = Iterator[tuple[str, str]]
 
@@ -91,7 +93,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             _table_file("sender_login", _login_map_rows(settings)),
             _table_file("own_domains", _own_domain_rows(settings)),
             _table_file("own_senders", ((str(network), "OK") for network in _list_own_senders(settings))),
-            _table_file("alert_recipients", ((address, "OK") for address in settings.admin.addresses)),
+            _table_file("alert_recipients", ((address, "OK") for address in _list_alert_recipients(settings))),
             _table_file("report_copies", [(settings.report_address, REPORT_COPY)] if settings.reads_reports else []),
             *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
@@ -159,6 +161,12 @@ def _render_main_cf(settings: Settings) -> bytes:
         lines_milter=paths.LINES_MILTER_SOCKET,
         guard_milter=paths.GUARD_MILTER_SOCKET,
         report_copy=REPORT_COPY if settings.reads_reports else "",
+        release_address=settings.release_address,
+        release_pattern=_build_release_pattern(settings.release_address),
+        transports={
+            **({REPORT_COPY: "reports:"} if settings.reads_reports else {}),
+            **({RELEASED: "discard:"} if settings.release_address else {}),
+        },
         inbound_milter=paths.INBOUND_MILTER_SOCKET,
         guard_incoming=paths.GUARD_INCOMING_SOCKET,
         bulk_header=BULK_HEADER,
@@ -183,9 +191,21 @@ def _table_file(name: str, rows: Iterable[tuple[str, str]]) -> File:
 
 
 def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """The host's administrative addresses and the declared aliases, each with its direct targets."""
+    """The host's administrative addresses, that of replies, and the declared aliases, each with its direct targets."""
     administrative = (*(f"{name}@{settings.host.name}" for name in ADMINISTRATIVE), "root@localhost", "postmaster")
-    return dict.fromkeys(administrative, settings.admin.addresses) | settings.aliases
+    replies = {settings.release_address: (RELEASED,)} if settings.release_address else {}
+    return dict.fromkeys(administrative, settings.admin.addresses) | replies | settings.aliases
+
+
+def _build_release_pattern(release_address: str) -> str:
+    """Of an address with a code; "" without an address."""
+    local_part, _, domain = release_address.replace(".", r"\.").partition("@")
+    return rf"{local_part}\+[^@]+@{domain}" if release_address else ""
+
+
+def _list_alert_recipients(settings: Settings) -> list[str]:
+    """Those to whom the watch writes."""
+    return list(dict.fromkeys((*settings.admin.addresses, *settings.confirmation_addresses.values())))
 
 
 def build_reach(settings: Settings) -> AliasReach:

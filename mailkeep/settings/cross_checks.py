@@ -113,6 +113,15 @@ def _check_send_as(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
                 yield make_conflict(loc, address, "an address that is not another account's own")
 
 
+def _check_confirm_at(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
+    """Whoever knows the account's password must not read there."""
+    for index, account in enumerate(settings.accounts):
+        address = account.confirm_at
+        if address and domain_of(address) in (*settings.own_domains, settings.host.name):
+            expected = "an address elsewhere: a thief of the password may read mail on this server"
+            yield make_conflict(("accounts", index, "confirm_at"), address, expected)
+
+
 def _check_aliases(settings: UncheckedSettings) -> Iterator[InitErrorDetails]:
     for address, targets in settings.aliases.items():
         if address in settings.account_addresses:
@@ -335,6 +344,7 @@ CHECKS: tuple[Callable[[UncheckedSettings], Iterable[InitErrorDetails]], ...] = 
     _check_spam,
     _check_accounts,
     _check_send_as,
+    _check_confirm_at,
     _check_aliases,
     route_checks.check_forwards,
     route_checks.check_patterns,

@@ -47,6 +47,7 @@ from mailkeep.settings.fields import (
 )
 from mailkeep.settings.numbers import Port, ShortOpening, Switch, integer_between, parse_port, size_between
 from mailkeep_server.common.alias_patterns import AliasPatterns
+from mailkeep_server.common.release_codes import build_address
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -174,6 +175,12 @@ class Account(Model):
         description="Addresses that get a copy of its mail, at most 5; the mailbox keeps it. A copy counts in the "
         "account's limits, and spam is not sent on. To send mail on without keeping it, use an alias.",
         examples=[["anna@example.net"]],
+    )
+    confirm_at: Mailbox | None = Field(
+        default=None,
+        description="An address of its owner elsewhere, with another password. When its mail to strangers is put on "
+        "hold, a message asks there: a reply sends the mail, and ends the hold. Default: only you can end it.",
+        examples=["anna@example.net"],
     )
     limits: Limits = Field(default=Limits(), description="How much it may send, if this differs from `guard.limits`.")
 
@@ -871,6 +878,16 @@ class UncheckedSettings(Model):
     def report_address(self) -> str:
         """Where other servers send reports: `dns.reports`, with its default."""
         return self.dns.reports or f"postmaster@{self.host.name}"
+
+    @property
+    def confirmation_addresses(self) -> dict[str, str]:
+        """`confirm_at` by account."""
+        return {account.address: account.confirm_at for account in self.accounts if account.confirm_at}
+
+    @property
+    def release_address(self) -> str:
+        """Where owners reply to end a hold; "" if none of them can."""
+        return build_address(self.host.name) if self.confirmation_addresses else ""
 
     @property
     def reads_reports(self) -> bool:

@@ -23,6 +23,7 @@ def summarise_config(config: Mapping[str, Any]) -> dict[str, str | int]:
     return {
         "mode": config["mode"],
         "contact": config["contact"],
+        "release_address": config["release_address"],
         "domains": " ".join(sorted(config["domains"])),
         **numbers,
         "exempt_networks": " ".join(sorted(config["exempt_networks"])),

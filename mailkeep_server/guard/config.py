@@ -68,6 +68,8 @@ class GuardConfig:
     """Limits of accounts that have their own."""
     addresses: Mapping[str, tuple[str, ...]]
     """The addresses each account may send from, its own first; lower case."""
+    release_address: str
+    """Where owners reply to end a hold; "" if no account has `confirm_at`."""
     domains: tuple[str, ...]
     """Those of this server, its host name included. Their mail is signed."""
     completed_domain: str
@@ -146,6 +148,7 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
     return GuardConfig(
         mode=data.get_mode("mode"),
         contact=data.get_text("contact"),
+        release_address=data.get_text("release_address").lower(),
         limits=data.get_numbers("limits", AccountLimits),
         overrides={
             name: account.get_numbers("limits", AccountLimits)
@@ -177,6 +180,7 @@ def describe_config(config: GuardConfig) -> dict[str, str | int]:
         {
             "mode": config.mode,
             "contact": config.contact,
+            "release_address": config.release_address,
             "limits": _list_numbers(config.limits),
             "accounts": accounts,
             "domains": list(config.domains),

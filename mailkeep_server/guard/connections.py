@@ -121,10 +121,14 @@ class PolicyConnection(Connection):
 
     def _choose_action(self, state: str, request: policy.PolicyRequest) -> str:
         judge = self._judge.forwards if request.is_strangers else self._judge
+        confirmations, now = self._judge.confirmations, read_clock()
         if state == "END-OF-MESSAGE":
-            return judge.judge_message(read_clock(), request)
+            answer = judge.judge_message(now, request)
+            if answer == policy.DUNNO:
+                confirmations.take_message(now, request)
+            return answer
         if state == "RCPT":
-            return judge.judge_recipient(read_clock(), request)
+            return confirmations.refuse_recipient(now, request) or judge.judge_recipient(now, request)
         return policy.DUNNO
 
 

@@ -221,7 +221,7 @@ class Database:
 
     def clamp_times_to(self, now: int) -> None:
         """Times later than `now` become now: the clock was ahead."""
-        for table in ("sent", "tries", "received", "strangers"):
+        for table in ("sent", "tries", "received", "strangers", "confirmations"):
             self.change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
 
     def forget_expired(self, now: int) -> Iterator[None]:

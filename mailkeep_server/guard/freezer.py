@@ -114,7 +114,9 @@ class Freezer:
 
     def _note_thaw(self, now: int, name: str) -> None:
         self._ledger.reset_violations(now, name)
-        StrangerStore(self._database).end_hold(now, name)
+        store = StrangerStore(self._database)
+        store.end_hold(now, name)
+        store.keep_held(name)
         self._database.add_event(now, "thawed", name, "may send and log in again")
 
     def freeze_abuser(self, now: int, name: str, account: Account, config: GuardConfig, source: str = "") -> None:

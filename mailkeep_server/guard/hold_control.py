@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mailkeep_server.guard.hold_targets import (
+    CONFIRMATION_TARGET,
     HELD_TARGET,
     OUTCOMES_TARGET,
     RELEASE_TARGET,
@@ -26,6 +27,8 @@ def answer_about_holds(target: str, query: Mapping[str, list[str]], judge: Judge
         strangers.note_returned(now, query["queue_id"][0], query.get("result", [""])[0])
         return {}
     account = query["account"][0]
+    if target == CONFIRMATION_TARGET:
+        return {"held": judge.confirmations.add_code(now, account, query["digest"][0], query["shown"][0])}
     if target == RELEASE_TARGET:
         return {"queue_ids": strangers.release(now, account)}
     return strangers.explain(now, account)

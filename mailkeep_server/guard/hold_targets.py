@@ -1,15 +1,17 @@
 """Targets of the control socket about mail to strangers: outcomes that the watch reads, and mail on hold.
 
 `/outcomes?o=QUEUE-ID FATE HASH&o=…`, `/held`, `/returned?queue_id=…&result=…`, `/release?account=…`,
-`/why?account=…`. The watch and `mailkeepctl` ask for them.
+`/why?account=…`, `/confirmation?account=…&digest=…&shown=…`. The watch and `mailkeepctl` ask for them.
 """
 
 from mailkeep_server.common.addresses import hash_text
 from mailkeep_server.guard.outcomes import Fate, Outcome
 
 OUTCOMES_TARGET, HELD_TARGET, RETURNED_TARGET = "/outcomes", "/held", "/returned"
-RELEASE_TARGET, WHY_TARGET = "/release", "/why"
-HOLD_TARGETS = frozenset({OUTCOMES_TARGET, HELD_TARGET, RETURNED_TARGET, RELEASE_TARGET, WHY_TARGET})
+RELEASE_TARGET, WHY_TARGET, CONFIRMATION_TARGET = "/release", "/why", "/confirmation"
+HOLD_TARGETS = frozenset(
+    {OUTCOMES_TARGET, HELD_TARGET, RETURNED_TARGET, RELEASE_TARGET, WHY_TARGET, CONFIRMATION_TARGET}
+)
 
 
 def write_outcome(outcome: Outcome) -> str:

@@ -16,6 +16,7 @@ from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import GuardConfig
+from mailkeep_server.guard.confirmations import Confirmations
 from mailkeep_server.guard.database import (
     NEW_NETWORK,
     NEW_RECIPIENT,
@@ -84,6 +85,7 @@ class Judge:
             self._try_later,
         )
         self.strangers = StrangerJudge(lambda: self.config, self.ledger, database, self.freezer)
+        self.confirmations = Confirmations(lambda: self.config, database, self.freezer, self.strangers)
         self.receiving = ReceivingJudge(lambda: self.config, database, now)
         self._open: OrderedDict[str, _OpenMessage] = OrderedDict()
         """By instance."""
@@ -223,6 +225,7 @@ class Judge:
         """The message of this instance will not be completed."""
         self._open.pop(instance, None)
         self.forwards.transaction_aborted(instance)
+        self.confirmations.transaction_aborted(instance)
 
     # --- the shared store ---------------------------------------------------------------------------------------------
 

@@ -46,7 +46,11 @@ CREATE TABLE IF NOT EXISTS holds (
     program INTEGER NOT NULL, reasons TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS held (
-    queue_id TEXT PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, recipients TEXT NOT NULL
+    queue_id TEXT PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, recipients TEXT NOT NULL,
+    is_released INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS confirmations (
+    account TEXT PRIMARY KEY, time INTEGER NOT NULL, digest TEXT NOT NULL, shown TEXT NOT NULL
 ) WITHOUT ROWID;
 """
 
@@ -56,7 +60,8 @@ TABLES: dict[str, tuple[type, ...]] = {
     "events": (int, int, str, str, str),
     "births": (str, int),
     "holds": (str, int, str, str, int, str),
-    "held": (str, int, str, str),
+    "held": (str, int, str, str, int),
+    "confirmations": (str, int, str, str),
     "strangers": (int, int, str, str, int, str, str),
     "networks": (str, str, int),
     "habits": (str, str),

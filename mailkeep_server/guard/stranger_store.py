@@ -1,7 +1,7 @@
 """The database's rows about first-time recipients, and about mail on hold. All methods raise sqlite3.Error."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -38,10 +38,23 @@ class HeldMessage(NamedTuple):
     account: str
     recipients: str
     """First-time recipients, as JSON."""
+    is_released: int = 0
+    """Whether its owner has released it: the watch is to send it."""
 
     def list_recipients(self) -> list[str]:
         recipients: list[str] = json.loads(self.recipients)
         return recipients
+
+
+class Confirmation(NamedTuple):
+    """A row of `confirmations`: what ends the hold of an account."""
+
+    account: str
+    time: int
+    digest: str
+    """Of the code."""
+    shown: str
+    """The address elsewhere that got the code, shortened."""
 
 
 class FateCounts(NamedTuple):
@@ -125,7 +138,8 @@ class StrangerStore:
         self._database.add_row("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", hold)
 
     def end_hold(self, now: int, account: str) -> bool:
-        """Whether there was one."""
+        """Whether there was one. Its code is good no more."""
+        self._database.change("DELETE FROM confirmations WHERE account = ?", account)
         hold = self.find_hold(account)
         if not hold or hold.cause == RELEASED:
             return False
@@ -134,13 +148,29 @@ class StrangerStore:
 
     def add_held(self, time: int, account: str, queue_id: str, recipients: Collection[str]) -> None:
         row = HeldMessage(queue_id, time, account, json.dumps(sorted(recipients)))
-        self._database.add_row("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", row)
+        self._database.add_row("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", row)
 
     def list_held(self, account: str = "") -> Iterator[HeldMessage]:
         """Of one account, or of all."""
         where, values = ("WHERE account = ?", (account,)) if account else ("", ())
         rows = self._database.read(f"SELECT * FROM held {where} ORDER BY time", *values).fetchall()  # noqa: S608
         return map(HeldMessage._make, rows)
+
+    def mark_released(self, messages: Iterable[HeldMessage]) -> None:
+        for message in messages:
+            self._database.change("UPDATE held SET is_released = 1 WHERE queue_id = ?", message.queue_id)
+
+    def keep_held(self, account: str) -> None:
+        """Of what the owner has released, what was not sent before a freeze goes back to the owner, too."""
+        self._database.change("UPDATE held SET is_released = 0 WHERE account = ?", account)
+
+    def set_confirmation(self, confirmation: Confirmation) -> None:
+        """In place of another one of the account."""
+        self._database.add_row("INSERT OR REPLACE INTO confirmations VALUES (?, ?, ?, ?)", confirmation)
+
+    def find_confirmation(self, digest: str) -> Confirmation | None:
+        row = self._database.read("SELECT * FROM confirmations WHERE digest = ?", digest).fetchone()
+        return Confirmation(*row) if row else None
 
     def count_held(self, account: str) -> int:
         return int(self._database.read("SELECT count(*) FROM held WHERE account = ?", account).fetchone()[0])

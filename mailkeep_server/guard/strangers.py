@@ -28,7 +28,7 @@ from mailkeep_server.guard.stranger_store import (
     StrangerStore,
 )
 
-HOLD, WOULD_HOLD, RELEASE, RETURNED = "hold", "would-hold", "release", "returned"
+HOLD, WOULD_HOLD, RELEASE, CONFIRMED, RETURNED = "hold", "would-hold", "release", "confirmed", "returned"
 """Kinds of events."""
 HELD_FOR = DAY
 """Then a message on hold goes back to its owner."""
@@ -134,20 +134,38 @@ class StrangerJudge:
     def release(self, now: int, name: str) -> list[str]:
         """Ends the hold. Whom the messages on hold are to, the account knows from now on, and what became of its mail
         before counts no more. Where they came from is usual for it. Returns the queue ids."""
-        messages, hold = [*self._store.list_held(name)], self._store.find_hold(name)
-        if hold and hold.cause == UNUSUAL:
-            self._learn_released(now, hold, messages)
+        messages = [*self._store.list_held(name)]
+        self._learn_released(now, self._store.find_hold(name), messages)
         for message in messages:
-            for recipient in message.list_recipients():
-                key = hash_text(recipient)
-                self._database.remember_recipient(now, name, key)
-                self._store.add_stranger(now + 1, name, message.queue_id, recipient, key)
             self._store.remove_held(message.queue_id)
         if self._store.end_hold(now, name):
             self._database.add_event(now, RELEASE, name, f"{count_noun(len(messages), 'message')} on hold released")
         return [message.queue_id for message in messages]
 
-    def _learn_released(self, now: int, hold: Hold, messages: list[HeldMessage]) -> None:
+    def confirm(self, now: int, name: str, shown: str) -> None:
+        """As `release`, by the owner: what was on hold before a freeze stays so. The watch sends what is released.
+
+        `shown` is where the owner has confirmed it.
+        """
+        if not (hold := self._store.find_hold(name)):
+            return
+        messages = [message for message in self._store.list_held(name) if message.time >= hold.time]
+        self._learn_released(now, hold, messages)
+        self._store.mark_released(messages)
+        self._store.end_hold(now, name)
+        detail = f"its owner confirmed it at {shown}, {count_noun(len(messages), 'message')} on hold released"
+        self._database.add_event(now, CONFIRMED, name, detail)
+
+    def _learn_released(self, now: int, hold: Hold | None, messages: list[HeldMessage]) -> None:
+        if hold and hold.cause == UNUSUAL:
+            self._learn_usual(now, hold, messages)
+        for message in messages:
+            for recipient in message.list_recipients():
+                key = hash_text(recipient)
+                self._database.remember_recipient(now, message.account, key)
+                self._store.add_stranger(now + 1, message.account, message.queue_id, recipient, key)
+
+    def _learn_usual(self, now: int, hold: Hold, messages: list[HeldMessage]) -> None:
         source = Source(hold.network, wide_network_of(hold.network.partition("/")[0]), hold.program)
         habits = self._store.load_habits(hold.account)
         birth = self._store.find_birth(now, hold.account)
@@ -157,7 +175,7 @@ class StrangerJudge:
         self._store.save_habits(hold.account, habits)
 
     def list_held(self, now: int) -> list[dict[str, Any]]:
-        """The messages on hold; `is_due` says which of them go back to their owners.
+        """The messages on hold; `is_due` says which of them go back to their owners, `is_released` which are sent.
 
         Postfix has had enough time to put those that are `is_settled` on hold.
         """
@@ -169,6 +187,7 @@ class StrangerJudge:
                 "time": message.time / 1000,
                 # Of a frozen account they are evidence.
                 "is_due": message.time <= now - HELD_FOR and message.account not in frozen,
+                "is_released": bool(message.is_released) and message.account not in frozen,
                 "is_settled": message.time <= now - HOUR,
             }
             for message in self._store.list_held()

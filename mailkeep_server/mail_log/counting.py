@@ -32,7 +32,7 @@ from mailkeep_server.mail_log.tally import (
 )
 
 FIELDS_BEHIND = 3  # of the program: queue ID, a word, the rest
-CLEANUPS = (b"cleanup", b"submission-cleanup", b"bounce-cleanup", b"alerts-cleanup")
+CLEANUPS = (b"cleanup", b"submission-cleanup", b"bounce-cleanup", b"alerts-cleanup", b"alerts-unsigned-cleanup")
 MAX_PROGRAMS, MAX_SIZES = 4000, 2000  # kept in caches
 BEGINNING = 16  # chunks; what arrived in the earlier part of a log enters the queue in them
 DOUBLE_RELAY = b">, relay="

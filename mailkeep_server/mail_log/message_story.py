@@ -220,6 +220,7 @@ _READERS: dict[str, Callable[[Story, LogLine, str], None]] = {
     "submission-cleanup": _add_cleanup,
     "bounce-cleanup": _add_cleanup,
     "alerts-cleanup": _add_cleanup,
+    "alerts-unsigned-cleanup": _add_cleanup,
     "qmgr": _add_queue_manager,
     "postsuper": _add_change,
     "bounce": _add_notice,

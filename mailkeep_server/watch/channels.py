@@ -5,6 +5,7 @@ Libraries are imported where they are used: until the first alert, the watch doe
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -57,18 +58,24 @@ def send_mail(notification: Notification, config: WatchConfig) -> str:
 
 def _send_by(path: str, notification: Notification, config: WatchConfig) -> str:
     """Raises NotSentError and OSError."""
+    message = build_message(notification, config)
+    return submit_message(path, config.host, f"postmaster@{config.host}", config.admins, message)
+
+
+def submit_message(path: str, host: str, sender: str, recipients: Sequence[str], message: bytes) -> str:
+    """By a socket of Postfix's; returns its answer. Raises NotSentError and OSError."""
     import smtplib
 
     from mailkeep_server.common.unix_smtp import UnixSmtp
 
     try:
-        with UnixSmtp(path, local_hostname=config.host, timeout=TIMEOUT) as connection:
+        with UnixSmtp(path, local_hostname=host, timeout=TIMEOUT) as connection:
             connection.ehlo()
-            _check_reply(connection.mail(f"postmaster@{config.host}"))
-            refusals = [reply for admin in config.admins if (reply := connection.rcpt(admin))[0] >= 300]
-            if len(refusals) == len(config.admins):
+            _check_reply(connection.mail(sender))
+            refusals = [reply for recipient in recipients if (reply := connection.rcpt(recipient))[0] >= 300]
+            if len(refusals) == len(recipients):
                 _check_reply(refusals[0])
-            return _check_reply(connection.data(build_message(notification, config)))
+            return _check_reply(connection.data(message))
     except smtplib.SMTPException as error:
         raise NotSentError(f"Postfix: {error}") from None
 

@@ -47,6 +47,8 @@ class WatchConfig:
     admins: list[str]
     accounts: dict[str, list[str]]
     """Each with the addresses that it owns, its own among them."""
+    confirm_at: dict[str, str]
+    """By account, an address elsewhere of its owner."""
     units: list[str]
     """systemd units that must run."""
     jails: dict[str, list[int] | None]

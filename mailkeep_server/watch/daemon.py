@@ -25,8 +25,9 @@ from mailkeep_server.watch import config, saved_state, sensors
 from mailkeep_server.watch.alert_queue import AlertQueue, Notification
 from mailkeep_server.watch.channels import send_notification
 from mailkeep_server.watch.config import WatchConfig
+from mailkeep_server.watch.confirmation_request import ConfirmationRequests
 from mailkeep_server.watch.freeze_enforcer import FreezeEnforcer
-from mailkeep_server.watch.guard_events import HOLD, NEW_REDIRECT, GuardEvents
+from mailkeep_server.watch.guard_events import CONFIRMED, HOLD, NEW_REDIRECT, GuardEvents
 from mailkeep_server.watch.jail_proof import PROOF
 from mailkeep_server.watch.leaving import LeavingSensor, hold_leaving
 from mailkeep_server.watch.login_monitor import LoginMonitor
@@ -61,11 +62,16 @@ class Watch:
         self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery, ssh_port)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.report_news = ReportNews(settings.report_announcements_file, int(state.get("last_announcement", 0)))
-        notices = OwnerNotices(settings.host, lambda text: self.alerts.report_event("notice", text))
+        self.notices = OwnerNotices(settings.host, self._report_notice)
+        self.confirmations = ConfirmationRequests(settings, self._report_notice)
         self.guard_events = GuardEvents(
             settings.control_socket,
             int(state.get("last_event", 0)),
-            {NEW_REDIRECT: notices.send_redirect_notice, HOLD: notices.send_hold_notice},
+            {
+                NEW_REDIRECT: self.notices.send_redirect_notice,
+                HOLD: self._tell_of_hold,
+                CONFIRMED: self.notices.send_confirmed_notice,
+            },
         )
         self.outcomes = OutcomeReporter(settings.control_socket)
         held_mail = HeldMail(settings.control_socket, partial(give_back, settings.host))
@@ -81,6 +87,13 @@ class Watch:
         """By sensor, how many samples in a row failed."""
         self.reports: dict[str, dict[str, Any]] = {}
         self.saved_text, self.saved = "", float("-inf")
+
+    def _report_notice(self, text: str) -> None:
+        self.alerts.report_event("notice", text)
+
+    def _tell_of_hold(self, account: str, reason: str) -> None:
+        self.notices.send_hold_notice(account, reason, self.confirmations.find_place(account))
+        self.confirmations.send_request(account, reason)
 
     def _read_delivery(self, text: str) -> None:
         self.deliveries.read_message(text)

@@ -12,7 +12,7 @@ from mailkeep_server.watch.sensor import Sensor, SensorEvent
 ANSWER_TIMEOUT = 2.0  # seconds
 NEW_REDIRECT = "new-redirect"
 """Its detail is the address."""
-HOLD = "hold"
+HOLD, CONFIRMED = "hold", "confirmed"
 MAX_EVENT_AGE = 3600.0  # seconds; older events are history to a watch that starts
 URGENT_KINDS = {
     "over",
@@ -38,12 +38,13 @@ INTRODUCTIONS = {
     HOLD: "has mail to strangers put on hold: ",
     "would-hold": "would have mail to strangers put on hold: ",
     "release": "may write to strangers again: ",
+    CONFIRMED: "may write to strangers again: ",
     "returned": "has mail back that was on hold: ",
     NEW_REDIRECT: "has rules that send mail on to an address that is new to them: ",
 }
 NEXT_STEPS = {
     **dict.fromkeys(
-        ("over", "spoof", "spam", "near", "network"),
+        ("over", "spoof", "spam", "near", "network", CONFIRMED),
         ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl limits` shows what it has sent",
     ),
     **dict.fromkeys(

@@ -32,9 +32,21 @@ server, and nothing is lost:
 
 Mail to people whom you have written to before goes on.
 
-If you sent it, ask the administrator to release it, by postmaster@{host} or by
+{way}by postmaster@{host} or by
 telephone. What nobody releases comes back to you after a day. If you did not
 send it, somebody else may know your password: tell the administrator at once.
+"""
+BY_ADMINISTRATOR = "If you sent it, ask the administrator to release it, "
+BY_REPLY = """\
+If you sent it, reply to the message that went to your other address,
+{place}. Or ask the administrator to release it, """
+CONFIRMED_TEXT = """\
+Mail from your account to people whom it has never written to waits no more:
+
+    {detail}
+
+If that was not you, somebody else reads your other mailbox: tell the
+administrator of this server at once, by postmaster@{host} or by telephone.
 """
 
 
@@ -49,9 +61,15 @@ class OwnerNotices:
         subject, topic = f"Your mail is now sent on to {address}", f"the redirect to {address}"
         self._start(account, topic, subject, REDIRECT_TEXT.format(detail=address, host=self.host))
 
-    def send_hold_notice(self, account: str, reason: str) -> None:
-        text = HOLD_TEXT.format(detail=reason, host=self.host)
+    def send_hold_notice(self, account: str, reason: str, place: str = "") -> None:
+        """`place` is the shortened address where the owner can confirm it, if there is one."""
+        way = BY_REPLY.format(place=place) if place else BY_ADMINISTRATOR
+        text = HOLD_TEXT.format(detail=reason, host=self.host, way=way)
         self._start(account, "its mail on hold", "Mail to people who are new to you waits", text)
+
+    def send_confirmed_notice(self, account: str, detail: str) -> None:
+        text = CONFIRMED_TEXT.format(detail=detail, host=self.host)
+        self._start(account, "the end of the hold", "Mail to people who are new to you waits no more", text)
 
     def _start(self, account: str, topic: str, subject: str, text: str) -> None:
         threading.Thread(target=self._store, args=(account, topic, subject, text), name="notice", daemon=True).start()

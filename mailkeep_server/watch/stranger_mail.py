@@ -1,6 +1,7 @@
 """The watch's part in the guard's decisions about mail to strangers.
 
-It reports what became of deliveries, and gives back to its owner what was on hold for a day.
+It reports what became of deliveries. It gives back to its owner what was on hold for a day, and sends what the owner
+has released.
 """
 
 import json
@@ -69,7 +70,7 @@ class OutcomeReporter(Sensor):
 class HeldMail(Sensor):
     """`give_back` takes account and queue id, and says what became of the message. It may raise any exception."""
 
-    name, interval = "held", 60.0
+    name, interval = "held", 10.0
 
     def __init__(self, control_socket: str, give_back: Callable[[str, str], str]) -> None:
         self.control_socket, self.give_back = control_socket, give_back
@@ -80,32 +81,45 @@ class HeldMail(Sensor):
     def find_troubles(self) -> Troubles:
         if not self.worker or not self.worker.is_alive():
             due = list(self._list_due())
-            self.failures = {queue_id: text for queue_id, text in self.failures.items() if (queue_id in dict(due))}
-            self.worker = threading.Thread(target=self._give_all_back, args=(due,), name="held", daemon=True)
+            ids = {queue_id for queue_id, _, _ in due}
+            self.failures = {queue_id: text for queue_id, text in self.failures.items() if queue_id in ids}
+            self.worker = threading.Thread(target=self._work_off, args=(due,), name="held", daemon=True)
             self.worker.start()
         texts = self.failures.copy()
         return {queue_id: (text, f"Message {queue_id} is on hold no more") for queue_id, text in texts.items()}
 
-    def _list_due(self) -> Iterator[tuple[str, str]]:
-        """Queue ids and accounts, also of what the operator has sent or deleted: it counts no more as on hold."""
+    def _list_due(self) -> Iterator[tuple[str, str, bool]]:
+        """Queue ids, accounts, and whether it is to be sent. Also what the operator has sent or deleted: it counts no
+        more as on hold."""
         try:
             answer = json.loads(unix_http.get_body(self.control_socket, HELD_TARGET, ANSWER_TIMEOUT))
         except (OSError, ValueError):
             return  # `GuardEvents` has it that the guard is silent
         for message in answer["messages"]:
-            is_gone = message["is_settled"] and not (ON_HOLD / message["queue_id"]).exists()
-            if message["is_due"] or is_gone:
-                yield message["queue_id"], message["account"]
+            is_on_hold = (ON_HOLD / message["queue_id"]).exists()
+            is_released = message["is_released"] and is_on_hold
+            if is_released or message["is_due"] or (message["is_settled"] and not is_on_hold):
+                yield message["queue_id"], message["account"], is_released
 
-    def _give_all_back(self, due: list[tuple[str, str]]) -> None:
-        for queue_id, account in due:
+    def _work_off(self, due: list[tuple[str, str, bool]]) -> None:
+        for queue_id, account, is_released in due:
             try:
-                query = urlencode({"queue_id": queue_id, "result": self.give_back(account, queue_id)})
+                result = send_released(queue_id) if is_released else self.give_back(account, queue_id)
+                query = urlencode({"queue_id": queue_id, "result": result})
                 unix_http.get_body(self.control_socket, f"{RETURNED_TARGET}?{query}", ANSWER_TIMEOUT)
                 self.failures.pop(queue_id, None)
             except Exception as error:  # whatever it is, the next message is due
-                text = f"{account} does not get message {queue_id} back, which stays on hold: {describe_error(error)}"
-                self.failures[queue_id] = text
+                fault = "which its owner has released" if is_released else "which its owner does not get back"
+                self.failures[queue_id] = (
+                    f"Message {queue_id} of {account}, {fault}, stays on hold: {describe_error(error)}"
+                )
+
+
+def send_released(queue_id: str) -> str:
+    """Postfix tries it at once."""
+    run("postsuper", "-H", queue_id, timeout=QUEUE_TIMEOUT)
+    run("postqueue", "-i", queue_id, check=False, timeout=QUEUE_TIMEOUT)  # it may have left already
+    return NOT_ON_HOLD
 
 
 def give_back(host: str, account: str, queue_id: str) -> str:

@@ -75,6 +75,7 @@ def build_config(**changes: Any) -> dict[str, Any]:
     return {
         "mode": "enforce",
         "contact": "postmaster@mail.example.org",
+        "release_address": "release@mail.example.org",
         "limits": LIMITS,
         "accounts": {ANNA: {"addresses": ["sales@example.org"]}, BERT: {"addresses": []}},
         "domains": ["example.org", "mail.example.org"],

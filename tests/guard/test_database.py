@@ -15,7 +15,7 @@ from mailkeep_server.guard.sliding_window import DAY
 
 NOW = 1_800_000_000_000
 OLD = NOW - RECIPIENTS_KEPT - 1
-EXPIRING = TABLES.keys() - {"births", "habits", "holds", "held"}
+EXPIRING = TABLES.keys() - {"births", "habits", "holds", "held", "confirmations"}
 """The others have a row for an account, or end otherwise."""
 
 

@@ -224,7 +224,7 @@ def test_a_release_lets_the_account_write_to_them_and_forgets_the_outcomes(held:
 def test_what_nobody_releases_is_due_after_a_day_unless_the_account_is_frozen(held: JudgeSetup) -> None:
     held.send_message(to=["stranger@example.net"])
     message = {"queue_id": held.last_queue_id, "account": ANNA, "time": held.now / 1000}
-    message |= {"is_due": False, "is_settled": False}
+    message |= {"is_due": False, "is_released": False, "is_settled": False}
     assert held.judge.strangers.list_held(held.now) == [message]
     message["is_settled"] = True
     held.advance_clock(DAY - 1)

@@ -1,18 +1,21 @@
 # ruff: noqa: S608
-"""Mail to strangers is held once much of it fails: learned from Postfix, told, released, and else given back."""
+"""Mail to strangers is held once much of it fails: learned from Postfix, told, released, and else given back. Its owner
+ends the hold by a reply from elsewhere, and a thief of the password does not."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from clients import SUBMISSIONS, compose_message, deliver_message
+import yaml
+from clients import SMTP, SUBMISSIONS, compose_message, deliver_message, envelope_commands, talk_smtp
 
 from mailkeep.lab import Internet, Lab, Server, poll
+from mailkeep.lab.internet import Received
 from mailkeep.lab.site import Site
 from mailkeep_server.common.paths import GUARD_STATE
 
-ANNA, FRIEND = "anna@example.test", "friend@outside.test"
+ANNA, FRIEND, OWNER = "anna@example.test", "friend@outside.test", "anna@outside.test"
 INBOX = "/var/vmail/example.test/anna/Maildir"
 AGE_HELD_MAIL = f"""\
 systemctl stop mailkeep-guard.socket mailkeep-guard.service
@@ -21,7 +24,7 @@ db.execute("UPDATE held SET time = time - 86400000"); db.commit()'
 systemctl start mailkeep-guard.socket mailkeep-guard.service
 systemctl restart mailkeep-watch.service
 """
-"""The watch looks at what is held when it starts, and then once a minute."""
+"""The watch looks at what is held when it starts, and then every ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,26 @@ class StrangerServer:
             assert self.submit(to, "anybody?").startswith("250")
         poll(lambda: "is put on hold since" in self.server.run(f"mailkeepctl why {ANNA}").stdout, 30, "no hold")
 
+    def read_requests(self) -> list[Received]:
+        """What the owner was asked elsewhere."""
+        return [mail for mail in self.outside.read_messages() if OWNER in mail.recipients]
+
+    def hold_anew(self, serial: str) -> str:
+        """The address for a reply."""
+        count = len(self.read_requests())
+        self.send_to_dead_addresses(serial)
+        poll(lambda: len(self.read_requests()) > count, 20, "nobody asks the owner elsewhere")
+        return str(self.read_requests()[-1].message["Reply-To"])
+
+    def reply(self, to: str, sender: str = OWNER) -> int:
+        return self.outside.send(sender, to, self.server.ip, compose_message(sender or OWNER, to, "yes").encode()).code
+
+    def count_places(self, code: str) -> int:
+        """Files and lines of the journal that have the code."""
+        command = "cat > /root/code; { grep -rlFf /root/code /etc /run /var --exclude-dir=journal; "
+        command += "journalctl --no-pager | grep -Ff /root/code; } | wc -l; rm /root/code"
+        return int(self.server.run(command, stdin=code, check=False).stdout)
+
 
 @pytest.fixture(scope="module")
 def strangers(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[StrangerServer]:
@@ -60,6 +83,10 @@ def strangers(lab: Lab, internet: Internet, built_site: Site, built_image: str) 
     try:
         internet.resolve_for(server)
         site = built_site.copy_for(server)
+        declared = yaml.safe_load(site.settings_file.read_text())
+        for account in declared["accounts"]:
+            account |= {"confirm_at": OWNER} if account["address"] == ANNA else {}
+        site.settings_file.write_text(yaml.safe_dump(declared, sort_keys=False))
         result = site.deploy()
         assert result.code == 0, result.output
         yield StrangerServer(site, internet)
@@ -114,3 +141,56 @@ def test_what_nobody_releases_comes_back_after_a_day(held: StrangerServer) -> No
     assert held.count_in_inbox("Subject: to a third") == 1
     assert not held.has_arrived("to a third")
     poll(lambda: "it is back" in held.server.run("mailkeepctl events").stdout, 10, "the guard does not know")
+
+
+def test_whoever_lacks_the_code_ends_no_hold(held: StrangerServer) -> None:
+    held.server.run(f"mailkeepctl release {ANNA}")
+    earlier = str(held.read_requests()[-1].message["Reply-To"])
+    address = held.hold_anew("three")
+    assert held.submit("fourth@outside.test", "to a fourth").startswith("250")
+    request, code = held.read_requests()[-1], address.partition("@")[0].partition("+")[2]
+    assert len(code) == 32
+    assert request.sender == "", "no bounce brings the code back"
+    assert "DKIM-Signature" in request.message
+    assert "fourth@" not in request.message.get_content()
+    for other in (earlier, f"release+{code[::-1]}@mail.example.test", "release@mail.example.test"):
+        assert held.reply(other) == 550
+        assert held.submit(other, "of a thief").startswith("550")
+    assert held.reply(address, sender="") == 250, "an automatic answer does nothing"
+    commands = envelope_commands(OWNER, address)
+    assert talk_smtp(str(held.server.ip), SMTP, commands).startswith("250"), "a server that tries an address"
+    # The owner's mailbox elsewhere forwards to the account here, where the thief reads.
+    forwarded = compose_message(FRIEND, ANNA, "forwarded").replace("Subject:", f"Reply-To: {address}\nSubject:", 1)
+    assert held.outside.send(FRIEND, ANNA, held.server.ip, forwarded.encode()).code == 250
+    poll(lambda: held.count_in_inbox("Subject: forwarded"), 20, "it did not arrive")
+    assert held.count_places(code) == 0
+    assert held.count_places("Subject: forwarded") > 0
+    told = [mail for mail in held.outside.read_messages() if code.encode() in mail.data]
+    assert [mail.recipients for mail in told] == [(OWNER,)]
+    assert held.count_in_inbox("reply to the message that went to your other address") > 0
+    assert held.count_in_inbox(OWNER) == 0
+    assert held.count_on_hold() == 1
+
+
+def test_a_reply_from_elsewhere_ends_the_hold_once(held: StrangerServer) -> None:
+    address = str(held.read_requests()[-1].message["Reply-To"])
+    code = address.partition("@")[0].partition("+")[2]
+    assert held.reply(address, sender="somebody@nowhere.invalid") == 250, "the code is the proof, not the sender"
+    poll(lambda: held.has_arrived("to a fourth"), 30, "it did not arrive")
+    assert held.count_on_hold() == 0
+    assert held.count_places(code) == 0, "Postfix logs only a code that is used up"
+    assert held.submit("fifth@outside.test", "to a fifth").startswith("250")
+    poll(lambda: held.has_arrived("to a fifth"), 20, "it did not arrive")
+    assert held.reply(address) == 550
+    assert held.server.run(f"mailkeepctl events | grep -c 'confirmed .*{ANNA} .*a...@o..., 1 message'").stdout == "1\n"
+    poll(lambda: held.count_in_inbox("waits no more"), 20, "the owner is not told")
+    poll(lambda: any(b"its owner confirmed it" in mail.data for mail in held.outside.read_messages()), 20, "nor you")
+
+
+def test_no_reply_thaws(held: StrangerServer) -> None:
+    address = held.hold_anew("four")
+    held.server.run(f"mailkeepctl freeze {ANNA}")
+    assert held.reply(address) == 550
+    assert f"{ANNA} is frozen" in held.server.run("mailkeepctl limits").stdout
+    held.server.run(f"mailkeepctl thaw {ANNA}")
+    assert held.reply(address) == 550

@@ -88,6 +88,7 @@ accounts:
     quota: 2G
     send_as: [info@example.org, team@example.net]
     forward: [anna@elsewhere.example]
+    confirm_at: anna@elsewhere.example
 {ACCOUNT_LIMITS}\
   - address: bert@example.net   # the second
     password: '{HASH}'

@@ -94,6 +94,7 @@ EXAMPLES: dict[str, Example] = {
     "accounts[].quota": Example("3G", (DOVECOT_USERS,)),
     "accounts[].send_as": Example(["info@example.org"], (SENDER_LOGIN, GUARD, WATCH)),
     "accounts[].forward": Example(["anna@other.example"], (f"{SIEVE}/forwards.sieve",)),
+    "accounts[].confirm_at": Example("anna@other.example", (WATCH, "/etc/postfix/alert_recipients")),
     **_limit_examples(
         "accounts[].limits",
         {

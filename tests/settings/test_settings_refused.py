@@ -12,6 +12,7 @@ BERT = "address: bert@example.net "
 CATCH_ALL = "  example.net: bert@example.net"
 SEND_AS = "[info@example.org, team@example.net]"
 FORWARD = "[anna@elsewhere.example]"
+CONFIRM_AT = "at: anna@elsewhere.example"
 ONLY, EXCEPT = "[board@example.org]", "[old@example.net]"
 
 REFUSED = [
@@ -123,6 +124,15 @@ REFUSED = [
     (FORWARD, "[info@example.org]", "accounts[0].forward[0]", "a loop: anna@example.org → anna@", "comes back"),
     (FORWARD, f"[{', '.join(f'a{n}@b.example' for n in range(6))}]", "accounts[0].forward", "a list", "at most 5"),
     (FORWARD, "a@b.example", "accounts[0].forward", "text", "a list"),
+    (
+        CONFIRM_AT,
+        "at: bert@example.net",
+        "accounts[0].confirm_at",
+        "bert@example.net",
+        "a thief of the password may read",
+    ),
+    (CONFIRM_AT, "at: root@mail.example.org", "accounts[0].confirm_at", "root@mail.", "an address elsewhere"),
+    (CONFIRM_AT, "at: [a@b.example]", "accounts[0].confirm_at", "a list", "an address"),
     ("name: Anna Example", "name: 'Anna:x'", "accounts[0].name", "Anna:x", "without a colon"),
     ("name: Anna Example", 'name: "Anna\\nx"', "accounts[0].name", r"Anna\nx", "printable"),
     ("name: Anna Example", 'name: "\\e[31mAnna"', "accounts[0].name", r"\u001b[31mAnna", "printable"),

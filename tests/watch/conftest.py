@@ -38,6 +38,7 @@ def config(tmp_path: Path) -> WatchConfig:
         host="mail.example.org",
         admins=["ann@example.net", "bob@example.net"],
         accounts={"anna@example.org": ["anna@example.org", "info@example.org"]},
+        confirm_at={"anna@example.org": "anna.elsewhere@example.net"},
         units=["postfix.service"],
         jails={"sshd": [22], "recidive": None},
         jail_rules={},

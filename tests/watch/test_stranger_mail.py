@@ -31,7 +31,10 @@ def guard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         targets.append(target)
         if target == "/held":
             rows = [("Q1", True, True), ("Q2", False, False), ("Q3", False, True)]
-            held = [{"queue_id": q, "account": "anna@example.org", "is_due": d, "is_settled": s} for q, d, s in rows]
+            held = [
+                {"queue_id": q, "account": "anna@example.org", "is_due": d, "is_released": False, "is_settled": s}
+                for q, d, s in rows
+            ]
             return json.dumps({"messages": held}).encode()
         return b"{}"
 
@@ -116,7 +119,7 @@ def test_what_cannot_go_back_is_a_trouble_and_stays_on_hold(guard: list[str]) ->
         raise OSError("the mailbox is full")
 
     troubles = run_once(HeldMail("control", fail))
-    assert "does not get message Q1 back" in troubles["Q1"][0]
+    assert "Message Q1 of anna@example.org, which its owner does not get back" in troubles["Q1"][0]
     assert "the mailbox is full" in troubles["Q1"][0]
     assert not any(target.startswith("/returned") for target in guard)
 
@@ -190,3 +193,30 @@ def test_nothing_waits_for_a_thread_that_hangs(guard: list[str]) -> None:
         sensor.find_troubles()
     assert guard.count("/held") == 1
     end.set()
+    assert sensor.worker
+    sensor.worker.join(10)
+
+
+def test_what_its_owner_has_released_is_sent(
+    postfix: Callable[[bytes], _Postfix], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = postfix(b"")
+    (tmp_path / "Q1").touch()
+    rows = [
+        {"queue_id": queue_id, "account": "anna@example.org", "is_due": True, "is_released": True, "is_settled": False}
+        for queue_id in ("Q1", "Q4")
+    ]
+    targets: list[str] = []
+
+    def get_body(_socket: str, target: str, _timeout: float) -> bytes:
+        targets.append(target)
+        return json.dumps({"messages": rows}).encode()
+
+    monkeypatch.setattr(unix_http, "get_body", get_body)
+    rows[1]["is_due"] = False  # Postfix has accepted it, and is about to put it on hold
+    sensor = HeldMail("control", lambda *_: "it went back")
+    sensor.find_troubles()
+    assert sensor.worker
+    sensor.worker.join(10)
+    assert fake.commands == [("postsuper", "-H", "Q1"), ("postqueue", "-i", "Q1")]
+    assert targets == ["/held", "/returned?queue_id=Q1&result="]

@@ -45,6 +45,7 @@ def _ask_policy_service(account: str) -> str:
         "protocol_state": "RCPT",
         "sasl_username": account,
         "client_address": "127.0.0.1",
+        "sender": account,
         "instance": "mailkeep-verify",
         "recipient": "probe@example.net",
         "recipient_count": "0",
