@@ -42,7 +42,7 @@ UNEXAMINED = "nobody looked: the spam filter was down"
 REPORT_COPY = f"{paths.REPORTS_USER}@localhost"
 """Strangers cannot write to it: it is no address that Postfix accepts at RCPT."""
 RELEASED = "released@localhost"
-"""Where a reply that ends a hold goes: the code in its address is lost on the way."""
+"""Where a reply that ends a hold goes, to be discarded."""
 
 Rows = Iterator[tuple[str, str]]
 

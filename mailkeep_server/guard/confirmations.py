@@ -57,17 +57,24 @@ class Confirmations:
         return ""
 
     def take_message(self, now: int, request: PolicyRequest) -> None:
-        """For a message that has arrived whole. Postfix names its recipient only if there is no other."""
+        """For a message that has arrived whole. Postfix names its recipient only if there is no other.
+
+        Bounces and automatic answers have no sender (RFC 3834 section 3.3). They end no hold. But they use up the code,
+        since Postfix logs it.
+        """
         digest = self._open.pop(request.instance, None) or self._read_digest(request)
-        if digest and (confirmation := self._find_good(now, digest)):
+        if not digest or not (confirmation := self._find_good(now, digest)):
+            return
+        self._store.remove_confirmation(confirmation.account)
+        if request.sender:
             self._strangers.confirm(now, confirmation.account, confirmation.shown)
 
     def transaction_aborted(self, instance: str) -> None:
         self._open.pop(instance, None)
 
     def _read_digest(self, request: PolicyRequest) -> str | None:
-        """None of what is no reply. Bounces and automatic answers have no sender (RFC 3834 section 3.3)."""
-        return find_digest(request.recipient, self._read_config().release_address) if request.sender else None
+        """None of what is no reply."""
+        return find_digest(request.recipient, self._read_config().release_address)
 
     def _find_good(self, now: int, digest: str) -> Confirmation | None:
         confirmation = self._store.find_confirmation(digest)

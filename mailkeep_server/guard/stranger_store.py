@@ -139,7 +139,7 @@ class StrangerStore:
 
     def end_hold(self, now: int, account: str) -> bool:
         """Whether there was one. Its code is good no more."""
-        self._database.change("DELETE FROM confirmations WHERE account = ?", account)
+        self.remove_confirmation(account)
         hold = self.find_hold(account)
         if not hold or hold.cause == RELEASED:
             return False
@@ -167,6 +167,9 @@ class StrangerStore:
     def set_confirmation(self, confirmation: Confirmation) -> None:
         """In place of another one of the account."""
         self._database.add_row("INSERT OR REPLACE INTO confirmations VALUES (?, ?, ?, ?)", confirmation)
+
+    def remove_confirmation(self, account: str) -> None:
+        self._database.change("DELETE FROM confirmations WHERE account = ?", account)
 
     def find_confirmation(self, digest: str) -> Confirmation | None:
         row = self._database.read("SELECT * FROM confirmations WHERE digest = ?", digest).fetchone()

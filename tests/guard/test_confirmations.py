@@ -203,10 +203,18 @@ def test_a_freeze_keeps_what_was_released_and_not_yet_sent(setup: JudgeSetup) ->
     assert [row["is_due"] for row in setup.judge.strangers.list_held(setup.now)] == [True], "it goes back to its owner"
 
 
-def test_automatic_answers_and_whoever_tries_the_address_end_nothing(setup: JudgeSetup) -> None:
+def test_an_automatic_answer_ends_the_code_and_no_hold(setup: JudgeSetup) -> None:
     hold_mail(setup)
     code = ask_owner(setup)
     assert reply(setup, code, sender="") == "", "it is no bounce storm either"
+    assert list_released(setup) == []
+    assert reply(setup, code).startswith("550"), "Postfix has logged it"
+    assert setup.list_events("confirmed") == []
+
+
+def test_a_server_that_only_tries_the_address_ends_nothing(setup: JudgeSetup) -> None:
+    hold_mail(setup)
+    code = ask_owner(setup)
     request = PolicyRequest("", "198.51.100.7", "i", build_address(HOST, code), sender=OWNER)
     assert setup.judge.confirmations.refuse_recipient(setup.now, request) == ""
     setup.judge.transaction_aborted("i")
