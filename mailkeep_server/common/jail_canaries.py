@@ -22,8 +22,9 @@ from pathlib import Path
 from mailkeep_server.common import ban_proof, paths
 from mailkeep_server.common.ban_proof import COMMAND_TIMEOUT, ERRORS, BanProof, Canary, JailRules, read_fail2ban_log
 from mailkeep_server.common.commands import run
-from mailkeep_server.common.fail2ban_socket import list_jails
+from mailkeep_server.common.fail2ban_socket import ask_fail2ban, list_jails
 from mailkeep_server.common.files import open_lock
+from mailkeep_server.common.networks import is_in_networks
 from mailkeep_server.common.own_addresses import is_local_address
 
 LOCK = Path(paths.JAIL_PROOF_LOCK)
@@ -63,6 +64,7 @@ def prove_jails(
     Raises one of ERRORS if fail2ban is stopped, and ValueError if there is no address for a canary.
     """
     running = wait_for_jails(jails, start_timeout)
+    _unban_leftovers(running)
     names = [*jails, *(jail for jail in running if jail not in jails)]
     canaries = choose_canaries(len(names), first, never_ban, recently_banned)
     notice_timeout = min(start_timeout, NOTICE_TIMEOUT)
@@ -79,6 +81,15 @@ def prove_jails(
     with ThreadPoolExecutor(len(names)) as pool:
         proofs = zip(names, pool.map(prove, names, canaries), strict=True)
         return {jail: faults for jail, faults in proofs if faults is not None}
+
+
+def _unban_leftovers(jails: Iterable[str]) -> None:
+    """A proof that ended with the machine leaves bans, and fail2ban restores them. Of IPv4, the next proof has the same
+    canaries. Raises one of ERRORS."""
+    for jail in jails:
+        targets = ask_fail2ban("get", jail, "banip", timeout=COMMAND_TIMEOUT)
+        if leftovers := [target for target in targets if is_in_networks(target.partition("/")[0], [NETWORK6])]:
+            ask_fail2ban("set", jail, "unbanip", *leftovers, timeout=COMMAND_TIMEOUT)
 
 
 def choose_canaries(

@@ -145,7 +145,11 @@ class Server:
         return None
 
     def _get(self, jail: Jail, name: str, *rest: str) -> Any:
-        lists = {"actions": [*jail.actions], "actionproperties": ["port", *(jail.actions[rest[0]] if rest else ())]}
+        lists = {
+            "banip": sorted(jail.banned),
+            "actions": [*jail.actions],
+            "actionproperties": ["port", *(jail.actions[rest[0]] if rest else ())],
+        }
         if name in lists:
             return lists[name]
         return jail.actions[rest[0]].get(rest[1], jail.settings.get("port")) if rest else jail.settings[name]
@@ -229,6 +233,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     for module in (jail_canaries, ban_proof, refused_logins):
         monkeypatch.setattr(module, "run", fake.run)
     monkeypatch.setattr(jail_canaries, "list_jails", fake.list_jails)
+    monkeypatch.setattr(jail_canaries, "ask_fail2ban", fake.ask)
     monkeypatch.setattr(jail_canaries, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(ban_proof, "ask_fail2ban", fake.ask)
     monkeypatch.setattr(ban_proof, "read_fail2ban_log", lambda *_: fake.log)
@@ -257,6 +262,14 @@ def test_jails_are_proven_from_the_refused_login_on_and_nothing_is_left_behind(s
         noticed = [line.split(" Found ")[1].split()[0] for line in server.log if f"[{jail}] Found" in line]
         assert {ip_network(address).version for address in noticed} == {4, 6}
     assert all(address.endswith("/64") for _, address in server.bans if ":" in address)
+
+
+def test_what_a_proof_left_that_ended_with_the_machine_is_unbanned(server: Server) -> None:
+    """fail2ban restores bans from its database."""
+    leftover, other = "2001:db8:fab9:2d60::/64", "2001:db8:9:9::/64"
+    server.jails["sshd"].banned = {leftover, other, "203.0.113.250"}
+    assert prove() == {"sshd": [], "recidive": []}
+    assert server.jails["sshd"].banned == {other, "203.0.113.250"}
 
 
 def test_a_server_without_a_declared_ipv6_address_refuses_nobody_over_ipv6(server: Server) -> None:
