@@ -156,6 +156,10 @@ def write_guard_config(server: Server, accounts: int) -> None:
         "local": ceiling,
         "forwards": ceiling,
         "lists": ceiling | {"messages_per_hour": 1, "messages_per_day": 1},
+        "receiving": dict.fromkeys(
+            ("messages_per_hour", "network_messages_per_hour", "new_senders_per_hour"), UNREACHABLE
+        ),
+        "exempt_networks": [],
         "aliases": {},
         "catch_all": {},
         "holds": dict.fromkeys(("strangeness", "dead", "refused", "freeze_dead", "freeze_refused"), UNREACHABLE)
