@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 SOCKET = "/run/systemd/private"
 ANSWER_TIMEOUT = 5.0  # seconds
 MAX_ANSWER = 2**20  # bytes
+MIN_NAMES = 512
+"""Bytes. While it waits for the login, sd-bus reads 256 of them (bus_socket_read_auth in its sources). A call within
+these has no answer until more comes. So the names of few units are sent several times."""
 _METHOD_CALL, _METHOD_RETURN, _SIGNAL = 1, 2, 4
 _PATH, _INTERFACE, _MEMBER, _DESTINATION, _SIGNATURE = 1, 2, 3, 6, 8
 _TEXTS_BEFORE_STATE, _TEXTS_AFTER_STATE = 2, 3  # in a unit's entry, between its name and its object path
@@ -40,7 +43,7 @@ def read_active_states(units: Sequence[str], path: str = SOCKET) -> dict[str, st
 
 def _build_call(units: Sequence[str]) -> bytes:
     names = b""
-    for unit in units:
+    for unit in [*units] * (1 + MIN_NAMES // max(1, sum(map(len, units)))):
         names += _pad(names, 4) + _pack_text(unit)
     body = struct.pack("<I", len(names)) + names
     fields = b""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mailkeep_server.common import unit_states
 from mailkeep_server.common.unit_states import read_active_states
 
 UNITS = ["logrotate.timer", "systemd-timesyncd.service"]
@@ -61,6 +62,12 @@ def _answer_once(server: socket.socket, answer: bytes) -> None:
 def test_each_unit_has_its_state(systemd: Answer) -> None:
     path = systemd(GREETING + HEADER + BODY)
     assert read_active_states(UNITS, str(path)) == {UNITS[0]: "active", UNITS[1]: "inactive"}
+
+
+@pytest.mark.parametrize("units", [["a.service"], ["mailkeep-watch.service"], UNITS * 50])
+def test_a_call_is_longer_than_what_systemd_reads_with_the_login(units: list[str]) -> None:
+    """It would wait for more, and not answer a short one."""
+    assert len(unit_states._build_call(units)) > 512
 
 
 def test_signals_that_come_between_are_no_answer(systemd: Answer) -> None:
