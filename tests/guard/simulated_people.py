@@ -47,7 +47,7 @@ MINUTE = 60_000
 DEAD_SHARE, REFUSED_SHARE = 0.015, 0.005
 RELEASED_AFTER = 12 * HOUR
 """Until somebody looks at a hold of an honest person's mail, and releases it."""
-FREEZE = {"refused_tries": 30, "foreign_senders": 10, "networks": 8, "new_recipients": 300}
+FREEZE = {"refused_tries": 30, "foreign_senders": 10, "networks": 8, "new_recipients": 300, "spam_messages": 10}
 NEWSLETTER_LIMITS = DEFAULT_LIMITS | {
     "recipients_per_10_minutes": 250,
     "recipients_per_hour": 300,
