@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,12 +95,19 @@ def count(query: Query, files: list[Path], processes: int) -> Tally:
     return tally
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("mail-report", description="What a mail log says was sent, and what became of it.")
-    add_arguments(parser)
+def run_reader(
+    parser: argparse.ArgumentParser, show: Callable[[argparse.Namespace], None], arguments: list[str]
+) -> int:
+    """The exit code."""
     try:
-        show_report(parser.parse_args(arguments))
+        show(parser.parse_args(arguments))
     except LogError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("mail-report", description="What a mail log says was sent, and what became of it.")
+    add_arguments(parser)
+    return run_reader(parser, show_report, arguments)

@@ -21,7 +21,7 @@ OpenLog = Callable[[], Iterator[Chunk]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TraceQuery:
     """What to look for: `text` is an address, `<message-id>` or a queue ID. `sender` and `recipient` narrow it down."""
 
     text: str
@@ -39,13 +39,13 @@ class Trace:
     """Messages that are older than those shown."""
 
 
-def trace_messages(wanted: Wanted, open_log: OpenLog) -> Trace:
+def trace_messages(query: TraceQuery, open_log: OpenLog) -> Trace:
     """The latest MAX_MESSAGES, in the order of the log. Raises LogError."""
-    lines = search_lines(open_log(), re.compile(re.escape(wanted.text.encode()), re.IGNORECASE))
-    ids, refusal_lines = _sort_lines(lines, wanted)
+    lines = search_lines(open_log(), re.compile(re.escape(query.text.encode()), re.IGNORECASE))
+    ids, refusal_lines = _sort_lines(lines, query)
     left_out = max(0, len(ids) - 2 * MAX_MESSAGES)
-    stories = [story for story in _collect(list(ids)[left_out:], open_log) if _is_wanted(story, wanted)]
-    refusals = [refusal for refusal in list_refusals(refusal_lines) if _is_wanted_refusal(refusal, wanted)]
+    stories = [story for story in _collect(list(ids)[left_out:], open_log) if _fits_story(story, query)]
+    refusals = [refusal for refusal in list_refusals(refusal_lines) if _fits_refusal(refusal, query)]
     shown = stories[-MAX_MESSAGES:]
     _add_mailbox_lines(shown, open_log)
     left_out += len(stories) - len(shown)
@@ -56,9 +56,9 @@ def is_queue_id(text: str) -> bool:
     return bool(_QUEUE_ID.fullmatch(text))
 
 
-def _sort_lines(lines: Iterable[LogLine], wanted: Wanted) -> tuple[dict[str, None], list[LogLine]]:
+def _sort_lines(lines: Iterable[LogLine], query: TraceQuery) -> tuple[dict[str, None], list[LogLine]]:
     """The queue IDs of messages that may be meant, and lines of refusals."""
-    about = _build_pattern(wanted.text)
+    about = _build_pattern(query.text)
     ids: dict[str, None] = {}
     refusals: list[LogLine] = []
     for line in lines:
@@ -94,24 +94,24 @@ def _collect(ids: list[str], open_log: OpenLog) -> list[Story]:
     return tell_stories(lines)
 
 
-def _is_wanted(story: Story, wanted: Wanted) -> bool:
+def _fits_story(story: Story, query: TraceQuery) -> bool:
     last = max([story.time, story.removed, *(recipient.time for recipient in story.recipients.values())])
-    if last < wanted.since or (wanted.until and story.time >= wanted.until):
+    if last < query.since or (query.until and story.time >= query.until):
         return False
     recipients = {address.lower() for each in story.recipients.values() for address in (each.address, each.alias)}
     recipients |= {refusal.recipient.lower() for refusal in story.refusals}
     senders = {story.login.lower(), (story.sender or "").lower(), *(each.sender.lower() for each in story.refusals)}
-    return (not wanted.sender or wanted.sender in senders) and (not wanted.recipient or wanted.recipient in recipients)
+    return (not query.sender or query.sender in senders) and (not query.recipient or query.recipient in recipients)
 
 
-def _is_wanted_refusal(refusal: Refusal, wanted: Wanted) -> bool:
-    if refusal.time < wanted.since or (wanted.until and refusal.time >= wanted.until):
+def _fits_refusal(refusal: Refusal, query: TraceQuery) -> bool:
+    if refusal.time < query.since or (query.until and refusal.time >= query.until):
         return False
     senders, recipient = {refusal.sender.lower(), refusal.login.lower()}, refusal.recipient.lower()
     return (
-        wanted.text.lower() in {*senders, recipient}
-        and (not wanted.sender or wanted.sender in senders)
-        and (not wanted.recipient or wanted.recipient == recipient)
+        query.text.lower() in {*senders, recipient}
+        and (not query.sender or query.sender in senders)
+        and (not query.recipient or query.recipient == recipient)
     )
 
 

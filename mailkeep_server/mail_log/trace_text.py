@@ -15,13 +15,13 @@ from mailkeep_server.mail_log.meanings import (
 from mailkeep_server.mail_log.message_story import Recipient, Refusal, Story
 from mailkeep_server.mail_log.report import NAMES
 from mailkeep_server.mail_log.tally import BOUNCED, DELETED, SENT, UNCLEAR, WAITING
-from mailkeep_server.mail_log.trace import Trace, Wanted
+from mailkeep_server.mail_log.trace import Trace, TraceQuery
 
 MAX_SHOWN = 20  # recipients of a message
 MAX_WORDS = 300  # characters of an answer
 
 
-def describe_trace(trace: Trace, wanted: Wanted, reaches_back: str, inventory: str) -> Iterator[str]:
+def describe_trace(trace: Trace, query: TraceQuery, reaches_back: str, inventory: str) -> Iterator[str]:
     """`reaches_back` is the time of the first line of the log, `inventory` the name for commands that help."""
     if trace.left_out:
         yield f"{count_noun(trace.left_out, 'older message')} left out. --since, --until, --from and --to find them.\n"
@@ -31,18 +31,18 @@ def describe_trace(trace: Trace, wanted: Wanted, reaches_back: str, inventory: s
     for refusal in trace.refusals:
         yield from _describe_refusal(refusal, inventory)
     if not trace.stories and not trace.refusals:
-        yield f"The log has no message of {wanted.text}."
+        yield f"The log has no message of {query.text}."
         yield "Either none came to this server, or its lines are gone."
         yield f"`mailkeep dns {inventory} --check` says whether others find it."
-    yield _describe_reach(reaches_back, wanted)
+    yield _describe_reach(reaches_back, query)
 
 
-def _describe_reach(reaches_back: str, wanted: Wanted) -> str:
+def _describe_reach(reaches_back: str, query: TraceQuery) -> str:
     if not reaches_back:
         return "The log is empty: nothing can be said."
     text = f"The log reaches back to {_show_time(reaches_back)} UTC"
-    if wanted.since and wanted.since < reaches_back:
-        return f"{text}: it NO LONGER REACHES back to {_show_time(wanted.since)}. What was before it is not known."
+    if query.since and query.since < reaches_back:
+        return f"{text}: it NO LONGER REACHES back to {_show_time(query.since)}. What was before it is not known."
     return f"{text}."
 
 
@@ -136,7 +136,7 @@ def _describe_refusal(refusal: Refusal, inventory: str, indent: str = "") -> Ite
     yield f"{indent}  our words: {refusal.answer[:MAX_WORDS]}"
 
 
-def build_json(trace: Trace, wanted: Wanted, reaches_back: str) -> dict[str, Any]:
+def build_json(trace: Trace, query: TraceQuery, reaches_back: str) -> dict[str, Any]:
     """`messages` with `recipients`, each with its `meaning` and `remedy`; `refusals`; `reaches_back`; `is_complete`,
     whether the log reaches back to the time asked for."""
     messages = []
@@ -149,7 +149,7 @@ def build_json(trace: Trace, wanted: Wanted, reaches_back: str) -> dict[str, Any
         "refusals": [asdict(refusal) for refusal in trace.refusals],
         "left_out": trace.left_out,
         "reaches_back": reaches_back,
-        "is_complete": bool(reaches_back) and not (wanted.since and wanted.since < reaches_back),
+        "is_complete": bool(reaches_back) and not (query.since and query.since < reaches_back),
     }
 
 

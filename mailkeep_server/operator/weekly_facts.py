@@ -139,9 +139,9 @@ def describe_backups(config: WatchConfig, now: float) -> Iterator[str]:
     status = backup_status.load_status()
     for name in config.backup.targets:
         target = status.of(name)
-        made = f"last made {_describe_age(now - target.succeeded)} ago" if target.succeeded else "never made"
+        last_backup = f"last made {_describe_age(now - target.succeeded)} ago" if target.succeeded else "never made"
         proved = f"proven {_describe_age(now - target.proved)} ago" if target.proved else "never proven"
-        yield f"Backup at {name}: {made}, {proved}."
+        yield f"Backup at {name}: {last_backup}, {proved}."
 
 
 def describe_dns(config: WatchConfig, now: float) -> Iterator[str]:

@@ -166,8 +166,8 @@ def test_whoever_lacks_the_code_ends_no_hold(held: StrangerServer) -> None:
     poll(lambda: held.count_in_inbox("Subject: forwarded"), 20, "it did not arrive")
     assert held.find_places(code) == []
     assert held.find_places("Subject: forwarded") != []
-    told = [mail for mail in held.outside.read_messages() if code.encode() in mail.data]
-    assert [mail.recipients for mail in told] == [(OWNER,)]
+    requests = [mail for mail in held.outside.read_messages() if code.encode() in mail.data]
+    assert [mail.recipients for mail in requests] == [(OWNER,)]
     assert held.count_in_inbox("reply to the message that went to your other address") > 0
     assert held.count_in_inbox(OWNER) == 0
     assert held.count_on_hold() == 1

@@ -83,13 +83,13 @@ def test_the_report_counts_each_fate_once(history: HistoryServer) -> None:
 
 def test_the_servers_own_command_says_the_same(history: HistoryServer) -> None:
     words = ["--by", "account", "--until", history.server.run("date +@%s").stdout.strip()]
-    there = history.server.run(f"mailkeepctl report {' '.join(words)}").stdout
-    assert there.rstrip() in history.ask("report", *words)
-    assert "delivered" in there
+    on_server = history.server.run(f"mailkeepctl report {' '.join(words)}").stdout
+    assert on_server.rstrip() in history.ask("report", *words)
+    assert "delivered" in on_server
 
 
 def test_a_trace_says_where_each_message_is(history: HistoryServer) -> None:
-    told = history.ask("trace", ANNA)
+    answer = history.ask("trace", ANNA)
     for line in (
         f"{ANNA} sent it from ",
         f"  {FRIEND}: mx.outside.test has it since ",
@@ -100,7 +100,7 @@ def test_a_trace_says_where_each_message_is(history: HistoryServer) -> None:
         "  a notice of this server",
         "The log reaches back to ",
     ):
-        assert line in told, told
+        assert line in answer, answer
 
 
 def test_a_trace_finds_a_message_by_each_of_its_names(history: HistoryServer) -> None:
@@ -114,18 +114,18 @@ def test_a_trace_finds_a_message_by_each_of_its_names(history: HistoryServer) ->
 
 
 def test_who_is_refused_at_the_door_is_found(history: HistoryServer) -> None:
-    told = history.ask("trace", NOBODY)
-    assert "No account and no alias has this address." in told
-    assert f"from <{STRANGER}> to <{NOBODY}>" in told
-    told = history.ask("trace", FORGED)
-    assert "refused at the door (MAIL): " in told
-    assert "The login may not write as this address." in told
+    answer = history.ask("trace", NOBODY)
+    assert "No account and no alias has this address." in answer
+    assert f"from <{STRANGER}> to <{NOBODY}>" in answer
+    answer = history.ask("trace", FORGED)
+    assert "refused at the door (MAIL): " in answer
+    assert "The login may not write as this address." in answer
 
 
 def test_a_log_that_does_not_reach_back_says_so(history: HistoryServer) -> None:
-    told = history.ask("trace", "who@outside.test", "--since", "2020-01-01")
-    assert "The log has no message of who@outside.test." in told
-    assert "it NO LONGER REACHES back to 2020-01-01 00:00:00" in told
+    answer = history.ask("trace", "who@outside.test", "--since", "2020-01-01")
+    assert "The log has no message of who@outside.test." in answer
+    assert "it NO LONGER REACHES back to 2020-01-01 00:00:00" in answer
 
 
 def test_the_journal_and_the_kept_lines_say_the_same(history: HistoryServer) -> None:

@@ -13,7 +13,7 @@ from mailkeep_server.mail_log.counting import LogCounter
 from mailkeep_server.mail_log.report import Query, build_report
 from mailkeep_server.mail_log.report_text import format_report
 from mailkeep_server.mail_log.sources import Chunk
-from mailkeep_server.mail_log.trace import Wanted, trace_messages
+from mailkeep_server.mail_log.trace import TraceQuery, trace_messages
 from mailkeep_server.mail_log.trace_text import describe_trace
 
 LAST_DAY = date(2026, 12, 31)
@@ -143,9 +143,9 @@ def check_no_crash(text: bytes) -> None:
     for query in (Query(), Query(by="domain"), Query(by="hour", since="2026-05-12T00:00:00")):
         report = build_report(LogCounter(query.needs).read([Chunk(text, LAST_DAY)]).finish(), query)
         assert_printable("\n".join(format_report(report)))
-    for wanted in (Wanted("bert@example.org"), Wanted("1A2B3C4D000")):
-        trace = trace_messages(wanted, lambda: iter([Chunk(text, LAST_DAY)]))
-        assert_printable("\n".join(describe_trace(trace, wanted, "2026-05-12T00:00:00", "home")))
+    for query in (TraceQuery("bert@example.org"), TraceQuery("1A2B3C4D000")):
+        trace = trace_messages(query, lambda: iter([Chunk(text, LAST_DAY)]))
+        assert_printable("\n".join(describe_trace(trace, query, "2026-05-12T00:00:00", "home")))
 
 
 def assert_printable(text: str) -> None:

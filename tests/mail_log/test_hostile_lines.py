@@ -5,7 +5,7 @@ from log_fuzz import HEAD, LogFuzzer, check_attribution, check_no_crash
 from mail_log_samples import LAST_DAY, count_rows, report_text
 
 from mailkeep_server.mail_log.sources import Chunk
-from mailkeep_server.mail_log.trace import Wanted, trace_messages
+from mailkeep_server.mail_log.trace import TraceQuery, trace_messages
 
 SENT = (
     "postfix/smtp[1]: {}: to=<{}>, relay=mx.example.net[192.0.2.27]:25, delay=1, delays=0/0/0/1, dsn={}, status={} ({})"
@@ -79,9 +79,9 @@ def test_lines_that_the_journal_left_out_change_nobody_elses_fate() -> None:
 def test_the_answer_of_a_remote_connects_nobody_with_a_message() -> None:
     words = "host mx said: 550 <bert@example.org> from=<bert@example.org>, to=<bert@example.org>, status=sent"
     text = make_log(*make_message(SENT.format("B06C6757", "a@example.net", "5.0.0", "bounced", words)))
-    trace = trace_messages(Wanted("bert@example.org"), lambda: iter([Chunk(text, LAST_DAY)]))
+    trace = trace_messages(TraceQuery("bert@example.org"), lambda: iter([Chunk(text, LAST_DAY)]))
     assert not trace.stories
-    assert trace_messages(Wanted("a@example.net"), lambda: iter([Chunk(text, LAST_DAY)])).stories
+    assert trace_messages(TraceQuery("a@example.net"), lambda: iter([Chunk(text, LAST_DAY)])).stories
 
 
 def test_an_hour_that_comes_twice_counts_twice() -> None:

@@ -162,9 +162,9 @@ def test_several_processes_count_as_one_does(
     monkeypatch.setattr(parallel, "MIN_PART", 20_000)
     path = write(tmp_path, "mail.log", ISO)
     assert len(list(parallel.split_files([path], processes))) == processes
-    one, many = count_files([path], needs, 1), count_files([path], needs, processes)
-    assert +one.fates == +many.fates
-    assert (one.deferrals, one.arrivals, one.logins) == (many.deferrals, many.arrivals, many.logins)
+    single, split = count_files([path], needs, 1), count_files([path], needs, processes)
+    assert +single.fates == +split.fates
+    assert (single.deferrals, single.arrivals, single.logins) == (split.deferrals, split.arrivals, split.logins)
 
 
 @pytest.mark.parametrize(

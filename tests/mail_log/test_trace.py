@@ -9,7 +9,7 @@ import pytest
 from mailkeep_server.mail_log import trace_command
 from mailkeep_server.mail_log.meanings import explain_refusal, explain_remote, name_remote
 from mailkeep_server.mail_log.sources import Chunk
-from mailkeep_server.mail_log.trace import Wanted, trace_messages
+from mailkeep_server.mail_log.trace import TraceQuery, trace_messages
 from mailkeep_server.mail_log.trace_text import build_json, describe_trace
 
 JOURNAL = (Path(__file__).parents[1] / "docs" / "journal.txt").read_bytes()
@@ -21,9 +21,9 @@ def open_journal() -> Iterator[Chunk]:
     return iter([Chunk(JOURNAL, date(2026, 12, 1))])
 
 
-def describe(wanted: Wanted, log: bytes = JOURNAL) -> str:
-    trace = trace_messages(wanted, lambda: iter([Chunk(log, date(2026, 12, 1))]))
-    return "\n".join(describe_trace(trace, wanted, BEGINNING, "home"))
+def describe(query: TraceQuery, log: bytes = JOURNAL) -> str:
+    trace = trace_messages(query, lambda: iter([Chunk(log, date(2026, 12, 1))]))
+    return "\n".join(describe_trace(trace, query, BEGINNING, "home"))
 
 
 def make_log(*lines: str) -> bytes:
@@ -31,17 +31,17 @@ def make_log(*lines: str) -> bytes:
 
 
 def test_all_messages_of_an_address_are_found_and_no_others() -> None:
-    trace = trace_messages(Wanted("anna@example.org"), open_journal)
+    trace = trace_messages(TraceQuery("anna@example.org"), open_journal)
     assert [story.queue_id for story in trace.stories] == [
         *("E52ED22E07F", "E8DF922E07F", "0ABCD22E080", "F0DF922E07F", "F21E622E07F", "F3EB522E07F"),
     ]
     assert [refusal.sender for refusal in trace.refusals] == ["friend@example.net", "anna@example.org"]
-    assert not trace_messages(Wanted("anna@example.or"), open_journal).stories
+    assert not trace_messages(TraceQuery("anna@example.or"), open_journal).stories
 
 
 def test_sender_recipient_and_time_narrow_it_down() -> None:
     def ids(**options: str) -> list[str]:
-        trace = trace_messages(Wanted("anna@example.org", **options), open_journal)
+        trace = trace_messages(TraceQuery("anna@example.org", **options), open_journal)
         return [story.queue_id for story in trace.stories]
 
     assert ids(sender="friend@example.net") == ["F3EB522E07F"]
@@ -51,7 +51,7 @@ def test_sender_recipient_and_time_narrow_it_down() -> None:
 
 
 def test_each_fate_is_said_with_its_meaning() -> None:
-    text = describe(Wanted("anna@example.org"))
+    text = describe(TraceQuery("anna@example.org"))
     for line in (
         "2026-11-29 01:44:03  E8DF922E07F  anna@example.org sent it from 192.0.2.66, 304 bytes to 3 recipients",
         "  friend@example.net: mx.example.net has it since 2026-11-29 01:44:03.",
@@ -68,9 +68,9 @@ def test_each_fate_is_said_with_its_meaning() -> None:
 
 def test_a_log_that_does_not_reach_back_says_so() -> None:
     assert "it NO LONGER REACHES back to 2026-11-01 00:00:00" in describe(
-        Wanted("x@y.example", since="2026-11-01T00:00:00")
+        TraceQuery("x@y.example", since="2026-11-01T00:00:00")
     )
-    text = describe(Wanted("x@y.example"))
+    text = describe(TraceQuery("x@y.example"))
     assert "The log has no message of x@y.example." in text
     assert "`mailkeep dns home --check`" in text
     assert text.endswith("The log reaches back to 2026-11-29 01:40:00 UTC.")
@@ -89,7 +89,7 @@ def test_what_came_in_shows_its_verdict_and_what_the_mailbox_did() -> None:
         "postfix/qmgr[4]: 4fXyZ1: removed",
         "dovecot[5]: lmtp(bert@example.org)<1><x>: sieve: msgid=<a@example.net>: stored mail into mailbox 'INBOX'",
     )
-    text = describe(Wanted("info@example.org"), log)
+    text = describe(TraceQuery("info@example.org"), log)
     assert (
         "  judged: From: eve@example.net; spf=pass dkim=none dmarc=fail policy=quarantine arc=none action=junk" in text
     )
@@ -106,17 +106,17 @@ def test_held_deleted_and_expired_mail_has_its_own_words() -> None:
         "(connect to mx.example.net[192.0.2.27]:25: Connection timed out)",
         "postfix/postsuper[4]: A1B2C3: placed on hold",
     )
-    text = describe(Wanted("a@example.net"), log)
+    text = describe(TraceQuery("a@example.net"), log)
     assert "a program of uid 0 sent it as <root@mail.example.org>" in text
     assert "a@example.net: held since 2026-11-29 02:00:03; 1 try since" in text
     assert "its server does not answer." in text
     assert "1 recipient waits for its first try" in text
     deleted = log + make_log("postfix/postsuper[4]: A1B2C3: removed")
-    assert "a@example.net: deleted from the queue by hand at " in describe(Wanted("a@example.net"), deleted)
+    assert "a@example.net: deleted from the queue by hand at " in describe(TraceQuery("a@example.net"), deleted)
     expired = log + make_log(
         "postfix/qmgr[2]: A1B2C3: from=<root@mail.example.org>, status=expired, returned to sender"
     )
-    assert "a@example.net: given up at " in describe(Wanted("a@example.net"), expired)
+    assert "a@example.net: given up at " in describe(TraceQuery("a@example.net"), expired)
 
 
 def test_mail_to_strangers_on_hold_is_found_by_its_recipient() -> None:
@@ -126,14 +126,14 @@ def test_mail_to_strangers_on_hold_is_found_by_its_recipient() -> None:
         "postfix/cleanup[2]: A1B2C3: milter-hold: END-OF-MESSAGE from pc[192.0.2.9]: milter triggers HOLD action; "
         "from=<anna@example.org> to=<stranger@example.net> proto=ESMTP helo=<pc>",
     )
-    text = describe(Wanted("stranger@example.net"), log)
+    text = describe(TraceQuery("stranger@example.net"), log)
     assert "on hold since 2026-11-29 02:00:02: it is not sent until it is released." in text
     assert "  Next: mailkeepctl why anna@example.org" in text
 
 
 def test_the_json_has_meanings_and_says_whether_it_is_complete() -> None:
-    wanted = Wanted("refuse@example.net", since="2026-11-01T00:00:00")
-    answer = build_json(trace_messages(wanted, open_journal), wanted, BEGINNING)
+    query = TraceQuery("refuse@example.net", since="2026-11-01T00:00:00")
+    answer = build_json(trace_messages(query, open_journal), query, BEGINNING)
     [message] = answer["messages"]
     recipients = {recipient["address"]: recipient for recipient in message["recipients"]}
     assert recipients["refuse@example.net"]["fate"] == "bounced"
@@ -188,11 +188,11 @@ def test_the_program_reads_files_and_names_one_that_is_missing(
     assert capsys.readouterr().err == f"{tmp_path}/none: No such file or directory\n"
 
 
-@pytest.mark.parametrize("wanted", ["", " ", "anna @example.org"])
-def test_what_names_no_message_is_refused(wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["", " ", "anna @example.org"])
+def test_what_names_no_message_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing would be in each line."""
     path = tmp_path / "mail.log"
     path.write_bytes(JOURNAL)
     with pytest.raises(SystemExit):
-        trace_command.main([f"--file={path}", wanted])
+        trace_command.main([f"--file={path}", name])
     assert "expected an address, a message ID or a queue ID" in capsys.readouterr().err
