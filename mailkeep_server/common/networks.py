@@ -8,11 +8,21 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 @lru_cache(4096)
 def network_of(client: str) -> str:
     """An IPv4 address's /24, or the /48 that a site gets (RFC 6177). Text that is no address is its own network."""
+    return _cut_address(client, 24, 48)
+
+
+@lru_cache(1024)
+def wide_network_of(client: str) -> str:
+    """What often belongs to one provider: an IPv4 address's /16, or an IPv6 address's /32."""
+    return _cut_address(client, 16, 32)
+
+
+def _cut_address(client: str, length4: int, length6: int) -> str:
     try:
         address = ip_address(client)
     except ValueError:
         return client[:64]
-    length = 24 if address.version == 4 else 48
+    length = length4 if address.version == 4 else length6
     host_bits = address.max_prefixlen - length
     return f"{type(address)(int(address) >> host_bits << host_bits)}/{length}"
 

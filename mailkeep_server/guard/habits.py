@@ -8,8 +8,6 @@ import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from mailkeep_server.common.wording import count_noun
@@ -270,15 +268,3 @@ def _is_familiar(uses: dict[str, Use], key: str, day: int) -> bool:
 
 def _format_day(day: int) -> str:
     return f"{datetime.fromtimestamp(day * DAY / 1000, UTC):%Y-%m-%d}"
-
-
-@lru_cache(1024)
-def wide_network_of(client: str) -> str:
-    """What often belongs to one provider: an IPv4 address's /16, or an IPv6 address's /32."""
-    try:
-        address = ip_address(client)
-    except ValueError:
-        return client[:64]
-    length = 16 if address.version == 4 else 32
-    host_bits = address.max_prefixlen - length
-    return f"{type(address)(int(address) >> host_bits << host_bits)}/{length}"

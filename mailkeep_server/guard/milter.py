@@ -19,12 +19,12 @@ from mailkeep_server.common.milter_server import (
     format_refusal,
     read_macros,
 )
-from mailkeep_server.common.networks import network_of
+from mailkeep_server.common.networks import network_of, wide_network_of
 from mailkeep_server.common.sender_kinds import ANSWER, BOUNCE, FORWARD, LOCAL
 from mailkeep_server.common.spam_header import OUTGOING_HEADER
 from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
-from mailkeep_server.guard.habits import Source, wide_network_of
+from mailkeep_server.guard.habits import Source
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.mail_program import MAX_NAMES, describe_program, shapes_program
 from mailkeep_server.guard.strangers import Verdict

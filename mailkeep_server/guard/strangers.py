@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from mailkeep_server.common.addresses import hash_text
+from mailkeep_server.common.networks import wide_network_of
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.config import GuardConfig, HoldThresholds
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.freezer import Freezer
-from mailkeep_server.guard.habits import Habits, Source, wide_network_of
+from mailkeep_server.guard.habits import Habits, Source
 from mailkeep_server.guard.ledger import Ledger
 from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.sliding_window import DAY, HOUR

@@ -20,11 +20,11 @@ from typing import Any
 
 from mailkeep_server.common import unix_http
 from mailkeep_server.common.addresses import hash_text
-from mailkeep_server.common.networks import network_of
+from mailkeep_server.common.networks import network_of, wide_network_of
 from mailkeep_server.common.sender_kinds import LOCAL
 from mailkeep_server.guard import config, state_repair
 from mailkeep_server.guard.database import Database
-from mailkeep_server.guard.habits import Source, wide_network_of
+from mailkeep_server.guard.habits import Source
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest

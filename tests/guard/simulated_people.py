@@ -30,11 +30,11 @@ from guard_samples import HOLDS, build_config
 
 from mailkeep.settings.sections import DEFAULT_LIMITS
 from mailkeep_server.common.addresses import hash_text
-from mailkeep_server.common.networks import network_of
+from mailkeep_server.common.networks import network_of, wide_network_of
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard import config
 from mailkeep_server.guard.database import Database
-from mailkeep_server.guard.habits import Source, wide_network_of
+from mailkeep_server.guard.habits import Source
 from mailkeep_server.guard.judge import Judge
 from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
@@ -178,8 +178,8 @@ class Person:
             yield self._write(day, (*sorted(guests), *(self._meet() for _ in range(dice.randrange(4)))))
         if any(day - move in (3, 4) for move in self.moves) and self.known:
             for _ in range(4):
-                told = {dice.choice(self.known) for _ in range(25)}
-                yield self._write(day, (*sorted(told), *(self._meet() for _ in range(6))))
+                friends = {dice.choice(self.known) for _ in range(25)}
+                yield self._write(day, (*sorted(friends), *(self._meet() for _ in range(6))))
         if self.newsletter and day >= self.first_newsletter and (day - self.first_newsletter) % 30 == 0:
             readers = [
                 f"reader{n}@{self.account.partition('@')[0]}-{n % 90}.example.net" for n in range(self.newsletter)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from guard_samples import ANNA, BERT, HOLDS, NO_LIMITS, NOON, JudgeSetup
 
+from mailkeep_server.common.networks import wide_network_of
 from mailkeep_server.guard.habits import (
     IDLE_POINTS,
     MAX_NETWORKS,
@@ -19,7 +20,6 @@ from mailkeep_server.guard.habits import (
     WIDE_POINTS,
     Habits,
     Source,
-    wide_network_of,
 )
 from mailkeep_server.guard.mail_program import describe_program, shapes_program
 from mailkeep_server.guard.policy import DUNNO
