@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from incident_log import DAY, INCIDENT_A, TRIES_A, Mail, Totals, Writer, make_incident_a
 from mail_log_samples import make_small_log, report_text, write
 
-from mailkeep_server.mail_log import report_command
+from mailkeep_server.mail_log import report_command, trace_command
 from mailkeep_server.mail_log.report import parse_time
 from mailkeep_server.mail_log.report_text import WIDTH, format_report
 
@@ -81,3 +82,17 @@ def test_a_time_that_ends_before_it_begins_is_refused(tmp_path: Path, capsys: py
     assert report_command.main([f"--file={path}", "--since=2026-12-01", "--until=2026-11-01"]) == 1
     assert capsys.readouterr().err.startswith("--until ends at 2026-11-02 00:00:00, and --since begins at 2026-12-01")
     assert report_command.main([f"--file={path}", "--since=2026-12-01", "--until=2026-12-01"]) == 0, "a day is a time"
+
+
+@pytest.mark.parametrize(
+    ("main", "names"),
+    [(report_command.main, []), (trace_command.main, ["friend@example.net"])],
+    ids=["report", "trace"],
+)
+def test_a_file_that_is_no_log_is_no_empty_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], names: list[str]
+) -> None:
+    path = write(tmp_path, "letter", b"Dear Anna,\nsee you on Thursday.\n")
+    assert main([f"--file={path}", *names]) == 1
+    output = capsys.readouterr()
+    assert (output.out, f"{path}: no line of it is a log's." in output.err) == ("", True)
