@@ -13,6 +13,7 @@ from clients import IMAP, SUBMISSIONS, await_greeting, compose_message, deliver_
 
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
+from mailkeep_server.common.jail_canaries import LOCK
 from mailkeep_server.operator.findings import ASK_SECONDS
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
@@ -212,7 +213,8 @@ def test_the_weekly_mail_reaches_the_administrators(night: NightServer, internet
 
 
 def test_figures_for_prometheus_are_a_file(night: NightServer) -> None:
-    night.server.run("mailkeepctl metrics --file /root/mailkeep.prom")
+    # Under the lock, because a proof of the jails bans addresses for a moment.
+    night.server.run(f"flock {LOCK} mailkeepctl metrics --file /root/mailkeep.prom")
     lines = night.server.run("cat /root/mailkeep.prom").stdout.splitlines()
     for what in ("guard", "queue", "bans", "disks", "certificate", "backups", "findings"):
         assert f'mailkeep_looked_at{{what="{what}"}} 1' in lines
