@@ -23,6 +23,7 @@ from mailkeep.lab.podman import poll
 
 OUTSIDE_FILES = Path(__file__).parent / "outside"
 DIRECTORY = "https://acme.outside.test:14000/dir"
+SENDER_PORT = 2526  # outside-sender.service
 TSIG_SECRET = "bWFpbGtlZXAtbGFiLWR5bmFtaWMtdXBkYXRlcy1vbmU="  # noqa: S105 - of dynamic.test (knot.conf)
 RELAY_USER, RELAY_PASSWORD = "mailkeep", "relay-password"
 
@@ -156,7 +157,7 @@ class Internet(Container):
             "recipients": [recipients] if isinstance(recipients, str) else list(recipients),
             "data": base64.b64encode(raw).decode(),
         }
-        return Reply(**json.loads(self.run("python3 /opt/outside/send.py", stdin=json.dumps(job)).stdout))
+        return Reply(**json.loads(self.ask_service(SENDER_PORT, json.dumps(job).encode() + b"\n")))
 
     def read_messages(self) -> list[Received]:
         """The messages since the start, or since `clear_messages`; oldest first."""

@@ -115,6 +115,7 @@ def test_the_shell_completes_commands_and_inventories(home: Path) -> None:
         assert process.stdout.split() == [completed], process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_former_names_of_commands_still_work_with_a_note(mailkeep: Run) -> None:
     result = mailkeep("tls-roll", "home")
@@ -331,6 +332,7 @@ def test_an_interrupt_during_the_imports_ends_with_130_too(tmp_path: Path) -> No
 # --- accounts
 
 
+@pytest.mark.slow
 def test_an_account_is_added_changed_and_removed(home: Path, mailkeep: Run) -> None:
     added = mailkeep(
         *("account", "add", "home", "bert@example.org", "--name", "Bert Example", "--quota", "2G"),

@@ -30,6 +30,7 @@ def test_the_servers_get_the_options_and_their_answers_are_shown(arguments: Path
     assert arguments.read_text() == "trace --from=anna@example.org --inventory=home --json -- friend@example.net\n"
 
 
+@pytest.mark.slow
 def test_files_need_no_server(mailkeep: Run) -> None:
     done = mailkeep("report", "--file", str(JOURNAL), "--by", "account")
     assert done.code == 0

@@ -13,6 +13,8 @@ from cli_samples import MAILKEEP, SSH, SUDO, Run, Terminal, environment, write_p
 
 from mailkeep.inventory.passwords import hash_password
 
+pytestmark = pytest.mark.slow
+
 FREEZE = ("account", "freeze", "home", "anna@example.org")
 CTL = """\
 #!/bin/sh

@@ -67,6 +67,7 @@ def test_json_is_by_host(ctl: Ctl, mailkeep: Run) -> None:
     assert ctl.calls == ["queue summary --json"]
 
 
+@pytest.mark.slow
 def test_what_was_counted_is_deleted_after_a_yes(ctl: Ctl, home: Path) -> None:
     ctl.answer("2 messages deleted.", dry_run=COUNT)
     terminal = Terminal(home.parent.parent, "queue", "home", "delete", "--account", "anna@example.org")

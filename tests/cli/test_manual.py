@@ -37,6 +37,7 @@ def test_man_shows_the_page(page: str) -> None:
         assert title in done.stdout
 
 
+@pytest.mark.slow
 def test_every_setting_has_its_line() -> None:
     page = (make_manual.TARGET / "mail.yml.5").read_text()
     for section in list_sections():

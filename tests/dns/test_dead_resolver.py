@@ -7,6 +7,7 @@ from mailkeep.dns.client import Question
 from mailkeep.errors import UserError
 
 
+@pytest.mark.slow
 def test_a_resolver_that_does_not_answer_is_named_and_no_record_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TIMEOUT", 0.2)
     resolver = client.make_resolver("127.0.0.1@1")  # nothing answers there

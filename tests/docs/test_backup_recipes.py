@@ -65,6 +65,7 @@ def list_messages(directory: Path) -> list[str]:
     return sorted(path.name.partition(":")[0] for path in directory.rglob("*") if path.parent.name in ("cur", "new"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES)
 def test_no_failure_of_a_backup_costs_the_last_good_one(failure: str, vmail: Path, tmp_path: Path) -> None:
     backup = find_command("mv mail.part")
@@ -77,6 +78,7 @@ def test_no_failure_of_a_backup_costs_the_last_good_one(failure: str, vmail: Pat
     assert archive.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_backup_without_mail_is_none(vmail: Path, tmp_path: Path) -> None:
     for name in list_messages(vmail):
         for path in vmail.rglob(name):
@@ -85,6 +87,7 @@ def test_a_backup_without_mail_is_none(vmail: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("mail-*"))
 
 
+@pytest.mark.slow
 def test_a_mailbox_gets_exactly_what_it_lost_from_a_backup(vmail: Path, tmp_path: Path) -> None:
     assert run_command(find_command("mv mail.part"), vmail, tmp_path).returncode == 0
     anna, restored = vmail / "example.org/anna/Maildir", vmail / "restore"
@@ -105,6 +108,7 @@ def test_a_mailbox_gets_exactly_what_it_lost_from_a_backup(vmail: Path, tmp_path
     assert list_messages(anna) == before
 
 
+@pytest.mark.slow
 def test_a_mailbox_that_is_gone_gets_all_of_its_mail(vmail: Path, tmp_path: Path) -> None:
     assert run_command(find_command("mv mail.part"), vmail, tmp_path).returncode == 0
     (vmail / "example.org/anna").rename(vmail / "example.org/gone")
@@ -114,6 +118,7 @@ def test_a_mailbox_that_is_gone_gets_all_of_its_mail(vmail: Path, tmp_path: Path
     assert list_messages(vmail / "restore") == [BOTH, READ, MOVED, LOST]
 
 
+@pytest.mark.slow
 def test_a_backup_that_shares_messages_between_mailboxes_is_restored_as_well(vmail: Path, tmp_path: Path) -> None:
     """One made without --hard-dereference, as the documentation says in a sentence."""
     backup = find_command("mv mail.part").replace("--hard-dereference", "")

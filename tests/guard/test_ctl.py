@@ -123,6 +123,7 @@ def test_events_are_lines_for_people_with_the_number_to_continue_after(
     )
 
 
+@pytest.mark.slow
 def test_events_of_the_guard_itself(
     start_guard: Callable[..., GuardProcess], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_rename_moves_the_freeze_first_and_the_rest_after_the_deploy(
     assert commands == [("systemctl", "restart", "mailkeep-guard.service")]
 
 
+@pytest.mark.slow
 def test_only_folders_that_the_guard_has_filled_are_emptied(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -53,6 +53,7 @@ NewSetup = Callable[..., JudgeSetup]
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exactly_the_limit_is_accepted_over_50_connections_at_once(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 100})
     clients = [running.open_connection() for _ in range(50)]
@@ -103,6 +104,7 @@ def test_a_kill_under_load_loses_no_accepted_message(start_guard: StartGuard) ->
     assert sum(accepted) <= counted <= sum(accepted) + 8
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_limit_is_still_exact(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 6})
     with running.open_connection() as client:
@@ -182,6 +184,7 @@ def test_the_control_socket_tells_the_configuration_that_runs(start_guard: Start
 # --- the disk ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_message_that_cannot_be_recorded_is_refused_and_not_charged(start_guard: StartGuard) -> None:
     running = start_guard()
     before = resource.prlimit(running.pid, resource.RLIMIT_FSIZE)
@@ -327,6 +330,7 @@ def test_a_request_may_arrive_byte_by_byte_but_must_end(shared_guard: GuardProce
         assert is_ended(client)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_answers_is_not_read_either(shared_guard: GuardProcess) -> None:
     before = shared_guard.read_memory()
     with shared_guard.open_connection(timeout=0.3) as client:
@@ -414,6 +418,7 @@ def test_status_shows_the_fullest_account_first(start_guard: StartGuard) -> None
     assert fullest == [(BERT, "messages_per_hour", 0.2), (ANNA, "messages_per_hour", 0.1)]
 
 
+@pytest.mark.slow
 def test_status_shows_the_fullest_of_many(new_setup: NewSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_socket, "MAX_SHOWN_ACCOUNTS", 5)
     accounts = {f"n{number}@example.org": {"addresses": []} for number in range(200)}
@@ -454,6 +459,7 @@ def test_a_malformed_request_at_the_control_socket_ends_the_connection(
     assert "Traceback" not in shared_guard.log.read_text()
 
 
+@pytest.mark.slow
 def test_events_come_from_where_the_reader_left_off(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1}, freeze=NO_FREEZE)
     with running.open_connection() as client:

@@ -123,6 +123,7 @@ def test_of_a_large_message_only_the_beginning_is_ever_in_memory(queue: FakeQueu
     assert (enforce.SAMPLE_DIRECTORY / ANNA / "A1").stat().st_size == enforce.MAX_SAMPLE_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "script", "error"),
     [
@@ -159,6 +160,7 @@ def test_a_long_queue_is_held_as_it_is_found(queue: FakeQueue, monkeypatch: pyte
     assert queue.calls.count("postsuper -h -") == 3
 
 
+@pytest.mark.slow
 def test_no_command_is_waited_for_without_end() -> None:
     start = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):

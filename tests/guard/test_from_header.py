@@ -419,6 +419,7 @@ def _generate_hostile_lines(seed: int, count: int) -> Iterator[str]:
         yield pick(("{} <anna@example.org>", "<anna@example.org> {}", "anna@example.org ({})")).format(form)
 
 
+@pytest.mark.slow
 def test_none_of_a_thousand_hostile_lines_passes() -> None:
     passed = [line for line in _generate_hostile_lines(10, 1000) if not find_unowned(("From", line))]
     assert passed == []

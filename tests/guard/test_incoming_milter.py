@@ -94,6 +94,7 @@ def test_what_is_not_postfix_s_is_refused(session: IncomingSession, packet: byte
         session.answer_packet(packet)
 
 
+@pytest.mark.slow
 def test_each_accepted_message_is_kept_before_the_answer(start_guard: Callable[..., GuardProcess]) -> None:
     guard = start_guard(receiving=LIMITS)
     for _ in range(4):

@@ -56,6 +56,7 @@ def test_a_window_holds_what_was_sent_in_it_at_any_moment(steps: list[tuple]) ->
             assert history.usage_within(at, window) == model.usage_within(at, window)
 
 
+@pytest.mark.slow
 @hypothesis.given(
     strategies.lists(
         strategies.tuples(STEPS.map(abs), strategies.integers(1, 50), strategies.integers(0, 50)),

@@ -27,7 +27,10 @@ MAX_SILENCE = 5.0
 SENT_BEFORE = 4
 LIMIT = 20
 """Messages an hour."""
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as systemd has it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as systemd has it"),
+]
 
 
 @pytest.fixture

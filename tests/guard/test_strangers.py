@@ -78,6 +78,7 @@ def test_a_list_with_15_per_cent_of_dead_addresses_does_not_get_past_30(
     assert not setup.freeze_reasons()
 
 
+@pytest.mark.slow
 def test_of_random_lists_with_15_per_cent_most_do_not_get_past_30(new_setup: NewSetup) -> None:
     setup = new_setup(
         limits=NO_LIMITS, holds=HOLDS, accounts={f"u{n}@example.org": {"addresses": []} for n in range(200)}
@@ -277,6 +278,7 @@ def test_why_says_what_became_of_the_mail(held: JudgeSetup) -> None:
 # --- the running guard ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_running_guard_takes_outcomes_and_explains_itself(
     start_guard: Callable[..., GuardProcess], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

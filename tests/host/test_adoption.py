@@ -12,6 +12,9 @@ from mailkeep.host import adoption
 from mailkeep.host.preflight_facts import PASSED_MARK, HostFacts
 from mailkeep.parts.model import Directory, File, Part
 
+pytestmark = pytest.mark.slow
+
+
 PROGRAMS = {
     "dpkg-query": "printf 'ii  exim4 4.98\\nrc  gone 1\\n'; cat packages 2>/dev/null",
     "systemctl": "case $1 in list-unit-files) echo 'exim4.service enabled enabled' ;; *) echo exim4.service x ;; esac",

@@ -27,6 +27,7 @@ def act(name: str) -> str:
     return f"{name} done"
 
 
+@pytest.mark.slow
 def test_the_result_of_each_host_comes_as_it_is_ready() -> None:
     results = list(run_on_each(["slow", "mail1", "mail2"], act))
     assert {result.value for result in results} == {"slow done", "mail1 done", "mail2 done"}
@@ -34,6 +35,7 @@ def test_the_result_of_each_host_comes_as_it_is_ready() -> None:
     assert 1 <= results[-1].seconds < 10
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_costs_the_others_nothing() -> None:
     start = time.monotonic()
     results = {
@@ -48,6 +50,7 @@ def test_a_host_that_fails_costs_the_others_nothing() -> None:
     assert {result.value for name, result in results.items() if name != "mail1"} == {None}
 
 
+@pytest.mark.slow
 def test_the_time_in_which_a_person_types_passwords_is_no_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     def type_slowly(_: str) -> str:
         time.sleep(0.8)

@@ -32,6 +32,7 @@ def host_files(inventory_directory: Path) -> list[File]:
     ]
 
 
+@pytest.mark.slow
 def test_every_file_of_the_host_is_written_with_its_content(
     inventory_directory: Path, host_files: list[File], tmp_path: Path
 ) -> None:

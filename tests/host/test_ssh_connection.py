@@ -42,6 +42,7 @@ def test_all_that_the_inventory_says_reaches_ssh_and_nothing_may_ask_or_hang() -
     assert not [word for word in command if "StrictHostKeyChecking=no" in word]
 
 
+@pytest.mark.slow
 def test_a_deaf_host_is_given_up_and_told_from_one_that_is_down(
     deaf: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

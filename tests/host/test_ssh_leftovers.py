@@ -49,6 +49,7 @@ def connect_and_end(name: str) -> str:
     return connection._socket
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ssh_log")
 def test_however_the_process_of_a_host_ends_no_directory_is_left(temporary: Path) -> None:
     results = {result.name: result for result in run_on_each(["done", "hanging", "interrupted"], connect_and_end, 3)}

@@ -47,6 +47,7 @@ def test_the_examples_of_the_rfc(form: str, body: bytes, canonical: bytes) -> No
     assert hash_body(form, body)[0] == hashlib.sha256(canonical).digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [SIMPLE, RELAXED])
 @pytest.mark.parametrize(
     "piece", [b"\r\n", b"\n", b"\r", b" ", b" \r", b"x\r\n", b"word \t", b"\n\r", b"x" * 76 + b"\r\n"]

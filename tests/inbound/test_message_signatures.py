@@ -171,6 +171,7 @@ def test_a_broken_chain_fails_and_is_no_error(dns: SampleDns, header: bytes) -> 
     assert find_results(answer, "arc") in (["fail"], [])
 
 
+@pytest.mark.slow
 def test_a_large_message_is_verified_in_little_memory(dns: SampleDns) -> None:
     """The signature is over 23 MB, of which nothing is kept."""
     import tracemalloc

@@ -77,6 +77,7 @@ def test_results_of_others_stay(value: str) -> None:
     assert not claims_identity(value, HOST)
 
 
+@pytest.mark.slow
 def test_nobody_hides_a_claim_behind_much_text_or_makes_it_slow() -> None:
     chance = random.Random(3)  # noqa: S311 - no secret
     start = time.thread_time()

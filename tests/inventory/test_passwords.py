@@ -192,6 +192,7 @@ def test_an_answer_that_is_no_http_is_an_error() -> None:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "RANGE_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(UserError, match="timed out"):

@@ -107,6 +107,7 @@ def test_a_removed_account_leaves_its_numbers_without_its_name(log: Path, ask: A
     assert "bert@example.org" not in rows
 
 
+@pytest.mark.slow
 def test_a_year_of_attacks_takes_less_than_10_mb(tmp_path: Path) -> None:
     """50 accounts, and each day thousands of servers and of names that somebody has tried."""
     rows = Counter(

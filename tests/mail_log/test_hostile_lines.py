@@ -100,6 +100,7 @@ def test_hostile_text_in_every_field_changes_no_fate() -> None:
         check_attribution(fuzzer.make_log(8))
 
 
+@pytest.mark.slow
 def test_broken_lines_end_no_program() -> None:
     fuzzer = LogFuzzer(2)
     for _ in range(60):

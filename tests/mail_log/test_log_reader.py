@@ -153,6 +153,7 @@ def test_the_older_of_rotated_files_is_read_first(tmp_path: Path) -> None:
     assert has_totals(build_report(count_files(paths, Needs(), 1), Query()), TOTALS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3, 9])
 @pytest.mark.parametrize("needs", [Needs(), Needs(hours=True, remotes=True, networks=True)])
 def test_several_processes_count_as_one_does(

@@ -81,6 +81,7 @@ def test_run_twice_nothing_is_copied_twice_and_nothing_read_twice(bench: Bench) 
     assert len(bench.progress) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_after", [0, 1, 255, 300, 599])
 def test_killed_anywhere_the_next_run_completes_it(bench: Bench, dies_after: int) -> None:
     for number in range(600):
@@ -265,6 +266,7 @@ def test_messages_beyond_message_size_come_and_are_told(bench: Bench) -> None:
     assert "1 messages are larger than `message_size`" in report.notes[0]
 
 
+@pytest.mark.slow
 def test_two_imports_of_one_account_exclude_each_other(bench: Bench) -> None:
     with bench.connect() as session:
         session.ask("open", address="anna@example.org", source="x")

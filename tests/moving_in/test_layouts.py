@@ -35,6 +35,7 @@ def batch(*rows: dict[str, object]) -> str:
     return "".join("\t".join(map(str, line)) + "\n" for line in (rows[0].keys(), *(row.values() for row in rows)))
 
 
+@pytest.mark.slow
 def test_mail_in_a_box(tmp_path: Path) -> None:
     database = tmp_path / "users.sqlite"
     with sqlite3.connect(database) as connection:
@@ -79,6 +80,7 @@ def test_mail_in_a_box(tmp_path: Path) -> None:
     assert [(key.domain, key.selector, key.pem) for key in inspection.keys] == [("example.org", "mail", DKIM_PEM)]
 
 
+@pytest.mark.slow
 def test_docker_mailserver(tmp_path: Path) -> None:
     config = "/opt/mail/docker-data/dms/config"
     root = write_tree(
@@ -106,6 +108,7 @@ def test_docker_mailserver(tmp_path: Path) -> None:
     assert [(key.selector, key.pem) for key in inspection.keys] == [("mail", DKIM_PEM)]
 
 
+@pytest.mark.slow
 def test_docker_mailserver_with_rspamd(tmp_path: Path) -> None:
     config = "/srv/dms/config"
     key = "/tmp/docker-mailserver/rspamd/dkim/rsa-2048-mail-example.org.private.txt"  # noqa: S108
@@ -124,6 +127,7 @@ def test_docker_mailserver_with_rspamd(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_mailcow(tmp_path: Path) -> None:
     mailbox = {"local_part": "anna", "domain": "example.org", "mailbox_path_prefix": "/var/vmail/", "kind": ""}
     anna = {"username": "anna@example.org", "password": "{BLF-CRYPT}" + BCRYPT, "name": "Anna", "quota": 3 * GIB}
@@ -172,6 +176,7 @@ def test_mailcow(tmp_path: Path) -> None:
     assert [(key.domain, key.selector, key.pem) for key in inspection.keys] == [("example.org", "dkim", DKIM_PEM)]
 
 
+@pytest.mark.slow
 def test_iredmail(tmp_path: Path) -> None:
     maildir = "example.org/a/n/n/anna-2020.01.31.12.00.00/"
     row = {"storagebasedirectory": "/var/vmail", "storagenode": "vmail1", "active": 1}
@@ -217,6 +222,7 @@ def test_iredmail(tmp_path: Path) -> None:
     assert [(key.selector, key.program) for key in inspection.keys] == [("dkim", "Amavis")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "doveconf",
     [
@@ -291,6 +297,7 @@ def test_a_mailbox_that_is_larger_than_the_default_gets_twice_what_is_there(tmp_
     assert [account.quota for account in settings.accounts] == [6 * GIB, 2 * GIB]
 
 
+@pytest.mark.slow
 def test_hostile_texts_of_the_old_server_cannot_become_settings(tmp_path: Path) -> None:
     root = write_tree(
         tmp_path,

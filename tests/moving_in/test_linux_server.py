@@ -45,6 +45,7 @@ def reasons(inspection: Inspection) -> dict[str, str]:
     return {verdict.candidate.login: verdict.reason for verdict in inspection.verdicts if not verdict.becomes_account}
 
 
+@pytest.mark.slow
 def test_accounts_are_those_with_mail_or_logins_and_they_keep_their_passwords(settings: Settings) -> None:
     passwords = {account.address: account.password for account in settings.accounts}
     assert passwords == {
@@ -206,6 +207,7 @@ def test_sizes_and_folders_are_counted(inspection: Inspection) -> None:
     assert bert.logins == 1
 
 
+@pytest.mark.slow
 def test_reading_changes_nothing_and_leaves_passwords_for_other_servers_there(tree: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tree.rglob("*") if path.is_file()}
     observed = collect(tree)

@@ -35,6 +35,7 @@ def test_a_password_that_attackers_try_first_is_guessed(kind: str, password: str
     assert result.tries < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_good_password_is_not(kind: str) -> None:
     [result] = try_passwords({"bert": Trial(KINDS[kind](GOOD_PASSWORD), NAMES)}, seconds_per_hash=0.2).values()
@@ -49,6 +50,7 @@ def test_the_incidents_accounts_are_guessed_at_the_first_try(name: str) -> None:
         assert (result.guessed, result.tries) == ("its password is its own name, or nearly so", 1)
 
 
+@pytest.mark.slow
 def test_the_time_is_bounded_however_many_and_slow_the_hashes_are() -> None:
     slow = {str(number): Trial(make_hash(GOOD_PASSWORD, "$2y$07$abcdefghijklmnopqrstuu"), NAMES) for number in range(6)}
     start = time.monotonic()

@@ -145,6 +145,7 @@ def test_looking_says_what_would_happen_and_changes_nothing(host: Host, root: Pa
     assert not [line for line in (root / "log").read_text().splitlines() if " stop " in line or "disable" in line]
 
 
+@pytest.mark.slow
 def test_files_services_and_packages_are_as_before_and_changes_of_the_operator_stay(host: Host, root: Path) -> None:
     done = host("go")
     assert (done.returncode, done.stderr) == (0, "")
@@ -169,6 +170,7 @@ def test_files_services_and_packages_are_as_before_and_changes_of_the_operator_s
     assert parse_answer(host("go").stdout.splitlines()).done
 
 
+@pytest.mark.slow
 def test_ssh_is_never_stopped_and_the_watch_ends_first(host: Host, root: Path) -> None:
     host("go")
     log = (root / "log").read_text()
@@ -186,6 +188,7 @@ def test_nothing_changes_without_the_packages(host: Host, root: Path) -> None:
     assert "stop postfix.service" not in (root / "log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", range(8, 45, 3))
 def test_a_run_after_a_killed_one_ends_as_if_nothing_had_happened(call: int, host: Host, root: Path) -> None:
     """Killed at this call of systemctl; Mailkeep begins to end at about the tenth."""
@@ -203,6 +206,7 @@ def test_a_run_after_a_killed_one_ends_as_if_nothing_had_happened(call: int, hos
     assert not (root / "var/lib/mailkeep/adopted").exists()
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_start_is_named_and_another_run_tries_again(host: Host, root: Path) -> None:
     (root / "broken").write_text("own.service\n")
     way = parse_answer(host("go").stdout.splitlines())

@@ -123,6 +123,7 @@ def test_a_lifted_ban_is_gone_and_others_stay(firewall: Firewall, capsys: pytest
     assert not firewall.jails["web"]
 
 
+@pytest.mark.slow
 def test_what_fail2ban_leaves_in_the_firewall_is_removed(
     firewall: Firewall, capsys: pytest.CaptureFixture[str]
 ) -> None:

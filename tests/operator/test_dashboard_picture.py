@@ -46,6 +46,7 @@ def test_an_unknown_expression_is_an_error() -> None:
         evaluate(f"sum(mailkeep_bans{SERVER})", QUEUE)
 
 
+@pytest.mark.slow
 def test_every_panel_can_be_drawn(tmp_path: Path) -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     text = "\n".join(f"{name} 1" for name in metrics.NAMES)

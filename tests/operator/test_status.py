@@ -136,6 +136,7 @@ def test_without_any_file_of_the_watch_there_is_an_answer(server: Server) -> Non
     assert [finding.key for finding in server.collect().wrong] == ["watch:"]
 
 
+@pytest.mark.slow
 def test_a_sensor_that_hangs_or_raises_is_named_and_the_others_answer(server: Server) -> None:
     released = threading.Event()
 

@@ -38,6 +38,7 @@ def send(content: bytes, kind: str = "application/gzip") -> ReportMail:
     return read_report_mail(compose_body_report("dmarc@example.net", content, kind))
 
 
+@pytest.mark.slow
 def test_each_bomb_is_refused_within_its_bounds() -> None:
     million = b"\0" * 2**20
     laughs = f'<!DOCTYPE x [<!ENTITY e0 "ha">{ENTITIES}]><feedback>&e11;'.encode()

@@ -82,6 +82,7 @@ def test_a_neighbour_of_a_source_is_no_new_source(store: ReportStore) -> None:
     assert tell(store, make_report("192.0.2.67"), NOW + 2 * DAY) == []
 
 
+@pytest.mark.slow
 def test_a_flood_of_forged_reports_is_one_text_a_day_and_domain(store: ReportStore) -> None:
     for number in range(200):
         sources = [f"10.{number}.{row}.1" for row in range(50)]

@@ -86,6 +86,7 @@ def test_one_sender_does_not_drown_the_others(store: ReportStore) -> None:
     assert store.add_report("example.net", make_report(), NOW) == READ
 
 
+@pytest.mark.slow
 def test_ten_thousand_reports_of_strangers_leave_room_for_known_receivers(store: ReportStore) -> None:
     assert store.add_report("google.example", make_report(day=-2), NOW - 2 * DAY) == READ
     outcomes = [store.add_report(f"s{number}.example", make_report(number), NOW) for number in range(10_000)]
@@ -95,6 +96,7 @@ def test_ten_thousand_reports_of_strangers_leave_room_for_known_receivers(store:
     assert store.add_report("new.example", make_report(1, day=1), NOW + DAY + 60) == READ, "the next day has room"
 
 
+@pytest.mark.slow
 def test_a_day_is_bounded_whoever_sends(store: ReportStore) -> None:
     for number in range(30):
         assert store.add_report(f"r{number}.example", make_report(day=-2), NOW - 2 * DAY) == READ

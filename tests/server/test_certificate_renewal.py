@@ -155,6 +155,7 @@ def refuse_order(*_: object) -> str:
     raise RenewalError("too many requests")
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_present_certificate_and_is_written_down(
     config: RenewalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_failure_leaves_the_present_certificate_and_is_written_down(
     assert Renewer(config).state["failing"] == 1.8e9
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_replaced_and_the_trouble_is_over(
     config: RenewalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def test_state_of_version_0_1_0_is_read(config: RenewalConfig, tmp_path: Path, m
     renew(config, monkeypatch, refuse_order)
 
 
+@pytest.mark.slow
 def test_an_issued_certificate_must_fit_and_nothing_but_certificates_is_used_of_it(
     config: RenewalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

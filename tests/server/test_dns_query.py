@@ -94,6 +94,7 @@ def test_a_refusal_without_the_question_is_an_answer(serve: Callable[[Answer], N
     assert query_quickly(ADDRESS, "example.org", "TXT", 2.0).code == 5
 
 
+@pytest.mark.slow
 def test_silence_ends_at_the_timeout(serve: Callable[[Answer], None]) -> None:
     serve(lambda _: [])
     with pytest.raises(TimeoutError):

@@ -115,6 +115,7 @@ def test_nothing_changes_on_the_other_server(ask: Ask, old: ImapStore) -> None:
     assert not any("STORE" in command or "BODY[" in command for command in old.commands)
 
 
+@pytest.mark.slow
 def test_a_connection_that_ends_is_told_and_what_has_arrived_stays(ask: Ask, old: ImapStore, new: ImapStore) -> None:
     for number in range(600):
         old.add("INBOX", f"Subject: {number}\n\n".encode())

@@ -278,6 +278,7 @@ def test_a_server_without_a_declared_ipv6_address_refuses_nobody_over_ipv6(serve
     assert not [line for line in server.log if "[sshd] Found 2001:" in line]
 
 
+@pytest.mark.slow
 def test_a_jail_that_does_not_see_its_service_refuse_somebody_is_a_fault(server: Server) -> None:
     """As with inotify used up: jails are active, and every ban by hand reaches the firewall."""
     server.jails["sshd"].notices = None
@@ -287,6 +288,7 @@ def test_a_jail_that_does_not_see_its_service_refuse_somebody_is_a_fault(server:
     assert prove()["recidive"] == []
 
 
+@pytest.mark.slow
 def test_a_service_that_cannot_be_reached_is_no_fault_of_its_jail(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +400,7 @@ def test_a_jail_without_rules_or_whose_rules_leave_ports_open_is_a_fault(server:
     ]
 
 
+@pytest.mark.slow
 def test_a_jail_that_fail2ban_does_not_run_is_a_fault(server: Server) -> None:
     del server.jails["recidive"]
     assert prove() == {"recidive": ["jail recidive: fail2ban does not run it"], "sshd": []}

@@ -71,6 +71,7 @@ def test_a_long_line_is_seen_across_pieces_of_the_body() -> None:
     assert run_session([], *[b"word " * 100 + b"\r\n"] * 3)[1] is None
 
 
+@pytest.mark.slow
 def test_what_comes_out_needs_no_breaking() -> None:
     chance = random.Random(1)  # noqa: S311 - no secret
     for _ in range(300):

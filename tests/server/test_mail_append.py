@@ -43,6 +43,7 @@ def test_a_keyword_that_imap_cannot_keep_is_never_sent(store: ImapStore) -> None
     assert store.folders["INBOX"].messages[0].flags == "ok"
 
 
+@pytest.mark.slow
 def test_appended_twice_is_there_once(store: ImapStore) -> None:
     messages = make_messages(600)
     append_messages(ADDRESS, "INBOX", messages, session=store.connect())
@@ -65,6 +66,7 @@ def test_a_message_that_is_there_twice_stays_twice(store: ImapStore) -> None:
     assert (counts.added, counts.duplicates) == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_after", [0, 100, 255, 256, 300, 511])
 def test_killed_anywhere_a_rerun_completes_it(store: ImapStore, dies_after: int) -> None:
     messages = make_messages(600)

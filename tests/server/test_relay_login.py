@@ -127,6 +127,7 @@ def test_a_relay_host_without_encryption_gets_no_password(start_relay: Callable[
     assert find_relay_fault("localhost", port, str(password_file), "mail.example.org") == "offers no STARTTLS"
 
 
+@pytest.mark.slow
 def test_a_relay_host_that_is_silent_refuses_or_is_not_there_is_a_fault(password_file: Path) -> None:
     def find_fault(host: str, port: int) -> str:
         return find_relay_fault(host, port, str(password_file), "mail.example.org", timeout=0.2)

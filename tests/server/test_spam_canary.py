@@ -65,6 +65,7 @@ def test_each_fault_is_named(
     assert text in prove_filter(server(**fault), refuses=True)[canary]
 
 
+@pytest.mark.slow
 def test_mail_that_is_lost_refused_or_not_sent_is_named() -> None:
     def refuse_connection(_: EmailMessage) -> str:
         raise ConnectionRefusedError(111, "Connection refused")

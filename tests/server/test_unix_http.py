@@ -58,6 +58,7 @@ def test_an_answer_without_end_is_an_error(serve: Serve, monkeypatch: pytest.Mon
         get_body(serve(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 100), "/status", 5)
 
 
+@pytest.mark.slow
 def test_who_is_not_there_or_hangs_is_not_waited_for(tmp_path: Path) -> None:
     path = str(tmp_path / "control")
     with pytest.raises(FileNotFoundError):

@@ -95,6 +95,7 @@ def list_paths(data: object, path: str = "") -> Iterator[str]:
         yield from list_paths(value, f"{path}.{name}".removeprefix("."))
 
 
+@pytest.mark.slow
 def test_the_samples_have_every_section_and_every_setting() -> None:
     by_acme, with_files = ({*list_paths(yaml.safe_load(text))} for text in (COMPLETE, COMPLETE_WITH_FILES))
     sections = reference.list_sections()
@@ -215,6 +216,7 @@ def test_a_long_chain_of_aliases_loads(mail_yml: Inventory) -> None:
 # JSON Schema
 
 
+@pytest.mark.slow
 def test_the_schema_accepts_valid_files(mail_yml: Inventory) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for text in (

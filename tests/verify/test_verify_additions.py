@@ -22,6 +22,7 @@ def observe(*findings: dict[str, str], recorded: bool = True) -> dict[str, objec
     return {"recorded": recorded, "findings": [*findings]}
 
 
+@pytest.mark.slow
 def test_each_addition_is_a_line_of_a_warning(run_check: Callable[..., Outcome]) -> None:
     access = run_check("nobody_new_can_become_root", root_access=observe(JOB, KEY, DROP_IN))
     assert access.status == "warning"
@@ -30,6 +31,7 @@ def test_each_addition_is_a_line_of_a_warning(run_check: Callable[..., Outcome])
     assert (services.status, services.observed.split()) == ("warning", [DROP_IN["name"]])
 
 
+@pytest.mark.slow
 def test_what_mailkeep_wrote_is_no_addition(run_check: Callable[..., Outcome]) -> None:
     finding = OURS | {"path": "/etc/ssh/sshd_config.d/10-mailkeep.conf"}
     assert run_check("nothing_was_added_to_the_services", root_access=observe(finding)).status == "passed"
@@ -74,6 +76,7 @@ def test_the_record_of_the_first_deploy_is_never_replaced(tmp_path: Path, monkey
     assert root_access.compare_with_record()["findings"] == [{"name": "uid0:evil", "text": "", "path": ""}]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_cut_off_is_told_and_so_is_a_record_that_lacks_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_clock_without_time_servers_is_a_warning(run_check: RunCheck, clock: d
     assert run_check("the_clock_is_kept", clock=clock).status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "status"), [(10, "warning"), (30, "passed")])
 def test_a_certificate_that_expires_soon_is_a_warning(target: Target, days: int, status: str) -> None:
     issued = datetime.now(UTC).date() - timedelta(days=3650 - 1 - days)
@@ -138,6 +139,7 @@ def test_a_neighbour_who_guesses_is_not_taken_for_the_server(
     assert outcome.status == status
 
 
+@pytest.mark.slow
 def test_what_a_stranger_does_not_reach_is_said_and_what_cannot_be_tried_is_skipped(run_check: RunCheck) -> None:
     reached = Knock("192.0.2.1", 465)
     untried = Knock("2001:db8::1", 465, untried="this machine has no IPv6")
@@ -151,6 +153,7 @@ def test_what_a_stranger_does_not_reach_is_said_and_what_cannot_be_tried_is_skip
     assert run_check("what_cannot_be_tried_from_here_is_said", knocks=[reached]).status == "passed"
 
 
+@pytest.mark.slow
 def test_another_firewall_counts_only_if_it_closes_a_port_for_certain(run_check: RunCheck) -> None:
     chain = {"name": "the chain INPUT in the table ip filter of ufw", "closed": [25, 465], "doubtful": []}
     outcome = run_check("no_other_firewall_closes_our_ports", firewall={"foreign": [chain]})
@@ -160,6 +163,7 @@ def test_another_firewall_counts_only_if_it_closes_a_port_for_certain(run_check:
     assert run_check("no_other_firewall_closes_our_ports", firewall={"foreign": [doubtful]}).status == "passed"
 
 
+@pytest.mark.slow
 def test_a_jail_of_the_operators_that_bans_nobody_is_a_warning(run_check: RunCheck) -> None:
     jails: dict[str, list[str]] = {jail: [] for jail in JAILS}
     assert run_check("jails_of_the_operator_ban_too", jails=jails).status == "skipped"

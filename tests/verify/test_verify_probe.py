@@ -106,6 +106,7 @@ def test_a_trouble_is_reported_only_if_the_watch_still_sees_it(monkeypatch: pyte
     assert watch.examine_watch()["sensors"]["unit"]["troubles"] == []
 
 
+@pytest.mark.slow
 def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,7 @@ def test_the_probe_needs_nothing_but_the_standard_library_and_the_common_modules
             assert is_standard or f"{module}.".startswith("mailkeep_server.common."), f"{file}: {module}"
 
 
+@pytest.mark.slow
 def test_the_probe_is_complete_and_short_enough_for_one_argument_of_ssh(tmp_path: Path) -> None:
     application = tmp_path / "probe.zip"
     application.write_bytes(target._build_zip_application())
@@ -221,6 +223,7 @@ def test_the_probe_is_complete_and_short_enough_for_one_argument_of_ssh(tmp_path
     assert len(target.encode_probe()) < 96 * 1024, "and the configuration must fit too"
 
 
+@pytest.mark.slow
 def test_the_configuration_of_many_domains_fits_into_one_argument_of_ssh(
     inventory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_every_domain_is_asked_in_turn_and_a_faulty_one_each_time(serve: Serve) 
     assert sensor.find_troubles() == {}
 
 
+@pytest.mark.slow
 def test_an_opendkim_that_hangs_is_a_trouble_and_so_is_none(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_opendkim_that_hangs_is_a_trouble_and_so_is_none(
     assert "OpenDKIM cannot be asked: No such file or directory" in text
 
 
+@pytest.mark.slow
 def test_an_opendkim_that_hangs_or_trickles_costs_one_timeout_for_all_domains(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_an_opendkim_that_hangs_or_trickles_costs_one_timeout_for_all_domains(
     assert text.startswith("Mail is not signed, and cannot be sent: OpenDKIM does not answer within")
 
 
+@pytest.mark.slow
 def test_a_service_must_give_its_usual_answer(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_sensors, "ANSWER_TIMEOUT", 0.2)
     answers = [b"1\tVERSION\tx", b"gibberish", None]
@@ -161,6 +164,7 @@ def test_a_service_must_give_its_usual_answer(serve: Serve, tmp_path: Path, monk
     assert "cannot be asked (No such file or directory)" in sensor.find_troubles()["silent"][0]
 
 
+@pytest.mark.slow
 def test_a_fail2ban_that_is_busy_is_asked_again_until_the_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_refused_administrator_does_not_keep_the_mail_from_the_others(postfix:
         send_notification("mail", NOTIFICATION, config)
 
 
+@pytest.mark.slow
 def test_mail_that_is_refused_or_not_answered_goes_by_the_way_without_milters(
     postfix: Postfix, config: WatchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

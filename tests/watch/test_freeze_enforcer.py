@@ -158,6 +158,7 @@ def test_a_hang_of_either_thread_is_noticed_and_slow_work_on_many_accounts_is_no
         assert enforcer.is_stuck(monotonic.now)
 
 
+@pytest.mark.slow
 def test_a_new_freeze_is_enforced_at_once_and_nothing_wakes_without_one(
     enforcer: FreezeEnforcer, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

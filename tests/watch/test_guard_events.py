@@ -110,6 +110,7 @@ def test_nonsense_is_no_answer(control_socket: Path, guard: GuardServer, garbage
     assert "does not answer" in GuardEvents(str(control_socket), 0).find_troubles()["silent"][0]
 
 
+@pytest.mark.slow
 def test_a_guard_that_hangs_is_not_waited_for(control_socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard_events, "ANSWER_TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX) as listener:

@@ -34,6 +34,7 @@ def build_notification(number: int) -> Notification:
     return replace(NOTIFICATION, id=number, time=9e9, pending_channels=[])
 
 
+@pytest.mark.slow
 def test_a_channel_that_hangs_holds_up_neither_the_other_nor_the_watch(alerts: AlertQueue) -> None:
     released, sent = threading.Event(), list[int]()
 
@@ -52,6 +53,7 @@ def test_a_channel_that_hangs_holds_up_neither_the_other_nor_the_watch(alerts: A
     poll(lambda: not outbox.export_state()["notifications"], 5, "notifications are left")
 
 
+@pytest.mark.slow
 def test_a_dead_channel_is_reported_and_its_notifications_arrive_when_it_is_back(
     alerts: AlertQueue, clock: Clock
 ) -> None:
@@ -75,6 +77,7 @@ def test_a_dead_channel_is_reported_and_its_notifications_arrive_when_it_is_back
     assert sent.count(("mail", 1)) == 1
 
 
+@pytest.mark.slow
 def test_a_notification_that_could_not_be_sent_for_too_long_is_given_up(alerts: AlertQueue) -> None:
     outbox = start_outbox(alerts, fail_to_send)
     outbox.add_notification(replace(build_notification(1), time=0.0))

@@ -32,6 +32,7 @@ def test_a_fault_counts_the_second_time_and_until_a_try_succeeds() -> None:
     assert wait_for_try(sensor) == []
 
 
+@pytest.mark.slow
 def test_a_try_that_fails_or_hangs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     sensor = RelaySensor("smtp.example.net", ("false",))
     wait_for_try(sensor)

@@ -171,6 +171,7 @@ def test_an_expired_certificate_is_a_trouble(tmp_path: Path) -> None:
 # --- jails
 
 
+@pytest.mark.slow
 def test_an_openssl_that_hangs_does_not_hold_up_the_other_sensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def test_faults_of_the_jails_and_the_absence_of_proofs_are_troubles(tmp_path: Pa
 # --- units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("properties", "runs"),
     [

@@ -37,6 +37,7 @@ def test_a_filter_that_answers_as_a_milter_is_no_trouble(tmp_path: Path) -> None
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_filter_that_hangs_is_told_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sensor = FilterSensor(tmp_path / "milter.sock")
     worst = sensor.CALM_INTERVAL + sensor.samples * sensor.TIMEOUT + (sensor.samples - 1) * sensor.DOUBT_INTERVAL

@@ -148,6 +148,7 @@ def busy_client(root: Path) -> Iterator[BusyClient]:
     client.join()
 
 
+@pytest.mark.slow
 def test_no_message_is_missing_or_twice_while_a_client_moves_and_flags_them(
     root: Path, stage: Path, busy_client: BusyClient
 ) -> None:

@@ -55,6 +55,7 @@ class Writer(threading.Thread):
                 self.stop.wait(0.002)
 
 
+@pytest.mark.slow
 def test_a_copy_is_of_one_moment(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
