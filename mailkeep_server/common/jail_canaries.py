@@ -12,22 +12,25 @@ within a day. The recidive jail counts the bans of all other jails, and takes an
 
 import fcntl
 import ipaddress
+import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailkeep_server.common import ban_proof, paths
 from mailkeep_server.common.ban_proof import COMMAND_TIMEOUT, ERRORS, BanProof, Canary, JailRules, read_fail2ban_log
 from mailkeep_server.common.commands import run
 from mailkeep_server.common.fail2ban_socket import ask_fail2ban, list_jails
-from mailkeep_server.common.files import open_lock
+from mailkeep_server.common.files import atomic_write, open_lock
 from mailkeep_server.common.networks import is_in_networks
 from mailkeep_server.common.own_addresses import is_local_address
 
 LOCK = Path(paths.JAIL_PROOF_LOCK)
+IN_USE = Path(paths.JAIL_CANARIES)
+"""The IPv4 canaries of the last proof, a list in JSON: it may have ended before it unbanned them."""
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 USED_ELSEWHERE = ("192.0.2.1",)
 """The probe and the watch ask by which way a packet to this address would leave; a canary's packets stay here."""
@@ -67,6 +70,8 @@ def prove_jails(
     _unban_leftovers(running)
     names = [*jails, *(jail for jail in running if jail not in jails)]
     canaries = choose_canaries(len(names), first, never_ban, recently_banned)
+    with suppress(OSError):  # jails are proven on a full disk too; what bans are left then end by themselves
+        atomic_write(IN_USE, json.dumps([v4 for v4, _ in canaries]), 0o600, durable=False)
     notice_timeout = min(start_timeout, NOTICE_TIMEOUT)
 
     def prove(jail: str, canary: Canary) -> list[str] | None:
@@ -84,12 +89,24 @@ def prove_jails(
 
 
 def _unban_leftovers(jails: Iterable[str]) -> None:
-    """A proof that ended with the machine leaves bans, and fail2ban restores them. Of IPv4, the next proof has the same
-    canaries. Raises one of ERRORS."""
+    """A proof that ends with the machine, or with fail2ban, leaves bans, and fail2ban restores them. Raises one of
+    ERRORS."""
+    in_use = _read_canaries_in_use()
     for jail in jails:
         targets = ask_fail2ban("get", jail, "banip", timeout=COMMAND_TIMEOUT)
-        if leftovers := [target for target in targets if is_in_networks(target.partition("/")[0], [NETWORK6])]:
+        leftovers = [
+            target for target in targets if target in in_use or is_in_networks(target.partition("/")[0], [NETWORK6])
+        ]
+        if leftovers:
             ask_fail2ban("set", jail, "unbanip", *leftovers, timeout=COMMAND_TIMEOUT)
+
+
+def _read_canaries_in_use() -> set[str]:
+    """Where the list is lost, the bans of that proof end by themselves."""
+    try:
+        return set(json.loads(IN_USE.read_text()))
+    except (OSError, ValueError, TypeError):
+        return set()
 
 
 def choose_canaries(

@@ -176,7 +176,13 @@ def test_another_quota_touches_the_accounts_files_and_nothing_else(settled_site:
     assert list_touched_since(settled_site, "/run/stamp") == {"/etc/dovecot/users", "/etc/dovecot/aliases"}
     assert read_service_states(settled_site) == before  # Dovecot reads them by itself
     assert len(result.changed) == 1
-    assert str(321 * 1024) in server.run(f"doveadm quota get -u {ANNA}").stdout.split()
+    wait_for_quota(settled_site, 321)
+
+
+def wait_for_quota(site: Site, megabytes: int) -> None:
+    """Dovecot looks at the time of its file of accounts once in a second at most."""
+    show = f"doveadm quota get -u {ANNA}"
+    poll(lambda: str(megabytes * 1024) in site.server.run(show).stdout.split(), 5, f"the quota is not {megabytes}M")
 
 
 def test_another_password_counts_at_once_though_its_hash_is_as_long(settled_site: Site) -> None:
@@ -622,7 +628,7 @@ def test_a_user_with_sudo_can_deploy(settled_site: Site) -> None:
     try:
         change_account(settled_site, ANNA, quota="123M")
         assert len(assert_success(settled_site.deploy()).changed) == 1
-        assert str(123 * 1024) in settled_site.server.run(f"doveadm quota get -u {ANNA}").stdout.split()
+        wait_for_quota(settled_site, 123)
         assert assert_success(settled_site.deploy()).changed == []
         logins = "journalctl --sync; journalctl --quiet --output=cat --unit=ssh.service --grep='^Accepted'"
         accepted_logins = settled_site.server.run(logins).stdout

@@ -228,8 +228,9 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     fake = Server(RULES)
+    monkeypatch.setattr(jail_canaries, "IN_USE", tmp_path / "canaries.json")
     for module in (jail_canaries, ban_proof, refused_logins):
         monkeypatch.setattr(module, "run", fake.run)
     monkeypatch.setattr(jail_canaries, "list_jails", fake.list_jails)
@@ -268,8 +269,34 @@ def test_what_a_proof_left_that_ended_with_the_machine_is_unbanned(server: Serve
     """fail2ban restores bans from its database."""
     leftover, other = "2001:db8:fab9:2d60::/64", "2001:db8:9:9::/64"
     server.jails["sshd"].banned = {leftover, other, "203.0.113.250"}
+    jail_canaries.IN_USE.write_text('["192.0.2.77", "192.0.2.78"]')
+    server.jails["recidive"].banned = {"192.0.2.78", "192.0.2.79"}
     assert prove() == {"sshd": [], "recidive": []}
-    assert server.jails["sshd"].banned == {other, "203.0.113.250"}
+    assert [jail.banned for jail in server.jails.values()] == [{other, "203.0.113.250"}, {"192.0.2.79"}]
+
+
+def test_the_next_proof_knows_the_canaries_of_this_one(server: Server) -> None:
+    """Whatever its number: verify takes another than the server's own proof."""
+    prove()
+    [canary, *_] = json.loads(jail_canaries.IN_USE.read_text())
+    server.jails["sshd"].banned.add(canary)
+    assert prove_jails(RULES, 50, NEVER_BAN, start_timeout=0.3) == {"sshd": [], "recidive": []}
+    assert server.jails["sshd"].banned == set()
+
+
+@pytest.mark.parametrize("text", [None, "", "not JSON", "{}", "7", '["192.0.2.2"'])
+@pytest.mark.usefixtures("server")
+def test_a_lost_list_of_canaries_keeps_no_jail_from_being_proven(text: str | None) -> None:
+    if text is not None:
+        jail_canaries.IN_USE.write_text(text)
+    assert prove() == {"sshd": [], "recidive": []}
+
+
+@pytest.mark.usefixtures("server")
+def test_jails_are_proven_where_no_file_can_be_written() -> None:
+    jail_canaries.IN_USE.with_name("canaries.json.new").mkdir()
+    assert prove() == {"sshd": [], "recidive": []}
+    assert not jail_canaries.IN_USE.exists()
 
 
 def test_a_server_without_a_declared_ipv6_address_refuses_nobody_over_ipv6(server: Server) -> None:
