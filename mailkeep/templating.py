@@ -12,6 +12,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def _create_environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
+        auto_reload=False,  # templates do not change while Mailkeep runs
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - configuration files, not HTML
         keep_trailing_newline=True,

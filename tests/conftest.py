@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lab_schedule
 @pytest.fixture(scope="session", autouse=True)
 def dkim_keys() -> Iterator[None]:
     """Real keys, handed out in turn: creating one for each test would take longer than the tests."""
-    keys = cycle([generate_dkim_pem() for _ in range(KEYS)])
+    keys = cycle(generate_dkim_pem() for _ in range(KEYS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mailkeep.inventory.dkim_keys.generate_dkim_pem", lambda: next(keys))
         yield

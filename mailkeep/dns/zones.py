@@ -11,6 +11,7 @@ def _suffix_list() -> PublicSuffixList:
     return PublicSuffixList()
 
 
+@cache
 def registered_domain(name: str) -> str:
     """`example.org` for `mail.example.org`, by the Public Suffix List (the organizational domain of RFC 7489 §3.2)."""
     return _suffix_list().privatesuffix(name) or name

@@ -1,5 +1,6 @@
 """`mailkeep_server`, copied to the server as it is; `mailkeepctl`, which calls it there, and its manual page."""
 
+from functools import cache
 from pathlib import Path
 
 import mailkeep_server
@@ -18,8 +19,9 @@ FORMER = (f"{DIRECTORY}/guard", "/usr/lib/mailkeep-acme", "/usr/lib/mailkeep-dns
 MANUAL = Path(__file__).resolve().parents[1] / "man" / "mailkeepctl.8"
 
 
+@cache
 def build_part() -> Part:
-    """The units that run its programs belong to other parts."""
+    """The units that run its programs belong to other parts. Read once: it is the same for all hosts."""
     sources = Path(mailkeep_server.__file__).parent
     modules = {
         f"{DIRECTORY}/{path.relative_to(sources.parent)}": path.read_bytes() for path in sorted(sources.rglob("*.py"))
