@@ -14,6 +14,7 @@ from mailkeep.drills.simulated_days import SimulatedDaysResult
 from mailkeep.errors import UserError
 from mailkeep.lab.internet import Internet
 from mailkeep.lab.lab import Lab, Server
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 
 STOLEN, INNOCENT = "ben@example-two.test", "anna@example.test"
@@ -79,7 +80,9 @@ def bypass_guard(server: Server) -> Iterator[None]:
     server.run("cp --preserve=all /etc/postfix/main.cf /etc/postfix/main.cf.guarded")
     try:
         options = " ".join(f"'{option}'" for option in MAIN_CF_WITHOUT_GUARD)
-        server.run(f"postconf -e {options} && postfix reload")
+        server.run(f"postconf -e {options} && {RELOAD_POSTFIX}")
         yield
     finally:
-        server.run("mv /etc/postfix/main.cf.guarded /etc/postfix/main.cf && postfix reload; nft -f /etc/nftables.conf")
+        server.run(
+            f"mv /etc/postfix/main.cf.guarded /etc/postfix/main.cf && {RELOAD_POSTFIX} nft -f /etc/nftables.conf"
+        )

@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from mailkeep.cli.app import app
 from mailkeep.inventory.edit_hosts_file import set_ssh_hostname
 from mailkeep.lab import Internet, Lab, LabError, Received, Server, poll
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 from mailkeep.settings.edit_host import set_addresses
 
@@ -223,7 +224,7 @@ def move(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> It
     poll(lambda: len(read_mailbox(str(old.ip), 993, BEN, site.passphrases[BEN])) == 3, 30, "mail has not arrived")
     old.run(f"doveadm flags add -u {BEN} '\\Flagged \\Seen $label' mailbox INBOX 2")
     old.run(f"mailkeepctl freeze {BEN} --why 'sends spam'")
-    old.run("postconf -e defer_transports=smtp && systemctl reload postfix")
+    old.run(f"postconf -e defer_transports=smtp && {RELOAD_POSTFIX}")
     mail = compose_message(f"anna@{ANNA.partition('@')[2]}", "x@outside.test", "left in the queue")
     old.run("sendmail -f root@mail.example.test x@outside.test", stdin=mail)
     poll(lambda: "x@outside.test" in old.run("postqueue -p").stdout, 20, "nothing waits in the queue")

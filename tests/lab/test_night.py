@@ -12,6 +12,7 @@ import pytest
 from clients import IMAP, SUBMISSIONS, await_greeting, compose_message, deliver_message, is_accepted, run_on
 
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 from mailkeep_server.common.jail_canaries import LOCK
 from mailkeep_server.operator.findings import ASK_SECONDS
@@ -136,7 +137,7 @@ def test_with_half_of_the_services_down_there_is_one_screen_within_three_seconds
 @pytest.fixture(scope="module")
 def flooded(night: NightServer) -> NightServer:
     """Anna's spam to two remotes; mail of Ben and of root that waits, too."""
-    night.server.run("postconf -e defer_transports=smtp && postfix reload")
+    night.server.run(f"postconf -e defer_transports=smtp && {RELOAD_POSTFIX}")
     night.submit(ANNA, "x@outside.test")
     night.submit(ANNA, "x@elsewhere.test")
     night.submit(BEN, "y@outside.test")
@@ -195,7 +196,7 @@ def test_an_account_s_mail_is_deleted_and_all_other_mail_stays(flooded: NightSer
 
 def test_waiting_mail_leaves_when_it_is_retried(flooded: NightServer, internet: Internet) -> None:
     internet.clear_messages()
-    flooded.server.run("postconf -e defer_transports= && postfix reload")
+    flooded.server.run(f"postconf -e defer_transports= && {RELOAD_POSTFIX}")
     assert flooded.run_mailkeep("queue", "retry", "--account", BEN)[0] == 0
     internet.wait_for(lambda mail: mail.sender == BEN and "y@outside.test" in mail.recipients)
     assert flooded.count_by_sender().keys() >= {"root@mail.example.test"}, "only Ben's was asked for"

@@ -12,6 +12,7 @@ from clients import STRANGER, SUBMISSIONS, compose_message, deliver_message, is_
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
 from mailkeep.lab.attacker import DISTANT_HOSTS, DISTANT_NETWORKS
 from mailkeep.lab.internet import Reply
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 from mailkeep_server.guard.receiving import FIRST_DAYS_FACTOR
 
@@ -124,7 +125,7 @@ def test_nobody_else_writes_the_mark(receiving: ReceivingServer) -> None:
     assert is_accepted(receiving.submit(ANNA, BEN, "forged inside", "X-Mailkeep-Bulk: 2026-01-01"))
     assert receiving.find_folder(BEN, "forged inside") == "INBOX"
     # Without the removal, the script files by it.
-    receiving.server.run("postconf -e header_checks= && postfix reload")
+    receiving.server.run(f"postconf -e header_checks= && {RELOAD_POSTFIX}")
     try:
         assert receiving.receive("not removed", BEN, headers=("X-Mailkeep-Bulk: 2026-01-01",)).code == 250
         assert receiving.find_folder(BEN, "not removed") == "Bulk 2026-01-01"
@@ -198,7 +199,7 @@ def test_one_network_sends_so_much_and_others_go_on(receiving: ReceivingServer) 
     (detail,) = receiving.list_events("flood", BEN)
     assert f"{NETWORK_LIMIT} from one network" in detail
     poll(lambda: receiving.list_alerts(f"{BEN} gets more mail than"), 20, "no alert")
-    receiving.server.run("postconf -e smtpd_milters= && postfix reload")
+    receiving.server.run(f"postconf -e smtpd_milters= && {RELOAD_POSTFIX}")
     try:
         assert receiving.send_bomb(BEN, 5, sources[:1], first=4 * BOMB) == {"250 2.0.0": 5}, "nothing else bounds it"
     finally:

@@ -33,6 +33,7 @@ from clients import (
 from mailkeep.dns.records import own_zone_records
 from mailkeep.inventory.credentials import save_webhook
 from mailkeep.lab import Attacker, Internet, Lab, Server, poll
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 from mailkeep.operate import alert_test
 
@@ -133,13 +134,13 @@ def operator(lab: Lab, internet: Internet, built_site: Site, built_image: str) -
 
 # --- several faults at once, and their repair
 
-BREAK = """
+BREAK = f"""
 set -eu
 # First, so that no alert of the other faults is deferred as well.
-postconf -e 'defer_transports = smtp' && postfix reload 2>/dev/null
+postconf -e 'defer_transports = smtp' && {RELOAD_POSTFIX}
 for message in $(seq 25); do sendmail -f root@mail.example.test nobody@outside.test </dev/null; done
 until [ $(postqueue -j | grep -c '"deferred"') = 25 ]; do sleep 0.1; done
-postconf -X defer_transports && postfix reload 2>/dev/null
+postconf -X defer_transports && {RELOAD_POSTFIX}
 systemctl stop opendkim dovecot
 systemctl disable --quiet --now logrotate.timer
 # As in one of the incidents: the jail looks healthy.
@@ -404,12 +405,12 @@ def test_the_test_alert_says_which_channels_work(repaired: Operator) -> None:
 def test_alerts_are_still_sent_when_the_disk_has_no_room_for_other_mail(repaired: Operator) -> None:
     server = repaired.server
     more_than_is_free = 10**18  # bytes: as if the disk were full
-    server.run(f"postconf -e queue_minfree={more_than_is_free} && postfix reload")
+    server.run(f"postconf -e queue_minfree={more_than_is_free} && {RELOAD_POSTFIX}")
     try:
         refused = deliver_message(str(server.ip), SMTP, STRANGER, [ANNA], compose_message(STRANGER, ANNA, "x"))
         assert refused.startswith("452 4.3.1"), refused
         assert next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
-        server.run("postconf -PX alerts/unix/queue_minfree alerts-unsigned/unix/queue_minfree && postfix reload")
+        server.run(f"postconf -PX alerts/unix/queue_minfree alerts-unsigned/unix/queue_minfree && {RELOAD_POSTFIX}")
         assert not next(alert_test.send_test_alerts(repaired.site.inventory)).arrived
     finally:
         assert repaired.site.deploy().code == 0

@@ -1,8 +1,8 @@
 """Delivers messages by SMTP, as any mail exchanger does, and answers with the server's last reply.
 
-Runs in the Internet container, as `send.py PORT`. Each connection to this port of loopback brings one job, a line of
-JSON: host, port, helo, tls (use STARTTLS if offered), sender, recipients, data (base64). The answer is JSON as well.
-A service, as starting Python for each message took a third of the processor time of all tests.
+Runs in the Internet container, as `send.py PORT`. A connection to this port of loopback brings a job, a line of JSON.
+It has host, port, helo, tls (use STARTTLS if offered), sender, recipients, data (base64). The answer is JSON as well.
+A service, as starting Python for each message took a third of the processor time of some tests.
 
 A refused recipient does not end the session: the others are tried, and get the message if any is accepted (RFC 5321
 section 3.3). `refused` has the answer to each refused recipient. Another refusal ends the session, and so does a 421.
