@@ -159,6 +159,7 @@ class Judge:
         if account.is_first_use:
             self._note_first_use(now, request, account, more)
         self._notify_near_limits(now, request.account, account)
+        self.strangers.note_request(request)
         return DUNNO
 
     def reject_unowned_sender(self, now: int, name: str, sender: str, client: str = "") -> str | None:

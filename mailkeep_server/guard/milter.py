@@ -26,7 +26,14 @@ from mailkeep_server.guard import from_header, receipts
 from mailkeep_server.guard.database import RECEIPT, REDIRECT
 from mailkeep_server.guard.habits import Source
 from mailkeep_server.guard.judge import Judge
-from mailkeep_server.guard.mail_program import MAX_NAMES, describe_program, shapes_program
+from mailkeep_server.guard.mail_program import (
+    MAX_NAMES,
+    NAMELESS,
+    describe_program,
+    names_program,
+    read_name,
+    shapes_program,
+)
 from mailkeep_server.guard.strangers import Verdict
 
 _NO_CONNECT, _NO_HELO, _NO_END_OF_HEADER, _NO_UNKNOWN, _NO_DATA = 0x1, 0x2, 0x40, 0x100, 0x200
@@ -58,6 +65,7 @@ class _Message:
     """The lines that name authors."""
     shape: list[str] = field(default_factory=list)
     """Names of headers by which mail programs differ."""
+    program: str = NAMELESS
     has_sender: bool = True
     is_spam: bool = False
     """Whether the spam filter is sure. It is asked before, about messages of logins only."""
@@ -121,6 +129,8 @@ class MilterSession:
         headers = self._message.headers
         if shapes_program(name) and len(self._message.shape) < MAX_NAMES:
             self._message.shape.append(name)
+        if names_program(name):
+            self._message.program = read_name(value)
         if name.lower() == OUTGOING_HEADER.lower():
             self._message.is_spam = True
         if not self._message.has_sender and name.strip().lower() == "content-type":
@@ -156,7 +166,7 @@ class MilterSession:
         if not message.login or self._is_by_script:
             return Verdict()
         network, wide_network = network_of(message.client), wide_network_of(message.client)
-        source = Source(network, wide_network, describe_program(message.shape))
+        source = Source(network, wide_network, describe_program(message.shape), message.program)
         return self._judge.strangers.judge_message(
             self._read_clock(), message.login, message.recipients, message.queue_id, source
         )

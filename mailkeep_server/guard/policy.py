@@ -35,6 +35,10 @@ class PolicyRequest(NamedTuple):
     sender: str = ""
     is_strangers: bool = False
     """Whether Postfix asks about a message on port 25, where nobody logs in."""
+    greeting: str = ""
+    """The client's name in EHLO."""
+    size: int = 0
+    """Of the message in bytes, at its end."""
 
 
 def split_requests(buffer: bytes) -> tuple[list[bytes], bytes]:
@@ -62,6 +66,8 @@ def parse_request(request: bytes) -> tuple[str, PolicyRequest]:
             _value_of(text, "\nqueue_id="),
             _value_of(text, "\nsender="),
             f"\npolicy_context={STRANGERS}\n" in text,
+            _value_of(text, "\nhelo_name="),
+            int(_value_of(text, "\nsize=")),
         )
     except UnicodeDecodeError:  # its message would put the whole request into the journal
         raise MalformedError("bytes that are not UTF-8") from None
@@ -72,7 +78,7 @@ def parse_request(request: bytes) -> tuple[str, PolicyRequest]:
 def _value_of(text: str, name: str) -> str:
     """The rest of the line that begins with `name`. Raises ValueError.
 
-    Of some 30 lines 9 matter: looking for these is faster than parsing all.
+    Of some 30 lines 11 matter: looking for these is faster than parsing all.
     """
     start = text.index(name) + len(name)
     return text[start : text.index("\n", start)]

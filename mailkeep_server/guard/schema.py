@@ -43,7 +43,7 @@ CREATE INDEX IF NOT EXISTS strangers_by_message ON strangers (queue_id, recipien
 CREATE INDEX IF NOT EXISTS strangers_by_account ON strangers (account, time);
 CREATE TABLE IF NOT EXISTS holds (
     account TEXT PRIMARY KEY, time INTEGER NOT NULL, cause TEXT NOT NULL, network TEXT NOT NULL,
-    program INTEGER NOT NULL, reasons TEXT NOT NULL
+    program TEXT NOT NULL, reasons TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS held (
     queue_id TEXT PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, recipients TEXT NOT NULL,
@@ -59,7 +59,7 @@ TABLES: dict[str, tuple[type, ...]] = {
     "tries": (int, int, str, str, str),
     "events": (int, int, str, str, str),
     "births": (str, int),
-    "holds": (str, int, str, str, int, str),
+    "holds": (str, int, str, str, str, str),
     "held": (str, int, str, str, int),
     "confirmations": (str, int, str, str),
     "strangers": (int, int, str, str, int, str, str),

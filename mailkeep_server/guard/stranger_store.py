@@ -25,8 +25,9 @@ class Hold(NamedTuple):
     cause: str
     """OUTCOMES, UNUSUAL or RELEASED."""
     network: str
-    """Where the first message came from, and by which program (`habits.Source`), if that is the cause."""
-    program: int
+    """Where the first message came from, if that is the cause."""
+    program: str
+    """By which program (`habits.Source.program_text`)."""
     reasons: str
 
 
@@ -143,7 +144,7 @@ class StrangerStore:
         hold = self.find_hold(account)
         if not hold or hold.cause == RELEASED:
             return False
-        self.set_hold(Hold(account, now, RELEASED, "", 0, ""))
+        self.set_hold(Hold(account, now, RELEASED, "", "", ""))
         return True
 
     def add_held(self, time: int, account: str, queue_id: str, recipients: Collection[str]) -> None:

@@ -6,18 +6,21 @@ the operator is told. So it is if a message to strangers is unlike what the acco
 goes on.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mailkeep_server.common.addresses import hash_text
-from mailkeep_server.common.networks import wide_network_of
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.config import GuardConfig, HoldThresholds
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.freezer import Freezer
 from mailkeep_server.guard.habits import Habits, Source
-from mailkeep_server.guard.ledger import Ledger
+from mailkeep_server.guard.ledger import Ledger, bound_size
+from mailkeep_server.guard.mail_program import describe_greeting
 from mailkeep_server.guard.outcomes import Fate
+from mailkeep_server.guard.policy import PolicyRequest
 from mailkeep_server.guard.sliding_window import DAY, HOUR
 from mailkeep_server.guard.stranger_store import (
     OUTCOMES,
@@ -56,14 +59,24 @@ class StrangerJudge:
     ) -> None:
         self._read_config, self._ledger, self._database, self._freezer = read_config, ledger, database, freezer
         self._store = StrangerStore(database)
+        self._requests: OrderedDict[str, PolicyRequest] = OrderedDict()
+        """By queue id, of messages that the milter has not judged yet."""
 
     # --- a message ----------------------------------------------------------------------------------------------------
 
+    def note_request(self, request: PolicyRequest) -> None:
+        """Of a message that nothing else refuses: Postfix tells no milter how the client greets, and the size."""
+        self._requests[request.queue_id] = request
+        bound_size(self._requests)
+
     def judge_message(self, now: int, name: str, recipients: Collection[str], queue_id: str, source: Source) -> Verdict:
         """Of a person's message, as the last thing before Postfix accepts it. `recipients` are as in its envelope."""
+        size = 0
+        if request := self._requests.pop(queue_id, None):
+            source, size = replace(source, greeting=describe_greeting(request.greeting)), request.size
         strangers = self._find_strangers(name, recipients)
         habits = self._store.load_habits(name)
-        if reason := self._find_reason(now, name, habits, source, len(strangers)):
+        if reason := self._find_reason(now, name, habits, source, len(strangers), size):
             if self._store.count_held(name) >= MAX_HELD:
                 return Verdict(refusal=f"450 4.7.1 {name} has {MAX_HELD} messages on hold. Ask {self._contact}")
             self._ledger.message_held(queue_id)
@@ -71,22 +84,23 @@ class StrangerJudge:
             return Verdict(f"mail to strangers is on hold: {reason}")
         for recipient, key in strangers.items():
             self._store.add_stranger(now, name, queue_id, recipient, key)
-        habits.learn(now, self._store.find_birth(now, name), source, len(strangers))
+        habits.learn(now, self._store.find_birth(now, name), source, len(strangers), size)
         self._store.save_habits(name, habits)
         return Verdict()
 
-    def _find_reason(self, now: int, name: str, habits: Habits, source: Source, strangers: int) -> str:
+    def _find_reason(self, now: int, name: str, habits: Habits, source: Source, strangers: int, size: int) -> str:
         """Why the message is to be held; "" if it may leave."""
         hold = self._store.find_hold(name)
         if hold and hold.cause != RELEASED:
             return hold.reasons if _is_held(now, hold, habits, source, strangers) else ""
         if not strangers or (hold and now < hold.time + TRUST_AFTER_RELEASE):
             return ""
-        reasons = habits.find_reasons(now, self._store.find_birth(now, name), source, strangers)
+        reasons = habits.find_reasons(now, self._store.find_birth(now, name), source, strangers, size)
         if sum(reason.points for reason in reasons) < self._read_config().hold_thresholds.strangeness:
             return ""
         text = "; ".join(reason.sentence for reason in sorted(reasons, reverse=True))
-        return text if self._begin_hold(now, Hold(name, now, UNUSUAL, source.network, source.program, text)) else ""
+        hold = Hold(name, now, UNUSUAL, source.network, source.program_text, text)
+        return text if self._begin_hold(now, hold) else ""
 
     def _find_strangers(self, name: str, recipients: Collection[str]) -> dict[str, int]:
         """Those elsewhere to whom the account writes for the first time, with their hashes."""
@@ -117,7 +131,7 @@ class StrangerJudge:
         if is_to_freeze(counts, config.hold_thresholds):
             self._freezer.freeze_for(now, name, self._ledger.get_account(name), config, reason)
         if is_to_hold(counts, config.hold_thresholds) and not self._find_hold(name):
-            self._begin_hold(now, Hold(name, now, OUTCOMES, "", 0, reason))
+            self._begin_hold(now, Hold(name, now, OUTCOMES, "", "", reason))
 
     def _begin_hold(self, now: int, hold: Hold) -> bool:
         """False in mode `learn`."""
@@ -167,7 +181,7 @@ class StrangerJudge:
                 self._store.add_stranger(now + 1, message.account, message.queue_id, recipient, key)
 
     def _learn_usual(self, now: int, hold: Hold, messages: list[HeldMessage]) -> None:
-        source = Source(hold.network, wide_network_of(hold.network.partition("/")[0]), hold.program)
+        source = Source.from_text(hold.network, hold.program)
         habits = self._store.load_habits(hold.account)
         birth = self._store.find_birth(now, hold.account)
         for message in messages:
@@ -217,7 +231,8 @@ def _is_held(now: int, hold: Hold, habits: Habits, source: Source, strangers: in
     source that began it."""
     if hold.cause == OUTCOMES:
         return bool(strangers)
-    if (source.network, source.program) == (hold.network, hold.program):
+    began = Source.from_text(hold.network, hold.program)
+    if (source.network, source.program) == (began.network, began.program):
         return bool(strangers) or not habits.is_usual(now, source)
     return bool(strangers) and not habits.is_nearly_usual(now, source)
 

@@ -125,6 +125,9 @@ class JudgeSetup:
         client: str = "192.0.2.1",
         queue_id: str = "",
         program: int = 1,
+        name: str = "thunderbird",
+        greeting: str = "[192.168.1.2]",
+        size: int = 3000,
     ) -> str:
         """One message through RCPT and END-OF-MESSAGE; returns the first refusal, or the last action.
 
@@ -134,7 +137,9 @@ class JudgeSetup:
         recipients = (
             ["friend@example.net", *(f"r{n}@example.net" for n in range(to - 1))] if isinstance(to, int) else to
         )
-        request = PolicyRequest(account, client, f"i{number}", queue_id=queue_id or f"Q{number}")
+        request = PolicyRequest(
+            account, client, f"i{number}", queue_id=queue_id or f"Q{number}", greeting=greeting, size=size
+        )
         for recipient in (recipients := list(recipients)):
             action = self.judge.judge_recipient(self.now, request._replace(recipient=recipient))
             if action != DUNNO:
@@ -143,7 +148,7 @@ class JudgeSetup:
         if queue_id or action != DUNNO:
             return action
         self.last_queue_id = request.queue_id
-        source = Source(network_of(client), wide_network_of(client), program)
+        source = Source(network_of(client), wide_network_of(client), program, name)
         verdict = self.judge.strangers.judge_message(self.now, account, recipients, request.queue_id, source)
         if verdict.refusal:
             self.judge.ledger.message_dropped(request.queue_id)

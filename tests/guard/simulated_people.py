@@ -4,7 +4,7 @@ All of it follows from a seed. Time is simulated; the judge and its database are
 
 An honest person has a rate of mail (lognormal, median 3 messages a day), and hours. Of the recipients, 4 to 20 per cent
 are new. Mail comes from a line at home, whose address changes within its provider, from a phone and perhaps an office.
-The phone's network changes with the place. There are one to three mail programs.
+The phone's network changes with the place. There are one to three mail programs (`simulated_programs`).
 
 In a year come trips abroad, a new phone or computer, another provider, invitations, a search for a flat or a job, and
 conferences. Some have a newsletter or a new address to tell. Some begin in the middle of the year, and some use their
@@ -22,11 +22,12 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import merge
 from pathlib import Path
 
 from guard_samples import HOLDS, build_config
+from simulated_programs import HOME, OFFICE, PHONE, TRIP, MailProgram, choose_size
 
 from mailkeep.settings.sections import DEFAULT_LIMITS
 from mailkeep_server.common.addresses import hash_text
@@ -64,6 +65,10 @@ class Mail:
     program: int
     recipients: tuple[str, ...]
     is_thief: bool = False
+    name: str = ""
+    """What the program calls itself."""
+    greeting: str = ""
+    size: int = 0
 
 
 # --- honest people ----------------------------------------------------------------------------------------------------
@@ -81,6 +86,12 @@ class Dice(random.Random):
 
     def wide_network(self) -> str:
         return f"{self.randrange(11, 220)}.{self.randrange(256)}"
+
+    def split(self) -> Dice:
+        """Dice that this seed decides, too. What they draw does not change what these draw."""
+        copy = Dice()
+        copy.setstate(self.getstate())
+        return Dice(copy.getrandbits(64))
 
     def count(self, mean: float) -> int:
         """Poisson, by exponential gaps."""
@@ -102,7 +113,7 @@ class Person:
     met: int = 0
 
     def __post_init__(self) -> None:
-        dice = self.dice
+        dice, self.program_dice = self.dice, self.dice.split()
         self.rate = min(dice.lognormvariate(1.1, 0.9), 25.0)
         self.new_share = dice.uniform(0.04, 0.20)
         self.wake = dice.randrange(5, 10)
@@ -113,6 +124,9 @@ class Person:
         self.office = dice.address_in(dice.wide_network()) if dice.happens(0.4) else ""
         self.programs = [dice.getrandbits(32) for _ in range(dice.choice((1, 2, 2, 3)))]
         """The first is at home and in the office, the second the phone's."""
+        self.devices = [MailProgram(self.program_dice) for _ in self.programs]
+        self.median_size = self.program_dice.lognormvariate(8.3, 0.5)
+        self.newsletter_size = self.program_dice.randrange(20_000, 200_000)
         self.trips = sorted((day := dice.randrange(YEAR), day + dice.randrange(3, 22)) for _ in range(dice.count(2.5)))
         self.trip_network = ""
         self.hunts = [dice.randrange(YEAR)] if dice.happens(0.15) else []
@@ -138,6 +152,7 @@ class Person:
         for number in range(len(self.programs)):
             if dice.happens(1 / 600):  # a new phone or computer, or an update that writes otherwise
                 self.programs[number] = dice.getrandbits(32)
+                self.devices[number].change()
         if self._is_abroad(day) and (not self.trip_network or dice.happens(0.4)):
             self.trip_network = dice.wide_network()
         elif not self._is_abroad(day):
@@ -185,7 +200,7 @@ class Person:
                 f"reader{n}@{self.account.partition('@')[0]}-{n % 90}.example.net" for n in range(self.newsletter)
             ]
             self.newsletter += dice.randrange(6)
-            yield self._write(day, tuple(readers))
+            yield replace(self._write(day, tuple(readers)), size=self.newsletter_size)
 
     def _choose_recipients(self) -> tuple[str, ...]:
         dice = self.dice
@@ -209,18 +224,25 @@ class Person:
         dice = self.dice
         hour = dice.randrange(24) if dice.happens(0.02) else (self.wake + int(dice.triangular(0, 16, 5))) % 24
         at = START + day * DAY + hour * HOUR + dice.randrange(HOUR)
-        client, program = self._choose_place(hour)
-        return Mail(at, self.account, client, program, recipients)
+        place, client, number = self._choose_place(hour)
+        device, size = self.devices[number], choose_size(self.program_dice, self.median_size)
+        return Mail(
+            *(at, self.account, client, self.programs[number], recipients),
+            name=device.name,
+            greeting=device.greet(place),
+            size=size,
+        )
 
-    def _choose_place(self, hour: int) -> tuple[str, int]:
-        dice, phone = self.dice, self.programs[min(1, len(self.programs) - 1)]
+    def _choose_place(self, hour: int) -> tuple[str, str, int]:
+        """The place, the client's address, and the number of the program."""
+        dice, phone = self.dice, min(1, len(self.programs) - 1)
         if self.trip_network:
-            return dice.address_in(self.trip_network), phone if dice.happens(0.7) else self.programs[0]
+            return TRIP, dice.address_in(self.trip_network), phone if dice.happens(0.7) else 0
         if self.office and 8 <= hour < 17 and dice.happens(0.7):
-            return self.office, self.programs[0]
+            return OFFICE, self.office, 0
         if len(self.programs) > 1 and dice.happens(0.3):
-            return dice.address_in(self.phone_provider), phone
-        return self.home, dice.choice(self.programs)
+            return PHONE, dice.address_in(self.phone_provider), phone
+        return HOME, self.home, dice.choice(range(len(self.programs)))
 
 
 def make_people(seed: int, number: int = 50) -> list[Person]:
@@ -292,7 +314,12 @@ class SimulatedServer:
         """What became of it: `left`, `held`, or the refusal."""
         self._pass_time(mail.at)
         self.serial += 1
-        request = PolicyRequest(mail.account, mail.client, f"i{self.serial}", queue_id=f"Q{self.serial}")
+        request = PolicyRequest(
+            *(mail.account, mail.client, f"i{self.serial}"),
+            queue_id=f"Q{self.serial}",
+            greeting=mail.greeting,
+            size=mail.size,
+        )
         answer = self._ask(mail, request)
         tally = self.tallies[mail.account]
         if answer == "left":
@@ -316,7 +343,7 @@ class SimulatedServer:
         action = judge.judge_message(mail.at, request._replace(recipients=len(mail.recipients)))
         if action != DUNNO:
             return action
-        source = Source(network_of(mail.client), wide_network_of(mail.client), mail.program)
+        source = Source(network_of(mail.client), wide_network_of(mail.client), mail.program, mail.name)
         verdict = judge.strangers.judge_message(mail.at, mail.account, mail.recipients, request.queue_id, source)
         if verdict.refusal:
             judge.ledger.message_dropped(request.queue_id)

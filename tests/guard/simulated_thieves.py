@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 
 from simulated_people import START, Dice, Mail, Person, SimulatedServer
+from simulated_programs import HOME, OFFICE, Script
 
 from mailkeep.settings.sections import DEFAULT_LIMITS
 from mailkeep_server.guard.outcomes import Fate
@@ -23,7 +24,9 @@ class Thief:
     is_near: bool = False
     """Whether he sends from a network of his victim's own provider, else from another in the same country."""
     copies_program: bool = False
-    """Whether his mail looks as his victim's."""
+    """Whether his mail looks as his victim's, and its program has the same name."""
+    copies_greeting: bool = False
+    """Whether his program also greets as his victim's, which the mail in the mailbox does not show."""
     client: str = ""
     """`office`, if he is in his victim's own network; else empty."""
     knows_friends: bool = False
@@ -40,13 +43,24 @@ class Thief:
             else dice.address_in(victim.home_provider if self.is_near else dice.wide_network())
         )
         program = victim.programs[0] if self.copies_program else dice.getrandbits(32)
+        script, device = Script(dice.split()), victim.devices[0]
+        name = device.name if self.copies_program else script.name
         friends = [*dict.fromkeys(reversed(victim.known))]
         for day in range(first_day, first_day + days):
             for number in range(self.a_day):
                 at = START + day * DAY + victim.wake * HOUR + number * AWAKE_HOURS * HOUR // self.a_day
-                yield Mail(at, victim.account, client, program, (self._buy_address(dice),), is_thief=True)
+                mail = Mail(
+                    *(at, victim.account, client, program, (self._buy_address(dice),)),
+                    is_thief=True,
+                    name=name,
+                    greeting=device.greet(OFFICE if victim.office else HOME)
+                    if self.copies_greeting
+                    else script.greeting,
+                    size=script.choose_size(),
+                )
+                yield mail
                 if self.knows_friends and number % 3 == 0 and friends:
-                    yield Mail(at + 1, victim.account, client, program, (friends.pop(),), is_thief=True)
+                    yield replace(mail, at=at + 1, recipients=(friends.pop(),))
 
     def _buy_address(self, dice: Dice) -> str:
         domain = "gmail.com" if dice.happens(0.4) else f"bought{dice.randrange(50_000)}.example.com"

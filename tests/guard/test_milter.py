@@ -11,8 +11,9 @@ from guard_samples import ANNA, END, LIMITS, NO_FREEZE, NO_LIMITS, OFFER, JudgeS
 
 from mailkeep_server.common.milter_server import MAX_PACKET_BYTES, ProtocolError, split_packets
 from mailkeep_server.common.sender_kinds import ANSWER, FORWARD, LOCAL
+from mailkeep_server.guard.mail_program import NAMELESS
 from mailkeep_server.guard.milter import MilterSession
-from mailkeep_server.guard.policy import DUNNO
+from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.sliding_window import HOUR
 from mailkeep_server.guard.stranger_store import OUTCOMES, Hold
 
@@ -34,9 +35,11 @@ def open_session(setup: JudgeSetup) -> MilterSession:
     return session
 
 
-def send_message(session: MilterSession, headers: Headers, *, login: str = ANNA, sender: str = ANNA) -> list[bytes]:
+def send_message(
+    session: MilterSession, headers: Headers, *, login: str = ANNA, sender: str = ANNA, queue_id: str = "Q1"
+) -> list[bytes]:
     """The replies to a whole message."""
-    return exchange_packets(session, *build_message(login, sender, headers), END)
+    return exchange_packets(session, *build_message(login, sender, headers, queue_id), END)
 
 
 # --- the protocol -----------------------------------------------------------------------------------------------------
@@ -423,17 +426,36 @@ def test_mail_to_strangers_is_put_on_hold_and_accepted(new_setup: NewSetup) -> N
     session = open_session(setup)
     assert end_message(session, "Q6") == [b"c"]
     setup.database.change("DELETE FROM recipients")
-    setup.judge.strangers._store.set_hold(Hold(ANNA, setup.now, OUTCOMES, "", 0, "of 20 \u2026"))
+    setup.judge.strangers._store.set_hold(Hold(ANNA, setup.now, OUTCOMES, "", "", "of 20 \u2026"))
     assert end_message(session, "Q7") == [b"qmail to strangers is on hold: of 20 ?\0", b"c"]
     assert [entry["queue_id"] for entry in setup.judge.strangers.list_held(setup.now)] == ["Q7"]
     setup.judge.strangers.release(setup.now, ANNA)
     assert end_message(session, "Q8") == [b"c"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ([], NAMELESS),
+        ([("User-Agent", "Mozilla Thunderbird")], "mozilla thunderbird"),
+        ([("X-MAILER", "Pine")], "pine"),
+    ],
+)
+def test_the_program_s_name_and_greeting_are_learned(new_setup: NewSetup, headers: Headers, name: str) -> None:
+    setup = new_setup()
+    request = PolicyRequest(ANNA, "192.0.2.1", "i1", recipients=1, queue_id="Q1", greeting="pc.example.com", size=900)
+    assert setup.judge.judge_message(setup.now, request) == DUNNO
+    send_message(open_session(setup), [("From", ANNA), *headers], queue_id="Q1")
+    habits = setup.judge.strangers._store.load_habits(ANNA)
+    assert list(habits.names) == [name]
+    assert list(habits.greetings) == ["a name in example.com"]
+    assert habits.sizes[0] == 1
+
+
 @pytest.mark.parametrize(("login", "service"), [(ANNA, FORWARD), (ANNA, ANSWER), ("", LOCAL)])
 def test_what_rules_and_programs_send_is_not_held(new_setup: NewSetup, login: str, service: str) -> None:
     setup = new_setup()
-    setup.judge.strangers._store.set_hold(Hold(ANNA, setup.now, OUTCOMES, "", 0, "x"))
+    setup.judge.strangers._store.set_hold(Hold(ANNA, setup.now, OUTCOMES, "", "", "x"))
     packets = build_message(login, ANNA, [("From", ANNA)])
     macros = build_packet(b"DM", "{auth_authen}", login, "{daemon_name}", service)
     session = open_session(setup)
