@@ -281,11 +281,17 @@ class Tally:
 class SimulatedServer:
     """A judge with its database, and a clock that the mail moves."""
 
-    def __init__(self, directory: Path, people: list[Person], aliases: dict[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        people: list[Person],
+        aliases: dict[str, list[str]] | None = None,
+        newsletter_limits: dict[str, int] = NEWSLETTER_LIMITS,
+    ) -> None:
         directory.mkdir(exist_ok=True)
         (directory / "frozen").mkdir(exist_ok=True)
         accounts = {
-            person.account: {"addresses": [], **({"limits": NEWSLETTER_LIMITS} if person.newsletter else {})}
+            person.account: {"addresses": [], **({"limits": newsletter_limits} if person.newsletter else {})}
             for person in people
         }
         (directory / "guard.json").write_text(

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from guard_samples import JudgeSetup
-from simulated_people import RELEASED_AFTER, START, Dice, Mail, Person, SimulatedServer, make_people, run_year
+from simulated_people import MINUTE, RELEASED_AFTER, START, Dice, Mail, Person, SimulatedServer, make_people, run_year
+from simulated_programs import OFFICE
 from simulated_thieves import Thief, attack, measure_hours_until_told
 
+from mailkeep.settings.sections import DEFAULT_LIMITS
 from mailkeep_server.common.sender_kinds import FORWARD
 from mailkeep_server.guard.sliding_window import DAY, HOUR
 
@@ -117,29 +119,51 @@ def test_an_account_that_was_left_months_ago_reaches_ten_people_at_most(tmp_path
     assert len(server.tallies[person.account].reached) <= 10
 
 
-def test_a_list_of_400_reaches_each_member_once_at_most(tmp_path: Path) -> None:
-    """Drill H: the account's limits let it write to the list."""
+LIST, MEMBERS = "members@example.org", [f"m{number}@members.example.com" for number in range(400)]
+LIST_LIMITS = DEFAULT_LIMITS | dict.fromkeys(
+    ("recipients_per_10_minutes", "recipients_per_hour", "new_recipients_per_day"), len(MEMBERS)
+)
+"""Without them, no message to the list would leave."""
+
+
+def abuse_list(server: SimulatedServer, client: str, program: int, person: Person) -> list[str]:
+    """What became of twenty messages in twenty minutes."""
+    device = person.devices[0]
+    mail = Mail(
+        *(START + (HISTORY + 1) * DAY + 12 * HOUR, person.account, client, program, (LIST,)),
+        is_thief=True,
+        name=device.name,
+        greeting=device.greet(OFFICE),
+    )
+    return [server.take(replace(mail, at=mail.at + number * MINUTE)) for number in range(20)]
+
+
+def make_list_server(tmp_path: Path) -> tuple[SimulatedServer, Person]:
+    """The limits of the account let it write to the list."""
     [person] = choose_victims(203, 1)
-    person.newsletter = 1  # limits of its own, of 250
-    members = [f"m{number}@members.example.com" for number in range(240)]
-    server = SimulatedServer(tmp_path / "guard", [person], {"members@example.org": members})
+    person.newsletter, person.first_newsletter = 1, HISTORY + 100  # limits of its own, and no newsletter yet
+    server = SimulatedServer(tmp_path / "guard", [person], {LIST: MEMBERS}, LIST_LIMITS)
     run_history(server, [person])
     server.is_released = False
-    results = [
-        server.take(
-            Mail(
-                START + 61 * DAY + 12 * HOUR + number * 60_000,
-                person.account,
-                "198.51.100.9",
-                7,
-                ("members@example.org",),
-            )
-        )
-        for number in range(20)
-    ]
+    return server, person
+
+
+def test_a_list_of_400_reaches_nobody_from_elsewhere(tmp_path: Path) -> None:
+    """Drill H."""
+    server, person = make_list_server(tmp_path)
+    results = abuse_list(server, "198.51.100.9", 7, person)
     assert results.count("left") == 0
     assert results[0] == "held"
     assert server.tallies[person.account].holds
+
+
+def test_a_list_of_400_reaches_each_member_once_from_the_usual_place(tmp_path: Path) -> None:
+    """Drill H at the victim's own device: one message is as its owner's, and the limits end the others."""
+    server, person = make_list_server(tmp_path)
+    results = abuse_list(server, person.office, person.programs[0], person)
+    assert results.count("left") == 1
+    assert results[0] == "left"
+    assert all(" 450 " in f" {result}" or result == "held" or "frozen" in result for result in results[1:]), results
 
 
 def test_a_redirect_by_a_thief_is_told_at_once(new_setup: Callable[[], JudgeSetup]) -> None:
