@@ -18,7 +18,6 @@ from mailkeep_server.guard.account import Account
 from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.confirmations import Confirmations
 from mailkeep_server.guard.database import (
-    NEW_NETWORK,
     NEW_RECIPIENT,
     OVER_LIMIT,
     RECEIPT,
@@ -32,6 +31,7 @@ from mailkeep_server.guard.freezer import Freezer, count_over_limit, count_unown
 from mailkeep_server.guard.from_header import Owner
 from mailkeep_server.guard.ledger import Ledger, bound_size
 from mailkeep_server.guard.limits import WINDOW_NAMES, ExceededLimit
+from mailkeep_server.guard.network_use import NetworkJudge
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.receiving import ReceivingJudge
 from mailkeep_server.guard.scripts import ScriptJudge
@@ -39,10 +39,6 @@ from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES, Usage
 from mailkeep_server.guard.stranger_store import StrangerStore
 from mailkeep_server.guard.strangers import StrangerJudge
 
-FIRST_USE, FIRST_USE_EXPECTED = "first-use", "first-use-expected"
-"""Kinds of events."""
-NEWS_AFTER = 7 * DAY
-"""From the beginning of the database on."""
 _MAX_QUOTED = 200
 """Characters of a foreign sender that a refusal quotes."""
 MAX_EXCEPTIONS_A_DAY = {RECEIPT: (50, "read receipts"), REDIRECT: (20, "redirected messages, by recipient,")}
@@ -86,6 +82,7 @@ class Judge:
         )
         self.strangers = StrangerJudge(lambda: self.config, self.ledger, database, self.freezer)
         self.confirmations = Confirmations(lambda: self.config, database, self.freezer, self.strangers)
+        self._networks = NetworkJudge(lambda: self.config, database, self._refuse_over_limit)
         self.receiving = ReceivingJudge(lambda: self.config, database, now)
         self._open: OrderedDict[str, _OpenMessage] = OrderedDict()
         """By instance."""
@@ -119,7 +116,7 @@ class Judge:
         added = self._find_new(name, members)
         with_these = message.reached | added
         more = Usage(1, len(with_these), sum(with_these.values()))
-        refusal = self._check_network(now, request, account) or self._check_limits(
+        refusal = self._networks.check_network(now, request, account) or self._check_limits(
             now, request, account, more, len(members)
         )
         if refusal:
@@ -151,13 +148,13 @@ class Judge:
         account = self.ledger.get_account(request.account)
         unseen = max(request.recipients - message.commands, 0)  # as after a restart: they count as new
         more = Usage(1, max(len(message.reached) + unseen, 1), sum(message.reached.values()) + unseen)
-        refusal = self._check_network(now, request, account) or self._check_limits(now, request, account, more)
+        refusal = self._networks.check_network(now, request, account) or self._check_limits(now, request, account, more)
         if refusal and (verdict := self._final_verdict(now, request.account, account, refusal)):
             return verdict
         network = network_of(request.client)
         self.ledger.count_message(now, request.account, more, network, request.queue_id, message.reached)
         if account.is_first_use:
-            self._note_first_use(now, request, account, more)
+            self._networks.note_first_use(now, request, account, more.recipients)
         self._notify_near_limits(now, request.account, account)
         self.strangers.note_request(request)
         return DUNNO
@@ -261,49 +258,6 @@ class Judge:
         if self.config.mode == "learn":
             return None
         return self._refuse_stranger_or_frozen(now, name) or refusal
-
-    def _check_network(self, now: int, request: PolicyRequest, account: Account) -> str | None:
-        """Refuses one network too many. The same network may insist: it is one violation an hour."""
-        network = network_of(request.client)
-        last_try = account.networks.get(network, 0)
-        if last_try > now - HOUR:
-            account.networks[network] = now
-            return None
-        used = account.used_networks(now)
-        maximum = self.config.limits_of(request.account).networks_per_hour
-        if len(used) < maximum:
-            self._add_network(now, request.account, account, network)
-            return None
-        if last_try >= 0 or -last_try <= now - HOUR:
-            self._database.add_violation(now, request.account, NEW_NETWORK, network)
-        account.networks[network] = -now
-        free_at = min(used.values()) + HOUR
-        reason = f"may send from {maximum} networks in {WINDOW_NAMES[HOUR]}"
-        return self._refuse_over_limit(now, request.account, account, request.instance, reason, free_at)
-
-    def _add_network(self, now: int, name: str, account: Account, network: str) -> None:
-        """For a network that the account has not used for an hour."""
-        known = self._database.networks_of(name)
-        account.is_first_use = not known
-        if known and network not in known and account.should_notify(f"network {network}", now, DAY):
-            self._database.add_event(now, "network", name, f"sends from {network}, for the first time{self._source}")
-        if known:
-            self._database.remember_network(now, name, network)
-        account.networks[network] = now
-
-    def _note_first_use(self, now: int, request: PolicyRequest, account: Account, more: Usage) -> None:
-        """A password that nobody uses is the one whose theft nobody notices. While the database is new, so is each
-        account to it: that is no news, and `mailkeepctl events` has it."""
-        name, network = request.account, network_of(request.client)
-        account.is_first_use = False
-        self._database.remember_network(now, name, network)
-        is_news = now - self._database.began_at > NEWS_AFTER
-        recipients = count_noun(more.recipients, "recipient")
-        detail = (
-            f"sends for the first time, from {request.client} ({network}), to {recipients}. "
-            f"If that is not its owner: `mailkeepctl freeze {name}`"
-        )
-        self._database.add_event(now, FIRST_USE if is_news else FIRST_USE_EXPECTED, name, detail)
 
     def _check_limits(
         self, now: int, request: PolicyRequest, account: Account, more: Usage, members: int = 1
