@@ -162,7 +162,7 @@ def _build_config(data: "_JsonObject") -> GuardConfig:
         local_ceiling=data.get_numbers("local", Ceiling),
         forward_ceiling=data.get_numbers("forwards", Ceiling),
         list_limits=data.get_numbers("lists", ListLimits),
-        reach=AliasReach(aliases, catch_all, accounts, frozenset((*domains, "localhost"))),
+        reach=AliasReach(aliases, catch_all, addresses, frozenset((*domains, "localhost"))),
         freeze_thresholds=data.get_numbers("freeze", FreezeThresholds),
         hold_thresholds=data.get_numbers("holds", HoldThresholds),
         receiving=data.get_numbers("receiving", ReceivingLimits),

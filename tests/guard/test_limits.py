@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, JudgeSetup
+from guard_samples import ANNA, BERT, FREEZE, LIMITS, NO_LIMITS, JudgeSetup, build_config
 
 from mailkeep_server.freezes import freeze_list
+from mailkeep_server.guard import config
 from mailkeep_server.guard.policy import DUNNO, PolicyRequest
 from mailkeep_server.guard.sliding_window import DAY, HOUR, TEN_MINUTES
 
@@ -410,3 +414,18 @@ def test_mode_learn_refuses_nothing_and_notes_what_it_would_have_refused(new_set
         "may send from 1 networks in an hour",
     }
     assert not setup.list_events("over")
+
+
+def test_an_account_that_does_not_send_takes_little_memory(tmp_path: Path) -> None:
+    """A hundred thousand of them have 16 MB."""
+    file, number = tmp_path / "guard.json", 5000
+    accounts = {f"n{index}@example.test": {"addresses": []} for index in range(number)}
+    file.write_text(json.dumps(build_config(accounts=accounts)))
+    tracemalloc.start()
+    try:
+        loaded = config.load_config(file)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(loaded.addresses) == number
+    assert taken / number < 250
