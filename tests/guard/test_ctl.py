@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from guard_samples import ANNA, NO_LIMITS, GuardProcess, ask_guard, build_config, build_request
 
-from mailkeep_server import ctl
+from mailkeep_server import account_commands, ctl
 from mailkeep_server.common import unix_http
 from mailkeep_server.freezes import enforce, freeze_list
-from mailkeep_server.operator import accounts
+from mailkeep_server.operator import accounts, guard_answers
 
 Event = dict[str, Any]
 
@@ -69,7 +69,7 @@ def test_without_root_nothing_is_done(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_guard_that_does_not_answer_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(tmp_path / "control"))
+    monkeypatch.setattr(guard_answers, "CONTROL_SOCKET", str(tmp_path / "control"))
     for command in ("limits", "events"):
         assert ctl.main([command]) == 1
         error = capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_events_of_the_guard_itself(
     start_guard: Callable[..., GuardProcess], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1})
-    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(running.directory / "run" / "control"))
+    monkeypatch.setattr(guard_answers, "CONTROL_SOCKET", str(running.directory / "run" / "control"))
     with running.open_connection() as client:
         for _ in range(2):
             ask_guard(client, build_request())
@@ -152,10 +152,10 @@ def test_a_rename_moves_the_freeze_first_and_the_rest_after_the_deploy(
         monkeypatch.setattr(function, "__defaults__", (frozen,))
     monkeypatch.setattr(freeze_list.freeze_account, "__defaults__", (frozen,))
     monkeypatch.setattr(enforce, "cut_sessions", lambda _: 0)
-    monkeypatch.setattr(ctl.mailbox_move, "find_home", lambda account: tmp_path / account)
-    monkeypatch.setattr(ctl.mailbox_move, "act_as", lambda user: nullcontext(users.append(user)))
-    monkeypatch.setattr(ctl, "ask_guard", asked.append)
-    monkeypatch.setattr(ctl, "run", lambda *command, **_: commands.append(command))
+    monkeypatch.setattr(account_commands.mailbox_move, "find_home", lambda account: tmp_path / account)
+    monkeypatch.setattr(account_commands.mailbox_move, "act_as", lambda user: nullcontext(users.append(user)))
+    monkeypatch.setattr(account_commands, "ask_guard", asked.append)
+    monkeypatch.setattr(account_commands, "run", lambda *command, **_: commands.append(command))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     freeze_list.freeze_account(old, "carl", "sends spam: 3", datetime.now(UTC), frozen)
     (tmp_path / old / "Maildir").mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_only_folders_that_the_guard_has_filled_are_emptied(
     doveadm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     guard = start_guard()
-    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(guard.directory / "run" / "control"))
+    monkeypatch.setattr(guard_answers, "CONTROL_SOCKET", str(guard.directory / "run" / "control"))
     assert ctl.main(["bulk"]) == 0
     assert f"{ANNA}: 2 messages in Bulk 2026-11-30; `mailkeepctl unsort {ANNA}`" in capsys.readouterr().out
     assert ctl.main(["unsort", ANNA]) == 0

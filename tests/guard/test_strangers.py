@@ -28,7 +28,7 @@ from mailkeep_server.guard.outcomes import Fate, Outcome
 from mailkeep_server.guard.policy import DUNNO
 from mailkeep_server.guard.sliding_window import DAY, HOUR
 from mailkeep_server.guard.strangers import MAX_HELD
-from mailkeep_server.operator import accounts
+from mailkeep_server.operator import accounts, guard_answers
 
 NewSetup = Callable[..., JudgeSetup]
 MINUTE = 60_000
@@ -284,7 +284,7 @@ def test_the_running_guard_takes_outcomes_and_explains_itself(
 ) -> None:
     guard = start_guard(holds=HOLDS, limits=NO_LIMITS)
     recipients = [f"a@n{number}.example.net" for number in range(3)]
-    monkeypatch.setattr(ctl, "CONTROL_SOCKET", str(guard.directory / "run" / "control"))
+    monkeypatch.setattr(guard_answers, "CONTROL_SOCKET", str(guard.directory / "run" / "control"))
     monkeypatch.setattr(accounts, "CONFIG", guard.directory / "etc" / "guard.json")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(freeze_list, "read_freezes", dict)

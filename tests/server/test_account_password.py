@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailkeep.inventory.passwords import hash_password
-from mailkeep_server import account_password, ctl
+from mailkeep_server import account_commands, account_password, ctl
 from mailkeep_server.common.password_digest import digest_hash
 from mailkeep_server.freezes import freeze_list
 
@@ -43,7 +43,7 @@ def doveadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(freeze_list, "read_freezes", dict)
-    monkeypatch.setattr(ctl, "find_addresses", lambda account: frozenset({account}))
+    monkeypatch.setattr(account_commands, "find_addresses", lambda account: frozenset({account}))
     return program
 
 
