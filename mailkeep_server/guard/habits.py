@@ -217,8 +217,8 @@ class Habits:
         if self.is_young(day):
             return []
         reasons = []
+        is_near = _is_familiar(self.networks, source.wide_network, day)
         if not _is_familiar(self.networks, source.network, day):
-            is_near = _is_familiar(self.networks, source.wide_network, day)
             points = NETWORK_POINTS + (0 if is_near else WIDE_POINTS)
             around = "in a familiar one" if is_near else f"and so is {source.wide_network}"
             reasons.append(Reason(points, f"the network {source.network} is new to it, {around}"))
@@ -226,7 +226,8 @@ class Habits:
             return [*reasons, Reason(PROGRAM_POINTS, "its mail program is new to it")]
         if _is_new_trait(self.names, source.name, day):
             reasons.append(Reason(NAME_POINTS, f"its mail program calls itself '{source.name}', and that is new to it"))
-        if _is_new_trait(self.greetings, source.greeting, day):
+        # Elsewhere, as in a hotel, the network may have named the device (DHCP).
+        if is_near and _is_new_trait(self.greetings, source.greeting, day):
             reasons.append(Reason(GREETING_POINTS, f"its program greets as {source.greeting}, and that is new to it"))
         return reasons
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from guard_samples import ANNA, BERT, HOLDS, NO_LIMITS, NOON, JudgeSetup, build_request
 
-from mailkeep_server.common.networks import network_of, wide_network_of
+from mailkeep_server.common.networks import wide_network_of
 from mailkeep_server.guard.habits import (
     GREETING_POINTS,
     HOUR_POINTS,
@@ -96,6 +96,13 @@ def test_another_name_and_another_greeting_of_a_program_are_strange(named_habits
     assert find_points(named_habits, replace(NAMED, name="phpmailer")) == {"its mail": NAME_POINTS}
     assert find_points(named_habits, replace(NAMED, greeting="localhost")) == {"its program": GREETING_POINTS}
     assert not named_habits.is_usual(NOON, replace(NAMED, greeting="localhost"))
+
+
+def test_a_greeting_from_a_network_that_is_new_all_around_may_be_the_network_s(named_habits: Habits) -> None:
+    hotel = replace(NAMED, network=AWAY.network, greeting="a name in hotel.example")
+    assert find_points(named_habits, hotel) == {"the network": NETWORK_POINTS, "its program": GREETING_POINTS}
+    hotel = replace(hotel, wide_network=AWAY.wide_network)
+    assert find_points(named_habits, hotel) == {"the network": NETWORK_POINTS + WIDE_POINTS}
 
 
 def test_a_new_program_has_a_new_name_and_greeting_and_that_counts_once(named_habits: Habits) -> None:
@@ -358,15 +365,15 @@ def test_the_judge_sees_greetings_and_sizes_and_a_release_makes_them_usual(setup
     for _ in range(60):
         setup.advance_clock(12 * HOUR)
         setup.send_message(to=["friend@example.net"], name="apple mail", greeting="[192.168.1.2]", size=3000)
-    away = {"client": AWAY_CLIENT, "program": 1, "name": "phpmailer", "greeting": "vps.example.com", "size": 5 << 20}
-    strangers = [f"x{number}@example.com" for number in range(12)]
+    away = {"client": "192.0.99.1", "program": 1, "name": "phpmailer", "greeting": "vps.example.com", "size": 5 << 20}
+    strangers = [f"x{number}@example.com" for number in range(24)]
     action = setup.send_message(to=strangers, **away)
     assert "; its program greets as a name in example.com, and that is new to it; " in action
     assert action.endswith("; its messages are hardly ever of some 5 MiB")
     setup.judge.strangers.release(setup.now, ANNA)
     setup.advance_clock(2 * DAY)
     habits = setup.judge.strangers._store.load_habits(ANNA)
-    source = Source(network_of(AWAY_CLIENT), wide_network_of(AWAY_CLIENT), 1, "phpmailer", "a name in example.com")
+    source = Source("192.0.99.0/24", "192.0.0.0/16", 1, "phpmailer", "a name in example.com")
     assert habits.is_usual(setup.now, source)
     assert not habits.is_usual(setup.now, replace(source, greeting="localhost"))
 
