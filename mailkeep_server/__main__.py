@@ -5,6 +5,7 @@ from importlib import import_module
 
 PROGRAMS = {
     "guard": "guard.daemon",
+    "guard-with-store": "guard.daemon",
     "guard-state": "guard.state_repair",
     "watch": "watch.daemon",
     "watch-failed": "watch.watch_failed",
@@ -42,12 +43,24 @@ IMPORTED_LATE = (
 """Modules that programs import only when they need them."""
 
 
+LEFT_OUT = {
+    "guard": ("_hashlib", "ssl"),
+    "fail2ban": ("_hashlib",),
+    "inbound": ("_hashlib",),
+    "watch": ("_hashlib",),
+}
+"""By program that stays, what Python's library imports only if it is there: OpenSSL, which takes 1 to 2 MB. Python
+hashes without it."""
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["check"]:
             check_programs()
             return 0
         case [program, *rest] if program in PROGRAMS:
+            for name in LEFT_OUT.get(program, ()):
+                sys.modules[name] = None  # type: ignore[assignment]  # its import is an ImportError (the import system)
             exit_code: int = import_module(f"mailkeep_server.{PROGRAMS[program]}").main(rest)
             return exit_code
     print(f"usage: check | {' | '.join(PROGRAMS)}", file=sys.stderr)

@@ -5,19 +5,17 @@ oldest files, whoever wrote them. A namespace of the journal (systemd.exec(5), L
 are open to everybody, too, and `journalctl --unit` and fail2ban would no longer see the lines. So they are copied.
 """
 
-import gzip
 import json
-import shutil
-import subprocess
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from mailkeep_server.common.files import atomic_write
-from mailkeep_server.common.mail_queue import QUEUE_PROGRAM, find_owner
+from mailkeep_server.common.queue_owner import QUEUE_PROGRAM, find_owner
 
 FILES = {"postfix.service": "postfix", "mailkeep-inbound.service": "postfix", "dovecot.service": "dovecot"}
 """By unit, the file; all others share a third. A flood of lines of one service does not end the others' past. What
@@ -41,6 +39,8 @@ FIRST_HOURS = 1  # that the first start copies
 MAX_LINE = 8192  # characters
 CURSOR_SECONDS = 1.0  # between two notes of the place in the journal
 CHUNKS = 3  # of which an uncompressed file takes one, at most
+Entry = dict[str, str | list[int]]
+"""Of the journal, by the names of its fields. What is no UTF-8 is a list of bytes."""
 
 
 class KeptLog:
@@ -57,6 +57,9 @@ class KeptLog:
             self.rotate()
 
     def rotate(self) -> None:
+        import gzip  # until then, it takes no memory
+        import shutil
+
         self.file.close()
         archive = self.directory / f"{self.name}-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns()}.log.gz"
         with self.path.open("rb") as source, gzip.open(archive, "wb", compresslevel=5) as target:
@@ -105,7 +108,7 @@ class LogKeeper:
                 self.note_cursor(cursor)
         return has_read
 
-    def choose_log(self, entry: dict[str, Any]) -> KeptLog:
+    def choose_log(self, entry: Entry) -> KeptLog:
         """A freeze and an operator hold, release and delete mail from units of their own, and in Postfix's name."""
         if (entry.get("SYSLOG_IDENTIFIER"), entry.get("_UID")) == (QUEUE_PROGRAM, self.queue_owner):
             return self.logs[FILES["postfix.service"]]
@@ -116,10 +119,12 @@ class LogKeeper:
         self.noted = time.monotonic()
 
 
-def format_entry(entry: dict[str, Any]) -> str:
+def format_entry(entry: Entry) -> str:
     """As rsyslog writes: `2026-11-29T02:00:00.000000+00:00 postfix/smtpd[7]: connect from …`. A message is text, or a
     list of bytes if it has bytes that are no UTF-8."""
-    moment = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, UTC).isoformat(timespec="microseconds")
+    moment = datetime.fromtimestamp(int(str(entry["__REALTIME_TIMESTAMP"])) / 1e6, UTC).isoformat(
+        timespec="microseconds"
+    )
     message = entry["MESSAGE"]
     text = message if isinstance(message, str) else bytes(message).decode(errors="replace")
     return f"{moment} {entry.get('SYSLOG_IDENTIFIER', '')}[{entry.get('_PID', '')}]: {' '.join(text.split())}"[
@@ -127,13 +132,20 @@ def format_entry(entry: dict[str, Any]) -> str:
     ]
 
 
+def _start(command: list[str]) -> BufferedReader:
+    """What the command writes. It ends with this unit. `subprocess` would do it with 1 MB more, for ever."""
+    reader, writer = os.pipe()
+    os.posix_spawnp(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])
+    os.close(writer)
+    return os.fdopen(reader, "rb")
+
+
 def main(arguments: Sequence[str]) -> int:
     """`log-keeper DIRECTORY MAX_BYTES` ends only if journalctl does, with exit code 1: systemd starts it again."""
     directory, max_bytes = arguments
     keeper = LogKeeper(Path(directory), int(max_bytes))
-    with subprocess.Popen(keeper.build_command(), stdout=subprocess.PIPE) as journal:
-        assert journal.stdout
-        has_read = keeper.read_entries(journal.stdout)
+    with _start(keeper.build_command()) as journal:
+        has_read = keeper.read_entries(journal)
     if not has_read:  # the place may be one that journalctl does not know
         keeper.cursor_file.unlink(missing_ok=True)
     print("journalctl ended", file=sys.stderr)

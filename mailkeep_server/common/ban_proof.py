@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -158,6 +157,8 @@ class BanProof:
                 ask_fail2ban("set", "sshd", "unbanip", *banned, timeout=COMMAND_TIMEOUT)
         refuse = refused_logins.REFUSALS[self.jail]
         port = refused_logins.PORTS.get(self.jail) or (rules.ports or [22])[0]
+        from concurrent.futures import ThreadPoolExecutor  # the watch needs none: it takes 1 MB
+
         with ThreadPoolExecutor(len(self.canary)) as pool:
             refusals = {
                 address: pool.submit(refuse, address, self._find_door(address, port), port)

@@ -1,10 +1,9 @@
 """Reading certificates and keys with openssl(1): Python's standard library cannot."""
 
-import calendar
 import re
 import subprocess
-import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 MAX_ERROR_CHARS = 400
@@ -57,7 +56,7 @@ def read_certificate(pem: str, timeout: float = OPENSSL_TIMEOUT) -> Certificate:
 
 def _parse_time(text: str) -> float:
     """`2026-11-25 16:00:00Z`, as openssl prints it by `-dateopt iso_8601`."""
-    return float(calendar.timegm(time.strptime(text, "%Y-%m-%d %H:%M:%SZ")))
+    return datetime.fromisoformat(text).timestamp()
 
 
 def read_public_key(key_file: Path) -> str:

@@ -1,6 +1,6 @@
 """A minimal DNS client (RFC 1035 section 4)."""
 
-import secrets
+import os
 import socket
 import struct
 import time
@@ -70,7 +70,7 @@ def _build_query(name: str, record_type: str, datagram: int = 0) -> bytes:
     labels = [label.encode() for label in name.split(".") if label]
     question = b"".join(bytes([len(label)]) + label for label in labels)
     question += struct.pack("!BHH", 0, TYPES[record_type], 1)
-    header = struct.pack("!HHHHHH", secrets.randbits(16), RECURSION_DESIRED | AUTHENTIC, 1, 0, 0, bool(datagram))
+    header = os.urandom(2) + struct.pack("!HHHHH", RECURSION_DESIRED | AUTHENTIC, 1, 0, 0, bool(datagram))
     return header + question + (struct.pack("!BHHIH", 0, 41, datagram, 0, 0) if datagram else b"")
 
 

@@ -4,9 +4,9 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from stat import S_ISREG
-from typing import TextIO
 
 MIN_SPARE_BYTES = 8192
 
@@ -91,7 +91,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def open_lock(path: Path) -> Iterator[TextIO]:
+def open_lock(path: Path) -> Iterator[TextIOWrapper]:
     """A file for flock(2) that only its owner can open, even if it was there with another mode. Whoever can open a lock
     file can hold it, and so block others."""
     with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:

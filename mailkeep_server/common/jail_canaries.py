@@ -16,7 +16,6 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -82,6 +81,8 @@ def prove_jails(
             return list(proof.find_faults(jails[jail]) if jail in jails else proof.find_foreign_faults())
         except ban_proof.UnprovenError as error:
             return [f"jail {jail}: not proven: {error}"] if tell_unproven else None
+
+    from concurrent.futures import ThreadPoolExecutor  # the watch needs none: it takes 1 MB
 
     with ThreadPoolExecutor(len(names)) as pool:
         proofs = zip(names, pool.map(prove, names, canaries), strict=True)

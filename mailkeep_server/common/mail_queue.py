@@ -1,15 +1,12 @@
 """Postfix's queue: reads it by postqueue(1) and postcat(1), and changes it by postsuper(1)."""
 
 import json
-import pwd
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mailkeep_server.common.commands import run, stream_output
 
-QUEUE_PROGRAM = "postfix/postsuper"
-"""As it names itself in the log."""
 TIMEOUT = 120.0
 """Seconds for a command that goes through the whole queue."""
 NO_SENDER = "MAILER-DAEMON"
@@ -85,15 +82,6 @@ def _read_batch(queue_ids: Sequence[str]) -> dict[str, str]:
         elif line.startswith(_LOGIN_ATTRIBUTE) and queue_id and not logins[queue_id]:
             logins[queue_id] = line.removeprefix(_LOGIN_ATTRIBUTE).lower()
     return logins
-
-
-def find_owner() -> str:
-    """The number of the Linux user as which postsuper works, once root has called it (postconf(5), mail_owner); "" if
-    Postfix is not installed."""
-    try:
-        return str(pwd.getpwnam("postfix").pw_uid)
-    except KeyError:
-        return ""
 
 
 def hold_messages(messages: Iterable[QueuedMessage]) -> None:

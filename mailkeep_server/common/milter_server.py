@@ -10,7 +10,6 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 MAX_PACKET_BYTES = 1 << 17
 """Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
@@ -28,11 +27,9 @@ class ProtocolError(Exception):
     """Not a packet of Postfix's."""
 
 
-class PacketSession(Protocol):
-    """One connection of Postfix's, for one message after another."""
-
-    def answer_packet(self, packet: bytes) -> Iterator[bytes]:
-        """The packets to answer with; none where Postfix waits for none. Raises ProtocolError."""
+AnswerPacket = Callable[[bytes], Iterator[bytes]]
+"""Of one connection of Postfix's, for one message after another: gives the packets to answer a packet with; none where
+Postfix waits for none. Raises ProtocolError."""
 
 
 def split_packets(buffer: bytes) -> tuple[list[bytes], bytes]:
@@ -85,17 +82,17 @@ def format_refusal(text: str) -> bytes:
 
 
 def serve_connection(
-    connection: socket.socket, slots: threading.Semaphore, make_session: Callable[[], PacketSession], name: str
+    connection: socket.socket, slots: threading.Semaphore, begin_session: Callable[[], AnswerPacket], name: str
 ) -> None:
     """Until Postfix closes it. Whatever goes wrong, Postfix does what `default_action` of this milter says."""
-    session, buffer = make_session(), b""
+    answer_packet, buffer = begin_session(), b""
     with connection:
         try:
             connection.settimeout(IDLE_SECONDS)
             while data := connection.recv(1 << 17):
                 packets, buffer = split_packets(buffer + data)
                 for packet in packets:
-                    for reply in session.answer_packet(packet):
+                    for reply in answer_packet(packet):
                         connection.sendall(struct.pack("!I", len(reply)) + reply)
         except (OSError, ProtocolError, MemoryError) as error:
             print(f"{name}: {error!r}", file=sys.stderr)
@@ -103,7 +100,7 @@ def serve_connection(
             slots.release()
 
 
-def serve_systemd_socket(make_session: Callable[[], PacketSession], name: str, max_connections: int) -> int:
+def serve_systemd_socket(begin_session: Callable[[], AnswerPacket], name: str, max_connections: int) -> int:
     """Forever, on the socket that systemd has opened (sd_listen_fds(3)). More connections wait for their turn."""
     if os.environ.get("LISTEN_FDS") != "1":
         print(f"{name}: systemd starts it, by its socket", file=sys.stderr)
@@ -113,5 +110,5 @@ def serve_systemd_socket(make_session: Callable[[], PacketSession], name: str, m
         while True:
             slots.acquire()
             connection, _ = listener.accept()
-            arguments = (connection, slots, make_session, name)
+            arguments = (connection, slots, begin_session, name)
             threading.Thread(target=serve_connection, args=arguments, daemon=True).start()

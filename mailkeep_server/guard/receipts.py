@@ -5,7 +5,6 @@ Bounces of accounts do not exist: only servers return mail. So an account sends 
 
 import re
 from collections.abc import Callable
-from email.message import Message
 
 MAX_BYTES = 65_536
 """Of the body. A receipt quotes headers at most, not a message with its attachments."""
@@ -45,6 +44,8 @@ def _find_boundary(content_type: str) -> str:
     A parameter with a charset of its own (RFC 2231) is a tuple, and stays so: a boundary is ASCII (RFC 2046 section
     5.1.1). Python decodes it with any of its codecs, of which some raise errors, and remembers all names of charsets.
     """
+    from email.message import Message  # receipts are rare, and it takes 1 MB
+
     header = Message()
     header["Content-Type"] = content_type
     boundary, kind = header.get_param("boundary"), header.get_param("report-type")

@@ -8,9 +8,8 @@ each server alone, and an alert reports it. Freezes are shared too (`shared_free
 
 import asyncio
 import contextlib
-import ssl
+import os
 from collections.abc import Callable, Iterable, Sequence
-from secrets import token_hex
 from typing import NamedTuple
 
 from mailkeep_server.common.wording import describe_error
@@ -23,7 +22,7 @@ ANSWER_TIMEOUT = 1.0
 RETRY_SECONDS = 5.0
 """From a failure to the next attempt; meanwhile no message waits."""
 FREEZES_KEY = b"mailkeep:frozen"
-_RUN_ID = token_hex(6)
+_RUN_ID = os.urandom(6).hex()
 """Tells this guard's messages from those of other servers, and of an earlier run, which also number from 1."""
 
 # KEYS[1]: the account's messages, a sorted set by time of ID:RECIPIENTS:NEW.
@@ -178,6 +177,8 @@ class SharedCounter:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         store = self.store
+        import ssl  # not in a guard without a store: it takes 2 MB
+
         tls = ssl.create_default_context() if store.tls else None
         reader, writer = await asyncio.open_connection(store.host, store.port, ssl=tls)
         if store.password:

@@ -205,4 +205,4 @@ def main(arguments: list[str]) -> int:
         return 1
     if arguments:
         return 0
-    return serve_systemd_socket(lambda: InboundSession(config), "inbound", MAX_CONNECTIONS)
+    return serve_systemd_socket(lambda: InboundSession(config).answer_packet, "inbound", MAX_CONNECTIONS)

@@ -5,7 +5,7 @@ a space (smtp_line_length_limit), and so breaks the signature. Sent unbroken, th
 """
 
 from collections.abc import Iterator
-from typing import IO
+from io import BufferedIOBase
 
 MAX_LINE = 990
 """Bytes of a line. Below Postfix's limit, which then finds nothing to break."""
@@ -27,7 +27,7 @@ def has_long_line(data: bytes) -> bool:
     return False
 
 
-def break_body(body: IO[bytes]) -> Iterator[bytes]:
+def break_body(body: BufferedIOBase) -> Iterator[bytes]:
     """The body in blocks, each long line in pieces. All pieces after the first begin with a blank, as Postfix's do.
 
     Nothing but a block is in memory: a body may have as many bytes as a message, in lines of any length.

@@ -5,10 +5,8 @@ and answered in blocks. `mailkeep_server.common.milter_server` has the protocol.
 """
 
 import struct
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO
+from io import BufferedIOBase, BytesIO
 
 from mailkeep_server.common.milter_server import CONTINUE, ProtocolError, answer_negotiation, serve_systemd_socket
 from mailkeep_server.lines.line_breaks import MAX_LINE, break_body, fold_header, has_long_line
@@ -24,20 +22,29 @@ _NO_REPLIES = 0x80 | 0x80000  # to headers and to pieces of the body
 _PROTOCOL = _SKIPPED | _NO_REPLIES
 
 
-def _open_body() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(MAX_IN_MEMORY)
-
-
-@dataclass
 class _Message:
     """The message in transfer."""
 
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    header_bytes: int = 0
-    body: IO[bytes] = field(default_factory=_open_body)
-    tail: bytes = b""
-    """The end of the last piece, which may be the beginning of a long line."""
-    is_long: bool = False
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.header_bytes = 0
+        self.body: BufferedIOBase = BytesIO()
+        self.tail = b""
+        """The end of the last piece, which may be the beginning of a long line."""
+        self.is_long = False
+
+    def write_body(self, data: bytes) -> None:
+        self.body.write(data)
+        if isinstance(self.body, BytesIO) and self.body.tell() > MAX_IN_MEMORY:
+            self.body = _move_to_file(self.body)
+
+
+def _move_to_file(body: BytesIO) -> BufferedIOBase:
+    from tempfile import TemporaryFile  # until then, it takes no memory
+
+    file = TemporaryFile()  # noqa: SIM115 - `_forget_message` closes it
+    file.write(body.getbuffer())
+    return file
 
 
 class LineSession:
@@ -73,7 +80,7 @@ class LineSession:
 
     def _take_body(self, data: bytes) -> None:
         message = self._message
-        message.body.write(data)
+        message.write_body(data)
         message.is_long = message.is_long or has_long_line(message.tail + data)
         message.tail = (message.tail + data)[-2 * MAX_LINE :]
 
@@ -95,4 +102,4 @@ class LineSession:
 
 
 def main(_arguments: list[str]) -> int:
-    return serve_systemd_socket(LineSession, "lines", MAX_CONNECTIONS)
+    return serve_systemd_socket(lambda: LineSession().answer_packet, "lines", MAX_CONNECTIONS)

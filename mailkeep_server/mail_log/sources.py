@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from mailkeep_server.common.mail_queue import QUEUE_PROGRAM, find_owner
+from mailkeep_server.common.queue_owner import QUEUE_PROGRAM, find_owner
 from mailkeep_server.mail_log.journal_forms import convert_export, convert_json, is_export, is_json
 from mailkeep_server.mail_log.line_forms import LINE, TimeReader, split_line
 from mailkeep_server.mail_log.rfc5424_form import convert_rfc5424, is_rfc5424

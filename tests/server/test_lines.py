@@ -164,7 +164,9 @@ def test_other_packets_end_the_session(packet: bytes) -> None:
 def test_a_connection_that_fails_ends_and_frees_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = socket.socketpair()
     slots = threading.Semaphore(0)
-    thread = threading.Thread(target=serve_connection, args=(theirs, slots, LineSession, "lines"))
+    thread = threading.Thread(
+        target=serve_connection, args=(theirs, slots, lambda: LineSession().answer_packet, "lines")
+    )
     thread.start()
     ours.sendall(struct.pack("!I", 13) + b"O" + struct.pack("!III", 6, ALL, ALL))
     assert ours.recv(17)[4:5] == b"O"
