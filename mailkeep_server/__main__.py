@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from types import ModuleType
 
 PROGRAMS = {
     "guard": "guard.daemon",
@@ -59,12 +60,16 @@ def main(arguments: list[str]) -> int:
             check_programs()
             return 0
         case [program, *rest] if program in PROGRAMS:
-            for name in LEFT_OUT.get(program, ()):
-                sys.modules[name] = None  # type: ignore[assignment]  # its import is an ImportError (the import system)
-            exit_code: int = import_module(f"mailkeep_server.{PROGRAMS[program]}").main(rest)
+            exit_code: int = import_program(program).main(rest)
             return exit_code
     print(f"usage: check | {' | '.join(PROGRAMS)}", file=sys.stderr)
     return 2
+
+
+def import_program(program: str) -> ModuleType:
+    for name in LEFT_OUT.get(program, ()):
+        sys.modules[name] = None  # type: ignore[assignment]  # its import is an ImportError (the import system)
+    return import_module(f"mailkeep_server.{PROGRAMS[program]}")
 
 
 def check_programs() -> None:

@@ -935,9 +935,9 @@ class UncheckedSettings(Model):
 
     @property
     def max_leaving(self) -> Ceiling:
-        """`guard.leaving`, with its defaults."""
+        """`guard.leaving`, with its defaults, which may be more than mail.yml may say."""
         server, leaving = self.guard.server, self.guard.leaving
-        return Ceiling(
+        return Ceiling.model_construct(
             recipients_per_hour=leaving.recipients_per_hour or 2 * server.recipients_per_hour,
             recipients_per_day=leaving.recipients_per_day or 2 * server.recipients_per_day,
         )

@@ -117,6 +117,13 @@ def test_one_number_of_a_ceiling_leaves_the_other_at_its_default(mail_yml: Inven
     assert guard.local.model_dump() == {"recipients_per_hour": 100, "recipients_per_day": 500}
 
 
+def test_defaults_that_follow_from_the_largest_ceiling_are_beyond_it(mail_yml: Inventory) -> None:
+    """They are no settings, so they have no bounds."""
+    largest = "guard: {server: {recipients_per_hour: 1000000, recipients_per_day: 1000000}}"
+    leaving = mail_yml.write(WITHOUT_GUARD + largest).load().max_leaving
+    assert (leaving.recipients_per_hour, leaving.recipients_per_day) == (2_000_000, 2_000_000)
+
+
 def test_a_setting_that_is_absent_or_empty_has_its_default(mail_yml: Inventory) -> None:
     least = "host: {name: mail.example.org, addresses: [203.0.113.25]}\ndomains: [example.org]\n"
     least += "admin: {addresses: [you@example.com]}\n"
