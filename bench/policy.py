@@ -41,6 +41,7 @@ UNREACHABLE = 1_000_000_000
 DUNNO_SOCKET, CONTINUE_SOCKET = "/run/policy-dunno", "/run/milter-continue"
 PROGRAMS = ("policy_load", "policy_dunno", "milter_continue")
 WINDOWS = (600, 3600, 86_400)
+HOLDS = ("dead", "refused", "complaints")
 """Seconds."""
 PACKAGES = "gcc libc6-dev policyd-rate-limit postfix postfwd python3"
 POSTFWD_ARGUMENTS = "--summary=600 --cache=600 --cache-rdomain-only --cache-no-size"
@@ -163,8 +164,10 @@ def write_guard_config(server: Server, accounts: int) -> None:
         "exempt_networks": [],
         "aliases": {},
         "catch_all": {},
-        "holds": dict.fromkeys(("strangeness", "dead", "refused", "freeze_dead", "freeze_refused"), UNREACHABLE)
-        | {"share": 100, "freeze_share": 100},
+        "holds": dict.fromkeys(
+            ("strangeness", *(f"{prefix}{name}" for name in HOLDS for prefix in ("", "freeze_"))), UNREACHABLE
+        )
+        | {"share": 100, "freeze_share": 100, "complaint_share": 1000, "freeze_complaint_share": 1000},
         "freeze": dict.fromkeys(
             ("refused_tries", "foreign_senders", "networks", "new_recipients", "spam_messages"), UNREACHABLE
         ),

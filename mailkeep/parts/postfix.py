@@ -94,7 +94,7 @@ def build_part(settings: Settings, relay_password: str | None) -> Part:
             _table_file("own_domains", _own_domain_rows(settings)),
             _table_file("own_senders", ((str(network), "OK") for network in _list_own_senders(settings))),
             _table_file("alert_recipients", ((address, "OK") for address in _list_alert_recipients(settings))),
-            _table_file("report_copies", [(settings.report_address, REPORT_COPY)] if settings.reads_reports else []),
+            _table_file("report_copies", _report_copy_rows(settings)),
             *relay_rows,
             File("/etc/mailname", f"{settings.host.name}\n".encode()),
             File(f"{DROP_IN}/mailkeep.conf", render_template("postfix/service.d/mailkeep.conf")),
@@ -195,6 +195,12 @@ def list_aliases(settings: Settings) -> dict[str, tuple[str, ...]]:
     administrative = (*(f"{name}@{settings.host.name}" for name in ADMINISTRATIVE), "root@localhost", "postmaster")
     replies = {settings.release_address: (RELEASED,)} if settings.release_address else {}
     return dict.fromkeys(administrative, settings.admin.addresses) | replies | settings.aliases
+
+
+def _report_copy_rows(settings: Settings) -> Rows:
+    if settings.reads_reports:
+        for address in dict.fromkeys((settings.report_address, *settings.complaint_addresses)):
+            yield address, REPORT_COPY
 
 
 def _build_release_pattern(release_address: str) -> str:

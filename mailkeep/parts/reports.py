@@ -1,4 +1,4 @@
-"""The reader of DMARC and TLS reports that other servers send. The programs are in `mailkeep_server.reports`.
+"""The reader of DMARC and TLS reports, and of complaints. The programs are in `mailkeep_server.reports`.
 
 Postfix gives a copy of each message at the published address to `report-intake`, which puts it into a directory. The
 message itself goes where mail.yml leads it: to an account, or to administrators elsewhere. So the reader needs no right
@@ -61,5 +61,10 @@ def _build_config(settings: Settings) -> bytes:
         "forwarder": [str(network) for network in settings.forwarders],
     }
     domains = [*settings.domains, settings.host.name, *settings.dns.never_send]
-    config = {"address": settings.report_address, "domains": domains, "networks": networks}
+    config = {
+        "address": settings.report_address,
+        "domains": domains,
+        "networks": networks,
+        "host": settings.host.name,
+    }
     return f"{json.dumps(config, indent=1)}\n".encode()

@@ -88,6 +88,7 @@ class Host(Model):
 
 Count = Annotated[int, *integer_between(1, 1_000_000)]
 Percent = Annotated[int, *integer_between(1, 100)]
+PerMille = Annotated[int, *integer_between(1, 1000)]
 
 # Enough, with room, for a person who writes a lot; a program that sends needs limits of its own.
 DEFAULT_LIMITS = {
@@ -563,10 +564,27 @@ class Holds(Model):
         description="Per cent of the first-time recipients that either of these must reach, too, 1 to 100.",
         examples=[8],
     )
+    complaints: Count = Field(
+        default=3,
+        description="First-time recipients that complain of different messages, by reports (ARF) to abuse@ or to the "
+        "address of reports.",
+        examples=[3],
+    )
+    complaint_share: PerMille = Field(
+        default=3,
+        description="Per mille of the first-time recipients that complaints must reach, too, 1 to 1000.",
+        examples=[3],
+    )
     freeze_dead: Count = Field(default=10, description="As `dead`, and the account is frozen.", examples=[10])
     freeze_refused: Count = Field(default=15, description="As `refused`, and the account is frozen.", examples=[15])
     freeze_share: Percent = Field(
         default=25, description="As `share`, and the account is frozen, 1 to 100.", examples=[25]
+    )
+    freeze_complaints: Count = Field(
+        default=10, description="As `complaints`, and the account is frozen.", examples=[10]
+    )
+    freeze_complaint_share: PerMille = Field(
+        default=20, description="As `complaint_share`, and the account is frozen, 1 to 1000.", examples=[20]
     )
 
 
@@ -878,6 +896,11 @@ class UncheckedSettings(Model):
     def report_address(self) -> str:
         """Where other servers send reports: `dns.reports`, with its default."""
         return self.dns.reports or f"postmaster@{self.host.name}"
+
+    @property
+    def complaint_addresses(self) -> tuple[str, ...]:
+        """Where other servers complain of mail from here (RFC 2142 section 4). Those that exist get mail."""
+        return tuple(f"abuse@{domain}" for domain in (self.host.name, *self.domains))
 
     @property
     def confirmation_addresses(self) -> dict[str, str]:

@@ -42,7 +42,8 @@ class FreezeThresholds:
 class HoldThresholds:
     """An account that reaches one of these numbers, and the share, sends no more mail to strangers, or is frozen.
 
-    They count first-time recipients in a week, by voice (`outcomes.count_voice`). Shares are per cent of them.
+    They count first-time recipients in a week, by voice (`outcomes.count_voice`). Shares are per cent of them, but for
+    those of complaints.
     """
 
     strangeness: int
@@ -53,9 +54,15 @@ class HoldThresholds:
     refused: int
     """Whose servers name spam, or too much mail."""
     share: int
+    complaints: int
+    """That complain, of different messages (`complaints`)."""
+    complaint_share: int
+    """Per mille."""
     freeze_dead: int
     freeze_refused: int
     freeze_share: int
+    freeze_complaints: int
+    freeze_complaint_share: int
 
 
 @dataclass(frozen=True, slots=True)

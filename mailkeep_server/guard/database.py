@@ -20,7 +20,15 @@ from mailkeep_server.guard.sliding_window import DAY, HOUR
 EVENTS_KEPT = 30 * DAY
 RECIPIENTS_KEPT = 400 * DAY
 STRANGERS_KEPT = 7 * DAY
-ROWS_KEPT = {"sent": DAY, "tries": DAY, "received": HOUR, "strangers": STRANGERS_KEPT, "events": EVENTS_KEPT}
+MESSAGE_IDS_KEPT = 30 * DAY
+ROWS_KEPT = {
+    "sent": DAY,
+    "tries": DAY,
+    "received": HOUR,
+    "strangers": STRANGERS_KEPT,
+    "message_ids": MESSAGE_IDS_KEPT,
+    "events": EVENTS_KEPT,
+}
 ROWS_A_STEP = 20_000
 """Of `Database.forget_expired`: some ten milliseconds."""
 MAX_PARAMETERS = 500
@@ -157,7 +165,7 @@ class Database:
     def rename_account(self, old: str, new: str) -> None:
         """What was counted of the old address counts of the new one. Both may have rows."""
         for table in TABLES:
-            if table != "events":
+            if table not in ("events", "message_keys"):
                 self.change(f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?", new, old)  # noqa: S608
                 self.change(f"DELETE FROM {table} WHERE account = ?", old)  # noqa: S608
 
@@ -221,7 +229,7 @@ class Database:
 
     def clamp_times_to(self, now: int) -> None:
         """Times later than `now` become now: the clock was ahead."""
-        for table in ("sent", "tries", "received", "strangers", "confirmations"):
+        for table in ("sent", "tries", "received", "strangers", "message_ids", "confirmations"):
             self.change(f"UPDATE {table} SET time = ? WHERE time > ?", now, now)  # noqa: S608
 
     def forget_expired(self, now: int) -> Iterator[None]:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mailkeep_server.common.message_ids import MAX_IDS
 from mailkeep_server.guard.hold_targets import (
+    COMPLAINT_TARGET,
     CONFIRMATION_TARGET,
     HELD_TARGET,
     OUTCOMES_TARGET,
@@ -26,6 +28,8 @@ def answer_about_holds(target: str, query: Mapping[str, list[str]], judge: Judge
     if target == RETURNED_TARGET:
         strangers.note_returned(now, query["queue_id"][0], query.get("result", [""])[0])
         return {}
+    if target == COMPLAINT_TARGET:
+        return {"account": judge.complaints.note_complaint(now, query["reporter"][0], query["m"][:MAX_IDS])}
     account = query["account"][0]
     if target == CONFIRMATION_TARGET:
         return {"held": judge.confirmations.add_code(now, account, query["digest"][0], query["shown"][0])}

@@ -1,7 +1,8 @@
-"""Targets of the control socket about mail to strangers: outcomes that the watch reads, and mail on hold.
+"""Targets of the control socket about mail to strangers: outcomes, complaints, and mail on hold.
 
 `/outcomes?o=QUEUE-ID FATE HASH&o=…`, `/held`, `/returned?queue_id=…&result=…`, `/release?account=…`,
-`/why?account=…`, `/confirmation?account=…&digest=…&shown=…`. The watch and `mailkeepctl` ask for them.
+`/why?account=…`, `/confirmation?account=…&digest=…&shown=…`,
+`/complaint?reporter=…&m=DIGEST&m=…`. The watch and `mailkeepctl` ask for them.
 """
 
 from mailkeep_server.common.addresses import hash_text
@@ -9,8 +10,17 @@ from mailkeep_server.guard.outcomes import Fate, Outcome
 
 OUTCOMES_TARGET, HELD_TARGET, RETURNED_TARGET = "/outcomes", "/held", "/returned"
 RELEASE_TARGET, WHY_TARGET, CONFIRMATION_TARGET = "/release", "/why", "/confirmation"
+COMPLAINT_TARGET = "/complaint"
 HOLD_TARGETS = frozenset(
-    {OUTCOMES_TARGET, HELD_TARGET, RETURNED_TARGET, RELEASE_TARGET, WHY_TARGET, CONFIRMATION_TARGET}
+    {
+        OUTCOMES_TARGET,
+        HELD_TARGET,
+        RETURNED_TARGET,
+        RELEASE_TARGET,
+        WHY_TARGET,
+        CONFIRMATION_TARGET,
+        COMPLAINT_TARGET,
+    }
 )
 
 

@@ -15,6 +15,7 @@ from mailkeep_server.common.addresses import hash_text, owner_address
 from mailkeep_server.common.networks import network_of
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.guard.account import Account
+from mailkeep_server.guard.complaints import Complaints
 from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.confirmations import Confirmations
 from mailkeep_server.guard.database import (
@@ -81,6 +82,7 @@ class Judge:
             self._try_later,
         )
         self.strangers = StrangerJudge(lambda: self.config, self.ledger, database, self.freezer)
+        self.complaints = Complaints(lambda: self.config, self.ledger, database, self.strangers)
         self.confirmations = Confirmations(lambda: self.config, database, self.freezer, self.strangers)
         self._networks = NetworkJudge(lambda: self.config, database, self._refuse_over_limit)
         self.receiving = ReceivingJudge(lambda: self.config, database, now)

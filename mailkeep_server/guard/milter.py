@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from mailkeep_server.common.message_ids import MAX_IDS, MAX_VALUE, digest_message_ids
 from mailkeep_server.common.milter_server import (
     CLIENT,
     CONTINUE,
@@ -66,6 +67,8 @@ class _Message:
     shape: list[str] = field(default_factory=list)
     """Names of headers by which mail programs differ."""
     program: str = NAMELESS
+    message_ids: list[str] = field(default_factory=list)
+    """The values of the first MAX_IDS headers Message-ID."""
     has_sender: bool = True
     is_spam: bool = False
     """Whether the spam filter is sure. It is asked before, about messages of logins only."""
@@ -133,6 +136,8 @@ class MilterSession:
             self._message.program = read_name(value)
         if name.lower() == OUTGOING_HEADER.lower():
             self._message.is_spam = True
+        if name.strip().lower() == "message-id" and len(self._message.message_ids) < MAX_IDS:
+            self._message.message_ids.append("".join(value.split())[:MAX_VALUE])
         if not self._message.has_sender and name.strip().lower() == "content-type":
             self._message.content_type = " ".join(value.split())[: from_header.MAX_LENGTH]
         is_author = name.strip().lower() in from_header.AUTHOR_HEADERS
@@ -155,6 +160,9 @@ class MilterSession:
         if refusal := self._refuse(verdict.refusal):
             self._abort_message()
             return refusal
+        if message.login and not self._is_by_script:
+            digests = digest_message_ids(message.message_ids)
+            self._judge.complaints.note_message(self._read_clock(), message.login, message.queue_id, digests)
         if not verdict.hold:
             self._judge.ledger.message_accepted(message.queue_id)
         self._message = _Message()

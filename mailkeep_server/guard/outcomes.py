@@ -20,6 +20,8 @@ class Fate(StrEnum):
     """As spam, or for the sender's reputation."""
     SLOWED = "slowed"
     """Deferred for too much mail, or for reputation."""
+    COMPLAINED = "complained"
+    """Delivered, and its reader calls it spam (`complaints`)."""
 
 
 class Outcome(NamedTuple):

@@ -41,6 +41,13 @@ CREATE TABLE IF NOT EXISTS strangers (
 );
 CREATE INDEX IF NOT EXISTS strangers_by_message ON strangers (queue_id, recipient);
 CREATE INDEX IF NOT EXISTS strangers_by_account ON strangers (account, time);
+CREATE TABLE IF NOT EXISTS message_ids (
+    id INTEGER PRIMARY KEY, time INTEGER NOT NULL, account TEXT NOT NULL, queue_id TEXT NOT NULL,
+    message INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS message_ids_by_message ON message_ids (message);
+CREATE TABLE IF NOT EXISTS message_keys (key TEXT PRIMARY KEY) WITHOUT ROWID;
+INSERT INTO message_keys SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM message_keys);
 CREATE TABLE IF NOT EXISTS holds (
     account TEXT PRIMARY KEY, time INTEGER NOT NULL, cause TEXT NOT NULL, network TEXT NOT NULL,
     program TEXT NOT NULL, reasons TEXT NOT NULL
@@ -63,6 +70,8 @@ TABLES: dict[str, tuple[type, ...]] = {
     "held": (str, int, str, str, int),
     "confirmations": (str, int, str, str),
     "strangers": (int, int, str, str, int, str, str),
+    "message_keys": (str,),
+    "message_ids": (int, int, str, str, int),
     "networks": (str, str, int),
     "habits": (str, str),
     "received": (int, int, str, int, int, int),

@@ -11,6 +11,8 @@ from mailkeep_server.guard.outcomes import Fate, count_voice
 from mailkeep_server.guard.sliding_window import DAY
 
 SHOWN_EVENTS = 5
+MAX_KEYS, MAX_SAME_MESSAGES, MAX_STRANGERS = 5, 100, 1000
+"""That are looked at for one complaint."""
 NOT_YET = ""
 """In place of a fate."""
 OUTCOMES, UNUSUAL, RELEASED = "outcomes", "unusual", "released"
@@ -64,6 +66,24 @@ class FateCounts(NamedTuple):
     recipients: int
     dead: int
     refused: int
+    complained: int
+    """Voices or messages, whichever are fewer: a message counts once, and so does a voice."""
+
+
+class SentMessage(NamedTuple):
+    """A row of `message_ids`."""
+
+    time: int
+    account: str
+    queue_id: str
+
+
+class Stranger(NamedTuple):
+    """A row of `strangers`: a first-time recipient of a message."""
+
+    id: int
+    fate: str
+    voice: str
 
 
 class StrangerStore:
@@ -91,10 +111,35 @@ class StrangerStore:
         since = max(now - STRANGERS_KEPT, hold.time if hold and hold.cause == RELEASED else 0)
         query = (
             "SELECT count(*), count(DISTINCT CASE WHEN fate = ? THEN voice END), "
-            "count(DISTINCT CASE WHEN fate IN (?, ?) THEN voice END) FROM strangers WHERE account = ? AND time > ?"
+            "count(DISTINCT CASE WHEN fate IN (?, ?) THEN voice END), min("
+            "count(DISTINCT CASE WHEN fate = ? THEN voice END), count(DISTINCT CASE WHEN fate = ? THEN queue_id END)"
+            ") FROM strangers WHERE account = ? AND time > ?"
         )
-        fates = (str(Fate.DEAD), str(Fate.REFUSED), str(Fate.SLOWED))
+        fates = (str(Fate.DEAD), str(Fate.REFUSED), str(Fate.SLOWED), str(Fate.COMPLAINED), str(Fate.COMPLAINED))
         return FateCounts(*self._database.read(query, *fates, account, since).fetchone())
+
+    # --- complaints ---------------------------------------------------------------------------------------------------
+
+    def list_message_keys(self) -> list[str]:
+        """In hexadecimal digits. A database that was begun anew has its own, and those that it took over."""
+        return [row[0] for row in self._database.read("SELECT key FROM message_keys ORDER BY key LIMIT ?", MAX_KEYS)]
+
+    def add_message_id(self, time: int, account: str, queue_id: str, message: int) -> None:
+        """`message` is the keyed hash of a Message-ID."""
+        statement = "INSERT INTO message_ids (time, account, queue_id, message) VALUES (?, ?, ?, ?)"
+        self._database.add_row(statement, (time, account, queue_id, message))
+
+    def find_messages(self, message: int) -> list[SentMessage]:
+        """With the keyed hash of this Message-ID, the newest first: a sender may give it to many messages."""
+        query = "SELECT time, account, queue_id FROM message_ids WHERE message = ? ORDER BY id DESC LIMIT ?"
+        return [SentMessage(*row) for row in self._database.read(query, message, MAX_SAME_MESSAGES)]
+
+    def list_strangers(self, queue_id: str) -> list[Stranger]:
+        query = "SELECT id, fate, voice FROM strangers WHERE queue_id = ? ORDER BY id LIMIT ?"
+        return [Stranger(*row) for row in self._database.read(query, queue_id, MAX_STRANGERS)]
+
+    def note_complaint(self, stranger: Stranger) -> None:
+        self._database.change("UPDATE strangers SET fate = ? WHERE id = ?", str(Fate.COMPLAINED), stranger.id)
 
     # --- habits -------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ TRUST_AFTER_RELEASE = DAY
 """In which nothing is unusual for the account."""
 MAX_HELD = 50
 """Messages of one account: more would fill the disk."""
-_PER_CENT = 100
+_PER_CENT, _PER_MILLE = 100, 1000
 
 
 class Verdict(NamedTuple):
@@ -123,15 +123,18 @@ class StrangerJudge:
         """`key` is the recipient's hash. Each recipient's counts once, however often Postfix tries."""
         name = self._store.set_fate(queue_id, key, fate)
         if name and fate != Fate.SENT:
-            self._judge_outcomes(now, name)
+            self.judge_outcomes(now, name)
 
-    def _judge_outcomes(self, now: int, name: str) -> None:
+    def judge_outcomes(self, now: int, name: str) -> None:
         config, counts = self._read_config(), self._store.count_fates(now, name)
         reason = describe_fates(counts)
         if is_to_freeze(counts, config.hold_thresholds):
             self._freezer.freeze_for(now, name, self._ledger.get_account(name), config, reason)
         if is_to_hold(counts, config.hold_thresholds) and not self._find_hold(name):
             self._begin_hold(now, Hold(name, now, OUTCOMES, "", "", reason))
+
+    def count_complaints(self, now: int, name: str) -> int:
+        return self._store.count_fates(now, name).complained
 
     def _begin_hold(self, now: int, hold: Hold) -> bool:
         """False in mode `learn`."""
@@ -239,22 +242,28 @@ def _is_held(now: int, hold: Hold, habits: Habits, source: Source, strangers: in
 
 def describe_fates(counts: FateCounts) -> str:
     return (
-        f"of {count_noun(counts.recipients, 'first-time recipient')} in a week, {counts.dead} do not exist, and "
-        f"{counts.refused} name spam or too much mail"
+        f"of {count_noun(counts.recipients, 'first-time recipient')} in a week, {counts.dead} do not exist, "
+        f"{counts.refused} name spam or too much mail, and {counts.complained} complain"
     )
 
 
 def is_to_hold(counts: FateCounts, thresholds: HoldThresholds) -> bool:
-    return _has_reached(counts, thresholds.dead, thresholds.refused, thresholds.share)
+    return (
+        _is_many(counts, counts.dead, thresholds.dead, thresholds.share, _PER_CENT)
+        or _is_many(counts, counts.refused, thresholds.refused, thresholds.share, _PER_CENT)
+        or _is_many(counts, counts.complained, thresholds.complaints, thresholds.complaint_share, _PER_MILLE)
+    )
 
 
 def is_to_freeze(counts: FateCounts, thresholds: HoldThresholds) -> bool:
-    return _has_reached(counts, thresholds.freeze_dead, thresholds.freeze_refused, thresholds.freeze_share)
-
-
-def _has_reached(counts: FateCounts, dead: int, refused: int, share: int) -> bool:
-    """`share` is in per cent of the recipients."""
-    return any(
-        number >= minimum and number * _PER_CENT >= share * counts.recipients
-        for number, minimum in ((counts.dead, dead), (counts.refused, refused))
+    complaints = thresholds.freeze_complaints, thresholds.freeze_complaint_share
+    return (
+        _is_many(counts, counts.dead, thresholds.freeze_dead, thresholds.freeze_share, _PER_CENT)
+        or _is_many(counts, counts.refused, thresholds.freeze_refused, thresholds.freeze_share, _PER_CENT)
+        or _is_many(counts, counts.complained, *complaints, _PER_MILLE)
     )
+
+
+def _is_many(counts: FateCounts, number: int, minimum: int, share: int, whole: int) -> bool:
+    """Whether it is the minimum, and so many of a hundred or a thousand recipients, too."""
+    return number >= minimum and number * whole >= share * counts.recipients

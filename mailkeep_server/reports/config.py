@@ -16,11 +16,12 @@ Network = IPv4Network | IPv6Network
 @dataclass(frozen=True)
 class ReportsConfig:
     """`address` is where reports arrive. `domains` are ours. `networks`, by kind of source: `own`, `spf` and
-    `forwarder`."""
+    `forwarder`. `host` is this server's name: its identity in Authentication-Results."""
 
     address: str
     domains: tuple[str, ...]
     networks: dict[str, tuple[Network, ...]] = field(default_factory=dict)
+    host: str = ""
 
     def find_domain(self, name: str) -> str:
         """Our domain that this name is or is below, the longest; "" if there is none."""
@@ -42,4 +43,4 @@ def load_config(file: Path = FILE) -> ReportsConfig:
         kind: tuple(ip_network(network, strict=False) for network in listing)
         for kind, listing in fields["networks"].items()
     }
-    return ReportsConfig(str(fields["address"]), tuple(fields["domains"]), networks)
+    return ReportsConfig(str(fields["address"]), tuple(fields["domains"]), networks, str(fields["host"]))

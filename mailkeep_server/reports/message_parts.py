@@ -27,14 +27,29 @@ def read_headers(message: bytes) -> tuple[Headers, bytes]:
     """The headers, and the body."""
     if message[:2] == b"\r\n" or message[:1] == b"\n":
         return {}, message.lstrip(b"\r\n")
-    end = _EMPTY_LINE.search(message, 0, MAX_HEADER)
-    block, body = (message[: end.start()], message[end.end() :]) if end else (message[:MAX_HEADER], b"")
+    block, body = _split_header(message)
     headers: dict[bytes, bytes] = {}
+    for name, value in _list_fields(block):
+        headers.setdefault(name, value)
+    return headers, body
+
+
+def list_values(message: bytes, name: bytes) -> list[str]:
+    """Those of all header fields of this name, which is in lower case."""
+    values = (value for field, value in _list_fields(_split_header(message)[0]) if field == name)
+    return [value.decode("utf-8", "surrogateescape") for value in values]
+
+
+def _split_header(message: bytes) -> tuple[bytes, bytes]:
+    end = _EMPTY_LINE.search(message, 0, MAX_HEADER)
+    return (message[: end.start()], message[end.end() :]) if end else (message[:MAX_HEADER], b"")
+
+
+def _list_fields(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     for line in unfold_lines(block):
         name, colon, value = line.partition(b":")
         if colon:
-            headers.setdefault(name.strip().lower(), value.strip())
-    return headers, body
+            yield name.strip().lower(), value.strip()
 
 
 def read_sender_domain(headers: Headers) -> str:
@@ -51,14 +66,14 @@ def list_leaves(message: bytes) -> Iterator[bytes]:
         remaining -= 1
         entity, depth = waiting.pop()
         headers, body = read_headers(entity)
-        inner = _list_inner_parts(headers, body)
+        inner = list_inner_parts(headers, body)
         if inner is None:
-            yield _decode_body(headers, body)
+            yield decode_body(headers, body)
         elif depth < MAX_DEPTH:
             waiting.extend((part, depth + 1) for part in reversed(inner))
 
 
-def _list_inner_parts(headers: Headers, body: bytes) -> list[bytes] | None:
+def list_inner_parts(headers: Headers, body: bytes) -> list[bytes] | None:
     """None of a leaf."""
     kind = headers.get(b"content-type", b"")
     if kind[:10].lower() == b"multipart/" and (boundary := find_boundary(kind)):
@@ -70,7 +85,7 @@ def _list_inner_parts(headers: Headers, body: bytes) -> list[bytes] | None:
     return None
 
 
-def _decode_body(headers: Headers, body: bytes) -> bytes:
+def decode_body(headers: Headers, body: bytes) -> bytes:
     """As far as it can be decoded: a cut base64 text gives the bytes before the cut."""
     encoding = headers.get(b"content-transfer-encoding", b"").split(b";")[0].strip().lower()
     if encoding == b"base64":

@@ -5,12 +5,14 @@ there is one at the start, that message counts as unreadable. The mail itself is
 after their rows are committed; a run that is killed between reads them again, and each report counts once.
 """
 
+import json
 import sqlite3
 import sys
 import time
 from pathlib import Path
 
 from mailkeep_server.common import paths
+from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.spoilt_files import set_aside
 from mailkeep_server.common.wording import count_noun
 from mailkeep_server.reports import config
@@ -20,10 +22,11 @@ from mailkeep_server.reports.announcements import (
     note_failures,
     write_announcements,
 )
+from mailkeep_server.reports.complaint import Complaint, find_proven_sender, read_complaint
 from mailkeep_server.reports.config import ReportsConfig
 from mailkeep_server.reports.intake import OVERFLOW_FILE, PARTIAL
 from mailkeep_server.reports.report_mail import read_report_mail
-from mailkeep_server.reports.store import OVERFLOW, READ, UNREADABLE, ReportStore
+from mailkeep_server.reports.store import NAMELESS, OVERFLOW, READ, UNPROVEN, UNREADABLE, ReportStore
 
 STATE = Path(paths.REPORTS_STATE)
 BATCH = 50
@@ -74,6 +77,9 @@ class Reader:
         self.current.unlink()
 
     def read_message(self, message: bytes, now: float) -> None:
+        if (complaint := read_complaint(message)) and complaint.counts:
+            self._take_complaint(message, complaint, now)
+            return
         mail = read_report_mail(message)
         for fault in mail.faults:
             self._note_fault(f"a report of {mail.sender or 'nobody'} cannot be read: {fault}", now)
@@ -83,6 +89,23 @@ class Reader:
             if outcome == READ:
                 failures = list_failures(report, mail.sender, self.settings)
                 note_failures(self.store.database, failures, now)
+
+    def _take_complaint(self, message: bytes, complaint: Complaint, now: float) -> None:
+        """The guard hears of it by `write_complaints`, if it can be believed. The message is in the mailbox."""
+        sender = find_proven_sender(message, self.settings.host)
+        if not complaint.messages:
+            outcome = NAMELESS
+        elif not sender:
+            outcome = UNPROVEN
+        else:
+            outcome = self.store.add_complaint(sender, " ".join(complaint.messages), now)
+        self.store.count_outcome(outcome, now)
+
+    def write_complaints(self, now: float) -> None:
+        """For the watch, which remembers the number of the last that the guard has heard of. Raises OSError."""
+        if complaints := list(self.store.list_complaints(now)):
+            content = {"last": complaints[-1]["id"], "complaints": complaints}
+            atomic_write(self.state / paths.REPORTS_COMPLAINTS_NAME, json.dumps(content))
 
     def announce(self, now: float) -> None:
         with self.store.transaction():
@@ -130,6 +153,7 @@ def main(arguments: list[str]) -> int:
     with reader.store.transaction():
         reader.store.forget_expired(now)
     reader.announce(now)
+    reader.write_complaints(now)
     reader.store.close()
     print(f"{count_noun(number, 'message')} looked at for reports")
     return 0

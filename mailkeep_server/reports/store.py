@@ -36,7 +36,12 @@ ALL_BOUNDS = DailyBounds(2000, 4000)
 NEWCOMER_BOUNDS = DailyBounds(500, 1000)
 """Of senders that never reported on an earlier day, together."""
 SENDER_BOUNDS = DailyBounds(100, 500)
+MAX_COMPLAINTS, MAX_SENDER_COMPLAINTS = 1000, 200
+"""In a day."""
 
+COMPLAINT = "complaint"
+"""That the guard hears of."""
+UNPROVEN, NAMELESS = "complaint whose sender nothing proves", "complaint that names no message"
 READ, REPEATED, OTHER_DOMAIN, OUT_OF_TIME, OVER_BOUND, UNREADABLE, OVERFLOW = (
     "read",
     "repeated",
@@ -70,6 +75,11 @@ CREATE TABLE IF NOT EXISTS tls_rows (
     result TEXT NOT NULL, sessions INTEGER NOT NULL, server TEXT NOT NULL, detail TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS tls_rows_report ON tls_rows (report);
+CREATE TABLE IF NOT EXISTS complaints (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, received INTEGER NOT NULL, sender TEXT NOT NULL, messages TEXT NOT NULL,
+    UNIQUE (sender, messages)
+);
+CREATE INDEX IF NOT EXISTS complaints_received ON complaints (received, sender);
 CREATE TABLE IF NOT EXISTS outcomes (
     day INTEGER NOT NULL, outcome TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (day, outcome)
 ) WITHOUT ROWID;
@@ -152,6 +162,22 @@ class ReportStore:
         number, kept_rows = self.database.execute(statement, values).fetchone()
         return bool(number < bounds.reports and kept_rows + rows <= bounds.rows)
 
+    def add_complaint(self, sender: str, messages: str, now: float) -> str:
+        """`messages` are digests. Returns COMPLAINT, or why it is not kept. Call it within a transaction."""
+        count = "SELECT count(*), count(CASE WHEN sender = ? THEN 1 END) FROM complaints WHERE received > ?"
+        number, of_sender = self.database.execute(count, (sender, int(now) - DAY)).fetchone()
+        if number >= MAX_COMPLAINTS or of_sender >= MAX_SENDER_COMPLAINTS:
+            return OVER_BOUND
+        statement = "INSERT OR IGNORE INTO complaints (received, sender, messages) VALUES (?, ?, ?)"
+        cursor = self.database.execute(statement, (int(now), sender, messages))
+        return COMPLAINT if cursor.rowcount else REPEATED
+
+    def list_complaints(self, now: float) -> Iterator[dict[str, object]]:
+        """Of the last day, for the guard."""
+        query = "SELECT id, received, sender, messages FROM complaints WHERE received > ? ORDER BY id"
+        for number, received, sender, messages in self.database.execute(query, (int(now) - DAY,)):
+            yield {"id": number, "time": received, "reporter": sender, "messages": messages.split()}
+
     def count_outcome(self, outcome: str, now: float, number: int = 1) -> None:
         """Of one day; `summary` shows what was not read."""
         self.database.execute(
@@ -163,6 +189,7 @@ class ReportStore:
         oldest = int(now) - KEPT_DAYS * DAY
         self.database.execute("DELETE FROM reports WHERE received < ?", (oldest,))
         self.database.execute("DELETE FROM outcomes WHERE day < ?", (oldest // DAY,))
+        self.database.execute("DELETE FROM complaints WHERE received < ?", (oldest,))
 
 
 def _is_of_our_time(report: DmarcReport | TlsReport, now: float) -> bool:

@@ -16,7 +16,7 @@ from mailkeep_server.reports.explain import (
     has_broken_signature,
     parse_pairs,
 )
-from mailkeep_server.reports.store import DAY, READ
+from mailkeep_server.reports.store import COMPLAINT, DAY, READ
 
 MAX_SOURCES = 100
 """Of one domain. The others are one sum."""
@@ -39,8 +39,8 @@ def summarise_reports(database_file: Path, config: ReportsConfig, since: float, 
         return empty
     with closing(sqlite3.connect(f"file:{database_file}?mode=ro", uri=True, timeout=30)) as database:
         outcomes = database.execute(
-            "SELECT outcome, sum(number) FROM outcomes WHERE day >= ? AND outcome <> ? GROUP BY outcome",
-            (int(since) // DAY, READ),
+            "SELECT outcome, sum(number) FROM outcomes WHERE day >= ? AND outcome NOT IN (?, ?) GROUP BY outcome",
+            (int(since) // DAY, READ, COMPLAINT),
         )
         names = [name for name in sorted(config.domains) if domain in ("", name)]
         summaries = [_summarise_domain(database, name, config, since) for name in names]

@@ -24,6 +24,7 @@ from mailkeep_server.freezes.enforce import enforce_freeze
 from mailkeep_server.watch import config, saved_state, sensors
 from mailkeep_server.watch.alert_queue import AlertQueue, Notification
 from mailkeep_server.watch.channels import send_notification
+from mailkeep_server.watch.complaint_news import ComplaintReporter
 from mailkeep_server.watch.config import WatchConfig
 from mailkeep_server.watch.confirmation_request import ConfirmationRequests
 from mailkeep_server.watch.freeze_enforcer import FreezeEnforcer
@@ -62,6 +63,9 @@ class Watch:
         self.logins = LoginMonitor(self.alerts, settings.max_failed_logins, state, self._read_delivery, ssh_port)
         self.freezes = FreezeEnforcer(Path(settings.freeze_list), enforce_freeze, settings.accounts, self.alerts)
         self.report_news = ReportNews(settings.report_announcements_file, int(state.get("last_announcement", 0)))
+        self.complaints = ComplaintReporter(
+            settings.report_announcements_file, settings.control_socket, int(state.get("last_complaint", 0))
+        )
         self.notices = OwnerNotices(settings.host, self._report_notice)
         self.confirmations = ConfirmationRequests(settings, self._report_notice)
         self.guard_events = GuardEvents(
@@ -80,6 +84,8 @@ class Watch:
             self.sensors.append(self.report_news)
         if paths.GUARD_SERVICE in settings.units:
             self.sensors += [self.guard_events, self.outcomes, held_mail]
+            if settings.report_announcements_file:
+                self.sensors.append(self.complaints)
         self.due = dict.fromkeys(self.sensors, 0.0)
         self.consecutive: dict[Sensor, dict[str, int]] = {sensor: {} for sensor in self.sensors}
         """By sensor and key, in how many samples in a row a trouble showed."""
@@ -155,7 +161,11 @@ class Watch:
     def save_state(self) -> None:
         components = (self.alerts, self.outbox, self.logins, self.deliveries, self.leaving)
         state = {name: value for component in components for name, value in component.export_state().items()}
-        last = {"last_event": self.guard_events.last_id, "last_announcement": self.report_news.last_id}
+        last = {
+            "last_event": self.guard_events.last_id,
+            "last_announcement": self.report_news.last_id,
+            "last_complaint": self.complaints.last_id,
+        }
         text = json.dumps(state | last)
         if text != self.saved_text and self.write_file(saved_state.FILE, text):
             self.saved_text = text

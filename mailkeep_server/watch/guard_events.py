@@ -37,6 +37,7 @@ INTRODUCTIONS = {
     "would-freeze": "would have been frozen: ",
     HOLD: "has mail to strangers put on hold: ",
     "would-hold": "would have mail to strangers put on hold: ",
+    "complaint": "is complained of: ",
     "release": "may write to strangers again: ",
     CONFIRMED: "may write to strangers again: ",
     "returned": "has mail back that was on hold: ",
@@ -44,7 +45,7 @@ INTRODUCTIONS = {
 }
 NEXT_STEPS = {
     **dict.fromkeys(
-        ("over", "spoof", "spam", "near", "network", CONFIRMED),
+        ("over", "spoof", "spam", "near", "network", "complaint", CONFIRMED),
         ". If that is not its user: `mailkeepctl freeze {account}`. `mailkeepctl limits` shows what it has sent",
     ),
     **dict.fromkeys(

@@ -54,18 +54,26 @@ NO_HOLDS = {
     "dead": UNREACHABLE,
     "refused": UNREACHABLE,
     "share": 100,
+    "complaints": UNREACHABLE,
+    "complaint_share": 1000,
     "freeze_dead": UNREACHABLE,
     "freeze_refused": UNREACHABLE,
     "freeze_share": 100,
+    "freeze_complaints": UNREACHABLE,
+    "freeze_complaint_share": 1000,
 }
 HOLDS = {
     "strangeness": 9,
     "dead": 3,
     "refused": 5,
     "share": 8,
+    "complaints": 3,
+    "complaint_share": 3,
     "freeze_dead": 10,
     "freeze_refused": 15,
     "freeze_share": 25,
+    "freeze_complaints": 10,
+    "freeze_complaint_share": 20,
 }
 NO_CEILING = {"recipients_per_hour": UNREACHABLE, "recipients_per_day": UNREACHABLE}
 

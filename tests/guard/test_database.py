@@ -15,7 +15,7 @@ from mailkeep_server.guard.sliding_window import DAY
 
 NOW = 1_800_000_000_000
 OLD = NOW - RECIPIENTS_KEPT - 1
-EXPIRING = TABLES.keys() - {"births", "habits", "holds", "held", "confirmations"}
+EXPIRING = TABLES.keys() - {"births", "habits", "holds", "held", "confirmations", "message_keys"}
 """The others have a row for an account, or end otherwise."""
 
 
@@ -42,6 +42,9 @@ def path(tmp_path: Path) -> Path:
             writer.execute("INSERT INTO recipients VALUES (?, ?, ?)", (account, key - 50, seen))
             writer.execute(
                 "INSERT INTO strangers VALUES (?, ?, ?, 'Q', 1, '', '')", (number + 1, OLD if is_old else at, account)
+            )
+            writer.execute(
+                "INSERT INTO message_ids VALUES (?, ?, ?, 'Q', 1)", (number + 1, OLD if is_old else at, account)
             )
             writer.execute("INSERT INTO received VALUES (?, ?, ?, 1, 0, 0)", (number + 1, at, account))
             writer.execute("INSERT INTO senders VALUES (?, ?, ?)", (account, key - 50, seen))

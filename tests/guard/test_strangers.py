@@ -137,7 +137,7 @@ def test_an_account_whose_mail_is_mostly_dead_is_frozen(setup: JudgeSetup) -> No
     assert not setup.freeze_reasons()
     setup.note_fate(readers[9], Fate.DEAD)
     assert setup.freeze_reasons() == {
-        ANNA: "of 30 first-time recipients in a week, 10 do not exist, and 0 name spam or too much mail"
+        ANNA: "of 30 first-time recipients in a week, 10 do not exist, 0 name spam or too much mail, and 0 complain"
     }
 
 

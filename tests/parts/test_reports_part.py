@@ -37,7 +37,8 @@ def test_a_copy_of_the_published_addresss_mail_goes_to_the_reader(
     settings = Settings.model_validate(declared | more | {"dns": {"reports": reports_setting}})
     part = postfix.build_part(settings, None)
     rows = [line.split() for line in read_file(part, "/etc/postfix/report_copies").splitlines() if line[:1] not in "# "]
-    assert rows == [[address, "mailkeep-reports@localhost"]]
+    abuse = ("abuse@mail.example.org", "abuse@example.org")
+    assert rows == [[name, "mailkeep-reports@localhost"] for name in (address, *abuse)]
     assert "recipient_bcc_maps = texthash:/etc/postfix/report_copies" in read_file(part, "/etc/postfix/main.cf")
     assert "user=mailkeep-reports argv=/usr/bin/python3" in read_file(part, "/etc/postfix/master.cf")
     assert settings.report_address == address

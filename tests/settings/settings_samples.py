@@ -64,7 +64,9 @@ guard:
     networks: 9
     new_recipients: 200
     spam_messages: 12
-  holds: {strangeness: 8, dead: 4, refused: 6, share: 9, freeze_dead: 11, freeze_refused: 16, freeze_share: 30}
+  holds:
+    {strangeness: 8, dead: 4, refused: 6, share: 9, complaints: 4, complaint_share: 5, freeze_dead: 11,
+    freeze_refused: 16, freeze_share: 30, freeze_complaints: 12, freeze_complaint_share: 25}
   shared_store:
     host: valkey.example.org
     port: 6380

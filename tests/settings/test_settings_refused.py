@@ -39,6 +39,7 @@ REFUSED = [
     ),
     ("messages_per_hour: 900", "messages_per_hour: 0", "guard.receiving.messages_per_hour", "0", "from 1 to"),
     ("share: 9,", "share: 101,", "guard.holds.share", "101", "from 1 to 100"),
+    ("complaint_share: 5,", "complaint_share: 1001,", "guard.holds.complaint_share", "1001", "from 1 to 1000"),
     ("[198.51.100.70]", "[elsewhere]", "guard.receiving.exempt[0]", "elsewhere", "network"),
     ("messages_per_hour: 3,", "messages_per_hour: 0,", "guard.lists.messages_per_hour", "0", "from 1 to"),
     (
