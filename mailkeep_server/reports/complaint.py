@@ -22,9 +22,13 @@ from mailkeep_server.reports.report_text import clean_domain
 COUNTED_TYPES = frozenset({"abuse", "fraud"})
 """Of feedback (RFC 5965 section 7.3). The others accuse nobody: `not-spam`, `opt-out`, `virus`, `other`, and
 `auth-failure` (RFC 6591), which is about records."""
+MAX_VERDICT = 8192
+"""Characters. Ours has some hundred for each signature."""
 _FIELDS = b"message/feedback-report"
 _ORIGINALS = (b"message/rfc822", b"text/rfc822-headers", b"message/rfc822-headers")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BY_PROGRAM = re.compile(r"\(Postfix, from userid \d+\)")
+"""In the first `Received:` of what a program on this server sends. It may write any header."""
 _AUTHOR = re.compile(r"header\.from=([^\s;]+)")
 
 
@@ -69,7 +73,8 @@ def find_proven_sender(message: bytes, host: str) -> str:
     """
     verdicts = [value for value in list_values(message, b"authentication-results") if _is_of(value, host)]
     authors = list_values(message, b"from")
-    if len(verdicts) != 1 or len(authors) != 1:
+    is_local = any(map(_BY_PROGRAM.search, list_values(message, b"received")[:1]))
+    if len(verdicts) != 1 or len(authors) != 1 or is_local:
         return ""
     passed = {clean_domain(domain) for domain in _list_passed(verdicts[0])}
     author = read_sender_domain(read_headers(message)[0])
@@ -82,6 +87,6 @@ def _is_of(value: str, host: str) -> bool:
 
 def _list_passed(verdict: str) -> Iterator[str]:
     """Quoted values are the sender's: they may hold a semicolon."""
-    for result in _QUOTED.sub("", verdict).split(";"):
+    for result in _QUOTED.sub("", verdict[:MAX_VERDICT]).split(";"):
         if result.split()[:1] == ["dmarc=pass"]:
             yield from _AUTHOR.findall(result)

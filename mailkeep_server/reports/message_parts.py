@@ -7,6 +7,7 @@ or an attachment. Its content type and file name are often wrong. So every leaf 
 import binascii
 import quopri
 import re
+import string
 from collections.abc import Iterator, Mapping
 
 from mailkeep_server.common.mime_fields import find_boundary, unfold_lines
@@ -17,6 +18,7 @@ MAX_HEADER = 65_536  # bytes
 MAX_DEPTH = 4
 MAX_PARTS = 20
 _EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
+_NOT_BASE64 = bytes(set(range(256)) - set(f"{string.ascii_letters}{string.digits}+/".encode()))
 _ADDRESS_DOMAIN = re.compile(rb"@([A-Za-z0-9._-]{1,253})")
 
 Headers = Mapping[bytes, bytes]
@@ -30,12 +32,15 @@ def read_headers(message: bytes) -> tuple[Headers, bytes]:
     block, body = _split_header(message)
     headers: dict[bytes, bytes] = {}
     for name, value in _list_fields(block):
-        headers.setdefault(name, value)
+        headers.setdefault(name.strip(), value)
     return headers, body
 
 
 def list_values(message: bytes, name: bytes) -> list[str]:
-    """Those of all header fields of this name, which is in lower case."""
+    """Those of all header fields of this name, which is in lower case.
+
+    A blank before the colon makes another name: what removes fields that strangers must not write may overlook it.
+    """
     values = (value for field, value in _list_fields(_split_header(message)[0]) if field == name)
     return [value.decode("utf-8", "surrogateescape") for value in values]
 
@@ -49,7 +54,7 @@ def _list_fields(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     for line in unfold_lines(block):
         name, colon, value = line.partition(b":")
         if colon:
-            yield name.strip().lower(), value.strip()
+            yield name.lower(), value.strip()
 
 
 def read_sender_domain(headers: Headers) -> str:
@@ -94,7 +99,7 @@ def decode_body(headers: Headers, body: bytes) -> bytes:
 
 
 def _decode_base64(text: bytes) -> bytes:
-    letters = re.sub(rb"[^A-Za-z0-9+/]", b"", text)
+    letters = text.translate(None, _NOT_BASE64)
     return binascii.a2b_base64(letters[: len(letters) // 4 * 4] + _pad_rest(letters))
 
 

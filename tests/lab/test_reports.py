@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import dkim
 import pytest
 import yaml
+from clients import SUBMISSIONS, compose_message, deliver_message
 
+from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem
 from mailkeep.lab import Internet, Lab, Server, poll
 from mailkeep.lab.site import Site
 from mailkeep.parts import reports
@@ -22,6 +25,10 @@ OPERATOR = "operator@outside.test"
 ADDRESS = "postmaster@mail.example.test"
 STRANGER_SOURCE = "198.51.100.77"
 STATE = "/var/lib/mailkeep-reports"
+ANNA, ABUSE = "anna@example.test", "abuse@mail.example.test"
+PEM = generate_dkim_pem()
+READERS = {domain: DkimKey(domain, "s", PEM) for domain in ("read.test", "scanned.test", "skimmed.test")}
+"""Domains that complain of mail."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,32 @@ class ReportsServer:
         reply = self.outside.send(REPORTER, ADDRESS, self.server.ip, message)
         assert (reply.code, reply.refused) == (250, {})
 
+    def submit(self, to: str, subject: str) -> str:
+        """Of anna's. Returns the message ID as its reader sees it."""
+        text, login = compose_message(ANNA, to, subject), (ANNA, self.site.passphrases[ANNA])
+        assert deliver_message(str(self.server.ip), SUBMISSIONS, ANNA, [to], text, login=login).startswith("250")
+        received = self.outside.wait_for(lambda mail: mail.message["Subject"] == subject)
+        return str(received.message["Message-ID"])
+
+    def complain(self, message_id: str, domain: str, *, signed: bool = True) -> None:
+        report = compose_complaint(message_id, domain)
+        if signed:
+            report = dkim.sign(report, b"s", domain.encode(), PEM, include_headers=[b"from", b"subject"]) + report
+        reply = self.outside.send(f"feedback@{domain}", ABUSE, self.server.ip, report)
+        assert (reply.code, reply.refused) == (250, {})
+
+    def take_complaints(self, number: int) -> None:
+        self.wait_for_copies(number)
+        self.read_reports()
+
+    def read_alerts(self) -> str:
+        messages = [message for message in self.outside.read_messages() if OPERATOR in message.recipients]
+        texts = [message.message.get_content() for message in messages if "[mail" in str(message.message["Subject"])]
+        return " ".join(" ".join(texts).split())
+
+    def explain(self) -> str:
+        return self.server.run(f"mailkeepctl why {ANNA}").stdout
+
     def wait_for_copies(self, number: int) -> None:
         poll(lambda: self.count_copies() >= number, 30, "no copy of the report reached the reader")
 
@@ -51,7 +84,7 @@ class ReportsServer:
         return int(self.server.run(f"ls {STATE}/new | wc -l").stdout)
 
     def read_reports(self) -> None:
-        self.server.run("systemctl start mailkeep-reports.service")
+        self.server.run("systemctl reset-failed mailkeep-reports.service; systemctl start mailkeep-reports.service")
 
     def run_mailkeep(self, command_name: str, *arguments: str) -> tuple[int, str]:
         """Exit code and output of a command about this server."""
@@ -102,9 +135,33 @@ def compose_tls(failed: int) -> bytes:
     return json.dumps(report).encode()
 
 
+def compose_complaint(message_id: str, domain: str) -> bytes:
+    """As RFC 5965 appendix B has it, without the recipient."""
+    return (
+        f"From: <feedback@{domain}>\r\nTo: <{ABUSE}>\r\nSubject: FW: complaint of {message_id} by {domain}\r\n"
+        "MIME-Version: 1.0\r\n"
+        'Content-Type: multipart/report; report-type=feedback-report;\r\n\tboundary="part"\r\n\r\n'
+        '--part\r\nContent-Type: text/plain; charset="US-ASCII"\r\n\r\nThis is an email abuse report.\r\n\r\n'
+        "--part\r\nContent-Type: message/feedback-report\r\n\r\n"
+        "Feedback-Type: abuse\r\nUser-Agent: Loop/1.0\r\nVersion: 1\r\n\r\n"
+        "--part\r\nContent-Type: message/rfc822\r\nContent-Disposition: inline\r\n\r\n"
+        f"From: {ANNA}\r\nTo: undisclosed-recipients:;\r\nSubject: Offer\r\nMessage-ID: {message_id}\r\n\r\n"
+        "Buy.\r\n--part--\r\n"
+    ).encode()
+
+
+def format_zone(domain: str, key: DkimKey) -> str:
+    """A string of a TXT record has at most 255 bytes."""
+    text = f"v=DKIM1; k=rsa; p={key.public}"
+    strings = " ".join(f'"{text[at : at + 250]}"' for at in range(0, len(text), 250))
+    policy = f'_dmarc.{domain}. TXT "v=DMARC1; p=none"'
+    return f"{domain}. MX 10 mx.outside.test.\n{policy}\n{key.selector}._domainkey.{domain}. TXT {strings}\n"
+
+
 @pytest.fixture(scope="module")
 def reports_server(lab: Lab, internet: Internet, built_site: Site, built_image: str) -> Iterator[ReportsServer]:
     server = lab.boot_server("reports", hostname="mail.example.test", image=built_image)
+    internet.publish("".join(format_zone(*reader) for reader in READERS.items()), "reports")
     try:
         internet.resolve_for(server)
         site = built_site.copy_for(server)
@@ -118,6 +175,7 @@ def reports_server(lab: Lab, internet: Internet, built_site: Site, built_image: 
         yield ReportsServer(site, internet)
     finally:
         server.remove()
+        internet.publish("", "reports")
 
 
 def test_a_report_comes_by_mail_and_is_told_in_words(reports_server: ReportsServer) -> None:
@@ -165,13 +223,11 @@ def test_a_new_source_that_fails_and_a_tls_failure_are_told_once(reports_server:
     reports_server.wait_for_copies(2)
     reports_server.read_reports()
 
-    def read_alerts() -> str:
-        messages = [message for message in reports_server.outside.read_messages() if OPERATOR in message.recipients]
-        texts = [message.message.get_content() for message in messages if "[mail" in str(message.message["Subject"])]
-        return " ".join(" ".join(texts).split())
+    def is_told() -> bool:
+        return reports_server.read_alerts().count("`mailkeep reports`") >= 2
 
-    poll(lambda: read_alerts().count("`mailkeep reports`") >= 2, 60, "no alerts of the reports came")
-    alerts = read_alerts()
+    poll(is_told, 60, "no alerts of the reports came")
+    alerts = reports_server.read_alerts()
     assert f"mail failed DMARC from a new source: {STRANGER_SOURCE}" in alerts
     assert "as outside.test says: signed as news.test, not as your domain" in alerts
     assert "TLS to this server failed: the certificate has expired (MTA-STS)" in alerts
@@ -184,6 +240,43 @@ def test_a_new_source_that_fails_and_a_tls_failure_are_told_once(reports_server:
     assert (domain["sources"][-1]["source"], domain["sources"][-1]["messages"]) == (STRANGER_SOURCE, 16)
     announced = json.loads(reports_server.server.run(f"cat {STATE}/announcements.json").stdout)
     assert announced["last"] - min(entry["id"] for entry in announced["announcements"]) + 1 == 2, announced
+
+
+def test_complaints_of_readers_put_mail_to_strangers_on_hold(reports_server: ReportsServer) -> None:
+    """Forged ones do nothing, one domain counts once, and three domains suffice."""
+    first, second, third = READERS
+    ids = {
+        name: reports_server.submit(f"{name}@{domain}", f"offer to {name}")
+        for name, domain in (("a", first), ("b", first), ("c", first), ("d", second), ("e", third))
+    }
+    forged = {"a": first, "d": second, "e": third}
+    for name, domain in forged.items():
+        reports_server.complain(ids[name], domain, signed=False)
+    reports_server.take_complaints(len(forged))
+    rows = reports_server.server.run("mailkeepctl reports").stdout
+    assert "3 reports not counted: complaint whose sender nothing proves" in rows
+    assert "and 0 complain" in reports_server.explain()
+    for name in ("a", "b", "c"):
+        reports_server.complain(ids[name], first)
+    reports_server.complain("<guessed@example.test>", second)
+    reports_server.take_complaints(4)
+    poll(lambda: "and 1 complain" in reports_server.explain(), 30, "the guard did not hear of it")
+    for name, domain in (("d", second), ("e", third)):
+        reports_server.complain(ids[name], domain)
+    reports_server.take_complaints(2)
+    poll(lambda: "is put on hold since" in reports_server.explain(), 30, "no hold")
+    assert "of 5 first-time recipients in a week, 0 do not exist" in reports_server.explain()
+    assert "and 3 complain" in reports_server.explain()
+    login = (ANNA, reports_server.site.passphrases[ANNA])
+    for name, domain in (("new", second), ("d", second)):  # a stranger, and somebody whom the account knows by now
+        text, to = compose_message(ANNA, f"{name}@{domain}", f"again to {name}"), f"{name}@{domain}"
+        deliver_message(str(reports_server.server.ip), SUBMISSIONS, ANNA, [to], text, login=login)
+    reports_server.outside.wait_for(lambda mail: mail.message["Subject"] == "again to d")
+    assert not any(mail.message["Subject"] == "again to new" for mail in reports_server.outside.read_messages())
+    letters = [mail for mail in reports_server.outside.read_messages() if OPERATOR in mail.recipients]
+    assert sum("FW: complaint of" in str(mail.message["Subject"]) for mail in letters) == 9, "people read them, too"
+    alert = f"{ANNA} is complained of: {first} reports its message of"
+    poll(lambda: alert in reports_server.read_alerts(), 30, "the operator knows nothing")
 
 
 def test_bombs_cost_a_line_in_the_journal(reports_server: ReportsServer) -> None:
