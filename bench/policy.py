@@ -41,8 +41,8 @@ UNREACHABLE = 1_000_000_000
 DUNNO_SOCKET, CONTINUE_SOCKET = "/run/policy-dunno", "/run/milter-continue"
 PROGRAMS = ("policy_load", "policy_dunno", "milter_continue")
 WINDOWS = (600, 3600, 86_400)
-HOLDS = ("dead", "refused", "complaints")
 """Seconds."""
+HOLDS = ("dead", "refused", "complaints")
 PACKAGES = "gcc libc6-dev policyd-rate-limit postfix postfwd python3"
 POSTFWD_ARGUMENTS = "--summary=600 --cache=600 --cache-rdomain-only --cache-no-size"
 """ARGS of Debian's /etc/default/postfwd."""

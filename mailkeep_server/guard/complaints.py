@@ -2,7 +2,7 @@
 
 The reader of reports (`mailkeep_server.reports.complaint`) takes only reports whose sender DMARC proves. Recipients do
 not know our queue ids. They know the Message-ID: so of each message that an account sends, the guard keeps a keyed hash
-of it for MESSAGE_IDS_KEPT. A row and its place in the index take some 90 bytes.
+of it for MESSAGE_IDS_KEPT. A row and its place in the index take some 80 bytes.
 
 A complaint must not get a victim frozen. So it counts only of first-time recipients, and only if it is of a
 recipient's own domain, or of a feedback loop. A message counts once, and so does a voice (`outcomes.count_voice`):

@@ -82,7 +82,7 @@ def test_the_share_of_a_large_newsletter_decides(setup: JudgeSetup) -> None:
     assert len(setup.list_events("hold")) == 1
 
 
-def test_ten_complaints_freeze_and_thawed_they_count_no_more(setup: JudgeSetup) -> None:
+def test_ten_complaints_freeze(setup: JudgeSetup) -> None:
     for number in range(9):
         send(setup, f"<{number}@example.org>", f"you@d{number}.example.net")
     send(setup, "<9@example.org>", "you@d9.example.net")
@@ -206,7 +206,7 @@ def test_a_bounced_message_is_complained_of_by_nobody(setup: JudgeSetup) -> None
 
 def test_a_message_id_of_two_accounts_counts_against_the_newest_message(setup: JudgeSetup) -> None:
     """A thief takes it from a message that the victim's colleague got."""
-    send(setup, "<1@example.org>", "you@example.net")
+    send(setup, "<1@example.org>", *(f"me@d{number}.example.com" for number in range(3)))
     for number in range(3):
         send(setup, "<1@example.org>", f"you@d{number}.example.com", account=BERT)
         complain(setup, "<1@example.org>", f"d{number}.example.com")

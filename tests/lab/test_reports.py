@@ -277,6 +277,9 @@ def test_complaints_of_readers_put_mail_to_strangers_on_hold(reports_server: Rep
     assert sum("FW: complaint of" in str(mail.message["Subject"]) for mail in letters) == 9, "people read them, too"
     alert = f"{ANNA} is complained of: {first} reports its message of"
     poll(lambda: alert in reports_server.read_alerts(), 30, "the operator knows nothing")
+    reports_server.server.run(f"mailkeepctl release {ANNA}")
+    reports_server.outside.wait_for(lambda mail: mail.message["Subject"] == "again to new")
+    assert "and 0 complain" in reports_server.explain()
 
 
 def test_bombs_cost_a_line_in_the_journal(reports_server: ReportsServer) -> None:

@@ -131,8 +131,10 @@ def test_only_our_own_verdict_proves_a_sender(results: str) -> None:
 
 
 def test_a_verdict_about_another_author_or_in_the_body_proves_nothing() -> None:
-    two = format_results("example.net") + "From: b@example.com\r\n"
-    assert find_proven_sender(compose_complaint(results=two), HOST) == ""
+    for sender in ("example.com", "example.net"):
+        two = f"{format_results('example.net')}From: a@{sender}\r\n"
+        for other in ("example.com", "example.net"):
+            assert find_proven_sender(compose_complaint(sender=other, results=two), HOST) == ""
     several = compose_report("a@example.net, b@other.example", FIELDS, ORIGINAL, results=format_results("example.net"))
     assert find_proven_sender(several, HOST) == ""
     body = compose_complaint(results="").replace(b"This is an", format_results("example.net").encode())
