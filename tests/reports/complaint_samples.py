@@ -1,7 +1,7 @@
 """Complaints in the shapes in which feedback loops send them, with documentation domains and addresses.
 
-The shapes were learnt from RFC 5965 appendix B and from public samples: the fields and their order, and how much of
-the message is left. The values are made up.
+The shapes were learnt from RFC 5965 appendix B and public samples: the fields and their order, and how much of the
+message is left. The values are made up.
 """
 
 from dataclasses import dataclass
