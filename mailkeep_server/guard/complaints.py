@@ -4,20 +4,22 @@ The reader of reports (`mailkeep_server.reports.complaint`) takes only reports w
 not know our queue ids. They know the Message-ID: so of each message that an account sends, the guard keeps a keyed hash
 of it for MESSAGE_IDS_KEPT. A row and its place in the index take some 80 bytes.
 
-A complaint must not get a victim frozen. So it counts only of first-time recipients, and only if it is of a
-recipient's own domain, or of a feedback loop. A message counts once, and so does a voice (`outcomes.count_voice`):
-whoever owns a domain has one, in however many names he reports.
+A complaint must not get a victim frozen. So it counts only of first-time recipients whose domain had not written first.
+It must be of that domain, or of a feedback loop. A message counts once, and so does a voice (`outcomes.count_voice`):
+whoever owns a domain has one, in however many names he reports. Anybody has several mailboxes at large providers, so
+all of one provider's count once towards a freeze.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from hashlib import blake2b
 
+from mailkeep_server.common.addresses import hash_text
 from mailkeep_server.common.domain_names import are_related, is_within
 from mailkeep_server.guard.config import GuardConfig
 from mailkeep_server.guard.database import Database
 from mailkeep_server.guard.ledger import Ledger
-from mailkeep_server.guard.outcomes import Fate
+from mailkeep_server.guard.outcomes import LARGE_PROVIDERS, Fate
 from mailkeep_server.guard.sliding_window import DAY
 from mailkeep_server.guard.stranger_store import NOT_YET, SentMessage, Stranger, StrangerStore
 from mailkeep_server.guard.strangers import StrangerJudge
@@ -68,10 +70,18 @@ class Complaints:
 
     def _find_speaker(self, reporter: str, message: SentMessage) -> Stranger | None:
         """The recipient who complains. None if the reporter may speak for nobody, or has done so."""
-        strangers = [*_select_speakers(reporter, self._store.list_strangers(message.queue_id))]
+        if reporter in LARGE_PROVIDERS:  # anybody may write reports there: their loops have names of their own
+            return None
+        speakers = _select_speakers(reporter, self._store.list_strangers(message.queue_id))
+        strangers = [stranger for stranger in speakers if not self._is_answered(message, stranger)]
         if any(stranger.fate == Fate.COMPLAINED for stranger in strangers):
             return None
         return next((stranger for stranger in strangers if stranger.fate in (NOT_YET, Fate.SENT)), None)
+
+    def _is_answered(self, message: SentMessage, stranger: Stranger) -> bool:
+        """Whether the recipient's domain wrote first: else whoever gets answers could complain of them."""
+        noted_at = self._database.sender_time(message.account, hash_text(stranger.voice))
+        return 0 < noted_at <= message.time
 
     def _find_messages(self, digests: Iterable[str]) -> Iterator[SentMessage]:
         for digest in digests:
@@ -86,7 +96,7 @@ class Complaints:
         thresholds, number = self._read_config().hold_thresholds, self._strangers.count_complaints(now, message.account)
         day = f"{datetime.fromtimestamp(message.time / 1000, UTC):%Y-%m-%d}"
         counts = f"{number} in a week, {thresholds.complaints} hold its mail to strangers"
-        why_not = "that does not count: it came before, or is no first-time recipient's of this week"
+        why_not = "that does not count, for the reasons in docs/guard.md, Complaints"
         detail = f"{reporter} reports its message of {day} as spam; {counts if is_counted else why_not}"
         self._database.add_event(now, COMPLAINT, message.account, detail)
 

@@ -68,6 +68,8 @@ class FateCounts(NamedTuple):
     refused: int
     complained: int
     """Voices or messages, whichever are fewer: a message counts once, and so does a voice."""
+    complaining_domains: int
+    """As `complained`, by domain: somebody with many mailboxes at a large provider counts once."""
 
 
 class SentMessage(NamedTuple):
@@ -111,12 +113,21 @@ class StrangerStore:
         since = max(now - STRANGERS_KEPT, hold.time if hold and hold.cause == RELEASED else 0)
         query = (
             "SELECT count(*), count(DISTINCT CASE WHEN fate = ? THEN voice END), "
-            "count(DISTINCT CASE WHEN fate IN (?, ?) THEN voice END), min("
-            "count(DISTINCT CASE WHEN fate = ? THEN voice END), count(DISTINCT CASE WHEN fate = ? THEN queue_id END)"
-            ") FROM strangers WHERE account = ? AND time > ?"
+            "count(DISTINCT CASE WHEN fate IN (?, ?) THEN voice END) FROM strangers WHERE account = ? AND time > ?"
         )
-        fates = (str(Fate.DEAD), str(Fate.REFUSED), str(Fate.SLOWED), str(Fate.COMPLAINED), str(Fate.COMPLAINED))
-        return FateCounts(*self._database.read(query, *fates, account, since).fetchone())
+        fates = (str(Fate.DEAD), str(Fate.REFUSED), str(Fate.SLOWED))
+        recipients, dead, refused = self._database.read(query, *fates, account, since).fetchone()
+        return FateCounts(recipients, dead, refused, *self._count_complaints(account, since))
+
+    def _count_complaints(self, account: str, since: int) -> tuple[int, int]:
+        """Those of all voices, and of all domains."""
+        query = (
+            "SELECT count(DISTINCT queue_id), count(DISTINCT voice), "
+            "count(DISTINCT substr(voice, 1, instr(voice || ' ', ' ') - 1)) "
+            "FROM strangers WHERE account = ? AND time > ? AND fate = ?"
+        )
+        messages, voices, domains = self._database.read(query, account, since, str(Fate.COMPLAINED)).fetchone()
+        return min(messages, voices), min(messages, domains)
 
     # --- complaints ---------------------------------------------------------------------------------------------------
 

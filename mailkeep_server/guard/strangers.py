@@ -260,7 +260,7 @@ def is_to_freeze(counts: FateCounts, thresholds: HoldThresholds) -> bool:
     return (
         _is_many(counts, counts.dead, thresholds.freeze_dead, thresholds.freeze_share, _PER_CENT)
         or _is_many(counts, counts.refused, thresholds.freeze_refused, thresholds.freeze_share, _PER_CENT)
-        or _is_many(counts, counts.complained, *complaints, _PER_MILLE)
+        or _is_many(counts, counts.complaining_domains, *complaints, _PER_MILLE)
     )
 
 

@@ -13,6 +13,7 @@ from guard_samples import ANNA, BERT, END, HOLDS, NO_LIMITS, GuardProcess, Judge
 
 from mailkeep_server.common.message_ids import MAX_IDS, MAX_VALUE, digest_message_ids
 from mailkeep_server.guard import database_recovery
+from mailkeep_server.guard.correspondents import IncomingMessage
 from mailkeep_server.guard.database import MESSAGE_IDS_KEPT
 from mailkeep_server.guard.outcomes import Fate
 from mailkeep_server.guard.policy import DUNNO
@@ -145,10 +146,50 @@ def test_who_owns_many_domains_speaks_only_for_those_that_were_written_to(setup:
 
 
 def test_somebody_at_a_large_provider_counts_once_and_two_count_twice(setup: JudgeSetup) -> None:
-    for number, recipient in enumerate(("a@gmail.com", "a@gmail.com", "b@gmail.com")):
+    for number, recipient in enumerate(("a@yahoo.com", "a@yahoo.com", "b@yahoo.com")):
         send(setup, f"<{number}@example.org>", recipient)
-        complain(setup, f"<{number}@example.org>", "gmail.com")
+        complain(setup, f"<{number}@example.org>", LOOP)
     assert count_complaints(setup) == 2
+
+
+def test_somebody_with_many_mailboxes_at_a_large_provider_freezes_nobody(setup: JudgeSetup) -> None:
+    for number in range(20):
+        send(setup, f"<{number}@example.org>", f"u{number}@yahoo.com")
+    for number in range(20):
+        complain(setup, f"<{number}@example.org>", LOOP)
+    assert (count_complaints(setup), len(setup.list_events("hold"))) == (20, 1)
+    assert not setup.freeze_reasons()
+
+
+def test_whoever_has_a_mailbox_at_a_large_provider_cannot_report_in_its_name(setup: JudgeSetup) -> None:
+    for number in range(5):
+        send(setup, f"<{number}@example.org>", f"u{number}@gmail.com")
+        assert complain(setup, f"<{number}@example.org>", "gmail.com") == ANNA
+    assert count_complaints(setup) == 0
+
+
+def test_whoever_wrote_first_cannot_complain_of_the_answer(setup: JudgeSetup) -> None:
+    """At a large provider, somebody else's mail from there is no reason."""
+    arrived = [f"you@d{number}.example.net" for number in range(3)]
+    for sender in (*arrived, "somebody@yahoo.com"):
+        message = IncomingMessage("198.51.100.7", sender, sender, recipients=[ANNA])
+        setup.judge.receiving.judge_message(setup.now, message)
+    setup.advance_clock(HOUR)
+    for number, recipient in enumerate((*arrived, "other@yahoo.com", "you@d9.example.net")):
+        send(setup, f"<{number}@example.org>", recipient)
+        domain = recipient.partition("@")[2]
+        complain(setup, f"<{number}@example.org>", LOOP if domain == "yahoo.com" else domain)
+    assert count_complaints(setup) == 2
+
+
+def test_a_report_that_arrives_in_the_account_itself_counts(setup: JudgeSetup) -> None:
+    """As where `abuse@` is an alias of it: then the domain writes to it, but later."""
+    send(setup, "<1@example.org>", "you@example.net")
+    setup.advance_clock(HOUR)
+    report = IncomingMessage("198.51.100.7", "abuse@example.net", "abuse@example.net", recipients=[ANNA])
+    setup.judge.receiving.judge_message(setup.now, report)
+    complain(setup, "<1@example.org>", "example.net")
+    assert count_complaints(setup) == 1
 
 
 def test_a_message_counts_once_however_many_complain_of_it(setup: JudgeSetup) -> None:
@@ -156,12 +197,13 @@ def test_a_message_counts_once_however_many_complain_of_it(setup: JudgeSetup) ->
     for number in range(10):
         complain(setup, "<all@example.org>", f"d{number}.example.net")
     assert count_complaints(setup) == 1
+    assert not setup.freeze_reasons()
 
 
 def test_a_report_that_comes_again_changes_nothing(setup: JudgeSetup) -> None:
-    send(setup, "<all@example.org>", *(f"you{number}@gmail.com" for number in range(10)))
+    send(setup, "<all@example.org>", *(f"you{number}@yahoo.com" for number in range(10)))
     for _ in range(10):
-        complain(setup, "<all@example.org>", "gmail.com")
+        complain(setup, "<all@example.org>", LOOP)
     send(setup, "<b@example.org>", "b@example.net")
     send(setup, "<c@example.org>", "c@example.net")
     for message_id in ("<b@example.org>", "<c@example.org>"):
