@@ -54,9 +54,9 @@ REPORTS_DATABASE_NAME = "reports.db"
 REPORTS_DATABASE = f"{REPORTS_STATE}/{REPORTS_DATABASE_NAME}"
 REPORTS_ANNOUNCEMENTS_NAME = "announcements.json"
 REPORTS_ANNOUNCEMENTS = f"{REPORTS_STATE}/{REPORTS_ANNOUNCEMENTS_NAME}"
+"""What the watch tells the administrators of reports."""
 REPORTS_COMPLAINTS_NAME = "complaints.json"
 """Beside the announcements."""
-"""What the watch tells the administrators of reports."""
 
 # The milter that judges who a message is from.
 INBOUND_CONFIG = f"{ETC}/inbound.json"
