@@ -41,6 +41,9 @@ NAME_POINTS, GREETING_POINTS, SIZE_POINTS = 2, 2, 0.5
 """Of a familiar program: a new one has another name and greeting, and that counts once."""
 POINTS_A_DOUBLING, MAX_PACE_POINTS = 2, 7
 """For each doubling of the usual number of new people. The pace alone holds nothing: people have news, too."""
+UNUSUAL_FOR_ANYBODY = 100
+"""New people in a day from elsewhere, who have all points: else, who usually writes to many could be used to reach
+many more."""
 
 
 class Reason(NamedTuple):
@@ -252,7 +255,9 @@ class Habits:
         for days, anybody, word in ((1, MANY_A_DAY, "a day"), (7, MANY_A_WEEK, "a week")):
             number = strangers + sum(count.from_elsewhere for count in self.pace if count.day > day - days)
             usual = max(self._usual_strangers(day, days), MANY_WHEN_YOUNG * days if is_new else anybody)
-            points = min(POINTS_A_DOUBLING * math.log2(number / usual), MAX_PACE_POINTS) if number else 0
+            points = POINTS_A_DOUBLING * math.log2(number / usual) if number else 0
+            is_for_nobody = days == 1 and number >= UNUSUAL_FOR_ANYBODY
+            points = MAX_PACE_POINTS if is_for_nobody else min(points, MAX_PACE_POINTS)
             people = count_noun(number, "new person", "new people")
             reasons.append(Reason(points, f"it writes to {people} in {word} so, and usually to {usual} at most"))
         return [max(reasons)]

@@ -160,6 +160,19 @@ def test_whoever_usually_writes_to_many_may() -> None:
     assert find_points(habits, strangers=40) == {}
 
 
+@pytest.mark.parametrize("usual", [1, 9, 40])
+def test_who_usually_writes_to_many_cannot_be_used_to_reach_a_hundred_from_elsewhere(usual: int) -> None:
+    """By a thief who copies all but the network, and that is near."""
+    habits, reached = Habits(), 0
+    for day in range(30, 0, -1):
+        habits.learn(NOON - day * DAY, BIRTH, HOME, usual)
+    near = replace(HOME, network="192.0.7.0/24")
+    while sum(find_points(habits, near).values()) < HOLDS["strangeness"]:
+        habits.learn(NOON, BIRTH, near, 1)
+        reached += 1
+    assert 60 < reached < 100
+
+
 def test_one_day_of_many_teaches_nothing(habits: Habits) -> None:
     habits.learn(NOON - 8 * DAY, BIRTH, HOME, 200)
     assert find_points(habits, strangers=24) == {"it writes": 4.0}
