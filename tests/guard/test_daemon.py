@@ -36,6 +36,7 @@ from guard_samples import (
     wait_until,
 )
 
+from mailkeep.verify.probe import guard as guard_probe
 from mailkeep_server.freezes import freeze_list
 from mailkeep_server.guard import control_socket
 from mailkeep_server.guard import daemon as daemon_module
@@ -317,6 +318,13 @@ def test_an_address_that_is_not_utf_8_ends_the_connection_and_does_not_fill_the_
         client.sendall(build_request("RCPT", recipient="friend@example.net").replace(b"friend", b"\xff"))
         assert is_ended(client)
     assert guard.log.read_text() == "PolicyConnection: bytes that are not UTF-8; connection ended\n"
+
+
+def test_verify_asks_what_the_guard_understands(shared_guard: GuardProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody's mail waits because a request lacks what only habits are learned from."""
+    monkeypatch.setattr(guard_probe, "GUARD_POLICY_SOCKET", str(shared_guard.directory / "policy"))
+    assert guard_probe._ask_policy_service("n97@example.org") == f"action={DUNNO}"
+    assert guard_probe._ask_policy_service("mailkeep-probe@example.org").startswith("action=450")
 
 
 def test_a_request_may_arrive_byte_by_byte_but_must_end(shared_guard: GuardProcess) -> None:
