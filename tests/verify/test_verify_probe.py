@@ -106,6 +106,25 @@ def test_a_trouble_is_reported_only_if_the_watch_still_sees_it(monkeypatch: pyte
     assert watch.examine_watch()["sensors"]["unit"]["troubles"] == []
 
 
+@pytest.mark.parametrize(("state", "faults"), [("activating", {}), ("inactive", {"sshd": ["no rule"]})])
+def test_a_proof_of_the_jails_that_was_running_is_not_the_last_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, faults: dict[str, list[str]]
+) -> None:
+    """It may have begun before the repair: a rebuild starts Postfix only when the mail is back."""
+    proofs = iter([{"sshd": ["no rule"]}, {}])
+
+    def run(_program: str, verb: str, *_: str) -> str:
+        if verb == "start":
+            (tmp_path / "jails.json").write_text(json.dumps({"faults": next(proofs)}))
+            os.utime(tmp_path / "jails.json", (time.time() + 1,) * 2)
+        return f"{state}\n"
+
+    monkeypatch.setattr(watch, "JAIL_PROOF", tmp_path / "jails.json")
+    monkeypatch.setattr(watch, "run_command", run)
+    (tmp_path / "jails.json").write_text('{"faults": {"postfix": ["Connection refused"]}}')
+    assert watch._read_proof()["faults"] == faults
+
+
 @pytest.mark.slow
 def test_verify_and_the_servers_own_proof_of_the_jails_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,12 +30,23 @@ def examine_watch() -> dict[str, Any]:
 
 def _read_proof() -> dict[str, Any]:
     """The `age` of the last proof of the jails in seconds, and its `faults` by jail."""
-    start = time.time()
-    is_old = not JAIL_PROOF.exists() or start - JAIL_PROOF.stat().st_mtime > MAX_PROOF_AGE
-    if is_old or _read_json(JAIL_PROOF)["faults"]:
-        run_command("systemctl", "start", "--no-block", "mailkeep-jails")
-        _wait_until(lambda: JAIL_PROOF.exists() and JAIL_PROOF.stat().st_mtime > start, PROOF_TIMEOUT)
+    if _is_proof_old() or _read_json(JAIL_PROOF)["faults"]:
+        state = run_command("systemctl", "show", "--property=ActiveState", "--value", "mailkeep-jails").strip()
+        _prove_jails()
+        if state == "activating" and _read_json(JAIL_PROOF)["faults"]:
+            _prove_jails()  # the one that was running began before the repair
     return {"age": time.time() - JAIL_PROOF.stat().st_mtime, "faults": _read_json(JAIL_PROOF)["faults"]}
+
+
+def _is_proof_old() -> bool:
+    return not JAIL_PROOF.exists() or time.time() - JAIL_PROOF.stat().st_mtime > MAX_PROOF_AGE
+
+
+def _prove_jails() -> None:
+    """Waits for the proof that runs, or else for a new one."""
+    start = time.time()
+    run_command("systemctl", "start", "--no-block", "mailkeep-jails")
+    _wait_until(lambda: JAIL_PROOF.exists() and JAIL_PROOF.stat().st_mtime > start, PROOF_TIMEOUT)
 
 
 def _read_sensors() -> dict[str, Any]:
