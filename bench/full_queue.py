@@ -20,6 +20,7 @@ import fresh
 import machine
 
 from mailkeep.lab import Lab, poll
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 
 ANNA, BEN = "anna@example.test", "ben@example-two.test"
@@ -74,7 +75,7 @@ class Night:
     def fill(self, messages: int) -> bool:
         """Whether the server refuses mail then."""
         self.server.run(SMALL_DISK)
-        self.server.run("postconf -e defer_transports=smtp && postfix reload")
+        self.server.run(f"postconf -e defer_transports=smtp && {RELOAD_POSTFIX}")
         for remote in REMOTES:
             self.submit(ANNA, f"x@{remote}")
         self.submit(BEN, "y@outside.test")

@@ -49,13 +49,8 @@ class Container:
         self, command: str, *, check: bool = True, stdin: str | bytes | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run `command` in root's shell, over SSH. With `check`, raises LabError unless it exits 0."""
-        done = subprocess.run(
-            ["ssh", "-F", str(self.ssh_config), self.name, "--", command],
-            input=stdin.encode() if isinstance(stdin, str) else stdin or b"",
-            capture_output=True,
-            check=False,
-            timeout=timeout,
-        )
+        data = stdin.encode() if isinstance(stdin, str) else stdin or b""
+        done = self._run_ssh(self.name, "--", command, stdin=data, timeout=timeout)
         result = subprocess.CompletedProcess(
             command,
             done.returncode,
@@ -69,13 +64,7 @@ class Container:
 
     def ask_service(self, port: int, question: bytes, timeout: float = 300) -> bytes:
         """What the service on this port of the machine's loopback answers until it closes. It needs no shell there."""
-        done = subprocess.run(
-            ["ssh", "-F", str(self.ssh_config), "-W", f"127.0.0.1:{port}", self.name],
-            input=question,
-            capture_output=True,
-            check=False,
-            timeout=timeout,
-        )
+        done = self._run_ssh("-W", f"127.0.0.1:{port}", self.name, stdin=question, timeout=timeout)
         if done.returncode:
             raise LabError(f"lab: port {port} of {self.name}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
@@ -159,10 +148,13 @@ class Container:
 
     def _disconnect(self) -> None:
         if self.control_socket.exists():
-            # Exit 255: the connection is gone already.
-            subprocess.run(
-                ["ssh", "-F", str(self.ssh_config), "-O", "exit", self.name], capture_output=True, check=False
-            )
+            self._run_ssh("-O", "exit", self.name)  # exit code 255: the connection is gone already
+
+    def _run_ssh(
+        self, *arguments: str, stdin: bytes = b"", timeout: float | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = ["ssh", "-F", str(self.ssh_config), *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=timeout)
 
     def _first_files(self, nameservers: list[str]) -> dict[str, tuple[bytes, int]]:
         short = self.hostname.split(".", 1)[0]

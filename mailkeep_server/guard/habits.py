@@ -256,10 +256,11 @@ class Habits:
             number = strangers + sum(count.from_elsewhere for count in self.pace if count.day > day - days)
             usual = max(self._usual_strangers(day, days), MANY_WHEN_YOUNG * days if is_new else anybody)
             points = POINTS_A_DOUBLING * math.log2(number / usual) if number else 0
-            is_for_nobody = days == 1 and number >= UNUSUAL_FOR_ANYBODY
-            points = MAX_PACE_POINTS if is_for_nobody else min(points, MAX_PACE_POINTS)
+            if days == 1 and number >= UNUSUAL_FOR_ANYBODY:
+                points = MAX_PACE_POINTS
             people = count_noun(number, "new person", "new people")
-            reasons.append(Reason(points, f"it writes to {people} in {word} so, and usually to {usual} at most"))
+            sentence = f"it writes to {people} in {word} so, and usually to {usual} at most"
+            reasons.append(Reason(min(points, MAX_PACE_POINTS), sentence))
         return [max(reasons)]
 
     def _usual_strangers(self, day: int, days: int) -> int:

@@ -129,19 +129,18 @@ class MilterSession:
 
     def _take_header(self, data: bytes) -> None:
         name, _, value = data.removesuffix(b"\0").decode("utf-8", "surrogateescape").partition("\0")
-        headers = self._message.headers
+        headers, kind = self._message.headers, name.strip().lower()
         if shapes_program(name) and len(self._message.shape) < MAX_NAMES:
             self._message.shape.append(name)
         if names_program(name):
             self._message.program = read_name(value)
         if name.lower() == OUTGOING_HEADER.lower():
             self._message.is_spam = True
-        if name.strip().lower() == "message-id" and len(self._message.message_ids) < MAX_IDS:
+        if kind == "message-id" and len(self._message.message_ids) < MAX_IDS:
             self._message.message_ids.append("".join(value.split())[:MAX_VALUE])
-        if not self._message.has_sender and name.strip().lower() == "content-type":
+        if not self._message.has_sender and kind == "content-type":
             self._message.content_type = " ".join(value.split())[: from_header.MAX_LENGTH]
-        is_author = name.strip().lower() in from_header.AUTHOR_HEADERS
-        if is_author and from_header.total_length(headers) <= from_header.MAX_LENGTH:
+        if kind in from_header.AUTHOR_HEADERS and from_header.total_length(headers) <= from_header.MAX_LENGTH:
             headers.append((name.strip(), value.strip(" \t\r\n")[: from_header.MAX_LENGTH + 1]))
 
     def _take_body(self, data: bytes) -> bytes:

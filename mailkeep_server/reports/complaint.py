@@ -47,16 +47,16 @@ class Complaint:
 def read_complaint(message: bytes) -> Complaint | None:
     """None of other mail. Raises nothing, whatever the bytes."""
     headers, body = read_headers(message)
-    kinds = {_FIELDS: b"", **dict.fromkeys(_ORIGINALS, b"")}
+    contents = {_FIELDS: b"", **dict.fromkeys(_ORIGINALS, b"")}
     for part in list_inner_parts(headers, body) or ():
         part_headers, content = read_headers(part)
         kind = _read_type(part_headers)
-        if kind in kinds and not kinds[kind]:
-            kinds[kind] = decode_body(part_headers, content).lstrip(b"\r\n")
-    if not kinds[_FIELDS]:
+        if kind in contents and not contents[kind]:
+            contents[kind] = decode_body(part_headers, content).lstrip(b"\r\n")
+    if not contents[_FIELDS]:
         return None
-    types = {text.strip().lower() for text in list_values(kinds[_FIELDS], b"feedback-type")}
-    original = next((kinds[kind] for kind in _ORIGINALS if kinds[kind]), b"")
+    types = {text.strip().lower() for text in list_values(contents[_FIELDS], b"feedback-type")}
+    original = next((contents[kind] for kind in _ORIGINALS if contents[kind]), b"")
     digests = digest_message_ids(list_values(original, b"message-id"))
     return Complaint(types.pop() if len(types) == 1 else "", tuple(digests))
 

@@ -1,12 +1,12 @@
 """Tells the guard of complaints that the reader of reports believes. The reader has no right to the guard's socket."""
 
-import json
 from pathlib import Path
 from urllib.parse import urlencode
 
 from mailkeep_server.common import paths, unix_http
 from mailkeep_server.guard.hold_targets import COMPLAINT_TARGET
 from mailkeep_server.watch.alert_queue import Troubles
+from mailkeep_server.watch.report_rows import read_new_rows
 from mailkeep_server.watch.sensor import Sensor
 
 ANSWER_TIMEOUT = 2.0  # seconds
@@ -29,13 +29,7 @@ class ComplaintReporter(Sensor):
 
         Raises ValueError or LookupError for a file that the reader did not write.
         """
-        try:
-            content = json.loads(self.file.read_text())
-        except FileNotFoundError:
-            return {}
-        if int(content["last"]) < self.last_id:  # of a new database, which begins to count anew
-            self.last_id = 0
-        new = [complaint for complaint in content["complaints"] if complaint["id"] > self.last_id]
+        new, _ = read_new_rows(self.file, "complaints", self.last_id)
         for complaint in new[:MAX_AT_ONCE]:
             query = urlencode([("reporter", complaint["reporter"]), *(("m", text) for text in complaint["messages"])])
             try:

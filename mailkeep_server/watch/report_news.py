@@ -4,12 +4,12 @@ These are events, which are told once, and no troubles, which are told again eac
 may be forged.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mailkeep_server.watch.alert_queue import Troubles
+from mailkeep_server.watch.report_rows import read_new_rows
 from mailkeep_server.watch.sensor import Sensor, SensorEvent
 
 MAX_AGE = 2 * 86_400
@@ -25,16 +25,8 @@ class ReportNews(Sensor):
 
     def find_troubles(self) -> Troubles:
         """None, ever. Raises ValueError or LookupError for a file that the reader did not write."""
-        try:
-            content = json.loads(self.file.read_text())
-        except FileNotFoundError:
-            return {}
-        last = int(content["last"])
-        if last < self.last_id:  # a new file, which begins to count anew
-            self.last_id = 0
-        new = [entry for entry in content["announcements"] if entry["id"] > self.last_id]
+        new, self.last_id = read_new_rows(self.file, "announcements", self.last_id)
         self.unreported += [str(entry["text"]) for entry in new if entry["time"] > time.time() - MAX_AGE]
-        self.last_id = last
         return {}
 
     def take_events(self) -> Iterator[SensorEvent]:

@@ -23,6 +23,7 @@ from test_mail import ANNA, BEN, HOST, STRANGER, MailServer, deploy_site
 from test_reruns import deploy_with_contents, server_parts
 
 from mailkeep.lab import Attacker, Internet, Lab, poll
+from mailkeep.lab.postfix_reload import RELOAD_POSTFIX
 from mailkeep.lab.site import Site
 from mailkeep.parts import dovecot, spam
 from mailkeep.verify.verification import verify_inventory
@@ -165,7 +166,7 @@ def test_verify_passes_and_notices_a_filter_that_does_not_sort(mail_server: Mail
 
     assert list_failed() == []
     rules, main_cf = "/etc/mailkeep/spam/mailkeep.lua", "/etc/postfix/main.cf"
-    restart = "systemctl restart mailkeep-spam; postfix reload"
+    restart = f"systemctl restart mailkeep-spam; {RELOAD_POSTFIX}"
     scores = "local JUNK_SCORE, REJECT_SCORE = 60, 99"
     mail_server.server.run(f"cp -p {rules} {main_cf} /root/; sed -i 's/^local JUNK_SCORE, .*/{scores}/' {rules}")
     mail_server.server.run(f"postconf -e 'login_milters = $submission_milters'; {restart}")
