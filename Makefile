@@ -24,7 +24,7 @@ test: test-fast
 	LC_ALL=C.UTF-8 PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/molecule test
 
 test-fast: lint
-	$(call run_tests,not lab and not wheel and not slow,-n 3 --dist worksteal,$(measure_coverage))
+	$(call run_tests,not lab and not wheel and not slow,-n auto --dist worksteal,$(measure_coverage))
 	@.venv/bin/python scripts/print_coverage.py .coverage.json
 
 lint: bootstrap

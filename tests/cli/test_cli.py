@@ -90,6 +90,7 @@ def test_the_version_is_the_projects(mailkeep: Run) -> None:
     assert mailkeep("--version").out == f"mailkeep {version}\n"
 
 
+@pytest.mark.slow
 def test_the_command_starts_without_the_libraries_that_only_some_commands_need() -> None:
     code = "import sys, mailkeep.cli.app; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -149,6 +150,7 @@ def test_every_command_of_an_inventory_finds_it_the_same_way(path: tuple[str, ..
     assert option.envvar == "MAILKEEP_HOME"
 
 
+@pytest.mark.slow
 def test_inventories_are_created_and_used_where_in_says(
     home: Path, mailkeep: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -674,6 +676,7 @@ def test_an_invalid_url_is_refused_and_not_repeated(home: Path, mailkeep: Run, u
     assert "webhook" not in open_vault(home).names()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_render_writes_what_a_host_would_get_and_overwrites_nothing(mailkeep: Run, tmp_path: Path) -> None:
     target = tmp_path / "rendered"

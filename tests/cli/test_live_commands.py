@@ -47,6 +47,7 @@ def ctl(home: Path, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return Ctl(home, programs, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_passed_on(ctl: Ctl, mailkeep: Run) -> None:
     result = mailkeep("queue", "home", "hold", "--remote", "example.net", "--reason", "try; later")
     assert (result.code, result.out) == (0, "first:\ndone\n")

@@ -49,6 +49,7 @@ def format_target(record: Record, value: str) -> str:
 OTHER = {DKIM: "v=DKIM1; p=", DMARC: "v=DMARC1; p=none", PTR: "customer-25.example.net"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", ALIASES, ids=lambda record: record.name)
 def test_the_target_of_an_alias_counts(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_flaws(record, format_target(record, record.value), monkeypatch) == []

@@ -199,6 +199,7 @@ def test_an_authorisation_of_reports_is_for_a_third_party_to_set() -> None:
     assert all(finding.advice.startswith("Ask the owner of example.net") for finding in findings)
 
 
+@pytest.mark.slow
 def test_a_domain_below_a_live_one_is_judged_by_its_own_records() -> None:
     """Records of the domain above, at the same names, do not matter."""
     settings = make_settings("test.example.org", host="mail.test.example.org", addresses=["203.0.113.25"])

@@ -42,6 +42,7 @@ def test_an_additional_sender_is_named_and_nothing_else(extra: str, monkeypatch:
     assert (finding.level, finding.problem.partition(" may send too")[0]) == ("warning", extra)
 
 
+@pytest.mark.slow
 def test_a_relay_host_without_its_own_spf_is_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make_settings(relay={"host": "smtp.example.net"})
     [finding] = find_flaws(f"v=spf1 {OWN_TERMS} include:smtp.example.net -all", monkeypatch, settings)

@@ -42,6 +42,7 @@ def pull(clone: Path) -> None:
     assert (clone / "inventories/home/mail.yml").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_clone_ignores_inventories_and_each_may_be_a_repository(clone: Path) -> None:
     git(clone / "inventories/home", "init", "-q")
     git(clone / "inventories/home", "add", "-A")
@@ -51,6 +52,7 @@ def test_a_clone_ignores_inventories_and_each_may_be_a_repository(clone: Path) -
     pull(clone)
 
 
+@pytest.mark.slow
 def test_an_inventory_that_was_committed_to_the_clone_is_no_obstacle(clone: Path) -> None:
     git(clone, "add", "-f", "inventories/home")
     git(clone, "commit", "-qm", "mine")

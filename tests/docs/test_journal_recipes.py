@@ -40,6 +40,7 @@ def run_recipe(tmp_path: Path) -> Callable[[str, str], list[str]]:
     return run
 
 
+@pytest.mark.slow
 def test_mail_of_programs_is_counted_by_user(run_recipe: Callable[[str, str], list[str]]) -> None:
     [command] = [
         step.text

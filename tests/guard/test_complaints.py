@@ -72,6 +72,7 @@ def test_three_complaints_hold_mail_to_strangers_and_mail_to_others_goes_on(setu
     assert setup.judge.strangers.explain(setup.now, ANNA)["outcomes"].endswith("and 3 complain")
 
 
+@pytest.mark.slow
 def test_the_share_of_a_large_newsletter_decides(setup: JudgeSetup) -> None:
     """Of 2,000 who read it for the first time, 0.3 per cent are 6."""
     send(setup, "<all@example.org>", *(f"r{n}@d{n}.example.com" for n in range(2000)))

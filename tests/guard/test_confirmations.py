@@ -241,6 +241,7 @@ def test_other_addresses_are_no_replies() -> None:
     assert find_digest("@", "") is None, "no account has codes"
 
 
+@pytest.mark.slow
 def test_the_running_guard_takes_the_reply_from_postfix(start_guard: Callable[..., GuardProcess]) -> None:
     guard, code, bad = start_guard(holds=HOLDS, limits=NO_LIMITS), make_code(), make_code()
     dead = [f"a@n{number}.example.net" for number in range(3)]

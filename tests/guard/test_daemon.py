@@ -69,6 +69,7 @@ def test_exactly_the_limit_is_accepted_over_50_connections_at_once(start_guard: 
     assert running.usage_of() == 100
 
 
+@pytest.mark.slow
 def test_requests_that_arrive_together_are_answered_in_order(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 3})
     with running.open_connection() as client:
@@ -155,6 +156,7 @@ def test_expired_messages_are_forgotten_while_it_runs_whatever_the_clock_does(
 # --- the configuration ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reload_takes_new_limits_and_keeps_counters_and_connections(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 2})
     with running.open_connection() as client:
@@ -165,6 +167,7 @@ def test_reload_takes_new_limits_and_keeps_counters_and_connections(start_guard:
         assert [ask_guard(client, build_request())[:5] for _ in range(2)] == ["DUNNO", "450 4"]
 
 
+@pytest.mark.slow
 def test_a_broken_configuration_keeps_the_former_one(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 1})
     running.write_config('{"mode": "enforce"}')
@@ -174,6 +177,7 @@ def test_a_broken_configuration_keeps_the_former_one(start_guard: StartGuard) ->
         assert [ask_guard(client, build_request())[:5] for _ in range(2)] == ["DUNNO", "450 4"]
 
 
+@pytest.mark.slow
 def test_the_control_socket_tells_the_configuration_that_runs(start_guard: StartGuard) -> None:
     """The file may be another by now."""
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 7})
@@ -201,6 +205,7 @@ def test_a_message_that_cannot_be_recorded_is_refused_and_not_charged(start_guar
     assert running.usage_of() == 1
 
 
+@pytest.mark.slow
 def test_nobody_else_can_lock_the_database(start_guard: StartGuard) -> None:
     """A mere reader of its database made another rate limiter stop answering."""
     running = start_guard()
@@ -310,6 +315,7 @@ def test_a_malformed_packet_ends_the_connection_and_nothing_else(
         assert ask_guard(other, build_request(account="n1@example.org")) == DUNNO
 
 
+@pytest.mark.slow
 def test_an_address_that_is_not_utf_8_ends_the_connection_and_does_not_fill_the_journal(
     start_guard: StartGuard,
 ) -> None:
@@ -364,6 +370,7 @@ def test_a_slow_request_is_cut_off_and_an_idle_connection_is_not(three_connectio
     assert idle.transport.aborted
 
 
+@pytest.mark.slow
 def test_aborted_messages_leave_nothing_behind(new_setup: NewSetup) -> None:
     setup = new_setup(limits=NO_LIMITS)
     connection = PolicyConnection(setup.judge, SimpleNamespace(add_answer=lambda *_: None))  # type: ignore[arg-type]
@@ -416,6 +423,7 @@ def is_open(client: socket.socket) -> bool:
 # --- the control socket -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_status_shows_the_fullest_account_first(start_guard: StartGuard) -> None:
     running = start_guard(limits=NO_LIMITS | {"messages_per_hour": 10})
     with running.open_connection() as client:
@@ -438,6 +446,7 @@ def test_status_shows_the_fullest_of_many(new_setup: NewSetup, monkeypatch: pyte
     assert [row["fullest"]["used"] for row in shown] == [19] * 5
 
 
+@pytest.mark.slow
 def test_metrics_are_prometheus_text(start_guard: StartGuard) -> None:
     running = start_guard()
     with running.open_connection() as client:
@@ -481,6 +490,7 @@ def test_events_come_from_where_the_reader_left_off(start_guard: StartGuard) -> 
     assert running.get_target("/events?after=0") == first
 
 
+@pytest.mark.slow
 def test_a_message_is_judged_through_the_milter_socket(start_guard: StartGuard) -> None:
     running = start_guard()
     with running.open_connection("milter") as client:

@@ -59,6 +59,7 @@ def test_accounts_are_frozen_and_thawed_by_hand(full_disk: tuple[Path, Callable[
     assert file.read_text().endswith("::\n")
 
 
+@pytest.mark.slow
 def test_the_guard_freezes_and_answers_at_its_control_socket(full_disk: tuple[Path, Callable[[], None]]) -> None:
     disk, fill = full_disk
     guard = GuardProcess(disk / "guard", limits=NO_LIMITS | {"messages_per_hour": 1}, freeze=FREEZE)

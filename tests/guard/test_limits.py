@@ -416,6 +416,7 @@ def test_mode_learn_refuses_nothing_and_notes_what_it_would_have_refused(new_set
     assert not setup.list_events("over")
 
 
+@pytest.mark.slow
 def test_an_account_that_does_not_send_takes_little_memory(tmp_path: Path) -> None:
     """A hundred thousand of them have 16 MB."""
     file, number = tmp_path / "guard.json", 5000

@@ -399,6 +399,7 @@ def test_a_redirect_shows_nobody_of_this_server_and_is_the_login_s_own(new_setup
     assert send_message(open_session(new_setup()), headers)[-1][:4] == b"y553"
 
 
+@pytest.mark.slow
 def test_receipts_and_redirects_are_few_even_after_a_restart_and_then_freeze(new_setup: NewSetup) -> None:
     limits = {"refused_tries": 3, "foreign_senders": 2, "networks": 2, "new_recipients": 2, "spam_messages": 2}
     setup = new_setup(freeze=limits)

@@ -240,6 +240,7 @@ def test_an_undone_bomb_does_not_begin_again_for_a_day(bombing: JudgeSetup) -> N
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_limits_and_not_by_senders(bombing: JudgeSetup) -> None:
     answers = send_bomb(bombing, 1500)
     assert answers[-1].startswith("450")

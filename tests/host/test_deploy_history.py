@@ -84,6 +84,7 @@ def share(here: Path, there: Path) -> None:
     git(here.parent.parent, "clone", "-q", str(here.parent), str(there.parent))
 
 
+@pytest.mark.slow
 def test_who_has_pulled_what_was_deployed_last_may_remove_it(here: Path, there: Path) -> None:
     history = deploy((), here, DOMAIN)
     share(here, there)
@@ -97,6 +98,7 @@ def test_who_has_pulled_what_was_deployed_last_may_remove_it(here: Path, there: 
     assert deploy_history.describe_undone(history, older) == ""
 
 
+@pytest.mark.slow
 def test_a_key_of_a_colleague_is_not_set_back_although_mail_yml_is_the_same(here: Path, there: Path) -> None:
     def write_key(inventory: Path, content: str) -> None:
         (inventory.parent / "secrets").mkdir(parents=True, exist_ok=True)
@@ -119,6 +121,7 @@ def test_a_key_of_a_colleague_is_not_set_back_although_mail_yml_is_the_same(here
     assert deploy_history.describe_undone(history, older) == ""
 
 
+@pytest.mark.slow
 def test_an_inventory_that_a_merge_alone_has_brought_is_not_older(here: Path, there: Path) -> None:
     history = deploy((), here, DOMAIN)
     share(here, there)

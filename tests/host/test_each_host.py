@@ -66,6 +66,7 @@ def test_the_time_in_which_a_person_types_passwords_is_no_hosts(monkeypatch: pyt
     assert results["hanging"].error.startswith("no answer within")
 
 
+@pytest.mark.slow
 def test_there_are_never_too_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(each_host, "MAX_PROCESSES", 2)
     names = [f"mail{number}" for number in range(7)]

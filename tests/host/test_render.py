@@ -43,6 +43,7 @@ def test_every_file_of_the_host_is_written_with_its_content(
     assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == written
 
 
+@pytest.mark.slow
 def test_only_the_current_user_can_read_secrets(
     inventory_directory: Path, host_files: list[File], tmp_path: Path
 ) -> None:

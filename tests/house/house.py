@@ -50,8 +50,14 @@ def read_imports() -> tuple[Import, ...]:
     )
 
 
+@cache
+def read_nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Of a module's source, each node, from the outermost on."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def _imports_of(module: str, path: Path) -> Iterator[Import]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in read_nodes(path):
         for name in _imported_names(node, module, is_package=path.name == "__init__.py"):
             if (imported := _nearest_module(name)) and imported != module:
                 yield Import(module, imported, getattr(node, "lineno", 0))

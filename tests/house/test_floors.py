@@ -2,9 +2,10 @@
 
 import ast
 import sys
+from pathlib import Path
 
 from draw_floors import PICTURE, draw
-from house import ROOT, find_circle, read_imports, read_modules, room_of
+from house import ROOT, find_circle, read_imports, read_modules, read_nodes, room_of
 
 
 def test_no_import_runs_up_and_no_room_knows_another_on_its_floor() -> None:
@@ -30,9 +31,7 @@ def test_imports_inside_functions_and_for_types_only_are_read_too() -> None:
 
 def test_only_the_server_programs_are_imported_by_name() -> None:
     by_name = [
-        module
-        for module, path in read_modules().items()
-        if {"import_module", "__import__"} & _identifiers(path.read_text())
+        module for module, path in read_modules().items() if {"import_module", "__import__"} & _identifiers(path)
     ]
     assert by_name == ["mailkeep_server.__main__"]
 
@@ -42,7 +41,7 @@ def test_the_server_needs_the_standard_library_and_named_packages_of_debian_only
         f"{module}: {name}"
         for module, path in read_modules().items()
         if module.startswith(("mailkeep_server", "mailkeep.verify.probe"))
-        for name in _top_level_imports(path.read_text())
+        for name in _imported_packages(path)
         if name not in sys.stdlib_module_names | {"mailkeep_server"}
     }
     assert foreign == {
@@ -66,15 +65,14 @@ def test_the_picture_shows_the_floors_of_today() -> None:
     assert PICTURE.read_text() == draw(), f"run `python tests/house/draw_floors.py` in {ROOT.name}"
 
 
-def _identifiers(source: str) -> set[str]:
-    tree = ast.parse(source)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+def _identifiers(path: Path) -> set[str]:
+    names = {node.id for node in read_nodes(path) if isinstance(node, ast.Name)}
+    return names | {alias.name for node in read_nodes(path) if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
-def _top_level_imports(source: str) -> set[str]:
+def _imported_packages(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in read_nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:

@@ -64,6 +64,7 @@ def test_text_that_only_looks_like_a_header_is_none() -> None:
     assert list_extensions(MIXED, b"--b1\r\nContent-Type: text/plain\r\n\r\n" + text) == set()
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded() -> None:
     scan = AttachmentScan(MIXED)
     for number in range(2 * MAX_BOUNDARIES):

@@ -22,6 +22,7 @@ def hash_body(form: str, *pieces: bytes) -> tuple[bytes, int]:
     return body_hash.finish(), body_hash.length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [SIMPLE, RELAXED])
 def test_the_hash_is_that_of_the_whole_however_it_is_cut(form: str) -> None:
     chance = random.Random(1)  # noqa: S311 - no secret

@@ -23,6 +23,7 @@ def create_key(inventory: Path, declared: Settings) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+@pytest.mark.slow
 def test_a_missing_key_is_reported_created_once_and_kept_when_the_host_is_renamed(
     inventory: Path, vault: Vault
 ) -> None:
@@ -37,6 +38,7 @@ def test_a_missing_key_is_reported_created_once_and_kept_when_the_host_is_rename
     assert [name for name in vault.names() if name.startswith("tls/")] == ["tls/acme"]
 
 
+@pytest.mark.slow
 def test_next_and_former_keys_are_published_and_count_as_used(inventory: Path, vault: Vault) -> None:
     declared = make_settings(**BY_HTTP)
     create_key(inventory, declared)
@@ -49,6 +51,7 @@ def test_next_and_former_keys_are_published_and_count_as_used(inventory: Path, v
     assert secrets.load_secrets(make_settings(), inventory).other_tls == ()
 
 
+@pytest.mark.slow
 def test_credentials_for_a_dns_provider_are_needed_for_dns_01_alone(inventory: Path) -> None:
     create_key(inventory, make_settings(**BY_HTTP))
     [line] = secrets.list_missing(make_settings(**BY_DNS), inventory)

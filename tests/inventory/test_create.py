@@ -63,6 +63,7 @@ def read_tree(root: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
+@pytest.mark.slow
 def test_a_new_inventory_is_complete(inventory: NewInventory) -> None:
     declared = load_settings(inventory.directory / "mail.yml")
     loaded = secrets.load_secrets(declared, inventory.directory)

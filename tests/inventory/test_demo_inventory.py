@@ -111,6 +111,7 @@ def test_a_source_that_lost_its_last_lines_reaches_the_copy(target: Path, tmp_pa
     assert lines[-1] not in (target / "mail.yml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".age", "inventory.py", "mail.yml"])
 def test_a_takeover_that_was_interrupted_is_completed_by_the_next_call(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str

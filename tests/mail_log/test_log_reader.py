@@ -98,6 +98,7 @@ def test_each_account_has_its_own_numbers() -> None:
     assert only["bounced"] == TOTALS.by_account["android", "bounced"] == rows["android"]["bounced"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pack"),
     [

@@ -77,6 +77,7 @@ def test_the_program_prints_json_and_refuses_what_it_does_not_know(
         assert wrong.partition("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_time_that_ends_before_it_begins_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, "mail.log", make_small_log()[0])
     assert report_command.main([f"--file={path}", "--since=2026-12-01", "--until=2026-11-01"]) == 1

@@ -65,6 +65,7 @@ def test_all_that_a_maildir_has_comes_over(bench: Bench) -> None:
     assert "1 files between the messages are no mail" in report.notes[0]
 
 
+@pytest.mark.slow
 def test_run_twice_nothing_is_copied_twice_and_nothing_read_twice(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.run()
@@ -97,6 +98,7 @@ def test_killed_anywhere_the_next_run_completes_it(bench: Bench, dies_after: int
     assert len(bench.store.contents("INBOX")) == len({*bench.store.contents("INBOX")}) == 600
 
 
+@pytest.mark.slow
 def test_without_a_journal_the_hashes_tell_what_is_here(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.run()
@@ -115,6 +117,7 @@ def test_two_equal_messages_stay_two(bench: Bench) -> None:
     assert len(bench.store.contents("INBOX")) == 2
 
 
+@pytest.mark.slow
 def test_what_the_owner_has_deleted_here_is_told_and_does_not_come_back(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.run()
@@ -124,6 +127,7 @@ def test_what_the_owner_has_deleted_here_is_told_and_does_not_come_back(bench: B
     assert len(bench.store.contents("INBOX")) == 2
 
 
+@pytest.mark.slow
 def test_flags_that_the_old_server_has_changed_since_come_over_unless_they_changed_here(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.run()
@@ -141,6 +145,7 @@ def test_flags_that_the_old_server_has_changed_since_come_over_unless_they_chang
     assert bench.store.folders["INBOX"].messages[0].flags == "\\Seen \\Answered"
 
 
+@pytest.mark.slow
 def test_every_difference_is_told(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.run()
@@ -150,6 +155,7 @@ def test_every_difference_is_told(bench: Bench) -> None:
     assert [item.kind for item in bench.run().differences] == ["flags", "date", "bytes"]
 
 
+@pytest.mark.slow
 def test_mail_that_was_here_before_stays_and_is_no_difference(bench: Bench) -> None:
     bench.store.add("INBOX", b"Subject: before\n\n")
     write_maildir(bench.directory)
@@ -158,6 +164,7 @@ def test_mail_that_was_here_before_stays_and_is_no_difference(bench: Bench) -> N
     assert {row.folder: (row.uids, row.others) for row in report.folders}["INBOX"] == ("new", 1)
 
 
+@pytest.mark.slow
 def test_the_other_layout_and_names_that_do_not_decode(bench: Bench) -> None:
     write_message(bench.directory, "1.a.host:2,S", b"Subject: 1\n\n")
     write_message(bench.directory / "Projects" / "v1.2", "2.a.host:2,S", b"Subject: 2\n\n")
@@ -170,6 +177,7 @@ def test_the_other_layout_and_names_that_do_not_decode(bench: Bench) -> None:
     assert "Tom & Jerry: the name is not in modified UTF-7; it is taken as it is written." in report.notes
 
 
+@pytest.mark.slow
 def test_files_that_get_another_name_while_they_are_read_come_all_the_same(bench: Bench) -> None:
     write_maildir(bench.directory)
     address = parse_source(f"ssh://old.example.org{bench.directory}")
@@ -187,6 +195,7 @@ def test_files_that_get_another_name_while_they_are_read_come_all_the_same(bench
     assert len(bench.store.contents("INBOX")) == 2
 
 
+@pytest.mark.slow
 def test_an_old_server_without_the_tools_of_gnu_is_read_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = OldHost.probe
 
@@ -203,6 +212,7 @@ def test_an_old_server_without_the_tools_of_gnu_is_read_too(bench: Bench, monkey
     assert sum(row.added for row in report.folders) == 7
 
 
+@pytest.mark.slow
 def test_no_other_user_can_read_whose_mail_was_imported(bench: Bench) -> None:
     bench.journals.rmdir()
     write_maildir(bench.directory)
@@ -218,6 +228,7 @@ def test_a_compressed_message_is_unpacked(bench: Bench) -> None:
     assert report.differences == []
 
 
+@pytest.mark.slow
 def test_a_message_that_dovecot_does_not_take_is_told(bench: Bench) -> None:
     write_maildir(bench.directory)
     bench.store.refuses = lambda content: b"three" in content

@@ -110,6 +110,7 @@ def test_pythons_own_mbox_is_read_as_python_reads_it(tmp_path: Path) -> None:
     assert messages[1][0] == b"Subject: 1\n\n>From me\n\n\nto you 1\n"
 
 
+@pytest.mark.slow
 def test_one_file_is_the_inbox_and_a_rerun_takes_what_is_new(bench: Bench) -> None:
     file = bench.directory / "anna"
     first = FROM + b"Subject: a\nStatus: RO\n\nx\n\n" + FROM + b"Subject: a\n\nx\n\n"
@@ -133,6 +134,7 @@ def test_uids_of_an_mbox_are_kept(bench: Bench) -> None:
     assert [message.uid for message in bench.store.folders["INBOX"].messages] == [3, 8]
 
 
+@pytest.mark.slow
 def test_a_directory_of_mboxes_with_other_files(bench: Bench) -> None:
     (bench.directory / "work" / ".imap").mkdir(parents=True)
     (bench.directory / "Sent Items").write_bytes(FROM + b"Subject: s\n\nx\n")

@@ -277,6 +277,7 @@ def test_dovecots_passwd_file_with_virtual_maps_and_rspamd(tmp_path: Path, dovec
     assert "Not translated, so look yourself: virtual_alias_maps: pcre:/etc/postfix/patterns" in text
 
 
+@pytest.mark.slow
 def test_a_mailbox_that_is_larger_than_the_default_gets_twice_what_is_there(tmp_path: Path) -> None:
     observed_lines = "/home/anna/Maildir/cur\t10\t3221225472\t1700000000\n/home/bert/Maildir/cur\t100000\t5\t1\n"
     root = write_tree(

@@ -54,6 +54,7 @@ def test_accounts_are_those_with_mail_or_logins_and_they_keep_their_passwords(se
     }
 
 
+@pytest.mark.slow
 def test_accounts_that_should_not_be_are_refused_with_the_reason(inspection: Inspection) -> None:
     refused = reasons(inspection)
     for login in ("test", "steam", "alarm"):

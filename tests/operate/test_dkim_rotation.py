@@ -74,6 +74,7 @@ def published_selectors(inventory: Path) -> set[str]:
     return {record.name.partition(".")[0] for record in own_records if record.name.endswith("._domainkey.example.org")}
 
 
+@pytest.mark.slow
 def test_a_rotation_publishes_both_keys_switches_once_published_and_retires_the_former_after_its_time(
     inventory: Path,
 ) -> None:
@@ -122,6 +123,7 @@ def test_the_week_of_a_former_key_begins_with_the_deploy(inventory: Path) -> Non
     assert published_selectors(inventory) == {new}
 
 
+@pytest.mark.slow
 def test_a_key_of_another_server_is_due_at_once_and_rotates_like_ours(inventory: Path) -> None:
     old, new = f"s{FIRST_DAY:%Y%m%d}", f"s{FIRST_DAY + timedelta(days=1):%Y%m%d}"
     keys = open_vault(inventory)

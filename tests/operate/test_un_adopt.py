@@ -134,6 +134,7 @@ def read_tree(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_looking_says_what_would_happen_and_changes_nothing(host: Host, root: Path) -> None:
     before = read_tree(root)
     done = host("look")

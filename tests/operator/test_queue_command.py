@@ -112,6 +112,7 @@ def test_a_change_of_everything_must_be_asked_for_and_deletion_never(
     assert queue.list_queues() == before
 
 
+@pytest.mark.slow
 def test_the_mail_of_a_frozen_account_stays_on_hold(
     queue: FakeQueue, frozen: FrozenAccounts, capsys: pytest.CaptureFixture[str]
 ) -> None:

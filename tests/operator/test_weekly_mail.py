@@ -172,6 +172,7 @@ def test_a_log_that_no_longer_reaches_back_and_a_due_reboot_are_said(week: Week)
     assert "a reboot is due" in text
 
 
+@pytest.mark.slow
 def test_it_is_sent_to_the_administrators_and_a_failure_is_an_error(
     week: Week, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

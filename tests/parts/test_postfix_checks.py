@@ -11,6 +11,7 @@ from mailkeep.settings.models import Settings
 NO_IPV6 = "warning: inet_protocols: disabling IPv6 name/address support: Address family not supported by protocol"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("warnings", "is_accepted"),
     [

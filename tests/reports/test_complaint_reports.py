@@ -234,6 +234,7 @@ def test_each_hostile_complaint_is_read_within_its_bounds() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_damaged_complaints_raise_nothing() -> None:
     dice = random.Random(5)  # noqa: S311
     for _ in range(1500):

@@ -170,6 +170,7 @@ def test_a_number_of_sessions_that_is_none_costs_its_policy_alone(count: object)
     assert (len(report.rows), report.unread_rows) == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_report_has_a_bounded_number_of_rows() -> None:
     rows = [compose_record(f"198.51.{n // 256}.{n % 256}", 1, "pass", "fail", "") for n in range(3000)]
     [report] = send(gzip.compress(compose_xml("x", "1", *rows))).reports

@@ -72,6 +72,7 @@ def test_a_neighbour_of_an_exempt_address_is_banned_without_it(address: str, tar
     assert find_target(address, OWN) == target
 
 
+@pytest.mark.slow
 def test_a_network_around_exempt_addresses_has_few_parts() -> None:
     """So a guesser in the server's own network gets at most some sixty times the tries."""
     parts = {

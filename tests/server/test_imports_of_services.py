@@ -37,5 +37,6 @@ def test_a_service_imports_nothing_needless(program: str, needless: set[str]) ->
     assert not list_imported(program) & needless
 
 
+@pytest.mark.slow
 def test_a_guard_with_a_store_can_connect_by_tls() -> None:
     assert "ssl" in list_imported("guard-with-store")  # asyncio has imported it

@@ -114,6 +114,7 @@ def cut_body(line: bytes, size: int) -> Iterator[bytes]:
     yield from (block for _ in range(size // len(block)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"x\r\n", b"x" * 76 + b"\r\n", b"y" * 990 + b"\r\n", b"z" * 5000], ids=len)
 def test_a_large_message_takes_the_memory_of_its_blocks(line: bytes) -> None:
     session, size, kept = LineSession(), 0, 0

@@ -70,6 +70,7 @@ def test_what_is_done_to_the_queue_is_beside_postfix_s_lines(tmp_path: Path, mon
     ]
 
 
+@pytest.mark.slow
 def test_a_flood_of_a_service_stays_in_bounds_and_leaves_the_others_alone(tmp_path: Path) -> None:
     keeper = LogKeeper(tmp_path, MAX_BYTES)
     keeper.read_entries([encode_entry(0, message="the message of an intruder")])

@@ -108,6 +108,7 @@ def test_mail_that_arrives_meanwhile_does_not_stop_it(store: ImapStore) -> None:
     assert counts.added == 3
 
 
+@pytest.mark.slow
 def test_a_full_mailbox_is_told_and_what_came_before_stays(store: ImapStore) -> None:
     store.max_bytes = 12_000
     noted: list[int] = []

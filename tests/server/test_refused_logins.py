@@ -10,6 +10,7 @@ import pytest
 from mailkeep_server.common.refused_logins import SSH_CONNECT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.9"), (socket.AF_INET6, "::1")])
 def test_ssh_gets_a_connection_from_the_canarys_address(family: socket.AddressFamily, address: str) -> None:
     destination = "::1" if family == socket.AF_INET6 else "127.0.0.1"

@@ -389,6 +389,7 @@ def test_a_loop_through_a_plus_address_or_a_catch_all_is_a_loop(mail_yml: Invent
     assert "a loop" in mail_yml.write(caught).problem().actual
 
 
+@pytest.mark.slow
 def test_a_long_loop_is_shortened_and_found_in_time(mail_yml: Inventory) -> None:
     chain = "".join(f"  a{n}@example.org: a{(n + 1) % 5000}@example.org\n" for n in range(5000))
     problem = mail_yml.change("aliases:\n", f"aliases:\n{chain}").problem()

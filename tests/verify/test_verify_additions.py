@@ -38,12 +38,14 @@ def test_what_mailkeep_wrote_is_no_addition(run_check: Callable[..., Outcome]) -
     assert run_check("nothing_was_added_to_the_services", root_access=observe(OURS)).status == "warning"
 
 
+@pytest.mark.slow
 def test_without_a_record_the_operator_is_told_to_look(run_check: Callable[..., Outcome]) -> None:
     outcome = run_check("nobody_new_can_become_root", root_access=observe(recorded=False))
     assert outcome.status == "warning"
     assert "root-access" in outcome.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accepted", "status"),
     [

@@ -25,11 +25,13 @@ RunCheck = Callable[..., Outcome]
 START = 1_800_000_000.0  # as in conftest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "status"), [(-3600, "failed"), (-1, "passed"), (3, "passed"), (60, "failed")])
 def test_a_wrong_clock_fails(run_check: RunCheck, seconds: int, status: str) -> None:
     assert run_check("the_clock_is_right", time=START + seconds).status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clock", "status"),
     [
@@ -54,12 +56,14 @@ def test_a_certificate_that_expires_soon_is_a_warning(target: Target, days: int,
     assert outcomes["the_certificate_lasts"].status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("percent", "status"), [(79, "passed"), (80, "warning"), (89, "warning"), (90, "failed")])
 def test_a_disk_warns_before_it_is_full(run_check: RunCheck, percent: int, status: str) -> None:
     disk = {"path": "/", "space": 10, "inodes": percent}
     assert run_check("the_disks_have_room", disks=[disk]).status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "touched", "status"),
     [([], [], "passed"), ([], ["/etc/dovecot/users"], "warning"), (["/etc/dovecot/users"], [], "failed")],
@@ -73,6 +77,7 @@ def test_a_file_that_was_touched_warns_and_one_that_was_written_fails(
     assert ("dovecot.service" in outcome.observed) == (status != "passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "unseen", "status"), [([], 0, "passed"), ([], 7, "warning"), (["x belongs to user 6000"], 7, "failed")]
 )
@@ -83,6 +88,7 @@ def test_mailboxes_that_nobody_looked_at_are_no_proof(
     assert run_check("every_mailbox_can_be_written", mailboxes=mailboxes).status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "process", "status"),
     [
@@ -99,6 +105,7 @@ def test_a_udp_socket_of_the_kernel_is_no_program_that_listens(
     assert run_check("nothing_else_listens", listeners=[listener]).status == status
 
 
+@pytest.mark.slow
 def test_a_certificate_that_a_service_has_not_loaded_is_reported_by_port(run_check: RunCheck, target: Target) -> None:
     def encode(pem: bytes) -> str:
         return base64.b64encode(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)).decode()
@@ -115,6 +122,7 @@ def test_a_certificate_that_a_service_has_not_loaded_is_reported_by_port(run_che
     assert "port 25" not in outcome.observed
 
 
+@pytest.mark.slow
 def test_a_check_that_could_observe_nothing_fails(target: Target) -> None:
     result = ProbeResult({"queue": {"error": "RuntimeError: postqueue: exit 69"}}, START)
 
@@ -123,6 +131,7 @@ def test_a_check_that_could_observe_nothing_fails(target: Target) -> None:
     assert (outcome.status, outcome.observed) == ("failed", "RuntimeError: postqueue: exit 69")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "status"),
     [("203.0.113.2", "failed"), ("203.0.113.25", "passed"), ("127.0.0.9", "failed"), ("2001:db8::2", "failed")],
@@ -173,16 +182,19 @@ def test_a_jail_of_the_operators_that_bans_nobody_is_a_warning(run_check: RunChe
     assert run_check("every_jail_bans_in_the_firewall", jails=dead).status == "passed"
 
 
+@pytest.mark.slow
 def test_a_4xx_is_no_refusal(run_check: RunCheck) -> None:
     deferral = {"command": "RCPT TO:<probe@example.net>", "code": 451, "text": "4.3.0 Later"}
     assert run_check("nobody_relays", relay=[deferral]).status == "failed"
 
 
+@pytest.mark.slow
 def test_stopped_services_are_reported_first(target: Target) -> None:
     first, *_ = judge_results([(target, ProbeResult({}, START))])
     assert first.check == "services_run_and_start_at_boot"
 
 
+@pytest.mark.slow
 def test_every_promise_fits_a_line_and_says_what_holds(target: Target) -> None:
     outcomes = judge_results([(target, ProbeResult({}, START))])
     assert len(outcomes) > 40
@@ -191,6 +203,7 @@ def test_every_promise_fits_a_line_and_says_what_holds(target: Target) -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_the_documentation_says_of_each_promise_from_where_it_is_looked_at(target: Target) -> None:
     outcomes = judge_results([(target, ProbeResult({}, START))])
     table = (Path(__file__).parents[2] / "docs" / "how-it-is-built.md").read_text().partition("| looked at from |")[2]
@@ -198,6 +211,7 @@ def test_the_documentation_says_of_each_promise_from_where_it_is_looked_at(targe
     assert rows == {f"| {outcome.promise}" for outcome in outcomes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("until", "status"), [("", "passed"), ("2027-01-16 08:00 UTC", "warning")])
 def test_limits_that_are_halved_after_lost_counts_are_a_warning(
     run_check: RunCheck, target: Target, until: str, status: str
@@ -208,6 +222,7 @@ def test_limits_that_are_halved_after_lost_counts_are_a_warning(
     assert until in outcome.observed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("properties", "status"),
     [
@@ -223,6 +238,7 @@ def test_a_service_that_systemd_would_give_up_is_named(
     assert run_check("services_come_back", sandboxes=sandboxes).status == status
 
 
+@pytest.mark.slow
 def test_a_dovecot_without_its_bound_of_memory_is_named(run_check: RunCheck) -> None:
     sandboxes = [{"properties": {"Id": "dovecot.service", "MemoryMax": "infinity"}, "lacking": []}]
     assert (

@@ -23,6 +23,7 @@ def wait_for_try(sensor: RelaySensor) -> list[str]:
     return [text for text, _ in troubles.values()]
 
 
+@pytest.mark.slow
 def test_a_fault_counts_the_second_time_and_until_a_try_succeeds() -> None:
     sensor = RelaySensor("smtp.example.net", ("echo", "refuses the login: 535 5.7.8 Wrong"))
     assert wait_for_try(sensor) == []
@@ -48,6 +49,7 @@ def test_the_journal_has_the_words_of_a_try_that_fails(capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == "broken\n"
 
 
+@pytest.mark.slow
 def test_a_relay_host_that_refuses_is_tried_each_quarter_of_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     """A login that is wrong each minute has the server locked out."""
     monkeypatch.undo()

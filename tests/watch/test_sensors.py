@@ -143,6 +143,7 @@ def test_the_disks_of_mail_and_logs_are_measured() -> None:
 # --- certificate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "text"), [(100, ""), (5, f"The certificate ends in 5 days{RENEW}")])
 def test_the_certificate_is_read_again_when_it_has_changed(tmp_path: Path, days: int, text: str) -> None:
     file = tmp_path / "certificate.pem"
