@@ -2,19 +2,28 @@
 
 Dovecot's script leaves a copy of each moved message in a spool. One learner works it off, oldest first, while the
 machine has nothing better to do. If bogofilter fails, the copies stay, and systemd tries again.
+
+People move spam, and hardly ever move other mail out of Junk. With lessons of one kind alone, bogofilter judges
+nothing. With few of the other kind, it takes most mail for spam. So for what an account teaches as spam, it learns as
+ham what the account has read and kept.
 """
 
 import hashlib
+import heapq
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from mailkeep_server.common import paths
 from mailkeep_server.common.files import atomic_write
 from mailkeep_server.common.spam_header import VERDICT_HEADER
 from mailkeep_server.common.wording import describe_error
+from mailkeep_server.mailbox_move import find_home
 
 SPOOL = Path(paths.LEARN_SPOOL)
 KINDS = ("spam", "ham")
@@ -23,22 +32,33 @@ LEARN_OPTIONS, UNLEARN_OPTIONS = {"spam": "s", "ham": "n"}, {"spam": "N", "ham":
 BOGOFILTER_DONE = (0, 1, 2)
 MAX_KNOWN = 10_000
 """Messages of an account of which is known what they were learned as."""
+KEPT_FOR_SPAM = 2
+"""Lessons of ham for each of spam, chosen by bench/spam_quality.py."""
+KEPT_SECONDS = 24 * 60 * 60
+MAX_KEPT = 1000
+"""Messages of an inbox that are looked at, the newest."""
+_READ = re.compile(r":2,[A-SU-Z]*S[A-SU-Z]*$")
+"""maildir(5): S is seen, T is about to be deleted."""
 _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
 _VERDICT = re.compile(rb"^%s:.*\r?\n(?:[ \t].*\r?\n)*" % VERDICT_HEADER.encode(), re.IGNORECASE | re.MULTILINE)
 
 
-def main(_arguments: list[str]) -> int:
-    counts = dict.fromkeys(KINDS, 0)
+def main(arguments: list[str]) -> int:
+    """`arguments`: the bytes of a message that teach."""
+    counts, kept, accounts = dict.fromkeys(KINDS, 0), 0, set[str]()
     try:
         for file in list_spooled(SPOOL):
             kind, account, message = parse_copy(file.read_bytes())
             if kind in KINDS:
                 counts[kind] += learn_words(kind, account, message)
+                accounts.add(account)
             file.unlink()
+        for account in sorted(accounts):
+            kept += learn_kept(account, find_home(account) / "Maildir" / "cur", int(arguments[0]))
     except OSError as error:
         print(f"the spam filter learns later: {describe_error(error)}", file=sys.stderr)
         return 1
-    print(f"learned: {counts['spam']} as spam, {counts['ham']} as ham")
+    print(f"learned: {counts['spam']} as spam, {counts['ham']} as ham, {kept} that were kept")
     return 0
 
 
@@ -49,13 +69,59 @@ def list_spooled(spool: Path) -> Iterator[Path]:
 
 
 def parse_copy(content: bytes) -> tuple[str, str, bytes]:
-    """Kind, account and message: `templates/spam/learn` writes the first two in one line before the message. What a
-    filter has written into it is no word of the message."""
+    """Kind, account and message: `templates/spam/learn` writes the first two in one line before the message."""
     line, _, message = content.partition(b"\n")
     kind, _, account = line.decode(errors="replace").partition(" ")
+    return kind, account, remove_verdict(message)
+
+
+def remove_verdict(message: bytes) -> bytes:
+    """What a filter has written into it is no word of the message."""
     end = _END_OF_HEADERS.search(message)
     size = end.end() if end else len(message)
-    return kind, account, _VERDICT.sub(b"", message[:size]) + message[size:]
+    return _VERDICT.sub(b"", message[:size]) + message[size:]
+
+
+def learn_kept(account: str, directory: Path, max_bytes: int) -> int:
+    """How many messages of the inbox were learned as ham, so that there are enough for what was taught as spam. The
+    newest come first."""
+    lessons = [*read_lessons(account).values()]
+    missing = KEPT_FOR_SPAM * lessons.count("spam") - lessons.count("ham")
+    learned = 0
+    for message in read_kept(directory, max_bytes) if missing > 0 and directory.is_dir() else ():
+        if digest_message(message) not in read_lessons(account):
+            learned += learn_words("ham", account, message)
+            if learned == missing:
+                break
+    return learned
+
+
+def read_kept(directory: Path, max_bytes: int) -> Iterator[bytes]:
+    """What the account has read, and kept for a day, the newest first: with CRLF, as the copies of what was moved."""
+    with os.scandir(directory) as entries:
+        ages = ((_measure_age(entry), entry.path) for entry in entries if _READ.search(entry.name))
+        newest = heapq.nsmallest(MAX_KEPT, (age for age in ages if age[0] >= KEPT_SECONDS))
+    for _, path in newest:
+        with suppress(FileNotFoundError), Path(path).open("rb") as stream:
+            yield remove_verdict(re.sub(rb"\r?\n", b"\r\n", stream.read(max_bytes))[:max_bytes])
+
+
+def _measure_age(entry: os.DirEntry[str]) -> float:
+    """A mail program may rename a file at any time, as when a flag changes: then it is learned the next time."""
+    try:
+        return time.time() - entry.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def digest_message(message: bytes) -> str:
+    return hashlib.blake2b(message, digest_size=12).hexdigest()
+
+
+def read_lessons(account: str) -> dict[str, str]:
+    """As what each known message was learned, by its digest."""
+    learned = WORDS / account / "learned"
+    return dict(line.split() for line in learned.read_text().splitlines()) if learned.exists() else {}
 
 
 def learn_words(kind: str, account: str, message: bytes) -> bool:
@@ -63,9 +129,8 @@ def learn_words(kind: str, account: str, message: bytes) -> bool:
     Raises OSError if bogofilter fails."""
     directory = WORDS / account
     directory.mkdir(mode=0o700, exist_ok=True)
-    learned = directory / "learned"
-    digest = hashlib.blake2b(message, digest_size=12).hexdigest()
-    known = dict(line.split() for line in learned.read_text().splitlines()) if learned.exists() else {}
+    digest = digest_message(message)
+    known = read_lessons(account)
     if known.get(digest) == kind:
         return False
     options = LEARN_OPTIONS[kind] + (UNLEARN_OPTIONS[kind] if digest in known else "")
@@ -76,5 +141,5 @@ def learn_words(kind: str, account: str, message: bytes) -> bool:
         raise OSError(f"bogofilter: {done.stderr.decode(errors='replace').strip()[:200]}")
     known.pop(digest, None)
     rows = [*known.items(), (digest, kind)][-MAX_KNOWN:]
-    atomic_write(learned, "".join(f"{digest} {kind}\n" for digest, kind in rows), 0o600)
+    atomic_write(directory / "learned", "".join(f"{digest} {kind}\n" for digest, kind in rows), 0o600)
     return True

@@ -33,7 +33,7 @@ DNSBL_SCORE = 4
 REASONS = 3  # that a verdict names
 MAX_MEMORY = 300  # MB
 MAX_COPY, MAX_COPIES = 64 * 2**10, 5000
-"""Bytes of each message that waits to be learned, and their number."""
+"""Bytes by which a message teaches, and how many messages may wait to be learned."""
 SECOND_LEVEL = "ac|co|com|edu|gob|gov|go|mil|ne|net|nom|or|org"
 """Labels below which countries have domains: what is registered under co.uk is a domain of three labels."""
 
@@ -186,5 +186,6 @@ def _render_units(settings: Settings, names: Iterable[str]) -> Iterable[File]:
             spool=paths.LEARN_SPOOL,
             words=paths.SPAM_WORDS,
             mailbox=paths.CANARY_MAILBOX,
+            max_copy=MAX_COPY,
         )
         yield File(f"{SYSTEMD}/{name}", content)

@@ -100,10 +100,12 @@ TABLE = """\
 """
 HEADERS, BODY = b"Subject: a\r\nTo: b\r\n", b"\r\nX-Mailkeep-Spam: in the text\r\n\tand more\r\n\0\xff"
 ACCOUNT = "anna@example.org"
+UNTAUGHT = "not spam: the filter of this account was not taught enough yet"
 
 
-def judge(directory: Path, score: str, verdict: bytes = b"", *, code: int = 0) -> str:
-    """What is said of a message that arrives with this header, by a bogofilter that prints the table."""
+def judge(directory: Path, score: str, verdict: bytes = b"", *, code: int = 0, lessons: str = "5 5") -> str:
+    """What is said of a message that arrives with this header, by a bogofilter that prints the table, after so many
+    lessons of spam and of ham."""
     files = {PurePosixPath(file.path).name: file.content.decode() for file in spam._render_judge()}
     for name, content in files.items():
         content = content.replace("-p /var/tmp", f"-p {directory}").replace(spam.SIEVE_PROGRAMS, str(directory))
@@ -115,6 +117,10 @@ def judge(directory: Path, score: str, verdict: bytes = b"", *, code: int = 0) -
     program = directory / "bogofilter"
     program.write_text(f"#!/bin/sh\ncat >{directory}/judged\ncat {directory}/table\nexit {code}\n")
     program.chmod(0o755)
+    counter = directory / "bogoutil"
+    counter.write_text(f"#!/bin/sh\necho '{' ' * 24} spam good'\necho .MSG_COUNT {lessons}\nexit {code}\n")
+    counter.chmod(0o755)
+    (directory / "judged").unlink(missing_ok=True)
     done = subprocess.run(
         ["sh", str(directory / "judge"), ACCOUNT],
         input=HEADERS[:12] + verdict + HEADERS[12:] + BODY,
@@ -126,7 +132,8 @@ def judge(directory: Path, score: str, verdict: bytes = b"", *, code: int = 0) -
     assert not [*directory.glob("tmp.*")], "nothing is left"
     header, _, rest = done.stdout.partition(b"\r\n")
     assert rest == HEADERS + BODY, "the message is as it was"
-    assert not score or (directory / "judged").read_bytes() == HEADERS + BODY, "a verdict is no word of it"
+    judged = directory / "judged"
+    assert not judged.exists() or judged.read_bytes() == HEADERS + BODY, "a verdict is no word of it"
     return header.decode().removeprefix("X-Mailkeep-Spam: ")
 
 
@@ -160,7 +167,13 @@ def test_without_lessons_the_rules_judge(tmp_path: Path) -> None:
     assert said_by_rules.startswith(
         "not spam, 3.4 points (Junk from 6, refused from 12): a link leads elsewhere (+2.0);"
     )
-    assert judge(tmp_path, "") == "not spam: nobody has taught the filter of this account yet"
+    assert judge(tmp_path, "") == UNTAUGHT
+
+
+def test_lessons_count_when_there_are_as_many_of_ham_as_of_spam(tmp_path: Path) -> None:
+    assert judge(tmp_path, "9.99e-01", lessons="100 99") == UNTAUGHT
+    assert judge(tmp_path, "9.99e-01", RULES, lessons="100 99").startswith("not spam, 3.4 points (Junk from 6")
+    assert judge(tmp_path, "9.99e-01", lessons="99 100").startswith("probably spam, 8.0 points")
 
 
 def test_words_that_cannot_be_read_leave_the_verdict_of_the_rules(tmp_path: Path) -> None:
