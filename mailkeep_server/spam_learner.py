@@ -85,11 +85,12 @@ def remove_verdict(message: bytes) -> bytes:
 def learn_kept(account: str, directory: Path, max_bytes: int) -> int:
     """How many messages of the inbox were learned as ham, so that there are enough for what was taught as spam. The
     newest come first."""
-    lessons = [*read_lessons(account).values()]
+    known = read_lessons(account)
+    lessons = [*known.values()]
     missing = KEPT_FOR_SPAM * lessons.count("spam") - lessons.count("ham")
     learned = 0
     for message in read_kept(directory, max_bytes) if missing > 0 and directory.is_dir() else ():
-        if digest_message(message) not in read_lessons(account):
+        if digest_message(message) not in known:
             learned += learn_words("ham", account, message)
             if learned == missing:
                 break
