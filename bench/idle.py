@@ -19,7 +19,6 @@ WATCH, MAX_WATCH_SECONDS = "mailkeep-watch.service", 0.4
 UNITS = (
     WATCH,
     "mailkeep-guard.service",
-    "mailkeep-inbound.service",
     "postfix.service",
     "dovecot.service",
     "opendkim.service",

@@ -10,7 +10,7 @@ from mailkeep.parts import server_package
 from mailkeep.parts.model import SYSTEMD, Check, Directory, File, Part, StateFile, Unit, User, unit_check
 from mailkeep_server.common.paths import KNOWN_ACCESS, STOPPED_UNITS
 
-UnitAction = Literal["enable", "disable", "start", "stop", "restart", "reload", "reset-failed"]
+UnitAction = Literal["enable", "disable", "start", "stop", "restart", "try-restart", "reload", "reset-failed"]
 PendingAction = Literal["restart", "reload"]
 
 
@@ -129,7 +129,7 @@ def unit_actions(unit: Unit, actual: Snapshot, changed: list[str]) -> list[UnitA
         disable: list[UnitAction] = ["disable"] if state.is_enabled and not unit.enabled else []
         return disable + stop
     enable: list[UnitAction] = ["enable"] if unit.enabled and not state.is_enabled else []
-    return enable + _start_actions(state, pending_action(unit, actual, changed))
+    return enable + _start_actions(unit, state, pending_action(unit, actual, changed))
 
 
 def pending_action(unit: Unit, actual: Snapshot, changed: list[str]) -> PendingAction | None:
@@ -156,13 +156,15 @@ def spoilt_state(unit: Unit, actual: Snapshot) -> list[tuple[StateFile, PathStat
     return [(file, state) for file, state in states if is_spoilt(file, state)]
 
 
-def _start_actions(state: UnitState, pending: PendingAction | None) -> list[UnitAction]:
+def _start_actions(unit: Unit, state: UnitState, pending: PendingAction | None) -> list[UnitAction]:
     if state.is_skipped:
         return []
     if state.is_failed:  # after too many failures, systemd refuses to start it until they are reset
         return ["reset-failed", "start"]
+    if unit.socket and pending:  # a connection may have started it meanwhile, with what was there before
+        return ["try-restart"]
     if not state.is_active:
-        return ["start"]
+        return [] if unit.socket and state.is_ended else ["start"]
     return [pending] if pending else []
 
 

@@ -361,7 +361,7 @@ _ACT = f"""
 act() {{
   systemctl "$1" "$2" || {{ journalctl --sync; systemctl status --no-pager --full --lines=20 "$2" >&2; exit 1; }}
   case $1 in
-    start | restart) rm -f "{PENDING}/$2.restart" "{PENDING}/$2.reload" ;;
+    start | restart | try-restart) rm -f "{PENDING}/$2.restart" "{PENDING}/$2.reload" ;;
     reload) rm -f "{PENDING}/$2.reload" ;;
   esac
 }}"""

@@ -42,7 +42,7 @@ from mailkeep_server.common.paths import DEPLOY_HISTORY, STOPPED_UNITS
 
 Parts = tuple[Part, ...]
 MAX_DIFF_BYTES = 200_000  # of a live file; ours are far smaller
-_ACTION_TEXTS = {"reset-failed": "forget the failures of"}
+_ACTION_TEXTS = {"reset-failed": "forget the failures of", "try-restart": "restart, if it runs,"}
 
 
 def print_plan(inventory: Path, *, json: bool = False, adopt: bool = False, full: bool = False) -> int:

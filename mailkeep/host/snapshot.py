@@ -50,6 +50,11 @@ class UnitState:
         return self.properties.get("ActiveState") in {"active", "reloading"}
 
     @property
+    def is_ended(self) -> bool:
+        """Without a failure, or never started."""
+        return self.properties.get("ActiveState") == "inactive"
+
+    @property
     def is_failed(self) -> bool:
         return self.properties.get("ActiveState") == "failed"
 

@@ -27,7 +27,7 @@ WEEKLY_FILES = (WEEKLY, WEEKLY_TIMER)
 
 def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]) -> Part:
     """Watches the units of `services`. `webhook`, URL and token, is needed when `settings.alerts` has one."""
-    units = [unit.name for service in services for unit in service.units if unit.running]
+    units = [unit for service in services for unit in service.units if unit.running]
     weekly = WEEKLY_FILES if settings.alerts.weekly else ()
     started_by_others = [f"{SYSTEMD}/{name}" for name in (WATCH_FAILED, JAIL_PROOF, *weekly[:1])]
     python, package = server_package.PYTHON, f"{server_package.DIRECTORY}/"
@@ -36,7 +36,7 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
         packages=("python3",),
         directories=(Directory(paths.ETC),),
         files=(
-            File(CONFIG, _build_config(settings, [*units, JAIL_PROOF_TIMER, *weekly[1:]]), mode=0o600),
+            File(CONFIG, _build_config(settings, units, [JAIL_PROOF_TIMER, *weekly[1:]]), mode=0o600),
             *([File(WEBHOOK, webhook.encode(), mode=0o600, secret=True)] if webhook else ()),
             *(
                 File(f"{SYSTEMD}/{name}", render_template(f"watch/{name}", python=python))
@@ -60,7 +60,7 @@ def build_part(settings: Settings, webhook: str | None, services: Iterable[Part]
     )
 
 
-def _build_config(settings: Settings, units: list[str]) -> bytes:
+def _build_config(settings: Settings, units: list[Unit], timers: list[str]) -> bytes:
     """`mailkeep_server.watch.config.WatchConfig`."""
     alerts = settings.alerts
     webhook = alerts.webhook
@@ -69,7 +69,8 @@ def _build_config(settings: Settings, units: list[str]) -> bytes:
         "admins": settings.admin.addresses,
         "accounts": {account.address: (account.address, *account.send_as) for account in settings.accounts},
         "confirm_at": settings.confirmation_addresses,
-        "units": units,
+        "units": [*(unit.name for unit in units), *timers],
+        "on_demand": [unit.name for unit in units if unit.socket],
         "jails": fail2ban.banned_ports_by_jail(settings),
         "jail_rules": {jail: asdict(rules) for jail, rules in fail2ban.rules_by_jail(settings).items()},
         "open_ports": sorted(firewall.open_ports(settings)),

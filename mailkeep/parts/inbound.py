@@ -28,7 +28,11 @@ def build_part(settings: Settings) -> Part:
         ),
         units=(
             Unit("mailkeep-inbound.socket", restart_on=(SOCKET_FILE,)),
-            Unit("mailkeep-inbound.service", restart_on=(f"{DIRECTORY}/", paths.INBOUND_CONFIG, SERVICE_FILE)),
+            Unit(
+                "mailkeep-inbound.service",
+                restart_on=(f"{DIRECTORY}/", paths.INBOUND_CONFIG, SERVICE_FILE),
+                socket=paths.INBOUND_MILTER_SOCKET,
+            ),
         ),
         checks=(Check(f"{PYTHON} inbound --check", reads=(f"{DIRECTORY}/", paths.INBOUND_CONFIG)),),
     )

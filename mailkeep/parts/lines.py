@@ -21,6 +21,10 @@ def build_part(settings: Settings) -> Part:
         ),
         units=(
             Unit("mailkeep-lines.socket", restart_on=(SOCKET_FILE,)),
-            Unit("mailkeep-lines.service", restart_on=(f"{DIRECTORY}/", SERVICE_FILE)),
+            Unit(
+                "mailkeep-lines.service",
+                restart_on=(f"{DIRECTORY}/", SERVICE_FILE),
+                socket=paths.LINES_MILTER_SOCKET,
+            ),
         ),
     )

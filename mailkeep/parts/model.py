@@ -59,7 +59,10 @@ class Unit:
     file of any part changes under one of them. A restart makes a reload unnecessary.
 
     The unit restarts too when a file of its `state` is no plain file, another user's, or missing though required:
-    its start mends that."""
+    its start mends that.
+
+    A unit with a `socket` runs on demand: it ends when idle, and systemd starts it with the next connection at that
+    path."""
 
     name: str
     restart_on: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Unit:
     enabled: bool = True
     running: bool = True
     state: tuple[StateFile, ...] = ()
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)

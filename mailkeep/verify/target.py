@@ -139,6 +139,7 @@ class Target:
             firewall_rules=firewall.build_rules(settings).decode(),
             open_ports=sorted(firewall.open_ports(settings)),
             units=[unit.name for part in self.parts for unit in part.units],
+            on_demand={unit.name: unit.socket for part in self.parts for unit in part.units if unit.socket},
             secret_paths=[
                 *(file.path for part in self.parts for file in part.files if file.secret or not file.mode & 0o004),
                 *(file.path for part in self.parts for unit in part.units for file in unit.state),

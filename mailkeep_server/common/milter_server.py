@@ -9,18 +9,24 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 MAX_PACKET_BYTES = 1 << 17
 """Postfix sends a header line in one packet, and bounds it by header_size_limit (102,400)."""
 VERSION = 6
 CONTINUE = b"c"
+NEGOTIATION = b"O"
 CLIENT = "{client_addr}"
 """The macro with the client's IP address."""
-OFFER = struct.pack("!IcIII", 13, b"O", VERSION, 0x1FF, 0x1FFFFF)
+OFFER = struct.pack("!IcIII", 13, NEGOTIATION, VERSION, 0x1FF, 0x1FFFFF)
 """What Postfix says first: it lets a milter change everything, and leaves everything out on demand."""
 IDLE_SECONDS = 3600.0
 """Postfix says nothing while a message arrives, which takes long over a slow line."""
+MAX_IDLE = 100.0
+"""Seconds. As Postfix's own processes (max_idle), a milter ends when nobody has used it for that long."""
+LOOKS = 20
+"""How often a milter looks in that time whether it is idle: more often than the watch asks it, every 20 seconds."""
 
 
 class ProtocolError(Exception):
@@ -73,7 +79,7 @@ def answer_negotiation(data: bytes, actions: int, protocol: int, wishes: int = 0
     version, allowed, offered = struct.unpack_from("!III", data)
     if version < VERSION or actions & ~allowed or protocol & ~offered:
         raise ProtocolError(f"version {version} with actions {allowed:#x} and protocol {offered:#x}")
-    return b"O" + struct.pack("!III", VERSION, actions, protocol | (offered & wishes))
+    return NEGOTIATION + struct.pack("!III", VERSION, actions, protocol | (offered & wishes))
 
 
 def format_refusal(text: str) -> bytes:
@@ -81,34 +87,59 @@ def format_refusal(text: str) -> bytes:
     return b"y" + text.replace("%", "%%").encode("ascii", "replace") + b"\0"
 
 
-def serve_connection(
-    connection: socket.socket, slots: threading.Semaphore, begin_session: Callable[[], AnswerPacket], name: str
-) -> None:
-    """Until Postfix closes it. Whatever goes wrong, Postfix does what `default_action` of this milter says."""
-    answer_packet, buffer = begin_session(), b""
-    with connection:
-        try:
-            connection.settimeout(IDLE_SECONDS)
-            while data := connection.recv(1 << 17):
-                packets, buffer = split_packets(buffer + data)
-                for packet in packets:
-                    for reply in answer_packet(packet):
-                        connection.sendall(struct.pack("!I", len(reply)) + reply)
-        except (OSError, ProtocolError, MemoryError) as error:
-            print(f"{name}: {error!r}", file=sys.stderr)
-        finally:
-            slots.release()
+class MilterServer:
+    """A thread for each connection, `max_connections` at most: more wait for their turn."""
+
+    def __init__(self, begin_session: Callable[[], AnswerPacket], name: str, max_connections: int) -> None:
+        self.begin_session, self.name = begin_session, name
+        self.slots = threading.Semaphore(max_connections)
+        self.threads: list[threading.Thread] = []
+        self.last_use = time.monotonic()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Until it is idle. What comes after that waits at the socket: only what is served is accepted."""
+        listener.settimeout(MAX_IDLE / LOOKS)
+        while not self._is_idle():
+            self.slots.acquire()
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                self.slots.release()
+                continue
+            thread = threading.Thread(target=self._serve_connection, args=(connection,), daemon=True)
+            self.threads = [*filter(threading.Thread.is_alive, self.threads), thread]
+            thread.start()
+
+    def _is_idle(self) -> bool:
+        """Nobody is connected. Who only greets, as the watch does, has not used it."""
+        is_connected = any(thread.is_alive() for thread in self.threads)
+        return not is_connected and time.monotonic() - self.last_use >= MAX_IDLE
+
+    def _serve_connection(self, connection: socket.socket) -> None:
+        """Until Postfix closes it. Whatever goes wrong, Postfix does what `default_action` of this milter says."""
+        answer_packet, buffer = self.begin_session(), b""
+        with connection:
+            try:
+                connection.settimeout(IDLE_SECONDS)
+                while data := connection.recv(1 << 17):
+                    packets, buffer = split_packets(buffer + data)
+                    for packet in packets:
+                        if packet[:1] != NEGOTIATION:
+                            self.last_use = time.monotonic()
+                        for reply in answer_packet(packet):
+                            connection.sendall(struct.pack("!I", len(reply)) + reply)
+            except (OSError, ProtocolError, MemoryError) as error:
+                print(f"{self.name}: {error!r}", file=sys.stderr)
+            finally:
+                self.slots.release()
 
 
 def serve_systemd_socket(begin_session: Callable[[], AnswerPacket], name: str, max_connections: int) -> int:
-    """Forever, on the socket that systemd has opened (sd_listen_fds(3)). More connections wait for their turn."""
+    """Until it is idle, on the socket that systemd has opened (sd_listen_fds(3)), and that stays open. systemd starts
+    the program again with the next connection (systemd.socket(5))."""
     if os.environ.get("LISTEN_FDS") != "1":
         print(f"{name}: systemd starts it, by its socket", file=sys.stderr)
         return 2
-    slots = threading.Semaphore(max_connections)
     with socket.socket(fileno=3) as listener:
-        while True:
-            slots.acquire()
-            connection, _ = listener.accept()
-            arguments = (connection, slots, begin_session, name)
-            threading.Thread(target=serve_connection, args=arguments, daemon=True).start()
+        MilterServer(begin_session, name, max_connections).serve(listener)
+    return 0

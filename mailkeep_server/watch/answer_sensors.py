@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from mailkeep_server.common import dns_query, fail2ban_socket, milter_server, paths, signing
+from mailkeep_server.common import dns_query, fail2ban_socket, milter_server, paths, signing, unit_states
 from mailkeep_server.common.deadlines import limit_next_step
 from mailkeep_server.common.wording import describe_error
 from mailkeep_server.watch.alert_queue import Troubles
@@ -201,6 +201,21 @@ class AnswerSensor(ServiceSensor):
                 received = (received + more)[-8192:]
 
 
+class MilterSensor(AnswerSensor):
+    """A milter that ends when idle. It is asked only while it runs: the question would start it."""
+
+    systemd = unit_states.SOCKET
+
+    def ask(self) -> Troubles:
+        return {} if self._has_ended() else super().ask()
+
+    def _has_ended(self) -> bool:
+        try:
+            return unit_states.read_active_states([self.unit], self.systemd).get(self.unit) == "inactive"
+        except OSError:  # the sensor of the units says so
+            return False
+
+
 def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool) -> list[Sensor]:
     hello = f"VERSION\t1\t2\nCPID\t{os.getpid()}\n".encode()  # as Postfix greets it (Dovecot's auth protocol)
     return [
@@ -208,7 +223,7 @@ def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool
         *([ResolverSensor()] if local_resolver else ()),
         Fail2banSensor(),
         AnswerSensor("logins", "dovecot.service", AUTH_SOCKET, hello, b"VERSION\t", "nobody can log in meanwhile"),
-        AnswerSensor(
+        MilterSensor(
             "inbound",
             "mailkeep-inbound.service",
             Path(paths.INBOUND_MILTER_SOCKET),

@@ -51,6 +51,8 @@ class WatchConfig:
     """By account, an address elsewhere of its owner."""
     units: list[str]
     """systemd units that must run."""
+    on_demand: list[str]
+    """Those of them that end when idle, and that their sockets start."""
     jails: dict[str, list[int] | None]
     """Each with the ports that it closes to a banned address; None: all."""
     jail_rules: dict[str, dict[str, Any]]

@@ -10,7 +10,7 @@ when the kernel's number of the ruleset has changed, or a minute is over. The ot
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from mailkeep_server.common import unit_states
@@ -41,8 +41,15 @@ class UnitSensor(Sensor):
     PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic,MainPID,ControlGroup"
     MAX_CALM_SAMPLES = 29  # without `systemctl show`, while the units' states and main processes are the same
 
-    def __init__(self, units: list[str], proc: Path = Path("/proc"), systemd: str = unit_states.SOCKET) -> None:
-        self.units, self.proc, self.systemd = units, proc, systemd
+    def __init__(
+        self,
+        units: list[str],
+        on_demand: Collection[str] = (),
+        proc: Path = Path("/proc"),
+        systemd: str = unit_states.SOCKET,
+    ) -> None:
+        """Those `on_demand` may have ended without a failure: their sockets, which are units too, start them."""
+        self.units, self.on_demand, self.proc, self.systemd = units, on_demand, proc, systemd
         self.restarts: dict[str, int] = {}
         self.down: set[str] = set()
         self.restarted: list[str] = []
@@ -92,23 +99,31 @@ class UnitSensor(Sensor):
             properties = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = properties["Id"]
             self.states[unit] = properties["ActiveState"]
-            self._note_restarts(unit, int(properties.get("NRestarts") or 0))
+            has_restarted = self._note_restarts(unit, int(properties.get("NRestarts") or 0))
             self._note_processes(unit, properties)
-            if is_running(properties):
+            is_in_loop = unit in self.down and has_restarted  # of crashes: it runs for a moment in between
+            if self._is_well(unit, properties) and not is_in_loop:
                 continue
             down.add(unit)
             # Its first sample on the way does not count: a service that a deploy restarts may take its time to end.
             if unit in self.down or properties["ActiveState"] not in PASSING_STATES:
-                state = f"{properties['ActiveState']}, {properties.get('Result') or 'no result'}"
+                result = "restarted again and again" if is_in_loop else properties.get("Result") or "no result"
+                state = f"{properties['ActiveState']}, {result}"
                 text = f"{unit} is down ({state}): `systemctl status {unit}` says why"
                 troubles[unit] = text, f"{unit} runs again"
         self.down = down
         return troubles
 
-    def _note_restarts(self, unit: str, restarts: int) -> None:
-        if restarts > self.restarts.get(unit, restarts):
+    def _is_well(self, unit: str, properties: Mapping[str, str]) -> bool:
+        return is_running(properties) or (unit in self.on_demand and properties["ActiveState"] == "inactive")
+
+    def _note_restarts(self, unit: str, restarts: int) -> bool:
+        """Whether systemd has restarted it since the last sample."""
+        has_restarted = restarts > self.restarts.get(unit, restarts)
+        if has_restarted:
             self.restarted.append(unit)
         self.restarts[unit] = restarts
+        return has_restarted
 
     def take_events(self) -> Iterator[SensorEvent]:
         restarted, self.restarted = self.restarted, []
@@ -199,7 +214,7 @@ class CertificateSensor(Sensor):
 
 def build_sensors(config: WatchConfig, jail_proof: Path, deliveries: DeliverySensor) -> list[Sensor]:
     trouble_files = {"dns": config.dns_troubles_file, "renewal": config.renewal_troubles_file}
-    units = UnitSensor(config.units)
+    units = UnitSensor(config.units, config.on_demand)
     return [
         units,
         ProcessSensor(units.control_groups),

@@ -188,6 +188,25 @@ def test_a_unit_that_its_condition_skips_is_left_alone_whatever_changes() -> Non
     assert diff.unit_actions(DEMO.units[0], idle, ["/etc/demo/demo.conf"]) == []
 
 
+@pytest.mark.parametrize(
+    ("state", "expected", "expected_after_a_change"),
+    [
+        ("active", [], ["try-restart"]),
+        ("inactive", [], ["try-restart"]),
+        ("activating", ["start"], ["try-restart"]),  # it crashes in a loop
+        ("failed", ["reset-failed", "start"], ["reset-failed", "start"]),
+    ],
+)
+def test_a_unit_that_runs_on_demand_may_have_ended(
+    state: str, expected: list[str], expected_after_a_change: list[str]
+) -> None:
+    unit, actual = replace(DEMO.units[0], socket="/run/demo"), with_unit(ActiveState=state)
+    assert diff.unit_actions(unit, actual, []) == expected
+    assert diff.unit_actions(unit, actual, ["/etc/demo/tls"]) == expected_after_a_change
+    marked = replace(actual, pending=frozenset({"demo.service.restart"}))
+    assert diff.unit_actions(unit, marked, []) == expected_after_a_change, "the mark would stay"
+
+
 def test_an_unwanted_unit_is_disabled_and_stopped_and_then_left_alone() -> None:
     unwanted = Unit("demo.service", enabled=False, running=False)
     assert diff.unit_actions(unwanted, CONVERGED, []) == ["disable", "stop"]

@@ -1,9 +1,12 @@
 """Who a message is from: judged on port 25, written into the message, and refused or sorted where it is forged."""
 
+import json
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from email import policy
 from email.message import EmailMessage, Message
 
@@ -16,6 +19,8 @@ from test_mail import ANNA, BEN, HOST, MailServer, deploy_site
 from mailkeep.inventory.dkim_keys import DkimKey, generate_dkim_pem
 from mailkeep.lab import Attacker, Internet, Lab, poll
 from mailkeep.lab.site import Site
+from mailkeep.verify.verification import verify_inventory
+from mailkeep_server.common import paths
 
 HONEST, STRICT, WARY, LIST = "honest.test", "strict.test", "wary.test", "lists.test"
 SELECTOR = "s"
@@ -30,6 +35,22 @@ _dmarc.{STRICT}. TXT "v=DMARC1; p=reject"
 _dmarc.{WARY}. TXT "v=DMARC1; p=quarantine"
 """
 SERVICE = "mailkeep-inbound.service"
+SOCKET = "mailkeep-inbound.socket"
+DROP_INS = f"/run/systemd/system/{SERVICE}.d"
+IDLE_SOON = """\
+import sys
+sys.path.insert(0, "/usr/lib/mailkeep")
+from mailkeep_server.__main__ import main
+from mailkeep_server.common import milter_server
+milter_server.MAX_IDLE = 2.0
+sys.exit(main(["inbound"]))
+"""
+CONNECT_OFTEN = f"""\
+import socket
+for _ in range(100):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("{paths.INBOUND_MILTER_SOCKET}")
+"""
 MAY_REPEAT = ("dovecot.service", "postfix.service")
 """Killed between storing a message and saying so, they get it once more (RFC 1047)."""
 
@@ -221,6 +242,63 @@ def test_mail_waits_while_the_milter_is_down_or_hangs(mail_server: MailServer) -
     finally:
         mail_server.server.run(f"systemctl kill --signal=CONT {SERVICE}")
     deliver(mail_server, f"a@{HONEST}", subject, data)
+
+
+@contextmanager
+def other_program(mail_server: MailServer, command: str) -> Iterator[None]:
+    """A context in which the service's next start runs another program."""
+    server = mail_server.server
+    server.run(f"mkdir -p {DROP_INS}")
+    server.write(f"{DROP_INS}/lab.conf", f"[Service]\nExecStart=\nExecStart={command}\n")
+    server.run(f"systemctl daemon-reload && systemctl stop {SERVICE}")
+    try:
+        yield
+    finally:
+        server.run(f"rm -r {DROP_INS} && systemctl daemon-reload")
+
+
+def is_ended(mail_server: MailServer) -> bool:
+    return mail_server.server.run(f"systemctl is-active {SERVICE}", check=False).stdout == "inactive\n"
+
+
+def read_sensor(mail_server: MailServer, name: str) -> tuple[float, list[str]]:
+    """When the watch looked last, and the troubles that it saw."""
+    report = json.loads(mail_server.server.run(f"cat {paths.SENSOR_REPORTS}").stdout)[name]
+    return report["at"], report["troubles"]
+
+
+def test_the_milter_ends_when_idle_and_the_next_mail_starts_it(mail_server: MailServer) -> None:
+    subject, data = compose(f"a@{HONEST}")
+    mail_server.server.write("/run/idle_soon.py", IDLE_SOON)
+    with other_program(mail_server, "/usr/bin/python3 -IB /run/idle_soon.py"):
+        mail_server.server.run(f"systemctl start {SERVICE}")
+        poll(lambda: is_ended(mail_server), 60, "it does not end")
+        ended = time.time()
+        # The watch asks the others meanwhile, and does not start it; nor does a deploy.
+        poll(lambda: read_sensor(mail_server, "inbound")[0] > ended, 60, "the watch does not look")
+        assert read_sensor(mail_server, "unit")[1] == []
+        assert mail_server.site.deploy().changed == []
+        assert is_ended(mail_server)
+        outcomes = {outcome.check: outcome.observed for outcome in verify_inventory(mail_server.site.inventory)}
+        assert outcomes["services_run_and_start_at_boot"] == outcomes["services_have_their_sandboxes"] == ""
+        poll(lambda: is_ended(mail_server), 60, "it does not end")
+        deliver(mail_server, f"a@{HONEST}", subject, data)
+
+
+def test_a_milter_that_cannot_start_is_told_and_tried_until_it_can(mail_server: MailServer) -> None:
+    subject, data = compose(f"a@{HONEST}")
+    with other_program(mail_server, "/usr/bin/false"):
+        assert re.match(r"45[14] 4\.", send(mail_server, f"a@{HONEST}", data))
+        poll(lambda: f"{SERVICE} is down" in str(read_sensor(mail_server, "unit")[1]), 20, "the watch does not tell")
+        for _ in range(5):
+            mail_server.server.run("python3 -", stdin=CONNECT_OFTEN)
+        outcomes = {outcome.check: outcome.observed for outcome in verify_inventory(mail_server.site.inventory)}
+        assert (
+            f"{SERVICE}: does not answer at {paths.INBOUND_MILTER_SOCKET}" in outcomes["services_run_and_start_at_boot"]
+        )
+        assert mail_server.server.run(f"systemctl is-active {SOCKET}").stdout == "active\n"
+    poll(lambda: send(mail_server, f"a@{HONEST}", data).startswith("250"), 20, "it does not come back")
+    assert mail_server.wait_in_mailbox(subject, ANNA)
 
 
 @pytest.mark.parametrize("service", [SERVICE, "mailkeep-guard.service", "unbound.service", *MAY_REPEAT])

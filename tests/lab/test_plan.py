@@ -22,14 +22,15 @@ Copy = Callable[[str], Site]
 Capture = pytest.CaptureFixture[str]
 
 POWERLESS = "ann is not root, and sudo says: sudo: a password is required"
-# The files on the disk and the state of each unit with its time; files that daemons write at any time are left out.
+# The files on the disk and the state of each unit with its time; left out are files that daemons write at any time, and
+# milters that end when idle.
 FINGERPRINT = """
 find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log \
   -o -path /var/lib/fail2ban -o -path /var/lib/unbound -o -path /var/lib/systemd -o -path /var/spool/postfix \
   -o -path /var/lib/dovecot -o -path /var/lib/postfix \\) -prune -o -printf '%p %y %m %U %G %s %T@ %C@ %l\\n' | sort
 ls -lR --full-time /run/mailkeep 2>&1
 systemctl show --property=Id,ActiveState,StateChangeTimestampMonotonic,InvocationID '*.service' |
-  grep -v -e session -e user@ -e ssh"""
+  grep -v -e session -e user@ -e ssh -e mailkeep-inbound -e mailkeep-lines"""
 DRIFT = """
 set -e
 # The watch and the proof of the jails write files when they see the drift; here only the plan may touch the server.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep.parts import alerts, fail2ban, firewall, ssh
+from mailkeep.parts import alerts, fail2ban, firewall, lines, ssh
 from mailkeep.parts.model import Part, Unit
 from mailkeep.settings.models import Settings
 from mailkeep_server.watch.config import WatchConfig, load_config
@@ -73,6 +73,13 @@ def test_every_unit_that_must_run_is_watched(settings: Settings, tmp_path: Path)
     services = (ssh.build_part(settings), firewall.build_part(settings), stopped)
     config = read_config(alerts.build_part(settings, None, services), tmp_path)
     assert config.units == ["ssh.service", "nftables.service", "mailkeep-jails.timer", "mailkeep-weekly.timer"]
+    assert config.on_demand == []
+
+
+def test_the_milters_that_end_when_idle_are_watched_with_their_sockets(settings: Settings, tmp_path: Path) -> None:
+    config = read_config(alerts.build_part(settings, None, (lines.build_part(settings),)), tmp_path)
+    assert config.units[:2] == ["mailkeep-lines.socket", "mailkeep-lines.service"]
+    assert config.on_demand == ["mailkeep-lines.service"]
 
 
 def test_every_jail_is_watched(settings: Settings) -> None:

@@ -1,10 +1,11 @@
 """Services come back however often they end, and other Linux users read and reach no more than they must."""
 
 import re
+from types import ModuleType
 
 import pytest
 
-from mailkeep.parts import dovecot, fail2ban, firewall, opendkim, postfix, resolver, ssh, system, web
+from mailkeep.parts import dovecot, fail2ban, firewall, inbound, lines, opendkim, postfix, resolver, ssh, system, web
 from mailkeep.parts.model import SYSTEMD, Part
 from mailkeep.settings.models import Settings
 
@@ -32,6 +33,17 @@ def test_systemd_never_gives_a_service_up(parts: list[Part], unit: str) -> None:
     assert options.index("[Unit]") < options.index("StartLimitIntervalSec=0") < options.index("[Service]")
     assert options.index("[Service]") < options.index("Restart=always")
     assert not any(re.match("Restart=on|StartLimitBurst", option) for option in options)
+
+
+@pytest.mark.parametrize("part", [inbound, lines])
+def test_a_milter_that_ends_when_idle_comes_back_with_the_next_connection(part: ModuleType, settings: Settings) -> None:
+    built = part.build_part(settings)
+    socket, service = built.units
+    options = read_unit_options([built], service.name)
+    assert f"Requires={socket.name}" in options
+    assert options.index("[Unit]") < options.index("StartLimitIntervalSec=0") < options.index("[Service]")
+    assert options.index("[Service]") < options.index("Restart=on-failure")
+    assert f"ListenStream={service.socket}" in read_unit_options([built], socket.name)
 
 
 @pytest.mark.parametrize("unit", ["dovecot", "postfix", "opendkim", "fail2ban", "ssh"])

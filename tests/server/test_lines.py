@@ -2,16 +2,14 @@
 
 import io
 import random
-import socket
 import struct
-import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
 
 import pytest
 
-from mailkeep_server.common.milter_server import ProtocolError, serve_connection
+from mailkeep_server.common.milter_server import ProtocolError
 from mailkeep_server.lines import line_breaks
 from mailkeep_server.lines.line_breaks import fold_header, has_long_line
 from mailkeep_server.lines.milter import MAX_HEADER_BYTES, LineSession
@@ -160,19 +158,3 @@ def test_headers_beyond_a_bound_stay_as_they_are() -> None:
 def test_other_packets_end_the_session(packet: bytes) -> None:
     with pytest.raises(ProtocolError):
         [*LineSession().answer_packet(packet)]
-
-
-def test_a_connection_that_fails_ends_and_frees_its_place(capsys: pytest.CaptureFixture[str]) -> None:
-    ours, theirs = socket.socketpair()
-    slots = threading.Semaphore(0)
-    thread = threading.Thread(
-        target=serve_connection, args=(theirs, slots, lambda: LineSession().answer_packet, "lines")
-    )
-    thread.start()
-    ours.sendall(struct.pack("!I", 13) + b"O" + struct.pack("!III", 6, ALL, ALL))
-    assert ours.recv(17)[4:5] == b"O"
-    ours.sendall(b"\xff" * 8)
-    assert ours.recv(1) == b""
-    thread.join(5)
-    assert slots.acquire(blocking=False)
-    assert "ProtocolError" in capsys.readouterr().err

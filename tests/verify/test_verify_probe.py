@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import dns.flags
 import dns.message
@@ -29,7 +30,8 @@ from mailkeep.host.ssh_connection import SshConnection
 from mailkeep.parts import mail_server
 from mailkeep.verify import probe, target
 from mailkeep.verify.probe import bans, config, hardening, machine, running, watch
-from mailkeep_server.common import dns_query, jail_canaries, own_addresses
+from mailkeep_server.common import dns_query, jail_canaries, milter_server, own_addresses
+from mailkeep_server.lines.milter import LineSession
 from mailkeep_server.watch import jail_proof
 
 FILES = sorted(Path(probe.__file__).parent.glob("*.py"))
@@ -178,6 +180,32 @@ def test_a_file_put_back_after_the_start_is_touched_and_one_written_since_is_tol
     assert running.find_stale_services(server) == [  # type: ignore[arg-type]
         {"unit": "dovecot.service", "files": [str(written)], "touched": [str(put_back)]}
     ]
+
+
+@pytest.mark.slow
+def test_a_milter_on_demand_is_asked_and_runs_until_the_probe_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(milter_server, "MAX_IDLE", 0.2)
+    paths = {name: str(tmp_path / name) for name in ("good", "mute", "missing")}
+    with socket.socket(socket.AF_UNIX) as good, socket.socket(socket.AF_UNIX) as mute:
+        for listener, name in ((good, "good"), (mute, "mute")):
+            listener.bind(paths[name])
+            listener.listen()
+        server = milter_server.MilterServer(lambda: LineSession().answer_packet, "lines", 9)
+        thread = threading.Thread(target=server.serve, args=(good,), daemon=True)
+        thread.start()
+        with running.keep_milters_running(cast(config.ProbeConfig, SimpleNamespace(on_demand=paths))) as faults:
+            assert faults == {
+                "good": "",
+                "mute": f"does not answer at {paths['mute']}: timed out",
+                "missing": f"does not answer at {paths['missing']}: No such file or directory",
+            }
+            thread.join(5 * milter_server.MAX_IDLE)
+            assert thread.is_alive()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("seconds", "unseen"), [(60.0, 0), (-1.0, 2)])

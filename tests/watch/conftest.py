@@ -40,6 +40,7 @@ def config(tmp_path: Path) -> WatchConfig:
         accounts={"anna@example.org": ["anna@example.org", "info@example.org"]},
         confirm_at={"anna@example.org": "anna.elsewhere@example.net"},
         units=["postfix.service"],
+        on_demand=[],
         jails={"sshd": [22], "recidive": None},
         jail_rules={},
         open_ports=[22, 25],

@@ -103,6 +103,8 @@ class Simulation:
                 sensor.proc, sensor.systemd = directory / "proc", str(directory / "systemd")  # which is not there
             case processes.ProcessSensor():
                 sensor.proc, sensor.roots = directory / "proc", (str(directory / "cgroup"),)
+            case answer_sensors.MilterSensor():
+                sensor.systemd = str(directory / "systemd")
             case answer_sensors.ResolverSensor():
                 sensor.file = directory / "resolv.conf"
             case firewall_sensors.FirewallSensor():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mailkeep_server.common import fail2ban_socket
+from mailkeep_server.common import fail2ban_socket, unit_states
 from mailkeep_server.common.dns_query import DnsReply, parse_reply, read_nameservers
 from mailkeep_server.watch import answer_sensors
 from mailkeep_server.watch.alert_queue import BATCH_SECONDS
@@ -19,6 +19,7 @@ from mailkeep_server.watch.answer_sensors import (
     AnswerSensor,
     AskingSensor,
     Fail2banSensor,
+    MilterSensor,
     ResolverSensor,
     SigningSensor,
     build_answer_sensors,
@@ -161,6 +162,19 @@ def test_a_service_must_give_its_usual_answer(serve: Serve, tmp_path: Path, monk
     assert "dovecot.service does not answer within" in sensor.find_troubles()["silent"][0]
     hung.set()
     sensor.path = tmp_path / "none"
+    assert "cannot be asked (No such file or directory)" in sensor.find_troubles()["silent"][0]
+
+
+def test_a_milter_that_has_ended_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question would start it."""
+    sensor = MilterSensor("inbound", "mailkeep-inbound.service", tmp_path / "none", b"", b"", "mail waits")
+    states = {"mailkeep-inbound.service": "active"}
+    monkeypatch.setattr(unit_states, "read_active_states", lambda *_: states)
+    assert "cannot be asked (No such file or directory)" in sensor.find_troubles()["silent"][0]
+    states["mailkeep-inbound.service"] = "inactive"
+    assert sensor.find_troubles() == {}
+    monkeypatch.undo()
+    sensor.systemd = str(tmp_path / "no systemd")
     assert "cannot be asked (No such file or directory)" in sensor.find_troubles()["silent"][0]
 
 

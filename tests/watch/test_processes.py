@@ -77,7 +77,7 @@ def test_systemctl_is_asked_when_a_state_or_a_main_process_has_changed(
     monkeypatch.setattr(sensors, "run", show)
     monkeypatch.setattr(sensors.unit_states, "read_active_states", lambda *_: states)
     write_start_time(100)
-    sensor = UnitSensor(["x.service"], tmp_path)
+    sensor = UnitSensor(["x.service"], proc=tmp_path)
 
     def count_questions(samples: int) -> int:
         asked.clear()

@@ -246,6 +246,38 @@ def test_a_unit_on_its_way_gets_a_sample_more(
     assert [len(sensor.find_troubles()) for _ in states] == troubles
 
 
+@pytest.mark.parametrize(
+    ("samples", "troubles"),
+    [
+        ([("activating", 0), ("activating", 1), ("active", 2), ("activating", 3), ("active", 4)], [0, 1, 1, 1, 1]),
+        ([("activating", 0), ("active", 1), ("active", 1), ("active", 1)], [0, 1, 0, 0]),
+    ],
+)
+def test_a_unit_that_crashes_in_a_loop_is_down_though_it_runs_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch, samples: list[tuple[str, int]], troubles: list[int]
+) -> None:
+    sensor, coming = UnitSensor(["x.service"]), iter(samples)
+    monkeypatch.setattr(sensors, "run", lambda *_: "Id=x.service\nActiveState={}\nNRestarts={}\n".format(*next(coming)))
+    monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
+    assert [len(sensor.find_troubles()) for _ in samples] == troubles
+
+
+def test_a_unit_that_runs_on_demand_may_have_ended_and_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
+    states = {"milter.service": "inactive", "milter.socket": "active"}
+    sensor = UnitSensor([*states], on_demand=["milter.service"])
+
+    def show(*_: str) -> str:
+        return "\n\n".join(f"Id={unit}\nNRestarts=0\nActiveState={state}\n" for unit, state in states.items())
+
+    monkeypatch.setattr(sensors, "run", show)
+    assert sensor.find_troubles() == {}
+    states["milter.socket"] = "inactive"
+    assert [*sensor.find_troubles()] == ["milter.socket"]
+    states["milter.service"] = "failed"
+    assert [*sensor.find_troubles()] == ["milter.service", "milter.socket"]
+
+
 def test_a_unit_that_systemd_restarted_between_two_samples_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
     sensor, restarts = UnitSensor(["x.service"]), iter([3, 3, 4, 4])

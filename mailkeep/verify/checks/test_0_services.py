@@ -11,9 +11,9 @@ def test_services_run_and_start_at_boot(observed: ProbeResult, target: Target, d
     """Every service runs, and will after a reboot."""
     states = {unit["Id"]: UnitState(unit) for unit in observed["units"]["properties"]}
     units = [unit for part in target.parts for unit in part.units]
-    faults = {unit.name: _describe_fault(unit, states.get(unit.name, UnitState({}))) for unit in units}
+    faults = [(unit.name, _describe_fault(unit, states.get(unit.name, UnitState({})))) for unit in units]
     fail_if_any(
-        (f"{name}: {fault}" for name, fault in faults.items() if fault),
+        (f"{name}: {fault}" for name, fault in (*faults, *observed["milters"].items()) if fault),
         expected="active and enabled",
         remedy=f"`systemctl status UNIT` and `journalctl -u UNIT` say why not; {deploy} starts and enables them.",
     )

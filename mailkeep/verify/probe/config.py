@@ -23,6 +23,7 @@ class ProbeConfig:
     firewall_rules: str  # of nft, as mail.yml declares them
     open_ports: list[int]
     units: list[str]
+    on_demand: dict[str, str]  # the milters that end when idle, by unit: the socket that starts each
     secret_paths: list[str]
     sockets: list[str]
     socket_directories: list[str]  # whose sockets other users must not reach

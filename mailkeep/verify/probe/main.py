@@ -88,8 +88,17 @@ MAX_THREADS = 10  # a server with one processor serves its users meanwhile
 def run_probe(config: ProbeConfig) -> dict[str, Any]:
     """By area, `{"result": …}` or `{"error": …}`."""
     start = time.time()
-    with lock_probe(), linux_account() as password, ThreadPoolExecutor(MAX_THREADS) as pool:
-        areas = {**AREAS, "linux account": lambda config: login.try_linux_account(config, password)}
+    with (
+        lock_probe(),
+        running.keep_milters_running(config) as milters,
+        linux_account() as password,
+        ThreadPoolExecutor(MAX_THREADS) as pool,
+    ):
+        areas = {
+            **AREAS,
+            "milters": lambda _: milters,
+            "linux account": lambda config: login.try_linux_account(config, password),
+        }
         futures = {name: pool.submit(_run_area, area, config) for name, area in areas.items()}
         results = {name: future.result() for name, future in futures.items()}
         # Last, as it reads the log of the failures that the other areas cause.

@@ -3,14 +3,19 @@ process that should have read it."""
 
 import json
 import re
+import socket
+import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from mailkeep_server.common import milter_server
 from mailkeep_server.common.paths import GUARD_CONTROL_SOCKET
 from mailkeep_server.common.unix_http import get_body
+from mailkeep_server.common.wording import describe_error
 
 from .commands import run_command
 from .config import ProbeConfig
@@ -22,12 +27,38 @@ Listener = tuple[str, int, list[str]]
 
 CONTROL_TIMEOUT = 5.0
 GREETING_TIMEOUT = 2.0
+START_TIMEOUT = 10.0
 MAX_TARGETS = 40
 MASTER = "master"
 STARTED, CHANGED = "ActiveEnterTimestamp", "StateChangeTimestamp"
 TIMES = f"Id,ActiveState,{STARTED},{STARTED}Monotonic,{CHANGED},{CHANGED}Monotonic"
 RELOADED = "reload -- version|daemon started|SIGHUP|reloading configuration"
 """In the journal: a service was reloaded past systemd, by `postfix reload`, `doveadm reload` or a signal."""
+
+
+@contextmanager
+def keep_milters_running(config: ProbeConfig) -> Iterator[dict[str, str]]:
+    """A context in which the milters run that end when idle, so that the probe sees them. By unit, why it does not
+    answer; empty if it does."""
+    with ExitStack() as stack:
+        connections = {unit: stack.enter_context(socket.socket(socket.AF_UNIX)) for unit in config.on_demand}
+        with ThreadPoolExecutor(len(connections) or 1) as pool:
+            faults = pool.map(_greet_milter, connections.values(), config.on_demand.values())
+            answers = dict(zip(connections, faults, strict=True))
+        yield answers
+
+
+def _greet_milter(connection: socket.socket, path: str) -> str:
+    """As Postfix does. The open connection keeps the milter running."""
+    connection.settimeout(START_TIMEOUT)
+    try:
+        connection.connect(path)
+        connection.sendall(milter_server.OFFER)
+        answer = connection.recv(len(milter_server.OFFER), socket.MSG_WAITALL)
+    except OSError as error:
+        return f"does not answer at {path}: {describe_error(error)}"
+    is_right = answer[4:].startswith(milter_server.NEGOTIATION + struct.pack("!I", milter_server.VERSION))
+    return "" if is_right else f"does not answer at {path} as a milter does"
 
 
 def read_guard_config() -> dict[str, Any]:
