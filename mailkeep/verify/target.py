@@ -41,7 +41,12 @@ SOCKET_DIRECTORIES = (
     *("/run/dovecot/", "/run/opendkim/", "/run/mailkeep", "/run/fail2ban/", "/run/unbound", "/var/spool/postfix/"),
     f"{paths.SPAM_RUN}/",
 )
-PACKAGES = {"probe": probe, "mailkeep_server": mailkeep_server, "mailkeep_server/common": common}
+PACKAGES = {
+    "probe": (probe, "*.py"),
+    "mailkeep_server": (mailkeep_server, "__init__.py"),
+    "mailkeep_server/common": (common, "*.py"),
+}
+"""What the probe is made of: by its name, each package and which of its files."""
 MAX_ACCOUNTS = 50  # that the probe tries; all accounts are in the same tables
 # Python runs a zip file only from disk. The probe's configuration comes on standard input.
 SCRIPT = """\
@@ -192,8 +197,8 @@ def _build_zip_application() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("__main__.py", "from probe.main import main\nmain()\n")
-        for name, package in PACKAGES.items():
-            for file in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+        for name, (package, files) in PACKAGES.items():
+            for file in sorted(Path(str(package.__file__)).parent.glob(files)):
                 archive.writestr(f"{name}/{file.name}", _compact_source(file.read_text()))
     return buffer.getvalue()
 
