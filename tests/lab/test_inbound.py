@@ -338,6 +338,12 @@ def kill_service(mail_server: MailServer, service: str) -> bool:
     return mail_server.server.run(script, check=False).returncode == 0
 
 
+def test_the_kernel_keeps_a_crowd_for_port_25_while_all_processes_are_busy(mail_server: MailServer) -> None:
+    """It says nothing to those for whom it has no room. bench/inbound.py shows a crowd served."""
+    listeners = [line.split() for line in run_on(mail_server.server, "ss -Hltn 'sport = :25'").splitlines()]
+    assert [listener[2] for listener in listeners] == ["1000"] * len(listeners) != []
+
+
 def test_a_large_message_takes_little_memory(mail_server: MailServer) -> None:
     subject, data = compose(f"ceo@{STRICT}", text=("x" * 76 + "\r\n") * 290_000)
     deliver(mail_server, f"x@{HONEST}", subject, sign(data, STRICT))

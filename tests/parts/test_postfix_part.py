@@ -86,6 +86,15 @@ def test_postfix_sheds_slow_clients_in_times_of_stress(settings: Settings) -> No
         assert all("$submission_timeout" in line for line in overrides)
 
 
+def test_a_crowd_waits_at_the_ports_and_each_service_has_its_own_limit(settings: Settings) -> None:
+    """Postfix's `default_process_limit` is also how many connections the kernel keeps for a port (listen(2))."""
+    files = {file.path: file.content.decode() for file in postfix.build_part(settings, None).files}
+    assert "\ndefault_process_limit = 1000\n" in files["/etc/postfix/main.cf"]
+    services = [line.split() for line in files["/etc/postfix/master.cf"].splitlines() if re.match(r"\w", line)]
+    assert len(services) > 20
+    assert max(int(service[6]) for service in services) == 100
+
+
 def test_it_takes_many_networks_to_shut_port_25(settings: Settings) -> None:
     files = {file.path: file.content.decode() for file in postfix.build_part(settings, None).files}
     [smtp] = [line.split() for line in files["/etc/postfix/master.cf"].splitlines() if line.startswith("smtp   ")][:1]
