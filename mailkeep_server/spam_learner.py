@@ -15,12 +15,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mailkeep_server.common import paths
+from mailkeep_server.common import bulk_folders, paths
 from mailkeep_server.common.files import atomic_write
+from mailkeep_server.common.folder_names import find_purpose, read_name
 from mailkeep_server.common.spam_header import VERDICT_HEADER
 from mailkeep_server.common.wording import describe_error
 from mailkeep_server.mailbox_move import find_home
@@ -35,8 +36,9 @@ MAX_KNOWN = 10_000
 KEPT_FOR_SPAM = 2
 """Lessons of ham for each of spam, chosen by bench/spam_quality.py."""
 KEPT_SECONDS = 24 * 60 * 60
+NOT_KEPT = ("Drafts", "Sent", "Junk", "Trash")
 MAX_KEPT = 1000
-"""Messages of an inbox that are looked at, the newest."""
+"""Messages of an account that are looked at, the newest."""
 _READ = re.compile(r":2,[A-SU-Z]*S[A-SU-Z]*$")
 """maildir(5): S is seen, T is about to be deleted."""
 _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> int:
                 accounts.add(account)
             file.unlink()
         for account in sorted(accounts):
-            kept += learn_kept(account, find_home(account) / "Maildir" / "cur", int(arguments[0]))
+            kept += learn_kept(account, find_home(account) / "Maildir", int(arguments[0]))
     except OSError as error:
         print(f"the spam filter learns later: {describe_error(error)}", file=sys.stderr)
         return 1
@@ -82,14 +84,14 @@ def remove_verdict(message: bytes) -> bytes:
     return _VERDICT.sub(b"", message[:size]) + message[size:]
 
 
-def learn_kept(account: str, directory: Path, max_bytes: int) -> int:
-    """How many messages of the inbox were learned as ham, so that there are enough for what was taught as spam. The
-    newest come first."""
+def learn_kept(account: str, maildir: Path, max_bytes: int) -> int:
+    """How many messages were learned as ham, so that there are enough for what was taught as spam. The newest come
+    first."""
     known = read_lessons(account)
     lessons = [*known.values()]
     missing = KEPT_FOR_SPAM * lessons.count("spam") - lessons.count("ham")
     learned = 0
-    for message in read_kept(directory, max_bytes) if missing > 0 and directory.is_dir() else ():
+    for message in read_kept(list_kept_folders(maildir), max_bytes) if missing > 0 else ():
         if digest_message(message) not in known:
             learned += learn_words("ham", account, message)
             if learned == missing:
@@ -97,12 +99,23 @@ def learn_kept(account: str, directory: Path, max_bytes: int) -> int:
     return learned
 
 
-def read_kept(directory: Path, max_bytes: int) -> Iterator[bytes]:
+def list_kept_folders(maildir: Path) -> list[Path]:
+    """The inbox, and the folders (Maildir++) in which people keep what others wrote. What a mail bomb brought, nobody
+    has chosen."""
+    folders = [folder for folder in (maildir, *maildir.glob(".*")) if (folder / "cur").is_dir()]
+    return [folder for folder in folders if folder == maildir or _keeps_mail(folder.name)]
+
+
+def _keeps_mail(folder: str) -> bool:
+    top_level, _ = read_name(os.fsencode(folder.removeprefix(".").partition(".")[0]))
+    return find_purpose((top_level,)) not in NOT_KEPT and not bulk_folders.FOLDER.fullmatch(top_level)
+
+
+def read_kept(folders: Iterable[Path], max_bytes: int) -> Iterator[bytes]:
     """What the account has read, and kept for a day, the newest first: with CRLF, as the copies of what was moved."""
-    with os.scandir(directory) as entries:
-        ages = ((_measure_age(entry), entry.path) for entry in entries if _READ.search(entry.name))
-        newest = heapq.nsmallest(MAX_KEPT, (age for age in ages if age[0] >= KEPT_SECONDS))
-    for _, path in newest:
+    files = (entry for folder in folders for entry in os.scandir(folder / "cur") if _READ.search(entry.name))
+    ages = ((_measure_age(entry), entry.path) for entry in files)
+    for _, path in heapq.nsmallest(MAX_KEPT, (age for age in ages if age[0] >= KEPT_SECONDS)):
         with suppress(FileNotFoundError), Path(path).open("rb") as stream:
             yield remove_verdict(re.sub(rb"\r?\n", b"\r\n", stream.read(max_bytes))[:max_bytes])
 

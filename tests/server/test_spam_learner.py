@@ -121,6 +121,17 @@ def test_for_each_spam_two_messages_are_learned_that_were_read_and_kept(spool: P
     assert read_subjects(words)[5:] == ["d", "e", "4 days", "5 days"]
 
 
+def test_folders_in_which_people_keep_mail_count_as_the_inbox_does(spool: Path, words: Path, inbox: Path) -> None:
+    """Modified UTF-7 is for `Gelöscht`. An inbox may always be empty."""
+    not_kept = (".Junk", ".Trash", ".Sent", ".Sent.2025", ".Gel&APY-scht", ".Bulk 2026-11-29")
+    for age, folder in enumerate((".Lists.debian", *not_kept, ".Archive"), 2):
+        directory = inbox.parent.with_name("Maildir") / folder / "cur"
+        directory.mkdir(parents=True)
+        keep(directory, "1:2,S", f"Subject: {folder}\n\n".encode(), age)
+    teach(spool, "spam a", "spam b")
+    assert read_subjects(words) == ["a", "b", ".Lists.debian", ".Archive"]
+
+
 def read_subjects(words: Path) -> list[str]:
     lessons = (words.parent / "lessons").read_text().splitlines()
     return [line.removeprefix("Subject: ") for line in lessons if line]
