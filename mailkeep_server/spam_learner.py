@@ -37,10 +37,14 @@ KEPT_FOR_SPAM = 2
 """Lessons of ham for each of spam, chosen by bench/spam_quality.py."""
 KEPT_SECONDS = 24 * 60 * 60
 NOT_KEPT = ("Drafts", "Sent", "Junk", "Trash")
-MAX_KEPT = 1000
-"""Messages of an account that are looked at, the newest."""
-_READ = re.compile(r":2,[A-SU-Z]*S[A-SU-Z]*$")
-"""maildir(5): S is seen, T is about to be deleted."""
+MAX_KEPT = 10_000
+"""Messages of an account that are looked at, the newest: enough for as much spam as may wait to be learned."""
+_READ = re.compile(r":2,[^T]*S[^T]*$")
+"""maildir(5): S is seen, T is about to be deleted. Small letters are keywords, which mail programs set."""
+_SPAM_FOLDER = re.compile("spam|junk|quarant", re.IGNORECASE)
+_UNREADABLE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""Mail programs rename and remove files at any time, and a restored Maildir may have others' files. Nothing is learned
+from these."""
 _END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
 _VERDICT = re.compile(rb"^%s:.*\r?\n(?:[ \t].*\r?\n)*" % VERDICT_HEADER.encode(), re.IGNORECASE | re.MULTILINE)
 
@@ -107,24 +111,32 @@ def list_kept_folders(maildir: Path) -> list[Path]:
 
 
 def _keeps_mail(folder: str) -> bool:
-    top_level, _ = read_name(os.fsencode(folder.removeprefix(".").partition(".")[0]))
-    return find_purpose((top_level,)) not in NOT_KEPT and not bulk_folders.FOLDER.fullmatch(top_level)
+    levels = [read_name(os.fsencode(level))[0] for level in folder.removeprefix(".").split(".")]
+    return not any(
+        find_purpose((level,)) in NOT_KEPT or _SPAM_FOLDER.search(level) or bulk_folders.FOLDER.fullmatch(level)
+        for level in levels
+    )
 
 
 def read_kept(folders: Iterable[Path], max_bytes: int) -> Iterator[bytes]:
-    """What the account has read, and kept for a day, the newest first: with CRLF, as the copies of what was moved."""
-    files = (entry for folder in folders for entry in os.scandir(folder / "cur") if _READ.search(entry.name))
-    ages = ((_measure_age(entry), entry.path) for entry in files)
+    """What the account has read and kept, and got a day ago or earlier, the newest first: with CRLF, as the copies of
+    what was moved."""
+    ages = ((_measure_age(entry), entry.path) for folder in folders for entry in _list_read(folder))
     for _, path in heapq.nsmallest(MAX_KEPT, (age for age in ages if age[0] >= KEPT_SECONDS)):
-        with suppress(FileNotFoundError), Path(path).open("rb") as stream:
+        with suppress(*_UNREADABLE), Path(path).open("rb") as stream:
             yield remove_verdict(re.sub(rb"\r?\n", b"\r\n", stream.read(max_bytes))[:max_bytes])
 
 
+def _list_read(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with suppress(*_UNREADABLE), os.scandir(folder / "cur") as entries:
+        yield from (entry for entry in entries if _READ.search(entry.name))
+
+
 def _measure_age(entry: os.DirEntry[str]) -> float:
-    """A mail program may rename a file at any time, as when a flag changes: then it is learned the next time."""
+    """Seconds since the message came (mtime is IMAP's INTERNALDATE); 0 if it is gone."""
     try:
         return time.time() - entry.stat().st_mtime
-    except FileNotFoundError:
+    except _UNREADABLE:
         return 0.0
 
 

@@ -16,7 +16,8 @@ _NAMES = {
     "wysłane|elementy wysłane|skickat|skickade objekt|sendt|sendte elementer|отправленные",
     "Junk": "junk|spam|junk mail|junk e-mail|junk-e-mail|junk email|bulk mail|spamverdacht|unerwünscht|"
     "courrier indésirable|indésirables|pourriel|correo no deseado|posta indesiderata|ongewenst|ongewenste e-mail|"
-    "lixo eletrônico|wiadomości-śmieci|skräppost|uønsket e-post|спам",
+    "lixo eletrônico|wiadomości-śmieci|skräppost|uønsket e-post|спам|correo basura|ongewenste mail|nevyžádaná pošta|"
+    "roskaposti|迷惑メール|垃圾邮件|垃圾郵件",
     "Trash": "trash|deleted|deleted items|deleted messages|bin|papierkorb|gelöscht|gelöschte elemente|"
     "gelöschte objekte|corbeille|éléments supprimés|messages supprimés|papelera|elementos eliminados|cestino|"
     "posta eliminata|elementi eliminati|prullenbak|verwijderde items|lixeira|itens excluídos|kosz|"

@@ -1,7 +1,7 @@
 """Sensors that ask the running services: a service that runs and does not answer, or answers wrongly, is of no use.
 
-A sensor waits three seconds at most for all its answers of a sample. A service that hangs delays the others' alerts no
-longer.
+A sensor waits three seconds at most for all its answers of a sample, and five for systemd if that hangs. A service that
+hangs delays the others' alerts no longer.
 """
 
 import os

@@ -38,7 +38,9 @@ class UnitSensor(Sensor):
     """Whether systemd units run. systemd's count of restarts shows one that ended and is back between two samples."""
 
     name, interval, samples = "unit", 2.0, 3
-    PROPERTIES = "Id,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic,MainPID,ControlGroup"
+    PROPERTIES = (
+        "Id,LoadState,ActiveState,Result,NRestarts,ConditionResult,ConditionTimestampMonotonic,MainPID,ControlGroup"
+    )
     MAX_CALM_SAMPLES = 29  # without `systemctl show`, while the units' states and main processes are the same
 
     def __init__(
@@ -99,7 +101,10 @@ class UnitSensor(Sensor):
             properties = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = properties["Id"]
             self.states[unit] = properties["ActiveState"]
-            has_restarted = self._note_restarts(unit, int(properties.get("NRestarts") or 0))
+            restarts = (
+                0 if has_ended(properties) else int(properties.get("NRestarts") or 0)
+            )  # its next start counts anew
+            has_restarted = self._note_restarts(unit, restarts)
             self._note_processes(unit, properties)
             is_in_loop = unit in self.down and has_restarted  # of crashes: it runs for a moment in between
             if self._is_well(unit, properties) and not is_in_loop:
@@ -115,7 +120,7 @@ class UnitSensor(Sensor):
         return troubles
 
     def _is_well(self, unit: str, properties: Mapping[str, str]) -> bool:
-        return is_running(properties) or (unit in self.on_demand and properties["ActiveState"] == "inactive")
+        return is_running(properties) or (unit in self.on_demand and has_ended(properties))
 
     def _note_restarts(self, unit: str, restarts: int) -> bool:
         """Whether systemd has restarted it since the last sample."""
@@ -137,6 +142,11 @@ def is_running(properties: Mapping[str, str]) -> bool:
     was_tried = properties.get("ConditionTimestampMonotonic", "0") != "0"
     is_unwanted = was_tried and properties.get("ConditionResult") == "no"
     return is_unwanted or properties.get("ActiveState") in ("active", "reloading")
+
+
+def has_ended(properties: Mapping[str, str]) -> bool:
+    """Whether a unit has ended without a failure, and can be started again: it is not masked, and its file is there."""
+    return (properties.get("LoadState"), properties.get("ActiveState")) == ("loaded", "inactive")
 
 
 class TroubleFile(Sensor):

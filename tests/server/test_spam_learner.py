@@ -123,13 +123,23 @@ def test_for_each_spam_two_messages_are_learned_that_were_read_and_kept(spool: P
 
 def test_folders_in_which_people_keep_mail_count_as_the_inbox_does(spool: Path, words: Path, inbox: Path) -> None:
     """Modified UTF-7 is for `Gelöscht`. An inbox may always be empty."""
-    not_kept = (".Junk", ".Trash", ".Sent", ".Sent.2025", ".Gel&APY-scht", ".Bulk 2026-11-29")
+    spam = (".Junk", ".Archive.Junk", ".Old Spam", ".Roskaposti", ".Bulk 2026-11-29")
+    not_kept = (*spam, ".Trash", ".Sent", ".Sent.2025", ".Gel&APY-scht")
     for age, folder in enumerate((".Lists.debian", *not_kept, ".Archive"), 2):
         directory = inbox.parent.with_name("Maildir") / folder / "cur"
         directory.mkdir(parents=True)
         keep(directory, "1:2,S", f"Subject: {folder}\n\n".encode(), age)
     teach(spool, "spam a", "spam b")
     assert read_subjects(words) == ["a", "b", ".Lists.debian", ".Archive"]
+
+
+def test_what_cannot_be_read_teaches_nothing_and_stops_nothing(spool: Path, words: Path, inbox: Path) -> None:
+    (inbox / "directory:2,S").mkdir()
+    os.utime(inbox / "directory:2,S", (0, 0))
+    (inbox / "gone:2,S").symlink_to(inbox / "nowhere")
+    keep(inbox, "keyword:2,RSac", b"Subject: with a keyword\n\n", 3)
+    teach(spool, "spam a")
+    assert read_subjects(words) == ["a", "with a keyword"]
 
 
 def read_subjects(words: Path) -> list[str]:

@@ -262,13 +262,33 @@ def test_a_unit_that_crashes_in_a_loop_is_down_though_it_runs_for_a_moment(
     assert [len(sensor.find_troubles()) for _ in samples] == troubles
 
 
+def test_a_unit_that_runs_on_demand_must_be_there_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = UnitSensor(["milter.service"], on_demand=["milter.service"])
+    monkeypatch.setattr(sensors, "run", lambda *_: "Id=milter.service\nLoadState=masked\nActiveState=inactive\n")
+    assert "milter.service is down" in sensor.find_troubles()["milter.service"][0]
+
+
+def test_a_crash_after_an_end_is_told_though_systemd_counts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
+    sensor = UnitSensor(["milter.service"], on_demand=["milter.service"])
+    samples = iter([("active", 1), ("inactive", 1), ("active", 1)])
+
+    def show(*_: str) -> str:
+        return "Id=milter.service\nLoadState=loaded\nActiveState={}\nNRestarts={}\n".format(*next(samples))
+
+    monkeypatch.setattr(sensors, "run", show)
+    events = [len([*sensor.take_events()]) for _ in range(3) if sensor.find_troubles() == {}]
+    assert events == [0, 0, 1]
+
+
 def test_a_unit_that_runs_on_demand_may_have_ended_and_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UnitSensor, "MAX_CALM_SAMPLES", 0)
     states = {"milter.service": "inactive", "milter.socket": "active"}
     sensor = UnitSensor([*states], on_demand=["milter.service"])
 
     def show(*_: str) -> str:
-        return "\n\n".join(f"Id={unit}\nNRestarts=0\nActiveState={state}\n" for unit, state in states.items())
+        rows = (f"Id={unit}\nLoadState=loaded\nNRestarts=0\nActiveState={state}\n" for unit, state in states.items())
+        return "\n\n".join(rows)
 
     monkeypatch.setattr(sensors, "run", show)
     assert sensor.find_troubles() == {}
