@@ -340,7 +340,7 @@ def kill_service(mail_server: MailServer, service: str) -> bool:
 
 def test_the_kernel_keeps_a_crowd_for_port_25_while_all_processes_are_busy(mail_server: MailServer) -> None:
     """It says nothing to those for whom it has no room. bench/inbound.py shows a crowd served."""
-    listeners = [line.split() for line in run_on(mail_server.server, "ss -Hltn 'sport = :25'").splitlines()]
+    listeners = [line.split() for line in mail_server.server.run("ss -Hltn 'sport = :25'").stdout.splitlines()]
     assert [listener[2] for listener in listeners] == ["1000"] * len(listeners) != []
 
 
