@@ -101,10 +101,9 @@ class UnitSensor(Sensor):
             properties = dict(line.partition("=")[::2] for line in block.splitlines())
             unit = properties["Id"]
             self.states[unit] = properties["ActiveState"]
-            restarts = (
-                0 if has_ended(properties) else int(properties.get("NRestarts") or 0)
-            )  # its next start counts anew
-            has_restarted = self._note_restarts(unit, restarts)
+            # Once it has ended, systemd counts its restarts anew.
+            restarts = "0" if has_ended(properties) else properties.get("NRestarts")
+            has_restarted = self._note_restarts(unit, int(restarts or 0))
             self._note_processes(unit, properties)
             is_in_loop = unit in self.down and has_restarted  # of crashes: it runs for a moment in between
             if self._is_well(unit, properties) and not is_in_loop:
