@@ -178,16 +178,16 @@ def judge_new_user(messages: list[Message], rules: list[float], name: str, kept_
         for number, (_, is_spam, content) in enumerate(messages):
             probabilities.append(words.judge(content))
             is_junk = weights.is_junk(name, rules[number], probabilities[-1])
-            if is_junk != is_spam:
-                words.learn(content, is_spam)
-            elif not is_spam:
-                inbox.append((number, content))
-            if is_junk != is_spam:
-                kept = [message for message in inbox if message[0] <= number - DAY]
-                missing = kept_for_spam * words.lessons[True] - words.lessons[False]
-                for message in kept[-missing:] if missing > 0 else ():
-                    words.learn(message[1], is_spam=False)
-                    inbox.remove(message)
+            if is_junk == is_spam:
+                if not is_spam:
+                    inbox.append((number, content))
+                continue
+            words.learn(content, is_spam)
+            kept = [message for message in inbox if message[0] <= number - DAY]
+            missing = kept_for_spam * words.lessons[True] - words.lessons[False]
+            for message in kept[-missing:] if missing > 0 else ():
+                words.learn(message[1], is_spam=False)
+                inbox.remove(message)
     return probabilities
 
 

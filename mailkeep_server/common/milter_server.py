@@ -21,8 +21,10 @@ CLIENT = "{client_addr}"
 """The macro with the client's IP address."""
 OFFER = struct.pack("!IcIII", 13, NEGOTIATION, VERSION, 0x1FF, 0x1FFFFF)
 """What Postfix says first: it lets a milter change everything, and leaves everything out on demand."""
-IDLE_SECONDS = 3600.0
-"""Postfix says nothing while a message arrives, which takes long over a slow line."""
+ANSWER_TO_OFFER = NEGOTIATION + struct.pack("!I", VERSION)
+"""How a milter's answer to that begins, after its length."""
+SESSION_TIMEOUT = 3600.0
+"""Seconds. Postfix says nothing while a message arrives, which takes long over a slow line."""
 MAX_IDLE = 100.0
 """Seconds. As Postfix's own processes (max_idle), a milter ends when nobody has used it for that long."""
 LOOKS = 20
@@ -120,7 +122,7 @@ class MilterServer:
         answer_packet, buffer = self.begin_session(), b""
         with connection:
             try:
-                connection.settimeout(IDLE_SECONDS)
+                connection.settimeout(SESSION_TIMEOUT)
                 while data := connection.recv(1 << 17):
                     packets, buffer = split_packets(buffer + data)
                     for packet in packets:

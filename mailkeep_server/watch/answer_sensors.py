@@ -6,7 +6,6 @@ hangs delays the others' alerts no longer.
 
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -228,7 +227,7 @@ def build_answer_sensors(signing_domains: Sequence[str], *, local_resolver: bool
             "mailkeep-inbound.service",
             Path(paths.INBOUND_MILTER_SOCKET),
             milter_server.OFFER,
-            b"O" + struct.pack("!I", milter_server.VERSION),
+            milter_server.ANSWER_TO_OFFER,
             "incoming mail waits at its senders meanwhile",
         ),
     ]

@@ -4,7 +4,6 @@ process that should have read it."""
 import json
 import re
 import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +56,7 @@ def _greet_milter(connection: socket.socket, path: str) -> str:
         answer = connection.recv(len(milter_server.OFFER), socket.MSG_WAITALL)
     except OSError as error:
         return f"does not answer at {path}: {describe_error(error)}"
-    is_right = answer[4:].startswith(milter_server.NEGOTIATION + struct.pack("!I", milter_server.VERSION))
+    is_right = answer[4:].startswith(milter_server.ANSWER_TO_OFFER)
     return "" if is_right else f"does not answer at {path} as a milter does"
 
 
